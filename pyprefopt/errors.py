@@ -1,0 +1,44 @@
+"""The errors that a user can meet. Each message says setting (or file, row, field), value, rule and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PyprefoptError(Exception):
+    """Base of all errors that pyprefopt raises on purpose."""
+
+
+class ConfigError(PyprefoptError, ValueError):
+    """A setting breaks its rule, or two settings contradict each other."""
+
+
+class DataError(PyprefoptError, ValueError):
+    """Input data breaks its rule: names file, row, field, value and remedy."""
+
+
+class ArtifactError(PyprefoptError, RuntimeError):
+    """Something on disk (a stage's artifact, a checkpoint, a lock) is not what it must be."""
+
+
+class TrainingError(PyprefoptError, RuntimeError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'beta'?` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def check(condition: bool, setting: str, value: object, rule: str, remedy: str = "") -> None:
+    """Raise a ConfigError in the house's wording unless `condition` holds.
+
+    >>> check(False, "loss.beta", -0.1, "> 0", "usual range 0.01 to 0.5")
+    Traceback (most recent call last):
+    ...
+    pyprefopt.errors.ConfigError: loss.beta must be > 0, got -0.1; usual range 0.01 to 0.5
+    """
+    if not condition:
+        raise ConfigError(f"{setting} must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))

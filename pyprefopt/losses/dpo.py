@@ -1,0 +1,46 @@
+"""Direct preference optimization (Rafailov et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch.nn.functional as F
+
+from pyprefopt.errors import check
+from pyprefopt.losses.method import Need, Unit, chosen_minus_rejected
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyprefopt.types import PackedBatch, Sums
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Direct preference optimization (Rafailov et al. 2023, Eq. 7); label smoothing as in cDPO."""
+
+    beta: float = 0.1  # strength of the pull to the reference; usual 0.01 to 0.5
+    label_smoothing: float = 0.0  # share of labels taken as flipped; 0 to 0.5
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps"})
+    unit: ClassVar[Unit] = "pair"
+
+    def __post_init__(self) -> None:
+        check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 0.01 to 0.5")
+        check(0 <= self.label_smoothing < 0.5, "loss.label_smoothing", self.label_smoothing, "in [0, 0.5)")
+
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
+        """Every scored token counts once: [1, M]."""
+        return batch.token_mask[None]
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
+        """Implicit reward beta * sum of log-ratios, [R] (Eq. 5 without the partition term)."""
+        assert sums.ref is not None  # noqa: S101  (declared in `needs`)
+        return self.beta * (sums.policy - sums.ref)[0]
+
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """-log sigmoid of the reward margin, [P]."""
+        margin = chosen_minus_rejected(self.rewards(sums, batch), batch)  # beta (m_w - m_l)
+        flipped = self.label_smoothing
+        return -(1 - flipped) * F.logsigmoid(margin) - flipped * F.logsigmoid(-margin)

@@ -1,0 +1,56 @@
+"""What a preference method is: a weight per token, a weighted sum per response, a function of the sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyprefopt.types import PackedBatch, Sums
+
+Need = Literal["ref_logps", "token_rewards", "ref_kl"]
+Unit = Literal["pair", "group", "token"]
+
+
+class Method(Protocol):
+    """A frozen config with two pure functions and two declarations.
+
+    `token_weights` gives [K, M] without gradient; `loss` gives one value per unit. The trainer divides the global
+    sum by the global number of units.
+    """
+
+    needs: ClassVar[frozenset[Need]]
+    unit: ClassVar[Unit]
+
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
+        """Weights [K, M] of the scored tokens; `logps` [M] is detached."""
+
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """Loss of each unit ([P] for pairs)."""
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """The method's own reward of each response, [R]; its chosen-minus-rejected is what `loss` compares."""
+
+
+def weighted_sums(weights: Tensor, values: Tensor, batch: PackedBatch) -> Tensor:
+    """Sum `weights * values` over each response's tokens: [K, M], [M] -> [K, R]."""
+    products = weights * values
+    sums = products.new_zeros(weights.shape[0], batch.response_row.shape[0])
+    return sums.index_add(1, batch.response_index, products)
+
+
+def chosen_minus_rejected(per_response: Tensor, batch: PackedBatch) -> Tensor:
+    """Difference within each pair: [..., R] -> [..., P]."""
+    return per_response[..., batch.pair_chosen] - per_response[..., batch.pair_rejected]
+
+
+def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
+    """How many units of the loss this batch holds, a 0-dim float tensor."""
+    if unit == "pair":
+        return torch.tensor(float(batch.pair_chosen.shape[0]))
+    if unit == "token":
+        return batch.token_mask.sum()
+    return torch.tensor(float(batch.response_group.unique().numel()))

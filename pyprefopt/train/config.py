@@ -1,0 +1,183 @@
+"""The settings of a run, as frozen dataclasses checked at birth. Each field has its meaning, unit and usual range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyprefopt.errors import check
+from pyprefopt.losses import DPO, METHODS
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimisation of one training stage."""
+
+    learning_rate: float = 5e-7  # peak learning rate of AdamW; usual 1e-7 to 1e-5, toy models 1e-4 to 1e-3
+    num_train_epochs: float = 1.0  # passes over the training data; usual 1 to 3
+    max_steps: int = -1  # optimizer steps; -1: as many as num_train_epochs gives
+    global_batch_size: int = 128  # pairs (rows, for SFT) of one optimizer step over all ranks; usual 32 to 256
+    lr_scheduler_type: Schedule = "cosine"  # decay after the warm-up, to 0 (constant: none)
+    warmup_ratio: float = 0.03  # share of the steps that the learning rate rises over; 0 to 0.1
+    weight_decay: float = 0.0  # AdamW's decoupled weight decay; usual 0 to 0.1
+    adam_beta1: float = 0.9  # decay of AdamW's first moment
+    adam_beta2: float = 0.95  # decay of AdamW's second moment; 0.95 to 0.999
+    adam_epsilon: float = 1e-8  # AdamW's epsilon
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm; 0: no clipping
+
+    def __post_init__(self) -> None:
+        where = self._prefix()
+        check(self.learning_rate > 0, f"{where}learning_rate", self.learning_rate, "> 0", "usual range 1e-7 to 1e-5")
+        check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
+        check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
+        check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
+        schedules = ("cosine", "linear", "constant")
+        check(self.lr_scheduler_type in schedules, f"{where}lr_scheduler_type", self.lr_scheduler_type, f"in {schedules}")
+        check(0 <= self.warmup_ratio < 1, f"{where}warmup_ratio", self.warmup_ratio, "in [0, 1)", "usual 0 to 0.1")
+        check(self.weight_decay >= 0, f"{where}weight_decay", self.weight_decay, ">= 0")
+        check(0 <= self.adam_beta1 < 1, f"{where}adam_beta1", self.adam_beta1, "in [0, 1)")
+        check(0 <= self.adam_beta2 < 1, f"{where}adam_beta2", self.adam_beta2, "in [0, 1)")
+        check(self.adam_epsilon > 0, f"{where}adam_epsilon", self.adam_epsilon, "> 0")
+        check(self.max_grad_norm >= 0, f"{where}max_grad_norm", self.max_grad_norm, ">= 0", "0 turns clipping off")
+
+    def _prefix(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig(OptimConfig):
+    """The SFT base: trained on the chosen responses, or an existing checkpoint."""
+
+    path: str | None = None  # use this checkpoint directory instead of training the base (alias: --base)
+    data: str = "chosen"  # what SFT trains on: `chosen` responses of --data, or a path to an instruction set
+    learning_rate: float = 5e-6
+
+    def _prefix(self) -> str:
+        return "base."
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleConfig(OptimConfig):
+    """The DPO oracle that scores tokens (SePO): trained from the base, or an existing checkpoint."""
+
+    path: str | None = None  # use this checkpoint directory, same vocabulary, any size (alias: --oracle)
+    fraction: float = 1.0  # share of the training pairs that the oracle sees (SePO Fig. 5); (0, 1]
+    loss: DPO = field(default_factory=DPO)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 < self.fraction <= 1, "oracle.fraction", self.fraction, "in (0, 1]")
+
+    def _prefix(self) -> str:
+        return "oracle."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncationConfig:
+    """Keep only the first part of each response (shallow preference signals). Off unless ratio or tokens is set."""
+
+    ratio: float | None = None  # share of each response's content tokens that is kept; (0, 1]
+    tokens: int | None = None  # content tokens of each response that are kept
+    rounding: Literal["ceil", "floor"] = "ceil"  # how ratio * length becomes a number of tokens (at least 1)
+
+    def __post_init__(self) -> None:
+        both = self.ratio is not None and self.tokens is not None
+        check(not both, "truncation", (self.ratio, self.tokens), "either ratio or tokens", "leave one of them out")
+        check(self.ratio is None or 0 < self.ratio <= 1, "truncation.ratio", self.ratio, "in (0, 1]")
+        check(self.tokens is None or self.tokens > 0, "truncation.tokens", self.tokens, "> 0")
+        check(self.rounding in ("ceil", "floor"), "truncation.rounding", self.rounding, "'ceil' or 'floor'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Top-k% token selection by oracle scores (SePO Eq. 25). Off where both ratios are None."""
+
+    chosen_ratio: float | None = None  # share of each chosen response's tokens, highest scores; sepo: 0.3
+    rejected_ratio: float | None = None  # share of each rejected response's tokens, lowest scores; sepo: 0.3
+    rounding: Literal["half_up", "floor"] = "half_up"  # how k * T becomes a number of tokens (at least 1)
+
+    def __post_init__(self) -> None:
+        for name in ("chosen_ratio", "rejected_ratio"):
+            value = getattr(self, name)
+            check(value is None or 0 < value <= 1, f"selection.{name}", value, "in (0, 1]", "the paper uses 0.3 or 0.5")
+        check(self.rounding in ("half_up", "floor"), "selection.rounding", self.rounding, "'half_up' or 'floor'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters through PEFT. Off where r is 0."""
+
+    r: int = 0  # rank; 0: train all weights; usual 8 to 64
+    alpha: int = 16  # scale; the update is multiplied by alpha / r
+    dropout: float = 0.0  # dropout on the adapter's input; anything but 0 makes step-0 log-probs differ
+    target_modules: tuple[str, ...] = ()  # names of linear layers; (): all linear layers except the head
+
+    def __post_init__(self) -> None:
+        check(self.r >= 0, "lora.r", self.r, ">= 0", "usual 8 to 64, 0 turns LoRA off")
+        check(self.alpha > 0, "lora.alpha", self.alpha, "> 0", "usual r to 2 r")
+        check(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(OptimConfig):
+    """One run of `scripts/train.py`: what is trained, on what, how. The policy's optimisation is at the top level."""
+
+    # what
+    method: str = "sepo"  # sepo, dpo, simpo or sft
+    loss: Any = None  # the method's own settings, as --loss.beta; their defaults are in configs/method/
+    model: str | None = None  # directory, hub name or config.json (random weights); None: the embedded tiny model
+    tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
+    eos_token: str | None = None  # the text of the end token, for bare tokenizers
+    chat_template: str | None = None  # plain, chatml or a file; None: the tokenizer's own
+    policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
+    trust_remote_code: bool = False  # allow code from the model's repository to run
+    # data
+    data: str | None = None  # training pairs: a file; None: the embedded set
+    eval_data: str | None = None  # test pairs: a file; None: eval_ratio of --data is held out, by prompt
+    eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
+    format: str = "auto"  # preference, hh, sharegpt or ultrafeedback; auto: by schema
+    on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
+    max_prompt_tokens: int = 1024  # longer prompts are bad rows; tokens
+    max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
+    truncation: TruncationConfig = field(default_factory=TruncationConfig)
+    # stages
+    base: BaseConfig = field(default_factory=BaseConfig)
+    oracle: OracleConfig = field(default_factory=OracleConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    # how it runs
+    output_dir: str | None = None  # everything the run writes; None: runs/METHOD
+    seed: int = 0  # seed of weights, data order and hold-out
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
+    zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
+    deepspeed: str | None = None  # JSON file with further DeepSpeed settings; a conflict with ours is an error
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
+    per_device_train_batch_size: int | None = None  # at most this many pairs in a micro-batch; None: the budget decides
+    layout: Literal["separate", "shared"] = "shared"  # the prompt stands once per response, or once per pair
+    eval_steps: int = 0  # evaluate every so many optimizer steps; 0: before and after training only
+    save_steps: int = 100  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
+    save_total_limit: int = 2  # checkpoints kept besides the best one
+    logging_steps: int = 1  # write metrics every so many optimizer steps
+    threads: int | None = None  # CPU threads of each rank; None: cores / local ranks
+    check: bool = False  # validate data and model, take one step, estimate memory, and stop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Rules about several fields at once are rows of `train.compatibility`, not lines here.
+        check(self.method in METHODS, "method", self.method, f"one of {', '.join(sorted(METHODS))}")
+        check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
+        check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
+        check(
+            self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,
+            f"> max_prompt_tokens ({self.max_prompt_tokens})", "it counts prompt and response",
+        )  # fmt: skip
+        check(self.max_tokens_per_batch > 0, "max_tokens_per_batch", self.max_tokens_per_batch, "> 0")
+        check(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'", "fp16 is refused")
+        check(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        for name in ("eval_steps", "save_steps"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
+        for name in ("save_total_limit", "logging_steps"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "> 0")

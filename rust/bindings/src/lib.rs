@@ -1,0 +1,24 @@
+//! The Python shim: converts Arrow columns, releases the GIL, maps errors. No logic lives here.
+
+use pyo3::prelude::*;
+
+mod align;
+mod error;
+mod formats;
+mod pack;
+mod select;
+mod template;
+mod tokenize;
+mod truncate;
+
+#[pymodule]
+fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    align::register(module)?;
+    formats::register(module)?;
+    pack::register(module)?;
+    select::register(module)?;
+    template::register(module)?;
+    tokenize::register(module)?;
+    truncate::register(module)
+}

@@ -1,0 +1,12 @@
+//! Kernels of pyprefopt's data path: plain functions on slices, no Python and no Arrow.
+
+pub mod align;
+pub mod error;
+pub mod formats;
+pub mod pack;
+pub mod select;
+pub mod template;
+pub mod tokenize;
+pub mod truncate;
+
+pub use error::{Error, Result};
