@@ -53,4 +53,4 @@ def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
         return torch.tensor(float(batch.pair_chosen.shape[0]))
     if unit == "token":
         return batch.token_mask.sum()
-    return torch.tensor(float(batch.response_group.unique().numel()))
+    return torch.tensor(float(torch.unique(batch.response_group).numel()))

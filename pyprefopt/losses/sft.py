@@ -22,7 +22,7 @@ class SFT:
     sums over responses instead; that normalization is not offered yet.)
     """
 
-    normalization: Literal["token"] = "token"
+    normalization: Literal["token"] = "token"  # the loss is a mean over all tokens of the optimizer step
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "token"
