@@ -58,4 +58,4 @@ def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
     if unit == "token":
         return batch.token_mask.sum()
     counted = batch.response_index[batch.token_mask > 0]  # a zero-loss batch has a response, but none that counts
-    return torch.tensor(float(batch.response_group[counted].unique().numel()))
+    return torch.tensor(float(torch.unique(batch.response_group[counted]).numel()))

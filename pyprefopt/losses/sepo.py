@@ -25,7 +25,9 @@ class SePO:
     """
 
     reward_scale: float = 1.0  # gamma of Eq. 26, scale of the mean log-prob; the paper prints none, its code uses 1
-    normalizer: Literal["ratio", "selected"] = "ratio"
+    normalizer: Literal["ratio", "selected"] = (
+        "ratio"  # divide by |y| k (the paper) or by the number selected (its code)
+    )
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SimPO:
-    """SimPO (Meng et al. 2024, Eq. 6); `gamma` is the absolute target margin, as in TRL (some codes give gamma/beta)."""
+    """SimPO (Meng et al. 2024, Eq. 6); `gamma` is the absolute target margin, as in TRL (some code: gamma/beta)."""
 
     beta: float = 2.5  # scale of the mean log-prob; usual 2 to 10
     gamma: float = 1.4  # target reward margin; usual 0.3 to 1.6 at beta 2.5
