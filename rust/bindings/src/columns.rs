@@ -20,9 +20,10 @@ fn wrong_type(name: &str, wanted: &str, array: &dyn Array) -> pyo3::PyErr {
     ))
 }
 
-/// A column of strings in any of Arrow's three layouts.
+/// A column of strings in any of Arrow's three layouts, or of nulls only.
 #[derive(Clone, Copy)]
 pub enum Strings<'a> {
+    Absent,
     Small(&'a StringArray),
     Large(&'a LargeStringArray),
     View(&'a StringViewArray),
@@ -31,6 +32,7 @@ pub enum Strings<'a> {
 impl<'a> Strings<'a> {
     pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
         match array.data_type() {
+            DataType::Null => Ok(Self::Absent),
             DataType::Utf8 => Ok(Self::Small(array.as_string())),
             DataType::LargeUtf8 => Ok(Self::Large(array.as_string())),
             DataType::Utf8View => Ok(Self::View(array.as_string_view())),
@@ -40,6 +42,7 @@ impl<'a> Strings<'a> {
 
     pub fn get(self, index: usize) -> Option<&'a str> {
         match self {
+            Self::Absent => None,
             Self::Small(array) => array.is_valid(index).then(|| array.value(index)),
             Self::Large(array) => array.is_valid(index).then(|| array.value(index)),
             Self::View(array) => array.is_valid(index).then(|| array.value(index)),

@@ -19,7 +19,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// `special_tokens`: tokens of the vocabulary that count as special (end of text, …), also where the file does not say so.
+    /// `special_tokens` (end of text, …) count as special also where the file does not say so; those that the
+    /// vocabulary lacks are passed over.
     pub fn new(json: &[u8], special_tokens: &[String]) -> Result<Self> {
         let broken = |error: &dyn std::fmt::Display| {
             Error::Argument(format!("not a tokenizer.json: {error}"))
@@ -32,16 +33,12 @@ impl Encoder {
         tokenizer
             .with_truncation(None)
             .map_err(|error| broken(&error))?;
-        for token in special_tokens {
-            if tokenizer.token_to_id(token).is_none() {
-                return Err(Error::Argument(format!(
-                    "the token {token:?} is not in the tokenizer's vocabulary"
-                )));
-            }
-        }
-        let added = special_tokens
+        let known = special_tokens
             .iter()
-            .map(|token| AddedToken::from(token.clone(), true));
+            .filter(|token| tokenizer.token_to_id(token).is_some());
+        let added: Vec<AddedToken> = known
+            .map(|token| AddedToken::from(token.clone(), true))
+            .collect();
         tokenizer
             .add_special_tokens(added)
             .map_err(|error| broken(&error))?;
