@@ -1,8 +1,8 @@
 """Checkpoints of a stage: `checkpoints/step-N/`, whole once their manifest is there.
 
-    deepspeed/…            DeepSpeed's own files: weights, optimizer state, one part a rank
-    rng-R.safetensors      random states of rank R: torch (CPU, CUDA), NumPy, Python
-    manifest.json          schema, key, step, world size, ZeRO stage, score, state, sha256 of every file; written last
+deepspeed/…            DeepSpeed's own files: weights, optimizer state, one part a rank
+rng-R.safetensors      random states of rank R: torch (CPU, CUDA), NumPy, Python
+manifest.json          schema, key, step, world size, ZeRO stage, score, state, sha256 of every file; written last
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ class CheckpointStore:
                     f"{name} {manifest[name]}, or delete {self.directory} to train this stage from its start"
                 )
         files = _hashes(path)
-        damaged = sorted(name for name in manifest["files"].keys() | files.keys() if manifest["files"].get(name) != files.get(name))
+        damaged = sorted(
+            name for name in manifest["files"].keys() | files.keys() if manifest["files"].get(name) != files.get(name)
+        )
         return f"{damaged[0]} is not as it was written (sha256 differs)" if damaged else ""
 
     def _prune(self) -> None:

@@ -94,7 +94,10 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     if run.deepspeed is None:
         return ours
     user = _read_json(run.deepspeed)
-    stated = {"train_batch_size": optim.global_batch_size, "train_micro_batch_size_per_gpu": run.per_device_train_batch_size}
+    stated = {
+        "train_batch_size": optim.global_batch_size,
+        "train_micro_batch_size_per_gpu": run.per_device_train_batch_size,
+    }
     for name, value in stated.items():  # sizes as we mean them; DeepSpeed's own batch arithmetic stays unused
         if user.get(name, "auto") not in ("auto", value):
             raise _conflict(run.deepspeed, name, user[name], "global_batch_size / per_device_train_batch_size", value)
@@ -140,7 +143,7 @@ def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: 
 
 def _conflict(path: str, name: str, theirs: object, setting: str, value: object) -> ConfigError:
     return ConfigError(
-        f"{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write \"auto\" in the file"
+        f'{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write "auto" in the file'
     )
 
 

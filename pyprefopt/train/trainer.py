@@ -136,7 +136,9 @@ def accumulate(job: Job, engine: Engine, step: int, stop: bool) -> tuple[Tensor,
     spread over ranks: each micro-batch contributes its sum * world / N, and DeepSpeed averages over ranks.
     """
     batches = [batch.to(engine.device) for batch in job.train.step(step)]
-    units = all_sum(torch.stack([count_units(job.method.unit, batch).double().to(engine.device) for batch in batches]).sum())
+    units = all_sum(
+        torch.stack([count_units(job.method.unit, batch).double().to(engine.device) for batch in batches]).sum()
+    )
     totals = torch.zeros(len(TALLY), dtype=torch.float64, device=engine.device)
     outcomes: list[tuple[PackedBatch, Tensor]] = []
     engine.train()
@@ -174,7 +176,9 @@ def method_sums(method: Method, batch: PackedBatch, logps: Tensor) -> Sums:
 
 
 @torch.no_grad()
-def evaluate(model: Engine | nn.Module, method: Method, loader: Loader | None, ranking: Loader | None = None) -> Metrics:
+def evaluate(
+    model: Engine | nn.Module, method: Method, loader: Loader | None, ranking: Loader | None = None
+) -> Metrics:
     """`eval_loss`, `eval_rewards/*`, `eval_logps/*` over `loader`, `eval_ranking_accuracy` over `ranking`.
 
     Exact over all ranks: global sums over global counts. Ranking accuracy is the share of pairs whose chosen
@@ -259,7 +263,9 @@ def _not_finite(job: Job, step: int, outcomes: list[tuple[PackedBatch, Tensor]])
 def _require_finite_gradient(norm: float, job: Job, step: int) -> None:
     if not math.isfinite(norm):
         rows = _rows([int(row) for row in job.train.window(step)])
-        raise TrainingError(f"{job.stage}: the gradient of step {step + 1} is not finite, its rows are {rows}; {_REMEDY}")
+        raise TrainingError(
+            f"{job.stage}: the gradient of step {step + 1} is not finite, its rows are {rows}; {_REMEDY}"
+        )
 
 
 _REMEDY = (
