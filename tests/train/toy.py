@@ -61,7 +61,11 @@ def with_ref_logps(groups: list[Group], model: nn.Module) -> list[Group]:
 def dummy_like(batch: PackedBatch) -> PackedBatch:
     """A batch that scores nothing: one response of one token, masked, no pair."""
     dummy = pack_groups([Group([0], [Response([0], kind="response")])])
-    values = {n: np.zeros(1, np.float32) for n in ("token_rewards", "user_weights", "ref_logps") if getattr(batch, n) is not None}
+    values = {
+        n: np.zeros(1, np.float32)
+        for n in ("token_rewards", "user_weights", "ref_logps")
+        if getattr(batch, n) is not None
+    }
     arrays = {**dummy.__dict__, "token_mask": np.zeros(1, np.float32), **values}
     return PackedBatch(**arrays)
 
@@ -69,7 +73,9 @@ def dummy_like(batch: PackedBatch) -> PackedBatch:
 class ToyLoader:
     """StepLoader's interface; `per_batch` pairs a micro-batch, the last ones smaller."""
 
-    def __init__(self, groups: list[Group], *, batch: int, per_batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, groups: list[Group], *, batch: int, per_batch: int, rank: int = 0, world: int = 1, seed: int = 0
+    ) -> None:
         self.groups, self.batch, self.per_batch = groups, batch, per_batch
         self.rank, self.world, self.seed = rank, world, seed
         self.steps_per_epoch = -(-len(groups) // batch)
