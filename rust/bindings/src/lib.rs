@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod align;
 mod error;
 mod formats;
+mod lists;
 mod pack;
 mod select;
 mod template;
