@@ -1,5 +1,5 @@
 """The only importer of the extension."""
 
-from pyprefopt._rust import Packer as Packer
-from pyprefopt._rust import select_top_k as select_top_k
-from pyprefopt._rust import top_k_mask as top_k_mask
+from pyprefopt._rust import Packer, select_top_k, top_k_mask
+
+__all__ = ["Packer", "select_top_k", "top_k_mask"]

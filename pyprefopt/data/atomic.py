@@ -65,7 +65,9 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ArtifactError(f"{directory} is not a finished artifact: {MANIFEST} is missing; run its stage again") from None
+        raise ArtifactError(
+            f"{directory} is not a finished artifact: {MANIFEST} is missing; run its stage again"
+        ) from None
     except ValueError as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}); delete {directory} and run its stage again") from None
     if not isinstance(manifest, dict):

@@ -52,7 +52,7 @@ class StepLoader:
         shuffle: bool = True,
     ) -> None:
         check((num_groups is None) != (groups is None), "num_groups", num_groups, "given, or else `groups`")
-        self.subset = np.arange(num_groups) if groups is None else np.ascontiguousarray(groups, np.int64)
+        self.subset = np.ascontiguousarray(np.arange(num_groups or 0) if groups is None else groups, np.int64)
         size, top = len(self.subset), packer.num_groups
         check(size > 0, "groups", size, "at least one", "no row is left for this split")
         within = bool(self.subset.min() >= 0 and self.subset.max() < top)

@@ -53,13 +53,13 @@ class Packer:
         given = {"token_rewards": token_rewards, "user_weights": user_weights, "ref_logps": ref_logps}
         self.store, self.layout, self.num_groups = store, layout, store.num_rows
         self.values = tuple(name for name, column in given.items() if column is not None)
-        columns = {"selected": selected} | given
+        given |= {"selected": selected}
+        lists = {name: None if given[name] is None else value_lists(store, given[name], name) for name in given}
         with _data_errors():
             self._native = _native.Packer(
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
                 layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
-                only=None if only is None else KINDS.index(only),
-                **{name: None if column is None else value_lists(store, column, name) for name, column in columns.items()},
+                only=None if only is None else KINDS.index(only), **lists,
             )  # fmt: skip
 
     def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
@@ -84,7 +84,9 @@ class Packer:
         with _data_errors():
             return [PackedBatch(**arrays) for arrays in self._native.assemble([self._indices(one) for one in bins])]
 
-    def pack(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> list[PackedBatch]:
+    def pack(
+        self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None
+    ) -> list[PackedBatch]:
         """`plan`, then `assemble`. groups: i64 indices of groups; None: all."""
         return self.assemble(self.plan(groups, max_tokens=max_tokens, max_groups=max_groups))
 
@@ -116,16 +118,14 @@ def dummy_batch(values: Sequence[str] = ()) -> PackedBatch:
     Its lengths are 1, so that a method may divide by them; its line and row are -1; it has no pair. `values` names the
     optional arrays that it must have (zeros).
     """
-    names = ("input_ids", "position_ids", "hidden_index", "target_ids", "response_index", "token_position", "response_group")
-    return PackedBatch(
-        **{name: np.zeros(1, np.int64) for name in names},
-        **{name: np.full(1, -1, np.int64) for name in ("segment_parent", "response_row", "response_line")},
-        **{name: np.ones(1, np.float32) for name in ("response_length", "scored_length", "selection_ratio")},
-        **{name: np.zeros(0, np.int64) for name in ("pair_chosen", "pair_rejected")},
-        **{name: np.zeros(1, np.float32) for name in ("token_mask", *values)},
-        segment_offsets=np.array([0, 1], np.int64),
-        response_score=np.full(1, np.nan, np.float32),
-    )
+    per_token = ("input_ids", "position_ids", "hidden_index", "target_ids", "response_index", "token_position")
+    arrays: dict[str, Any] = {name: np.zeros(1, np.int64) for name in (*per_token, "response_group")}
+    arrays |= {name: np.full(1, -1, np.int64) for name in ("segment_parent", "response_row", "response_line")}
+    arrays |= {name: np.ones(1, np.float32) for name in ("response_length", "scored_length", "selection_ratio")}
+    arrays |= {name: np.zeros(0, np.int64) for name in ("pair_chosen", "pair_rejected")}
+    arrays |= {name: np.zeros(1, np.float32) for name in ("token_mask", *values)}
+    arrays |= {"segment_offsets": np.array([0, 1]), "response_score": np.full(1, np.nan, np.float32)}
+    return PackedBatch(**arrays)
 
 
 class _data_errors:  # noqa: N801

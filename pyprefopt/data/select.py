@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -42,10 +42,10 @@ def top_k_mask(
     _check_settings(rounding, ratio=ratio)
     kernel = partial(_top_k_arrow, ratio=ratio, largest=largest, rounding=rounding)
     if isinstance(scores, pl.Expr):
-        columns = [scores] if mask is None else [scores, cast(pl.Expr, mask)]
+        columns = [scores] if mask is None else [scores, mask]
         return pl.map_batches(columns, partial(_on_series, kernel), return_dtype=_SELECTED, is_elementwise=True)
     if isinstance(scores, pl.Series):
-        return _on_series(kernel, [scores] if mask is None else [scores, cast(pl.Series, mask)])
+        return _on_series(kernel, [scores] if mask is None else [scores, mask])
     selected = pa.array(kernel(scores, mask))
     return pa.chunked_array([selected]) if isinstance(scores, pa.ChunkedArray) else selected
 
@@ -96,8 +96,7 @@ def _on_series(kernel: Any, columns: Sequence[pl.Series]) -> pl.Series:
     return pl.Series(columns[0].name, pa.array(kernel(*columns)), dtype=_SELECTED)
 
 
-def _top_k_arrow(scores: Any, mask: Any = None, **settings: Any) -> Any:
-    ratio = settings.pop("ratio")
+def _top_k_arrow(scores: Any, mask: Any = None, *, ratio: float, **settings: Any) -> Any:
     try:
         return _native.top_k_mask(scores, ratio, mask=mask, **settings)
     except ValueError as error:

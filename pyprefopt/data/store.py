@@ -190,11 +190,17 @@ class SegmentStore(Store):
             raise DataError("the segments frame has no line; every row was rejected, or the input is empty")
         for name in _REQUIRED:
             if self.table[name].null_count:
-                raise DataError(f"column '{name}' of the segments frame has {self.table[name].null_count} nulls; drop them")
+                raise DataError(
+                    f"column '{name}' of the segments frame has {self.table[name].null_count} nulls; drop them"
+                )
         row, segment, kinds = self.table["row"].to_numpy(), self.segments.astype(np.int64), self.kinds
         follows = (row[1:] == row[:-1]) & (segment[1:] == segment[:-1] + 1)
         begins = (row[1:] > row[:-1]) & (segment[1:] == 0)
-        _refuse(np.append(segment[0] != 0, ~(follows | begins)), row, "segments must be 0, 1, ... within a row, rows ascending")
+        _refuse(
+            np.append(segment[0] != 0, ~(follows | begins)),
+            row,
+            "segments must be 0, 1, ... within a row, rows ascending",
+        )
         _refuse(kinds == 255, row, f"kind must be one of {', '.join(KINDS)}")
         _refuse((kinds == 0) != (segment == 0), row, "segment 0, and no other, must be of kind 'prompt'")
         starts = self.group_offsets[:-1]
@@ -235,7 +241,9 @@ class ValueStore(Store):
             ("key", self.key, self.key if key is None else key),
         ]:
             if found != wanted:
-                raise ArtifactError(f"per-token values were made for {what} {found}, not {wanted}; run their stage again")
+                raise ArtifactError(
+                    f"per-token values were made for {what} {found}, not {wanted}; run their stage again"
+                )
         return self
 
     def _line_tokens(self) -> NDArray[np.int64]:
@@ -253,7 +261,9 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
     if isinstance(values, np.ndarray):
         total = int(segments.response_offsets[-1])
         if values.shape != (total,) or values.dtype not in (np.float32, np.bool_):
-            raise DataError(f"{name} must be float32 or bool [{total}] (response tokens), got {values.dtype} {values.shape}")
+            raise DataError(
+                f"{name} must be float32 or bool [{total}] (response tokens), got {values.dtype} {values.shape}"
+            )
         offsets = pa.array(segments.response_offsets)
         return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(prompts))])
     lists = pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([values])
@@ -262,10 +272,13 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
     element = lists.type.value_type
     if element not in (pa.float32(), pa.bool_()) or len(lists) != segments.num_lines:
         raise DataError(
-            f"{name} must be {segments.num_lines} lists of float32 or bool, got {len(lists)} of {element}; cast or align it"
+            f"{name} must be {segments.num_lines} lists of float32 or bool, got {len(lists)} of {element}; cast or "
+            "align the column"
         )
     lists = pc.if_else(pa.array(prompts), pa.scalar(None, pa.large_list(element)), lists.cast(pa.large_list(element)))
-    wrong = np.asarray(pc.fill_null(pc.list_value_length(lists), -1).to_numpy()) != np.where(prompts, -1, segments.lengths)
+    wrong = np.asarray(pc.fill_null(pc.list_value_length(lists), -1).to_numpy()) != np.where(
+        prompts, -1, segments.lengths
+    )
     _refuse(wrong, segments.table["row"].to_numpy(), f"{name} must have one value per token of a response")
     return lists
 
@@ -327,7 +340,9 @@ def _typed(table: pa.Table) -> pa.Table:
 def _refuse(bad: NDArray[np.bool_], rows: NDArray[Any], rule: str) -> None:
     """DataError naming the first bad row, if there is one."""
     if bad.any():
-        raise DataError(f"row {rows[int(np.argmax(bad))]}: {rule}" + (f" (and {bad.sum() - 1} more)" if bad.sum() > 1 else ""))
+        raise DataError(
+            f"row {rows[int(np.argmax(bad))]}: {rule}" + (f" (and {bad.sum() - 1} more)" if bad.sum() > 1 else "")
+        )
 
 
 def _shards(table: pa.Table, tokens: NDArray[np.int64], starts: NDArray[np.int64], limit: int) -> Iterator[pa.Table]:
@@ -354,7 +369,9 @@ def _write_ipc(table: pa.Table) -> Callable[[BinaryIO], None]:
 def _map(directory: Path, shard: dict[str, Any]) -> pa.Table:
     path = directory / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
-        raise ArtifactError(f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and run its stage again")
+        raise ArtifactError(
+            f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and run its stage again"
+        )
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 

@@ -1,4 +1,6 @@
 //! The packer: holds the columns of a segments store, gives what groups cost, their bins and packed batches.
+#![allow(clippy::cast_possible_wrap)] // lines and token counts are far below 2^63
+#![allow(clippy::needless_pass_by_value)] // what Python hands over is owned
 
 use arrow_array::{BooleanArray, Float32Array, UInt32Array};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
@@ -148,11 +150,11 @@ impl Packer {
         given
             .into_iter()
             .chain(optional)
-            .try_for_each(|(name, len)| match len == lines {
-                true => Ok(()),
-                false => Err(Error::Argument(format!(
+            .find(|&(_, len)| len != lines)
+            .map_or(Ok(()), |(name, len)| {
+                Err(Error::Argument(format!(
                     "{name} has {len} lines but the segments have {lines}"
-                ))),
+                )))
             })
     }
 }
@@ -162,7 +164,7 @@ impl Packer {
     #[new]
     #[pyo3(signature = (ids, mask, kinds, scores, rows, offsets, *, layout, chosen_ratio, rejected_ratio, only,
                         selected, token_rewards, user_weights, ref_logps))]
-    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         ids: AnyArray,
@@ -267,7 +269,7 @@ impl Packer {
     }
 }
 
-/// The arrays of a batch, moved into NumPy without a copy.
+/// The arrays of a batch, moved into `NumPy` without a copy.
 fn to_dict(py: Python<'_>, batch: Batch) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     macro_rules! set {

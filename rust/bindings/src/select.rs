@@ -87,7 +87,7 @@ fn run(
             row: lines[row],
             message,
         },
-        other => other,
+        other @ Error::Argument(_) => other,
     })?;
     let values = BooleanArray::new(BooleanBuffer::from(selected), None);
     let field = Field::new("item", DataType::Boolean, true);
@@ -158,7 +158,7 @@ fn select_top_k(
             row: rows[row] as usize,
             message,
         },
-        other => other,
+        other @ Error::Argument(_) => other,
     };
     py.detach(|| run(&scores, Some(&masks), rounding, side).map_err(named))
         .map(to_arrow)

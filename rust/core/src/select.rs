@@ -1,4 +1,4 @@
-//! Top-k% token selection (SePO, Eq. 25), and the view of a bitmap that masks arrive in.
+//! Top-k% token selection (`SePO`, Eq. 25), and the view of a bitmap that masks arrive in.
 
 use rayon::prelude::*;
 
@@ -204,7 +204,7 @@ fn select_row(
 #[inline]
 fn key(score: f32, index: u32, largest: bool) -> u64 {
     let bits = (score + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
-    let negative = (bits.cast_signed() >> 31).cast_unsigned(); // all ones below zero
+    let negative = 0u32.wrapping_sub(bits >> 31); // all ones below zero
     let ascending = bits ^ (negative | 0x8000_0000);
     let ordered = if largest { !ascending } else { ascending };
     u64::from(ordered) << 32 | u64::from(index)
