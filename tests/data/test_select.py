@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyprefopt.data.select import select_top_k, top_k_mask
@@ -40,6 +40,7 @@ def columns(draw):
     return scores, masks
 
 
+@settings(deadline=None)
 @given(columns(), st.floats(0.01, 1.0), st.booleans(), st.booleans(), st.sampled_from(["half_up", "floor"]))
 def test_agrees_with_the_twin(lists, ratio, largest, masked, rounding):
     scores, masks = lists
@@ -147,7 +148,7 @@ def test_settings_and_columns_are_checked():
         select_top_k(frame, rounding="up")
     with pytest.raises(DataError, match=r"no column 'scores' .*did you mean 'score'"):
         select_top_k(frame.rename({"scores": "score"}))
-    with pytest.raises(DataError, match="column 'scores' must be .*Float32.*, got .*Float64"):
+    with pytest.raises(DataError, match=r"column 'scores' must be .*Float32.*, got .*Float64"):
         select_top_k(frame.cast({"scores": pl.List(pl.Float64)}))
     with pytest.raises(DataError, match="scores must be lists of Float32"):
         top_k_mask(pl.Series([[1.0]]), 0.5)
