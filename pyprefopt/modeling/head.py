@@ -93,7 +93,7 @@ class _LinearLogps(torch.autograd.Function):
         return target_logit - logsumexp
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With p = softmax(y): dz = (1[target] - p) * grad * f'(z); dh = dz W, dW = dz' h, db = sum dz."""
         hidden, weight, bias, targets, logsumexp = ctx.saved_tensors

@@ -58,8 +58,11 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
     weights = dict(model.state_dict()) if state_dict is None else state_dict
     _check_names(model, causal, weights)
     if is_lora(model):
-        model.save_pretrained(directory / "adapter", state_dict=dict(weights), safe_serialization=True)  # type: ignore[operator]
+        # save_embedding_layers: anything else would ask the hub whether the vocabulary has grown
+        model.save_pretrained(directory / "adapter", state_dict=dict(weights), save_embedding_layers=False)  # type: ignore[operator]
         weights = merged_state_dict(model, weights)
+    tied = getattr(causal, "all_tied_weights_keys", None) or {}
+    weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}
     dtype = next(iter(weights.values())).dtype
     causal.save_pretrained(directory, state_dict=weights)
     config = copy.deepcopy(getattr(causal, "source_config", causal.config))

@@ -66,7 +66,7 @@ def shake(model: torch.nn.Module, seed: int = 1, scale: float = 0.2) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += (scale * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
+            parameter.add_((scale * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
 
 
 def packed_model(name: str, **options: Any) -> LogpsModel:
@@ -113,5 +113,7 @@ def make_groups(seed: int = 0) -> list[Group]:
         Group(ids(11), [Response(ids(17), selected=every_third), Response(ids(13), mask=[t != 4 for t in range(13)])]),
         Group(ids(3), [Response(ids(1)), Response(ids(21), kind="rejected")], row=1),
         Group(ids(12), [Response(ids(n), kind="response") for n in (5, 9, 2)], row=2),
-        Group(ids(1), [Response(ids(6), kind="response"), Response(ids(4), selected=[False] * 4, kind="response")], row=3),
+        Group(
+            ids(1), [Response(ids(6), kind="response"), Response(ids(4), selected=[False] * 4, kind="response")], row=3
+        ),
     ]

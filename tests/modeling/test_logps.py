@@ -262,7 +262,13 @@ def test_another_attention_is_refused() -> None:
 
 
 def test_attention_sinks_are_refused_by_name(tmp_path: Path) -> None:
-    config = {**ARCHITECTURES["llama"], "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    config = {
+        **ARCHITECTURES["llama"],
+        "model_type": "gpt_oss",
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "head_dim": 8,
+    }
     model = load_model(write_config(tmp_path, config))
     with pytest.raises(ConfigError, match=r"GptOssAttention asks for s_aux \(attention sinks\)"):
         LogpsModel(model)
