@@ -45,10 +45,7 @@ def test_config_parses(file):
 
 
 def test_pre_commit_runs_what_is_installed():
-    hooks = [
-        hook
-        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-        for hook in repo["hooks"]
-    ]
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook for repo in repos for hook in repo["hooks"]]
     assert hooks
     assert {hook["language"] for hook in hooks} == {"system"}

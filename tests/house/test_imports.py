@@ -14,20 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "pyprefopt"
+LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A command in the repository's root (or a copy of it), which its Python then imports from."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def python(code: str) -> str:
-    """Standard output of a fresh interpreter in the repository's root."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=120,
-    )
+    """Standard output of a fresh interpreter."""
+    done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,13 +43,7 @@ def imports_of(file: Path) -> set[str]:
 
 def test_import_linter():
     """The directions and quarantines of `[tool.importlinter]`."""
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(LINT_IMPORTS, "--no-cache")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
 
@@ -78,11 +70,7 @@ def test_import_linter_finds(tmp_path, broken, contract):
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     name, _, code = broken.partition(":")
     (tmp_path / name).write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+    done = run(LINT_IMPORTS, "--no-cache", cwd=tmp_path)
     assert done.returncode == 1
     broken_lines = [line for line in done.stdout.splitlines() if "BROKEN" in line]
     assert len(broken_lines) == 1
@@ -121,7 +109,7 @@ LOADS = [
     ("pyprefopt.cli", {"torch", "polars", "deepspeed", "transformers"}),
     ("pyprefopt.losses", {"polars", "deepspeed", "transformers", "pyarrow"}),
     ("pyprefopt.train.resolve", {"polars", "deepspeed", "transformers", "tyro"}),
-    ("pyprefopt.train.trainer", {"polars", "transformers"}),
+    ("pyprefopt.train.trainer", {"polars"}),
     ("pyprefopt.modeling.logps", {"polars", "deepspeed"}),
     ("pyprefopt.data", {"torch", "transformers", "deepspeed"}),
     ("pyprefopt.data.truncate", {"torch", "transformers", "deepspeed"}),
