@@ -29,6 +29,7 @@ class SePO:
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"
+    trains_on: ClassVar[Literal["pairs"]] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.reward_scale > 0, "loss.reward_scale", self.reward_scale, "> 0", "usual range 0.5 to 10")
