@@ -31,7 +31,8 @@ def test_a_method_declares_what_it_needs(name):
     method = METHODS[name]
     assert is_dataclass(method)
     assert method.needs <= set(get_args(Need))
-    assert method.unit in get_args(Unit)
+    assert method().unit in get_args(Unit)
+    assert method.trains_on in ("pairs", "responses")
     assert method.__doc__
 
 

@@ -11,7 +11,7 @@ from pyprefopt.losses import METHODS, chosen_minus_rejected, count_units, weight
 from pyprefopt.types import Sums
 from tests.losses.pairs import batch_of, losses, random_pairs
 
-PAIR_METHODS = sorted(name for name, method in METHODS.items() if method.unit == "pair")
+PAIR_METHODS = sorted(name for name, method in METHODS.items() if method().unit == "pair")
 
 
 def per_pair(name: str, pairs, layout: str = "shared") -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_batch_that_counts_nothing_has_no_loss_and_no_gradient(name):
     (gradient,) = torch.autograd.grad(total, logps)
     assert total.item() == 0
     assert torch.equal(gradient, torch.zeros_like(logps))
-    assert count_units(METHODS[name].unit, empty).item() == 0
+    assert count_units(METHODS[name]().unit, empty).item() == 0
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,12 +24,17 @@ def test_like_reference(dtype):
     assert torch.equal(gradient.double(), scored_only([e[1] for e in expected], pairs))
 
 
-def test_mean_over_tokens_worked_by_hand():
-    pair = (Response([-1.0, -2.0], [0.0] * 2, [True] * 2), Response([-6.0], [0.0], [True]))
-    batch, logps = batch_of([pair], torch.float64)
-    assert (losses(SFT(), batch, logps).sum() / count_units(SFT.unit, batch)).item() == 3.0
+@pytest.mark.parametrize(("normalization", "expected"), [("token", 3.0), ("sequence", 4.5)])
+def test_mean_worked_by_hand(normalization, expected):
+    """Sums -3 over two tokens and -6 over one: 9 / 3 tokens, or 9 / 2 responses."""
+    one = Response([-1.0, -2.0], [0.0] * 2, [True] * 2)
+    other = Response([-6.0], [0.0], [True])
+    batch, logps = batch_of([(one, other)], torch.float64)
+    batch = replace(batch, response_group=torch.tensor([0, 1]))  # SFT's groups have one response each
+    method = SFT(normalization=normalization)
+    assert (losses(method, batch, logps).sum() / count_units(method.unit, batch)).item() == expected
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"loss\.normalization must be 'token', got 'sequence'"):
-        SFT(normalization="sequence")
+    with pytest.raises(ConfigError, match=r"loss\.normalization must be 'token' or 'sequence', got 'mean'"):
+        SFT(normalization="mean")

@@ -254,7 +254,7 @@ def some_settings(draw):
     return values
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(some_settings())
 def test_resolved_yaml_reruns_the_run(tmp_path_factory, values):
     try:
