@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pyprefopt.stages.run import RunResult as RunResult
     from pyprefopt.stages.run import train as train
     from pyprefopt.train.config import RunConfig as RunConfig
+    from pyprefopt.train.resolve import configure as configure
+    from pyprefopt.train.resolve import load_config as load_config
 
 __version__ = "0.1.0"
 
@@ -16,6 +18,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "RunConfig": "pyprefopt.train.config",
     "RunResult": "pyprefopt.stages.run",
+    "configure": "pyprefopt.train.resolve",
+    "load_config": "pyprefopt.train.resolve",
     "train": "pyprefopt.stages.run",
 }
 _ROOMS = ("data", "losses", "modeling", "stages")

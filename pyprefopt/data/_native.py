@@ -1,8 +1,31 @@
-"""The only importer of the compiled extension."""
+"""The only importer of the extension."""
 
-from __future__ import annotations
+from pyprefopt._rust import (
+    Packer,
+    Tokenizer,
+    detect_format,
+    parse_instructions,
+    parse_preferences,
+    render_chat,
+    select_top_k,
+    spans_to_mask,
+    split_json,
+    top_k_mask,
+    truncate_positions,
+    truncate_text,
+)
 
-from pyprefopt._rust import detect_format as detect_format
-from pyprefopt._rust import parse_instructions as parse_instructions
-from pyprefopt._rust import parse_preferences as parse_preferences
-from pyprefopt._rust import split_json as split_json
+__all__ = [
+    "Packer",
+    "Tokenizer",
+    "detect_format",
+    "parse_instructions",
+    "parse_preferences",
+    "render_chat",
+    "select_top_k",
+    "spans_to_mask",
+    "split_json",
+    "top_k_mask",
+    "truncate_positions",
+    "truncate_text",
+]

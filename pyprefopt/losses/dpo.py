@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch.nn.functional as F
 
@@ -25,6 +25,7 @@ class DPO:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps"})
     unit: ClassVar[Unit] = "pair"
+    trains_on: ClassVar[Literal["pairs"]] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 0.01 to 0.5")

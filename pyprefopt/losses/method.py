@@ -16,14 +16,18 @@ Unit = Literal["pair", "group", "token"]
 
 
 class Method(Protocol):
-    """A frozen config with two pure functions and two declarations.
+    """A frozen config with pure functions and declarations.
 
     `token_weights` gives [K, M] without gradient; `loss` gives one value per unit. The trainer divides the global
     sum by the global number of units.
     """
 
     needs: ClassVar[frozenset[Need]]
-    unit: ClassVar[Unit]
+    trains_on: ClassVar[Literal["pairs", "responses"]]
+
+    @property
+    def unit(self) -> Unit:
+        """What the loss is averaged over, globally."""
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """Weights [K, M] of the scored tokens; `logps` [M] is detached."""
@@ -53,4 +57,5 @@ def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
         return torch.tensor(float(batch.pair_chosen.shape[0]))
     if unit == "token":
         return batch.token_mask.sum()
-    return torch.tensor(float(batch.response_group.unique().numel()))
+    counted = batch.response_index[batch.token_mask > 0]  # a zero-loss batch has a response, but none that counts
+    return torch.tensor(float(torch.unique(batch.response_group[counted]).numel()))

@@ -25,10 +25,13 @@ class SePO:
     """
 
     reward_scale: float = 1.0  # gamma of Eq. 26, scale of the mean log-prob; the paper prints none, its code uses 1
-    normalizer: Literal["ratio", "selected"] = "ratio"
+    normalizer: Literal["ratio", "selected"] = (
+        "ratio"  # divide by |y| k (the paper) or by the number selected (its code)
+    )
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"
+    trains_on: ClassVar[Literal["pairs"]] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.reward_scale > 0, "loss.reward_scale", self.reward_scale, "> 0", "usual range 0.5 to 10")

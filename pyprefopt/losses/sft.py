@@ -16,19 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SFT:
-    """Negative log-likelihood of every response in the batch, averaged over all tokens of the optimizer step.
+    """Negative log-likelihood of the responses; the data decides which (the base stage brings the chosen ones).
 
-    The data decides what is in the batch: the base stage brings chosen responses only. (SePO's Eq. 23 averages
-    sums over responses instead; that normalization is not offered yet.)
+    `token` is the mean over all tokens of an optimizer step, as everyone trains; `sequence` the mean over responses of
+    their summed log-likelihood (SePO, Eq. 23).
     """
 
-    normalization: Literal["token"] = "token"
+    normalization: Literal["token", "sequence"] = "token"  # mean over tokens, or over responses of sums over tokens
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    unit: ClassVar[Unit] = "token"
+    trains_on: ClassVar[Literal["responses"]] = "responses"
 
     def __post_init__(self) -> None:
-        check(self.normalization == "token", "loss.normalization", self.normalization, "'token'")
+        allowed = ("token", "sequence")
+        check(self.normalization in allowed, "loss.normalization", self.normalization, "'token' or 'sequence'")
+
+    @property
+    def unit(self) -> Unit:
+        """Tokens, or groups of one response each."""
+        return "token" if self.normalization == "token" else "group"
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
         """Every scored token counts once: [1, M]."""
@@ -39,5 +45,5 @@ class SFT:
         return sums.policy[0]
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
-        """-sum of log-probs, [R]; divided by the step's number of tokens."""
+        """-sum of log-probs of each response, [R]; the trainer divides their sum by the step's number of units."""
         return -sums.policy[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch.nn.functional as F
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SimPO:
-    """SimPO (Meng et al. 2024, Eq. 6); `gamma` is the absolute target margin, as in TRL (some codes give gamma/beta)."""
+    """SimPO (Meng et al. 2024, Eq. 6); `gamma` is the absolute target margin, as in TRL (some code: gamma/beta)."""
 
     beta: float = 2.5  # scale of the mean log-prob; usual 2 to 10
     gamma: float = 1.4  # target reward margin; usual 0.3 to 1.6 at beta 2.5
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"
+    trains_on: ClassVar[Literal["pairs"]] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 2 to 10")

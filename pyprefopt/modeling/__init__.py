@@ -1,1 +1,19 @@
-"""(room)"""
+"""Models: loading and saving, attention over packed batches, log-probs of scored tokens."""
+
+from __future__ import annotations
+
+from pyprefopt.modeling.load import load_model, model_hash, toy_config
+from pyprefopt.modeling.logps import LogpsModel, score_logps
+from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
+from pyprefopt.modeling.save import save_policy
+
+__all__ = [
+    "LogpsModel",
+    "MemoryEstimate",
+    "estimate_memory",
+    "load_model",
+    "model_hash",
+    "save_policy",
+    "score_logps",
+    "toy_config",
+]

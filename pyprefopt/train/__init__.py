@@ -1,1 +1,1 @@
-"""(room)"""
+"""Training: settings, the loop, DeepSpeed, checkpoints, metrics."""

@@ -34,7 +34,9 @@ class OptimConfig:
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         schedules = ("cosine", "linear", "constant")
-        check(self.lr_scheduler_type in schedules, f"{where}lr_scheduler_type", self.lr_scheduler_type, f"in {schedules}")
+        check(
+            self.lr_scheduler_type in schedules, f"{where}lr_scheduler_type", self.lr_scheduler_type, f"in {schedules}"
+        )
         check(0 <= self.warmup_ratio < 1, f"{where}warmup_ratio", self.warmup_ratio, "in [0, 1)", "usual 0 to 0.1")
         check(self.weight_decay >= 0, f"{where}weight_decay", self.weight_decay, ">= 0")
         check(0 <= self.adam_beta1 < 1, f"{where}adam_beta1", self.adam_beta1, "in [0, 1)")

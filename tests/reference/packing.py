@@ -44,7 +44,9 @@ def pack_groups(groups: list[Group], layout: str = "shared") -> PackedBatch:
     inputs: list[int] = []
     positions: list[int] = []
     offsets, parents = [0], []
-    per_token: dict[str, list[float]] = {k: [] for k in ("hidden_index", "target_ids", "response_index", "token_position")}
+    per_token: dict[str, list[float]] = {
+        k: [] for k in ("hidden_index", "target_ids", "response_index", "token_position")
+    }
     per_response: dict[str, list[float]] = {
         k: [] for k in ("row", "line", "length", "scored", "ratio", "group", "score", "chosen", "rejected")
     }

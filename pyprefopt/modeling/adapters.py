@@ -1,0 +1,93 @@
+"""LoRA through PEFT: adding adapters, and merging them into plain weights without touching the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+
+from pyprefopt.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+class LoraSettings(Protocol):
+    """What `add_lora` reads; `train.config.LoraConfig` is one."""
+
+    @property
+    def r(self) -> int: ...  # noqa: D102
+    @property
+    def alpha(self) -> int: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+    @property
+    def target_modules(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PreTrainedModel:
+    """`model` under PEFT with LoRA on `target_modules` (empty: every linear layer but the head).
+
+    The adapters' first weights come from `seed`; torch's generator is left as it was. They start as the identity
+    (B = 0) in the dtype of the model. ConfigError where a target does not exist.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = list(settings.target_modules) or "all-linear"
+    if isinstance(targets, list):
+        known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        for target in targets:
+            if target.rsplit(".", 1)[-1] not in known:
+                raise ConfigError(
+                    f"lora.target_modules: the model has no layer {target!r}" + did_you_mean(target, known)
+                )
+    tied = {
+        name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()
+    }
+    if both := tied & {target.rsplit(".", 1)[-1] for target in targets if isinstance(targets, list)}:
+        raise ConfigError(f"lora.target_modules: {sorted(both)} share weights with the embeddings; leave them out")
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    config.base_model_name_or_path = None  # no path of this machine in what is saved
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # the same bytes from every process
+    return cast("PreTrainedModel", wrapped)
+
+
+def is_lora(model: nn.Module) -> bool:
+    """Whether `model` is a PEFT model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The plain model's weights with LoRA merged: W + scaling * B A, added in float32, rounded once.
+
+    `state_dict` has the PEFT model's names (default: its own weights). Neither it nor the model is changed.
+    """
+    from peft.tuners.lora import Linear
+
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+            raise ConfigError(
+                f"cannot merge the adapter of {name} ({type(module).__name__}); only plain LoRA on linear layers"
+            )
+        key = f"{name}.base_layer.weight"
+        weight = state[key]
+        total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for adapter in module.active_adapters:
+            a, b = state[f"{name}.lora_A.{adapter}.weight"], state[f"{name}.lora_B.{adapter}.weight"]
+            total = total + module.scaling[adapter] * (b.to(total) @ a.to(total))
+        state[key] = total.to(weight.dtype)
+    plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor for name, tensor in plain.items()
+    }

@@ -1,0 +1,252 @@
+"""Load a causal language model ready for packed batches: packed attention, no cache, no dropout."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.modeling.adapters import LoraSettings, add_lora
+from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    gradient_checkpointing: bool = False,
+    lora: LoraSettings | None = None,
+    vocab_size: int | None = None,
+) -> PreTrainedModel:
+    """A causal language model with packed attention, on the CPU, in training mode.
+
+    source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
+        state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
+    dtype: float32, bfloat16 or float64 (tests), of weights and computation.
+    lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
+    vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
+    Every dropout of the model is set to 0, so that policy and reference agree at step 0; LoRA's own dropout stays.
+    """
+    wanted = _dtype(dtype)
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    config = _read_config(path, trust_remote_code)
+    original = copy.deepcopy(config)
+    _prepare(config)
+    if path.is_file():
+        model = _random_model(config, seed, trust_remote_code).to(wanted)
+        logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
+    else:
+        model = _read_model(path, config, wanted, trust_remote_code)
+    _check_model(model, vocab_size, str(source))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.source_config = original  # what `save_policy` writes
+    if gradient_checkpointing:
+        _checkpoint_activations(model)
+    model.train()
+    return add_lora(model, lora, seed) if lora is not None and lora.r > 0 else model
+
+
+def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _check_directory(path)
+        return path
+    if path.is_file():
+        if path.suffix != ".json":
+            raise ConfigError(f"model must be a directory, a hub name or a config.json, got {str(source)!r}")
+        return path
+    name = str(source)
+    if not _is_hub_name(name):
+        raise ConfigError(f"model must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"] + (["*.py"] if trust_remote_code else [])
+    try:
+        path = Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ConfigError(
+            f"model must be a local path or a model that can be reached on the hub, got {name!r}: "
+            f"{type(error).__name__}; download it first and give its directory"
+        ) from error
+    _check_directory(path)
+    return path
+
+
+def model_hash(source: str | Path) -> str:
+    """Hex sha256 of what makes the model: configuration, tensors and adapter; paths and other files do not count."""
+    path = resolve_source(source)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.name.endswith(".json"):
+            content = json.dumps(_settings(file), sort_keys=True).encode()
+            part = hashlib.sha256(content).hexdigest()
+        else:
+            with file.open("rb") as handle:
+                part = hashlib.file_digest(handle, "sha256").hexdigest()
+        name = "config.json" if path.is_file() else file.relative_to(path).as_posix()
+        digest.update(f"{name} {part}\n".encode())
+    return digest.hexdigest()
+
+
+def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
+    """The embedded tiny model as the content of a config.json: Llama, 2 layers, hidden size 128, own head."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+    }
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted not in DTYPES.values():
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; fp16 is refused")
+    return cast("torch.dtype", wanted)
+
+
+def _is_hub_name(name: str) -> bool:
+    """`name` or `owner/name`; anything that looks like a path is not."""
+    looks_local = name.startswith((".", "~", "/")) or name.endswith((".json", ".safetensors", "/")) or "\\" in name
+    return bool(name) and not looks_local and name.count("/") <= 1
+
+
+def _check_directory(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"model must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
+        )
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
+    if not any(path.glob("*.safetensors")):
+        raise ConfigError(
+            f"model must have its weights as *.safetensors (nothing else is opened), got {str(path)!r}; "
+            "convert it, or give its config.json for random weights"
+        )
+
+
+def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration at `path` (file, or directory with a config.json), of a type that can be built."""
+    file = path if path.is_file() else path / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model: {str(file)!r} must be JSON, got an error: {error}") from error
+    model_type = settings.get("model_type") if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and settings.get("auto_map"):
+        if not trust_remote_code:
+            raise ConfigError(
+                f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
+                "read that code, then set --trust_remote_code"
+            )
+    elif model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
+        raise ConfigError(f"model_type must be one that transformers knows, got {model_type!r}{hint} ({str(file)!r})")
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    return cast("PreTrainedConfig", config)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A config without the version of the library that wrote it."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in settings.items() if key not in ("transformers_version", "peft_version")}
+
+
+def _counts(file: Path, root: Path) -> bool:
+    """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
+    if file.parent not in (root, root / "adapter"):
+        return False
+    return file.suffix == ".safetensors" or file.name in ("config.json", "adapter_config.json")
+
+
+def _prepare(config: PreTrainedConfig) -> None:
+    """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if unknown := sorted(layer_types - LAYER_TYPES):
+        raise ConfigError(
+            f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
+    config._attn_implementation = ATTENTION_NAME
+    config.use_cache = False
+    for name, value in list(vars(config).items()):
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
+            setattr(config, name, 0.0)
+
+
+def _random_model(config: PreTrainedConfig, seed: int, trust_remote_code: bool) -> PreTrainedModel:
+    """Random float32 weights; the generator's state is put back, and no other device's generator is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return cast(
+            "PreTrainedModel",
+            AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
+            ),
+        )
+
+
+def _read_model(path: Path, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
+            local_files_only=True, use_safetensors=True, output_loading_info=True,
+        )  # fmt: skip
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"model {str(path)!r} lacks {len(missing)} weights of {type(model).__name__} (first: {missing[0]}), "
+            "which would be random; give a checkpoint of a causal language model"
+        )
+    if unexpected := sorted(info["unexpected_keys"]):
+        logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])
+    return cast("PreTrainedModel", model)
+
+
+def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
+    if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
+        raise ConfigError(
+            f"{type(model).__name__} ({source!r}) does not take another attention; packed batches need it"
+        )
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if vocab_size is not None and vocab_size > embeddings:
+        raise ConfigError(
+            f"the tokenizer must not have more ids than the model has embeddings ({embeddings}, {source!r}), "
+            f"got {vocab_size}; use the model's own tokenizer"
+        )
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass; the method has two names within transformers 5."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

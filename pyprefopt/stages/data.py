@@ -1,0 +1,257 @@
+"""Stage `data`: from files to segments on disk. Everything is read and checked before anything is used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyprefopt.data.atomic import atomic_write, sha256_file
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.stages.artifact import Stage, content_hash
+from pyprefopt.train.config import RunConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.read import ReadResult
+    from pyprefopt.data.tokenize import Tokenizer
+
+TOY_VERSION = 1  # raised when the embedded set changes
+DATA_SETTINGS = (
+    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
+    "tokenizer", "eos_token", "chat_template", "check",
+)  # fmt: skip
+
+logger = logging.getLogger("pyprefopt")
+
+
+def data_stage(config: RunConfig) -> Stage:
+    """What the data depends on: settings, and the content of every file that is read."""
+    settings = {name: getattr(config, name) for name in DATA_SETTINGS} | {"base.data": config.base.data}
+    sources = [config.data, config.eval_data, config.base.data, config.chat_template, config.tokenizer or config.model]
+    inputs = {source: _hash_source(source) for source in sources if source is not None}
+    if config.data is None:
+        inputs["embedded data"] = str(TOY_VERSION)
+    return Stage("data", settings, inputs, seed=config.seed)
+
+
+def _hash_source(source: str) -> str:
+    path = Path(source)
+    if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
+        return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
+    return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
+
+
+def open_tokenizer(config: RunConfig) -> Tokenizer:
+    """The run's tokenizer: `--tokenizer`, or the model's own."""
+    from pyprefopt.data.tokenize import load_tokenizer
+
+    source = config.tokenizer or config.model
+    if source is None or source.endswith("config.json"):
+        raise ConfigError("a config.json brings no tokenizer; pass --tokenizer DIR or --tokenizer tokenizer.json")
+    return load_tokenizer(
+        source,
+        eos_token=config.eos_token,
+        chat_template=config.chat_template,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
+    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` (if any), `sft` (if it has own data)."""
+    from pyprefopt.data.store import SegmentStore, ValueStore
+    from pyprefopt.modeling.load import toy_config
+
+    config = _with_toy(config, directory)
+    tokenizer = open_tokenizer(config)
+    intake = Intake(config, tokenizer)
+    splits = intake.splits()
+    intake.settle(directory)
+    facts: dict[str, Any] = intake.counts()
+    fingerprints = {}
+    for name, segments in splits.items():
+        if segments.is_empty():
+            if name == "eval":
+                continue
+            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
+        store = SegmentStore.write(segments, directory / name)
+        fingerprints[name] = store.fingerprint
+        facts[name] = {"rows": store.num_rows, "tokens": int(segments["ids"].list.len().sum())}
+        if name in intake.spans:
+            planted = planted_mask(segments, intake.spans[name])
+            ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
+    tokenizer.save(directory / "tokenizer")
+    if config.model is None:
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        content = json.dumps(toy_config(tokenizer.vocab_size, **ids), indent=2)
+        (directory / "model").mkdir(exist_ok=True)
+        atomic_write(directory / "model" / "config.json", content.encode())
+    fingerprint = content_hash([fingerprints, tokenizer.fingerprint])
+    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size}
+
+
+def split_names(data: Path) -> list[str]:
+    """Which of the pair splits the data stage wrote."""
+    return [name for name in ("train", "eval") if (data / name).exists()]
+
+
+def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
+    """Fill in the embedded set's files where no data was given."""
+    from pyprefopt.data.toy import write_toy
+
+    if config.data is not None:
+        return config
+    toy = write_toy(directory / "toy")
+    tokenizer = config.tokenizer or (str(toy.tokenizer) if config.model is None else None)
+    base = replace(config.base, data=str(toy.sft))
+    return replace(config, data=str(toy.train), eval_data=str(toy.test), base=base, tokenizer=tokenizer)
+
+
+@dataclass
+class Intake:
+    """Reads the run's files and keeps the books: rows in = rows used + rows rejected."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    rejects: list[pl.DataFrame] = field(default_factory=list)
+    rows_in: int = 0
+    rows_used: int = 0
+    responses_cut: int = 0
+    spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
+
+    def splits(self) -> dict[str, pl.DataFrame]:
+        """Segments of every split, truncated where training asks for it."""
+        from pyprefopt.data.read import scan_instructions, scan_preferences
+
+        config = self.config
+        assert config.data is not None  # noqa: S101  (filled by _with_toy)
+        pairs = self._read(scan_preferences, config.data, format=config.format)
+        if config.eval_data is not None:
+            held_out = self._read(scan_preferences, config.eval_data, format=config.format)
+        else:
+            pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
+            pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
+        splits = {"train": self._truncate(self._tokenize("train", pairs)), "eval": self._tokenize("eval", held_out)}
+        if config.base.data != "chosen":
+            splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
+        if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
+            limit = 2 * max(config.global_batch_size, config.base.global_batch_size, config.oracle.global_batch_size)
+            splits = {name: first_rows(segments, limit) for name, segments in splits.items()}
+        return splits
+
+    def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
+        result = scan(path, **options)
+        self.rejects.append(result.rejects)
+        self.rows_in += result.rows_in
+        return result
+
+    def _tokenize(self, name: str, read: ReadResult) -> pl.DataFrame:
+        import polars as pl
+
+        from pyprefopt.data.tokenize import tokenize_rows
+
+        config = self.config
+        result = tokenize_rows(
+            read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+        )
+        self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
+        self.rows_used += read.frame.height - result.rejects.height
+        self.responses_cut += result.responses_cut
+        if "chosen_planted" in read.frame.columns:
+            self.spans[name] = planted_spans(read.frame)
+        return result.segments
+
+    def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
+        from pyprefopt.data.truncate import truncate
+
+        rule = self.config.truncation
+        if rule.ratio is None and rule.tokens is None:
+            return segments
+        return truncate(segments, ratio=rule.ratio, tokens=rule.tokens, rounding=rule.rounding)
+
+    def settle(self, directory: Path) -> None:
+        """Raise for bad rows, or record them in `rejected.jsonl`."""
+        import polars as pl
+
+        from pyprefopt.data.rejects import raise_for, write_rejected
+
+        rejects = pl.concat(self.rejects)
+        if rejects.is_empty():
+            return
+        if self.config.on_error == "raise":
+            raise_for(rejects, self.rows_in, command=skip_command())
+        target = directory.parent.parent / "rejected.jsonl"
+        write_rejected(target, rejects)
+        logger.warning("%d of %d rows are bad and were left out; reasons in %s", rejects.height, self.rows_in, target)
+
+    def counts(self) -> dict[str, int]:
+        """The books, for the manifest and the final table."""
+        rejected = sum(frame.height for frame in self.rejects)
+        if self.rows_in != self.rows_used + rejected:
+            raise RuntimeError(f"rows went missing: {self.rows_in} in, {self.rows_used} used, {rejected} rejected")
+        if self.responses_cut:
+            logger.warning("%d responses were cut to fit max_tokens = %d", self.responses_cut, self.config.max_tokens)
+        return {
+            "rows_in": self.rows_in,
+            "rows_used": self.rows_used,
+            "rows_rejected": rejected,
+            "responses_cut": self.responses_cut,
+        }
+
+
+def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split off `ratio` of the prompts (at least one), so that no prompt is on both sides; seeded, order kept."""
+    import polars as pl
+
+    if ratio == 0 or frame.height < 2:
+        return frame, frame.clear()
+    prompt = pl.struct("prompt").struct.json_encode()
+    grouped = frame.with_columns(pl.col("row").min().over(prompt).alias("_group"))
+    groups = grouped["_group"].unique().sort().to_numpy()
+    count = max(1, round(ratio * len(groups)))
+    picked = np.random.Generator(np.random.PCG64(seed)).permutation(groups)[:count]
+    held = grouped["_group"].is_in(pl.Series(picked).implode())
+    return frame.filter(~held), frame.filter(held)
+
+
+def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The segments of the first `count` rows."""
+    import polars as pl
+
+    return segments.filter(pl.col("row").is_in(segments["row"].unique().sort().head(count).implode()))
+
+
+def planted_spans(frame: pl.DataFrame) -> pl.DataFrame:
+    """`chosen_planted` and `rejected_planted` by (row, segment)."""
+    import polars as pl
+
+    sides = [("chosen_planted", 1), ("rejected_planted", 2)]
+    return pl.concat(
+        frame.select("row", pl.lit(segment, pl.UInt16).alias("segment"), pl.col(name).alias("spans"))
+        for name, segment in sides
+    )
+
+
+def planted_mask(segments: pl.DataFrame, spans: pl.DataFrame) -> pl.Series:
+    """list<bool> per line of `segments`: the tokens that overlap a planted span."""
+    from pyprefopt.data.align import spans_to_mask
+
+    joined = segments.select("row", "segment").join(spans, on=["row", "segment"], how="left", maintain_order="left")
+    return spans_to_mask(joined["spans"], segments["starts"], segments["ends"])
+
+
+def skip_command() -> str | None:
+    """The user's command line again, with bad rows dropped; None where the run was not started by our script."""
+    script, *arguments = sys.argv
+    if Path(script).name != "train.py":
+        return None
+    kept = [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
+    return shlex.join(["deepspeed", script, *kept, "--on_error", "skip"])

@@ -1,0 +1,141 @@
+"""Stages that train: `base` (SFT), `oracle` (DPO) and `policy` (the run's method), all through one trainer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyprefopt.data.loader import StepLoader
+from pyprefopt.data.pack import Packer
+from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.modeling.load import model_hash
+from pyprefopt.modeling.save import save_policy
+from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.models import Source, open_model
+from pyprefopt.train import dist
+from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.trainer import FitResult, Job, fit
+
+if TYPE_CHECKING:
+    from pyprefopt.losses import Method
+
+# What a training stage reads besides its optimisation settings. World size, ZeRO stage, micro-batches, layout,
+# logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
+KEYED = ("dtype", "lora")
+RECORDED = ("zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "gradient_checkpointing")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training stage: everything that decides its result."""
+
+    name: str
+    optim: OptimConfig
+    method: Method
+    start: Source
+    data: Artifact
+    target: Path  # where the trained model goes
+    ref_logps: Artifact | None = None
+    selection: Artifact | None = None
+    fraction: float = 1.0
+
+    def stage(self, config: RunConfig) -> Stage:
+        """The stage's key."""
+        settings = {f.name: getattr(self.optim, f.name) for f in fields(OptimConfig)}
+        settings |= {name: getattr(config, name) for name in KEYED}
+        settings |= {"method": repr(self.method), "fraction": self.fraction}
+        inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
+        for name in ("ref_logps", "selection"):
+            artifact = getattr(self, name)
+            if artifact is not None:
+                inputs[name] = artifact.fingerprint
+        return Stage(self.name, settings, inputs, seed=config.seed)
+
+    def loaders(self, config: RunConfig) -> dict[str, StepLoader | None]:
+        """`train`; `eval`, with what the method needs; `ranking`, the same pairs with whole responses."""
+        on_pairs = self.method.trains_on == "pairs"
+        own = not on_pairs and (self.data.directory / "sft").exists()
+        only = None if on_pairs or own else "chosen"
+        return {
+            "train": self._loader(config, "sft" if own else "train", self._columns(config, "train") | {"only": only}),
+            "eval": self._loader(
+                config, "eval", self._columns(config, "eval") | {"only": None if on_pairs else "chosen"}
+            ),
+            "ranking": self._loader(config, "eval", {}),
+        }
+
+    def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        if self.ref_logps is not None and (self.ref_logps.directory / split).exists():
+            columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
+        if self.selection is not None and (self.selection.directory / split).exists():
+            rule = config.selection
+            columns["selected"] = ValueStore.open(self.selection.directory / split)
+            columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
+        return columns
+
+    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader | None:
+        if not (self.data.directory / split).exists():
+            return None
+        store = SegmentStore.open(self.data.directory / split)
+        return StepLoader(
+            Packer(store, layout=config.layout, **columns),
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed),
+            global_batch_size=self.optim.global_batch_size,
+            max_tokens=config.max_tokens_per_batch,
+            max_groups=config.per_device_train_batch_size,
+            seed=config.seed,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
+        )
+
+
+def draw(count: int, fraction: float, seed: int) -> np.ndarray:
+    """`fraction` of the groups 0..count-1 (at least one), seeded, ascending."""
+    if fraction == 1.0:
+        return np.arange(count)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    return np.sort(order[: max(1, round(fraction * count))])
+
+
+def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
+    """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
+    model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
+    loaders = training.loaders(config)
+    assert loaders["train"] is not None  # noqa: S101  (the data stage refuses an empty split)
+    job = Job(
+        stage=training.name,
+        model=model,
+        method=training.method,
+        train=loaders["train"],
+        eval=loaders["eval"],
+        ranking=loaders["ranking"],
+        optim=training.optim,
+        run=config,
+        directory=directory,
+        key=training.stage(config).key,
+    )
+    result = fit(job)
+    if not dist.is_main():
+        return {}
+    tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
+    save_policy(model, training.target, tokenizer, state_dict=result.weights)
+    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name)
+    recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": dist.world_size()}
+    return {"facts": facts, "fingerprint": model_hash(training.target), "recorded": recorded}
+
+
+def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
+    """What the final table says of a training."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
+    return {
+        "steps": result.steps,
+        "train_loss": [losses[0], losses[-1]],
+        "eval_before": result.eval_before,
+        "eval_after": result.eval_after,
+    }

@@ -1,0 +1,77 @@
+"""Which model a stage starts from, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.load import load_model, model_hash
+from pyprefopt.modeling.logps import LogpsModel
+from pyprefopt.stages.artifact import Artifact, content_hash
+from pyprefopt.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's weights: where they are, and the hash of what they are."""
+
+    path: str
+    fingerprint: str
+
+    @classmethod
+    def given(cls, path: str, seed: int) -> Source:
+        """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
+        random = path.endswith(".json")
+        return cls(path, content_hash([model_hash(path), seed]) if random else model_hash(path))
+
+
+def start_model(config: RunConfig, data: Artifact) -> Source:
+    """`--model`, or the embedded tiny model, whose config the data stage wrote."""
+    return Source.given(config.model or str(data.directory / "model" / "config.json"), config.seed)
+
+
+def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
+    """Load a model behind the log-prob engine; LoRA and checkpointing only where it is to be trained."""
+    model = load_model(
+        source.path,
+        dtype=dtype,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=trained and config.gradient_checkpointing,
+        lora=config.lora if trained and config.lora.r > 0 else None,
+        vocab_size=int(data.manifest["vocab_size"]),
+    )
+    return LogpsModel(model)
+
+
+def check_oracle_vocabulary(oracle: str, data: Artifact) -> None:
+    """An oracle from outside must read the same token ids as the policy.
+
+    Raises:
+        ConfigError: its tokenizer gives a token another id (first difference named).
+    """
+    path = Path(oracle) / "tokenizer.json"
+    if not path.exists():
+        return  # a bare checkpoint: its number of embeddings is checked when it is loaded
+    ours, theirs = _vocabulary(data.directory / "tokenizer" / "tokenizer.json"), _vocabulary(path)
+    for token, index in ours.items():
+        if theirs.get(token) != index:
+            raise ConfigError(
+                f"oracle.path must be a model with the policy's vocabulary, got {oracle}: token {token!r} is "
+                f"{theirs.get(token, 'absent')} there and {index} here; train the oracle from the same tokenizer"
+            )
+
+
+def _vocabulary(path: Path) -> Mapping[str, int]:
+    """Token -> id, over the model's vocabulary and the added tokens."""
+    from tokenizers import Tokenizer
+
+    return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+
+
+__all__ = ["Source", "check_oracle_vocabulary", "open_model", "start_model"]

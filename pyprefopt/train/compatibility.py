@@ -1,0 +1,167 @@
+"""Rules about several settings at once, as one declared table. `resolve` applies it; a test walks every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.losses import METHODS
+from pyprefopt.train.config import BaseConfig, LoraConfig, OracleConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: what breaks it, what the error says, and an example that breaks it only through `culprit`."""
+
+    breaks: Callable[[RunConfig], bool]
+    message: str  # setting, rule and remedy; `{c}` is the config
+    example: dict[str, Any]  # settings as for `resolve.configure`
+    culprit: str  # the dotted setting of the example without which it is fine
+
+
+def _selects(c: RunConfig) -> bool:
+    return c.selection.chosen_ratio is not None or c.selection.rejected_ratio is not None
+
+
+def _uses_base(c: RunConfig) -> bool:
+    return _selects(c) or c.policy_init == "base" or c.method == "sft"
+
+
+def _only_path(section: BaseConfig | OracleConfig) -> bool:
+    return replace(section, path=None) == type(section)()
+
+
+RULES: tuple[Rule, ...] = (
+    # what is trained
+    Rule(
+        lambda c: not isinstance(c.loss, METHODS[c.method]),
+        "loss must be the settings of method {c.method}, got {c.loss!r}; leave it out for the method's defaults",
+        {"method": "dpo", "loss": METHODS["simpo"]()},
+        "loss",
+    ),
+    Rule(
+        lambda c: c.method == "sft" and _selects(c),
+        "selection does not apply to method sft, which trains on whole responses; leave selection out",
+        {"method": "sft", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
+        "selection",
+    ),
+    Rule(
+        lambda c: c.method == "sft" and c.policy_init is not None,
+        "policy_init does not apply to method sft, which starts from model; leave policy_init out",
+        {"method": "sft", "policy_init": "base"},
+        "policy_init",
+    ),
+    Rule(
+        lambda c: c.method == "sft" and replace(c.base, data="chosen") != BaseConfig(),
+        "base.* (but base.data) does not apply to method sft, whose optimisation is at the top level: "
+        "write learning_rate instead of base.learning_rate, and model instead of base.path",
+        {"method": "sft", "base": {"learning_rate": 1e-5}},
+        "base",
+    ),
+    Rule(
+        lambda c: c.policy_init == "model" and c.model is None,
+        "policy_init model needs model: the embedded model has no trained weights; set model or leave policy_init out",
+        {"method": "dpo", "policy_init": "model"},
+        "policy_init",
+    ),
+    Rule(
+        lambda c: (c.selection.chosen_ratio is None) != (c.selection.rejected_ratio is None),
+        "selection.chosen_ratio and selection.rejected_ratio must both be set, got {c.selection.chosen_ratio} and "
+        "{c.selection.rejected_ratio}; 1.0 keeps all tokens of a side",
+        {"method": "dpo", "selection": {"chosen_ratio": 0.3}},
+        "selection",
+    ),
+    Rule(
+        lambda c: c.selection.rounding != "half_up" and not _selects(c),
+        "selection.rounding needs selection.chosen_ratio and selection.rejected_ratio; set them or leave rounding out",
+        {"method": "dpo", "selection": {"rounding": "floor"}},
+        "selection",
+    ),
+    # stages
+    Rule(
+        lambda c: not _selects(c) and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection, which method {c.method} does not do here; leave oracle out, or set "
+        "selection.chosen_ratio and selection.rejected_ratio",
+        {"method": "dpo", "oracle": {"path": "oracle"}},
+        "oracle",
+    ),
+    Rule(
+        lambda c: c.oracle.path is not None and not _only_path(c.oracle),
+        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        "oracle.learning_rate",
+    ),
+    Rule(
+        lambda c: not _uses_base(c) and c.base != BaseConfig(),
+        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
+        "leave base out, or set policy_init base",
+        {"method": "dpo", "model": "model", "base": {"path": "base"}},
+        "base",
+    ),
+    Rule(
+        lambda c: c.base.path is not None and not _only_path(c.base),
+        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
+        {"method": "sepo", "base": {"path": "base", "data": "instructions.jsonl"}},
+        "base.data",
+    ),
+    # data
+    Rule(
+        lambda c: c.eval_data is not None and c.data is None,
+        "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",
+        {"eval_data": "test.jsonl"},
+        "eval_data",
+    ),
+    Rule(
+        lambda c: c.eval_data is not None and c.eval_ratio != RunConfig.eval_ratio,
+        "eval_ratio holds out a share of data and does not apply beside eval_data; leave out either of them",
+        {"data": "train.jsonl", "eval_data": "test.jsonl", "eval_ratio": 0.1},
+        "eval_ratio",
+    ),
+    Rule(
+        lambda c: c.eval_steps > 0 and c.data is not None and c.eval_data is None and c.eval_ratio == 0,
+        "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
+        {"data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
+        "eval_steps",
+    ),
+    Rule(
+        lambda c: c.truncation.rounding != "ceil" and c.truncation.ratio is None,
+        "truncation.rounding needs truncation.ratio; set it or leave rounding out",
+        {"truncation": {"rounding": "floor"}},
+        "truncation",
+    ),
+    Rule(
+        lambda c: c.trust_remote_code and c.model is None,
+        "trust_remote_code needs model: the embedded model has no code of its own; leave it out",
+        {"trust_remote_code": True},
+        "trust_remote_code",
+    ),
+    # how it runs
+    Rule(
+        lambda c: c.dtype == "bfloat16" and c.zero_stage == 0,
+        "dtype bfloat16 needs zero_stage >= 1, which keeps float32 master weights, got zero_stage 0; set zero_stage 1",
+        {"dtype": "bfloat16"},
+        "dtype",
+    ),
+    Rule(
+        lambda c: (c.per_device_train_batch_size or 0) > c.global_batch_size,
+        "per_device_train_batch_size must be <= global_batch_size ({c.global_batch_size}), got "
+        "{c.per_device_train_batch_size}; leave it out to let max_tokens_per_batch decide",
+        {"global_batch_size": 8, "per_device_train_batch_size": 16},
+        "per_device_train_batch_size",
+    ),
+    Rule(
+        lambda c: c.lora.r == 0 and c.lora != LoraConfig(),
+        "lora.* needs lora.r > 0, got 0; set lora.r (usual 8 to 64) or leave the others out",
+        {"lora": {"alpha": 32}},
+        "lora",
+    ),
+)
+
+
+def check_compatible(config: RunConfig) -> None:
+    """Raise a ConfigError for the first row of RULES that the config breaks."""
+    for rule in RULES:
+        if rule.breaks(config):
+            raise ConfigError(rule.message.format(c=config))

@@ -1,0 +1,149 @@
+"""Ranks, threads, and what keeps runs apart: everything that must work before torch is loaded."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pyprefopt.errors import ArtifactError, check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _env(name: str, default: int) -> int:
+    return int(os.environ.get(name) or default)
+
+
+def rank() -> int:
+    """This process's number among all; 0 without a launcher."""
+    return _env("RANK", 0)
+
+
+def world_size() -> int:
+    """How many processes train together; 1 without a launcher."""
+    return _env("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return _env("LOCAL_RANK", 0)
+
+
+def local_world_size() -> int:
+    """Processes of this run on this machine."""
+    return _env("LOCAL_SIZE", _env("LOCAL_WORLD_SIZE", world_size()))  # the launchers' two names
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, the one that writes and speaks."""
+    return rank() == 0
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` CPU threads in this rank (None: cores / local ranks, at least 1); returns the number.
+
+    Ranks that together have more threads than cores are 3 to 60 times slower. Best called before torch is imported:
+    OpenMP reads its environment then.
+    """
+    check(threads is None or threads > 0, "threads", threads, "> 0 or None")
+    count = threads or max(1, len(os.sched_getaffinity(0)) // local_world_size())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(count)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    torch.set_num_threads(count)
+    return count
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """Sum of `values` over all ranks, on every rank; the same tensor where there is one rank."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks. Only for short waits: collectives time out; see `wait_for_manifest`."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        all_sum(torch.zeros(1, device=_collective_device()))
+
+
+def from_main(value: int) -> int:
+    """Rank 0's `value`, on every rank."""
+    import torch
+
+    return int(all_sum(torch.tensor([value if is_main() else 0], device=_collective_device())).item())
+
+
+def _collective_device() -> str:
+    import torch
+
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return "cuda" if initialized and torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+def wait_for_manifest(directory: str | Path, key: str, poll: float = 0.5) -> dict[str, Any]:
+    """Wait until rank 0 has finished the artifact `directory` under `key`; returns its manifest.
+
+    No collective, so nothing times out while rank 0 works for hours. Ends with an ArtifactError where the launcher
+    has gone, since nobody would write the manifest any more.
+    """
+    path, launcher = Path(directory) / "manifest.json", os.getppid()
+    while True:
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_bytes())
+            if manifest.get("key") == key:
+                return manifest
+        except (FileNotFoundError, json.JSONDecodeError):
+            pass
+        if os.getppid() != launcher:
+            raise ArtifactError(f"{path} was not written: the launcher of rank {rank()} has ended; start the run again")
+        time.sleep(poll)
+
+
+class RunLock:
+    """Holds `output_dir/.lock` (`.lock-R` on rank R) as long as the process lives: no second run, no orphaned worker.
+
+    >>> with RunLock("runs/sepo"):  # doctest: +SKIP
+    ...     train()
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.path = Path(output_dir) / (".lock" if is_main() else f".lock-{rank()}")
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> RunLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise ArtifactError(
+                f"{self.path} is held by {holder}: another run, or a worker left over from one, uses this directory; "
+                "wait for it, end it, or choose another --output_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()  # gives the lock back; the file stays, so that no two processes lock different inodes
+            self._file = None

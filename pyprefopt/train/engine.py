@@ -1,0 +1,255 @@
+"""DeepSpeed, and nothing else here or elsewhere: one engine trains one model."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.dist import is_main, local_rank
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pyprefopt.types import PackedBatch
+
+_TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
+_REFUSED = {  # what a user's JSON may not set, and why
+    "optimizer": "the optimizer is AdamW with the settings learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon",
+    "scheduler": "the schedule is set by lr_scheduler_type and warmup_ratio",
+    "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
+    "checkpoint": "checkpoints are written by save_steps and save_total_limit",
+}
+
+
+def init_distributed() -> torch.device:
+    """Join the process group (nccl on CUDA, gloo on CPU; once per process) and give this rank's device.
+
+    Ranks come from the launcher's environment; a plain `python` process becomes rank 0 of 1.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = _free_port()
+    device = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not on_gpu:  # would be compiled with g++ for half a minute at the first collective; gloo is enough
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+    return device
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def close() -> None:
+    """Leave the process group; at the very end of the process."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
+    """DeepSpeed's settings for a stage: ours, and those of the user's file (`run.deepspeed`) that ours leave open.
+
+    A value that contradicts ours is a ConfigError naming both; "auto" takes ours. bfloat16 without ZeRO is refused:
+    DeepSpeed's first Adam update is then wrong.
+    """
+    if run.dtype == "bfloat16" and run.zero_stage == 0:
+        raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set --zero_stage 1, or --dtype float32")
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` is told the last
+        "gradient_clipping": optim.max_grad_norm,
+        "zero_optimization": {"stage": run.zero_stage},
+        "zero_force_ds_cpu_optimizer": False,  # offloading works with torch's AdamW
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": run.dtype == "bfloat16"},
+    }
+    if run.dtype == "bfloat16":
+        ours["bf16"]["check_grad_overflow"] = True  # a step with non-finite gradients is not applied
+        ours["data_types"] = {"grad_accum_dtype": "fp32"}
+    if run.deepspeed is None:
+        return ours
+    user = _read_json(run.deepspeed)
+    stated = {
+        "train_batch_size": optim.global_batch_size,
+        "train_micro_batch_size_per_gpu": run.per_device_train_batch_size,
+    }
+    for name, value in stated.items():  # sizes as we mean them; DeepSpeed's own batch arithmetic stays unused
+        if user.get(name, "auto") not in ("auto", value):
+            raise _conflict(run.deepspeed, name, user[name], "global_batch_size / per_device_train_batch_size", value)
+        user.pop(name, None)
+    for name, reason in _REFUSED.items():
+        if user.pop(name, "auto") != "auto":
+            raise ConfigError(f"{run.deepspeed}: {name} cannot be set there: {reason}")
+    return _merge(ours, user, run.deepspeed)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"deepspeed: no file {path!r}; give a JSON file with DeepSpeed settings") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"deepspeed: {path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"deepspeed: {path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+_SETTINGS = {  # DeepSpeed's name -> ours, for messages
+    "gradient_clipping": "max_grad_norm", "zero_optimization.stage": "zero_stage", "bf16.enabled": "dtype",
+    "fp16.enabled": "dtype (fp16 is refused)",
+}  # fmt: skip
+
+
+def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: str = "") -> dict[str, Any]:
+    merged = dict(ours)
+    for name, value in user.items():
+        full = prefix + name
+        if name not in ours:
+            if value == "auto":
+                raise ConfigError(f'{path}: {full} is "auto", but pyprefopt sets no value for it; give one or drop it')
+            merged[name] = value
+        elif isinstance(ours[name], dict) and isinstance(value, dict):
+            merged[name] = _merge(ours[name], value, path, full + ".")
+        elif value not in ("auto", ours[name]):
+            raise _conflict(path, full, value, _SETTINGS.get(full, "pyprefopt's own value"), ours[name])
+    return merged
+
+
+def _conflict(path: str, name: str, theirs: object, setting: str, value: object) -> ConfigError:
+    return ConfigError(
+        f'{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write "auto" in the file'
+    )
+
+
+class Engine:
+    """A DeepSpeed engine around `model` with torch's AdamW; micro-batches per step may vary, their last one is told."""
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, run: RunConfig) -> None:
+        self.device = init_distributed()
+        import deepspeed
+        import torch
+
+        self._stage, self._clip = run.zero_stage, optim.max_grad_norm
+        optimizer = torch.optim.AdamW(
+            list(_parameter_groups(model, optim.weight_decay)),
+            lr=optim.learning_rate,
+            betas=(optim.adam_beta1, optim.adam_beta2),
+            eps=optim.adam_epsilon,
+        )
+        self._optimizer = optimizer
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(run, optim))
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Log-probs [M] of the model."""
+        logps: Tensor = self._engine(batch)
+        return logps
+
+    def train(self, mode: bool = True) -> None:
+        """Training or evaluation mode of the model."""
+        self._engine.train(mode)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of `loss`; gradients are averaged over ranks at the step's `last` micro-batch."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Update the weights; returns the gradient's global norm before clipping.
+
+        Where that norm is not finite, nothing has been updated.
+        """
+        norm = self._gradient_norm() if self._stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
+            return norm
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+            if not self._engine.was_step_applied():
+                return math.nan
+        return norm
+
+    def _gradient_norm(self) -> float:
+        """The norm that DeepSpeed does not give at ZeRO 0; gradients are averaged and whole on every rank."""
+        import torch
+
+        squares = [p.grad.float().square().sum() for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.stack(squares).sum().sqrt())
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer state; every rank calls this."""
+        self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote. The caller has verified the files: DeepSpeed's are pickles."""
+        self._engine.load_checkpoint(str(directory), tag=_TAG)
+
+    def export_state_dict(self) -> dict[str, Tensor] | None:
+        """All weights on the CPU, on rank 0 (None elsewhere); every rank calls this. Tied weights stay one tensor."""
+        import deepspeed
+
+        weights: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}
+        for name, parameter in self._engine.module.named_parameters(remove_duplicate=False):
+            if id(parameter) not in seen:
+                with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
+                    whole = parameter.detach()
+                    seen[id(parameter)] = whole.cpu().clone() if is_main() else whole.new_empty(0)
+            weights[name] = seen[id(parameter)]
+        persistent = set(self._engine.module.state_dict())
+        for name, buffer in self._engine.module.named_buffers():
+            if name in persistent:
+                weights[name] = buffer.detach().cpu()
+        return weights if is_main() else None
+
+    def destroy(self) -> None:
+        """Free everything, so that the next stage can build its engine in this process."""
+        import torch
+
+        self._engine.destroy()
+        for hook in ("module_forward_pre_hook", "module_forward_post_hook"):  # they would call the dead engine
+            if hasattr(self._engine, hook):
+                getattr(self._engine, hook).remove()
+        self._engine.module.zero_grad(set_to_none=True)
+        del self._engine, self._optimizer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
+    """Matrices are decayed; norms and biases are not, as usual. One group where there is no decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if weight_decay == 0:
+        yield {"params": trained, "weight_decay": 0.0}
+        return
+    yield {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay}
+    if flat := [p for p in trained if p.ndim < 2]:
+        yield {"params": flat, "weight_decay": 0.0}

@@ -1,0 +1,43 @@
+"""Names that other trainers have, and what to use here: the hint of the error for an unknown setting."""
+
+from __future__ import annotations
+
+_ALWAYS = "it is always so, leave it out"
+FOREIGN = {
+    "attn_implementation": "attention is built in, leave it out",
+    "batch_size": "use global_batch_size (over all ranks)",
+    "beta": "use loss.beta",
+    "bf16": "use dtype bfloat16 with zero_stage >= 1",
+    "dataset_name": "use data",
+    "epochs": "use num_train_epochs",
+    "eval_strategy": "use eval_steps",
+    "fp16": "float16 is refused because it overflows; use dtype bfloat16 with zero_stage >= 1",
+    "gamma": "use loss.gamma (simpo) or loss.reward_scale (sepo)",
+    "gradient_accumulation_steps": "it follows from global_batch_size and max_tokens_per_batch; set those",
+    "label_smoothing": "use loss.label_smoothing",
+    "lora_alpha": "use lora.alpha",
+    "lora_dropout": "use lora.dropout",
+    "lora_r": "use lora.r",
+    "lora_target_modules": "use lora.target_modules",
+    "loss_type": "use method",
+    "lr": "use learning_rate",
+    "max_completion_length": "use max_tokens (prompt and response together) and truncation.tokens",
+    "max_length": "use max_tokens",
+    "max_prompt_length": "use max_prompt_tokens",
+    "model_name_or_path": "use model",
+    "optim": "AdamW is the only optimizer, leave it out",
+    "overwrite_output_dir": "finished stages are used again and others go on; for a new run name another output_dir",
+    "packing": _ALWAYS,
+    "padding_free": _ALWAYS,
+    "per_device_eval_batch_size": "evaluation fills micro-batches up to max_tokens_per_batch; set that",
+    "precompute_ref_log_probs": _ALWAYS,
+    "ref_model": "the reference of dpo is the policy's start; for sepo's base use base.path",
+    "report_to": "metrics.jsonl and TensorBoard events are always written, leave it out",
+    "resume_from_checkpoint": "give the same command again: it goes on from the last checkpoint",
+    "save_strategy": "use save_steps",
+    "torch_dtype": "use dtype",
+    "train_batch_size": "use global_batch_size (over all ranks)",
+    "use_peft": "use lora.r",
+    "warmup_steps": "use warmup_ratio",
+    "zero": "use zero_stage",
+}

@@ -1,0 +1,89 @@
+"""Metrics with TRL's names, as global sums over global counts: exact for any number of ranks and micro-batches."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyprefopt.losses import count_units
+from pyprefopt.losses.method import weighted_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyprefopt.losses import Method
+    from pyprefopt.types import PackedBatch
+
+# Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
+TALLY = (
+    "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens",
+)  # fmt: skip
+PAIR_MEANS = TALLY[1:7]
+
+
+def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, logps: Tensor) -> Tensor:
+    """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
+
+    `losses` [units], `rewards` [R] as the method gives them, `logps` [M]. `rewards/accuracies` counts chosen >
+    rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens. A
+    zero-loss batch counts no tokens.
+    """
+    rewards, plain = rewards.detach().double(), weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
+    chosen, rejected = rewards[batch.pair_chosen], rewards[batch.pair_rejected]
+    scored = batch.token_mask.sum(dtype=torch.float64)
+    return torch.stack([
+        losses.detach().double().sum(),
+        chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
+        plain[batch.pair_chosen].sum(), plain[batch.pair_rejected].sum(),
+        count_units(method.unit, batch).to(scored), scored.new_tensor(batch.pair_chosen.numel()),
+        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored,
+    ])  # fmt: skip
+
+
+def averages(totals: Tensor) -> dict[str, float]:
+    """Means of a global tally: the loss per unit, the rest per pair (left out where there were no pairs)."""
+    sums = dict(zip(TALLY, totals.tolist(), strict=True))
+    means = {"loss": sums["loss"] / sums["units"]} if sums["units"] else {}
+    return means | ({name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {})
+
+
+def ranking_tally(batch: PackedBatch, logps: Tensor) -> Tensor:
+    """[pairs ranked right, pairs], f64: mean log-prob of chosen > rejected over their scored tokens, a tie is 1/2."""
+    sums = weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
+    means = sums / batch.scored_length.double().clamp(min=1)
+    difference = means[batch.pair_chosen] - means[batch.pair_rejected]
+    return torch.stack([((difference.sign() + 1) / 2).sum(), difference.new_tensor(difference.numel())])
+
+
+def append_line(path: Path, line: Mapping[str, object]) -> None:
+    """Append one JSON line to `metrics.jsonl`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def drop_lines_after(path: Path, stage: str, step: int) -> None:
+    """Drop the stage's lines with a later step, and a line cut by a kill, so that a resumed run repeats none."""
+    if not path.exists():
+        return
+
+    def stays(line: str) -> bool:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            return False
+        return bool(record["stage"] != stage or record["step"] <= step)
+
+    kept = [line for line in path.read_text().splitlines() if stays(line)]
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("w") as file:
+        file.write("".join(line + "\n" for line in kept))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

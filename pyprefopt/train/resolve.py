@@ -1,0 +1,111 @@
+"""From what the user gave to one complete RunConfig: layers of settings, filled gaps, rules about several settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.losses import METHODS
+from pyprefopt.train import options
+from pyprefopt.train.compatibility import check_compatible
+from pyprefopt.train.config import RunConfig, SelectionConfig
+from pyprefopt.train.configfile import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
+
+
+def parse_args(argv: Sequence[str]) -> RunConfig:
+    """The resolved settings of a command line. `--help` prints and raises SystemExit(0)."""
+    given = options.split(argv)
+    file = given.pop("config", None)
+    if file is not None and len(file) != 1:
+        raise ConfigError(f"config must have one value, got {file!r}; write --config FILE")
+    from_file = read_yaml(file[0]) if file else {}
+    # Method, model and data decide which layers lie below, so they are looked up before the full parse.
+    words = {name: given[name][0] for name in ("method", "model", "data") if given.get(name)}
+    early = {name: None if word == "None" else word for name, word in words.items()}
+    method = _method(_merge(from_file, early))
+    from_file = typed(RunConfig, from_file, method)
+    from_line = options.parse(given, layered(from_file, early), method)
+    return resolve(_build(layered(from_file, from_line)))
+
+
+def load_config(path: str) -> RunConfig:
+    """The resolved settings of a YAML file."""
+    return resolve(_build(layered(read_yaml(path))))
+
+
+def configure(**settings: Any) -> RunConfig:
+    """The same from Python: `configure(method="dpo", learning_rate=1e-6, loss={"beta": 0.05})`."""
+    return resolve(_build(layered(settings)))
+
+
+def to_yaml(config: RunConfig) -> str:
+    """All settings as YAML; `load_config` of it gives the same config back."""
+    return dump_yaml(as_dict(resolve(config)))
+
+
+def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by precedence: dataclass defaults < configs/method/NAME < configs/embedded/NAME < `user`, left to right.
+
+    The embedded layer lies in only where the tiny model meets the toy data: no model and no data given. Defaults of
+    the dataclasses are not written out here; they hold for whatever no layer names.
+    """
+    given = _merge(*user)
+    method = _method(given)
+    layers = [recipe("method", method)]
+    if given.get("model") is None and given.get("data") is None:
+        layers.append(recipe("embedded", method))
+    for section in ("base", "oracle"):
+        if isinstance(given.get(section), Mapping) and given[section].get("path") is not None:
+            for layer in layers:  # a ready checkpoint is not trained: the recipes for training it do not apply
+                layer.pop(section, None)
+    return _merge(*layers, *user)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Fill what is None and follows from other settings, then apply the rules about several settings."""
+    filled: dict[str, Any] = {}
+    if config.loss is None:
+        filled["loss"] = METHODS[config.method](**recipe("method", config.method).get("loss", {}))
+    if config.output_dir is None:
+        filled["output_dir"] = f"runs/{config.method}"
+    if config.policy_init is None and config.method != "sft":
+        filled["policy_init"] = "base" if config.model is None else "model"
+    selection = recipe("method", config.method).get("selection", {})
+    if config.selection == SelectionConfig(rounding=config.selection.rounding):
+        filled["selection"] = replace(config.selection, **selection)
+    config = replace(config, **filled)
+    check_compatible(config)
+    return config
+
+
+def recipe(kind: str, method: str) -> dict[str, Any]:
+    """The shipped settings configs/KIND/METHOD.yaml."""
+    file = files("pyprefopt") / "configs" / kind / f"{method}.yaml"
+    return parse_yaml(file.read_text(encoding="utf-8"), f"configs/{kind}/{method}.yaml")
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    method = settings.get("method", RunConfig.method)
+    if method not in METHODS:
+        known = ", ".join(sorted(METHODS))
+        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method), METHODS)}")
+    return str(method)
+
+
+def _build(settings: Mapping[str, Any]) -> RunConfig:
+    method = _method(settings)
+    config: RunConfig = build(RunConfig, typed(RunConfig, settings, method), method)
+    return config
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win, setting by setting."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            below = merged.get(name)
+            merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
