@@ -1,5 +1,31 @@
 """The only importer of the extension."""
 
-from pyprefopt._rust import Tokenizer, render_chat, spans_to_mask, truncate_positions, truncate_text
+from pyprefopt._rust import (
+    Packer,
+    Tokenizer,
+    detect_format,
+    parse_instructions,
+    parse_preferences,
+    render_chat,
+    select_top_k,
+    spans_to_mask,
+    split_json,
+    top_k_mask,
+    truncate_positions,
+    truncate_text,
+)
 
-__all__ = ["Tokenizer", "render_chat", "spans_to_mask", "truncate_positions", "truncate_text"]
+__all__ = [
+    "Packer",
+    "Tokenizer",
+    "detect_format",
+    "parse_instructions",
+    "parse_preferences",
+    "render_chat",
+    "select_top_k",
+    "spans_to_mask",
+    "split_json",
+    "top_k_mask",
+    "truncate_positions",
+    "truncate_text",
+]

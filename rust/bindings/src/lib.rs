@@ -6,6 +6,7 @@ mod align;
 mod columns;
 mod error;
 mod formats;
+mod lists;
 mod pack;
 mod select;
 mod template;
