@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
+__all__: list[str]
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
@@ -29,12 +30,13 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+@final
 class Tokenizer:
     def __new__(
         cls,
         json: bytes,
         *,
-        special_tokens: list[tuple[str, str]] = [],
+        special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
     ) -> Tokenizer: ...
