@@ -6,7 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "Packer",
+    "Tokenizer",
+    "__version__",
+    "detect_format",
+    "parse_instructions",
+    "parse_preferences",
+    "render_chat",
+    "select_top_k",
+    "spans_to_mask",
+    "split_json",
+    "top_k_mask",
+    "truncate_positions",
+    "truncate_text",
+]
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
