@@ -353,6 +353,15 @@ def test_responses_are_cut_to_the_limit(toy):
         assert "--max_tokens" in result.rejects["remedy"][0]
 
 
+def test_a_response_that_the_tokenizer_drops_is_told(byte_file, tmp_path):
+    library = tokenizers.Tokenizer.from_file(str(byte_file))
+    library.normalizer = tokenizers.normalizers.Replace("\u200b", "")
+    library.save(str(tmp_path / "t.json"))
+    tokenizer = load_tokenizer(tmp_path / "t.json", eos_token="</s>", chat_template="plain")
+    found, _ = reasons(preferences(("why", "\u200b", "c")), tokenizer)
+    assert found == [(0, "chosen", "empty_response")]
+
+
 @needs_shared
 def test_lazy_streaming_and_chunks_give_the_same():
     tokenizer = real("phi-2")
