@@ -13,6 +13,12 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
         |message: String| -> Result<Value, Error> { Err(invalid(message)) },
     );
     environment.add_function("strftime_now", move |format: String| strftime(&format, now));
+    environment.add_test("iterable", |value: &Value| {
+        !matches!(
+            value.kind(),
+            ValueKind::None | ValueKind::Bool | ValueKind::Number
+        )
+    });
     environment.set_formatter(format_value);
 }
 
@@ -215,8 +221,14 @@ fn python_quote(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c < ' ' || c == '\u{7f}' => {
-                let _ = write!(out, "\\x{:02x}", c as u32); // writing to a String cannot fail
+            c if c != ' ' && (c.is_control() || c.is_whitespace()) => {
+                let code = c as u32;
+                // writing to a String cannot fail
+                let _ = if code < 0x100 {
+                    write!(out, "\\x{code:02x}")
+                } else {
+                    write!(out, "\\u{code:04x}")
+                };
             }
             c => out.push(c),
         }
