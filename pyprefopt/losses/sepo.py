@@ -25,9 +25,7 @@ class SePO:
     """
 
     reward_scale: float = 1.0  # gamma of Eq. 26, scale of the mean log-prob; the paper prints none, its code uses 1
-    normalizer: Literal["ratio", "selected"] = (
-        "ratio"  # divide by |y| k (the paper) or by the number selected (its code)
-    )
+    normalizer: Literal["ratio", "selected"] = "ratio"  # divide by |y| k (the paper), or by the number selected
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.data.atomic import atomic_write, read_manifest, write_manifest
+from pyprefopt.data.atomic import MANIFEST, atomic_write, read_manifest, write_manifest
 from pyprefopt.stages.meter import Meter
 from pyprefopt.train import dist
 
@@ -67,9 +67,10 @@ Build = Callable[[Path], dict[str, Any]]
 
 def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dict[str, Any] | None:
     """The manifest of `directory` if it was made for this stage's key and its outputs are still there, else None."""
+    if not (directory / MANIFEST).exists():
+        return None
     manifest = read_manifest(directory)
-    right = manifest is not None and manifest.get("key") == stage.key and all(path.exists() for path in outputs)
-    return manifest if right else None
+    return manifest if manifest.get("key") == stage.key and all(path.exists() for path in outputs) else None
 
 
 def run_stage(
@@ -108,7 +109,7 @@ def _claim(stage: Stage, directory: Path) -> None:
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
         atomic_write(directory / KEY_FILE, json.dumps({"key": stage.key}).encode())
-    (directory / "manifest.json").unlink(missing_ok=True)  # an output is gone: nobody may take this for finished
+    (directory / MANIFEST).unlink(missing_ok=True)  # an output is gone: nobody may take this for finished
 
 
 def _claimed_by(directory: Path) -> str | None:
@@ -118,4 +119,4 @@ def _claimed_by(directory: Path) -> str | None:
 
 def _wait_for_claim(stage: Stage, directory: Path) -> None:
     while _claimed_by(directory) != stage.key:
-        time.sleep(0.05)
+        time.sleep(0.1)

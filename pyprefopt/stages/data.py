@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyprefopt.data.atomic import atomic_write, sha256_file
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Stage, content_hash
 from pyprefopt.train.config import RunConfig
 
@@ -66,7 +66,7 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval`, `sft`, `eval_sft`."""
+    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` (if any), `sft` (if it has own data)."""
     from pyprefopt.data.store import SegmentStore, ValueStore
     from pyprefopt.modeling.load import toy_config
 
@@ -76,23 +76,31 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     splits = intake.splits()
     intake.settle(directory)
     facts: dict[str, Any] = intake.counts()
+    fingerprints = {}
     for name, segments in splits.items():
-        if segments.is_empty() and name in ("train", "sft"):
-            raise ConfigError(f"no rows are left for '{name}'; see the reasons in {directory / 'rejected.jsonl'}")
+        if segments.is_empty():
+            if name == "eval":
+                continue
+            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
         store = SegmentStore.write(segments, directory / name)
+        fingerprints[name] = store.fingerprint
         facts[name] = {"rows": store.num_rows, "tokens": int(segments["ids"].list.len().sum())}
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
-            ValueStore.write(directory / f"{name}_planted", store, planted)
+            ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
     tokenizer.save(directory / "tokenizer")
     if config.model is None:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         content = json.dumps(toy_config(tokenizer.vocab_size, **ids), indent=2)
         (directory / "model").mkdir(exist_ok=True)
         atomic_write(directory / "model" / "config.json", content.encode())
-    stores = {name: SegmentStore.open(directory / name).fingerprint for name in splits}
-    fingerprint = content_hash([stores, tokenizer.fingerprint])
+    fingerprint = content_hash([fingerprints, tokenizer.fingerprint])
     return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size}
+
+
+def split_names(data: Path) -> list[str]:
+    """Which of the pair splits the data stage wrote."""
+    return [name for name in ("train", "eval") if (data / name).exists()]
 
 
 def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
@@ -132,11 +140,8 @@ class Intake:
             pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
             pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
         splits = {"train": self._truncate(self._tokenize("train", pairs)), "eval": self._tokenize("eval", held_out)}
-        if config.base.data == "chosen":
-            splits["sft"] = chosen_only(splits["train"])
-        else:
+        if config.base.data != "chosen":
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
-        splits["eval_sft"] = chosen_only(splits["eval"])
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
             limit = 2 * max(config.global_batch_size, config.base.global_batch_size, config.oracle.global_batch_size)
             splits = {name: first_rows(segments, limit) for name, segments in splits.items()}
@@ -215,14 +220,6 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
     picked = np.random.Generator(np.random.PCG64(seed)).permutation(groups)[:count]
     held = grouped["_group"].is_in(pl.Series(picked).implode())
     return frame.filter(~held), frame.filter(held)
-
-
-def chosen_only(segments: pl.DataFrame) -> pl.DataFrame:
-    """Prompt and chosen response of each pair, as one-response groups: what SFT trains on."""
-    import polars as pl
-
-    kind = pl.when(pl.col("kind") == "chosen").then(pl.lit("response")).otherwise(pl.col("kind"))
-    return segments.filter(pl.col("kind") != "rejected").with_columns(kind=kind)
 
 
 def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:

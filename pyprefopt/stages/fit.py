@@ -38,8 +38,6 @@ class Training:
     method: Method
     start: Source
     data: Artifact
-    train_split: str
-    eval_split: str
     target: Path  # where the trained model goes
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
@@ -49,7 +47,7 @@ class Training:
         """The stage's key."""
         settings = {f.name: getattr(self.optim, f.name) for f in fields(OptimConfig)}
         settings |= {name: getattr(config, name) for name in KEYED}
-        settings |= {"method": repr(self.method), "split": self.train_split, "fraction": self.fraction}
+        settings |= {"method": repr(self.method), "fraction": self.fraction}
         inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
         for name in ("ref_logps", "selection"):
             artifact = getattr(self, name)
@@ -57,21 +55,36 @@ class Training:
                 inputs[name] = artifact.fingerprint
         return Stage(self.name, settings, inputs, seed=config.seed)
 
-    def loader(self, config: RunConfig, split: str, *, plain: bool = False, subset: bool = False) -> StepLoader | None:
-        """This rank's batches of a split, with what the method needs; `plain`: whole responses, log-probs only."""
-        store = SegmentStore.open(self.data.directory / split)
-        if store.num_rows == 0:
-            return None
+    def loaders(self, config: RunConfig) -> dict[str, StepLoader | None]:
+        """`train`; `eval`, with what the method needs; `ranking`, the same pairs with whole responses."""
+        on_pairs = self.method.trains_on == "pairs"
+        own = not on_pairs and (self.data.directory / "sft").exists()
+        only = None if on_pairs or own else "chosen"
+        return {
+            "train": self._loader(config, "sft" if own else "train", self._columns(config, "train") | {"only": only}),
+            "eval": self._loader(
+                config, "eval", self._columns(config, "eval") | {"only": None if on_pairs else "chosen"}
+            ),
+            "ranking": self._loader(config, "eval", {}),
+        }
+
+    def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if self.ref_logps is not None and not plain:
+        if self.ref_logps is not None and (self.ref_logps.directory / split).exists():
             columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
-        if self.selection is not None and not plain:
+        if self.selection is not None and (self.selection.directory / split).exists():
             rule = config.selection
             columns["selected"] = ValueStore.open(self.selection.directory / split)
             columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
+        return columns
+
+    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader | None:
+        if not (self.data.directory / split).exists():
+            return None
+        store = SegmentStore.open(self.data.directory / split)
         return StepLoader(
             Packer(store, layout=config.layout, **columns),
-            groups=draw(store.num_rows, self.fraction if subset else 1.0, config.seed),
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,
             max_groups=config.per_device_train_batch_size,
@@ -92,15 +105,15 @@ def draw(count: int, fraction: float, seed: int) -> np.ndarray:
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
     model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
-    train_loader = training.loader(config, training.train_split, subset=True)
-    assert train_loader is not None  # noqa: S101  (the data stage refuses an empty split)
+    loaders = training.loaders(config)
+    assert loaders["train"] is not None  # noqa: S101  (the data stage refuses an empty split)
     job = Job(
         stage=training.name,
         model=model,
         method=training.method,
-        train=train_loader,
-        eval=training.loader(config, training.eval_split),
-        ranking=training.loader(config, "eval", plain=True),
+        train=loaders["train"],
+        eval=loaders["eval"],
+        ranking=loaders["ranking"],
         optim=training.optim,
         run=config,
         directory=directory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -17,10 +18,8 @@ class Meter:
         self._device = _cuda()
         if self._device is not None:
             self._device.reset_peak_memory_stats()
-        try:
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
 
     def peak(self) -> int:
         """Bytes."""

@@ -11,13 +11,19 @@ from typing import Any
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.losses import SFT, Method
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
+from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
 from pyprefopt.stages.models import Source, check_oracle_vocabulary, open_model, start_model
 from pyprefopt.stages.score import (
-    build_logps, build_scores, build_selection, logps_stage, scores_stage, selection_stage,
+    build_logps,
+    build_scores,
+    build_selection,
+    logps_stage,
+    scores_stage,
+    selection_stage,
 )  # fmt: skip
-from pyprefopt.stages.summary import summarize, write_summary
+from pyprefopt.stages.summary import format_table, summarize, write_summary
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.resolve import resolve, to_yaml
@@ -116,9 +122,8 @@ class Pipeline:
         return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
-        splits = ("sft", "eval_sft") if method.trains_on == "responses" else ("train", "eval")
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
-        training = Training(name, optim, method, start, self.data, *splits, target, **inputs)
+        training = Training(name, optim, method, start, self.data, target, **inputs)
         artifact = self._run(
             training.stage(self.config),
             lambda directory: run_training(self.config, training, directory),
@@ -130,7 +135,7 @@ class Pipeline:
     def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
         def build(directory: Path) -> dict[str, Any]:
             model = open_model(self.config, source, self.data, dtype=dtype, trained=False)
-            return build_logps(self.config, self.data, model, directory, name)
+            return build_logps(self.config, self.data, model, directory, name, stage.key)
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
         directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
@@ -152,6 +157,8 @@ def train(config: RunConfig) -> RunResult:
     output_dir = Path(config.output_dir)
     dist.set_threads(config.threads)
     with dist.RunLock(output_dir):
+        if config.check:
+            return _check(config, output_dir)
         if dist.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)
@@ -159,4 +166,15 @@ def train(config: RunConfig) -> RunResult:
         summary = summarize(config, pipeline.made)
         if dist.is_main():
             write_summary(output_dir, summary)
+            print(format_table(summary))
+    return RunResult(output_dir, Path(policy.path), summary)
+
+
+def _check(config: RunConfig, output_dir: Path) -> RunResult:
+    pipeline = Pipeline(one_step(config))
+    policy = pipeline.policy
+    summary = summarize(config, pipeline.made)
+    if dist.is_main():
+        print(report(pipeline))
+    clean_up(output_dir)
     return RunResult(output_dir, Path(policy.path), summary)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.data.loader import StepLoader
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.select import top_k_mask
-from pyprefopt.data.store import SegmentStore, ValueStore, scatter_values
+from pyprefopt.data.select import select_top_k
+from pyprefopt.data.store import KINDS, SegmentStore, ValueStore, scatter_values
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.data import split_names
 from pyprefopt.train import dist
 from pyprefopt.train.config import RunConfig, SelectionConfig
 
-SPLITS = ("train", "eval")
+logger = logging.getLogger("pyprefopt")
 
 
 def logps_stage(data: Artifact, model_fingerprint: str, dtype: str) -> Stage:
@@ -28,12 +32,14 @@ def logps_stage(data: Artifact, model_fingerprint: str, dtype: str) -> Stage:
     return Stage("logps", {"dtype": dtype}, {"data": data.fingerprint, "model": model_fingerprint})
 
 
-def build_logps(config: RunConfig, data: Artifact, model: LogpsModel, directory: Path, title: str) -> dict[str, Any]:
+def build_logps(
+    config: RunConfig, data: Artifact, model: LogpsModel, directory: Path, title: str, key: str
+) -> dict[str, Any]:
     """Per-token log-probs of every response of `train` and `eval`; each rank scores its share.
 
     The ranks hand over through files, not through a collective, and a part that a killed run left is used again.
     """
-    for split in SPLITS:
+    for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         world = dist.world_size()
         parts = [directory / f"{split}-{rank}-of-{world}.safetensors" for rank in range(world)]
@@ -41,7 +47,7 @@ def build_logps(config: RunConfig, data: Artifact, model: LogpsModel, directory:
             atomic_write(parts[dist.rank()], save(_score_share(config, store, model, f"{title} {split}")))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
-            ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values))
+            ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
             for part in parts:
                 part.unlink()
     return {}
@@ -88,36 +94,74 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     its chosen responses too, and then the highest scores of a chosen response are filler.
     """
     facts: dict[str, Any] = {}
-    for split in SPLITS:
+    facts: dict[str, Any] = {"chosen": {}, "rejected": {}}
+    for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
-        ours, theirs = (ValueStore.open(a.directory / split).flat() for a in (oracle, base))
-        ValueStore.write(directory / split, store, ours - theirs)
+        scores = _flat(oracle.directory / split) - _flat(base.directory / split)
+        ValueStore.write(directory / split, store, scores, key="log pi_oracle - log pi_base")
         if split == "train":
-            mask = store.flat("mask")
-            for kind in ("chosen", "rejected"):
-                facts[f"mean_score_{kind}"] = float((ours - theirs)[mask & store.kind_of_tokens(kind)].mean())
+            for side, tokens in _sides(store).items():
+                facts[side]["mean_score"] = float(scores[tokens].mean(dtype=np.float64))
+    if facts["chosen"]["mean_score"] < 0:
+        logger.warning(
+            "the oracle lowers its chosen responses too (mean token score %.3f): their highest scores may be filler; "
+            "train it less hard (oracle.learning_rate, oracle.num_train_epochs), or raise oracle.loss.beta",
+            facts["chosen"]["mean_score"],
+        )
     return {"facts": facts}
 
 
 def selection_stage(rule: SelectionConfig, scores: Artifact) -> Stage:
     """Top-k% of each response by the scores."""
-    return Stage("selection", vars(rule) | {}, {"scores": scores.fingerprint})
+    return Stage("selection", asdict(rule), {"scores": scores.fingerprint})
 
 
-def build_selection(config: RunConfig, data: Artifact, scores: Artifact, directory: Path) -> dict[str, Any]:
+def build_selection(rule: SelectionConfig, data: Artifact, scores: Artifact, directory: Path) -> dict[str, Any]:
     """Write the masks of selected tokens (SePO Eq. 25).
 
     Facts: the share of tokens that is selected, and, where the data says which tokens carry the preference
     (`chosen_planted`, `rejected_planted`), recall, precision and what chance would give.
     """
-    rule = config.selection
+    import polars as pl
+
     facts: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
-        values = ValueStore.open(scores.directory / split)
-        selected = select_lines(store, values, rule)
-        ValueStore.write(directory / split, store, selected)
-        planted = data.directory / f"{split}_planted"
+        values = ValueStore.open(scores.directory / split).check(store).values
+        frame = pl.from_arrow(store.table.append_column("scores", values))
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives a frame)
+        selected = select_top_k(frame, **asdict(rule))["selected"]
+        ValueStore.write(directory / split, store, selected, key="selection")
         if split == "train":
-            facts = selection_facts(store, selected, ValueStore.open(planted) if planted.exists() else None)
+            facts = _selection_facts(store, _flat(directory / split), data.directory / "train_planted")
     return {"facts": facts}
+
+
+def _selection_facts(store: SegmentStore, selected: np.ndarray, planted_store: Path) -> dict[str, Any]:
+    planted = _flat(planted_store) if planted_store.exists() else None
+    facts: dict[str, Any] = {}
+    for side, tokens in _sides(store).items():
+        ours = selected[tokens]
+        facts[side] = {"selected_share": float(ours.mean())}
+        if planted is not None:
+            truth = planted[tokens]
+            hits = float((ours & truth).sum())
+            facts[side] |= {
+                "planted_recall": hits / max(1.0, float(truth.sum())),
+                "planted_recall_by_chance": float(ours.mean()),
+                "planted_precision": hits / max(1.0, float(ours.sum())),
+                "planted_precision_by_chance": float(truth.mean()),
+            }
+    return facts
+
+
+def _flat(directory: Path) -> np.ndarray:
+    """All values of a store, one response after another."""
+    values = pc.list_flatten(ValueStore.open(directory).values)
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _sides(store: SegmentStore) -> dict[str, np.ndarray]:
+    """Which of the flat values are the chosen (rejected) responses' own tokens."""
+    kinds = np.repeat(store.kinds, np.diff(store.response_offsets))
+    return {side: (kinds == KINDS.index(side)) & store.response_mask for side in ("chosen", "rejected")}

@@ -103,10 +103,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.base.path is not None and not _only_path(c.base),
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
-        {"method": "sepo", "base": {"path": "base", "data": "instructions.jsonl"}},
+        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
     ),
     # data
+    Rule(
+        lambda c: c.base.data != BaseConfig.data and c.data is None,
+        "base.data needs data: the embedded set has its own SFT split; add data or leave base.data out",
+        {"base": {"data": "instructions.jsonl"}},
+        "base.data",
+    ),
     Rule(
         lambda c: c.eval_data is not None and c.data is None,
         "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",

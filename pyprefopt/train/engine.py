@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import logging
 import math
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
 _REFUSED = {  # what a user's JSON may not set, and why
-    "optimizer": "the optimizer is AdamW with the settings learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon",
-    "scheduler": "the schedule is set by lr_scheduler_type and warmup_ratio",
+    "optimizer": "it is AdamW, set by learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon",
+    "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
     "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
     "checkpoint": "checkpoints are written by save_steps and save_total_limit",
 }
@@ -94,7 +96,10 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     if run.deepspeed is None:
         return ours
     user = _read_json(run.deepspeed)
-    stated = {"train_batch_size": optim.global_batch_size, "train_micro_batch_size_per_gpu": run.per_device_train_batch_size}
+    stated = {
+        "train_batch_size": optim.global_batch_size,
+        "train_micro_batch_size_per_gpu": run.per_device_train_batch_size,
+    }
     for name, value in stated.items():  # sizes as we mean them; DeepSpeed's own batch arithmetic stays unused
         if user.get(name, "auto") not in ("auto", value):
             raise _conflict(run.deepspeed, name, user[name], "global_batch_size / per_device_train_batch_size", value)
@@ -140,7 +145,7 @@ def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: 
 
 def _conflict(path: str, name: str, theirs: object, setting: str, value: object) -> ConfigError:
     return ConfigError(
-        f"{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write \"auto\" in the file"
+        f'{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write "auto" in the file'
     )
 
 
@@ -160,12 +165,21 @@ class Engine:
             eps=optim.adam_epsilon,
         )
         self._optimizer = optimizer
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(run, optim))
+        config = deepspeed_config(run, optim)
+        with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
+            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Log-probs [M] of the model."""
         logps: Tensor = self._engine(batch)
         return logps
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return bool(self._engine.training)
 
     def train(self, mode: bool = True) -> None:
         """Training or evaluation mode of the model."""

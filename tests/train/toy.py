@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,10 +34,10 @@ class ToyModel(nn.Module):
 
 def make_groups(count: int, seed: int = 0, single: bool = False) -> list[Group]:
     """Pairs whose chosen responses prefer low ids; with `single` one response a prompt."""
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
 
     def ids(low: int, high: int) -> list[int]:
-        return [rng.randrange(low, high) for _ in range(rng.randint(3, 9))]
+        return rng.integers(low, high, rng.integers(3, 10)).tolist()
 
     groups = []
     for row in range(count):
@@ -61,7 +60,11 @@ def with_ref_logps(groups: list[Group], model: nn.Module) -> list[Group]:
 def dummy_like(batch: PackedBatch) -> PackedBatch:
     """A batch that scores nothing: one response of one token, masked, no pair."""
     dummy = pack_groups([Group([0], [Response([0], kind="response")])])
-    values = {n: np.zeros(1, np.float32) for n in ("token_rewards", "user_weights", "ref_logps") if getattr(batch, n) is not None}
+    values = {
+        n: np.zeros(1, np.float32)
+        for n in ("token_rewards", "user_weights", "ref_logps")
+        if getattr(batch, n) is not None
+    }
     arrays = {**dummy.__dict__, "token_mask": np.zeros(1, np.float32), **values}
     return PackedBatch(**arrays)
 
@@ -69,7 +72,9 @@ def dummy_like(batch: PackedBatch) -> PackedBatch:
 class ToyLoader:
     """StepLoader's interface; `per_batch` pairs a micro-batch, the last ones smaller."""
 
-    def __init__(self, groups: list[Group], *, batch: int, per_batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, groups: list[Group], *, batch: int, per_batch: int, rank: int = 0, world: int = 1, seed: int = 0
+    ) -> None:
         self.groups, self.batch, self.per_batch = groups, batch, per_batch
         self.rank, self.world, self.seed = rank, world, seed
         self.steps_per_epoch = -(-len(groups) // batch)
@@ -77,8 +82,7 @@ class ToyLoader:
 
     def window(self, k: int) -> list[int]:
         epoch, within = divmod(k, self.steps_per_epoch)
-        order = list(range(len(self.groups)))
-        random.Random(self.seed * 1000 + epoch).shuffle(order)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
         return order[within * self.batch : (within + 1) * self.batch]
 
     def step(self, k: int) -> list[PackedBatch]:

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod align;
+mod columns;
 mod error;
 mod formats;
 mod lists;

@@ -1,0 +1,113 @@
+"""Every setting of a run, flipped: which stages get another key, and so run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyprefopt.losses import DPO, SFT
+from pyprefopt.stages.artifact import Artifact
+from pyprefopt.stages.data import data_stage
+from pyprefopt.stages.fit import Training
+from pyprefopt.stages.models import Source, start_model
+from pyprefopt.stages.score import logps_stage, selection_stage
+from pyprefopt.train.config import LoraConfig, RunConfig
+from pyprefopt.train.configfile import dotted_names
+from pyprefopt.train.resolve import configure
+
+DATA = {"data"}
+OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "global_batch_size", "lr_scheduler_type", "warmup_ratio",
+         "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")  # fmt: skip
+TRAINED = {"base", "oracle", "policy"}
+
+# Setting -> (another value, the stages whose own key changes). What comes after them follows through their content.
+FLIPS: dict[str, tuple[Any, set[str]]] = {
+    "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
+    "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (64, DATA), "max_tokens": (4096, DATA),
+    "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
+    "tokenizer": ("other.json", DATA), "eos_token": ("<end>", DATA), "chat_template": ("chatml", DATA),
+    "base.data": ("sft.jsonl", DATA), "check": (True, DATA),
+    "seed": (1, DATA | TRAINED), "dtype": ("bfloat16", TRAINED | {"ref_logps"}),
+    "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
+    "lora.target_modules": (("q_proj",), TRAINED),
+    "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
+    "oracle.fraction": (0.5, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
+    "oracle.loss.label_smoothing": (0.1, {"oracle"}),
+    "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
+    "selection.rounding": ("floor", {"selection"}),
+}  # fmt: skip
+VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
+for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
+    FLIPS |= {prefix + name: (value, {stage}) for name, value in VALUES.items()}
+
+# Settings that change which stages there are, or where a model comes from, or nothing in the results.
+STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
+RECORDED = {
+    "output_dir", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch", "threads", "layout",
+    "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit", "logging_steps", "trust_remote_code",
+}  # fmt: skip
+
+
+def keys(config: RunConfig) -> dict[str, str]:
+    """The keys of all stages of a SePO run, as if every input had the same content."""
+    data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
+    scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
+    source = Source("model", "model")
+    stages = {
+        "data": data_stage(config),
+        "ref_logps": logps_stage(data, "model", config.dtype),
+        "selection": selection_stage(config.selection, scores),
+        "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
+        "oracle": Training(
+            "oracle", config.oracle, config.oracle.loss, source, data, Path("o"), fraction=config.oracle.fraction
+        ).stage(config),
+        "policy": Training("policy", config, config.loss, source, data, Path("p")).stage(config),
+    }
+    return {name: stage.key for name, stage in stages.items()}
+
+
+def flip(config: Any, name: str, value: Any) -> Any:
+    head, _, rest = name.partition(".")
+    return replace(config, **{head: flip(getattr(config, head), rest, value) if rest else value})
+
+
+def base_config() -> RunConfig:
+    config = configure(method="sepo", model="model", data="pairs.jsonl", max_prompt_tokens=32, max_tokens=64)
+    return replace(config, truncation=replace(config.truncation))
+
+
+def test_every_setting_is_listed() -> None:
+    known = {name for name, _ in dotted_names(RunConfig, "sepo")}
+    assert known == set(FLIPS) | STRUCTURAL | RECORDED
+
+
+@pytest.mark.parametrize("name", sorted(FLIPS))
+def test_flip(name: str) -> None:
+    value, expected = FLIPS[name]
+    config = base_config()
+    before, after = keys(config), keys(flip(config, name, value))
+    assert {stage for stage in before if before[stage] != after[stage]} == expected
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED - {"output_dir", "deepspeed"}))
+def test_recorded_settings_change_no_key(name: str) -> None:
+    config = base_config()
+    current = getattr(config, name)
+    other = {"layout": "separate", "zero_stage": 2}.get(name, not current if isinstance(current, bool) else 17)
+    assert keys(config) == keys(replace(config, **{name: other}))
+
+
+def test_seed_decides_random_weights(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama"}')
+    data = Artifact("data", tmp_path, {"key": "data"}, reused=False)
+    config = replace(base_config(), model=str(path))
+    assert start_model(config, data).fingerprint != start_model(replace(config, seed=5), data).fingerprint
+
+
+def test_oracle_and_method_settings_are_told_apart() -> None:
+    assert keys(base_config())["oracle"] != keys(replace(base_config(), loss=DPO()))["policy"]
+    assert LoraConfig() == base_config().lora
