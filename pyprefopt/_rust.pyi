@@ -5,6 +5,7 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Packer", "__version__", "select_top_k", "top_k_mask"]
 __version__: str
 
 # align
