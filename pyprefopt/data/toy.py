@@ -83,7 +83,9 @@ class _Writer:
     def response(self, filler: list[str], sounds: list[str]) -> tuple[str, list[dict[str, int]]]:
         """The text, and the byte spans of the sounds in it."""
         slots = sorted(self._random.sample(range(len(filler) + len(sounds)), len(sounds)))
-        words, spans, position, rest = [], [], 0, iter(filler)
+        words: list[str] = []
+        spans: list[dict[str, int]] = []
+        position, rest = 0, iter(filler)
         for slot in range(len(filler) + len(sounds)):
             if slot in slots:
                 sound = sounds[len(spans)]
@@ -163,9 +165,7 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def write_toy(
-    directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000
-) -> ToyPaths:
+def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000) -> ToyPaths:
     """Write the embedded set into `directory`; the bytes depend on the arguments alone.
 
     Args:
