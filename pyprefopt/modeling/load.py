@@ -11,7 +11,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
@@ -19,6 +26,7 @@ from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
 
 logger = logging.getLogger(__name__)
 
+_NEEDS_IT = "packed batches need an architecture that uses transformers' attention interface"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -46,11 +54,18 @@ def load_model(
     config = _read_config(path, trust_remote_code)
     original = copy.deepcopy(config)
     _prepare(config)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
+        raise ConfigError(
+            f"model must be a causal language model, got model_type {config.model_type!r} ({str(path)!r})"
+        )
+    try:
+        model = _build_model(path, config, wanted, seed=seed, trust_remote_code=trust_remote_code)
+    except KeyError as error:  # what architectures with a fixed table of attention classes answer
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
     if path.is_file():
-        model = _random_model(config, seed, trust_remote_code).to(wanted)
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
-    else:
-        model = _read_model(path, config, wanted, trust_remote_code)
     _check_model(model, vocab_size, str(source))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -202,23 +217,21 @@ def _prepare(config: PreTrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def _random_model(config: PreTrainedConfig, seed: int, trust_remote_code: bool) -> PreTrainedModel:
-    """Random float32 weights; the generator's state is put back, and no other device's generator is touched."""
+def _build_model(
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
+    options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return cast(
-            "PreTrainedModel",
-            AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
-            ),
-        )
-
-
-def _read_model(path: Path, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
+        if path.is_file():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+            for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
+                parameter.data = parameter.data.to(dtype)
+            return cast("PreTrainedModel", model)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
-            local_files_only=True, use_safetensors=True, output_loading_info=True,
+            path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            **options,
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import estimate_memory, load_model, model_hash, save_policy, toy_config
+from pyprefopt.modeling import LogpsModel, estimate_memory, load_model, model_hash, save_policy, toy_config
 from pyprefopt.modeling.attention import ATTENTION_NAME
 from tests.modeling.models import ARCHITECTURES, write_config
 
@@ -77,6 +77,20 @@ def test_dropout_is_off_but_the_source_keeps_its_own(name: str, tmp_path: Path) 
     assert model.source_config.attention_dropout == 0.1
     assert all(m.p == 0 for m in model.modules() if isinstance(m, nn.Dropout))
     assert not any(getattr(m, "attention_dropout", 0) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rotary_frequencies_stay_in_float32(name: str, tmp_path: Path) -> None:
+    full, half = (
+        load_model(write_config(tmp_path, ARCHITECTURES[name]), dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
+    cast = LogpsModel(full).bfloat16().model  # as an engine may do
+    read = load_model(save_policy(half, tmp_path / "saved"), dtype="bfloat16")
+    expected = load_model(write_config(tmp_path, ARCHITECTURES[name])).base_model.rotary_emb.inv_freq
+    for model in (half, cast, read):
+        assert model.dtype == torch.bfloat16
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        assert torch.equal(model.base_model.rotary_emb.inv_freq, expected)
 
 
 def test_two_models_of_one_file_do_not_share_a_config(config: Path) -> None:
@@ -169,6 +183,8 @@ def test_other_dtypes_are_refused(config: Path, dtype: str) -> None:
         ({"model_type": "t5"}, "must be a decoder"),
         ({"model_type": "lama"}, "model_type must be one that transformers knows, got 'lama'; did you mean 'llama'"),
         ({"model_type": None}, "model_type must be one that transformers knows, got None"),
+        ({"model_type": "gptj", "rotary_dim": 4}, "model_type 'gptj' does not take another attention"),
+        ({"model_type": "vit"}, "must be a causal language model"),
         ({"model_type": "bloom"}, "BloomForCausalLM .* does not take another attention"),
     ],
 )

@@ -12,7 +12,6 @@ from tests.modeling.models import make_groups, packed_model
 from tests.modeling.test_logps import Lora
 from tests.reference.packing import pack_groups
 
-
 VARIANTS = [("llama", False, False), ("llama", True, True), ("gemma2", False, True), ("gpt_neox", False, False)]
 
 
@@ -38,7 +37,9 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
         with torch.no_grad():
             scored = engine(batch)
         logps, expected = engine(batch), plain(batch)
-        result["logps"] = max(result["logps"], (logps - expected).abs().max().item(), (scored - logps).abs().max().item())
+        result["logps"] = max(
+            result["logps"], (logps - expected).abs().max().item(), (scored - logps).abs().max().item()
+        )
         engine.backward(logps.sum())
         reference.zero_grad()
         expected.sum().backward()
