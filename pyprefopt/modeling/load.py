@@ -105,10 +105,13 @@ def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Pa
     return path
 
 
-def model_hash(source: str | Path) -> str:
-    """Hex sha256 of what makes the model: configuration, tensors and adapter; paths and other files do not count."""
-    path = resolve_source(source)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
+def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
+    """Hex sha256 of what makes the model: configuration, tensors and adapter, and its code where that is trusted.
+
+    Paths, tokenizers and other files do not count.
+    """
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
     digest = hashlib.sha256()
     for file in files:
         if file.name.endswith(".json"):
@@ -194,27 +197,32 @@ def _settings(file: Path) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("transformers_version", "peft_version")}
 
 
-def _counts(file: Path, root: Path) -> bool:
+def _counts(file: Path, root: Path, code: bool) -> bool:
     """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
     if file.parent not in (root, root / "adapter"):
         return False
-    return file.suffix == ".safetensors" or file.name in ("config.json", "adapter_config.json")
+    return (
+        file.suffix == ".safetensors"
+        or file.name in ("config.json", "adapter_config.json")
+        or (code and file.suffix == ".py")
+    )
 
 
 def _prepare(config: PreTrainedConfig) -> None:
     """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    if unknown := sorted(layer_types - LAYER_TYPES):
+    text = config.get_text_config()
+    if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
         raise ConfigError(
             f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
     config._attn_implementation = ATTENTION_NAME
-    config.use_cache = False
-    for name, value in list(vars(config).items()):
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
-            setattr(config, name, 0.0)
+    for part in (config, text):
+        part.use_cache = False
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
+                setattr(part, name, 0.0)
 
 
 def _build_model(

@@ -43,7 +43,8 @@ class LogpsModel(nn.Module):
             )
         if self.causal.get_output_embeddings() is None:
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
-        self.transform = HeadTransform.from_config(config)
+        self.transform = HeadTransform.from_config(config.get_text_config())
+        self.train(model.training)
         if probe:
             _probe(self)
 

@@ -102,10 +102,12 @@ def test_two_models_of_one_file_do_not_share_a_config(config: Path) -> None:
 def test_the_hash_counts_content_only(saved: Path, config: Path, tmp_path: Path) -> None:
     expected = model_hash(saved)
     copy = shutil.copytree(saved, tmp_path / "elsewhere")
-    (copy / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer.json", "modeling_own.py"):
+        (copy / name).write_text("{}")
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {"transformers_version": "5.0.0"}))
     assert model_hash(copy) == expected
+    assert model_hash(copy, trust_remote_code=True) != expected
     (copy / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 1e-5}))
     changed_config = model_hash(copy)
     (copy / "config.json").write_text(json.dumps(settings))

@@ -32,3 +32,4 @@ def test_zero3_gathers_the_head_in_forward_and_backward() -> None:
         assert result["count"] > 20, name
         assert result["logps"] < 1e-5, name
         assert result["gradients"] < 1e-5, name
+        assert result["saved"] < 1e-5, name

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed
 
+from pyprefopt.modeling import LogpsModel, load_model, save_policy
 from tests.modeling.models import make_groups, packed_model
 from tests.modeling.test_logps import Lora
 from tests.reference.packing import pack_groups
@@ -51,6 +54,11 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
                 result["gradients"], result["count"] = max(result["gradients"], error), result["count"] + 1
         engine.step()
         reference.step()
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        state = {key: tensor.clone() for key, tensor in engine.module.state_dict().items()}
+    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+        saved = LogpsModel(load_model(save_policy(engine.module, Path(directory) / "policy", state_dict=state)))
+        result["saved"] = (saved(batches[0]) - plain(batches[0])).abs().max().item()
     engine.destroy()
     return result
 
