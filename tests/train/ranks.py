@@ -19,14 +19,13 @@ SETTINGS = {"learning_rate": 1e-2, "num_train_epochs": 2.5, "global_batch_size":
 def run_ranks(world: int, function: Callable, *args, **kwargs) -> list[int]:
     """Run `function` on `world` ranks; exit codes. As a launcher does, one rank's failure ends the others."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["deepspeed", "pyprefopt.train.trainer", "tests.train.toy", "torch.utils.tensorboard"]
-    )
+    heavy = ["deepspeed", "torch._dynamo", "torch.utils.tensorboard"]  # an optimizer imports dynamo
+    context.set_forkserver_preload([*heavy, "pyprefopt.train.trainer", "tests.train.toy"])
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     from pyprefopt.train.engine import _free_port
 
     port = _free_port()
-    processes = [context.Process(target=_rank, args=(r, world, port, function, args, kwargs)) for r in range(world)]
+    processes = [context.Process(target=_rank, args=(r, world, port, (function, args, kwargs))) for r in range(world)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + 120
@@ -39,7 +38,8 @@ def run_ranks(world: int, function: Callable, *args, **kwargs) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def _rank(rank: int, world: int, port: str, function: Callable, args: tuple, kwargs: dict) -> None:
+def _rank(rank: int, world: int, port: str, call: tuple[Callable, tuple, dict]) -> None:
+    function, args, kwargs = call
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     from pyprefopt.train.engine import close
@@ -54,9 +54,16 @@ def _rank(rank: int, world: int, port: str, function: Callable, args: tuple, kwa
 
 
 def train(
-    directory: Path, *, stage: int = 0, dtype: str = "float32", die: tuple[str, int] | None = None, **settings
+    directory: Path,
+    *,
+    stage: int = 0,
+    dtype: str = "float32",
+    die: tuple[str, int] | None = None,
+    per_batch: int = 1,
+    dropout: float = 0.1,
+    **settings,
 ) -> None:
-    """Train the toy; `die`: where and at which step the last rank kills itself. Writes `started`, `result.json`."""
+    """Train the toy; `die`: how, and at which step, the last rank is killed. Writes `started`, `result.json`."""
     from pyprefopt.losses import DPO
     from pyprefopt.train import checkpoint, dist
     from pyprefopt.train.callbacks import Callback
@@ -74,8 +81,8 @@ def train(
                     file.write(f"{progress.step}\n")
 
         def on_step(self, progress, metrics):
-            if where == "step" and progress.step == when and last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if where in ("step", "sigterm") and progress.step == when and last:
+                os.kill(os.getpid(), signal.SIGKILL if where == "step" else signal.SIGTERM)
 
     def deadly(name: str) -> None:
         original = getattr(checkpoint, name)
@@ -98,8 +105,8 @@ def train(
         dtype=dtype,
     )
     groups = with_ref_logps(make_groups(20), ToyModel())
-    loader = ToyLoader(groups, batch=6, per_batch=1, rank=dist.rank(), world=dist.world_size())
-    job = Job("policy", ToyModel(dropout=0.1), DPO(), loader, run, run, directory / "policy", "key", loader, loader)
+    loader = ToyLoader(groups, batch=6, per_batch=per_batch, rank=dist.rank(), world=dist.world_size())
+    job = Job("policy", ToyModel(dropout=dropout), DPO(), loader, run, run, directory / "policy", "key", loader, loader)
     result = fit(job, [Watch()])
     if result.weights is not None:
         digest = hashlib.sha256()

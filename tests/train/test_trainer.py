@@ -125,7 +125,7 @@ def test_metrics_file_and_result(tmp_path):
 
 
 def test_missing_reference_log_probs_are_named(tmp_path):
-    with pytest.raises(DataError, match="DPO needs ref_logps, but the batch of rows .* has none; compute ref_logps"):
+    with pytest.raises(DataError, match=r"DPO needs ref_logps, but the batch of rows .* has none; compute ref_logps"):
         fit(make_job(tmp_path, groups=make_groups(6)))
 
 
