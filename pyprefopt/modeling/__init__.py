@@ -8,5 +8,12 @@ from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
 from pyprefopt.modeling.save import save_policy
 
 __all__ = [
-    "LogpsModel", "MemoryEstimate", "estimate_memory", "load_model", "model_hash", "save_policy", "score_logps", "toy_config",
-]  # fmt: skip
+    "LogpsModel",
+    "MemoryEstimate",
+    "estimate_memory",
+    "load_model",
+    "model_hash",
+    "save_policy",
+    "score_logps",
+    "toy_config",
+]

@@ -42,6 +42,11 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
                 raise ConfigError(
                     f"lora.target_modules: the model has no layer {target!r}" + did_you_mean(target, known)
                 )
+    tied = {
+        name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()
+    }
+    if both := tied & {target.rsplit(".", 1)[-1] for target in targets if isinstance(targets, list)}:
+        raise ConfigError(f"lora.target_modules: {sorted(both)} share weights with the embeddings; leave them out")
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
         bias="none", task_type="CAUSAL_LM",
@@ -49,6 +54,9 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    config.base_model_name_or_path = None  # no path of this machine in what is saved
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # the same bytes from every process
     return cast("PreTrainedModel", wrapped)
 
 

@@ -9,7 +9,8 @@ architecture may ask for is refused by name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +34,7 @@ _QUERY_CHUNK = 256  # query rows whose masked scores exist at once, where SDPA's
 # What Hugging Face passes along that does not change the attention.
 _HARMLESS = frozenset(
     {"position_ids", "position_embeddings", "cache_position", "use_cache", "output_attentions", "output_hidden_states",
-     "return_dict", "layer_past", "head_mask", "logits_to_keep"}
+     "return_dict"}
 )  # fmt: skip
 _REASONS = {
     "s_aux": "attention sinks",
@@ -53,6 +54,15 @@ class Run:
     stop: int
     parent_start: int = 0  # the keys that stand before the run's own; empty where both are equal
     parent_stop: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One layer's attention: softmax of cap(scaling * q k') over the positions that the window lets through."""
+
+    scaling: float
+    window: int | None = None  # position i sees i - window < j <= i
+    softcap: float | None = None  # cap * tanh(score / cap)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class PackedLayout:
 
 def _check_segments(offsets: list[int], parents: list[int], size: int) -> None:
     covered = bool(offsets) and offsets[0] == 0 and offsets[-1] == size
-    if not covered or any(b < a for a, b in zip(offsets, offsets[1:], strict=False)):
+    if not covered or any(b < a for a, b in pairwise(offsets)):
         raise DataError(f"segment_offsets must rise from 0 to the number of input tokens ({size}), got {offsets}")
     if len(parents) != len(offsets) - 1:
         raise DataError(f"segment_parent must have one entry a segment ({len(offsets) - 1}), got {len(parents)}")
@@ -116,17 +126,18 @@ def packed_attention(
     `sliding_window` w lets position i see positions j with i - w < j <= i of its own document, as in Hugging Face.
     Raises ConfigError for what it cannot honour.
     """
-    _refuse(module, query, key, attention_mask, dropout, sliding_window, is_causal, kwargs)
+    rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    _refuse_options(module, {"attention_mask": attention_mask, **kwargs}, dropout, is_causal)
+    _refuse_shapes(module, query, key, rule)
     if packed_layout is None:
         packed_layout = PackedLayout((Run(0, query.shape[2]),), query.shape[2])  # a plain call: one document
     if packed_layout.size != query.shape[2]:
         raise DataError(f"packed_layout covers {packed_layout.size} tokens, the model was given {query.shape[2]}")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # grouped-query attention: query heads of one key head
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = [
-        _attend(query[:, :, run.start : run.stop], _keys(key, run), _keys(value, run), scaling, sliding_window, softcap)
+        _attend(query[:, :, run.start : run.stop], _keys(key, run), _keys(value, run), rule)
         for run in packed_layout.runs
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
@@ -140,69 +151,58 @@ def _keys(states: Tensor, run: Run) -> Tensor:
     return torch.cat([states[:, :, run.parent_start : run.parent_stop], own], dim=2)
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
     """The last L of K positions attend to all of them: [1, heads, L, D]."""
     length, total = query.shape[2], key.shape[2]
-    window = None if window is not None and window >= total else window
-    if window is None and softcap is None:
+    if rule.window is not None and rule.window >= total:
+        rule = replace(rule, window=None)  # the document is shorter than the window
+    if rule.window is None and rule.softcap is None:
         if length == total:
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scaling)
         mask = causal_lower_right(length, total)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return torch.cat(list(_chunks(query, key, value, scaling, window, softcap)), dim=2)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=rule.scaling)
+    return torch.cat(list(_chunks(query, key, value, rule)), dim=2)
 
 
-def _chunks(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
-) -> Iterator[Tensor]:
+def _chunks(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Iterator[Tensor]:
     """Windows and soft caps, a block of query rows at a time, each with only the keys that its rows may see."""
     length, total = query.shape[2], key.shape[2]
     recompute = torch.is_grad_enabled() and length > _QUERY_CHUNK  # else all blocks' scores would be kept: L x K
     for first in range(0, length, _QUERY_CHUNK):
         last = min(first + _QUERY_CHUNK, length)
         q0, q1 = total - length + first, total - length + last  # positions in the document
-        k0 = 0 if window is None else max(0, q0 - window + 1)
+        k0 = 0 if rule.window is None else max(0, q0 - rule.window + 1)
         rows = torch.arange(q0, q1, device=query.device)[:, None]
         columns = torch.arange(k0, q1, device=query.device)
         seen = columns <= rows
-        if window is not None:
-            seen &= columns > rows - window
+        if rule.window is not None:
+            seen &= columns > rows - rule.window
         block = query[:, :, first:last], key[:, :, k0:q1], value[:, :, k0:q1]
-        if softcap is None:
-            yield F.scaled_dot_product_attention(*block, attn_mask=seen, scale=scaling)
+        if rule.softcap is None:
+            yield F.scaled_dot_product_attention(*block, attn_mask=seen, scale=rule.scaling)
         elif recompute:
-            yield checkpoint(_capped, *block, seen, scaling, softcap, use_reentrant=False, preserve_rng_state=False)
+            yield checkpoint(_capped, *block, seen, rule, use_reentrant=False, preserve_rng_state=False)
         else:
-            yield _capped(*block, seen, scaling, softcap)
+            yield _capped(*block, seen, rule)
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float, softcap: float) -> Tensor:
-    """Softmax of cap * tanh(scores / cap) over the positions in `seen`; the softmax in at least float32."""
+def _capped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, rule: Rule) -> Tensor:
+    """Softmax of the capped scores over the positions in `seen`; the softmax in at least float32."""
     dtype = torch.promote_types(query.dtype, torch.float32)
-    scores = torch.matmul(query, key.transpose(2, 3)).to(dtype) * scaling
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~seen, float("-inf"))
+    scores = torch.matmul(query, key.transpose(2, 3)).to(dtype) * rule.scaling
+    if rule.softcap is not None:
+        scores = rule.softcap * torch.tanh(scores / rule.softcap)
+    scores = scores.masked_fill(~seen, float("-inf"))
     return torch.matmul(torch.softmax(scores, dim=-1).to(query.dtype), value)
 
 
-def _refuse(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float,
-    sliding_window: int | None,
-    is_causal: bool | None,
-    kwargs: dict[str, Any],
-) -> None:
-    """ConfigError for anything that packed attention would have to ignore."""
+def _refuse_options(module: nn.Module, options: dict[str, Any], dropout: float, is_causal: bool | None) -> None:
+    """ConfigError for an option that packed attention would have to ignore."""
     name = type(module).__name__
-    asked = {k: v for k, v in kwargs.items() if v is not None and v is not False and k not in _HARMLESS}
-    if attention_mask is not None:
-        asked["attention_mask"] = attention_mask
-    for option in asked:
-        what = _REASONS.get(option, "an option that packed attention does not know")
+    for option, value in options.items():
+        if value is None or value is False or option in _HARMLESS:
+            continue
+        what = _REASONS.get(option, "which packed attention does not know")
         raise ConfigError(
             f"{name} asks for {option} ({what}), which packed attention does not honour; use another model"
         )
@@ -210,12 +210,15 @@ def _refuse(
         raise ConfigError(f"{name}: attention dropout must be 0, got {dropout}; load the model with load_model")
     if is_causal is False or getattr(module, "is_causal", True) is False:
         raise ConfigError(f"{name} is not causal; packed attention serves causal language models only")
+
+
+def _refuse_shapes(module: nn.Module, query: Tensor, key: Tensor, rule: Rule) -> None:
+    """ConfigError for a batch dimension, a cache, cross-attention, or a window that gets lost on the way."""
+    name = type(module).__name__
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
-        raise ConfigError(
-            f"{name}: query and key must be one pack of equal length, got {shapes}; no cache, no cross-attention"
-        )
-    if sliding_window is None and _window_in_config(module):
+        raise ConfigError(f"{name}: query and key must be one pack of equal length, got {shapes}; no cache, no batches")
+    if rule.window is None and _window_in_config(module):
         raise ConfigError(f"{name} has a sliding window in its config that does not reach the attention function")
 
 
@@ -226,7 +229,7 @@ def _window_in_config(module: nn.Module) -> bool:
     if layer_types:
         index = getattr(module, "layer_idx", None)
         return index is not None and layer_types[index] == "sliding_attention"
-    return getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return getattr(config, "sliding_window", None) is not None and bool(getattr(config, "use_sliding_window", True))
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, packed_attention)

@@ -69,7 +69,7 @@ def _module_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: H
         dtype = torch.promote_types(block.dtype, torch.float32)
         return -F.cross_entropy(transform(head(block).to(dtype)), ids, reduction="none")
 
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     return torch.cat([checkpoint(logps, block, ids, use_reentrant=False) for block, ids in parts])
 
 
@@ -77,7 +77,7 @@ class _LinearLogps(torch.autograd.Function):
     """log softmax(f(h W' + b)) at the target, f a HeadTransform."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(  # noqa: PLR0917  (torch's signature)
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: HeadTransform
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -93,8 +93,8 @@ class _LinearLogps(torch.autograd.Function):
         return target_logit - logsumexp
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With p = softmax(y): dz = (1[target] - p) * grad * f'(z); dh = dz W, dW = dz' h, db = sum dz."""
         hidden, weight, bias, targets, logsumexp = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]

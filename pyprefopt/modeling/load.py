@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
 
@@ -43,7 +43,7 @@ def load_model(
     """
     wanted = _dtype(dtype)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = _read_config(path, trust_remote_code)
     original = copy.deepcopy(config)
     _prepare(config)
     if path.is_file():
@@ -150,6 +150,27 @@ def _check_directory(path: Path) -> None:
             f"model must have its weights as *.safetensors (nothing else is opened), got {str(path)!r}; "
             "convert it, or give its config.json for random weights"
         )
+
+
+def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration at `path` (file, or directory with a config.json), of a type that can be built."""
+    file = path if path.is_file() else path / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model: {str(file)!r} must be JSON, got an error: {error}") from error
+    model_type = settings.get("model_type") if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and settings.get("auto_map"):
+        if not trust_remote_code:
+            raise ConfigError(
+                f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
+                "read that code, then set --trust_remote_code"
+            )
+    elif model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
+        raise ConfigError(f"model_type must be one that transformers knows, got {model_type!r}{hint} ({str(file)!r})")
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    return cast("PreTrainedConfig", config)
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a LogpsModel, a PEFT model, or itself."""
     if isinstance(model, LogpsModel):
         model = model.model
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator, return-value]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one rank without ZeRO; ZeRO 1 divides `optimizer` by the ranks, 2 also `gradients`, 3 also `parameters`."""
+    """Bytes on one rank without ZeRO. Stage 1 divides `optimizer` by the ranks, 2 also `gradients`, 3 also the rest."""
 
     parameters: int
     gradients: int
@@ -33,10 +33,10 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Bytes for one training step with `tokens` in a micro-batch; right to perhaps a third for activations.
 
-    optimizer_states: float32 numbers an optimizer keeps for a trained weight (AdamW 2); a weight below float32 also has
-    a float32 master copy. Activations: what a layer's backward pass reads, about 2 x (8 hidden + 3 intermediate) numbers a
-    token and layer; with checkpointing one hidden state a token and layer, and one whole layer. The head's logits exist
-    one vocabulary block at a time and are counted once, in float32.
+    optimizer_states: float32 numbers an optimizer keeps for a trained weight (AdamW 2); a bfloat16 weight also has a
+    float32 master copy. Activations: what a layer's backward pass reads, about 2 x (8 hidden + 3 intermediate) numbers
+    a token and layer; with checkpointing one hidden state a token and layer, and one whole layer. The head's logits
+    exist one vocabulary block at a time: three float32 blocks (logits, probabilities, gradient).
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
     trained = [p for p in parameters if p.requires_grad]

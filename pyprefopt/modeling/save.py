@@ -15,6 +15,7 @@ from pyprefopt.modeling.logps import LogpsModel, causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def save_policy(
@@ -55,17 +56,28 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
         model = model.model
     causal = causal_lm(model)
     weights = dict(model.state_dict()) if state_dict is None else state_dict
-    expected = set(model.state_dict())
-    if unknown := sorted(set(weights) - expected):
-        raise ArtifactError(f"state_dict has {len(unknown)} names that the model does not know (first: {unknown[0]})")
+    _check_names(model, causal, weights)
     if is_lora(model):
-        model.save_pretrained(directory / "adapter", state_dict=dict(weights), safe_serialization=True)  # type: ignore[operator]
+        # save_embedding_layers: anything else would ask the hub whether the vocabulary has grown
+        model.save_pretrained(directory / "adapter", state_dict=dict(weights), save_embedding_layers=False)  # type: ignore[operator]
         weights = merged_state_dict(model, weights)
+    tied = getattr(causal, "all_tied_weights_keys", None) or {}
+    weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}
     dtype = next(iter(weights.values())).dtype
     causal.save_pretrained(directory, state_dict=weights)
     config = copy.deepcopy(getattr(causal, "source_config", causal.config))
     config.architectures, config.dtype = [type(causal).__name__], str(dtype).removeprefix("torch.")
     config.save_pretrained(directory)
+
+
+def _check_names(model: nn.Module, causal: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """ArtifactError unless `weights` are the model's, all of them but those tied to others."""
+    expected = set(model.state_dict())
+    tied = tuple(getattr(causal, "all_tied_weights_keys", None) or ())
+    missing = sorted(name for name in expected - set(weights) if not name.endswith(tied))
+    for names, what in ((sorted(set(weights) - expected), "does not know"), (missing, "also needs")):
+        if names:
+            raise ArtifactError(f"state_dict: {len(names)} names that the model {what} (first: {names[0]!r})")
 
 
 def _sync(directory: Path) -> None:

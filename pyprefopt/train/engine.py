@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import logging
 import math
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
 _REFUSED = {  # what a user's JSON may not set, and why
-    "optimizer": "the optimizer is AdamW with the settings learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon",
-    "scheduler": "the schedule is set by lr_scheduler_type and warmup_ratio",
+    "optimizer": "it is AdamW, set by learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon",
+    "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
     "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
     "checkpoint": "checkpoints are written by save_steps and save_total_limit",
 }
@@ -163,12 +165,21 @@ class Engine:
             eps=optim.adam_epsilon,
         )
         self._optimizer = optimizer
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(run, optim))
+        config = deepspeed_config(run, optim)
+        with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
+            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Log-probs [M] of the model."""
         logps: Tensor = self._engine(batch)
         return logps
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return bool(self._engine.training)
 
     def train(self, mode: bool = True) -> None:
         """Training or evaluation mode of the model."""

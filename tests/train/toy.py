@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,10 +34,10 @@ class ToyModel(nn.Module):
 
 def make_groups(count: int, seed: int = 0, single: bool = False) -> list[Group]:
     """Pairs whose chosen responses prefer low ids; with `single` one response a prompt."""
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
 
     def ids(low: int, high: int) -> list[int]:
-        return [rng.randrange(low, high) for _ in range(rng.randint(3, 9))]
+        return rng.integers(low, high, rng.integers(3, 10)).tolist()
 
     groups = []
     for row in range(count):
@@ -83,8 +82,7 @@ class ToyLoader:
 
     def window(self, k: int) -> list[int]:
         epoch, within = divmod(k, self.steps_per_epoch)
-        order = list(range(len(self.groups)))
-        random.Random(self.seed * 1000 + epoch).shuffle(order)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
         return order[within * self.batch : (within + 1) * self.batch]
 
     def step(self, k: int) -> list[PackedBatch]:

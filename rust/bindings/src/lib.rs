@@ -3,8 +3,10 @@
 use pyo3::prelude::*;
 
 mod align;
+mod columns;
 mod error;
 mod formats;
+mod lists;
 mod pack;
 mod select;
 mod template;

@@ -1,1 +1,323 @@
-//! (module)
+//! Packed batches: what a group of responses costs, which groups share a batch, and the batch's arrays.
+#![allow(clippy::cast_possible_wrap)] // rows, lines and token counts are far below 2^63
+
+mod bins;
+
+pub use bins::best_fit_decreasing;
+use rayon::prelude::*;
+
+use crate::select::Bits;
+use crate::{Error, Result};
+
+/// Names of the optional per-token values, in the order of `Response::values`.
+pub const VALUES: [&str; 3] = ["token_rewards", "user_weights", "ref_logps"];
+
+/// Whether a prompt stands once per response or once per group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Separate,
+    Shared,
+}
+
+impl Layout {
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "separate" => Ok(Self::Separate),
+            "shared" => Ok(Self::Shared),
+            _ => Err(Error::Argument(format!(
+                "layout must be 'separate' or 'shared', got '{name}'"
+            ))),
+        }
+    }
+}
+
+/// What a response is to its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Chosen,
+    Rejected,
+    Response,
+}
+
+/// One response: its tokens, which of them the assistant wrote, which of those are scored (no selection: all).
+#[derive(Debug, Clone)]
+pub struct Response<'a> {
+    pub ids: &'a [u32],
+    pub mask: Bits<'a>,
+    pub selected: Option<Bits<'a>>,
+    pub values: [Option<&'a [f32]>; 3],
+    pub kind: Kind,
+    pub line: i64,
+    pub score: f32,
+    pub ratio: f32,
+}
+
+/// A prompt with its responses; `row` is the input row, for messages.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    pub row: u64,
+    pub prompt: &'a [u32],
+    pub responses: Vec<Response<'a>>,
+}
+
+impl Response<'_> {
+    fn is_scored(&self, t: usize) -> bool {
+        self.mask.get(t) && self.selected.is_none_or(|selected| selected.get(t))
+    }
+
+    /// The tokens that are inputs: those before the last scored one, which is only a target.
+    fn kept(&self) -> usize {
+        (0..self.ids.len())
+            .rev()
+            .find(|&t| self.is_scored(t))
+            .unwrap_or(0)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let (tokens, line) = (self.ids.len(), self.line);
+        let same = |name: &str, len: usize| {
+            if len == tokens {
+                return Ok(());
+            }
+            Err(format!(
+                "line {line} has {tokens} ids but {len} entries (or null) in {name}; both must have one per token"
+            ))
+        };
+        same("mask", self.mask.len())?;
+        same(
+            "selected",
+            self.selected.map_or(tokens, |selected| selected.len()),
+        )?;
+        VALUES
+            .iter()
+            .zip(self.values)
+            .try_for_each(|(name, values)| same(name, values.map_or(tokens, <[f32]>::len)))
+    }
+}
+
+impl Group<'_> {
+    /// Check once what `cost` and `assemble` rely on.
+    pub fn check(&self) -> Result<()> {
+        self.problem().map_or(Ok(()), |message| {
+            Err(Error::Row {
+                row: self.row as usize,
+                message,
+            })
+        })
+    }
+
+    fn problem(&self) -> Option<String> {
+        if self.prompt.is_empty() {
+            return Some(
+                "the prompt has no token; the first response token needs one to be predicted from"
+                    .into(),
+            );
+        }
+        if self.responses.is_empty() {
+            return Some("there is a prompt but no response; a group needs one at least".into());
+        }
+        self.responses
+            .iter()
+            .find_map(|response| response.check().err())
+    }
+
+    /// Input tokens that the group takes in a batch, tails after the last scored token left out.
+    pub fn cost(&self, layout: Layout) -> usize {
+        let prompts = if layout == Layout::Shared {
+            1
+        } else {
+            self.responses.len()
+        };
+        prompts * self.prompt.len() + self.responses.iter().map(Response::kept).sum::<usize>()
+    }
+}
+
+/// The arrays of `pyprefopt.types.PackedBatch`, of the same names; `values` in the order of [`VALUES`].
+#[derive(Debug, Default, PartialEq)]
+pub struct Batch {
+    pub input_ids: Vec<i64>,
+    pub position_ids: Vec<i64>,
+    pub segment_offsets: Vec<i64>,
+    pub segment_parent: Vec<i64>,
+    pub hidden_index: Vec<i64>,
+    pub target_ids: Vec<i64>,
+    pub response_index: Vec<i64>,
+    pub token_position: Vec<i64>,
+    pub token_mask: Vec<f32>,
+    pub response_row: Vec<i64>,
+    pub response_line: Vec<i64>,
+    pub response_length: Vec<f32>,
+    pub scored_length: Vec<f32>,
+    pub selection_ratio: Vec<f32>,
+    pub response_group: Vec<i64>,
+    pub response_score: Vec<f32>,
+    pub pair_chosen: Vec<i64>,
+    pub pair_rejected: Vec<i64>,
+    pub values: [Option<Vec<f32>>; 3],
+}
+
+/// One batch per bin, in parallel. The groups must have passed [`Group::check`].
+pub fn assemble(bins: &[Vec<Group<'_>>], layout: Layout) -> Result<Vec<Batch>> {
+    let batches: Vec<Result<Batch>> = bins
+        .par_iter()
+        .map(|groups| Batch::of(groups, layout))
+        .collect();
+    batches.into_iter().collect()
+}
+
+impl Batch {
+    fn of(groups: &[Group<'_>], layout: Layout) -> Result<Self> {
+        let first = groups.first().and_then(|group| group.responses.first());
+        let values = first.map_or([const { None }; 3], |response| {
+            response.values.map(|column| column.map(|_| Vec::new()))
+        });
+        let mut batch = Self {
+            segment_offsets: vec![0],
+            values,
+            ..Self::default()
+        };
+        let tokens = groups.iter().map(|group| group.cost(layout)).sum();
+        batch.input_ids.reserve_exact(tokens);
+        batch.position_ids.reserve_exact(tokens);
+        for (index, group) in groups.iter().enumerate() {
+            batch
+                .add_group(index as i64, group, layout)
+                .map_err(|message| Error::Row {
+                    row: group.row as usize,
+                    message,
+                })?;
+        }
+        batch.token_mask = vec![1.0; batch.target_ids.len()];
+        Ok(batch)
+    }
+
+    fn add_group(
+        &mut self,
+        index: i64,
+        group: &Group<'_>,
+        layout: Layout,
+    ) -> std::result::Result<(), String> {
+        let prompt = group.prompt.len() as i64;
+        let parent = self.segment_parent.len() as i64;
+        let mut last_prompt = match layout {
+            Layout::Shared => self.add_segment(group.prompt, &[], 0, -1) + prompt - 1,
+            Layout::Separate => 0, // set below, for each response
+        };
+        let (mut chosen, mut rejected) = (None, None);
+        for response in &group.responses {
+            let r = self.response_row.len() as i64;
+            let kept = &response.ids[..response.kept()];
+            let first = match layout {
+                Layout::Shared => self.add_segment(kept, &[], prompt, parent),
+                Layout::Separate => {
+                    let first = self.add_segment(group.prompt, kept, 0, -1) + prompt;
+                    last_prompt = first - 1;
+                    first
+                }
+            };
+            self.add_tokens(response, r, first, last_prompt)?;
+            self.response_row.push(group.row as i64);
+            self.response_group.push(index);
+            match response.kind {
+                Kind::Chosen => chosen = Some(r),
+                Kind::Rejected => rejected = Some(r),
+                Kind::Response => {}
+            }
+        }
+        if let (Some(chosen), Some(rejected)) = (chosen, rejected) {
+            self.pair_chosen.push(chosen);
+            self.pair_rejected.push(rejected);
+        }
+        Ok(())
+    }
+
+    /// Append a segment of `head` and `tail` whose positions begin at `start`; the index of its first token.
+    fn add_segment(&mut self, head: &[u32], tail: &[u32], start: i64, parent: i64) -> i64 {
+        let first = self.input_ids.len() as i64;
+        self.input_ids
+            .extend(head.iter().chain(tail).map(|&id| i64::from(id)));
+        let end = self.input_ids.len() as i64;
+        self.position_ids.extend(start..start + end - first);
+        self.segment_offsets.push(end);
+        self.segment_parent.push(parent);
+        first
+    }
+
+    /// Append the scored tokens of response `r`, whose first token is input `first` where it is an input at all.
+    fn add_tokens(
+        &mut self,
+        response: &Response<'_>,
+        r: i64,
+        first: i64,
+        last_prompt: i64,
+    ) -> std::result::Result<(), String> {
+        let before = self.target_ids.len();
+        let mut position = 0;
+        for t in 0..response.ids.len() {
+            if response.is_scored(t) {
+                self.hidden_index.push(if t == 0 {
+                    last_prompt
+                } else {
+                    first + t as i64 - 1
+                });
+                self.target_ids.push(i64::from(response.ids[t]));
+                self.token_position.push(position);
+                for ((values, column), name) in
+                    self.values.iter_mut().zip(response.values).zip(VALUES)
+                {
+                    let (Some(values), Some(column)) = (values, column) else {
+                        continue;
+                    };
+                    if !column[t].is_finite() {
+                        return Err(format!(
+                            "{name} of token {t} in line {} is {}; it must be a finite number",
+                            response.line, column[t]
+                        ));
+                    }
+                    values.push(column[t]);
+                }
+            }
+            position += i64::from(response.mask.get(t));
+        }
+        let scored = self.target_ids.len() - before;
+        self.response_index.resize(before + scored, r);
+        self.response_line.push(response.line);
+        self.response_length.push(position as f32);
+        self.scored_length.push(scored as f32);
+        self.selection_ratio.push(response.ratio);
+        self.response_score.push(response.score);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_says_what_is_wrong_with_it() {
+        let response = Response {
+            ids: &[1, 2],
+            mask: Bits::new(&[3], 0, 1),
+            selected: None,
+            values: [None; 3],
+            kind: Kind::Response,
+            line: 1,
+            score: 0.0,
+            ratio: 1.0,
+        };
+        let group = |prompt, responses| Group {
+            row: 7,
+            prompt,
+            responses,
+        };
+        let message = |group: Group<'_>| group.check().unwrap_err().to_string();
+        assert!(
+            message(group(&[], vec![response.clone()]))
+                .starts_with("row 7: the prompt has no token")
+        );
+        assert!(message(group(&[1], vec![])).contains("no response"));
+        assert!(message(group(&[1], vec![response])).contains("2 ids but 1 entries"));
+    }
+}

@@ -1,1 +1,7 @@
-//! (module)
+//! Prompt and responses as token segments: rendered once, tokenized once, split by byte offsets.
+
+mod encoder;
+mod row;
+
+pub use encoder::{Encoded, Encoder};
+pub use row::{Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row};

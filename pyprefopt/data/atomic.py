@@ -1,0 +1,81 @@
+"""Files that are there in full or not at all: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pyprefopt.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def atomic_write(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
+    """Write `content`, or what the callable writes to the open file, so that `path` never holds a part of it.
+
+    The folder is made where it is missing. When writing fails, or the process is killed, `path` is as it was before
+    (a killed process leaves a hidden `*.tmp` file, which `remove_leftovers` clears away).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+    return path
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete the temporary files of killed writers."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_manifest(directory: str | Path, manifest: dict[str, Any]) -> Path:
+    """Write `manifest.json` with sorted keys: the last file of an artifact, the mark that it is finished."""
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return atomic_write(Path(directory) / MANIFEST, (text + "\n").encode())
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """Read `manifest.json`; an ArtifactError says what to do where it is missing or broken."""
+    path = Path(directory) / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{directory} is not a finished artifact: {MANIFEST} is missing; run its stage again"
+        ) from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error}); delete {directory} and run its stage again") from None
+    if not isinstance(manifest, dict):
+        raise ArtifactError(f"{path} must hold an object; delete {directory} and run its stage again")
+    return manifest
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,33 @@
+"""From a name or a path to a local directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyprefopt.errors import ConfigError
+
+# A model's files without its weights: what the tokenizer and the config need.
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+
+
+def resolve(name_or_path: str | Path, *, files: tuple[str, ...] = SMALL_FILES) -> Path:
+    """An existing path as it is; else the hub's snapshot of that name, `files` only, from the cache where it is there.
+
+    Raises ConfigError where there is no such path and the hub does not give the name (unknown, gated, or no network).
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=list(files)))
+    except HFValidationError:
+        raise ConfigError(f"'{name_or_path}' is neither a file, nor a directory, nor a hub name (owner/name)") from None
+    except Exception as error:  # the client raises many kinds: no network, no such repository, no access
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ConfigError(
+            f"'{name_or_path}' is no local path, and the hub does not give it ({reason[0]}); "
+            "pass a local directory, or check the name, your access and the network"
+        ) from error

@@ -1,0 +1,139 @@
+"""Packed batches: which groups share a micro-batch, and its arrays, made in Rust with the GIL released."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyprefopt.data import _native
+from pyprefopt.data.store import KINDS, SegmentStore, value_lists
+from pyprefopt.errors import DataError, check
+from pyprefopt.types import PackedBatch
+
+Layout = Literal["shared", "separate"]
+Groups = NDArray[np.int64]
+
+
+class Packer:
+    """Packs groups (a prompt with its responses) of a store into micro-batches without padding.
+
+    layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
+    selected: list<bool>, the tokens that are scored, among those in `mask`; None: all in `mask`.
+    token_rewards, ref_logps, user_weights: list<f32>. Each of these is a ValueStore of this store, or lists aligned
+    with its lines (PyArrow or Polars; null for prompts), or flat NumPy as in `ValueStore.write`.
+    chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`.
+    only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
+
+    The columns are held as they are (memory-mapped where the store is). Inputs end before the last scored token of a
+    response: it is only a target, and what follows it is not computed. Raises DataError naming the row for a prompt
+    without a token, and for values that are not one per token.
+    """
+
+    def __init__(
+        self,
+        store: SegmentStore,
+        *,
+        layout: Layout = "shared",
+        selected: Any = None,
+        token_rewards: Any = None,
+        ref_logps: Any = None,
+        user_weights: Any = None,
+        chosen_ratio: float = 1.0,
+        rejected_ratio: float = 1.0,
+        only: Literal["chosen", "rejected", "response"] | None = None,
+    ) -> None:
+        check(layout in ("shared", "separate"), "layout", layout, "'shared' or 'separate'")
+        check(only is None or only in KINDS[1:], "only", only, f"one of {', '.join(KINDS[1:])}")
+        for name, ratio in (("chosen_ratio", chosen_ratio), ("rejected_ratio", rejected_ratio)):
+            check(0 < ratio <= 1, name, ratio, "in (0, 1]")
+            check(selected is not None or ratio == 1, name, ratio, "1 without `selected`")
+        given = {"token_rewards": token_rewards, "user_weights": user_weights, "ref_logps": ref_logps}
+        self.store, self.layout, self.num_groups = store, layout, store.num_rows
+        self.values = tuple(name for name, column in given.items() if column is not None)
+        given |= {"selected": selected}
+        lists = {name: None if given[name] is None else value_lists(store, given[name], name) for name in given}
+        with _data_errors():
+            self._native = _native.Packer(
+                store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
+                layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
+                only=None if only is None else KINDS.index(only), **lists,
+            )  # fmt: skip
+
+    def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
+        """Input tokens that each group costs in this layout, tails after the last scored token left out."""
+        with _data_errors():
+            return self._native.lengths(self._indices(groups))
+
+    def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> list[Groups]:
+        """Bins of at most `max_tokens` input tokens and `max_groups` groups, by best-fit decreasing.
+
+        Groups go by falling cost (ties: as given) into the fullest bin that has room (ties: the bin that was filled
+        last), else into a new one. Bins are in the order they were opened, groups in a bin in the order given, so the
+        result depends on nothing else. DataError for a group larger than `max_tokens`.
+        """
+        check(max_tokens > 0, "max_tokens", max_tokens, "> 0")
+        check(max_groups is None or max_groups > 0, "max_groups", max_groups, "> 0 or None")
+        with _data_errors():
+            return self._native.plan(self._indices(groups), max_tokens=max_tokens, max_groups=max_groups)
+
+    def assemble(self, bins: Sequence[Groups]) -> list[PackedBatch]:
+        """One PackedBatch (NumPy arrays) per bin. DataError for a value that is not finite at a scored token."""
+        with _data_errors():
+            return [PackedBatch(**arrays) for arrays in self._native.assemble([self._indices(one) for one in bins])]
+
+    def pack(
+        self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None
+    ) -> list[PackedBatch]:
+        """`plan`, then `assemble`. groups: i64 indices of groups; None: all."""
+        return self.assemble(self.plan(groups, max_tokens=max_tokens, max_groups=max_groups))
+
+    def _indices(self, groups: Groups | None) -> Groups:
+        return np.arange(self.num_groups) if groups is None else np.ascontiguousarray(groups, dtype=np.int64)
+
+
+def pack(
+    segments: Any,
+    *,
+    max_tokens: int,
+    layout: Layout = "shared",
+    chosen_ratio: float = 1.0,
+    rejected_ratio: float = 1.0,
+) -> list[PackedBatch]:
+    """Pack a whole set: a SegmentStore, or a segments frame (Polars, or a PyArrow table).
+
+    A column `selected` (from `select_top_k`) is honoured; say the ratios that it was made with.
+    """
+    store = segments if isinstance(segments, SegmentStore) else SegmentStore.from_frame(segments)
+    selected = store.table["selected"] if "selected" in store.table.column_names else None
+    packer = Packer(store, layout=layout, selected=selected, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio)
+    return packer.pack(max_tokens=max_tokens)
+
+
+def dummy_batch(values: Sequence[str] = ()) -> PackedBatch:
+    """A batch of one token that counts nothing: for ranks that have fewer micro-batches than others.
+
+    Its lengths are 1, so that a method may divide by them; its line and row are -1; it has no pair. `values` names the
+    optional arrays that it must have (zeros).
+    """
+    per_token = ("input_ids", "position_ids", "hidden_index", "target_ids", "response_index", "token_position")
+    arrays: dict[str, Any] = {name: np.zeros(1, np.int64) for name in (*per_token, "response_group")}
+    arrays |= {name: np.full(1, -1, np.int64) for name in ("segment_parent", "response_row", "response_line")}
+    arrays |= {name: np.ones(1, np.float32) for name in ("response_length", "scored_length", "selection_ratio")}
+    arrays |= {name: np.zeros(0, np.int64) for name in ("pair_chosen", "pair_rejected")}
+    arrays |= {name: np.zeros(1, np.float32) for name in ("token_mask", *values)}
+    arrays |= {"segment_offsets": np.array([0, 1]), "response_score": np.full(1, np.nan, np.float32)}
+    return PackedBatch(**arrays)
+
+
+class _data_errors:  # noqa: N801
+    """Turn the extension's ValueError into DataError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if type(error) is ValueError:
+            raise DataError(str(error)) from None

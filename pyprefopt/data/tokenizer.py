@@ -1,0 +1,198 @@
+"""The tokenizer: a `tokenizer.json` with special tokens and a chat template, thin over the Rust handle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pyprefopt.data import _native
+from pyprefopt.data.hub import resolve
+from pyprefopt.data.template import SHIPPED, local_seconds, read_chat_template, to_json
+from pyprefopt.errors import ConfigError
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+logger = logging.getLogger("pyprefopt")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer with its chat template. Special tokens are written by the template, never added behind its back."""
+
+    path: Path  # the directory or file that it came from
+    json: bytes = field(repr=False)  # the content of tokenizer.json
+    special_tokens: Mapping[str, str]  # `eos_token` and, where there are, `bos_token`, `pad_token`, …
+    chat_template: str = field(repr=False)
+    native: _native.Tokenizer = field(repr=False, compare=False)
+
+    @property
+    def eos_token(self) -> str:
+        """The token that ends a text."""
+        return self.special_tokens["eos_token"]
+
+    @property
+    def eos_token_id(self) -> int:
+        """Its id."""
+        return self._id(self.eos_token)
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text, if there is one."""
+        return self.special_tokens.get("bos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Its id."""
+        return None if self.bos_token is None else self._id(self.bos_token)
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest token id plus one: the rows that an embedding needs."""
+        return self.native.vocab_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over tokenizer.json, template and special tokens, in hex."""
+        digest = hashlib.sha256()
+        tokens = json.dumps(dict(self.special_tokens), sort_keys=True).encode()
+        for part in (self.json, self.chat_template.encode(), tokens):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    def encode(self, texts: Any) -> pl.Series:
+        """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
+        column = texts if hasattr(texts, "__arrow_c_stream__") else pl.Series(texts)
+        return pl.Series(getattr(texts, "name", "ids"), self.native.encode(column), dtype=pl.List(pl.UInt32))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """One chat as text. Raises ConfigError with the template's own words where it refuses."""
+        try:
+            return self.native.render(
+                json.dumps(messages, ensure_ascii=False),
+                add_generation_prompt=add_generation_prompt,
+                tools=to_json(tools),
+                template_kwargs=to_json(template_kwargs),
+            )
+        except ValueError as error:
+            raise ConfigError(f"chat_template: {error}") from None
+
+    def save(self, directory: str | Path) -> None:
+        """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "pad_token": self.eos_token,
+            **self.special_tokens,
+        }
+        (target / "tokenizer.json").write_bytes(self.json)
+        (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+
+    def _id(self, token: str) -> int:
+        index = self.native.token_to_id(token)
+        if index is None:  # load_tokenizer has looked
+            raise ConfigError(f"the token {token!r} is not in the vocabulary of {self.path}")
+        return index
+
+
+def load_tokenizer(
+    path: str | Path,
+    *,
+    eos_token: str | None = None,
+    chat_template: str | Path | None = None,
+    trust_remote_code: bool = False,  # noqa: ARG001  (no code is ever executed here; models take the same arguments)
+) -> Tokenizer:
+    """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
+
+    eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
+    Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
+    """
+    source = resolve(path)
+    file = source / "tokenizer.json" if source.is_dir() else source
+    if not file.is_file():
+        raise ConfigError(f"--tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
+    config = _read_config(source) if source.is_dir() else {}
+    tokens = _special_tokens(config)
+    if eos_token is not None:
+        tokens["eos_token"] = eos_token
+    if "eos_token" not in tokens:
+        raise ConfigError(f"{file} names no EOS token; pass --eos_token TOKEN, such as '<|endoftext|>' or '</s>'")
+    template = read_chat_template(chat_template) if chat_template is not None else _own_template(source, config)
+    if template is None:
+        raise ConfigError(f"{file} has no chat template; pass --chat_template {' or '.join(SHIPPED)}, or a Jinja file")
+    content = file.read_bytes()
+    native = open_native(file, content, tokens, template)
+    return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def open_native(
+    file: Path, content: bytes, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+) -> _native.Tokenizer:
+    """The Rust handle of a tokenizer.json, with or without a template."""
+    try:
+        return _native.Tokenizer(
+            content,
+            special_tokens=list((special_tokens or {}).items()),
+            chat_template=chat_template,
+            now=local_seconds(),
+        )
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json over special_tokens_map.json."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            config |= json.loads((directory / name).read_text(encoding="utf-8"))
+    return config
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens by name; each stands in the config as a string or as an object with `content`."""
+    extra = config.get("extra_special_tokens")
+    named = {**{name: config.get(name) for name in _SPECIAL}, **(extra if isinstance(extra, dict) else {})}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> dict[str, str]:
+    """The special tokens that the vocabulary has; it must have EOS and BOS."""
+    unknown = [name for name, token in tokens.items() if native.token_to_id(token) is None]
+    for name in unknown:
+        if name in ("eos_token", "bos_token"):
+            raise ConfigError(
+                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass --{name} a token that is"
+                if name == "eos_token"
+                else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
+            )
+        logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
+    return {name: token for name, token in tokens.items() if name not in unknown}
+
+
+def _own_template(source: Path, config: Mapping[str, Any]) -> str | None:
+    """The template that comes along: chat_template.jinja, or the config's entry (of several, the `default`)."""
+    if (source / "chat_template.jinja").is_file():
+        return (source / "chat_template.jinja").read_text(encoding="utf-8")
+    own = config.get("chat_template")
+    if isinstance(own, list):
+        own = {entry["name"]: entry["template"] for entry in own}.get("default")
+    return own if isinstance(own, str) else None

@@ -1,0 +1,155 @@
+//! Arrow columns as the token kernels read and write them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{
+    Array, ArrayRef, LargeListArray, LargeStringArray, StringArray, StringViewArray, StructArray,
+};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field};
+use pyo3::PyResult;
+use pyo3::exceptions::PyTypeError;
+use pyprefopt_core::template::Message;
+
+fn wrong_type(name: &str, wanted: &str, array: &dyn Array) -> pyo3::PyErr {
+    PyTypeError::new_err(format!(
+        "column {name} must be of type {wanted}, got {}",
+        array.data_type()
+    ))
+}
+
+/// A column of strings in any of Arrow's three layouts, or of nulls only.
+#[derive(Clone, Copy)]
+pub enum Strings<'a> {
+    Absent,
+    Small(&'a StringArray),
+    Large(&'a LargeStringArray),
+    View(&'a StringViewArray),
+}
+
+impl<'a> Strings<'a> {
+    pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
+        match array.data_type() {
+            DataType::Null => Ok(Self::Absent),
+            DataType::Utf8 => Ok(Self::Small(array.as_string())),
+            DataType::LargeUtf8 => Ok(Self::Large(array.as_string())),
+            DataType::Utf8View => Ok(Self::View(array.as_string_view())),
+            _ => Err(wrong_type(name, "string", array)),
+        }
+    }
+
+    pub fn get(self, index: usize) -> Option<&'a str> {
+        match self {
+            Self::Absent => None,
+            Self::Small(array) => array.is_valid(index).then(|| array.value(index)),
+            Self::Large(array) => array.is_valid(index).then(|| array.value(index)),
+            Self::View(array) => array.is_valid(index).then(|| array.value(index)),
+        }
+    }
+}
+
+/// A column of lists with 32 or 64 bit offsets.
+pub struct Lists<'a> {
+    array: &'a dyn Array,
+    offsets: Offsets<'a>,
+    pub values: &'a ArrayRef,
+}
+
+enum Offsets<'a> {
+    Small(&'a [i32]),
+    Large(&'a [i64]),
+}
+
+impl<'a> Lists<'a> {
+    pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
+        if let Some(lists) = array.as_list_opt::<i32>() {
+            return Ok(Self {
+                array,
+                offsets: Offsets::Small(lists.value_offsets()),
+                values: lists.values(),
+            });
+        }
+        let lists = array
+            .as_list_opt::<i64>()
+            .ok_or_else(|| wrong_type(name, "list", array))?;
+        Ok(Self {
+            array,
+            offsets: Offsets::Large(lists.value_offsets()),
+            values: lists.values(),
+        })
+    }
+
+    /// Where list `index` stands in `values`; an absent list is empty.
+    pub fn range(&self, index: usize) -> Range<usize> {
+        if self.array.is_null(index) {
+            return 0..0;
+        }
+        match self.offsets {
+            Offsets::Small(offsets) => offsets[index] as usize..offsets[index + 1] as usize,
+            Offsets::Large(offsets) => offsets[index] as usize..offsets[index + 1] as usize,
+        }
+    }
+
+    /// `values` as structs.
+    pub fn structs(&self, name: &str) -> PyResult<&'a StructArray> {
+        self.values
+            .as_struct_opt()
+            .ok_or_else(|| wrong_type(name, "list of structs", self.array))
+    }
+}
+
+/// A named field of a struct column.
+pub fn field<'a>(name: &str, structs: &'a StructArray) -> PyResult<&'a ArrayRef> {
+    structs
+        .column_by_name(name)
+        .ok_or_else(|| wrong_type(name, "struct with this field", structs))
+}
+
+/// A column of chats: list<struct{role, content, extra}>, `extra` optional.
+pub struct Chats<'a> {
+    lists: Lists<'a>,
+    role: Strings<'a>,
+    content: Strings<'a>,
+    extra: Option<Strings<'a>>,
+}
+
+impl<'a> Chats<'a> {
+    pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
+        let lists = Lists::new(name, array)?;
+        let structs = lists.structs(name)?;
+        let extra = structs
+            .column_by_name("extra")
+            .map(|column| Strings::new("extra", column))
+            .transpose()?;
+        let role = Strings::new("role", field("role", structs)?)?;
+        let content = Strings::new("content", field("content", structs)?)?;
+        Ok(Self {
+            lists,
+            role,
+            content,
+            extra,
+        })
+    }
+
+    pub fn get(&self, row: usize) -> Vec<Message<'a>> {
+        let message = |index| Message {
+            role: self.role.get(index).unwrap_or_default(),
+            content: self.content.get(index).unwrap_or_default(),
+            extra: self.extra.and_then(|extra| extra.get(index)),
+        };
+        self.lists.range(row).map(message).collect()
+    }
+}
+
+/// Lists of the given lengths over `values`.
+pub fn list_array(values: ArrayRef, lengths: impl Iterator<Item = usize>) -> ArrayRef {
+    let item = Arc::new(Field::new("item", values.data_type().clone(), true));
+    Arc::new(LargeListArray::new(
+        item,
+        OffsetBuffer::from_lengths(lengths),
+        values,
+        None,
+    ))
+}

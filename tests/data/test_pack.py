@@ -1,0 +1,208 @@
+"""The packer against its slow twin."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyprefopt.data.pack import Packer, dummy_batch, pack
+from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
+from pyprefopt.types import PackedBatch
+from tests.data.segments import VALUES, frame, groups, pairs, store
+from tests.reference.packing import Group, Response, pack_groups
+
+
+def assert_equal(got: PackedBatch, wanted: PackedBatch) -> None:
+    for field in fields(PackedBatch):
+        ours, theirs = getattr(got, field.name), getattr(wanted, field.name)
+        if theirs is None:
+            assert ours is None, field.name
+            continue
+        assert ours.dtype == theirs.dtype, field.name
+        np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+
+
+def slow_costs(made: list[Group], layout: str) -> list[int]:
+    return [len(pack_groups([group], layout).input_ids) for group in made]
+
+
+def slow_bins(costs: list[int], max_tokens: int, max_groups: int) -> list[list[int]]:
+    """Best-fit decreasing by trying every bin; among equal rooms the bin that was filled last."""
+    bins: list[list[int]] = []
+    filled: list[int] = []
+    for time, item in enumerate(sorted(range(len(costs)), key=lambda i: -costs[i])):
+        rooms = [max_tokens - sum(costs[i] for i in one) for one in bins]
+        fits = [b for b in range(len(bins)) if rooms[b] >= costs[item] and len(bins[b]) < max_groups]
+        if fits:
+            best = min(fits, key=lambda b: (rooms[b], -filled[b]))
+            bins[best].append(item)
+            filled[best] = time
+        else:
+            bins.append([item])
+            filled.append(time)
+    return [sorted(one) for one in bins]
+
+
+def twin(made: list[Group], lines: np.ndarray, layout: str, values: tuple[str, ...]) -> PackedBatch:
+    """The twin's batch with the store's line numbers, and every optional array that was asked for."""
+    batch = pack_groups(made, layout)
+    arrays = {field.name: getattr(batch, field.name) for field in fields(PackedBatch)}
+    empty = {name: np.zeros(0, np.float32) for name in values if arrays[name] is None}
+    return PackedBatch(**arrays | empty | {"response_line": lines})
+
+
+@st.composite
+def cases(draw):
+    selected, values = draw(st.booleans()), tuple(name for name in VALUES if draw(st.booleans()))
+    made = draw(groups(selected=selected, values=values))
+    layout = draw(st.sampled_from(["shared", "separate"]))
+    room = draw(st.integers(0, 60))
+    return made, layout, selected, values, room, draw(st.none() | st.integers(1, 4))
+
+
+@settings(deadline=None)
+@given(cases(), st.randoms(use_true_random=False))
+def test_agrees_with_the_twin(case, random):
+    made, layout, selected, values, room, max_groups = case
+    table = frame(made)
+    ratios = {"chosen_ratio": 0.5, "rejected_ratio": 0.25} if selected else {}
+    for response in (response for group in made for response in group.responses):
+        response.ratio = ratios.get(f"{response.kind}_ratio", 1.0)
+    segments = SegmentStore.from_frame(table)
+    column = table["selected"] if selected else None
+    packer = Packer(segments, layout=layout, selected=column, **ratios, **{n: table[n] for n in values})
+    costs = slow_costs(made, layout)
+    np.testing.assert_array_equal(packer.lengths(), costs)
+
+    order = list(range(len(made)))
+    random.shuffle(order)
+    max_tokens = max(costs) + room
+    got = packer.pack(np.array(order), max_tokens=max_tokens, max_groups=max_groups)
+    bins = slow_bins([costs[i] for i in order], max_tokens, max_groups or len(made))
+    assert len(got) == len(bins)
+    for batch, one in zip(got, bins, strict=True):
+        members = [order[i] for i in one]
+        first = segments.group_offsets
+        lines = np.concatenate([np.arange(first[g] + 1, first[g + 1]) for g in members])
+        assert_equal(batch, twin([made[g] for g in members], lines, layout, values))
+
+
+def test_by_hand_in_both_layouts():
+    made = [
+        Group(
+            [10, 11],
+            [
+                Response([1, 2, 3], selected=[True, True, False], kind="chosen", ratio=0.5),
+                Response([4], kind="rejected", selected=[True], ratio=0.5),
+            ],
+            row=5,
+        )
+    ]
+    table = frame(made)
+    shared, separate = (
+        Packer(
+            SegmentStore.from_frame(table),
+            layout=name,
+            selected=table["selected"],
+            chosen_ratio=0.5,
+            rejected_ratio=0.5,
+        )
+        for name in ("shared", "separate")
+    )
+    (batch,) = shared.pack(max_tokens=100)
+    np.testing.assert_array_equal(batch.input_ids, [10, 11, 1])  # 2 is only a target, 3 and 4 are nobody's input
+    np.testing.assert_array_equal(batch.position_ids, [0, 1, 2])
+    np.testing.assert_array_equal(batch.segment_offsets, [0, 2, 3, 3])
+    np.testing.assert_array_equal(batch.segment_parent, [-1, 0, 0])
+    np.testing.assert_array_equal(batch.hidden_index, [1, 2, 1])
+    np.testing.assert_array_equal(batch.target_ids, [1, 2, 4])
+    (batch,) = separate.pack(max_tokens=100)
+    np.testing.assert_array_equal(batch.input_ids, [10, 11, 1, 10, 11])
+    np.testing.assert_array_equal(batch.hidden_index, [1, 2, 4])
+    np.testing.assert_array_equal(batch.response_row, [5, 5])
+    assert (shared.lengths().item(), separate.lengths().item()) == (3, 5)
+
+
+def test_a_set_of_one_kind_has_no_pairs():
+    made = pairs(4)
+    (batch,) = Packer(store(made), only="chosen").pack(max_tokens=1000)
+    np.testing.assert_array_equal(batch.response_line, [1, 4, 7, 10])
+    assert batch.pair_chosen.size == batch.pair_rejected.size == 0
+    np.testing.assert_array_equal(batch.response_group, [0, 1, 2, 3])
+    with pytest.raises(DataError, match="row 0: there is a prompt but no response"):
+        Packer(store(made), only="response")
+
+
+def test_pack_takes_frames_and_stores_and_honours_selected():
+    table = frame(pairs(5)).with_columns(selected=pl.col("mask"))
+    from_frame, from_store = pack(table, max_tokens=50), pack(SegmentStore.from_frame(table), max_tokens=50)
+    assert len(from_frame) == len(from_store) > 1
+    for ours, theirs in zip(from_frame, from_store, strict=True):
+        assert_equal(ours, theirs)
+    none = table.with_columns(selected=pl.col("mask").list.eval(pl.element() & False))
+    assert sum(batch.target_ids.size for batch in pack(none.lazy(), max_tokens=50)) == 0
+
+
+def test_a_group_larger_than_the_budget_is_named():
+    packer = Packer(store(pairs(3)))
+    message = r"row 2: prompt and responses take \d+ tokens in one micro-batch, more than the budget of 12; raise"
+    with pytest.raises(DataError, match=message):
+        packer.pack(np.array([2]), max_tokens=12)
+    with pytest.raises(DataError, match="groups must be indices from 0 to 2, got 3"):
+        packer.pack(np.array([3]), max_tokens=100)
+    with pytest.raises(DataError, match="groups must be indices from 0 to 2, got -1"):
+        packer.lengths(np.array([-1]))
+
+
+def test_columns_that_do_not_fit_are_named():
+    made = pairs(2)
+    table = frame(made)
+    rewards = table["mask"].list.eval(pl.element().cast(pl.Float32))
+    with pytest.raises(DataError, match="row 0: token_rewards must have one value per token"):
+        Packer(store(made), token_rewards=rewards.list.head(2))
+    with pytest.raises(DataError, match=r"token_rewards must be 6 lists .* got 5"):
+        Packer(store(made), token_rewards=rewards[:-1])
+    with pytest.raises(DataError, match="selected must be lists of Boolean"):
+        Packer(store(made), selected=rewards)
+    with pytest.raises(DataError, match="row 0: the prompt has no token"):
+        Packer(store([Group([], made[0].responses, 0)]))
+    broken = table["mask"].list.eval(pl.element().cast(pl.Float32) / 0)
+    with pytest.raises(DataError, match="row 0: ref_logps of token 0 in line 1 is inf; it must be a finite number"):
+        Packer(store(made), ref_logps=broken).pack(max_tokens=100)
+    with pytest.raises(ConfigError, match="layout must be 'shared' or 'separate', got 'both'"):
+        Packer(store(made), layout="both")
+    with pytest.raises(ConfigError, match=r"chosen_ratio must be 1 without `selected`, got 0\.3"):
+        Packer(store(made), chosen_ratio=0.3)
+
+
+def test_values_of_other_segments_are_refused(tmp_path):
+    one, other = store(pairs(2)), store(pairs(3))
+    values = ValueStore.write(tmp_path, one, np.zeros(one.response_offsets[-1], np.float32), key="k")
+    assert Packer(one, token_rewards=values).pack(max_tokens=100)[0].token_rewards.sum() == 0
+    with pytest.raises(ArtifactError, match="made for segments"):
+        Packer(other, token_rewards=values)
+
+
+def test_batches_survive_a_file(tmp_path):
+    (batch,) = Packer(store(pairs(2))).pack(max_tokens=100)
+    batch.save(tmp_path / "batch.safetensors")
+    assert_equal(PackedBatch.load(tmp_path / "batch.safetensors"), batch)
+
+
+def test_a_dummy_batch_has_the_shapes_and_dtypes_of_a_real_one():
+    made = [Group([1], [Response([2, 3])])]
+    real, dummy = pack_groups(made), dummy_batch(["ref_logps"])
+    for field in fields(PackedBatch):
+        array = getattr(real, field.name)
+        if array is not None:
+            assert getattr(dummy, field.name).dtype == array.dtype, field.name
+    assert dummy.ref_logps.shape == (1,)
+    assert dummy.token_mask.sum() == 0
+    assert dummy.pair_chosen.size == 0
+    assert dummy.response_group.tolist() == [0]
