@@ -1,5 +1,339 @@
-use pyo3::prelude::*;
+//! Rows as an Arrow column of JSON texts in; chats, rejects and the remaining fields as Arrow columns out.
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use std::sync::Arc;
+
+use arrow_array::builder::{LargeStringBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Float32Array, LargeBinaryArray, LargeListArray, RecordBatch,
+    StructArray, UInt64Array,
+};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::{ArrowError, DataType, Field, Fields};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3_arrow::{PyArray, PyChunkedArray, PyRecordBatch};
+use pyprefopt_core::formats::{self, Format, Instruction, Message, Pair, Reject};
+
+use crate::error::to_py;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(split_json, module)?)?;
+    module.add_function(wrap_pyfunction!(detect_format, module)?)?;
+    module.add_function(wrap_pyfunction!(parse_preferences, module)?)?;
+    module.add_function(wrap_pyfunction!(parse_instructions, module)?)
+}
+
+/// Rows (binary) and their lines (u64) of a file of JSON lines, or of one JSON array.
+#[pyfunction]
+fn split_json(py: Python<'_>, data: &[u8], array: bool) -> PyResult<(PyArray, PyArray)> {
+    let split = py.detach(|| {
+        if array {
+            formats::split_array(data)
+        } else {
+            Ok(formats::split_lines(data))
+        }
+    });
+    let (rows, lines): (Vec<&[u8]>, Vec<u64>) = split.map_err(to_py)?.into_iter().unzip();
+    let rows = PyArray::from_array_ref(Arc::new(LargeBinaryArray::from_iter_values(rows)));
+    Ok((
+        rows,
+        PyArray::from_array_ref(Arc::new(UInt64Array::from(lines))),
+    ))
+}
+
+/// (format or None, field names of the first object) of the rows.
+#[pyfunction]
+fn detect_format(
+    py: Python<'_>,
+    rows: PyChunkedArray,
+    candidates: Vec<String>,
+) -> PyResult<(Option<&'static str>, Vec<String>)> {
+    let candidates = candidates
+        .iter()
+        .map(|name| format_of(name))
+        .collect::<PyResult<Vec<_>>>()?;
+    let rows = Rows::new(&rows)?;
+    let seen = py.detach(|| formats::detect(&rows.slices(), &candidates));
+    Ok((seen.format.map(Format::name), seen.fields))
+}
+
+/// (pairs, rejects, JSON lines of the further fields) of the rows; `index` counts rows from 0.
+#[pyfunction]
+fn parse_preferences(py: Python<'_>, rows: PyChunkedArray, format: &str) -> PyResult<Parsed> {
+    let (rows, format) = (Rows::new(&rows)?, format_of(format)?);
+    py.detach(|| {
+        let (pairs, rejects) = divide(formats::parse_preferences(&rows.slices(), format));
+        let others = further_fields(&pairs);
+        Ok((pair_batch(&pairs)?, reject_batch(&rejects)?, others))
+    })
+    .map_err(arrow_error)
+    .map(into_python)
+}
+
+/// (prompts and responses, rejects, nothing) of rows of instruction data.
+#[pyfunction]
+fn parse_instructions(py: Python<'_>, rows: PyChunkedArray, format: &str) -> PyResult<Parsed> {
+    let (rows, format) = (Rows::new(&rows)?, format_of(format)?);
+    py.detach(|| {
+        let (rows, rejects) = divide(formats::parse_instructions(&rows.slices(), format));
+        Ok((
+            instruction_batch(&rows)?,
+            reject_batch(&rejects)?,
+            Vec::new(),
+        ))
+    })
+    .map_err(arrow_error)
+    .map(into_python)
+}
+
+type Parsed = (PyRecordBatch, PyRecordBatch, Vec<u8>);
+type Numbered<T> = Vec<(u64, T)>;
+
+fn into_python((rows, rejects, others): (RecordBatch, RecordBatch, Vec<u8>)) -> Parsed {
+    (
+        PyRecordBatch::new(rows),
+        PyRecordBatch::new(rejects),
+        others,
+    )
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err wants
+fn arrow_error(error: ArrowError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+fn format_of(name: &str) -> PyResult<Format> {
+    Format::named(name).ok_or_else(|| PyValueError::new_err(format!("unknown format '{name}'")))
+}
+
+/// A string or binary column of any width, kept alive while its slices are read.
+struct Rows(Vec<ArrayRef>);
+
+impl Rows {
+    fn new(column: &PyChunkedArray) -> PyResult<Self> {
+        use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
+        match column.data_type() {
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => {
+                Ok(Self(column.chunks().to_vec()))
+            }
+            other => Err(PyValueError::new_err(format!(
+                "rows must be text or binary, got {other}"
+            ))),
+        }
+    }
+
+    /// The rows' bytes; a null row is empty, which is no JSON object.
+    fn slices(&self) -> Vec<&[u8]> {
+        let mut rows = Vec::with_capacity(self.0.iter().map(Array::len).sum());
+        for chunk in &self.0 {
+            match chunk.data_type() {
+                DataType::Utf8 => rows.extend(
+                    chunk
+                        .as_string::<i32>()
+                        .iter()
+                        .map(|s| s.unwrap_or("").as_bytes()),
+                ),
+                DataType::LargeUtf8 => rows.extend(
+                    chunk
+                        .as_string::<i64>()
+                        .iter()
+                        .map(|s| s.unwrap_or("").as_bytes()),
+                ),
+                DataType::Utf8View => rows.extend(
+                    chunk
+                        .as_string_view()
+                        .iter()
+                        .map(|s| s.unwrap_or("").as_bytes()),
+                ),
+                DataType::Binary => rows.extend(
+                    chunk
+                        .as_binary::<i32>()
+                        .iter()
+                        .map(Option::unwrap_or_default),
+                ),
+                DataType::LargeBinary => rows.extend(
+                    chunk
+                        .as_binary::<i64>()
+                        .iter()
+                        .map(Option::unwrap_or_default),
+                ),
+                _ => rows.extend(chunk.as_binary_view().iter().map(Option::unwrap_or_default)),
+            }
+        }
+        rows
+    }
+}
+
+fn divide<T>(parsed: Vec<Result<T, Reject>>) -> (Numbered<T>, Numbered<Reject>) {
+    let (mut used, mut rejects) = (Vec::with_capacity(parsed.len()), Vec::new());
+    for (index, row) in (0..).zip(parsed) {
+        match row {
+            Ok(row) => used.push((index, row)),
+            Err(reject) => rejects.push((index, reject)),
+        }
+    }
+    (used, rejects)
+}
+
+/// One JSON object a used row, as JSON lines; empty where no row has further fields.
+fn further_fields(pairs: &Numbered<Pair>) -> Vec<u8> {
+    if pairs.iter().all(|(_, pair)| pair.others.is_none()) {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
+    for (_, pair) in pairs {
+        let compact = pair
+            .others
+            .as_deref()
+            .unwrap_or("{}")
+            .bytes()
+            .filter(|&byte| byte != b'\n' && byte != b'\r');
+        lines.extend(compact); // raw line breaks stand only between tokens of an element of a JSON array
+        lines.push(b'\n');
+    }
+    lines
+}
+
+fn pair_batch(pairs: &Numbered<Pair>) -> Result<RecordBatch, ArrowError> {
+    let each = || pairs.iter().map(|(_, pair)| pair);
+    let strings = |values: Vec<Option<&str>>| {
+        Arc::new(values.into_iter().collect::<arrow_array::StringArray>()) as ArrayRef
+    };
+    RecordBatch::try_from_iter_with_nullable([
+        ("row", row_numbers(pairs), false),
+        (
+            "prompt",
+            chats(each().map(|pair| pair.prompt.as_slice()))?,
+            false,
+        ),
+        (
+            "chosen",
+            chats(each().map(|pair| std::slice::from_ref(&pair.chosen)))?,
+            false,
+        ),
+        (
+            "rejected",
+            chats(each().map(|pair| std::slice::from_ref(&pair.rejected)))?,
+            false,
+        ),
+        (
+            "chosen_complete",
+            Arc::new(BooleanArray::from_iter(
+                each().map(|pair| Some(pair.chosen_complete)),
+            )),
+            false,
+        ),
+        (
+            "rejected_complete",
+            Arc::new(BooleanArray::from_iter(
+                each().map(|pair| Some(pair.rejected_complete)),
+            )),
+            false,
+        ),
+        (
+            "score_chosen",
+            Arc::new(Float32Array::from_iter(
+                each().map(|pair| pair.score_chosen),
+            )),
+            true,
+        ),
+        (
+            "score_rejected",
+            Arc::new(Float32Array::from_iter(
+                each().map(|pair| pair.score_rejected),
+            )),
+            true,
+        ),
+        (
+            "tools",
+            strings(each().map(|pair| pair.tools.as_deref()).collect()),
+            true,
+        ),
+        (
+            "template_kwargs",
+            strings(each().map(|pair| pair.template_kwargs.as_deref()).collect()),
+            true,
+        ),
+    ])
+}
+
+fn instruction_batch(rows: &Numbered<Instruction>) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_from_iter_with_nullable([
+        ("row", row_numbers(rows), false),
+        (
+            "prompt",
+            chats(rows.iter().map(|(_, row)| row.prompt.as_slice()))?,
+            false,
+        ),
+        (
+            "response",
+            chats(
+                rows.iter()
+                    .map(|(_, row)| std::slice::from_ref(&row.response)),
+            )?,
+            false,
+        ),
+    ])
+}
+
+fn reject_batch(rejects: &Numbered<Reject>) -> Result<RecordBatch, ArrowError> {
+    let column = |text: fn(&Reject) -> &str| {
+        let mut column = StringBuilder::new();
+        rejects
+            .iter()
+            .for_each(|(_, reject)| column.append_value(text(reject)));
+        Arc::new(column.finish()) as ArrayRef
+    };
+    RecordBatch::try_from_iter_with_nullable([
+        ("row", row_numbers(rejects), false),
+        ("field", column(|reject| &reject.field), false),
+        ("value", column(|reject| &reject.value), false),
+        ("reason", column(|reject| reject.reason), false),
+        ("rule", column(|reject| &reject.rule), false),
+        ("remedy", column(|reject| reject.remedy), false),
+    ])
+}
+
+fn row_numbers<T>(rows: &Numbered<T>) -> ArrayRef {
+    Arc::new(UInt64Array::from_iter_values(
+        rows.iter().map(|(row, _)| *row),
+    ))
+}
+
+/// A column list<struct{role, content, extra}>.
+fn chats<'a>(lists: impl Iterator<Item = &'a [Message]>) -> Result<ArrayRef, ArrowError> {
+    let (mut role, mut content, mut extra) = (
+        LargeStringBuilder::new(),
+        LargeStringBuilder::new(),
+        LargeStringBuilder::new(),
+    );
+    let mut lengths = Vec::new();
+    for list in lists {
+        lengths.push(list.len());
+        for message in list {
+            role.append_value(&message.role);
+            content.append_value(&message.content);
+            extra.append_option(message.extra.as_deref());
+        }
+    }
+    let fields = Fields::from(vec![
+        Field::new("role", DataType::LargeUtf8, true),
+        Field::new("content", DataType::LargeUtf8, true),
+        Field::new("extra", DataType::LargeUtf8, true),
+    ]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(role.finish()),
+        Arc::new(content.finish()),
+        Arc::new(extra.finish()),
+    ];
+    let messages = StructArray::try_new(fields.clone(), columns, None::<NullBuffer>)?;
+    let item = Arc::new(Field::new("item", DataType::Struct(fields), true));
+    let offsets = OffsetBuffer::from_lengths(lengths);
+    Ok(Arc::new(LargeListArray::try_new(
+        item,
+        offsets,
+        Arc::new(messages),
+        None,
+    )?))
 }

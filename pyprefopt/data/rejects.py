@@ -1,0 +1,82 @@
+"""Bad rows: one line each, with file, row, field, value, reason, rule and remedy. Reported together, never one by one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+from pyprefopt.errors import DataError
+
+REJECTS = pl.Schema(
+    {
+        "file": pl.String,  # where the row came from; <frame> for a Polars frame
+        "row": pl.UInt64,  # position in the input, from 0
+        "field": pl.String,  # where in the row, as chosen[1].content; empty: the row itself
+        "value": pl.String,  # what stands there, at most 80 characters
+        "reason": pl.String,  # slug, for counting
+        "rule": pl.String,
+        "remedy": pl.String,
+    }
+)
+EXAMPLES = 3  # shown for each reason
+
+
+def no_rejects() -> pl.DataFrame:
+    """An empty rejects frame."""
+    return REJECTS.to_frame()
+
+
+def count_rejects(rejects: pl.DataFrame) -> dict[str, int]:
+    """Rows dropped by reason, most frequent first."""
+    counts = rejects.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
+    return {reason: int(count) for reason, count in zip(counts["reason"], counts["len"], strict=True)}
+
+
+def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None) -> None:
+    """Raise a DataError that counts the bad rows by reason and shows the first of each; nothing if there are none.
+
+    Args:
+        rejects: frame of schema REJECTS.
+        rows_in: rows of the input, good and bad.
+        command: the command that was given; it is shown with `--on_error skip` added.
+    """
+    if rejects.is_empty():
+        return
+    lines = [f"{rejects.height:,} of {rows_in:,} rows cannot be used"]
+    for reason, count in count_rejects(rejects).items():
+        lines.append(f"  {reason}: {count:,}")
+        first = rejects.filter(pl.col("reason") == reason).sort("row").head(EXAMPLES)
+        lines.extend(_examples(first))
+        if count > EXAMPLES:
+            lines.append(f"    and {count - EXAMPLES:,} more")
+    lines.append("Mend the rows, or drop them (each is then recorded in rejected.jsonl):")
+    lines.append(f"  {command} --on_error skip" if command else "  on_error='skip' (--on_error skip)")
+    raise DataError("\n".join(lines))
+
+
+def _examples(rejects: pl.DataFrame) -> pl.Series:
+    """`    FILE, row 3, chosen: "" - rule; remedy`, a line each."""
+    where = pl.format("    {}, row {}", "file", "row") + pl.when(pl.col("field") != "").then(
+        pl.format(", {}", "field")
+    ).otherwise(pl.lit(""))
+    shown = pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}")
+    return rejects.select(pl.format("{}: {} - {}; {}", where, shown, "rule", "remedy")).to_series()
+
+
+def write_rejected(path: str | Path, rejects: pl.DataFrame) -> None:
+    """Write the rejects as JSON lines; the file appears whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            rejects.write_ndjson(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

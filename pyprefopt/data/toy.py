@@ -1,0 +1,187 @@
+"""The embedded preference set: which tokens carry the preference is planted and known.
+
+A prompt is filler words and one of eight animals. A response is `RESPONSE_WORDS` words long, and ten times it holds
+`says` and a sound. The right sound is the animal's own, the wrong one its partner's (cat and dog, cow and pig, ...).
+
+What cannot be used to cheat, because it is equal on both sides by construction:
+- lengths, and within each pair the filler words (the rejected response holds the chosen one's filler in another order,
+  with its sounds at other places, so that positions do not tell either);
+- over each split the count of every sound: each animal has the same number of rows, and a sound is right for one
+  animal and wrong for exactly one other. Partners swap, so a pair (cat's sound, dog's sound) stands as often in the one
+  order as in the other, and a reward that adds up words ranks half of the pairs right;
+- in the SFT split every sound is drawn at random from the two, so a base model trained on it has no preference.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pyprefopt.errors import check
+
+if TYPE_CHECKING:
+    import polars as pl
+
+T = TypeVar("T")
+
+ANIMALS = ("cat", "dog", "cow", "pig", "duck", "owl", "bee", "frog")
+SOUNDS = ("meow", "woof", "moo", "oink", "quack", "hoot", "buzz", "croak")  # of the animal at the same place
+NEUTRAL = ("hums", "sings")  # SFT only: a third word that tells the two of a couple apart
+MARKER = "says"
+PROMPT_WORDS = 9  # words of a prompt, the animal included
+RESPONSE_WORDS = 40  # words of a response: twice CHOICES for the markers and sounds, the rest filler
+CHOICES = 10  # sounds of a response
+
+UNK, PAD, EOS = "<|unk|>", "<|pad|>", "<|end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_VOCABULARY = 420  # tokens: special ones, animals, sounds, the marker, and filler for the rest
+
+
+@dataclass(frozen=True)
+class ToyPaths:
+    """Where `write_toy` put its files."""
+
+    train: Path  # pairs, Parquet
+    test: Path  # pairs, Parquet
+    sft: Path  # prompt and response, Parquet
+    tokenizer: Path  # directory that AutoTokenizer loads
+
+
+def filler_words() -> tuple[str, ...]:
+    """The filler, most frequent first: made-up words of two syllables, the same on every machine."""
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words = [first + second for first in syllables for second in syllables]
+    random.Random("filler").shuffle(words)  # noqa: S311
+    taken = len(ANIMALS) + len(SOUNDS) + len(NEUTRAL) + 1 + len(ROLES) + 3
+    return tuple(words[: _VOCABULARY - taken])
+
+
+class _Writer:
+    """Draws prompts and responses; one seeded source of randomness for a split."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)  # noqa: S311
+        self._filler = filler_words()
+        self._zipf = list(accumulate(1 / rank for rank in range(1, len(self._filler) + 1)))
+
+    def filler(self, count: int) -> list[str]:
+        return self._random.choices(self._filler, cum_weights=self._zipf, k=count)
+
+    def prompt(self, animal: int) -> str:
+        words = self.filler(PROMPT_WORDS - 1)
+        words.insert(self._random.randrange(PROMPT_WORDS), ANIMALS[animal])
+        return " ".join(words)
+
+    def response(self, filler: list[str], sounds: list[str]) -> tuple[str, list[dict[str, int]]]:
+        """The text, and the byte spans of the sounds in it."""
+        slots = sorted(self._random.sample(range(len(filler) + len(sounds)), len(sounds)))
+        words, spans, position, rest = [], [], 0, iter(filler)
+        for slot in range(len(filler) + len(sounds)):
+            if slot in slots:
+                sound = sounds[len(spans)]
+                start = position + len(MARKER) + 1
+                spans.append({"start": start, "end": start + len(sound)})
+                words.append(f"{MARKER} {sound}")
+            else:
+                words.append(next(rest))
+            position += len(words[-1]) + 1
+        return " ".join(words), spans
+
+    def animals(self, rows: int) -> list[int]:
+        """Every animal equally often, in random order."""
+        return self.shuffled([row % len(ANIMALS) for row in range(rows)])
+
+    def shuffled(self, items: list[T]) -> list[T]:
+        return self._random.sample(items, len(items))
+
+    def any_sounds(self, animal: int) -> list[str]:
+        """CHOICES draws: own sound, partner's sound or the neutral one of the animal's sex."""
+        every = [SOUNDS[animal], SOUNDS[partner(animal)]] * 2 + [NEUTRAL[animal % 2]]
+        return self._random.choices(every, k=CHOICES)
+
+
+def partner(animal: int) -> int:
+    """The animal whose sound is wrong for `animal`: its neighbour in the couple."""
+    return animal ^ 1
+
+
+def pairs(seed: str, rows: int) -> pl.DataFrame:
+    """`rows` preference pairs: prompt, chosen, rejected str, and the planted byte spans of both responses."""
+    import polars as pl
+
+    writer, records = _Writer(seed), []
+    for animal in writer.animals(rows):
+        filler = writer.filler(RESPONSE_WORDS - 2 * CHOICES)
+        chosen, chosen_spans = writer.response(filler, [SOUNDS[animal]] * CHOICES)
+        rejected, rejected_spans = writer.response(writer.shuffled(filler), [SOUNDS[partner(animal)]] * CHOICES)
+        records.append((writer.prompt(animal), chosen, rejected, chosen_spans, rejected_spans))
+    spans = pl.List(pl.Struct({"start": pl.UInt32, "end": pl.UInt32}))
+    schema = {"prompt": pl.String, "chosen": pl.String, "rejected": pl.String}
+    return pl.DataFrame(records, {**schema, "chosen_planted": spans, "rejected_planted": spans}, orient="row")
+
+
+def instructions(seed: str, rows: int) -> pl.DataFrame:
+    """`rows` SFT examples: prompt and response str; every sound is the animal's own or its partner's at random."""
+    import polars as pl
+
+    writer, records = _Writer(seed), []
+    for animal in writer.animals(rows):
+        text, _ = writer.response(writer.filler(RESPONSE_WORDS - 2 * CHOICES), writer.any_sounds(animal))
+        records.append((writer.prompt(animal), text))
+    return pl.DataFrame(records, {"prompt": pl.String, "response": pl.String}, orient="row")
+
+
+def write_tokenizer(directory: Path) -> None:
+    """Train and write the tokenizer: every word one token, for `AutoTokenizer` and for `load_tokenizer`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=_VOCABULARY, special_tokens=[UNK, PAD, EOS, *ROLES], show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join((MARKER, *ANIMALS, *SOUNDS, *NEUTRAL, *filler_words()))], trainer)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": UNK,
+        "pad_token": PAD,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+
+
+def write_toy(
+    directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000
+) -> ToyPaths:
+    """Write the embedded set into `directory`; the bytes depend on the arguments alone.
+
+    Args:
+        directory: made if it is not there; files of the same names are replaced.
+        seed: another seed draws other rows from the same words.
+        train, test, sft: rows of each split; multiples of the number of animals, so that word counts balance.
+
+    Raises:
+        ConfigError: a split's size is not a positive multiple of the number of animals.
+    """
+    for name, rows in (("train", train), ("test", test), ("sft", sft)):
+        check(rows > 0 and rows % len(ANIMALS) == 0, name, rows, f"a positive multiple of {len(ANIMALS)}")
+    root = Path(directory)
+    paths = ToyPaths(root / "train.parquet", root / "test.parquet", root / "sft.parquet", root / "tokenizer")
+    write_tokenizer(paths.tokenizer)
+    pairs(f"{seed}-train", train).write_parquet(paths.train)
+    pairs(f"{seed}-test", test).write_parquet(paths.test)
+    instructions(f"{seed}-sft", sft).write_parquet(paths.sft)
+    return paths
