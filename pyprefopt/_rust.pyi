@@ -86,6 +86,7 @@ def select_top_k(
     rejected_ratio: float,
     rounding: str,
 ) -> _Arrow: ...
+
 @final
 class Packer:
     def __new__(

@@ -67,7 +67,7 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` (if any), `sft` (if it has own data)."""
+    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
     from pyprefopt.data.store import SegmentStore, ValueStore
     from pyprefopt.modeling.load import toy_config
 

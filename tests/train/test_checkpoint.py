@@ -124,7 +124,7 @@ def test_another_zero_stage_or_world_size_names_the_remedy(tmp_path, monkeypatch
 
 def draws():
     drawn = [*torch.rand(3).tolist(), *np.random.rand(3), np.random.randn()]
-    return [*drawn, random.gauss(0, 1), random.choice("abcdefgh")]  # noqa: S311
+    return [*drawn, random.gauss(0, 1), random.choice("abcdefgh")]
 
 
 def test_random_states_come_back(tmp_path):
