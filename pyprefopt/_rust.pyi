@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Packer", "__version__", "select_top_k", "top_k_mask"]
 __version__: str
+__all__: list[str]
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
@@ -30,12 +31,13 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+@final
 class Tokenizer:
     def __new__(
         cls,
         json: bytes,
         *,
-        special_tokens: list[tuple[str, str]] = [],
+        special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
     ) -> Tokenizer: ...

@@ -31,6 +31,6 @@ def spans_to_mask(spans: Column, starts: Column, ends: Column) -> Column:
 def _mask(columns: Any) -> pl.Series:
     try:
         mask = _native.spans_to_mask(columns)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"spans_to_mask: {error}") from None
     return to_series(columns.name, mask, pl.List(pl.Boolean))

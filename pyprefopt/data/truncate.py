@@ -119,7 +119,7 @@ def _truncate_segments(frame: Frame, schema: pl.Schema, cut: dict[str, Any]) -> 
 def _positions(segments: pl.Series, cut: dict[str, Any]) -> pl.Series:
     try:
         return to_series(segments.name, _native.truncate_positions(segments, **cut), pl.UInt32)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"truncate: {error}") from None
 
 

