@@ -5,7 +5,21 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packer", "__version__", "select_top_k", "top_k_mask"]
+__all__ = [
+    "Packer",
+    "Tokenizer",
+    "__version__",
+    "detect_format",
+    "parse_instructions",
+    "parse_preferences",
+    "render_chat",
+    "select_top_k",
+    "spans_to_mask",
+    "split_json",
+    "top_k_mask",
+    "truncate_positions",
+    "truncate_text",
+]
 __version__: str
 __all__: list[str]
 
