@@ -26,10 +26,10 @@ class Loader(Protocol):
     def step(self, k: int) -> list[PackedBatch]:
         """This rank's micro-batches of optimizer step k (from 0), as many on every rank."""
 
-    def window(self, k: int) -> Sequence[int]:
+    def window(self, k: int) -> Iterable[SupportsInt]:
         """The input rows of step k, the same on every rank."""
 
-    def scan(self, pad: bool = True) -> Iterator[PackedBatch]:
+    def scan(self, *, pad: bool = True) -> Iterator[PackedBatch]:
         """This rank's micro-batches over the whole set in order; with `pad` as many on every rank."""
 
 

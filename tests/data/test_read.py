@@ -281,7 +281,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     jsonl(tmp_path / "pairs.jsonl", [PLAIN])
-    with pytest.raises(DataError, match=r"pair\.jsonl must be a file; there is none; did you mean 'pairs.jsonl'"):
+    with pytest.raises(DataError, match=r"pair\.jsonl must be a file; there is none; did you mean 'pairs\.jsonl'"):
         scan_preferences(tmp_path / "pair.jsonl")
 
 
