@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import Engine, deepspeed_config
 from tests.reference.packing import pack_groups
 from tests.train.toy import ToyModel, make_groups
-
-EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "deepspeed").glob("*.json"))
 
 
 def merged(tmp_path, user, **settings):
@@ -44,8 +41,8 @@ def test_the_users_file_adds_what_ours_leaves_open(tmp_path):
     [
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3, but zero_stage is 2"),
         ({"gradient_clipping": 0.5}, "gradient_clipping is 0.5, but max_grad_norm is 1.0"),
-        ({"bf16": {"enabled": True}}, "bf16.enabled is True, but dtype is False"),
-        ({"fp16": {"enabled": True}}, "fp16 is refused"),
+        ({"bf16": {"enabled": True}}, "bf16.enabled is True, but dtype is 'float32'"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled is True, but dtype is 'float32'"),
         ({"train_batch_size": 64}, "train_batch_size is 64, but global_batch_size .* is 128"),
         ({"optimizer": {"type": "Lamb"}}, "optimizer cannot be set there"),
         ({"scheduler": {"type": "WarmupLR"}}, "lr_scheduler_type"),
@@ -71,13 +68,6 @@ def test_bfloat16_without_zero_is_refused():
     run = RunConfig(dtype="bfloat16", zero_stage=0)
     with pytest.raises(ConfigError, match="bfloat16 needs zero_stage >= 1"):
         deepspeed_config(run, run)
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_shipped_examples_are_accepted(path):
-    stage = json.loads(path.read_text())["zero_optimization"]["stage"]
-    run = RunConfig(deepspeed=str(path), zero_stage=2 if stage == "auto" else stage)
-    assert deepspeed_config(run, run)["zero_optimization"]["stage"] == run.zero_stage
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pyprefopt.train.trainer import Job, fit
 from tests.reference.packing import pack_groups
 from tests.train.toy import ToyLoader, ToyModel, make_groups, with_ref_logps
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "deepspeed").glob("*.json"))
 GROUPS = with_ref_logps(make_groups(14), ToyModel())
 
 
@@ -85,6 +87,13 @@ def test_bfloat16_trains(tmp_path, stage):
     assert losses(tmp_path)[0] == pytest.approx(math.log(2), abs=5e-3)
     assert losses(tmp_path)[-1] < 0.66
     assert result.weights["head.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_shipped_deepspeed_files_train_as_without_them(tmp_path, path):
+    stage = json.loads(path.read_text())["zero_optimization"]["stage"]
+    fit(make_job(tmp_path, deepspeed=str(path), zero_stage=2 if stage == "auto" else stage))
+    assert losses(tmp_path) == pytest.approx(plain_dpo_losses(run_config(tmp_path))[0], abs=1e-5)
 
 
 def test_sft_is_a_mean_over_all_tokens_of_the_step(tmp_path):
