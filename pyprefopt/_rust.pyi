@@ -21,7 +21,6 @@ __all__ = [
     "truncate_text",
 ]
 __version__: str
-__all__: list[str]
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
