@@ -5,7 +5,6 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-__version__: str
 __all__ = [
     "Packer",
     "Tokenizer",
@@ -21,6 +20,7 @@ __all__ = [
     "truncate_positions",
     "truncate_text",
 ]
+__version__: str
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
@@ -101,6 +101,7 @@ def select_top_k(
     rejected_ratio: float,
     rounding: str,
 ) -> _Arrow: ...
+
 @final
 class Packer:
     def __new__(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import polars as pl
 
@@ -22,7 +22,6 @@ from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 Source = str | Path | pl.DataFrame | pl.LazyFrame
 OnError = Literal["raise", "skip"]
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
 CHAT = pl.List(MESSAGE)
@@ -37,7 +36,12 @@ _PREFERENCE_FIELDS = (
 _INSTRUCTION_FIELDS = (
     *("messages", "conversations", "prompt", "response", "completion", "instruction", "input", "output"),
 )
-_OPTIONAL = ("score_chosen", "score_rejected", "tools", "template_kwargs")  # result columns only where the input has them
+_OPTIONAL = (
+    "score_chosen",
+    "score_rejected",
+    "tools",
+    "template_kwargs",
+)  # result columns only where the input has them
 _FRAME = "<frame>"
 
 
@@ -187,13 +191,16 @@ def _read_table(path: Path, suffix: str, fields: Sequence[str]) -> pl.DataFrame:
         data = _bytes(path)
         names = pl.read_csv(data, n_rows=0).columns
         text = {name: pl.String for name in names if name in fields and not name.startswith("score_")}
-        return pl.read_csv(data, schema_overrides=text, infer_schema_length=None, missing_utf8_is_empty_string=True)
+        # An empty cell is an empty text.
+        return pl.read_csv(data, schema_overrides=text, infer_schema_length=None).with_columns(
+            pl.col(list(text)).fill_null("")
+        )
     if suffix == ".parquet":
         return pl.read_parquet(path)
     if suffix in (".arrow", ".feather", ".ipc"):
         with path.open("rb") as file:
             is_file = file.read(6) == b"ARROW1"
-        return pl.read_ipc(path, memory_map=False) if is_file else pl.read_ipc_stream(path)
+        return pl.read_ipc(path) if is_file else pl.read_ipc_stream(path)
     known = ".jsonl, .json, .csv (each also .gz), .parquet, .arrow or .feather"
     raise DataError(f"{path} must be {known}; got '{path.suffix}'")
 
@@ -218,7 +225,9 @@ def _from_frame(frame: pl.DataFrame, fields: Sequence[str], file: str) -> _Rows:
 def _format(texts: pl.Series, wanted: str, known: Sequence[str], file: str) -> str:
     """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits."""
     if wanted != "auto" and wanted not in known:
-        raise ConfigError(f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
+        raise ConfigError(
+            f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}"
+        )
     if texts.is_empty():
         raise DataError(f"{file} holds no rows")
     found, names = _native.detect_format(texts, list(known) if wanted == "auto" else [wanted])
@@ -228,7 +237,7 @@ def _format(texts: pl.Series, wanted: str, known: Sequence[str], file: str) -> s
     return found
 
 
-_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction", "output")
+_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
 
 
 def _nearest(names: Sequence[str]) -> str:
@@ -248,11 +257,11 @@ def _infer(lines: bytes, file: str) -> pl.DataFrame:
     try:
         return pl.read_ndjson(lines, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        remedy = "give each of the other fields one type, or remove them"
-        raise DataError(f"{file}: the fields beside prompt, chosen and rejected have no common type: {error}; {remedy}") from error
+        rule = "each field beside the prompt and the responses must have one type over all rows"
+        raise DataError(f"{file}: {rule}: {error}; give it one type, or remove it") from error
 
 
-def _rejects(rejects: object, rows: _Rows, file: str) -> pl.DataFrame:
+def _rejects(rejects: Any, rows: _Rows, file: str) -> pl.DataFrame:
     """The kernel's rejects with file, line (for broken JSON) and the nearest known name (for missing fields)."""
     frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
     if rows.lines is not None:

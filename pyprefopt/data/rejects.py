@@ -1,13 +1,12 @@
-"""Bad rows: one line each, with file, row, field, value, reason, rule and remedy. Reported together, never one by one."""
+"""Bad rows: one line each, with file, row, field, value, reason, rule and remedy. Reported together."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import polars as pl
 
+from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import DataError
 
 REJECTS = pl.Schema(
@@ -68,15 +67,4 @@ def _examples(rejects: pl.DataFrame) -> pl.Series:
 
 def write_rejected(path: str | Path, rejects: pl.DataFrame) -> None:
     """Write the rejects as JSON lines; the file appears whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            rejects.write_ndjson(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    atomic_write(path, rejects.write_ndjson)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 ANIMALS = ("cat", "dog", "cow", "pig", "duck", "owl", "bee", "frog")
 SOUNDS = ("meow", "woof", "moo", "oink", "quack", "hoot", "buzz", "croak")  # of the animal at the same place
-NEUTRAL = ("hums", "sings")  # SFT only: a third word that tells the two of a couple apart
+EXTRA = ("purr", "yap", "low", "grunt", "cackle", "screech", "drone", "chirp")  # a third sound, SFT only
 MARKER = "says"
 PROMPT_WORDS = 9  # words of a prompt, the animal included
 RESPONSE_WORDS = 40  # words of a response: twice CHOICES for the markers and sounds, the rest filler
@@ -60,7 +60,7 @@ def filler_words() -> tuple[str, ...]:
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     words = [first + second for first in syllables for second in syllables]
     random.Random("filler").shuffle(words)  # noqa: S311
-    taken = len(ANIMALS) + len(SOUNDS) + len(NEUTRAL) + 1 + len(ROLES) + 3
+    taken = len(ANIMALS) + len(SOUNDS) + len(EXTRA) + 1 + len(ROLES) + 3
     return tuple(words[: _VOCABULARY - taken])
 
 
@@ -83,7 +83,9 @@ class _Writer:
     def response(self, filler: list[str], sounds: list[str]) -> tuple[str, list[dict[str, int]]]:
         """The text, and the byte spans of the sounds in it."""
         slots = sorted(self._random.sample(range(len(filler) + len(sounds)), len(sounds)))
-        words, spans, position, rest = [], [], 0, iter(filler)
+        words: list[str] = []
+        spans: list[dict[str, int]] = []
+        position, rest = 0, iter(filler)
         for slot in range(len(filler) + len(sounds)):
             if slot in slots:
                 sound = sounds[len(spans)]
@@ -103,8 +105,8 @@ class _Writer:
         return self._random.sample(items, len(items))
 
     def any_sounds(self, animal: int) -> list[str]:
-        """CHOICES draws: own sound, partner's sound or the neutral one of the animal's sex."""
-        every = [SOUNDS[animal], SOUNDS[partner(animal)]] * 2 + [NEUTRAL[animal % 2]]
+        """CHOICES draws: own and partner's sound alike, and as often as both the animal's extra one."""
+        every = (SOUNDS[animal], SOUNDS[partner(animal)], EXTRA[animal], EXTRA[animal])
         return self._random.choices(every, k=CHOICES)
 
 
@@ -148,7 +150,7 @@ def write_tokenizer(directory: Path) -> None:
     trainer = trainers.WordLevelTrainer(
         vocab_size=_VOCABULARY, special_tokens=[UNK, PAD, EOS, *ROLES], show_progress=False
     )
-    tokenizer.train_from_iterator([" ".join((MARKER, *ANIMALS, *SOUNDS, *NEUTRAL, *filler_words()))], trainer)
+    tokenizer.train_from_iterator([" ".join((MARKER, *ANIMALS, *SOUNDS, *EXTRA, *filler_words()))], trainer)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": UNK,
@@ -163,9 +165,7 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def write_toy(
-    directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000
-) -> ToyPaths:
+def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000) -> ToyPaths:
     """Write the embedded set into `directory`; the bytes depend on the arguments alone.
 
     Args:

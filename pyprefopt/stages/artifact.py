@@ -24,7 +24,7 @@ logger = logging.getLogger("pyprefopt")
 
 def content_hash(value: object) -> str:
     """sha256 of a JSON-like value; the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,13 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     for name, reason in _REFUSED.items():
         if user.pop(name, "auto") != "auto":
             raise ConfigError(f"{run.deepspeed}: {name} cannot be set there: {reason}")
-    return _merge(ours, user, run.deepspeed)
+    settings = {  # DeepSpeed's name -> ours, and its value
+        "gradient_clipping": ("max_grad_norm", optim.max_grad_norm),
+        "zero_optimization.stage": ("zero_stage", run.zero_stage),
+        "bf16.enabled": ("dtype", run.dtype),
+        "fp16.enabled": ("dtype", run.dtype),
+    }
+    return _merge(ours, user, run.deepspeed, settings)
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -122,13 +128,13 @@ def _read_json(path: str) -> dict[str, Any]:
     return content
 
 
-_SETTINGS = {  # DeepSpeed's name -> ours, for messages
-    "gradient_clipping": "max_grad_norm", "zero_optimization.stage": "zero_stage", "bf16.enabled": "dtype",
-    "fp16.enabled": "dtype (fp16 is refused)",
-}  # fmt: skip
-
-
-def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: str = "") -> dict[str, Any]:
+def _merge(
+    ours: Mapping[str, Any],
+    user: Mapping[str, Any],
+    path: str,
+    settings: Mapping[str, tuple[str, object]],
+    prefix: str = "",
+) -> dict[str, Any]:
     merged = dict(ours)
     for name, value in user.items():
         full = prefix + name
@@ -137,9 +143,9 @@ def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: 
                 raise ConfigError(f'{path}: {full} is "auto", but pyprefopt sets no value for it; give one or drop it')
             merged[name] = value
         elif isinstance(ours[name], dict) and isinstance(value, dict):
-            merged[name] = _merge(ours[name], value, path, full + ".")
+            merged[name] = _merge(ours[name], value, path, settings, full + ".")
         elif value not in ("auto", ours[name]):
-            raise _conflict(path, full, value, _SETTINGS.get(full, "pyprefopt's own value"), ours[name])
+            raise _conflict(path, full, value, *settings.get(full, ("pyprefopt's own value", ours[name])))
     return merged
 
 
@@ -184,6 +190,10 @@ class Engine:
     def train(self, mode: bool = True) -> None:
         """Training or evaluation mode of the model."""
         self._engine.train(mode)
+
+    def eval(self) -> None:
+        """Evaluation mode of the model."""
+        self.train(False)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of `loss`; gradients are averaged over ranks at the step's `last` micro-batch."""

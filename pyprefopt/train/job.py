@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, SupportsInt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,10 +26,10 @@ class Loader(Protocol):
     def step(self, k: int) -> list[PackedBatch]:
         """This rank's micro-batches of optimizer step k (from 0), as many on every rank."""
 
-    def window(self, k: int) -> Sequence[int]:
+    def window(self, k: int) -> Iterable[SupportsInt]:
         """The input rows of step k, the same on every rank."""
 
-    def scan(self, pad: bool = True) -> Iterator[PackedBatch]:
+    def scan(self, *, pad: bool = True) -> Iterator[PackedBatch]:
         """This rank's micro-batches over the whole set in order; with `pad` as many on every rank."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsInt
 
 import torch
 
@@ -85,7 +85,7 @@ def require_finite_gradient(norm: float, job: Job, step: int) -> None:
         raise TrainingError(f"{job.stage}: the gradient of step {step + 1} is not finite at rows {rows}; {_REMEDY}")
 
 
-def list_rows(rows: Iterable[int], shown: int = 20) -> str:
+def list_rows(rows: Iterable[SupportsInt], shown: int = 20) -> str:
     """Row numbers for a message: `3, 7, 9 and 4 more`."""
     distinct = sorted({int(row) for row in rows})
     more = f" and {len(distinct) - shown} more" if len(distinct) > shown else ""

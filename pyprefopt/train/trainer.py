@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,8 +99,11 @@ def _engine(job: Job, watchers: Sequence[Callback]) -> Iterator[Engine]:
 
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGTERM only changes what the yielded function returns."""
+    """While inside, SIGTERM only changes what the yielded function returns. Python allows this in the main thread."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         yield lambda: bool(received)

@@ -10,7 +10,7 @@ import yaml
 
 from pyprefopt.train.config import RunConfig
 from pyprefopt.train.configfile import parse_yaml, typed
-from pyprefopt.train.resolve import load_config
+from pyprefopt.train.resolve import configure, load_config
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "pyprefopt" / "configs"
@@ -39,7 +39,13 @@ def test_config_parses(file):
         config = AutoConfig.for_model(**settings)
         assert not set(settings) - set(config.to_dict()), "settings that the architecture does not know"
     elif kind == "deepspeed":
-        assert isinstance(json.loads(text), dict)
+        from pyprefopt.train.engine import deepspeed_config
+
+        run = configure(deepspeed=str(file), zero_stage=2)
+        merged = deepspeed_config(run, run)
+        assert merged["zero_optimization"]["stage"] == 2
+        for name, section in json.loads(text).items():
+            assert section.items() <= merged[name].items()
     else:
         pytest.fail(f"{file}: say here how {kind} files are checked")
 

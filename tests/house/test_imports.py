@@ -94,11 +94,12 @@ def test_nothing_imports_tests_or_scripts():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "scripts").glob("*.py")), ids=lambda file: file.name)
 def test_scripts_are_thin(file):
-    """A script parses nothing and computes nothing: it calls one function of the package."""
+    """A script at most reads its options and calls one function of the package."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
-    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 20
+    defined = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert [node.name for node in defined] in ([], ["main"])
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 40
 
 
 # What must not be loaded by importing a module. The extension is needed for `data`: it is built before tests run.

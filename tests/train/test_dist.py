@@ -52,7 +52,9 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
         "import sys; from pyprefopt.train.dist import RunLock\n"
         "with RunLock(sys.argv[1]):\n    print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(ArtifactError, match=rf"held by process {holder.pid} on .*--output_dir"), dist.RunLock(tmp_path):
         pass

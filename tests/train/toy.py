@@ -18,9 +18,10 @@ VOCABULARY = 29
 class ToyModel(nn.Module):
     """Log-prob of a token from the mean embedding of its segment so far: [M] from a batch, as LogpsModel."""
 
-    def __init__(self, seed: int = 0, width: int = 16) -> None:
+    def __init__(self, seed: int = 0, width: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(seed)
+        self.dropout = dropout
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, VOCABULARY)
@@ -28,6 +29,7 @@ class ToyModel(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         hidden = self.embedding(batch.input_ids)
         hidden = hidden + torch.tanh(hidden.roll(1, 0)) * (batch.position_ids > 0)[:, None]
+        hidden = F.dropout(hidden, self.dropout, self.training)
         logits = self.head(self.norm(hidden)[batch.hidden_index]).float()
         return F.log_softmax(logits, -1).gather(1, batch.target_ids[:, None])[:, 0]
 
