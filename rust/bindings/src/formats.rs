@@ -1,12 +1,14 @@
 //! Rows as an Arrow column of JSON texts in; chats, rejects and the remaining fields as Arrow columns out.
+#![allow(clippy::needless_pass_by_value)] // PyO3 takes arguments by value
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
-use arrow_array::builder::{LargeStringBuilder, StringBuilder};
+use arrow_array::builder::LargeStringBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, LargeBinaryArray, LargeListArray, RecordBatch,
-    StructArray, UInt64Array,
+    StringArray, StructArray, UInt64Array,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Fields};
@@ -98,7 +100,6 @@ fn into_python((rows, rejects, others): (RecordBatch, RecordBatch, Vec<u8>)) -> 
     )
 }
 
-#[allow(clippy::needless_pass_by_value)] // the shape that map_err wants
 fn arrow_error(error: ArrowError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
@@ -196,63 +197,36 @@ fn further_fields(pairs: &Numbered<Pair>) -> Vec<u8> {
 }
 
 fn pair_batch(pairs: &Numbered<Pair>) -> Result<RecordBatch, ArrowError> {
-    let each = || pairs.iter().map(|(_, pair)| pair);
-    let strings = |values: Vec<Option<&str>>| {
-        Arc::new(values.into_iter().collect::<arrow_array::StringArray>()) as ArrayRef
+    let lists = |list: fn(&Pair) -> &[Message]| chats(pairs.iter().map(|(_, pair)| list(pair)));
+    let strings = |text: fn(&Pair) -> Option<&str>| -> ArrayRef {
+        let column: StringArray = pairs.iter().map(|(_, pair)| text(pair)).collect();
+        Arc::new(column)
+    };
+    let flags = |flag: fn(&Pair) -> bool| -> ArrayRef {
+        let column: BooleanArray = pairs.iter().map(|(_, pair)| Some(flag(pair))).collect();
+        Arc::new(column)
+    };
+    let scores = |score: fn(&Pair) -> Option<f32>| -> ArrayRef {
+        let column: Float32Array = pairs.iter().map(|(_, pair)| score(pair)).collect();
+        Arc::new(column)
     };
     RecordBatch::try_from_iter_with_nullable([
         ("row", row_numbers(pairs), false),
-        (
-            "prompt",
-            chats(each().map(|pair| pair.prompt.as_slice()))?,
-            false,
-        ),
-        (
-            "chosen",
-            chats(each().map(|pair| std::slice::from_ref(&pair.chosen)))?,
-            false,
-        ),
-        (
-            "rejected",
-            chats(each().map(|pair| std::slice::from_ref(&pair.rejected)))?,
-            false,
-        ),
-        (
-            "chosen_complete",
-            Arc::new(BooleanArray::from_iter(
-                each().map(|pair| Some(pair.chosen_complete)),
-            )),
-            false,
-        ),
+        ("prompt", lists(|pair| &pair.prompt)?, false),
+        ("chosen", lists(|pair| from_ref(&pair.chosen))?, false),
+        ("rejected", lists(|pair| from_ref(&pair.rejected))?, false),
+        ("chosen_complete", flags(|pair| pair.chosen_complete), false),
         (
             "rejected_complete",
-            Arc::new(BooleanArray::from_iter(
-                each().map(|pair| Some(pair.rejected_complete)),
-            )),
+            flags(|pair| pair.rejected_complete),
             false,
         ),
-        (
-            "score_chosen",
-            Arc::new(Float32Array::from_iter(
-                each().map(|pair| pair.score_chosen),
-            )),
-            true,
-        ),
-        (
-            "score_rejected",
-            Arc::new(Float32Array::from_iter(
-                each().map(|pair| pair.score_rejected),
-            )),
-            true,
-        ),
-        (
-            "tools",
-            strings(each().map(|pair| pair.tools.as_deref()).collect()),
-            true,
-        ),
+        ("score_chosen", scores(|pair| pair.score_chosen), true),
+        ("score_rejected", scores(|pair| pair.score_rejected), true),
+        ("tools", strings(|pair| pair.tools.as_deref()), true),
         (
             "template_kwargs",
-            strings(each().map(|pair| pair.template_kwargs.as_deref()).collect()),
+            strings(|pair| pair.template_kwargs.as_deref()),
             true,
         ),
     ])
@@ -268,22 +242,16 @@ fn instruction_batch(rows: &Numbered<Instruction>) -> Result<RecordBatch, ArrowE
         ),
         (
             "response",
-            chats(
-                rows.iter()
-                    .map(|(_, row)| std::slice::from_ref(&row.response)),
-            )?,
+            chats(rows.iter().map(|(_, row)| from_ref(&row.response)))?,
             false,
         ),
     ])
 }
 
 fn reject_batch(rejects: &Numbered<Reject>) -> Result<RecordBatch, ArrowError> {
-    let column = |text: fn(&Reject) -> &str| {
-        let mut column = StringBuilder::new();
-        rejects
-            .iter()
-            .for_each(|(_, reject)| column.append_value(text(reject)));
-        Arc::new(column.finish()) as ArrayRef
+    let column = |text: fn(&Reject) -> &str| -> ArrayRef {
+        let texts = rejects.iter().map(|(_, reject)| text(reject));
+        Arc::new(StringArray::from_iter_values(texts))
     };
     RecordBatch::try_from_iter_with_nullable([
         ("row", row_numbers(rejects), false),

@@ -138,9 +138,9 @@ mod tests {
 
     #[test]
     fn arrays_split_into_raw_elements() {
-        let rows = split_array(br#" [{"a": 1.0}, 2] "#).unwrap();
+        let rows = split_array(br#" [{"a": 1.0}, 2] "#).expect("a value");
         assert_eq!(rows, vec![(&br#"{"a": 1.0}"#[..], 0), (&b"2"[..], 0)]);
-        let error = split_array(b"[1,").unwrap_err().to_string();
+        let error = split_array(b"[1,").expect_err("an error").to_string();
         assert!(error.contains("line 1 column 3"), "{error}");
     }
 
@@ -148,9 +148,9 @@ mod tests {
     fn others_keep_order_and_text() {
         let fields =
             Fields::of_row(br#"{"b": 1e2, "role": "x", "a\"": [1, 2], "n": null, "b": 3.10}"#)
-                .unwrap();
+                .expect("a value");
         assert_eq!(
-            fields.others(&["role"]).unwrap(),
+            fields.others(&["role"]).expect("a value"),
             r#"{"a\"":[1, 2],"b":3.10}"#
         );
         assert_eq!(fields.others(&["role", "b", "a\""]), None);
@@ -158,18 +158,20 @@ mod tests {
 
     #[test]
     fn broken_rows_name_the_column() {
-        let reject = Fields::of_row(br#"{"a": }"#).err().unwrap();
+        let reject = Fields::of_row(br#"{"a": }"#).err().expect("a reject");
         assert_eq!(
             reject.rule,
             "a row must be one JSON object; expected value at column 7"
         );
-        let reject = Fields::of_row(b"[1]").err().unwrap();
+        let reject = Fields::of_row(b"[1]").err().expect("a reject");
         assert!(
             reject.rule.contains("expected a JSON object"),
             "{}",
             reject.rule
         );
-        let reject = Fields::of_row(b"{\"a\": \"\xff\"}").err().unwrap();
+        let reject = Fields::of_row(b"{\"a\": \"\xff\"}")
+            .err()
+            .expect("a reject");
         assert!(reject.rule.ends_with("column 8 is not"), "{}", reject.rule);
     }
 
