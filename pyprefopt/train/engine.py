@@ -230,7 +230,8 @@ class Engine:
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote. The caller has verified the files: DeepSpeed's are pickles."""
-        self._engine.load_checkpoint(str(directory), tag=_TAG)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what kind of state it finds
+            self._engine.load_checkpoint(str(directory), tag=_TAG)
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
         """All weights on the CPU, on rank 0 (None elsewhere); every rank calls this. Tied weights stay one tensor."""

@@ -28,10 +28,11 @@ def run_ranks(world: int, function: Callable, *args, **kwargs) -> list[int]:
     processes = [context.Process(target=_rank, args=(r, world, port, (function, args, kwargs))) for r in range(world)]
     for process in processes:
         process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while any(process.is_alive() for process in processes):
-        if any(process.exitcode for process in processes) or time.monotonic() > deadline:
-            time.sleep(0.3)  # a rank that fails in the same way gets its say
+        if any(process.exitcode for process in processes):
+            deadline = min(deadline, time.monotonic() + 10)  # the others may be ending for the same reason
+        if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.02)
