@@ -9,7 +9,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -type f -not -path '*/ta
 
 export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(abspath $(VENV))
-unexport PYTHONHOME CONDA_PREFIX PYTHONPATH
+unexport PYTHONHOME CONDA_PREFIX PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 ifdef UV
 INSTALL := uv pip install --quiet
