@@ -5,6 +5,21 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Packer",
+    "Tokenizer",
+    "__version__",
+    "detect_format",
+    "parse_instructions",
+    "parse_preferences",
+    "render_chat",
+    "select_top_k",
+    "spans_to_mask",
+    "split_json",
+    "top_k_mask",
+    "truncate_positions",
+    "truncate_text",
+]
 __version__: str
 
 # align
@@ -29,12 +44,13 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+@final
 class Tokenizer:
     def __new__(
         cls,
         json: bytes,
         *,
-        special_tokens: list[tuple[str, str]] = [],
+        special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
     ) -> Tokenizer: ...
@@ -85,6 +101,7 @@ def select_top_k(
     rejected_ratio: float,
     rounding: str,
 ) -> _Arrow: ...
+
 @final
 class Packer:
     def __new__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_args(sys.argv[1:] if argv is None else argv)
     except PyprefoptError as error:
         return _explain(error, all_ranks_alike=True)
+    _speak()
     try:
         from pyprefopt.stages.run import train
 
@@ -24,6 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PyprefoptError as error:
         return _explain(error)
     return 0
+
+
+def _speak() -> None:
+    """Show what stages say: all of it from rank 0, warnings from the others."""
+    logger = logging.getLogger("pyprefopt")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 def _explain(error: PyprefoptError, *, all_ranks_alike: bool = False) -> int:

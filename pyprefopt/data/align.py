@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import to_series
 from pyprefopt.errors import DataError
 
 Column = TypeVar("Column", pl.Series, pl.Expr)
@@ -24,12 +25,12 @@ def spans_to_mask(spans: Column, starts: Column, ends: Column) -> Column:
         columns = pl.struct(spans.cast(_SPANS).alias("spans"), starts=starts, ends=ends)
         return columns.map_batches(_mask, return_dtype=pl.List(pl.Boolean), is_elementwise=True)
     columns = pl.DataFrame({"spans": spans.cast(_SPANS), "starts": starts, "ends": ends})
-    return _mask(columns.to_struct("mask"))
+    return _mask(columns.to_struct(spans.name))
 
 
 def _mask(columns: Any) -> pl.Series:
     try:
         mask = _native.spans_to_mask(columns)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"spans_to_mask: {error}") from None
-    return pl.Series(columns.name, mask, dtype=pl.List(pl.Boolean))
+    return to_series(columns.name, mask, pl.List(pl.Boolean))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pyprefopt.types import PackedBatch
 SCAN_GROUPS = 1024  # groups that `scan` packs at a time
 
 
+@lru_cache(maxsize=2)  # every step of an epoch asks again
 def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of `count` groups in an epoch, [count] i64.
 
@@ -22,7 +24,9 @@ def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     order is the same on every machine and for every version of NumPy.
     """
     raw = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(count)
-    return np.argsort(raw, kind="stable")
+    order = np.argsort(raw, kind="stable")
+    order.setflags(write=False)
+    return order
 
 
 class StepLoader:

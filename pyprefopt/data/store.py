@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyprefopt.data import atomic
+from pyprefopt.data.shards import ShardedTable
 from pyprefopt.errors import ArtifactError, DataError, did_you_mean
-
-SCHEMA_VERSION = 1
-SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
 
 _REQUIRED = {
     "row": pa.uint64(),
@@ -35,73 +30,7 @@ _OPTIONAL = {
 KINDS = ("prompt", "chosen", "rejected", "response")
 
 
-class Store:
-    """A table in shards with a manifest; what `SegmentStore` and `ValueStore` share."""
-
-    kind: str  # which of the two, in the manifest
-
-    def __init__(self, table: pa.Table, manifest: dict[str, Any]) -> None:
-        self.table, self.manifest = table, manifest
-
-    @property
-    def num_lines(self) -> int:
-        """Lines of the table: one a segment."""
-        return int(self.table.num_rows)
-
-    @classmethod
-    def open(cls, directory: str | Path) -> Self:
-        """Map the shards of a finished store into memory. ArtifactError where something is missing or cut."""
-        directory = Path(directory)
-        manifest = atomic.read_manifest(directory)
-        found = (manifest.get("kind"), manifest.get("schema_version"))
-        if found != (cls.kind, SCHEMA_VERSION):
-            raise ArtifactError(
-                f"{directory}/{atomic.MANIFEST} says kind and schema version {found}, but this is read as "
-                f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
-            )
-        return cls(pa.concat_tables([_map(directory, shard) for shard in manifest["shards"]]), manifest)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of the content, the same in memory and on disk, whatever the chunks of the input."""
-        known = self.manifest.get("fingerprint")
-        if known is not None:
-            return str(known)
-        hashes = []
-        for shard in _shards(self.table, self._line_tokens(), self._group_starts(), SHARD_TOKENS):
-            sink = pa.BufferOutputStream()
-            _write_ipc(shard)(sink)
-            hashes.append(hashlib.sha256(sink.getvalue()).hexdigest())
-        return _combine(hashes)
-
-    def _line_tokens(self) -> NDArray[np.int64]:
-        raise NotImplementedError
-
-    def _group_starts(self) -> NDArray[np.int64]:
-        raise NotImplementedError
-
-    def _write(self, directory: str | Path, shard_tokens: int, **facts: Any) -> Self:
-        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / atomic.MANIFEST).unlink(missing_ok=True)
-        atomic.remove_leftovers(directory)
-        shards = []
-        for index, table in enumerate(_shards(self.table, self._line_tokens(), self._group_starts(), shard_tokens)):
-            path = atomic.atomic_write(directory / f"{self.kind}-{index:05d}.arrow", _write_ipc(table))
-            hashed = atomic.sha256_file(path)
-            shards.append({"file": path.name, "bytes": path.stat().st_size, "sha256": hashed, "lines": table.num_rows})
-        names = {shard["file"] for shard in shards}
-        for stale in directory.glob(f"{self.kind}-*.arrow"):
-            if stale.name not in names:
-                stale.unlink()
-        fingerprint = _combine([shard["sha256"] for shard in shards])
-        manifest = {"kind": self.kind, "schema_version": SCHEMA_VERSION, "shards": shards, "fingerprint": fingerprint}
-        atomic.write_manifest(directory, facts | manifest | {"lines": self.num_lines})
-        return self.open(directory)
-
-
-class SegmentStore(Store):
+class SegmentStore(ShardedTable):
     """The segments table (one line a segment, groups of a prompt and its responses), grouped by row."""
 
     kind = "segments"
@@ -119,13 +48,13 @@ class SegmentStore(Store):
         return store
 
     @classmethod
-    def write(cls, frame: Any, directory: str | Path, *, shard_tokens: int = SHARD_TOKENS, **facts: Any) -> Self:
+    def write(cls, frame: Any, directory: str | Path, **facts: Any) -> Self:
         """Write a segments frame and open it. The same lines give the same bytes; the manifest is written last.
 
         `facts` (JSON values, such as the hashes of the input and the tokenizer) are kept in the manifest.
         """
         store = cls.from_frame(frame)
-        return store._write(directory, shard_tokens, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
+        return store._write(directory, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -208,7 +137,7 @@ class SegmentStore(Store):
         _refuse((chosen != rejected) | (chosen > 1), self.rows, "one chosen and one rejected response make a pair")
 
 
-class ValueStore(Store):
+class ValueStore(ShardedTable):
     """Per-token values (f32 log-probs, rewards, weights; or bool selections) aligned with a SegmentStore's lines."""
 
     kind = "values"
@@ -220,9 +149,7 @@ class ValueStore(Store):
         """
         lists = value_lists(segments, values, f"values of {directory}")
         table = pa.table({"row": segments.table["row"], "segment": segments.table["segment"], "values": lists})
-        store = cls(table, {})
-        store.__dict__.update(_starts=segments.group_offsets[:-1])
-        return store._write(directory, SHARD_TOKENS, key=key, segments=segments.fingerprint)
+        return cls(table, {})._write(directory, key=key, segments=segments.fingerprint)
 
     @property
     def values(self) -> pa.ChunkedArray:
@@ -275,7 +202,9 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
             f"{name} must be {segments.num_lines} lists of float32 or bool, got {len(lists)} of {element}; cast or "
             "align the column"
         )
-    lists = pc.if_else(pa.array(prompts), pa.scalar(None, pa.large_list(element)), lists.cast(pa.large_list(element)))
+    lists = lists.cast(pa.large_list(element))
+    if lists.filter(pa.array(prompts)).null_count != prompts.sum():
+        lists = pc.if_else(pa.array(prompts), pa.scalar(None, lists.type), lists)
     wrong = np.asarray(pc.fill_null(pc.list_value_length(lists), -1).to_numpy()) != np.where(
         prompts, -1, segments.lengths
     )
@@ -343,37 +272,3 @@ def _refuse(bad: NDArray[np.bool_], rows: NDArray[Any], rule: str) -> None:
         raise DataError(
             f"row {rows[int(np.argmax(bad))]}: {rule}" + (f" (and {bad.sum() - 1} more)" if bad.sum() > 1 else "")
         )
-
-
-def _shards(table: pa.Table, tokens: NDArray[np.int64], starts: NDArray[np.int64], limit: int) -> Iterator[pa.Table]:
-    """Cut at group boundaries into tables of at most `limit` tokens (one group at least), in canonical form."""
-    ends = np.append(starts[1:], table.num_rows)
-    before = np.concatenate([[0], np.cumsum(tokens)])
-    first = 0
-    while first < len(starts):
-        last = int(np.searchsorted(before[ends], before[starts[first]] + limit, side="right"))
-        last = max(last, first + 1)
-        lines = np.arange(starts[first], ends[last - 1])
-        yield table.take(lines).combine_chunks()  # fresh buffers: nothing of the input's chunks or nulls' bytes is left
-        first = last
-
-
-def _write_ipc(table: pa.Table) -> Callable[[BinaryIO], None]:
-    def write(sink: Any) -> None:
-        with pa.ipc.new_file(sink, table.schema.remove_metadata()) as writer:
-            writer.write_table(table.replace_schema_metadata(None))
-
-    return write
-
-
-def _map(directory: Path, shard: dict[str, Any]) -> pa.Table:
-    path = directory / shard["file"]
-    if not path.is_file() or path.stat().st_size != shard["bytes"]:
-        raise ArtifactError(
-            f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and run its stage again"
-        )
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _combine(hashes: list[str]) -> str:
-    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *hashes]).encode()).hexdigest()

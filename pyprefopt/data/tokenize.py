@@ -97,9 +97,13 @@ def tokenize_rows(
     """
     for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
         check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
-    segments, rejects, cut, apart = tokenizer.native.tokenize(
-        _needed(frame), max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens
-    )
+    columns = _needed(frame)
+    try:
+        segments, rejects, cut, apart = tokenizer.native.tokenize(
+            columns, max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens
+        )
+    except TypeError as error:  # a column of another type
+        raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
     books = pl.DataFrame(rejects).with_columns(file=pl.lit("")).select(_REJECTS)
     return TokenizeResult(pl.DataFrame(segments).cast(SEGMENTS), books, cut, apart)
 

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import to_series
 from pyprefopt.data.hub import resolve
 from pyprefopt.data.template import SHIPPED, local_seconds, read_chat_template, to_json
 from pyprefopt.errors import ConfigError
@@ -69,8 +70,8 @@ class Tokenizer:
 
     def encode(self, texts: Any) -> pl.Series:
         """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
-        column = texts if hasattr(texts, "__arrow_c_stream__") else pl.Series(texts)
-        return pl.Series(getattr(texts, "name", "ids"), self.native.encode(column), dtype=pl.List(pl.UInt32))
+        column = texts if isinstance(texts, pl.Series) else pl.Series("ids", texts)
+        return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
 
     def render(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import polars as pl
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import to_series
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def _truncate_segments(frame: Frame, schema: pl.Schema, cut: dict[str, Any]) -> 
 
 def _positions(segments: pl.Series, cut: dict[str, Any]) -> pl.Series:
     try:
-        return pl.Series(segments.name, _native.truncate_positions(segments, **cut), dtype=pl.UInt32)
-    except ValueError as error:
+        return to_series(segments.name, _native.truncate_positions(segments, **cut), pl.UInt32)
+    except (TypeError, ValueError) as error:
         raise DataError(f"truncate: {error}") from None
 
 
@@ -148,7 +149,7 @@ def _complete(name: str, schema: pl.Schema) -> pl.Expr:
 
 
 def _cut_text(texts: pl.Series, cut: dict[str, Any], tokenizer: _native.Tokenizer | None) -> pl.Series:
-    return pl.Series(texts.name, _native.truncate_text(texts, tokenizer=tokenizer, **cut), dtype=texts.dtype)
+    return to_series(texts.name, _native.truncate_text(texts, tokenizer=tokenizer, **cut), texts.dtype)
 
 
 def _check_text(name: str, dtype: pl.DataType) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 
 from pyprefopt.errors import check
-from pyprefopt.losses.method import Need, Unit, chosen_minus_rejected
+from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ class DPO:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps"})
     unit: ClassVar[Unit] = "pair"
-    trains_on: ClassVar[Literal["pairs"]] = "pairs"
+    trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 0.01 to 0.5")

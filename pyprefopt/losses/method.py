@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Need = Literal["ref_logps", "token_rewards", "ref_kl"]
 Unit = Literal["pair", "group", "token"]
+TrainsOn = Literal["pairs", "responses"]
 
 
 class Method(Protocol):
@@ -23,7 +24,7 @@ class Method(Protocol):
     """
 
     needs: ClassVar[frozenset[Need]]
-    trains_on: ClassVar[Literal["pairs", "responses"]]
+    trains_on: ClassVar[TrainsOn]
 
     @property
     def unit(self) -> Unit:

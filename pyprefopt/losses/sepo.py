@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch.nn.functional as F
 
 from pyprefopt.errors import check
-from pyprefopt.losses.method import Need, Unit, chosen_minus_rejected
+from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +25,11 @@ class SePO:
     """
 
     reward_scale: float = 1.0  # gamma of Eq. 26, scale of the mean log-prob; the paper prints none, its code uses 1
-    normalizer: Literal["ratio", "selected"] = (
-        "ratio"  # divide by |y| k (the paper) or by the number selected (its code)
-    )
+    normalizer: Literal["ratio", "selected"] = "ratio"  # divide by |y| k (the paper), or by the number selected
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     unit: ClassVar[Unit] = "pair"
-    trains_on: ClassVar[Literal["pairs"]] = "pairs"
+    trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
         check(self.reward_scale > 0, "loss.reward_scale", self.reward_scale, "> 0", "usual range 0.5 to 10")

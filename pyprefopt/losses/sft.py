@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyprefopt.errors import check
-from pyprefopt.losses.method import Need, Unit
+from pyprefopt.losses.method import Need, TrainsOn, Unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ class SFT:
     normalization: Literal["token", "sequence"] = "token"  # mean over tokens, or over responses of sums over tokens
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    trains_on: ClassVar[Literal["responses"]] = "responses"
+    trains_on: ClassVar[TrainsOn] = "responses"
 
     def __post_init__(self) -> None:
         allowed = ("token", "sequence")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -54,7 +56,6 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
-    config.base_model_name_or_path = None  # no path of this machine in what is saved
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # the same bytes from every process
     return cast("PreTrainedModel", wrapped)
@@ -63,6 +64,19 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
 def is_lora(model: nn.Module) -> bool:
     """Whether `model` is a PEFT model."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def save_adapter(model: nn.Module, directory: Path, state_dict: dict[str, Tensor]) -> None:
+    """Write the adapter alone, as PEFT reads it; `state_dict` has the PEFT model's names.
+
+    No path of this machine goes into the files, so the same adapter is the same bytes everywhere.
+    """
+    # save_embedding_layers: anything but False may ask the hub whether the vocabulary has grown
+    model.save_pretrained(directory, state_dict=dict(state_dict), save_embedding_layers=False)  # type: ignore[operator]
+    (directory / "README.md").unlink(missing_ok=True)  # an empty form
+    file = directory / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

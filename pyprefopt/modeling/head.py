@@ -77,7 +77,7 @@ class _LinearLogps(torch.autograd.Function):
     """log softmax(f(h W' + b)) at the target, f a HeadTransform."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917  (torch's signature)
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: HeadTransform
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)

@@ -11,7 +11,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
@@ -19,6 +26,7 @@ from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
 
 logger = logging.getLogger(__name__)
 
+_NEEDS_IT = "packed batches need an architecture that uses transformers' attention interface"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -46,11 +54,18 @@ def load_model(
     config = _read_config(path, trust_remote_code)
     original = copy.deepcopy(config)
     _prepare(config)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
+        raise ConfigError(
+            f"model must be a causal language model, got model_type {config.model_type!r} ({str(path)!r})"
+        )
+    try:
+        model = _build_model(path, config, wanted, seed=seed, trust_remote_code=trust_remote_code)
+    except KeyError as error:  # what architectures with a fixed table of attention classes answer
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
     if path.is_file():
-        model = _random_model(config, seed, trust_remote_code).to(wanted)
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
-    else:
-        model = _read_model(path, config, wanted, trust_remote_code)
     _check_model(model, vocab_size, str(source))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -90,10 +105,13 @@ def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Pa
     return path
 
 
-def model_hash(source: str | Path) -> str:
-    """Hex sha256 of what makes the model: configuration, tensors and adapter; paths and other files do not count."""
-    path = resolve_source(source)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
+def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
+    """Hex sha256 of what makes the model: configuration, tensors and adapter, and its code where that is trusted.
+
+    Paths, tokenizers and other files do not count.
+    """
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
     digest = hashlib.sha256()
     for file in files:
         if file.name.endswith(".json"):
@@ -179,46 +197,49 @@ def _settings(file: Path) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("transformers_version", "peft_version")}
 
 
-def _counts(file: Path, root: Path) -> bool:
+def _counts(file: Path, root: Path, code: bool) -> bool:
     """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
     if file.parent not in (root, root / "adapter"):
         return False
-    return file.suffix == ".safetensors" or file.name in ("config.json", "adapter_config.json")
+    return (
+        file.suffix == ".safetensors"
+        or file.name in ("config.json", "adapter_config.json")
+        or (code and file.suffix == ".py")
+    )
 
 
 def _prepare(config: PreTrainedConfig) -> None:
     """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    if unknown := sorted(layer_types - LAYER_TYPES):
+    text = config.get_text_config()
+    if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
         raise ConfigError(
             f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
     config._attn_implementation = ATTENTION_NAME
-    config.use_cache = False
-    for name, value in list(vars(config).items()):
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
-            setattr(config, name, 0.0)
+    for part in (config, text):
+        part.use_cache = False
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
+                setattr(part, name, 0.0)
 
 
-def _random_model(config: PreTrainedConfig, seed: int, trust_remote_code: bool) -> PreTrainedModel:
-    """Random float32 weights; the generator's state is put back, and no other device's generator is touched."""
+def _build_model(
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
+    options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return cast(
-            "PreTrainedModel",
-            AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
-            ),
-        )
-
-
-def _read_model(path: Path, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
+        if path.is_file():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+            for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
+                parameter.data = parameter.data.to(dtype)
+            return cast("PreTrainedModel", model)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
-            local_files_only=True, use_safetensors=True, output_loading_info=True,
+            path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            **options,
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(

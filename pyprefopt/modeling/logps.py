@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
@@ -41,7 +43,8 @@ class LogpsModel(nn.Module):
             )
         if self.causal.get_output_embeddings() is None:
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
-        self.transform = HeadTransform.from_config(config)
+        self.transform = HeadTransform.from_config(config.get_text_config())
+        self.train(model.training)
         if probe:
             _probe(self)
 
@@ -52,8 +55,20 @@ class LogpsModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype)."""
-        hidden = self.hidden_states(batch)[batch.hidden_index]  # [M, H]
+        # Indexing would add gradients of a repeated position up in any order; an embedding's backward pass has one.
+        hidden = F.embedding(batch.hidden_index, self.hidden_states(batch))  # [M, H]
         return token_logps(self.causal.get_output_embeddings(), hidden, batch.target_ids, self.transform)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogpsModel:
+        """Casts (`bfloat16()`, `to(dtype)`) leave buffers' precision alone: rotary frequencies must stay float32."""
+        before = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            after = self.get_buffer(name)
+            if after.dtype != buffer.dtype:
+                owner, _, leaf = name.rpartition(".")
+                self.get_submodule(owner)._buffers[leaf] = buffer.to(after.device)
+        return self
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Last hidden states of the pack, [N, H]."""

@@ -40,7 +40,7 @@ def estimate_memory(
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
     trained = [p for p in parameters if p.requires_grad]
-    config = causal_lm(model).config
+    config = causal_lm(model).config.get_text_config()
     size = parameters[0].element_size()
     masters = sum(4 * p.numel() for p in trained if p.dtype == torch.bfloat16)
     hidden, layers = config.hidden_size, config.num_hidden_layers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyprefopt.errors import ArtifactError
-from pyprefopt.modeling.adapters import is_lora, merged_state_dict
+from pyprefopt.modeling.adapters import is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.logps import LogpsModel, causal_lm
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
     weights = dict(model.state_dict()) if state_dict is None else state_dict
     _check_names(model, causal, weights)
     if is_lora(model):
-        # save_embedding_layers: anything else would ask the hub whether the vocabulary has grown
-        model.save_pretrained(directory / "adapter", state_dict=dict(weights), save_embedding_layers=False)  # type: ignore[operator]
+        save_adapter(model, directory / "adapter", weights)
         weights = merged_state_dict(model, weights)
     tied = getattr(causal, "all_tied_weights_keys", None) or {}
     weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}

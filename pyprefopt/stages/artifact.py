@@ -24,7 +24,7 @@ logger = logging.getLogger("pyprefopt")
 
 def content_hash(value: object) -> str:
     """sha256 of a JSON-like value; the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def run_stage(
     manifest = finished(stage, directory, outputs)
     if manifest is not None:
         if dist.is_main():
-            logger.info("%s: done before, reused (%s)", stage.name, directory)
+            logger.info("%s: done before, used again (%s)", stage.name, directory)
         return Artifact(stage.name, directory, manifest, reused=True)
     if dist.is_main():
+        logger.info("%s: making %s", stage.name, directory)
         _claim(stage, directory)
     meter, began = Meter(), time.perf_counter()
     if collective:

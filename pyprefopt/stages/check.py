@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyprefopt.modeling.memory import estimate_memory
 from pyprefopt.stages.models import open_model
 from pyprefopt.train import dist
-from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
     from pyprefopt.stages.run import Pipeline
@@ -25,14 +25,11 @@ def one_step(config: RunConfig) -> RunConfig:
     """The same run with one optimizer step a stage, in a folder of its own."""
     assert config.output_dir is not None  # noqa: S101  (filled by resolve)
 
-    def short(stage: OptimConfig) -> OptimConfig:
-        return replace(stage, max_steps=1)
-
     return replace(
         config,
         max_steps=1,
-        base=short(config.base),
-        oracle=short(config.oracle),
+        base=replace(config.base, max_steps=1),
+        oracle=replace(config.oracle, max_steps=1),
         output_dir=str(Path(config.output_dir) / "check"),
     )
 
@@ -51,8 +48,8 @@ def report(pipeline: Pipeline) -> str:
     )
     return "\n".join(
         [
-            f"check passed: {facts['rows_in']} rows read, {facts['rows_used']} used, {facts['rows_rejected']} rejected, "
-            f"{facts['responses_cut']} responses cut to max_tokens",
+            f"check passed: {facts['rows_in']} rows read, {facts['rows_used']} used, "
+            f"{facts['rows_rejected']} rejected, {facts['responses_cut']} responses cut to max_tokens",
             f"one optimizer step of each stage ran: {', '.join(pipeline.made)}",
             f"memory of one rank without ZeRO, estimated for {config.max_tokens_per_batch} tokens a micro-batch: "
             f"{estimate.total / GIB:.2f} GiB ({parts})",

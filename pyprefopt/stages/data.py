@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ logger = logging.getLogger("pyprefopt")
 
 def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
-    settings = {name: getattr(config, name) for name in DATA_SETTINGS} | {"base.data": config.base.data}
+    given = asdict(config)
+    settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
     sources = [config.data, config.eval_data, config.base.data, config.chat_template, config.tokenizer or config.model]
     inputs = {source: _hash_source(source) for source in sources if source is not None}
     if config.data is None:
@@ -66,7 +67,7 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` (if any), `sft` (if it has own data)."""
+    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
     from pyprefopt.data.store import SegmentStore, ValueStore
     from pyprefopt.modeling.load import toy_config
 
@@ -249,9 +250,9 @@ def planted_mask(segments: pl.DataFrame, spans: pl.DataFrame) -> pl.Series:
 
 
 def skip_command() -> str | None:
-    """The user's command line again, with bad rows dropped; None where the run was not started by our script."""
+    """The user's command line again; None where the run was not started by our script."""
     script, *arguments = sys.argv
     if Path(script).name != "train.py":
         return None
     kept = [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
-    return shlex.join(["deepspeed", script, *kept, "--on_error", "skip"])
+    return shlex.join(["deepspeed", script, *kept])

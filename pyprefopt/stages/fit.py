@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ class Training:
 
     def stage(self, config: RunConfig) -> Stage:
         """The stage's key."""
-        settings = {f.name: getattr(self.optim, f.name) for f in fields(OptimConfig)}
-        settings |= {name: getattr(config, name) for name in KEYED}
+        given, optim = asdict(config), asdict(self.optim)
+        settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
         settings |= {"method": repr(self.method), "fraction": self.fraction}
         inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
         for name in ("ref_logps", "selection"):
@@ -55,32 +55,32 @@ class Training:
                 inputs[name] = artifact.fingerprint
         return Stage(self.name, settings, inputs, seed=config.seed)
 
-    def loaders(self, config: RunConfig) -> dict[str, StepLoader | None]:
-        """`train`; `eval`, with what the method needs; `ranking`, the same pairs with whole responses."""
+    def train_loader(self, config: RunConfig) -> StepLoader:
+        """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
+        if self.method.trains_on == "pairs":
+            return self._loader(config, "train", self._columns(config, "train"))
+        own = (self.data.directory / "sft").exists()
+        return self._loader(config, "sft" if own else "train", {"only": None if own else "chosen"})
+
+    def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
+        """The test pairs, with what the method needs and as whole responses; None without a test split."""
+        if not (self.data.directory / "eval").exists():
+            return None, None
         on_pairs = self.method.trains_on == "pairs"
-        own = not on_pairs and (self.data.directory / "sft").exists()
-        only = None if on_pairs or own else "chosen"
-        return {
-            "train": self._loader(config, "sft" if own else "train", self._columns(config, "train") | {"only": only}),
-            "eval": self._loader(
-                config, "eval", self._columns(config, "eval") | {"only": None if on_pairs else "chosen"}
-            ),
-            "ranking": self._loader(config, "eval", {}),
-        }
+        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen"}
+        return self._loader(config, "eval", columns), self._loader(config, "eval", {})
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if self.ref_logps is not None and (self.ref_logps.directory / split).exists():
+        if self.ref_logps is not None:
             columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
-        if self.selection is not None and (self.selection.directory / split).exists():
+        if self.selection is not None:
             rule = config.selection
             columns["selected"] = ValueStore.open(self.selection.directory / split)
             columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
         return columns
 
-    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader | None:
-        if not (self.data.directory / split).exists():
-            return None
+    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
         return StepLoader(
             Packer(store, layout=config.layout, **columns),
@@ -105,15 +105,14 @@ def draw(count: int, fraction: float, seed: int) -> np.ndarray:
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
     model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
-    loaders = training.loaders(config)
-    assert loaders["train"] is not None  # noqa: S101  (the data stage refuses an empty split)
+    evaluation, ranking = training.eval_loaders(config)
     job = Job(
         stage=training.name,
         model=model,
         method=training.method,
-        train=loaders["train"],
-        eval=loaders["eval"],
-        ranking=loaders["ranking"],
+        train=training.train_loader(config),
+        eval=evaluation,
+        ranking=ranking,
         optim=training.optim,
         run=config,
         directory=directory,

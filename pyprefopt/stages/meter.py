@@ -6,6 +6,7 @@ import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 
 class Meter:
@@ -33,6 +34,7 @@ class Meter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _cuda():  # type: ignore[no-untyped-def]
+def _cuda() -> Any:
+    """`torch.cuda` where torch is loaded and a GPU is there; torch is not loaded for this."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None

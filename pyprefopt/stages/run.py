@@ -135,7 +135,7 @@ class Pipeline:
     def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
         def build(directory: Path) -> dict[str, Any]:
             model = open_model(self.config, source, self.data, dtype=dtype, trained=False)
-            return build_logps(self.config, self.data, model, directory, name, stage.key)
+            return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
         directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once

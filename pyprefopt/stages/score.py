@@ -33,7 +33,7 @@ def logps_stage(data: Artifact, model_fingerprint: str, dtype: str) -> Stage:
 
 
 def build_logps(
-    config: RunConfig, data: Artifact, model: LogpsModel, directory: Path, title: str, key: str
+    config: RunConfig, data: Artifact, model: LogpsModel, directory: Path, *, title: str, key: str
 ) -> dict[str, Any]:
     """Per-token log-probs of every response of `train` and `eval`; each rank scores its share.
 
@@ -93,7 +93,6 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     Facts: the mean score of chosen and of rejected tokens. An oracle whose chosen mean is far below 0 has lowered
     its chosen responses too, and then the highest scores of a chosen response are filler.
     """
-    facts: dict[str, Any] = {}
     facts: dict[str, Any] = {"chosen": {}, "rejected": {}}
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)

@@ -45,7 +45,7 @@ class CheckpointStore:
     keep: int  # how many of the last are kept, besides the best
 
     def save(self, engine: Engine, step: int, state: Mapping[str, Any], score: float | None = None) -> None:
-        """Write `step-N`; every rank calls this. `score`: evaluation result, higher is better, None if not evaluated."""
+        """Write `step-N`; every rank calls this. `score`: of the evaluation, higher is better; None: not evaluated."""
         path = self.directory / f"step-{step}"
         if is_main():
             _remove(path)
@@ -115,9 +115,8 @@ class CheckpointStore:
                     f"{name} {manifest[name]}, or delete {self.directory} to train this stage from its start"
                 )
         files = _hashes(path)
-        damaged = sorted(
-            name for name in manifest["files"].keys() | files.keys() if manifest["files"].get(name) != files.get(name)
-        )
+        names = manifest["files"].keys() | files.keys()
+        damaged = sorted(name for name in names if manifest["files"].get(name) != files.get(name))
         return f"{damaged[0]} is not as it was written (sha256 differs)" if damaged else ""
 
     def _prune(self) -> None:

@@ -25,8 +25,12 @@ def _selects(c: RunConfig) -> bool:
     return c.selection.chosen_ratio is not None or c.selection.rejected_ratio is not None
 
 
+def _on_responses(c: RunConfig) -> bool:
+    return METHODS[c.method].trains_on == "responses"
+
+
 def _uses_base(c: RunConfig) -> bool:
-    return _selects(c) or c.policy_init == "base" or c.method == "sft"
+    return _selects(c) or c.policy_init == "base" or _on_responses(c)
 
 
 def _only_path(section: BaseConfig | OracleConfig) -> bool:
@@ -42,20 +46,20 @@ RULES: tuple[Rule, ...] = (
         "loss",
     ),
     Rule(
-        lambda c: c.method == "sft" and _selects(c),
-        "selection does not apply to method sft, which trains on whole responses; leave selection out",
+        lambda c: _on_responses(c) and _selects(c),
+        "selection does not apply to method {c.method}, which trains on whole responses; leave selection out",
         {"method": "sft", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
         "selection",
     ),
     Rule(
-        lambda c: c.method == "sft" and c.policy_init is not None,
-        "policy_init does not apply to method sft, which starts from model; leave policy_init out",
+        lambda c: _on_responses(c) and c.policy_init is not None,
+        "policy_init does not apply to method {c.method}, which starts from model; leave policy_init out",
         {"method": "sft", "policy_init": "base"},
         "policy_init",
     ),
     Rule(
-        lambda c: c.method == "sft" and replace(c.base, data="chosen") != BaseConfig(),
-        "base.* (but base.data) does not apply to method sft, whose optimisation is at the top level: "
+        lambda c: _on_responses(c) and replace(c.base, data="chosen") != BaseConfig(),
+        "base.* (but base.data) does not apply to method {c.method}, whose optimisation is at the top level: "
         "write learning_rate instead of base.learning_rate, and model instead of base.path",
         {"method": "sft", "base": {"learning_rate": 1e-5}},
         "base",
@@ -103,10 +107,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.base.path is not None and not _only_path(c.base),
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
-        {"method": "sepo", "base": {"path": "base", "data": "instructions.jsonl"}},
+        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
     ),
     # data
+    Rule(
+        lambda c: c.base.data != BaseConfig.data and c.data is None,
+        "base.data needs data: the embedded set has its own SFT split; add data or leave base.data out",
+        {"base": {"data": "instructions.jsonl"}},
+        "base.data",
+    ),
     Rule(
         lambda c: c.eval_data is not None and c.data is None,
         "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",

@@ -183,3 +183,6 @@ class RunConfig(OptimConfig):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
         for name in ("save_total_limit", "logging_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "> 0")
+        for name in ("per_device_train_batch_size", "threads"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "> 0", "leave it out for the default")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ import yaml
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.train.config import RunConfig
+from pyprefopt.train.config import OracleConfig, RunConfig
 from pyprefopt.train.foreign import FOREIGN
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
@@ -22,7 +23,8 @@ _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
     "float": (
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
         list("-+.0123456789"),
     ),
 }
@@ -81,7 +83,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def dump_yaml(settings: Mapping[str, Any]) -> str:
     """The inverse of `parse_yaml`, in the given order."""
-    text: str = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, width=120)
     return text
 
 
@@ -118,6 +120,8 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
         hint = known[name]
         if not is_dataclass(hint):
             values[name] = fit(value, hint, dotted)
+        elif isinstance(value, hint) or (dotted == "loss" and is_dataclass(value)):  # type: ignore[arg-type]
+            values[name] = value  # from Python; whether `loss` is the method's is a row of `compatibility`
         elif isinstance(value, Mapping):
             values[name] = typed(hint, value, method, f"{dotted}.")  # type: ignore[arg-type]
         else:
@@ -130,22 +134,31 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
 def build(cls: type, settings: Mapping[str, Any], method: str) -> Any:
     """`cls(**settings)` after `typed`; missing settings keep the dataclass's defaults."""
     known = hints(cls, method)
-    return cls(**{n: build(known[n], v, method) if is_dataclass(known[n]) else v for n, v in settings.items()})
+    values = dict(settings)
+    for name, value in settings.items():
+        if is_dataclass(known[name]) and isinstance(value, Mapping):
+            try:
+                values[name] = build(known[name], value, method)
+            except ConfigError as error:  # a loss does not know where it stands: `oracle.` + `loss.beta must be …`
+                where = "oracle." if name == "loss" and cls is OracleConfig else ""
+                raise ConfigError(f"{where}{error}") from None
+    return cls(**values)
 
 
 def unknown_setting(name: str, method: str) -> ConfigError:
     """The error for a setting that does not exist: what other trainers' names are called here, or the nearest name."""
     known = [known for known, _ in dotted_names(RunConfig, method)]
+    section, _, last = name.rpartition(".")
     if name in FOREIGN:
         hint = f"; {FOREIGN[name]}"
+    elif section == "loss":
+        own = [k for k in known if k.startswith("loss.")]
+        hint = did_you_mean(name, own) if difflib.get_close_matches(last, [k[5:] for k in own]) else ""
+        hint = hint or f"; method {method} has {', '.join(own)}"
     else:
-        # `oracle.beta`: the nearest name by spelling is `oracle.path`, but the user means the same last word
-        last = name.rpartition(".")[2]
+        # `oracle.beta`: by spelling the nearest is `oracle.path`, but the user means the same last word
         same_word = [k for k in known if k.rpartition(".")[2] == last]
         hint = did_you_mean(name, same_word) or did_you_mean(name, known)
-        if name.startswith("loss."):
-            settings = ", ".join(k for k in known if k.startswith("loss."))
-            hint = hint or f"; method {method} has {settings}"
     return ConfigError(f"unknown setting '{name}'{hint}")
 
 

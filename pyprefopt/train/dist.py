@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pyprefopt.errors import ArtifactError, check
+from pyprefopt.errors import ArtifactError, TrainingError, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,34 +64,39 @@ def set_threads(threads: int | None = None) -> int:
 
 def all_sum(values: Tensor) -> Tensor:
     """Sum of `values` over all ranks, on every rank; the same tensor where there is one rank."""
+    if world_size() == 1:
+        return values
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
+    if not dist.is_initialized():
+        raise TrainingError("ranks cannot talk yet; call pyprefopt.train.engine.init_distributed() first")
+    values = values.clone()
+    dist.all_reduce(values)
     return values
+
+
+def _sum_of(value: int) -> int:
+    if world_size() == 1:
+        return value
+    import torch
+
+    on_gpu = torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl"
+    return int(all_sum(torch.tensor([value], device="cuda" if on_gpu else "cpu")).item())
 
 
 def barrier() -> None:
     """Wait for all ranks. Only for short waits: collectives time out; see `wait_for_manifest`."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        all_sum(torch.zeros(1, device=_collective_device()))
+    _sum_of(0)
 
 
 def from_main(value: int) -> int:
     """Rank 0's `value`, on every rank."""
-    import torch
-
-    return int(all_sum(torch.tensor([value if is_main() else 0], device=_collective_device())).item())
+    return _sum_of(value if is_main() else 0)
 
 
-def _collective_device() -> str:
-    import torch
-
-    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return "cuda" if initialized and torch.distributed.get_backend() == "nccl" else "cpu"
+def any_rank(value: bool) -> bool:
+    """Whether `value` is true on at least one rank."""
+    return _sum_of(int(value)) > 0
 
 
 def wait_for_manifest(directory: str | Path, key: str, poll: float = 0.5) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import logging
 import math
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
 _REFUSED = {  # what a user's JSON may not set, and why
-    "optimizer": "the optimizer is AdamW with the settings learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon",
-    "scheduler": "the schedule is set by lr_scheduler_type and warmup_ratio",
+    "optimizer": "it is AdamW, set by learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon",
+    "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
     "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
     "checkpoint": "checkpoints are written by save_steps and save_total_limit",
 }
@@ -105,7 +107,13 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     for name, reason in _REFUSED.items():
         if user.pop(name, "auto") != "auto":
             raise ConfigError(f"{run.deepspeed}: {name} cannot be set there: {reason}")
-    return _merge(ours, user, run.deepspeed)
+    settings = {  # DeepSpeed's name -> ours, and its value
+        "gradient_clipping": ("max_grad_norm", optim.max_grad_norm),
+        "zero_optimization.stage": ("zero_stage", run.zero_stage),
+        "bf16.enabled": ("dtype", run.dtype),
+        "fp16.enabled": ("dtype", run.dtype),
+    }
+    return _merge(ours, user, run.deepspeed, settings)
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -120,13 +128,13 @@ def _read_json(path: str) -> dict[str, Any]:
     return content
 
 
-_SETTINGS = {  # DeepSpeed's name -> ours, for messages
-    "gradient_clipping": "max_grad_norm", "zero_optimization.stage": "zero_stage", "bf16.enabled": "dtype",
-    "fp16.enabled": "dtype (fp16 is refused)",
-}  # fmt: skip
-
-
-def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: str = "") -> dict[str, Any]:
+def _merge(
+    ours: Mapping[str, Any],
+    user: Mapping[str, Any],
+    path: str,
+    settings: Mapping[str, tuple[str, object]],
+    prefix: str = "",
+) -> dict[str, Any]:
     merged = dict(ours)
     for name, value in user.items():
         full = prefix + name
@@ -135,9 +143,9 @@ def _merge(ours: Mapping[str, Any], user: Mapping[str, Any], path: str, prefix: 
                 raise ConfigError(f'{path}: {full} is "auto", but pyprefopt sets no value for it; give one or drop it')
             merged[name] = value
         elif isinstance(ours[name], dict) and isinstance(value, dict):
-            merged[name] = _merge(ours[name], value, path, full + ".")
+            merged[name] = _merge(ours[name], value, path, settings, full + ".")
         elif value not in ("auto", ours[name]):
-            raise _conflict(path, full, value, _SETTINGS.get(full, "pyprefopt's own value"), ours[name])
+            raise _conflict(path, full, value, *settings.get(full, ("pyprefopt's own value", ours[name])))
     return merged
 
 
@@ -163,16 +171,29 @@ class Engine:
             eps=optim.adam_epsilon,
         )
         self._optimizer = optimizer
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(run, optim))
+        config = deepspeed_config(run, optim)
+        with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
+            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Log-probs [M] of the model."""
         logps: Tensor = self._engine(batch)
         return logps
 
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return bool(self._engine.training)
+
     def train(self, mode: bool = True) -> None:
         """Training or evaluation mode of the model."""
         self._engine.train(mode)
+
+    def eval(self) -> None:
+        """Evaluation mode of the model."""
+        self.train(False)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of `loss`; gradients are averaged over ranks at the step's `last` micro-batch."""
@@ -209,7 +230,8 @@ class Engine:
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote. The caller has verified the files: DeepSpeed's are pickles."""
-        self._engine.load_checkpoint(str(directory), tag=_TAG)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what kind of state it finds
+            self._engine.load_checkpoint(str(directory), tag=_TAG)
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
         """All weights on the CPU, on rank 0 (None elsewhere); every rank calls this. Tied weights stay one tensor."""

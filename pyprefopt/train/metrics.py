@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyprefopt.losses import Method
     from pyprefopt.types import PackedBatch
 
+Metrics = dict[str, float]
+
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
@@ -41,9 +43,15 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         losses.detach().double().sum(),
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
         plain[batch.pair_chosen].sum(), plain[batch.pair_rejected].sum(),
-        count_units(method.unit, batch).to(scored), scored.new_tensor(batch.pair_chosen.numel()),
+        batch_units(method, batch), scored.new_tensor(batch.pair_chosen.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored,
     ])  # fmt: skip
+
+
+def batch_units(method: Method, batch: PackedBatch) -> Tensor:
+    """How many units of the method's loss the micro-batch holds, 0-dim f64; none in a zero-loss batch."""
+    scored = batch.token_mask.sum(dtype=torch.float64)
+    return count_units(method.unit, batch).to(scored) * (scored > 0)
 
 
 def averages(totals: Tensor) -> dict[str, float]:
@@ -78,7 +86,7 @@ def drop_lines_after(path: Path, stage: str, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             return False
-        return bool(record["stage"] != stage or record["step"] <= step)
+        return bool(record.get("stage") != stage or record["step"] <= step)
 
     kept = [line for line in path.read_text().splitlines() if stays(line)]
     fresh = path.with_name(path.name + ".tmp")

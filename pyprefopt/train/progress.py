@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyprefopt.train.metrics import TALLY, averages
+from pyprefopt.train.metrics import TALLY, Metrics, averages
 
-Metrics = dict[str, float]
+_OWN = ("total_steps", "steps_per_epoch", "resumed")  # of this run, not of the checkpoint
 
 
 @dataclass
@@ -20,33 +21,41 @@ class Progress:
 
     total_steps: int
     steps_per_epoch: int
+    resumed: bool = False
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
-    num_scored_tokens: int = 0  # of those that the loss could weight
+    num_scored_tokens: int = 0  # tokens so far that the method could weight
+    pending: list[float] = field(default_factory=lambda: [0.0] * len(TALLY))
+    now: Metrics = field(default_factory=dict)  # values of the last step that are no means
+    last: Metrics = field(default_factory=dict)  # the last logged training metrics
     eval_before: Metrics = field(default_factory=dict)
     eval_last: Metrics = field(default_factory=dict)
     eval_step: int = -1  # the step of `eval_last`
-    last: Metrics = field(default_factory=dict)  # the last logged training metrics
-    pending: list[float] = field(default_factory=lambda: [0.0] * len(TALLY))
-    resumed: bool = False
 
     @property
     def epoch(self) -> float:
         """Passes over the training data so far."""
         return self.step / self.steps_per_epoch
 
-    def advance(self, totals: Tensor) -> None:
-        """Count a step whose global tally is `totals`."""
+    def due(self, every: int) -> bool:
+        """Every so many steps (0: never), and always at the last one."""
+        return self.step == self.total_steps or bool(every and self.step % every == 0)
+
+    def advance(self, totals: Tensor, grad_norm: float, learning_rate: float, seconds: float) -> None:
+        """Count a step whose global tally is `totals`; `grad_norm` is before clipping."""
+        tokens = int(totals[TALLY.index("num_tokens")])
         self.step += 1
         self.pending = (torch.tensor(self.pending, dtype=torch.float64) + totals).tolist()
-        self.num_tokens += int(totals[TALLY.index("num_tokens")])
+        self.num_tokens += tokens
         self.num_scored_tokens += int(totals[TALLY.index("num_scored_tokens")])
+        self.now = {"grad_norm": grad_norm, "learning_rate": learning_rate, "tokens_per_second": tokens / seconds}
 
     def flush(self) -> Metrics:
-        """Means over the steps since the last call, with the tokens so far."""
+        """Metrics of the steps since the last call: means over all of them, tokens since the start, the last step's."""
         means = averages(torch.tensor(self.pending, dtype=torch.float64))
         self.pending = [0.0] * len(TALLY)
-        return means | {"num_tokens": self.num_tokens, "num_scored_tokens": self.num_scored_tokens}
+        self.last = means | {"num_tokens": self.num_tokens, "num_scored_tokens": self.num_scored_tokens} | self.now
+        return self.last
 
     def evaluated(self, metrics: Metrics) -> None:
         """Remember an evaluation at the present step."""
@@ -56,17 +65,17 @@ class Progress:
 
     def score(self) -> float | None:
         """How good the present weights are, higher is better: ranking accuracy, else minus the evaluation loss."""
-        if self.eval_step != self.step or not self.eval_last:
+        if self.eval_step != self.step:
             return None
-        return self.eval_last.get("eval_ranking_accuracy", -self.eval_last.get("eval_loss", float("inf")))
+        score = self.eval_last.get("eval_ranking_accuracy", -self.eval_last.get("eval_loss", math.nan))
+        return score if math.isfinite(score) else None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores, as JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "resumed"}
+        return {name: value for name, value in asdict(self).items() if name not in _OWN}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up the `state` of a checkpoint."""
-        for name, value in state.items():
-            if name not in ("total_steps", "steps_per_epoch"):
-                setattr(self, name, value)
-        self.resumed = True
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Take up the `state` of a checkpoint, where there is one."""
+        for name, value in (state or {}).items():
+            setattr(self, name, value)
+        self.resumed = state is not None

@@ -71,7 +71,7 @@ def resolve(config: RunConfig) -> RunConfig:
         filled["loss"] = METHODS[config.method](**recipe("method", config.method).get("loss", {}))
     if config.output_dir is None:
         filled["output_dir"] = f"runs/{config.method}"
-    if config.policy_init is None and config.method != "sft":
+    if config.policy_init is None and METHODS[config.method].trains_on == "pairs":
         filled["policy_init"] = "base" if config.model is None else "model"
     selection = recipe("method", config.method).get("selection", {})
     if config.selection == SelectionConfig(rounding=config.selection.rounding):

@@ -11,9 +11,7 @@ def total_steps(optim: OptimConfig, steps_per_epoch: int) -> int:
     """Optimizer steps of a training: `max_steps`, or `num_train_epochs` passes (a started step is a step)."""
     if optim.max_steps > 0:
         return optim.max_steps
-    return max(
-        1, math.ceil(round(optim.num_train_epochs * steps_per_epoch, 6))
-    )  # 0.1 * 30 is 3, not 3.0000000000000004
+    return max(1, math.ceil(round(optim.num_train_epochs * steps_per_epoch, 6)))  # 1.1 * 30 is 33, not 33.00…04
 
 
 def learning_rate(step: int, total: int, optim: OptimConfig) -> float:

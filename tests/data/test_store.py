@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pyprefopt.data import atomic, store
+from pyprefopt.data import atomic, shards
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import ArtifactError, DataError
@@ -20,11 +20,18 @@ from tests.data.segments import frame, pairs
 from tests.reference.packing import Group, Response
 
 
+@pytest.fixture
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_TOKENS", 40)
+        yield
+
+
 def contents(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def test_the_same_lines_give_the_same_bytes_whatever_the_chunks(tmp_path):
+def test_the_same_lines_give_the_same_bytes_whatever_the_chunks(tmp_path, small_shards):
     table = frame(pairs(6))
     chunked = pl.concat([table[:7], table[7:]], rechunk=False)
     narrow = table.to_arrow().cast(
@@ -43,7 +50,7 @@ def test_the_same_lines_give_the_same_bytes_whatever_the_chunks(tmp_path):
         "narrow": narrow,
         "sliced": sliced,
     }.items():
-        written = SegmentStore.write(one, tmp_path / name, shard_tokens=40, source="x")
+        written = SegmentStore.write(one, tmp_path / name, source="x")
         assert contents(tmp_path / name) == contents(tmp_path / "eager")
         assert written.fingerprint == SegmentStore.open(tmp_path / "eager").fingerprint
     assert len(list((tmp_path / "eager").glob("*.arrow"))) > 2
@@ -81,9 +88,9 @@ def test_what_a_store_says_about_its_groups(tmp_path):
     assert isinstance(segments.table["ids"], pa.ChunkedArray)
 
 
-def test_an_unfinished_store_does_not_open(tmp_path, monkeypatch):
+def test_an_unfinished_store_does_not_open(tmp_path, monkeypatch, small_shards):
     table = frame(pairs(6))
-    SegmentStore.write(table, tmp_path, shard_tokens=40)
+    SegmentStore.write(table, tmp_path)
     whole = contents(tmp_path)
     calls = []
 
@@ -96,12 +103,12 @@ def test_an_unfinished_store_does_not_open(tmp_path, monkeypatch):
     write = atomic.atomic_write
     monkeypatch.setattr(atomic, "atomic_write", fail)
     with pytest.raises(KeyboardInterrupt):
-        SegmentStore.write(table, tmp_path, shard_tokens=40)
+        SegmentStore.write(table, tmp_path)
     with pytest.raises(ArtifactError, match=r"manifest\.json is missing; run its stage again"):
         SegmentStore.open(tmp_path)
     monkeypatch.undo()
     (tmp_path / ".segments-00000.arrow.1.tmp").write_bytes(b"left by a killed writer")
-    SegmentStore.write(table, tmp_path, shard_tokens=40)
+    SegmentStore.write(table, tmp_path)
     assert contents(tmp_path) == whole
 
 
@@ -235,9 +242,9 @@ def test_the_trainer_reads_without_polars_and_without_a_copy(tmp_path):
     assert result.stdout == "read\n", result.stderr
 
 
-def test_shards_hold_whole_groups_and_at_most_the_limit(tmp_path):
-    segments = SegmentStore.write(frame(pairs(8)), tmp_path, shard_tokens=40)
+def test_shards_hold_whole_groups_and_at_most_the_limit(tmp_path, small_shards):
+    segments = SegmentStore.write(frame(pairs(8)), tmp_path)
     lines = np.cumsum([shard["lines"] for shard in segments.manifest["shards"]])
     assert set(lines) <= set(segments.group_offsets)
     assert max(np.add.reduceat(segments.lengths, np.append(0, lines[:-1]))) <= 40
-    assert store.SegmentStore.open(tmp_path).table.equals(segments.table)
+    assert SegmentStore.open(tmp_path).table.equals(segments.table)

@@ -29,7 +29,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[int], list[int]]:
     return offsets, parents
 
 
-def dense_attention(  # noqa: PLR0917
+def dense_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -78,7 +78,7 @@ def states(size: int, heads: int, groups: int, dtype: torch.dtype) -> list[Tenso
     dtype=st.sampled_from([torch.float32, torch.float64]),
     chunk=st.sampled_from([3, 256]),
 )
-def test_equals_a_dense_mask(  # noqa: PLR0917
+def test_equals_a_dense_mask(
     layout: tuple[list[int], list[int]],
     window: int | None,
     cap: float | None,

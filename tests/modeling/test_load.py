@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import estimate_memory, load_model, model_hash, save_policy, toy_config
+from pyprefopt.modeling import LogpsModel, estimate_memory, load_model, model_hash, save_policy, toy_config
 from pyprefopt.modeling.attention import ATTENTION_NAME
 from tests.modeling.models import ARCHITECTURES, write_config
 
@@ -79,6 +79,20 @@ def test_dropout_is_off_but_the_source_keeps_its_own(name: str, tmp_path: Path) 
     assert not any(getattr(m, "attention_dropout", 0) for m in model.modules())
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rotary_frequencies_stay_in_float32(name: str, tmp_path: Path) -> None:
+    full, half = (
+        load_model(write_config(tmp_path, ARCHITECTURES[name]), dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
+    cast = LogpsModel(full).bfloat16().model  # as an engine may do
+    read = load_model(save_policy(half, tmp_path / "saved"), dtype="bfloat16")
+    expected = load_model(write_config(tmp_path, ARCHITECTURES[name])).base_model.rotary_emb.inv_freq
+    for model in (half, cast, read):
+        assert model.dtype == torch.bfloat16
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        assert torch.equal(model.base_model.rotary_emb.inv_freq, expected)
+
+
 def test_two_models_of_one_file_do_not_share_a_config(config: Path) -> None:
     first, second = load_model(config), load_model(config)
     second.config._attn_implementation = "eager"
@@ -88,10 +102,12 @@ def test_two_models_of_one_file_do_not_share_a_config(config: Path) -> None:
 def test_the_hash_counts_content_only(saved: Path, config: Path, tmp_path: Path) -> None:
     expected = model_hash(saved)
     copy = shutil.copytree(saved, tmp_path / "elsewhere")
-    (copy / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer.json", "modeling_own.py"):
+        (copy / name).write_text("{}")
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {"transformers_version": "5.0.0"}))
     assert model_hash(copy) == expected
+    assert model_hash(copy, trust_remote_code=True) != expected
     (copy / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 1e-5}))
     changed_config = model_hash(copy)
     (copy / "config.json").write_text(json.dumps(settings))
@@ -169,6 +185,8 @@ def test_other_dtypes_are_refused(config: Path, dtype: str) -> None:
         ({"model_type": "t5"}, "must be a decoder"),
         ({"model_type": "lama"}, "model_type must be one that transformers knows, got 'lama'; did you mean 'llama'"),
         ({"model_type": None}, "model_type must be one that transformers knows, got None"),
+        ({"model_type": "gptj", "rotary_dim": 4}, "model_type 'gptj' does not take another attention"),
+        ({"model_type": "vit"}, "must be a causal language model"),
         ({"model_type": "bloom"}, "BloomForCausalLM .* does not take another attention"),
     ],
 )

@@ -116,7 +116,7 @@ def test_siblings_in_a_shared_pack_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_bfloat16_stays_near_float32(name: str) -> None:
     full = packed_model(name)
-    half = LogpsModel(packed_model(name).model.to(torch.bfloat16))
+    half = packed_model(name).to(torch.bfloat16)
     batch = pack_groups(make_groups()).to()
     with torch.no_grad():
         expected, logps = full(batch), half(batch)

@@ -69,6 +69,20 @@ def test_lora_is_merged_with_the_adapter_beside(dtype: str, tmp_path: Path) -> N
     assert model_hash(saved) != model_hash(save_policy(packed_model("llama", dtype=dtype), tmp_path / "plain"))
 
 
+def test_an_adapter_is_the_same_bytes_from_everywhere(tmp_path: Path) -> None:
+    saved = [
+        save_policy(packed_model("llama", lora=Lora()), tmp_path / name) for name in ("a", "b")
+    ]  # two source paths
+    contents = [{p.relative_to(d).as_posix(): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in saved]
+    assert contents[0] == contents[1]
+    assert sorted(p.name for p in (saved[0] / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    targets = json.loads((saved[0] / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)
+
+
 def test_an_exported_state_dict_replaces_the_weights(tmp_path: Path) -> None:
     model = packed_model("llama", lora=Lora())
     exported = {name: tensor + 0.5 for name, tensor in model.state_dict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,9 +18,10 @@ VOCABULARY = 29
 class ToyModel(nn.Module):
     """Log-prob of a token from the mean embedding of its segment so far: [M] from a batch, as LogpsModel."""
 
-    def __init__(self, seed: int = 0, width: int = 16) -> None:
+    def __init__(self, seed: int = 0, width: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(seed)
+        self.dropout = dropout
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, VOCABULARY)
@@ -29,16 +29,17 @@ class ToyModel(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         hidden = self.embedding(batch.input_ids)
         hidden = hidden + torch.tanh(hidden.roll(1, 0)) * (batch.position_ids > 0)[:, None]
+        hidden = F.dropout(hidden, self.dropout, self.training)
         logits = self.head(self.norm(hidden)[batch.hidden_index]).float()
         return F.log_softmax(logits, -1).gather(1, batch.target_ids[:, None])[:, 0]
 
 
 def make_groups(count: int, seed: int = 0, single: bool = False) -> list[Group]:
     """Pairs whose chosen responses prefer low ids; with `single` one response a prompt."""
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
 
     def ids(low: int, high: int) -> list[int]:
-        return [rng.randrange(low, high) for _ in range(rng.randint(3, 9))]
+        return rng.integers(low, high, rng.integers(3, 10)).tolist()
 
     groups = []
     for row in range(count):
@@ -83,8 +84,7 @@ class ToyLoader:
 
     def window(self, k: int) -> list[int]:
         epoch, within = divmod(k, self.steps_per_epoch)
-        order = list(range(len(self.groups)))
-        random.Random(self.seed * 1000 + epoch).shuffle(order)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups)).tolist()
         return order[within * self.batch : (within + 1) * self.batch]
 
     def step(self, k: int) -> list[PackedBatch]:

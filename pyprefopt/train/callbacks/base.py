@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyprefopt.train.metrics import Metrics
     from pyprefopt.train.progress import Progress
-
-Metrics = dict[str, float]
 
 
 class Callback:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.train.callbacks.base import Callback, Metrics
+from pyprefopt.train.callbacks.base import Callback
 from pyprefopt.train.metrics import append_line, drop_lines_after
 
 if TYPE_CHECKING:
+    from pyprefopt.train.metrics import Metrics
     from pyprefopt.train.progress import Progress
 
 
@@ -46,7 +47,7 @@ class TensorBoard(Callback):
         """Open the event file."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.directory), purge_step=progress.step + 1 if progress.resumed else 0)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self.directory), purge_step=progress.step + 1 if progress.resumed else 0)
 
     def on_step(self, progress: Progress, metrics: Metrics | None) -> None:
         """Training metrics under `train/`."""

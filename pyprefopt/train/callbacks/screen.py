@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.train.callbacks.base import Callback, Metrics
+from pyprefopt.train.callbacks.base import Callback
 
 if TYPE_CHECKING:
+    from pyprefopt.train.metrics import Metrics
     from pyprefopt.train.progress import Progress
 
 _SHOWN = {"loss": "loss", "rewards/accuracies": "acc", "rewards/margins": "margin", "tokens_per_second": "tok/s"}
@@ -19,6 +21,8 @@ class ProgressBar(Callback):
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self._bar: Any = None
+        self._progress: Progress | None = None
+        self._began = (0.0, 0)  # seconds, tokens
 
     def on_start(self, progress: Progress) -> None:
         """Open the bar, where a resumed run stands."""
@@ -28,6 +32,7 @@ class ProgressBar(Callback):
             desc=self.stage, total=progress.total_steps, initial=progress.step, unit="step", mininterval=0.5,
             dynamic_ncols=True,
         )  # fmt: skip
+        self._progress, self._began = progress, (time.monotonic(), progress.num_tokens)
         if progress.resumed:
             self._bar.write(f"{self.stage}: goes on from the checkpoint of step {progress.step}")
 
@@ -36,7 +41,7 @@ class ProgressBar(Callback):
         if metrics is not None:
             shown = {short: f"{metrics[name]:.4g}" for name, short in _SHOWN.items() if name in metrics}
             self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(1)
+        self._bar.update(progress.step - self._bar.n)
 
     def on_evaluation(self, progress: Progress, metrics: Metrics) -> None:
         """One line above the bar."""
@@ -45,7 +50,12 @@ class ProgressBar(Callback):
             self._bar.write(f"{self.stage}: step {progress.step}: {shown}")
 
     def on_close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Leave the bar as it stands, and say how fast it was."""
+        if self._bar is None or self._progress is None:
+            return
+        self._bar.close()
+        self._bar = None
+        seconds, tokens = time.monotonic() - self._began[0], self._progress.num_tokens - self._began[1]
+        print(
+            f"{self.stage}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s, evaluation included"
+        )

@@ -3,19 +3,20 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
 use arrow_array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow_schema::DataType;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::align;
 
-use crate::columns::{Lists, field, list_array};
+use crate::columns::{Lists, chunked, field, list_array, list_of};
 
 /// struct{spans: list<struct{start, end}>, starts: list<u32>, ends: list<u32>} to list<bool>; offsets are u32.
 #[pyfunction]
 fn spans_to_mask(py: Python<'_>, columns: PyChunkedArray) -> PyResult<PyChunkedArray> {
     let (chunks, _) = columns.into_inner();
     let masks = py.detach(|| chunks.iter().map(mask_chunk).collect::<PyResult<Vec<_>>>())?;
-    Ok(PyChunkedArray::from_array_refs(masks)?)
+    chunked(masks, list_of(DataType::Boolean))
 }
 
 fn u32s<'a>(name: &str, array: &'a ArrayRef) -> PyResult<&'a UInt32Array> {

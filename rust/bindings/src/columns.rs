@@ -11,6 +11,7 @@ use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field};
 use pyo3::PyResult;
 use pyo3::exceptions::PyTypeError;
+use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::template::Message;
 
 fn wrong_type(name: &str, wanted: &str, array: &dyn Array) -> pyo3::PyErr {
@@ -152,4 +153,14 @@ pub fn list_array(values: ArrayRef, lengths: impl Iterator<Item = usize>) -> Arr
         values,
         None,
     ))
+}
+
+/// `list<item>` as `list_array` builds it.
+pub fn list_of(item: DataType) -> DataType {
+    DataType::LargeList(Arc::new(Field::new("item", item, true)))
+}
+
+/// Chunks of one type, also where there are none.
+pub fn chunked(chunks: Vec<ArrayRef>, data_type: DataType) -> PyResult<PyChunkedArray> {
+    PyChunkedArray::try_new(chunks, Arc::new(Field::new("", data_type, true)))
 }

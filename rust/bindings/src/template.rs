@@ -17,7 +17,7 @@ pub fn render(
 /// Render one chat (a JSON list of messages) by a template's source.
 #[pyfunction]
 #[pyo3(signature = (chat_template, messages, *, special_tokens, add_generation_prompt, tools = None, template_kwargs = None, now = 0))]
-#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // the options of a rendering, by name
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // the options of a rendering, converted by PyO3
 fn render_chat(
     py: Python<'_>,
     chat_template: &str,

@@ -6,7 +6,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt16Array,
     UInt32Array, UInt64Array,
 };
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
@@ -16,7 +16,7 @@ use pyprefopt_core::tokenize::{
 };
 use rayon::prelude::*;
 
-use crate::columns::{Chats, Strings, list_array};
+use crate::columns::{Chats, Strings, chunked, list_array, list_of};
 use crate::error::to_py;
 use crate::template::render;
 
@@ -42,6 +42,7 @@ impl Tokenizer {
 #[pymethods]
 impl Tokenizer {
     #[new]
+    #[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
     #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0))]
     fn new(
         py: Python<'_>,
@@ -100,7 +101,7 @@ impl Tokenizer {
                 .map(|chunk| self.encode_chunk(chunk))
                 .collect::<PyResult<Vec<_>>>()
         })?;
-        Ok(PyChunkedArray::from_array_refs(lists)?)
+        chunked(lists, list_of(DataType::UInt32))
     }
 
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, max_tokens = None))]

@@ -11,7 +11,7 @@ use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::truncate::{Cut, kept_bytes, kept_characters, kept_positions};
 use rayon::prelude::*;
 
-use crate::columns::{Lists, Strings, field};
+use crate::columns::{Lists, Strings, chunked, field};
 use crate::error::to_py;
 use crate::tokenize::Tokenizer;
 
@@ -27,7 +27,7 @@ fn truncate_text(
     tokenizer: Option<&Tokenizer>,
 ) -> PyResult<PyChunkedArray> {
     let cut = Cut::new(ratio, tokens, rounding).map_err(to_py)?;
-    let (chunks, _) = column.into_inner();
+    let (chunks, field) = column.into_inner();
     let chunks = py.detach(|| {
         let truncate = |chunk: &ArrayRef| match chunk.data_type() {
             DataType::List(_) | DataType::LargeList(_) => truncate_chats(chunk, cut, tokenizer),
@@ -35,7 +35,11 @@ fn truncate_text(
         };
         chunks.iter().map(truncate).collect::<PyResult<Vec<_>>>()
     })?;
-    Ok(PyChunkedArray::from_array_refs(chunks)?)
+    let data_type = chunks.first().map_or_else(
+        || field.data_type().clone(),
+        |chunk| chunk.data_type().clone(),
+    );
+    chunked(chunks, data_type)
 }
 
 fn truncate_strings(
@@ -129,7 +133,7 @@ fn truncate_positions(
             .map(|chunk| positions(chunk, cut))
             .collect::<PyResult<Vec<_>>>()
     })?;
-    Ok(PyChunkedArray::from_array_refs(kept)?)
+    chunked(kept, DataType::UInt32)
 }
 
 fn positions(chunk: &ArrayRef, cut: Cut) -> PyResult<ArrayRef> {

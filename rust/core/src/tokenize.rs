@@ -1,5 +1,6 @@
 //! Prompt and responses as token segments: rendered once, tokenized once, split by byte offsets.
 
+mod chat;
 mod encoder;
 mod row;
 

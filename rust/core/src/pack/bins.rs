@@ -21,19 +21,22 @@ pub fn best_fit_decreasing(
     }
     let capacity = capacity.min(costs.iter().sum()); // more room than all items take changes nothing
     let mut rooms = Rooms::new(capacity);
-    let mut bins: Vec<Vec<usize>> = Vec::new();
+    let mut bin_of = vec![0; costs.len()];
+    let mut sizes: Vec<usize> = Vec::new();
     for item in by_falling_cost(costs) {
         let (bin, room) = rooms.take(costs[item]).unwrap_or_else(|| {
-            bins.push(Vec::new());
-            (bins.len() - 1, capacity)
+            sizes.push(0);
+            (sizes.len() - 1, capacity)
         });
-        bins[bin].push(item);
-        if max_items.is_none_or(|limit| bins[bin].len() < limit) {
+        bin_of[item] = bin;
+        sizes[bin] += 1;
+        if max_items.is_none_or(|limit| sizes[bin] < limit) {
             rooms.put(bin, room - costs[item]);
         }
     }
-    for bin in &mut bins {
-        bin.sort_unstable();
+    let mut bins: Vec<Vec<usize>> = sizes.into_iter().map(Vec::with_capacity).collect();
+    for (item, bin) in bin_of.into_iter().enumerate() {
+        bins[bin].push(item);
     }
     Ok(bins)
 }

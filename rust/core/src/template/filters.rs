@@ -13,6 +13,12 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
         |message: String| -> Result<Value, Error> { Err(invalid(message)) },
     );
     environment.add_function("strftime_now", move |format: String| strftime(&format, now));
+    environment.add_test("iterable", |value: &Value| {
+        !matches!(
+            value.kind(),
+            ValueKind::None | ValueKind::Bool | ValueKind::Number
+        )
+    });
     environment.set_formatter(format_value);
 }
 
@@ -38,6 +44,7 @@ struct Layout {
     sort_keys: bool,
 }
 
+#[allow(clippy::needless_pass_by_value)] // a filter owns its arguments
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -70,7 +77,7 @@ fn write_json(out: &mut String, value: &Value, layout: &Layout, depth: usize) ->
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => out.push_str(&number(value)),
         ValueKind::String => {
-            json_string(out, value.as_str().unwrap_or_default(), layout.ensure_ascii)
+            json_string(out, value.as_str().unwrap_or_default(), layout.ensure_ascii);
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
@@ -215,8 +222,14 @@ fn python_quote(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c < ' ' || c == '\u{7f}' => {
-                let _ = write!(out, "\\x{:02x}", c as u32); // writing to a String cannot fail
+            c if c != ' ' && (c.is_control() || c.is_whitespace()) => {
+                let code = c as u32;
+                // writing to a String cannot fail
+                let _ = if code < 0x100 {
+                    write!(out, "\\x{code:02x}")
+                } else {
+                    write!(out, "\\u{code:04x}")
+                };
             }
             c => out.push(c),
         }

@@ -1,0 +1,121 @@
+"""Tables on disk: Arrow IPC shards of bounded size and a manifest, memory-mapped through PyArrow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyprefopt.data import atomic
+from pyprefopt.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
+
+
+class ShardedTable:
+    """A table in shards with a manifest; what `SegmentStore` and `ValueStore` share."""
+
+    kind: str  # which of the two, in the manifest
+
+    def __init__(self, table: pa.Table, manifest: dict[str, Any]) -> None:
+        self.table, self.manifest = table, manifest
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of the table: one a segment."""
+        return int(self.table.num_rows)
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Self:
+        """Map the shards of a finished store into memory. ArtifactError where something is missing or cut."""
+        directory = Path(directory)
+        manifest = atomic.read_manifest(directory)
+        found = (manifest.get("kind"), manifest.get("schema_version"))
+        if found != (cls.kind, SCHEMA_VERSION):
+            raise ArtifactError(
+                f"{directory}/{atomic.MANIFEST} says kind and schema version {found}, but this is read as "
+                f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
+            )
+        return cls(pa.concat_tables([_map(directory, shard) for shard in manifest["shards"]]), manifest)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the content, the same in memory and on disk, whatever the chunks of the input."""
+        known = self.manifest.get("fingerprint")
+        if known is not None:
+            return str(known)
+        hashes = []
+        for shard in self._shards():
+            sink = pa.BufferOutputStream()
+            _write_ipc(shard)(sink)
+            hashes.append(hashlib.sha256(sink.getvalue()).hexdigest())
+        return _combine(hashes)
+
+    def _line_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each line, which bound a shard."""
+        raise NotImplementedError
+
+    def _group_starts(self) -> NDArray[np.int64]:
+        """First line of each group, where a shard may begin."""
+        raise NotImplementedError
+
+    def _write(self, directory: str | Path, **facts: Any) -> Self:
+        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / atomic.MANIFEST).unlink(missing_ok=True)
+        atomic.remove_leftovers(directory)
+        shards = []
+        for index, table in enumerate(self._shards()):
+            path = atomic.atomic_write(directory / f"{self.kind}-{index:05d}.arrow", _write_ipc(table))
+            hashed = atomic.sha256_file(path)
+            shards.append({"file": path.name, "bytes": path.stat().st_size, "sha256": hashed, "lines": table.num_rows})
+        names = {shard["file"] for shard in shards}
+        for stale in directory.glob(f"{self.kind}-*.arrow"):
+            if stale.name not in names:
+                stale.unlink()
+        fingerprint = _combine([shard["sha256"] for shard in shards])
+        manifest = {"kind": self.kind, "schema_version": SCHEMA_VERSION, "shards": shards, "fingerprint": fingerprint}
+        atomic.write_manifest(directory, facts | manifest | {"lines": self.num_lines})
+        return self.open(directory)
+
+    def _shards(self) -> Iterator[pa.Table]:
+        """Tables of whole groups and at most SHARD_TOKENS tokens (one group at least), in canonical form."""
+        starts = self._group_starts()
+        ends = np.append(starts[1:], self.num_lines)
+        before = np.concatenate([[0], np.cumsum(self._line_tokens())])
+        first = 0
+        while first < len(starts):
+            last = int(np.searchsorted(before[ends], before[starts[first]] + SHARD_TOKENS, side="right"))
+            last = max(last, first + 1)
+            lines = np.arange(starts[first], ends[last - 1])
+            yield self.table.take(lines).combine_chunks()  # fresh buffers: the input's chunks leave no trace
+            first = last
+
+
+def _write_ipc(table: pa.Table) -> Callable[[BinaryIO], None]:
+    def write(sink: Any) -> None:
+        with pa.ipc.new_file(sink, table.schema.remove_metadata()) as writer:
+            writer.write_table(table.replace_schema_metadata(None))
+
+    return write
+
+
+def _map(directory: Path, shard: dict[str, Any]) -> pa.Table:
+    path = directory / shard["file"]
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        raise ArtifactError(
+            f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and run its stage again"
+        )
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _combine(hashes: list[str]) -> str:
+    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *hashes]).encode()).hexdigest()

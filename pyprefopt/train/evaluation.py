@@ -1,0 +1,56 @@
+"""Evaluation over a whole split, exact for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyprefopt.train.dist import all_sum
+from pyprefopt.train.metrics import TALLY, averages, ranking_tally, tally
+from pyprefopt.train.step import method_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pyprefopt.losses import Method
+    from pyprefopt.train.engine import Engine
+    from pyprefopt.train.job import Loader
+    from pyprefopt.train.metrics import Metrics
+    from pyprefopt.types import PackedBatch
+
+
+@torch.no_grad()
+def evaluate(
+    model: Engine | nn.Module, method: Method, loader: Loader | None, ranking: Loader | None = None
+) -> Metrics:
+    """`eval_loss`, `eval_rewards/*`, `eval_logps/*` over `loader`, `eval_ranking_accuracy` over `ranking`.
+
+    Global sums over global counts; every rank calls this and gets the same. Ranking accuracy is the share of pairs
+    whose chosen response has the higher mean log-prob over all its tokens, a tie counts 1/2.
+    """
+    device = getattr(model, "device", None) or next(model.parameters()).device  # type: ignore[union-attr]
+    metrics: Metrics = {}
+    training = model.training
+    model.train(False)
+
+    def total(source: Loader, size: int, counts: Callable[[PackedBatch], Tensor]) -> Tensor:
+        sums = torch.zeros(size, dtype=torch.float64, device=device)
+        for batch in source.scan(pad=True):
+            sums += counts(batch.to(device))
+        return all_sum(sums).cpu()
+
+    def method_counts(batch: PackedBatch) -> Tensor:
+        logps = model(batch)
+        sums = method_sums(method, batch, logps)
+        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), logps)
+
+    if loader is not None:
+        means = averages(total(loader, len(TALLY), method_counts))
+        metrics |= {f"eval_{name}": value for name, value in means.items()}
+    if ranking is not None:
+        right, pairs = total(ranking, 2, lambda batch: ranking_tally(batch, model(batch))).tolist()
+        metrics |= {"eval_ranking_accuracy": right / pairs} if pairs else {}
+    model.train(training)
+    return metrics

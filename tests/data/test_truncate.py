@@ -1,0 +1,226 @@
+"""Truncation against a slow twin, on text, segments and files."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from fractions import Fraction
+
+import polars as pl
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyprefopt.data.tokenize import load_tokenizer, tokenize
+from pyprefopt.data.truncate import truncate
+from pyprefopt.errors import ConfigError, DataError
+from tests.data.frames import MESSAGES, SHARED, alpaca, byte_tokenizer, chat, needs_shared, preferences
+
+
+@pytest.fixture(scope="module")
+def byte_file(tmp_path_factory):
+    return byte_tokenizer(tmp_path_factory.mktemp("bytes"))
+
+
+@pytest.fixture(scope="module")
+def toy(byte_file):
+    return load_tokenizer(byte_file, eos_token="</s>", chat_template="plain")
+
+
+def kept(length, ratio, tokens, rounding):
+    """Units kept, with the ratio as the decimal fraction that the user wrote."""
+    if tokens is not None:
+        wanted = tokens
+    else:
+        wanted = (math.ceil if rounding == "ceil" else math.floor)(Fraction(str(ratio)) * length)
+    return min(length, max(1, wanted))
+
+
+amounts = st.one_of(
+    st.tuples(st.integers(1, 100).map(lambda percent: percent / 100), st.none()),
+    st.tuples(st.none(), st.integers(1, 12)),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=st.text(max_size=15), amount=amounts, rounding=st.sampled_from(["ceil", "floor"]))
+def test_characters_are_unicode_characters(text, amount, rounding):
+    ratio, tokens = amount
+    frame = pl.DataFrame({"chosen": [text]})
+    out = truncate(frame, ratio=ratio, tokens=tokens, unit="characters", rounding=rounding, columns=["chosen"])
+    expected = text[: kept(len(text), ratio, tokens, rounding)]
+    assert out.to_dicts() == [{"chosen": expected, "chosen_complete": expected == text}]
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=st.text(min_size=1, max_size=10), amount=amounts, rounding=st.sampled_from(["ceil", "floor"]))
+def test_tokens_keep_whole_characters(byte_file, toy, text, amount, rounding):
+    ratio, tokens = amount
+    frame = pl.DataFrame({"chosen": [text]})
+    out = truncate(frame, ratio=ratio, tokens=tokens, rounding=rounding, tokenizer=toy, columns=["chosen"])
+    result = out["chosen"][0]
+    library = tokenizers.Tokenizer.from_file(str(byte_file))
+    length = len(library.encode(text).ids)
+    budget = kept(length, ratio, tokens, rounding)
+    assert text.startswith(result)
+    assert result
+    spent = len(library.encode(result).ids)
+    assert spent <= budget or len(result) == 1
+    if len(result) < len(text):  # the next character would not have fitted
+        assert len(library.encode(text[: len(result) + 1]).ids) > budget or spent == budget
+    assert out["chosen_complete"][0] == (result == text)
+
+
+def test_a_share_is_the_decimal_that_was_written():
+    frame = pl.DataFrame({"chosen": ["x" * length for length in range(1, 201)]})
+    for percent in range(1, 101):
+        for rounding in ("ceil", "floor"):
+            out = truncate(frame, ratio=percent / 100, unit="characters", rounding=rounding, columns=["chosen"])
+            expected = [kept(length, percent / 100, None, rounding) for length in range(1, 201)]
+            assert out["chosen"].str.len_chars().to_list() == expected
+
+
+def test_chats_are_cut_in_their_last_message(toy):
+    turns = chat(("assistant", "abc"), ("tool", "abc", '{"name": "t"}'), ("assistant", "abcd"))
+    frame = pl.DataFrame(
+        {
+            "chosen": pl.Series([turns, None, [], chat(("assistant", "ab"))], dtype=MESSAGES),
+            "other": [1, 2, 3, 4],
+        }
+    )
+    for sliced in (frame, pl.concat([frame.clear(), frame[:1], frame[1:]], rechunk=False)):
+        out = truncate(sliced, tokens=2, unit="characters", columns=["chosen"])
+        expected = [*turns[:2], {**turns[2], "content": "ab"}]
+        assert out["chosen"].to_list() == [expected, None, [], chat(("assistant", "ab"))]
+        assert out["chosen_complete"].to_list() == [False, True, True, True]
+        assert out.schema == {**frame.schema, "chosen_complete": pl.Boolean}
+    assert truncate(frame[3:], tokens=1, unit="characters", columns=["chosen"])["chosen"].to_list() == [
+        chat(("assistant", "a"))
+    ]
+
+
+def test_a_cut_response_stays_incomplete():
+    frame = pl.DataFrame({"chosen": ["ab", "ab"], "chosen_complete": [False, True]})
+    out = truncate(frame, tokens=2, unit="characters", columns=["chosen"])
+    assert out["chosen_complete"].to_list() == [False, True]
+
+
+def test_segments_count_content_and_lose_the_end_of_turn(toy):
+    frame = preferences(("why why why", "cdefgh", "c"))
+    segments = tokenize(frame, toy).with_columns(scores=pl.col("ids").cast(pl.List(pl.Float32)))
+    out = truncate(segments, ratio=0.5)
+    assert out.columns == segments.columns
+    assert out.schema == segments.schema
+    assert out[0].equals(segments[0])
+    assert out[2].equals(segments[2])  # one token is the least, nothing cut, the end of turn stays
+    for name in ("ids", "mask", "starts", "ends", "turns", "scores"):
+        assert out[name].to_list()[1] == segments[name].to_list()[1][:4]  # the space and three of six
+    # cut ids are what the cut text has
+    text = truncate(frame, ratio=0.5, tokenizer=toy)
+    assert tokenize(text, toy)["ids"].to_list() == out["ids"].to_list()
+
+
+def test_segments_without_offsets_count_the_mask():
+    frame = pl.DataFrame({"ids": [[1, 2, 3, 4]], "mask": [[False, True, True, True]]})
+    assert truncate(frame, tokens=2)["ids"].to_list() == [[1, 2, 3]]
+
+
+@needs_shared
+def test_real_responses_lazy_streaming_and_eager(tmp_path):
+    path = SHARED / "tokenizers" / "gpt-neox-20b.json"
+    tokenizer = load_tokenizer(path, eos_token="<|endoftext|>", chat_template="plain")
+    frame = alpaca(40)
+    expected = truncate(frame, ratio=0.4, tokenizer=path)
+    for engine in ("in-memory", "streaming"):
+        lazy = truncate(frame.lazy(), ratio=0.4, tokenizer=tokenizer)
+        assert isinstance(lazy, pl.LazyFrame)
+        assert lazy.collect_schema() == expected.schema
+        assert lazy.collect(engine=engine).equals(expected)
+    contents = pl.col("chosen").list.last().struct.field("content")
+    before, after = (tokenizer.encode(f.select(contents)["content"]).list.len() for f in (frame, expected))
+    limits = [kept(length, 0.4, None, "ceil") for length in before]
+    assert all(length <= limit for length, limit in zip(after, limits, strict=True))
+    assert sum(after) > 0.99 * sum(limits)
+    segments = tokenize(frame, tokenizer)
+    cut = truncate(segments, ratio=0.4)
+    assert truncate(segments.lazy(), ratio=0.4).collect(engine="streaming").equals(cut)
+    content = pl.col("starts").list.drop_nulls().list.len()
+    sizes = zip(segments.select(content)["starts"], cut.select(content)["starts"], segments["kind"], strict=True)
+    assert all(a == (b if kind == "prompt" else kept(b, 0.4, None, "ceil")) for b, a, kind in sizes)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".arrow", ".feather"])
+def test_files_come_back_as_files(tmp_path, suffix):
+    frame = pl.DataFrame({"prompt": ["1", "2"], "chosen": ["abcd", "x,\n"], "rejected": ["12345", "y"]})
+    path = tmp_path / f"pairs{suffix}"
+    write, read = {
+        ".parquet": ("write_parquet", pl.read_parquet),
+        ".jsonl": ("write_ndjson", pl.read_ndjson),
+        ".csv": ("write_csv", lambda file: pl.read_csv(file, infer_schema=False)),
+    }.get(suffix, ("write_ipc", pl.read_ipc))
+    getattr(frame, write)(path)
+    written = truncate(path, tokens=2, unit="characters")
+    assert written == tmp_path / f"pairs.truncated{suffix}"
+    assert isinstance(truncate(str(path), tokens=2, unit="characters", out=tmp_path / "o.parquet"), str)
+    for out in (read(written), pl.read_parquet(tmp_path / "o.parquet")):
+        assert out["chosen"].to_list() == ["ab", "x,"]
+        assert out["rejected"].to_list() == ["12", "y"]
+        flags = out.select(pl.col("^.*_complete$").cast(pl.String))
+        assert flags.to_dict(as_series=False) == {
+            "chosen_complete": ["false", "false"],
+            "rejected_complete": ["false", "true"],
+        }
+    again = truncate(written, tokens=9, unit="characters", out=tmp_path / f"again{suffix}")
+    assert read(again).select(pl.col("rejected_complete").cast(pl.String)).to_series().to_list() == ["false", "true"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of ratio and tokens"),
+        ({"ratio": 0.5, "tokens": 3}, "exactly one of ratio and tokens"),
+        ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
+        ({"tokens": 0}, "tokens must be at least 1"),
+        ({"tokens": 1, "unit": "words"}, "unit must be"),
+        ({"tokens": 1, "rounding": "half_up"}, "rounding must be"),
+        ({"tokens": 1}, "needs tokenizer="),
+        ({"tokens": 1, "unit": "characters", "out": "x"}, "out must be"),
+    ],
+)
+def test_contradictions_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), **options)
+
+
+def test_wrong_columns_and_files_are_told(tmp_path):
+    frame = pl.DataFrame({"chosen": ["a"], "number": [1]})
+    with pytest.raises(DataError, match="no column 'rejected'"):
+        truncate(frame, tokens=1, unit="characters")
+    with pytest.raises(DataError, match="'number' must hold strings"):
+        truncate(frame, tokens=1, unit="characters", columns=["number"])
+    with pytest.raises(DataError, match="no such file"):
+        truncate(tmp_path / "absent.parquet", tokens=1, unit="characters")
+    (tmp_path / "pairs.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"one of \.parquet, \.jsonl"):
+        truncate(tmp_path / "pairs.txt", tokens=1, unit="characters")
+    frame.write_csv(tmp_path / "p.csv")
+    with pytest.raises(ConfigError, match="another file than the input"):
+        truncate(tmp_path / "p.csv", tokens=1, unit="characters", out=tmp_path / "p.csv")
+    segments = pl.DataFrame({"ids": [[1, 2]], "mask": [[True, True]], "starts": [[0]]})
+    with pytest.raises(ConfigError, match="unit must be 'tokens'"):
+        truncate(segments, tokens=1, unit="characters")
+
+
+def test_truncation_loads_no_torch(byte_file):
+    program = (
+        "import sys, polars as pl; from pyprefopt.data import truncate\n"
+        "frame = pl.DataFrame({'chosen': ['c d']})\n"
+        f"out = truncate(frame, tokens=1, tokenizer={str(byte_file)!r}, columns=['chosen'])\n"
+        "assert out['chosen'][0] == 'c', out\n"
+        "print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,69 @@
+"""Run by test_zero3: one rank of DeepSpeed ZeRO-3 on the CPU, compared with plain runs; prints the differences."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed
+
+from pyprefopt.modeling import LogpsModel, load_model, save_policy
+from tests.modeling.models import make_groups, packed_model
+from tests.modeling.test_logps import Lora
+from tests.reference.packing import pack_groups
+
+VARIANTS = [("llama", False, False), ("llama", True, True), ("gemma2", False, True), ("gpt_neox", False, False)]
+
+
+def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
+    from deepspeed.utils import safe_get_full_grad
+
+    options = {"lora": Lora() if lora else None, "gradient_checkpointing": checkpointing}
+    plain, model = packed_model(name, **options), packed_model(name, **options)
+    batches = [pack_groups(make_groups(seed)).to() for seed in (0, 1)]
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # plain gloo, nothing is compiled
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # DeepSpeed's own default is 1.0
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-4)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, optimizer=optimizer, config=config)
+    reference = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=1e-4)
+    result = {"logps": 0.0, "gradients": 0.0, "count": 0}
+    for batch in batches:  # the second step runs on what the first one recorded
+        with torch.no_grad():
+            scored = engine(batch)
+        logps, expected = engine(batch), plain(batch)
+        result["logps"] = max(
+            result["logps"], (logps - expected).abs().max().item(), (scored - logps).abs().max().item()
+        )
+        engine.backward(logps.sum())
+        reference.zero_grad()
+        expected.sum().backward()
+        own = dict(plain.named_parameters())
+        for key, parameter in engine.module.named_parameters():
+            if parameter.requires_grad:
+                gradient = safe_get_full_grad(parameter)
+                error = ((gradient - own[key].grad).norm() / own[key].grad.norm().clamp_min(1e-12)).item()
+                result["gradients"], result["count"] = max(result["gradients"], error), result["count"] + 1
+        engine.step()
+        reference.step()
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        state = {key: tensor.clone() for key, tensor in engine.module.state_dict().items()}
+    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+        saved = LogpsModel(load_model(save_policy(engine.module, Path(directory) / "policy", state_dict=state)))
+        result["saved"] = (saved(batches[0]) - plain(batches[0])).abs().max().item()
+    engine.destroy()
+    return result
+
+
+if __name__ == "__main__":
+    results = {f"{name} lora={lora} checkpointing={c}": compare(name, lora, c) for name, lora, c in VARIANTS}
+    print("RESULT", json.dumps(results), flush=True)
+    torch.distributed.destroy_process_group()

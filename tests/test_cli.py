@@ -1,0 +1,256 @@
+"""The command line: every option through the real launcher, help, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from pyprefopt import cli
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
+from pyprefopt.losses import METHODS
+from pyprefopt.train.config import RunConfig
+from pyprefopt.train.configfile import dotted_names, parse_yaml
+from pyprefopt.train.foreign import FOREIGN
+from pyprefopt.train.resolve import configure, parse_args, to_yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def another_value(hint: object) -> object:
+    """A value that no default has and that every rule about one setting allows."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if get_origin(hint) is Literal:
+        return get_args(hint)[-1]
+    if get_origin(hint) is tuple:
+        return ["first", "second"]
+    if get_origin(kinds[0]) is Literal:
+        return get_args(kinds[0])[-1]
+    return {int: 4321, float: 0.4321, bool: True, str: "some text"}[kinds[0]]
+
+
+def words_of(name: str, value: object) -> list[str]:
+    return [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def at(config: object, dotted: str) -> object:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return list(config) if isinstance(config, tuple) else config
+
+
+def every_option() -> list[tuple[str, object]]:
+    special = {"method": "dpo", "max_tokens": 9999, "loss.label_smoothing": 0.25, "oracle.loss.label_smoothing": 0.25}
+    return [(name, special.get(name, another_value(hint))) for name, hint in dotted_names(RunConfig, "dpo")]
+
+
+@pytest.fixture
+def no_rules(monkeypatch):
+    """Options for themselves, whatever they mean together."""
+    monkeypatch.setattr("pyprefopt.train.resolve.check_compatible", lambda config: None)
+
+
+@pytest.mark.parametrize("spelling", ["--name value", "--name=value", "--name-with-dashes value"])
+def test_all_options_at_once(no_rules, spelling):
+    words: list[str] = []
+    options = [option for option in every_option() if option[0] != "truncation.tokens"]  # excludes truncation.ratio
+    for name, value in options:
+        option = words_of(name, value)
+        if spelling == "--name=value" and len(option) == 2:
+            option = ["=".join(option)]
+        if spelling == "--name-with-dashes value":
+            option[0] = "--" + option[0][2:].replace("_", "-")
+        words += option
+    config = parse_args(words)
+    for name, value in options:
+        assert at(config, name) == value, name
+
+
+@pytest.mark.parametrize("option", every_option(), ids=lambda option: option[0])
+def test_each_option_passes_the_launchers_parser(option):
+    """DeepSpeed's launcher must not take our options for (abbreviations of) its own."""
+    from deepspeed.launcher import launch, runner
+
+    words = ["scripts/train.py", *words_of(*option)]
+    assert runner.parse_args(words).user_args == words[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["launch", *words])
+        assert launch.parse_args().training_script_args == words[1:]
+
+
+def test_every_option_through_the_real_launcher(tmp_path):
+    """`deepspeed SCRIPT` with every option at once; the script writes what it understood, no rules between them."""
+    options = [option for option in every_option() if option[0] != "truncation.tokens"]  # excludes truncation.ratio
+    script = tmp_path / "echo.py"
+    script.write_text(
+        "import sys\nfrom pyprefopt.train import resolve\nresolve.check_compatible = lambda config: None\n"
+        f"open({str(tmp_path / 'got.yaml')!r}, 'w').write(resolve.to_yaml(resolve.parse_args(sys.argv[1:])))\n"
+    )
+    words = [word for option in options for word in words_of(*option)]
+    command = [Path(sys.executable).parent / "deepspeed", "--num_gpus", "1", script, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    got = parse_yaml((tmp_path / "got.yaml").read_text())
+    for name, value in options:
+        found = got
+        for part in name.split("."):
+            found = found[part]
+        assert found == value, name
+
+
+def test_aliases_and_launcher_words():
+    config = parse_args(["--local_rank=1", "--base", "b", "--oracle=o", "--local-rank", "0"])
+    assert (config.base.path, config.oracle.path) == ("b", "o")
+    assert config == parse_args(["--base.path", "b", "--oracle.path", "o"])
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [(["--check"], True), (["--check", "True"], True), (["--check=False"], False)]
+)
+def test_booleans(words, value):
+    assert parse_args(words).check is value
+    assert parse_args([*words, "--seed", "3"]).seed == 3
+
+
+def test_negative_numbers_empty_texts_and_none():
+    config = parse_args(["--max_steps", "-1", "--output_dir", "", "--model", "None"])
+    assert (config.max_steps, config.output_dir, config.model) == (-1, "", None)
+    assert parse_args(["--lora.r", "8", "--lora.target_modules"]).lora.target_modules == ()
+
+
+def test_the_last_of_repeated_options_wins():
+    assert parse_args(["--seed", "1", "--seed", "2"]).seed == 2
+
+
+def test_precedence(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("method: dpo\nlearning_rate: 3.0e-4\nseed: 5\nloss: {beta: 0.2, label_smoothing: 0.1}\n")
+    config = parse_args(["--config", str(file), "--learning_rate", "1e-3", "--loss.beta", "0.3"])
+    assert config == configure(method="dpo", learning_rate=1e-3, seed=5, loss={"beta": 0.3, "label_smoothing": 0.1})
+
+
+def test_no_intermediate_layer_is_judged(tmp_path):
+    """The file alone would break a rule; with the command line it does not."""
+    file = tmp_path / "run.yaml"
+    file.write_text("max_tokens: 512\ndtype: bfloat16\n")
+    with pytest.raises(ConfigError, match="max_tokens must be > max_prompt_tokens"):
+        parse_args(["--config", str(file)])
+    config = parse_args(["--config", str(file), "--max_prompt_tokens", "256", "--zero_stage", "1"])
+    assert (config.max_tokens, config.dtype) == (512, "bfloat16")
+
+
+def test_errors_in_a_file_are_found_first(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: fast\n")
+    with pytest.raises(ConfigError, match="learning_rate must be a number, got 'fast'"):
+        parse_args(["--config", str(file)])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_resolved_config_file_gives_the_same_run(tmp_path, method):
+    config = parse_args(["--method", method, "--seed", "7"])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert parse_args(["--config", str(file)]) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learnin_rate", "1"], "unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
+        (["--learning_rate", "fast"], "Error parsing --learning_rate: could not convert string to float: 'fast'"),
+        (["--dtype", "float16"], "invalid choice 'float16' for argument '--dtype'"),
+        (["--learning_rate", "-1"], "learning_rate must be > 0, got -1.0"),
+        (["--data", "a", "b"], "data must have one value, got ['a', 'b']"),
+        (["--data"], "data must have one value, got []"),
+        (["--check", "maybe"], "'maybe'"),
+        (["train"], "unexpected argument 'train'"),
+        (["--method", "dop"], "method must be one of dpo, sepo, sft, simpo, got 'dop'; did you mean 'dpo'?"),
+        (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),
+        (["--gradient_accumulation_steps", "4"], "it follows from global_batch_size and max_tokens_per_batch"),
+        (["--config", "a.yaml", "b.yaml"], "config must have one value"),
+        (["--config", "nowhere.yaml"], "config must be an existing YAML file"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(capsys, monkeypatch, words, message):
+    monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_other_trainers_names_are_explained(name):
+    known = {name for name, _ in dotted_names(RunConfig, "dpo")}
+    assert name not in known
+    with pytest.raises(ConfigError) as error:
+        parse_args([f"--{name}", "1"])
+    assert str(error.value) == f"unknown setting '{name}'; {FOREIGN[name]}"
+
+
+def test_help_lists_every_setting_with_its_comment(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--method", "dpo", "--help"])
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name, _ in dotted_names(RunConfig, "dpo"):
+        assert f"--{name} " in out, name
+    assert "strength of the pull to the reference" in out
+    assert "--config" in out
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`stages.run.train` replaced by a recorder, which can also raise."""
+    calls: list[RunConfig] = []
+    module = types.ModuleType("pyprefopt.stages.run")
+    module.error = None
+
+    def train(config: RunConfig) -> None:
+        calls.append(config)
+        if module.error:
+            raise module.error
+
+    module.train = train
+    module.calls = calls
+    monkeypatch.setitem(sys.modules, "pyprefopt.stages.run", module)
+    return module
+
+
+def test_main_runs_the_resolved_config(run):
+    assert cli.main(["--method", "dpo", "--loss.beta", "0.3"]) == 0
+    assert run.calls == [configure(method="dpo", loss={"beta": 0.3})]
+
+
+@pytest.mark.parametrize("error", [DataError("row 3: empty"), ArtifactError("locked")])
+def test_errors_of_a_run(run, capsys, monkeypatch, error):
+    run.error = error
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err == f"error (rank 1): {error}\n"
+
+
+def test_other_ranks_leave_setting_errors_to_rank_0(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["--nothing"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_debug_shows_the_traceback(run, monkeypatch):
+    monkeypatch.setenv("PYPREFOPT_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        cli.main(["--nothing"])
+    run.error = DataError("row 3")
+    with pytest.raises(DataError):
+        cli.main([])
