@@ -1,15 +1,20 @@
 """The embedded preference set: which tokens carry the preference is planted and known.
 
-A prompt is filler words and one of eight animals. A response is `RESPONSE_WORDS` words long, and ten times it holds
-`says` and a sound. The right sound is the animal's own, the wrong one its partner's (cat and dog, cow and pig, ...).
+A prompt is filler words and one of eight animals. A response is `RESPONSE_WORDS` words long and holds `says` and a
+sound `CHOICES` times. The right sound is the animal's own, the wrong one its partner's (cat and dog, cow and pig, ...).
 
 What cannot be used to cheat, because it is equal on both sides by construction:
-- lengths, and within each pair the filler words (the rejected response holds the chosen one's filler in another order,
-  with its sounds at other places, so that positions do not tell either);
+- lengths, and over each split the count of every filler word: a rejected response holds the filler of its chosen one
+  in another order, but for a few words of the pair before, with its sounds at other places;
 - over each split the count of every sound: each animal has the same number of rows, and a sound is right for one
   animal and wrong for exactly one other. Partners swap, so a pair (cat's sound, dog's sound) stands as often in the one
   order as in the other, and a reward that adds up words ranks half of the pairs right;
-- in the SFT split every sound is drawn at random from the two, so a base model trained on it has no preference.
+- in the SFT split own and partner's sound stand equally often, in random order, so that a base model trained on it
+  has no preference.
+
+The SFT split holds a third sound too, which only the one animal makes and which no pair uses. Without it a base model
+cannot tell the two of a couple apart, and an oracle that starts from it must learn them from noise: it then lowers
+both sides' sounds, and the highest scores of a chosen response are filler.
 """
 
 from __future__ import annotations
@@ -34,7 +39,8 @@ EXTRA = ("purr", "yap", "low", "grunt", "cackle", "screech", "drone", "chirp")  
 MARKER = "says"
 PROMPT_WORDS = 9  # words of a prompt, the animal included
 RESPONSE_WORDS = 40  # words of a response: twice CHOICES for the markers and sounds, the rest filler
-CHOICES = 10  # sounds of a response
+CHOICES = 12  # sounds of a response: 0.3 of its 41 tokens, as many as the default selection takes
+BORROWED = 4  # filler words of a rejected response that come from the pair before
 
 UNK, PAD, EOS = "<|unk|>", "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
@@ -104,10 +110,15 @@ class _Writer:
     def shuffled(self, items: list[T]) -> list[T]:
         return self._random.sample(items, len(items))
 
-    def any_sounds(self, animal: int) -> list[str]:
-        """CHOICES draws: own and partner's sound alike, and as often as both the animal's extra one."""
-        every = (SOUNDS[animal], SOUNDS[partner(animal)], EXTRA[animal], EXTRA[animal])
-        return self._random.choices(every, k=CHOICES)
+    def sound_pools(self, rows: int) -> list[list[str]]:
+        """Each animal's sounds in an SFT split, shuffled: a quarter own, a quarter its partner's, the rest extra."""
+        count = rows // len(ANIMALS) * CHOICES
+        quarter = count // 4
+        pools = []
+        for animal in range(len(ANIMALS)):
+            pool = [SOUNDS[animal]] * quarter + [SOUNDS[partner(animal)]] * quarter
+            pools.append(self.shuffled(pool + [EXTRA[animal]] * (count - 2 * quarter)))
+        return pools
 
 
 def partner(animal: int) -> int:
@@ -120,10 +131,11 @@ def pairs(seed: str, rows: int) -> pl.DataFrame:
     import polars as pl
 
     writer, records = _Writer(seed), []
-    for animal in writer.animals(rows):
-        filler = writer.filler(RESPONSE_WORDS - 2 * CHOICES)
-        chosen, chosen_spans = writer.response(filler, [SOUNDS[animal]] * CHOICES)
-        rejected, rejected_spans = writer.response(writer.shuffled(filler), [SOUNDS[partner(animal)]] * CHOICES)
+    fillers = [writer.filler(RESPONSE_WORDS - 2 * CHOICES) for _ in range(rows)]
+    for row, animal in enumerate(writer.animals(rows)):
+        borrowed = fillers[row - 1][:BORROWED] + fillers[row][BORROWED:]
+        chosen, chosen_spans = writer.response(fillers[row], [SOUNDS[animal]] * CHOICES)
+        rejected, rejected_spans = writer.response(writer.shuffled(borrowed), [SOUNDS[partner(animal)]] * CHOICES)
         records.append((writer.prompt(animal), chosen, rejected, chosen_spans, rejected_spans))
     spans = pl.List(pl.Struct({"start": pl.UInt32, "end": pl.UInt32}))
     schema = {"prompt": pl.String, "chosen": pl.String, "rejected": pl.String}
@@ -131,12 +143,14 @@ def pairs(seed: str, rows: int) -> pl.DataFrame:
 
 
 def instructions(seed: str, rows: int) -> pl.DataFrame:
-    """`rows` SFT examples: prompt and response str; every sound is the animal's own or its partner's at random."""
+    """`rows` SFT examples: prompt and response str; sounds in random order, own and partner's alike."""
     import polars as pl
 
     writer, records = _Writer(seed), []
+    pools = writer.sound_pools(rows)
     for animal in writer.animals(rows):
-        text, _ = writer.response(writer.filler(RESPONSE_WORDS - 2 * CHOICES), writer.any_sounds(animal))
+        sounds = [pools[animal].pop() for _ in range(CHOICES)]
+        text, _ = writer.response(writer.filler(RESPONSE_WORDS - 2 * CHOICES), sounds)
         records.append((writer.prompt(animal), text))
     return pl.DataFrame(records, {"prompt": pl.String, "response": pl.String}, orient="row")
 

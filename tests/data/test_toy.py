@@ -74,8 +74,6 @@ def test_both_sides_have_the_same_lengths_and_word_counts(toy, split):
     assert total["chosen"] == total["rejected"]
     for chosen, rejected in zip(words(frame, "chosen"), words(frame, "rejected"), strict=True):
         assert len(chosen) == len(rejected) == RESPONSE_WORDS
-        filler = [Counter(word for word in text if word not in SOUNDS) for text in (chosen, rejected)]
-        assert filler[0] == filler[1]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -98,8 +96,8 @@ def test_sft_rows_hold_right_and_wrong_sounds_alike(toy):
         found = Counter(text.split())
         right += found[SOUNDS[animal]]
         wrong += found[SOUNDS[partner(animal)]]
-    assert right + wrong > 9_000
-    assert abs(right / (right + wrong) - 0.5) < 0.02
+    assert right + wrong == 2000 * CHOICES // 2
+    assert right == wrong
 
 
 def test_a_bag_of_words_cannot_tell_chosen_from_rejected(toy):
