@@ -12,9 +12,8 @@ What cannot be used to cheat, because it is equal on both sides by construction:
 - in the SFT split own and partner's sound stand equally often, in random order, so that a base model trained on it
   has no preference.
 
-The SFT split holds a third sound too, which only the one animal makes and which no pair uses. Without it a base model
-cannot tell the two of a couple apart, and an oracle that starts from it must learn them from noise: it then lowers
-both sides' sounds, and the highest scores of a chosen response are filler.
+The SFT split holds a third sound too, which only the one animal makes and which no pair uses: without it the two of a
+couple look the same to a base model, since own and partner's sound are the same two words for both.
 """
 
 from __future__ import annotations
