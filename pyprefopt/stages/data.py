@@ -144,8 +144,7 @@ class Intake:
         if config.base.data != "chosen":
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
-            limit = 2 * max(config.global_batch_size, config.base.global_batch_size, config.oracle.global_batch_size)
-            splits = {name: first_rows(segments, limit) for name, segments in splits.items()}
+            splits = {name: first_rows(segments, 2 * config.global_batch_size) for name, segments in splits.items()}
         return splits
 
     def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
