@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -30,33 +29,13 @@ def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
-def level(
-    costs: NDArray[np.int64], count: int, max_tokens: int, max_groups: int | None
-) -> list[NDArray[np.int64]] | None:
-    """Spread groups over at most `count` bins of about equal cost; None where a bound of a bin would be broken.
-
-    The costliest group goes first, always into the lightest bin (ties: the first). Bins hold ascending indices.
-    """
-    bins: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, index) for index in range(count)]  # a heap
-    for group in np.argsort(-costs, kind="stable").tolist():
-        load, index = heapq.heappop(loads)
-        load += int(costs[group])
-        bins[index].append(group)
-        if load > max_tokens or (max_groups is not None and len(bins[index]) > max_groups):
-            return None
-        heapq.heappush(loads, (load, index))
-    return [np.sort(np.array(one, np.int64)) for one in bins if one]
-
-
 class StepLoader:
     """Micro-batches by optimizer step, stateless: step k of a run is the same in every run, on every number of ranks.
 
     Step k takes positions [j B, (j+1) B) of the epoch's permutation, with B = `global_batch_size` (groups), epoch
     k // steps_per_epoch and j = k % steps_per_epoch; the last window of an epoch may be smaller. A window is packed on
-    its own, into the fewest bins of the budget; where these would leave ranks idle, its groups are spread over more
-    bins of equal cost. Bin i goes to rank i % world_size, and ranks with fewer bins get a `dummy_batch`, so that all
-    have equally many.
+    its own; its bin i goes to rank i % world_size, and ranks with fewer bins get a `dummy_batch`, so that all have
+    equally many.
 
     num_groups: use groups 0 .. num_groups - 1; or groups: the indices to use (a subset, for example a hold-out).
     max_tokens, max_groups: bounds of a micro-batch.
@@ -115,7 +94,7 @@ class StepLoader:
 
     def step(self, k: int) -> list[PackedBatch]:
         """This rank's micro-batches of optimizer step k, as torch tensors on the CPU; as many on every rank."""
-        bins = self._share(self.groups(k))
+        bins = self._plan(self.groups(k))
         own = self.packer.assemble(bins[self.rank :: self.world_size])
         missing = -(-len(bins) // self.world_size) - len(own)
         return [batch.to("cpu") for batch in own + [self.dummy_batch()] * missing]
@@ -138,15 +117,6 @@ class StepLoader:
             yield from (batch.to("cpu") for batch in self.packer.assemble(own))
         if pad and count % self.world_size and self.rank >= count % self.world_size:
             yield self.dummy_batch().to("cpu")
-
-    def _share(self, groups: Groups) -> list[Groups]:
-        """Bins of a step. Where packing leaves ranks idle, as many bins as the ranks can take in the same time."""
-        bins = self._plan(groups)
-        room = -(-len(bins) // self.world_size) * self.world_size
-        if room == len(bins):
-            return bins
-        levelled = level(self.packer.lengths(groups), room, self.max_tokens, self.max_groups)
-        return bins if levelled is None else [groups[one] for one in levelled]
 
     def _plan(self, groups: Groups) -> list[Groups]:
         return self.packer.plan(groups, max_tokens=self.max_tokens, max_groups=self.max_groups)
