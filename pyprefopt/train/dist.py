@@ -45,6 +45,22 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def deepspeed_runner() -> int | None:
+    """Process id of the `deepspeed` command that started this rank on this machine; None without one, or off Linux.
+
+    It changes when that command has gone: DeepSpeed passes a SIGTERM to `deepspeed` on to nobody, and the ranks, which
+    its inner launcher started, would train on unseen.
+    """
+    try:
+        launcher = os.getppid()
+        if b"deepspeed.launcher.launch" not in Path(f"/proc/{launcher}/cmdline").read_bytes():
+            return None
+        status = Path(f"/proc/{launcher}/stat").read_text()
+        return int(status.rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
 def set_threads(threads: int | None = None) -> int:
     """Use `threads` CPU threads in this rank (None: cores / local ranks, at least 1); returns the number.
 

@@ -16,7 +16,7 @@ import torch
 from pyprefopt.errors import TrainingError
 from pyprefopt.train.callbacks import Callback, default_callbacks
 from pyprefopt.train.checkpoint import CheckpointStore
-from pyprefopt.train.dist import any_rank
+from pyprefopt.train.dist import any_rank, deepspeed_runner
 from pyprefopt.train.engine import Engine
 from pyprefopt.train.evaluation import evaluate
 from pyprefopt.train.job import FitResult, Job, Loader
@@ -99,14 +99,18 @@ def _engine(job: Job, watchers: Sequence[Callback]) -> Iterator[Engine]:
 
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGTERM only changes what the yielded function returns. Python allows this in the main thread."""
+    """While inside, SIGTERM only changes what the yielded function returns. Python allows this in the main thread.
+
+    The end of the `deepspeed` command counts as one.
+    """
     received: list[int] = []
+    runner = deepspeed_runner()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(received) or deepspeed_runner() != runner
     finally:
         signal.signal(signal.SIGTERM, before)
 
