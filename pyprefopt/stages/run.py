@@ -26,6 +26,7 @@ from pyprefopt.stages.score import (
 from pyprefopt.stages.summary import format_table, summarize, write_summary
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.engine import init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
 
 logger = logging.getLogger("pyprefopt")
@@ -176,5 +177,7 @@ def _check(config: RunConfig, output_dir: Path) -> RunResult:
     summary = summarize(config, pipeline.made)
     if dist.is_main():
         print(report(pipeline))
+    init_distributed()
+    dist.barrier()  # the others may still be waiting for the last stage's manifest
     clean_up(output_dir)
     return RunResult(output_dir, Path(policy.path), summary)
