@@ -135,7 +135,7 @@ class Pipeline:
 
     def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
         def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, self.data, dtype=dtype, trained=False)
+            model = open_model(self.config, source, self.data, dtype=dtype, trained=False).to(init_distributed())
             return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
