@@ -42,14 +42,15 @@ def build_logps(
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         world = dist.world_size()
-        parts = [directory / f"{split}-{rank}-of-{world}.safetensors" for rank in range(world)]
+        share = f"{config.layout}-{config.max_tokens_per_batch}"  # decides which rank scores what
+        parts = [directory / f"{split}-{share}-{rank}-of-{world}.safetensors" for rank in range(world)]
         if not parts[dist.rank()].exists():
             atomic_write(parts[dist.rank()], save(_score_share(config, store, model, f"{title} {split}")))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
-            for part in parts:
-                part.unlink()
+            for part in directory.glob(f"{split}-*.safetensors"):
+                part.unlink(missing_ok=True)
     return {}
 
 
