@@ -10,11 +10,12 @@ from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.losses import SFT, Method
+from pyprefopt.modeling.load import resolve_source
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
-from pyprefopt.stages.models import Source, check_oracle_vocabulary, open_model, start_model
+from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.score import (
     build_logps,
     build_scores,
@@ -58,7 +59,13 @@ class Pipeline:
     @cached_property
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
-        return self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        for name in ("base", "oracle"):  # looked at before anything is trained for hours
+            path = getattr(self.config, name).path
+            if path is not None:
+                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+                check_vocabulary(f"{name}.path", path, data)
+        return data
 
     @cached_property
     def start(self) -> Source:
@@ -83,7 +90,6 @@ class Pipeline:
         """The DPO oracle: `--oracle`, or trained from the base."""
         config = self.config.oracle
         if config.path is not None:
-            check_oracle_vocabulary(config.path, self.data)
             return Source.given(config.path, self.config.seed)
         ref = (
             self.base_logps
