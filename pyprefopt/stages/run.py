@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
+from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method
 from pyprefopt.modeling.load import resolve_source
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
@@ -63,7 +64,10 @@ class Pipeline:
         for name in ("base", "oracle"):  # looked at before anything is trained for hours
             path = getattr(self.config, name).path
             if path is not None:
-                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+                try:
+                    resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}.path: {error}") from None
                 check_vocabulary(f"{name}.path", path, data)
         return data
 

@@ -172,8 +172,8 @@ def _require_finite(store: SegmentStore, scores: np.ndarray, split: str) -> None
     row, token = store.table["row"][line].as_py(), int(bad[0] - store.response_offsets[line])
     raise DataError(
         f"{split} row {row}, {KINDS[store.kinds[line]]}, token {token}: the oracle's score must be finite, got "
-        f"{scores[bad[0]]} ({bad.size} such tokens); look for NaN in the weights of oracle.path and base.path, or train "
-        "the oracle less hard"
+        f"{scores[bad[0]]} ({bad.size} such tokens); look for NaN in the weights of oracle.path and base.path, or "
+        "train the oracle less hard"
     )
 
 
