@@ -216,7 +216,11 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
     prompt = pl.struct("prompt").struct.json_encode()
     grouped = frame.with_columns(pl.col("row").min().over(prompt).alias("_group"))
     groups = grouped["_group"].unique().sort().to_numpy()
-    count = max(1, round(ratio * len(groups)))
+    if len(groups) < 2:
+        raise DataError(
+            "eval_ratio must hold out whole prompts, but all rows have the same one; set eval_ratio 0, or eval_data"
+        )
+    count = min(max(1, round(ratio * len(groups))), len(groups) - 1)
     picked = np.random.Generator(np.random.PCG64(seed)).permutation(groups)[:count]
     held = grouped["_group"].is_in(pl.Series(picked).implode())
     return frame.filter(~held), frame.filter(held)
