@@ -183,12 +183,12 @@ class Intake:
 
         from pyprefopt.data.rejects import raise_for, write_rejected
 
-        rejects = pl.concat(self.rejects)
+        rejects, target = pl.concat(self.rejects), directory.parent.parent / "rejected.jsonl"
         if rejects.is_empty():
+            target.unlink(missing_ok=True)  # of earlier data
             return
         if self.config.on_error == "raise":
             raise_for(rejects, self.rows_in, command=skip_command())
-        target = directory.parent.parent / "rejected.jsonl"
         write_rejected(target, rejects)
         logger.warning("%d of %d rows are bad and were left out; reasons in %s", rejects.height, self.rows_in, target)
 
