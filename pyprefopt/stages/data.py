@@ -45,7 +45,7 @@ def data_stage(config: RunConfig) -> Stage:
 
 
 def _hash_source(source: str) -> str:
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
         return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
     return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
