@@ -29,6 +29,7 @@ DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
     "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
+PLANTED = ("chosen_planted", "rejected_planted")  # columns that say which tokens carry the preference
 
 logger = logging.getLogger("pyprefopt")
 
@@ -165,7 +166,7 @@ class Intake:
         self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - result.rejects.height
         self.responses_cut += result.responses_cut
-        if "chosen_planted" in read.frame.columns:
+        if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
         return result.segments
 
@@ -233,14 +234,21 @@ def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
     return segments.filter(pl.col("row").is_in(segments["row"].unique().sort().head(count).implode()))
 
 
+def has_planted(schema: pl.Schema) -> bool:
+    """Whether the data says which tokens carry the preference: both columns, lists of {start, end}."""
+    import polars as pl
+
+    spans = {pl.List(pl.Struct({"start": kind, "end": kind})) for kind in (pl.UInt32, pl.Int64)}  # Parquet, JSON
+    return all(schema.get(name) in spans for name in PLANTED)
+
+
 def planted_spans(frame: pl.DataFrame) -> pl.DataFrame:
     """`chosen_planted` and `rejected_planted` by (row, segment)."""
     import polars as pl
 
-    sides = [("chosen_planted", 1), ("rejected_planted", 2)]
     return pl.concat(
         frame.select("row", pl.lit(segment, pl.UInt16).alias("segment"), pl.col(name).alias("spans"))
-        for name, segment in sides
+        for segment, name in enumerate(PLANTED, start=1)
     )
 
 
