@@ -126,8 +126,10 @@ def _claim(stage: Stage, directory: Path) -> None:
 
 
 def _claimed_by(directory: Path) -> str | None:
-    path = directory / KEY_FILE
-    return json.loads(path.read_text())["key"] if path.is_file() else None
+    try:
+        return str(json.loads((directory / KEY_FILE).read_text())["key"])
+    except FileNotFoundError:  # not claimed, or rank 0 is just removing what another key left
+        return None
 
 
 def _wait_for_claim(stage: Stage, directory: Path) -> None:
