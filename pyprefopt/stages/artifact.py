@@ -78,7 +78,7 @@ def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dic
 def _files(directory: Path, outputs: Sequence[Path]) -> dict[str, list[int]]:
     """Sizes of the files of each part of the artifact, in order of their names; checkpoints may be deleted."""
     parts = {path.name: path for path in sorted(directory.glob("*")) if path.is_dir() and path.name != "checkpoints"}
-    parts |= {path.name: path for path in outputs}
+    parts |= {path.name: path for path in outputs if path.exists()}
     return {
         name: [file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()]
         for name, path in parts.items()
