@@ -2,8 +2,9 @@
 //!
 //! ```
 //! use pyprefopt_core::formats::{parse_preferences, Format};
-//! let rows: [&[u8]; 2] = [br#"{"prompt":"Hi","chosen":"Hello.","rejected":"No."}"#, br#"{"prompt":"Hi","chosen":""}"#];
-//! let parsed = parse_preferences(&rows, Format::Preference);
+//! let good: &[u8] = br#"{"prompt":"Hi","chosen":"Hello.","rejected":"No."}"#;
+//! let bad: &[u8] = br#"{"prompt":"Hi","chosen":"","rejected":"No."}"#;
+//! let parsed = parse_preferences(&[good, bad], Format::Preference);
 //! assert_eq!(parsed[0].as_ref().unwrap().chosen.content, "Hello.");
 //! assert_eq!(parsed[1].as_ref().unwrap_err().reason, "empty_response");
 //! ```
