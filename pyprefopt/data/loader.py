@@ -65,6 +65,8 @@ class StepLoader:
         check(global_batch_size > 0, "global_batch_size", global_batch_size, "> 0")
         check(0 <= rank < world_size, "rank", rank, f"in [0, {world_size})")
         check(0 <= seed < 2**64, "seed", seed, "in [0, 2^64)")
+        largest = self.subset[np.argmax(packer.lengths(self.subset))]
+        packer.plan(largest[None], max_tokens=max_tokens)  # raises now, not in the middle of the training
         self.packer, self.global_batch_size, self.shuffle, self.seed = packer, global_batch_size, shuffle, seed
         self.rank, self.world_size, self.max_tokens, self.max_groups = rank, world_size, max_tokens, max_groups
 

@@ -108,7 +108,7 @@ def read_preferences(
 def scan_preferences(source: Source, *, format: str = "auto") -> ReadResult:  # noqa: A002
     """Like `read_preferences`, but bad rows are returned, not raised."""
     file, rows = _open(source, _PREFERENCE_FIELDS)
-    found = _format(rows.texts, format, PREFERENCE_FORMATS, file)
+    found = _format(rows, format, PREFERENCE_FORMATS, file)
     used, rejects, others = _native.parse_preferences(rows.texts, found)
     frame = pl.DataFrame(used)
     absent = [name for name in _OPTIONAL if frame[name].null_count() == frame.height]
@@ -142,7 +142,7 @@ def read_instructions(
 def scan_instructions(source: Source, *, format: str = "auto") -> ReadResult:  # noqa: A002
     """Like `read_instructions`, but bad rows are returned, not raised."""
     file, rows = _open(source, _INSTRUCTION_FIELDS)
-    found = _format(rows.texts, format, INSTRUCTION_FORMATS, file)
+    found = _format(rows, format, INSTRUCTION_FORMATS, file)
     used, rejects, _ = _native.parse_instructions(rows.texts, found)
     return ReadResult(pl.DataFrame(used), _rejects(rejects, rows, file), found, file, len(rows.texts))
 
@@ -222,16 +222,17 @@ def _from_frame(frame: pl.DataFrame, fields: Sequence[str], file: str) -> _Rows:
     return _Rows(texts, carried=frame)
 
 
-def _format(texts: pl.Series, wanted: str, known: Sequence[str], file: str) -> str:
+def _format(rows: _Rows, wanted: str, known: Sequence[str], file: str) -> str:
     """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits."""
     if wanted != "auto" and wanted not in known:
         raise ConfigError(
             f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}"
         )
-    if texts.is_empty():
+    if rows.texts.is_empty():
         raise DataError(f"{file} holds no rows")
-    found, names = _native.detect_format(texts, list(known) if wanted == "auto" else [wanted])
+    found, names = _native.detect_format(rows.texts, list(known) if wanted == "auto" else [wanted])
     if found is None:
+        names = names if rows.carried is None else rows.carried.columns
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         raise DataError(f"{file}: {what}; its fields are {_listed(names)}{_nearest(names)}; see --format")
     return found

@@ -66,11 +66,23 @@ Build = Callable[[Path], dict[str, Any]]
 
 
 def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dict[str, Any] | None:
-    """The manifest of `directory` if it was made for this stage's key and its outputs are still there, else None."""
+    """The manifest of `directory` if it was made for this stage's key and all its files are still there, else None."""
     if not (directory / MANIFEST).exists():
         return None
     manifest = read_manifest(directory)
-    return manifest if manifest.get("key") == stage.key and all(path.exists() for path in outputs) else None
+    if manifest.get("key") != stage.key:
+        return None
+    return manifest if manifest.get("files") == _files(directory, outputs) else None
+
+
+def _files(directory: Path, outputs: Sequence[Path]) -> dict[str, list[int]]:
+    """Sizes of the files of each part of the artifact, in order of their names; checkpoints may be deleted."""
+    parts = {path.name: path for path in sorted(directory.glob("*")) if path.is_dir() and path.name != "checkpoints"}
+    parts |= {path.name: path for path in outputs if path.exists()}
+    return {
+        name: [file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()]
+        for name, path in parts.items()
+    }
 
 
 def run_stage(
@@ -99,7 +111,7 @@ def run_stage(
     if dist.is_main():
         facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": meter.peak()}
         record = {"stage": stage.name, "key": stage.key, "settings": stage.settings, "inputs": stage.inputs}
-        write_manifest(directory, record | extra | {"facts": facts})
+        write_manifest(directory, record | extra | {"facts": facts, "files": _files(directory, outputs)})
     return Artifact(stage.name, directory, dist.wait_for_manifest(directory, stage.key), reused=False)
 
 
@@ -114,8 +126,10 @@ def _claim(stage: Stage, directory: Path) -> None:
 
 
 def _claimed_by(directory: Path) -> str | None:
-    path = directory / KEY_FILE
-    return json.loads(path.read_text())["key"] if path.is_file() else None
+    try:
+        return str(json.loads((directory / KEY_FILE).read_text())["key"])
+    except FileNotFoundError:  # not claimed, or rank 0 is just removing what another key left
+        return None
 
 
 def _wait_for_claim(stage: Stage, directory: Path) -> None:

@@ -29,6 +29,7 @@ DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
     "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
+PLANTED = ("chosen_planted", "rejected_planted")  # columns that say which tokens carry the preference
 
 logger = logging.getLogger("pyprefopt")
 
@@ -45,7 +46,7 @@ def data_stage(config: RunConfig) -> Stage:
 
 
 def _hash_source(source: str) -> str:
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
         return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
     return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
@@ -165,7 +166,7 @@ class Intake:
         self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - result.rejects.height
         self.responses_cut += result.responses_cut
-        if "chosen_planted" in read.frame.columns:
+        if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
         return result.segments
 
@@ -183,12 +184,12 @@ class Intake:
 
         from pyprefopt.data.rejects import raise_for, write_rejected
 
-        rejects = pl.concat(self.rejects)
+        rejects, target = pl.concat(self.rejects), directory.parent.parent / "rejected.jsonl"
         if rejects.is_empty():
+            target.unlink(missing_ok=True)  # of earlier data
             return
         if self.config.on_error == "raise":
             raise_for(rejects, self.rows_in, command=skip_command())
-        target = directory.parent.parent / "rejected.jsonl"
         write_rejected(target, rejects)
         logger.warning("%d of %d rows are bad and were left out; reasons in %s", rejects.height, self.rows_in, target)
 
@@ -216,7 +217,11 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
     prompt = pl.struct("prompt").struct.json_encode()
     grouped = frame.with_columns(pl.col("row").min().over(prompt).alias("_group"))
     groups = grouped["_group"].unique().sort().to_numpy()
-    count = max(1, round(ratio * len(groups)))
+    if len(groups) < 2:
+        raise DataError(
+            "eval_ratio must hold out whole prompts, but all rows have the same one; set eval_ratio 0, or eval_data"
+        )
+    count = min(max(1, round(ratio * len(groups))), len(groups) - 1)
     picked = np.random.Generator(np.random.PCG64(seed)).permutation(groups)[:count]
     held = grouped["_group"].is_in(pl.Series(picked).implode())
     return frame.filter(~held), frame.filter(held)
@@ -229,14 +234,21 @@ def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
     return segments.filter(pl.col("row").is_in(segments["row"].unique().sort().head(count).implode()))
 
 
+def has_planted(schema: pl.Schema) -> bool:
+    """Whether the data says which tokens carry the preference: both columns, lists of {start, end}."""
+    import polars as pl
+
+    spans = {pl.List(pl.Struct({"start": kind, "end": kind})) for kind in (pl.UInt32, pl.Int64)}  # Parquet, JSON
+    return all(schema.get(name) in spans for name in PLANTED)
+
+
 def planted_spans(frame: pl.DataFrame) -> pl.DataFrame:
     """`chosen_planted` and `rejected_planted` by (row, segment)."""
     import polars as pl
 
-    sides = [("chosen_planted", 1), ("rejected_planted", 2)]
     return pl.concat(
         frame.select("row", pl.lit(segment, pl.UInt16).alias("segment"), pl.col(name).alias("spans"))
-        for name, segment in sides
+        for segment, name in enumerate(PLANTED, start=1)
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.load import load_model, model_hash
 from pyprefopt.modeling.logps import LogpsModel
@@ -49,21 +50,21 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
     return LogpsModel(model)
 
 
-def check_oracle_vocabulary(oracle: str, data: Artifact) -> None:
-    """An oracle from outside must read the same token ids as the policy.
+def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
+    """A base or oracle from outside (`setting`: base.path or oracle.path) must read the same token ids as the policy.
 
     Raises:
         ConfigError: its tokenizer gives a token another id (first difference named).
     """
-    path = Path(oracle) / "tokenizer.json"
+    path = resolve(model) / "tokenizer.json"
     if not path.exists():
         return  # a bare checkpoint: its number of embeddings is checked when it is loaded
     ours, theirs = _vocabulary(data.directory / "tokenizer" / "tokenizer.json"), _vocabulary(path)
     for token, index in ours.items():
         if theirs.get(token) != index:
             raise ConfigError(
-                f"oracle.path must be a model with the policy's vocabulary, got {oracle}: token {token!r} is "
-                f"{theirs.get(token, 'absent')} there and {index} here; train the oracle from the same tokenizer"
+                f"{setting} must be a model with the policy's vocabulary, got {model}: token {token!r} is "
+                f"{theirs.get(token, 'absent')} there and {index} here; give a model of the same tokenizer"
             )
 
 
@@ -74,4 +75,4 @@ def _vocabulary(path: Path) -> Mapping[str, int]:
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
 
 
-__all__ = ["Source", "check_oracle_vocabulary", "open_model", "start_model"]
+__all__ = ["Source", "check_vocabulary", "open_model", "start_model"]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
+from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method
+from pyprefopt.modeling.load import resolve_source
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
-from pyprefopt.stages.models import Source, check_oracle_vocabulary, open_model, start_model
+from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.score import (
     build_logps,
     build_scores,
@@ -26,6 +28,7 @@ from pyprefopt.stages.score import (
 from pyprefopt.stages.summary import format_table, summarize, write_summary
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.engine import init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
 
 logger = logging.getLogger("pyprefopt")
@@ -57,7 +60,16 @@ class Pipeline:
     @cached_property
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
-        return self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        for name in ("base", "oracle"):  # looked at before anything is trained for hours
+            path = getattr(self.config, name).path
+            if path is not None:
+                try:
+                    resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}.path: {error}") from None
+                check_vocabulary(f"{name}.path", path, data)
+        return data
 
     @cached_property
     def start(self) -> Source:
@@ -82,7 +94,6 @@ class Pipeline:
         """The DPO oracle: `--oracle`, or trained from the base."""
         config = self.config.oracle
         if config.path is not None:
-            check_oracle_vocabulary(config.path, self.data)
             return Source.given(config.path, self.config.seed)
         ref = (
             self.base_logps
@@ -134,7 +145,7 @@ class Pipeline:
 
     def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
         def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, self.data, dtype=dtype, trained=False)
+            model = open_model(self.config, source, self.data, dtype=dtype, trained=False).to(init_distributed())
             return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
@@ -176,5 +187,7 @@ def _check(config: RunConfig, output_dir: Path) -> RunResult:
     summary = summarize(config, pipeline.made)
     if dist.is_main():
         print(report(pipeline))
+    init_distributed()
+    dist.barrier()  # the others may still be waiting for the last stage's manifest
     clean_up(output_dir)
     return RunResult(output_dir, Path(policy.path), summary)

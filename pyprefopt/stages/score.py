@@ -18,6 +18,7 @@ from pyprefopt.data.loader import StepLoader
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.select import select_top_k
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore, scatter_values
+from pyprefopt.errors import DataError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.stages.artifact import Artifact, Stage
 from pyprefopt.stages.data import split_names
@@ -42,14 +43,15 @@ def build_logps(
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         world = dist.world_size()
-        parts = [directory / f"{split}-{rank}-of-{world}.safetensors" for rank in range(world)]
+        share = f"{config.layout}-{config.max_tokens_per_batch}"  # decides which rank scores what
+        parts = [directory / f"{split}-{share}-{rank}-of-{world}.safetensors" for rank in range(world)]
         if not parts[dist.rank()].exists():
             atomic_write(parts[dist.rank()], save(_score_share(config, store, model, f"{title} {split}")))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
-            for part in parts:
-                part.unlink()
+            for part in directory.glob(f"{split}-*.safetensors"):
+                part.unlink(missing_ok=True)
     return {}
 
 
@@ -97,6 +99,7 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         scores = _flat(oracle.directory / split) - _flat(base.directory / split)
+        _require_finite(store, scores, split)
         ValueStore.write(directory / split, store, scores, key="log pi_oracle - log pi_base")
         if split == "train":
             for side, tokens in _sides(store).items():
@@ -158,6 +161,20 @@ def _flat(directory: Path) -> np.ndarray:
     """All values of a store, one response after another."""
     values = pc.list_flatten(ValueStore.open(directory).values)
     return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _require_finite(store: SegmentStore, scores: np.ndarray, split: str) -> None:
+    """DataError naming split, row and token of the first score that is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if not bad.size:
+        return
+    line = int(np.searchsorted(store.response_offsets, bad[0], side="right")) - 1
+    row, token = store.table["row"][line].as_py(), int(bad[0] - store.response_offsets[line])
+    raise DataError(
+        f"{split} row {row}, {KINDS[store.kinds[line]]}, token {token}: the oracle's score must be finite, got "
+        f"{scores[bad[0]]} ({bad.size} such tokens); look for NaN in the weights of oracle.path and base.path, or "
+        "train the oracle less hard"
+    )
 
 
 def _sides(store: SegmentStore) -> dict[str, np.ndarray]:

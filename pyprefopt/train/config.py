@@ -170,6 +170,7 @@ class RunConfig(OptimConfig):
         super().__post_init__()
         # Rules about several fields at once are rows of `train.compatibility`, not lines here.
         check(self.method in METHODS, "method", self.method, f"one of {', '.join(sorted(METHODS))}")
+        check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
         check(
