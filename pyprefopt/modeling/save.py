@@ -35,7 +35,8 @@ def save_policy(
     target = Path(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.old-*")]:
+        shutil.rmtree(left, ignore_errors=True)  # by a killed process
     partial.mkdir()
     try:
         _write(model, partial, state_dict)

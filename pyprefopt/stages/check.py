@@ -64,4 +64,4 @@ def clean_up(output_dir: Path) -> None:
     folder = output_dir / "check"
     if (folder / "rejected.jsonl").exists():
         shutil.move(folder / "rejected.jsonl", output_dir / "rejected.jsonl")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)

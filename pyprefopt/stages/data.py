@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
+from pyprefopt.data.loader import permutation
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
 from pyprefopt.train.config import RunConfig
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pyprefopt.data.read import ReadResult
     from pyprefopt.data.tokenize import Tokenizer
 
-TOY_VERSION = 1  # raised when the embedded set changes
 DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
     "tokenizer", "eos_token", "chat_template", "check",
@@ -41,7 +41,9 @@ def data_stage(config: RunConfig) -> Stage:
     sources = [config.data, config.eval_data, config.base.data, config.chat_template, config.tokenizer or config.model]
     inputs = {source: _hash_source(source) for source in sources if source is not None}
     if config.data is None:
-        inputs["embedded data"] = str(TOY_VERSION)
+        inputs["embedded data"] = sha256_file(toy.__file__)
+    if config.model is None:
+        inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
 
 
@@ -57,7 +59,7 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
     from pyprefopt.data.tokenize import load_tokenizer
 
     source = config.tokenizer or config.model
-    if source is None or source.endswith("config.json"):
+    if source is None or (config.tokenizer is None and source.endswith(".json")):
         raise ConfigError("a config.json brings no tokenizer; pass --tokenizer DIR or --tokenizer tokenizer.json")
     return load_tokenizer(
         source,
@@ -70,7 +72,6 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
     from pyprefopt.data.store import SegmentStore, ValueStore
-    from pyprefopt.modeling.load import toy_config
 
     config = _with_toy(config, directory)
     tokenizer = open_tokenizer(config)
@@ -97,7 +98,7 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         (directory / "model").mkdir(exist_ok=True)
         atomic_write(directory / "model" / "config.json", content.encode())
     fingerprint = content_hash([fingerprints, tokenizer.fingerprint])
-    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size}
+    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest(splits)}
 
 
 def split_names(data: Path) -> list[str]:
@@ -107,14 +108,12 @@ def split_names(data: Path) -> list[str]:
 
 def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
     """Fill in the embedded set's files where no data was given."""
-    from pyprefopt.data.toy import write_toy
-
     if config.data is not None:
         return config
-    toy = write_toy(directory / "toy")
-    tokenizer = config.tokenizer or (str(toy.tokenizer) if config.model is None else None)
-    base = replace(config.base, data=str(toy.sft))
-    return replace(config, data=str(toy.train), eval_data=str(toy.test), base=base, tokenizer=tokenizer)
+    paths = toy.write_toy(directory / "toy")
+    tokenizer = config.tokenizer or (str(paths.tokenizer) if config.model is None else None)
+    base = replace(config.base, data=str(paths.sft))
+    return replace(config, data=str(paths.train), eval_data=str(paths.test), base=base, tokenizer=tokenizer)
 
 
 @dataclass
@@ -222,9 +221,19 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
             "eval_ratio must hold out whole prompts, but all rows have the same one; set eval_ratio 0, or eval_data"
         )
     count = min(max(1, round(ratio * len(groups))), len(groups) - 1)
-    picked = np.random.Generator(np.random.PCG64(seed)).permutation(groups)[:count]
+    picked = groups[permutation(len(groups), seed=seed, epoch=0)[:count]]
     held = grouped["_group"].is_in(pl.Series(picked).implode())
     return frame.filter(~held), frame.filter(held)
+
+
+def longest(splits: dict[str, pl.DataFrame]) -> int:
+    """Tokens of the longest prompt with one response."""
+    import polars as pl
+
+    length, prompt = pl.col("ids").list.len().cast(pl.Int64), pl.col("segment") == 0
+    both = (length.filter(prompt).sum() + length.filter(~prompt).max()).alias("both")
+    frames = [frame.group_by("row").agg(both) for frame in splits.values() if frame.height]
+    return int(pl.concat(frames)["both"].to_numpy().max())
 
 
 def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:

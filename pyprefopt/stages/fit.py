@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyprefopt.data.loader import StepLoader
+from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.load import model_hash
+from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
 from pyprefopt.stages.artifact import Artifact, Stage
 from pyprefopt.stages.models import Source, open_model
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
+from pyprefopt.train.engine import init_distributed
 from pyprefopt.train.trainer import FitResult, Job, fit
 
 if TYPE_CHECKING:
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 # logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
 KEYED = ("dtype", "lora")
 RECORDED = ("zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "gradient_checkpointing")
+# Mean difference a token, in nats, of log-probs computed in two packings.
+REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+
+logger = logging.getLogger("pyprefopt")
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,7 @@ def draw(count: int, fraction: float, seed: int) -> np.ndarray:
     """`fraction` of the groups 0..count-1 (at least one), seeded, ascending."""
     if fraction == 1.0:
         return np.arange(count)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
-    return np.sort(order[: max(1, round(fraction * count))])
+    return np.sort(permutation(count, seed=seed, epoch=0)[: max(1, round(fraction * count))])
 
 
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
@@ -118,6 +125,8 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
         directory=directory,
         key=training.stage(config).key,
     )
+    if training.ref_logps is not None:
+        _check_reference(job)
     result = fit(job)
     if not dist.is_main():
         return {}
@@ -125,16 +134,36 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
     save_policy(model, training.target, tokenizer, state_dict=result.weights)
     facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name)
     recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": dist.world_size()}
-    return {"facts": facts, "fingerprint": model_hash(training.target), "recorded": recorded}
+    fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
+    return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
+
+
+def _check_reference(job: Job) -> None:
+    """The policy starts as the reference, so its log-probs must be the stored ones, up to rounding; says how far off.
+
+    Raises:
+        ArtifactError: they are not, so the stored log-probs belong to other weights.
+    """
+    model = job.model.to(init_distributed())
+    batch = job.train.step(0)[0].to(next(model.parameters()).device)
+    assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
+    off = ((score_logps(model, batch) - batch.ref_logps) * batch.token_mask).abs()
+    mean, largest = float(off.mean()), float(off.max())
+    logger.info("%s: step 0 is %.1e nats a token from the reference (at most %.1e)", job.stage, mean, largest)
+    if not mean <= REFERENCE_TOLERANCE[job.run.dtype]:
+        raise ArtifactError(
+            f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
+            f"delete {job.output_dir / 'stages'}/logps-* and run again"
+        )
 
 
 def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
     """What the final table says of a training."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
     return {
         "steps": result.steps,
-        "train_loss": [losses[0], losses[-1]],
+        "train_loss": [losses[0], losses[-1]] if losses else None,
         "eval_before": result.eval_before,
         "eval_after": result.eval_after,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
@@ -25,15 +25,15 @@ class Source:
     fingerprint: str
 
     @classmethod
-    def given(cls, path: str, seed: int) -> Source:
+    def given(cls, path: str, config: RunConfig) -> Source:
         """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
-        random = path.endswith(".json")
-        return cls(path, content_hash([model_hash(path), seed]) if random else model_hash(path))
+        content = model_hash(path, trust_remote_code=config.trust_remote_code)
+        return cls(path, content_hash([content, config.seed]) if path.endswith(".json") else content)
 
 
 def start_model(config: RunConfig, data: Artifact) -> Source:
     """`--model`, or the embedded tiny model, whose config the data stage wrote."""
-    return Source.given(config.model or str(data.directory / "model" / "config.json"), config.seed)
+    return Source.given(config.model or str(data.directory / "model" / "config.json"), config)
 
 
 def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
@@ -47,7 +47,18 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
         lora=config.lora if trained and config.lora.r > 0 else None,
         vocab_size=int(data.manifest["vocab_size"]),
     )
+    _check_context(model.config, source.path, int(data.manifest["longest"]))
     return LogpsModel(model)
+
+
+def _check_context(model: Any, path: str, longest: int) -> None:
+    """ConfigError where a prompt with its response is longer than what the model was made for."""
+    context = getattr(model, "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"max_tokens must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
+            f"prompt and response have {longest} tokens; set --max_tokens {context}, and --max_prompt_tokens below it"
+        )
 
 
 def check_vocabulary(setting: str, model: str, data: Artifact) -> None:

@@ -28,7 +28,7 @@ from pyprefopt.stages.score import (
 from pyprefopt.stages.summary import format_table, summarize, write_summary
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
-from pyprefopt.train.engine import init_distributed
+from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
 
 logger = logging.getLogger("pyprefopt")
@@ -81,7 +81,7 @@ class Pipeline:
         """The SFT base: `--base`, or trained from `--model`."""
         config = self.config.base
         if config.path is not None:
-            return Source.given(config.path, self.config.seed)
+            return Source.given(config.path, self.config)
         return self._train("base", config, SFT(), self.start)
 
     @cached_property
@@ -94,7 +94,7 @@ class Pipeline:
         """The DPO oracle: `--oracle`, or trained from the base."""
         config = self.config.oracle
         if config.path is not None:
-            return Source.given(config.path, self.config.seed)
+            return Source.given(config.path, self.config)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
@@ -125,7 +125,7 @@ class Pipeline:
     @cached_property
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
-        config = self.config
+        config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
         start = self.base if config.policy_init == "base" else self.start
         selection = self.selection
         needs_ref = "ref_logps" in config.loss.needs
@@ -167,6 +167,7 @@ def train(config: RunConfig) -> RunResult:
     assert config.output_dir is not None  # noqa: S101  (filled by resolve)
     output_dir = Path(config.output_dir)
     dist.set_threads(config.threads)
+    deepspeed_config(config, config)  # a file that is missing or contradicts ours is told before anything is made
     with dist.RunLock(output_dir):
         if config.check:
             return _check(config, output_dir)
@@ -182,12 +183,14 @@ def train(config: RunConfig) -> RunResult:
 
 
 def _check(config: RunConfig, output_dir: Path) -> RunResult:
+    init_distributed()
+    clean_up(output_dir)  # what a failed check left
+    dist.barrier()
     pipeline = Pipeline(one_step(config))
     policy = pipeline.policy
     summary = summarize(config, pipeline.made)
     if dist.is_main():
         print(report(pipeline))
-    init_distributed()
     dist.barrier()  # the others may still be waiting for the last stage's manifest
     clean_up(output_dir)
     return RunResult(output_dir, Path(policy.path), summary)

@@ -147,6 +147,12 @@ RULES: tuple[Rule, ...] = (
         {"trust_remote_code": True},
         "trust_remote_code",
     ),
+    Rule(
+        lambda c: c.method == "sft" and c.base.data != "chosen" and c.truncation != type(c.truncation)(),
+        "truncation cuts the responses of pairs, and method sft with base.data trains on none; leave truncation out",
+        {"method": "sft", "data": "pairs.jsonl", "base": {"data": "sft.jsonl"}, "truncation": {"ratio": 0.5}},
+        "truncation",
+    ),
     # how it runs
     Rule(
         lambda c: c.dtype == "bfloat16" and c.zero_stage == 0,

@@ -17,20 +17,8 @@ from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.run import RunResult
 from pyprefopt.train.resolve import load_config
-from tests.stages.runs import digest, losses, small, train, write_inputs
+from tests.stages.runs import digest, losses, small, train
 from tests.train.ranks import run_ranks
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("inputs")
-    write_inputs(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def sepo(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return pyprefopt.train(small(inputs, tmp_path_factory.mktemp("sepo")))
 
 
 def test_what_a_run_leaves_behind(sepo: RunResult) -> None:

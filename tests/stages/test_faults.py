@@ -1,0 +1,109 @@
+"""What users get wrong or lose: told early and by name, or mended by the next run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from safetensors.torch import load_file, save_file
+
+import pyprefopt
+from pyprefopt.data.store import SegmentStore
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.stages.data import hold_out
+from pyprefopt.stages.run import RunResult
+from tests.stages.runs import MODEL, digest, small, train
+from tests.train.ranks import run_ranks
+
+ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
+
+
+def test_check_on_two_ranks_ends(inputs: Path, tmp_path: Path) -> None:
+    assert run_ranks(2, train, str(inputs), str(tmp_path / "run"), check=True) == [0, 0]
+    assert not (tmp_path / "run" / "check").exists()
+
+
+@pytest.mark.parametrize("lost", ["policy/model.safetensors", "stages/data/train", "stages/base/model/config.json"])
+def test_what_is_lost_is_made_again(lost: str, sepo: RunResult, inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(sepo.output_dir, run)
+    path = run / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = pyprefopt.train(small(inputs, run))
+    assert path.exists()
+    assert not all(stage["reused"] for stage in again.summary["stages"].values())
+    assert digest(run) == digest(sepo.output_dir)
+
+
+def test_a_row_that_no_micro_batch_holds_is_told_before_training(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row \d+.*max_tokens_per_batch"):
+        pyprefopt.train(small(inputs, tmp_path, **ONE_STAGE, max_tokens_per_batch=40))
+
+
+def test_a_context_that_is_too_short_is_told(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODEL | {"max_position_embeddings": 32}))
+    with pytest.raises(ConfigError, match=r"max_tokens must be at most 32.*max_position_embeddings.*--max_tokens 32"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "config.json")))
+
+
+def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    oracle = tmp_path / "oracle"
+    shutil.copytree(sepo.output_dir / "stages/oracle/model", oracle)
+    weights = load_file(oracle / "model.safetensors")
+    ids = SegmentStore.open(sepo.output_dir / "stages/data/train").table["ids"][1].as_py()  # the first chosen response
+    weights["model.embed_tokens.weight"][ids[3]] = float("nan")
+    save_file(weights, oracle / "model.safetensors", {"format": "pt"})
+    base = {"path": str(sepo.output_dir / "stages/base/model")}
+    with pytest.raises(DataError, match=r"train row 0, chosen, token \d+: the oracle's score must be finite, got nan"):
+        pyprefopt.train(small(inputs, tmp_path / "run", oracle={"path": str(oracle)}, base=base))
+
+
+@pytest.mark.parametrize("section", ["base", "oracle"])
+def test_ready_checkpoints_are_looked_at_first(section: str, inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.path"):
+        pyprefopt.train(small(inputs, tmp_path, **{section: {"path": str(tmp_path / "absent")}}))
+    assert not (tmp_path / "stages/base/model").exists()
+
+
+def test_a_base_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(sepo.output_dir / "stages/base/model", base)
+    tokenizer = base / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes().replace(b'"meow"', b'"moew"'))
+    with pytest.raises(ConfigError, match=r"base\.path must be a model with the policy's vocabulary.*meow"):
+        pyprefopt.train(small(inputs, tmp_path / "run", base={"path": str(base)}))
+
+
+def test_a_deepspeed_file_is_read_before_anything_is_made(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deepspeed.*absent\.json"):
+        pyprefopt.train(small(inputs, tmp_path, **ONE_STAGE, deepspeed=str(tmp_path / "absent.json")))
+    assert not (tmp_path / "stages").exists()
+
+
+def test_a_config_without_tokenizer_asks_for_one(inputs: Path, tmp_path: Path) -> None:
+    shutil.copy(inputs / "config.json", tmp_path / "tiny.json")
+    with pytest.raises(ConfigError, match="brings no tokenizer; pass --tokenizer"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "tiny.json"), tokenizer=None))
+
+
+def test_columns_of_ours_by_chance_are_left_alone(inputs: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(inputs / "train.parquet").with_columns(pl.lit("mine").alias("chosen_planted"))
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, data=str(tmp_path / "pairs.parquet")))
+    assert result.summary["stages"]["policy"]["steps"] == 1
+
+
+def test_hold_out_keeps_prompts_together() -> None:
+    frame = pl.DataFrame({"row": pl.Series(range(30), dtype=pl.UInt64), "prompt": [f"p{i // 3}" for i in range(30)]})
+    kept, held = hold_out(frame, 0.2, seed=3)
+    assert held.height == 6
+    assert set(kept["prompt"]).isdisjoint(held["prompt"])
+    assert sorted([*kept["row"], *held["row"]]) == list(range(30))
+    assert hold_out(frame, 0.2, seed=3)[1].equals(held)
+    assert not hold_out(frame, 0.2, seed=4)[1].equals(held)
+    with pytest.raises(DataError, match="all rows have the same one"):
+        hold_out(frame.with_columns(prompt=pl.lit("p")), 0.2, seed=3)
