@@ -7,10 +7,8 @@ manifest.json          schema, key, step, world size, ZeRO stage, score, state, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pyprefopt.data.atomic import MANIFEST, atomic_write, sha256_file, sync
 from pyprefopt.errors import ArtifactError
 from pyprefopt.train.dist import barrier, from_main, is_main, rank, world_size
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pyprefopt.train.engine import Engine
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
 log = logging.getLogger(__name__)
 
 
@@ -134,25 +132,13 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write `manifest.json` so that it is there whole or not at all, after all other files are on the disk."""
     for file in path.rglob("*"):
         if file.is_file():
-            _sync(file)
-    fresh = path / (MANIFEST + ".tmp")
-    fresh.write_text(json.dumps(manifest, indent=1))
-    _sync(fresh)
-    fresh.replace(path / MANIFEST)
-    _sync(path)
+            sync(file)
+    atomic_write(path / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
     return manifest
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:
@@ -165,12 +151,7 @@ def _hashes(path: Path) -> dict[str, str]:
     """Relative name -> sha256 of every file but the manifest."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith(MANIFEST))
     with ThreadPoolExecutor() as pool:  # hashing gives the interpreter lock away
-        return {str(f.relative_to(path)): h for f, h in zip(files, pool.map(_sha256, files), strict=True)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {str(f.relative_to(path)): h for f, h in zip(files, pool.map(sha256_file, files), strict=True)}
 
 
 def _save_rng(path: Path) -> None:

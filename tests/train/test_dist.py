@@ -84,3 +84,11 @@ def test_waiting_ends_with_the_launcher(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     with pytest.raises(ArtifactError, match="launcher of rank 0 has ended"):
         dist.wait_for_manifest(tmp_path, "key", poll=0.01)
+
+
+def test_the_deepspeed_command_is_found_behind_its_launcher():
+    ask = "from pyprefopt.train.dist import deepspeed_runner; print(deepspeed_runner())"
+    launch = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ask!r}])"
+    for name, expected in (("deepspeed.launcher.launch", os.getpid()), ("something.else", None)):
+        run = subprocess.run([sys.executable, "-c", launch, name], capture_output=True, text=True, check=True)
+        assert run.stdout.split() == [str(expected)]
