@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
@@ -75,8 +77,9 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
 
     config = _with_toy(config, directory)
     tokenizer = open_tokenizer(config)
-    intake = Intake(config, tokenizer)
-    splits = intake.splits()
+    with tqdm(desc="data", unit="step") as bar:
+        intake = Intake(config, tokenizer, bar)
+        splits = intake.splits()
     intake.settle(directory)
     facts: dict[str, Any] = intake.counts()
     fingerprints = {}
@@ -122,6 +125,7 @@ class Intake:
 
     config: RunConfig
     tokenizer: Tokenizer
+    bar: tqdm[Any]
     rejects: list[pl.DataFrame] = field(default_factory=list)
     rows_in: int = 0
     rows_used: int = 0
@@ -134,6 +138,8 @@ class Intake:
 
         config = self.config
         assert config.data is not None  # noqa: S101  (filled by _with_toy)
+        own_sft = config.base.data != "chosen"
+        self.bar.reset(total=(1 + (config.eval_data is not None) + own_sft) + (2 + own_sft))  # read, then tokenized
         pairs = self._read(scan_preferences, config.data, format=config.format)
         if config.eval_data is not None:
             held_out = self._read(scan_preferences, config.eval_data, format=config.format)
@@ -141,14 +147,16 @@ class Intake:
             pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
             pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
         splits = {"train": self._truncate(self._tokenize("train", pairs)), "eval": self._tokenize("eval", held_out)}
-        if config.base.data != "chosen":
+        if own_sft:
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
             splits = {name: first_rows(segments, 2 * config.global_batch_size) for name, segments in splits.items()}
         return splits
 
     def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
+        self.bar.set_postfix_str(f"reading {Path(path).name}")
         result = scan(path, **options)
+        self.bar.update()
         self.rejects.append(result.rejects)
         self.rows_in += result.rows_in
         return result
@@ -159,9 +167,11 @@ class Intake:
         from pyprefopt.data.tokenize import tokenize_rows
 
         config = self.config
+        self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
         result = tokenize_rows(
             read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
         )
+        self.bar.update()
         self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - result.rejects.height
         self.responses_cut += result.responses_cut
