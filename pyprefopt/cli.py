@@ -21,10 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _speak()
     try:
         from pyprefopt.stages.run import train
-        from pyprefopt.train.engine import close
 
         train(config)
-        close()
     except PyprefoptError as error:
         return _explain(error)
     return 0

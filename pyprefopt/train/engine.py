@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import io
@@ -57,6 +58,7 @@ def init_distributed() -> torch.device:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+        atexit.register(close)
     return device
 
 
@@ -67,7 +69,7 @@ def _free_port() -> str:
 
 
 def close() -> None:
-    """Leave the process group; at the very end of the process."""
+    """Leave the process group; at the very end of the process, since DeepSpeed joins only once."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
