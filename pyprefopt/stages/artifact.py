@@ -86,22 +86,29 @@ def _files(directory: Path, outputs: Sequence[Path]) -> dict[str, list[int]]:
 
 
 def run_stage(
-    stage: Stage, directory: Path, build: Build, *, outputs: Sequence[Path] = (), collective: bool = False
+    stage: Stage,
+    directory: Path,
+    build: Build,
+    *,
+    label: str | None = None,
+    outputs: Sequence[Path] = (),
+    collective: bool = False,
 ) -> Artifact:
     """Reuse the artifact in `directory`, or build it there.
 
     `build(directory)` writes the files and returns the manifest's further fields (`facts`, `fingerprint`). It runs
     on rank 0 alone, or on every rank where `collective`; the others wait for the manifest, never at a collective
     that could time out. A folder left by another key is removed; one left by this key (a killed run) is kept, so
-    that training goes on from its checkpoints.
+    that training goes on from its checkpoints. `label`: what the user calls it, where that is not the stage's name.
     """
+    label = label or stage.name
     manifest = finished(stage, directory, outputs)
     if manifest is not None:
         if dist.is_main():
-            logger.info("%s: done before, used again (%s)", stage.name, directory)
-        return Artifact(stage.name, directory, manifest, reused=True)
+            logger.info("%s: done before, used again (%s)", label, directory)
+        return Artifact(label, directory, manifest, reused=True)
     if dist.is_main():
-        logger.info("%s: making %s", stage.name, directory)
+        logger.info("%s: making %s", label, directory)
         _claim(stage, directory)
     meter, began = Meter(), time.perf_counter()
     if collective:
@@ -112,7 +119,7 @@ def run_stage(
         facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": meter.peak()}
         record = {"stage": stage.name, "key": stage.key, "settings": stage.settings, "inputs": stage.inputs}
         write_manifest(directory, record | extra | {"facts": facts, "files": _files(directory, outputs)})
-    return Artifact(stage.name, directory, dist.wait_for_manifest(directory, stage.key), reused=False)
+    return Artifact(label, directory, dist.wait_for_manifest(directory, stage.key), reused=False)
 
 
 def _claim(stage: Stage, directory: Path) -> None:

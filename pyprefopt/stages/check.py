@@ -43,7 +43,7 @@ def report(pipeline: Pipeline) -> str:
         model, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
     )
     parts = ", ".join(
-        f"{name} {getattr(estimate, name) / GIB:.2f}"
+        f"{name} {getattr(estimate, name) / GIB:.2g}"
         for name in ("parameters", "gradients", "optimizer", "activations")
     )
     return "\n".join(

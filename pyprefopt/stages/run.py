@@ -150,7 +150,7 @@ class Pipeline:
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
         directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
-        self.made[name] = run_stage(stage, directory, build, collective=True)
+        self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
         return self.made[name]
 
 

@@ -13,6 +13,7 @@ from pyprefopt.train.config import RunConfig
 
 TRAINED = ("base", "oracle", "policy")
 SHOWN = ("loss", "ranking_accuracy", "rewards/accuracies", "rewards/margins")  # of the evaluations, in this order
+SPLITS = (("train", "training"), ("eval", "test"))
 GIB = 2**30
 
 
@@ -36,7 +37,8 @@ def write_summary(output_dir: Path, summary: dict[str, Any]) -> None:
 def format_table(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
     stages = summary["stages"]
-    parts = [f"{summary['method']}: finished, {summary['output_dir']}", _stage_table(stages)]
+    pairs = [f"{stages['data'][split]['rows']:,} {name} pairs" for split, name in SPLITS if split in stages["data"]]
+    parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}", _stage_table(stages)]
     parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
     if "selection" in stages:
         parts.append(_selection_table(stages["selection"], stages["scores"]))

@@ -50,6 +50,8 @@ def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str)
             result: Any = tyro.cli(
                 _shape(RunConfig, shown, method),
                 prog="train.py",
+                description=f"One run of {method}. Defaults are those of this very call: with --model or --data, of "
+                f"configs/method/{method}.yaml; without, of the embedded run (configs/embedded/{method}.yaml).",
                 args=words,
                 use_underscores=True,
                 config=(tyro.conf.FlagConversionOff,),
