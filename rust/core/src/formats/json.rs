@@ -16,8 +16,8 @@ pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
     let mut start = 0;
     let ends = memchr_iter(b'\n', data).chain((!data.ends_with(b"\n")).then_some(data.len()));
     for (line, end) in (0..).zip(ends) {
-        let row = data[start..end].trim_ascii();
-        if !row.is_empty() {
+        let row = &data[start..end];
+        if !row.trim_ascii_start().is_empty() {
             rows.push((row, line));
         }
         start = end + 1;
