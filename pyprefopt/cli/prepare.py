@@ -103,7 +103,7 @@ class _Bar:
 
 
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
-    from pyprefopt.data._blocks import open_source
+    from pyprefopt.data.sources import open_source
 
     found = open_source(list(source), format=format).describe()
     for name, value in found.items():
