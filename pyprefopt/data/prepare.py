@@ -38,6 +38,8 @@ class Progress:
     tokens: int = 0  # written
     shards: int = 0  # written or found
     found: int = 0  # shards of a run before, used again
+    bytes_read: int = 0  # of the input files, as they are on disk
+    bytes_total: int = 0  # of the input files; 0 for a table
 
 
 def prepare(
@@ -208,8 +210,9 @@ class _Job:
         if self.progress is None:
             return
         records = list(self.workspace.records.values())
-        totals = [sum(record[name] for record in records) for name in ("rows_in", "rows", "tokens")]
-        self.progress(Progress(totals[0], totals[0] - totals[1], totals[2], len(records), self.found))
+        totals = (sum(record[name] for record in records) for name in ("rows_in", "rows", "tokens"))
+        meter, (rows_in, rows, tokens) = self.source.meter, totals
+        self.progress(Progress(rows_in, rows_in - rows, tokens, len(records), self.found, meter.read, meter.total))
 
     def _check_unchanged(self) -> None:
         """ArtifactError where an input file is not the one that was hashed; nothing made from it stays."""
