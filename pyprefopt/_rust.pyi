@@ -10,15 +10,17 @@ __all__ = [
     "TextBlocks",
     "Tokenizer",
     "__version__",
+    "count_content",
+    "count_units",
     "detect_format",
     "format_fields",
+    "kept_units",
     "parse_instructions",
     "parse_preferences",
     "render_chat",
-    "select_top_k",
+    "select_tokens",
     "spans_to_mask",
     "split_lines",
-    "top_k_mask",
     "truncate_positions",
     "truncate_text",
 ]
@@ -85,14 +87,26 @@ class Tokenizer:
 def truncate_text(
     column: Any,
     *,
+    unit: str,
     ratio: float | None = None,
-    tokens: int | None = None,
+    length: int | None = None,
     rounding: str = "ceil",
     tokenizer: Tokenizer | None = None,
-) -> Any: ...
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def count_units(column: Any, *, unit: str, tokenizer: Tokenizer | None = None) -> Any: ...
 def truncate_positions(
-    segments: Any, *, ratio: float | None = None, tokens: int | None = None, rounding: str = "ceil"
-) -> Any: ...
+    segments: Any,
+    *,
+    ratio: float | None = None,
+    length: int | None = None,
+    rounding: str = "ceil",
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def kept_units(
+    lengths: NDArray[np.int64], *, ratio: float | None = None, length: int | None = None, rounding: str = "ceil"
+) -> NDArray[np.int64]: ...
+def count_content(segments: Any) -> tuple[Any, Any]: ...
 
 # select, pack
 
@@ -101,16 +115,21 @@ class _Arrow(Protocol):
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
-def top_k_mask(scores: Any, ratio: float, *, largest: bool, mask: Any | None, rounding: str) -> _Arrow: ...
-def select_top_k(
-    scores: Any,
-    mask: Any,
-    kinds: NDArray[np.uint8],
-    rows: NDArray[np.uint64],
+def select_tokens(
+    scores: Any | None,
     *,
-    chosen_ratio: float,
-    rejected_ratio: float,
+    method: str,
+    sides: list[tuple[float, bool]],
     rounding: str,
+    minimum: int,
+    mask: Any | None = None,
+    ids: Any | None = None,
+    excluded: Sequence[int] = ...,
+    lengths: NDArray[np.int64] | None = None,
+    seed: int = 0,
+    side: NDArray[np.uint8] | None = None,
+    rows: NDArray[np.uint64] | None = None,
+    segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
 
 @final

@@ -139,7 +139,7 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
     with readable(file.name, file.suffix + (f" ({file.compression})" if file.compression else "")):
         raw: Any = pa.OSFile(str(file.path))
         if file.compression == "xz":
-            stream: Any = lzma.open(raw)
+            stream: Any = lzma.open(raw)  # noqa: SIM115  (closed below)
         else:
             stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
         with raw, stream:

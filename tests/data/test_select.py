@@ -144,7 +144,7 @@ def test_settings_and_columns_are_checked():
     frame = segments([None, [1.0], [1.0]])
     with pytest.raises(ConfigError, match=r"chosen_ratio must be in \(0, 1\], got 1.5"):
         select_top_k(frame, chosen_ratio=1.5)
-    with pytest.raises(ConfigError, match="rounding must be 'half_up' or 'floor', got 'up'"):
+    with pytest.raises(ConfigError, match="rounding must be 'half_up', 'floor' or 'ceil', got 'up'"):
         select_top_k(frame, rounding="up")
     with pytest.raises(DataError, match=r"no column 'scores' .*did you mean 'score'"):
         select_top_k(frame.rename({"scores": "score"}))

@@ -49,9 +49,10 @@ amounts = st.one_of(
 def test_characters_are_unicode_characters(text, amount, rounding):
     ratio, tokens = amount
     frame = pl.DataFrame({"chosen": [text]})
-    out = truncate(frame, ratio=ratio, tokens=tokens, unit="characters", rounding=rounding, columns=["chosen"])
+    out = truncate(frame, ratio=ratio, length=tokens, unit="characters", rounding=rounding, columns=["chosen"])
     expected = text[: kept(len(text), ratio, tokens, rounding)]
-    assert out.to_dicts() == [{"chosen": expected, "chosen_complete": expected == text}]
+    books = {"chosen_cut": len(text) - len(expected), "chosen_complete": expected == text}
+    assert out.to_dicts() == [{"chosen": expected, **books}]
 
 
 @settings(max_examples=80, deadline=None)
@@ -91,19 +92,20 @@ def test_chats_are_cut_in_their_last_message(toy):
         }
     )
     for sliced in (frame, pl.concat([frame.clear(), frame[:1], frame[1:]], rechunk=False)):
-        out = truncate(sliced, tokens=2, unit="characters", columns=["chosen"])
+        out = truncate(sliced, length=2, unit="characters", columns=["chosen"])
         expected = [*turns[:2], {**turns[2], "content": "ab"}]
         assert out["chosen"].to_list() == [expected, None, [], chat(("assistant", "ab"))]
         assert out["chosen_complete"].to_list() == [False, True, True, True]
-        assert out.schema == {**frame.schema, "chosen_complete": pl.Boolean}
-    assert truncate(frame[3:], tokens=1, unit="characters", columns=["chosen"])["chosen"].to_list() == [
+        assert out["chosen_cut"].to_list() == [2, 0, 0, 0]
+        assert out.schema == {**frame.schema, "chosen_cut": pl.UInt32, "chosen_complete": pl.Boolean}
+    assert truncate(frame[3:], length=1, unit="characters", columns=["chosen"])["chosen"].to_list() == [
         chat(("assistant", "a"))
     ]
 
 
 def test_a_cut_response_stays_incomplete():
     frame = pl.DataFrame({"chosen": ["ab", "ab"], "chosen_complete": [False, True]})
-    out = truncate(frame, tokens=2, unit="characters", columns=["chosen"])
+    out = truncate(frame, length=2, unit="characters", columns=["chosen"])
     assert out["chosen_complete"].to_list() == [False, True]
 
 
@@ -111,10 +113,12 @@ def test_segments_count_content_and_lose_the_end_of_turn(toy):
     frame = preferences(("why why why", "cdefgh", "c"))
     segments = tokenize(frame, toy).with_columns(scores=pl.col("ids").cast(pl.List(pl.Float32)))
     out = truncate(segments, ratio=0.5)
-    assert out.columns == segments.columns
-    assert out.schema == segments.schema
-    assert out[0].equals(segments[0])
-    assert out[2].equals(segments[2])  # one token is the least, nothing cut, the end of turn stays
+    assert out["cut"].to_list() == [0, 3, 0]
+    assert out.schema == {**segments.schema, "cut": pl.UInt32}
+    assert out.drop("cut")[0].equals(segments.drop("cut", strict=False)[0])
+    assert out.drop("cut")[2].equals(
+        segments.drop("cut", strict=False)[2]
+    )  # one token is the least, nothing cut, the end of turn stays
     for name in ("ids", "mask", "starts", "ends", "turns", "scores"):
         assert out[name].to_list()[1] == segments[name].to_list()[1][:4]  # the space and three of six
     # cut ids are what the cut text has
@@ -161,9 +165,9 @@ def test_files_come_back_as_files(tmp_path, suffix):
         ".csv": ("write_csv", lambda file: pl.read_csv(file, infer_schema=False)),
     }.get(suffix, ("write_ipc", pl.read_ipc))
     getattr(frame, write)(path)
-    written = truncate(path, tokens=2, unit="characters")
+    written = truncate(path, length=2, unit="characters")
     assert written == tmp_path / f"pairs.truncated{suffix}"
-    assert isinstance(truncate(str(path), tokens=2, unit="characters", out=tmp_path / "o.parquet"), str)
+    assert isinstance(truncate(str(path), length=2, unit="characters", out=tmp_path / "o.parquet"), str)
     for out in (read(written), pl.read_parquet(tmp_path / "o.parquet")):
         assert out["chosen"].to_list() == ["ab", "x,"]
         assert out["rejected"].to_list() == ["12", "y"]
@@ -172,7 +176,9 @@ def test_files_come_back_as_files(tmp_path, suffix):
             "chosen_complete": ["false", "false"],
             "rejected_complete": ["false", "true"],
         }
-    again = truncate(written, tokens=9, unit="characters", out=tmp_path / f"again{suffix}")
+        cut = out.select(pl.col("^.*_cut$").cast(pl.UInt32))
+        assert cut.to_dict(as_series=False) == {"chosen_cut": [2, 1], "rejected_cut": [3, 0]}
+    again = truncate(written, length=9, unit="characters", out=tmp_path / f"again{suffix}")
     assert read(again).select(pl.col("rejected_complete").cast(pl.String)).to_series().to_list() == ["false", "true"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
@@ -180,14 +186,22 @@ def test_files_come_back_as_files(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of ratio and tokens"),
-        ({"ratio": 0.5, "tokens": 3}, "exactly one of ratio and tokens"),
+        ({}, "exactly one of ratio and length"),
+        ({"ratio": 0.5, "length": 3}, "exactly one of ratio and length"),
+        ({"ratio": 0.5, "tokens": 3}, "exactly one of ratio and length"),
+        ({"tokens": 3, "length": 3}, "length and tokens must be one of the two"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
-        ({"tokens": 0}, "tokens must be at least 1"),
-        ({"tokens": 1, "unit": "words"}, "unit must be"),
-        ({"tokens": 1, "rounding": "half_up"}, "rounding must be"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"tokens": 0}, "length must be at least 1"),
+        ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; write length=1"),
+        ({"length": 1, "unit": "lines"}, "unit must be one of tokens, characters, words, sentences, got 'lines'"),
+        ({"tokens": 1, "rounding": "half_up"}, "rounding must be one of ceil, floor"),
+        ({"tokens": 1, "ratio_base": "shared_min"}, "ratio_base must be left out without ratio"),
+        ({"ratio": 0.5, "ratio_base": "min"}, "ratio_base must be one of own, shared_min"),
+        ({"ratio": 0.5, "cut_end": "bos"}, "cut_end must be one of none, eos, template"),
+        ({"ratio": 0.5, "cut_end": "eos"}, "'none' or 'template' for text, .*tokenize first"),
         ({"tokens": 1}, "needs tokenizer="),
-        ({"tokens": 1, "unit": "characters", "out": "x"}, "out must be"),
+        ({"length": 1, "unit": "characters", "out": "x"}, "out must be"),
     ],
 )
 def test_contradictions_are_refused(options, message):
@@ -198,20 +212,20 @@ def test_contradictions_are_refused(options, message):
 def test_wrong_columns_and_files_are_told(tmp_path):
     frame = pl.DataFrame({"chosen": ["a"], "number": [1]})
     with pytest.raises(DataError, match="no column 'rejected'"):
-        truncate(frame, tokens=1, unit="characters")
+        truncate(frame, length=1, unit="characters")
     with pytest.raises(DataError, match="'number' must hold strings"):
-        truncate(frame, tokens=1, unit="characters", columns=["number"])
+        truncate(frame, length=1, unit="characters", columns=["number"])
     with pytest.raises(DataError, match="no such file"):
-        truncate(tmp_path / "absent.parquet", tokens=1, unit="characters")
+        truncate(tmp_path / "absent.parquet", length=1, unit="characters")
     (tmp_path / "pairs.txt").write_text("")
     with pytest.raises(ConfigError, match=r"one of \.parquet, \.jsonl"):
-        truncate(tmp_path / "pairs.txt", tokens=1, unit="characters")
+        truncate(tmp_path / "pairs.txt", length=1, unit="characters")
     frame.write_csv(tmp_path / "p.csv")
     with pytest.raises(ConfigError, match="another file than the input"):
-        truncate(tmp_path / "p.csv", tokens=1, unit="characters", out=tmp_path / "p.csv")
+        truncate(tmp_path / "p.csv", length=1, unit="characters", out=tmp_path / "p.csv")
     segments = pl.DataFrame({"ids": [[1, 2]], "mask": [[True, True]], "starts": [[0]]})
     with pytest.raises(ConfigError, match="unit must be 'tokens'"):
-        truncate(segments, tokens=1, unit="characters")
+        truncate(segments, length=1, unit="characters")
 
 
 def test_truncation_loads_no_torch(byte_file):
