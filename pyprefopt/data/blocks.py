@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pyprefopt.data.shards import to_ipc
-from pyprefopt.errors import check
+from pyprefopt.errors import ConfigError, check, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,7 +33,7 @@ class PrepareConfig:
     format: str  # of the rows
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
-    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or tokens, rounding
+    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     rejects = read.rejects
     if not result.rejects.is_empty():
         rejects = pl.concat([rejects, result.rejects.with_columns(file=pl.lit(block.file))]).sort("row")
-    table = _columns(_cut(result.segments, config), config)
+    table = _columns(_cut(result.segments, config, tokenizer), config)
     shard = to_ipc(table)
     return PreparedBlock(
         index=block.index,
@@ -107,12 +108,24 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     )
 
 
-def _cut(segments: pl.DataFrame, config: PrepareConfig) -> pl.DataFrame:
+def check_truncation(config: PrepareConfig, tokenizer: Tokenizer) -> None:
+    """ConfigError where `truncation` breaks a rule of `truncate`: told before anything is read."""
+    from pyprefopt.data.tokenize import SEGMENTS
+    from pyprefopt.data.truncate import truncate
+
+    known = [name for name in signature(truncate).parameters if name not in ("what", "tokenizer", "columns", "out")]
+    for name in config.truncation:
+        if name not in known:
+            raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
+    _cut(SEGMENTS.to_frame(), config, tokenizer)
+
+
+def _cut(segments: pl.DataFrame, config: PrepareConfig, tokenizer: Tokenizer) -> pl.DataFrame:
     if not config.truncation:
         return segments
     from pyprefopt.data.truncate import truncate
 
-    return truncate(segments, **config.truncation)
+    return truncate(segments, **config.truncation, tokenizer=tokenizer)
 
 
 def _columns(segments: Any, config: PrepareConfig) -> pa.Table:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pyprefopt.data import atomic
-from pyprefopt.data.blocks import PrepareConfig, PreparedBlock
+from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, check_truncation
 from pyprefopt.data.engines import runner
 from pyprefopt.data.locks import FolderLock
 from pyprefopt.data.shards import SCHEMA_VERSION
@@ -68,7 +68,7 @@ def prepare(
         tokenizer: with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format, max_prompt_tokens, max_tokens: as in `read_preferences` and `tokenize`.
-        truncation: `ratio` or `tokens`, and `rounding`, as in `truncate`; every row is cut.
+        truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `align` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
         engine: local or ray (the extra `ray`); the same bytes.
@@ -90,6 +90,7 @@ def prepare(
         truncation=dict(truncation or {}),
         offsets=offsets,
     )
+    check_truncation(config, tokenizer)
     run, directory = runner(engine), Path(out).expanduser()
     try:
         workspace = Workspace(directory)
