@@ -12,12 +12,10 @@ __all__ = [
     "__version__",
     "detect_format",
     "format_fields",
-    "parse_instructions",
-    "parse_preferences",
+    "parse_rows",
     "render_chat",
     "select_top_k",
     "spans_to_mask",
-    "split_lines",
     "top_k_mask",
     "truncate_positions",
     "truncate_text",
@@ -36,11 +34,11 @@ class TextBlocks:
     def push(self, piece: bytes) -> list[tuple[bytes, int, int]]: ...
     def finish(self) -> list[tuple[bytes, int, int]]: ...
 
-def split_lines(data: bytes) -> tuple[Any, Any]: ...
 def format_fields(format: str) -> list[str]: ...
-def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str]]: ...
-def parse_preferences(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
-def parse_instructions(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
+def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str], bool]: ...
+def parse_rows(
+    rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
+) -> tuple[Any, Any, bytes]: ...
 
 # template
 def render_chat(

@@ -3,11 +3,13 @@
 use pyo3::prelude::*;
 
 mod align;
+mod chats;
 mod columns;
 mod error;
 mod formats;
 mod lists;
 mod pack;
+mod rows;
 mod select;
 mod template;
 mod tokenize;
