@@ -15,12 +15,10 @@ __all__ = [
     "detect_format",
     "format_fields",
     "kept_units",
-    "parse_instructions",
-    "parse_preferences",
+    "parse_rows",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
-    "split_lines",
     "truncate_positions",
     "truncate_text",
 ]
@@ -38,11 +36,11 @@ class TextBlocks:
     def push(self, piece: bytes) -> list[tuple[bytes, int, int]]: ...
     def finish(self) -> list[tuple[bytes, int, int]]: ...
 
-def split_lines(data: bytes) -> tuple[Any, Any]: ...
 def format_fields(format: str) -> list[str]: ...
-def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str]]: ...
-def parse_preferences(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
-def parse_instructions(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
+def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str], bool]: ...
+def parse_rows(
+    rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
+) -> tuple[Any, Any, bytes]: ...
 
 # template
 def render_chat(
