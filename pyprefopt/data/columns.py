@@ -1,4 +1,4 @@
-"""Columns of any kind: Polars expressions and Series, PyArrow, DuckDB and `datasets` columns; the same kind comes back."""
+"""Columns of any kind (Polars, PyArrow, DuckDB, `datasets`) in, the same kind out."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ Column = TypeVar("Column")  # pl.Expr, pl.Series, pa.Array, or anything with an 
 Kernel = Callable[..., pl.Series]
 
 
-def apply(kernel: Kernel, columns: Sequence[Any], dtype: Any) -> Any:
+def apply(kernel: Kernel, columns: Sequence[Column | None], dtype: Any) -> Column:
     """`kernel` on columns (None: left out) of one kind, as Series; its result as that kind, under the first's name.
 
     dtype: the result's, or None where it is that of the first column.
     """
-    given = [column for column in columns if column is not None]
-    step = partial(_fill, kernel, tuple(column is not None for column in columns))
+    given: list[Any] = [column for column in columns if column is not None]
+    step = partial(_fill, kernel, tuple(column is not None for column in columns), dtype is None)
     if any(isinstance(column, pl.Expr) for column in given):
         wanted = pl.dtype_of(given[0]) if dtype is None else dtype
-        return pl.map_batches(given, step, return_dtype=wanted, is_elementwise=True)
-    first = given[0]
-    if all(isinstance(column, pl.Series) for column in given):
-        return step(given)
-    arrays = [column if isinstance(column, pl.Series) else to_arrow(column) for column in given]
-    result = step([pl.Series(array) for array in arrays]).to_arrow()
+        lazy: Any = pl.map_batches(given, step, return_dtype=wanted, is_elementwise=True)
+        return lazy  # type: ignore[no-any-return]
+    if isinstance(given[0], pl.Series):
+        return step([as_series(column) for column in given])  # type: ignore[return-value]
+    first = to_arrow(given[0])
+    result: Any = step([pl.Series(first), *map(as_series, given[1:])]).to_arrow()
     if dtype is None:
-        result = result.cast(arrays[0].type)
-    return result if isinstance(first, pa.Array) else pa.chunked_array([result])
+        result = result.cast(first.type)
+    return result if isinstance(first, pa.Array) else pa.chunked_array([result])  # type: ignore[no-any-return]
 
 
-def _fill(kernel: Kernel, present: tuple[bool, ...], columns: Sequence[pl.Series]) -> pl.Series:
+def _fill(kernel: Kernel, present: tuple[bool, ...], same: bool, columns: Sequence[pl.Series]) -> pl.Series:
+    """Call the kernel with None where no column was given."""
+    if same and isinstance(columns[0].dtype, pl.Array):
+        raise DataError(f"column '{columns[0].name}' has lists of one fixed size; cast them to lists first")
     given = iter(columns)
     result = kernel(*(as_lists(next(given)) if is_there else None for is_there in present))
     return result.alias(columns[0].name)
+
+
+def as_series(column: Any) -> pl.Series:
+    """Any column that is no expression."""
+    return column if isinstance(column, pl.Series) else pl.Series(to_arrow(column))
 
 
 def to_arrow(column: Any) -> Any:
@@ -62,7 +70,7 @@ def to_arrow(column: Any) -> Any:
 
 def as_lists(column: pl.Series) -> pl.Series:
     """Fixed-size lists (Polars' Array) as lists; other columns as they are."""
-    return column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
+    return column.cast(pl.List(column.dtype.inner)) if isinstance(column.dtype, pl.Array) else column
 
 
 def numbers(column: pl.Series, dtype: Any) -> NDArray[Any]:

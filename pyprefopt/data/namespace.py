@@ -24,7 +24,7 @@ class Prefopt(Generic[Column]):
     """The operations; each is the function of the same name on this column."""
 
     def __init__(self, column: Column) -> None:
-        self._column = column
+        self._column: Column = column
 
     def truncate(
         self,
@@ -115,7 +115,7 @@ class Prefopt(Generic[Column]):
 
         native = counter(tokenizer)
         ids = pl.List(pl.UInt32)
-        return apply(lambda texts: pl.Series(native.encode(texts)).cast(ids), [self._column], ids)  # type: ignore[no-any-return]
+        return apply(lambda texts: pl.Series(native.encode(texts)).cast(ids), [self._column], ids)
 
 
 pl.api.register_expr_namespace("prefopt")(Prefopt)

@@ -136,11 +136,11 @@ def select_tokens(
     sides = _sides(method, (chosen_ratio, rejected_ratio), (chosen_threshold, rejected_threshold))
     _check_rule(rounding, minimum, excluded_ids)
     _check_seed(seed)
-    names = ["mask", "segment"] if method == "random" else ["scores", "mask"]
+    names: list[str] = ["mask", "segment"] if method == "random" else ["scores", "mask"]
     names += ["kind", "row", *["ids"] * bool(excluded_ids)]
     _check_schema(frame.collect_schema(), names)
-    settings = {"method": method, "sides": sides, "rounding": rounding, "minimum": minimum, "seed": seed}
-    settings["excluded"] = list(excluded_ids)
+    settings: dict[str, Any] = {"method": method, "sides": sides, "rounding": rounding, "minimum": minimum}
+    settings |= {"seed": seed, "excluded": list(excluded_ids)}
     kernel = partial(_select, names=names, settings=settings)
     if isinstance(frame, pl.DataFrame):
         return frame.with_columns(kernel([frame[name] for name in names]).alias("selected"))
@@ -165,8 +165,13 @@ def select_top_k(
 
 
 def _by_scores(
-    name: str, scores: Any, mask: Any, ids: Any, excluded_ids: Sequence[int], settings: dict[str, Any]
-) -> Any:
+    name: str,
+    scores: Column,
+    mask: Column | None,
+    ids: Column | None,
+    excluded_ids: Sequence[int],
+    settings: dict[str, Any],
+) -> Column:
     def kernel(scores: pl.Series, mask: pl.Series | None, ids: pl.Series | None) -> pl.Series:
         options = settings | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
         return _run(name, scores, options)
@@ -187,8 +192,8 @@ def _random(
     lengths = lengths.list.len() if isinstance(lengths.dtype, pl.List) else lengths
     if not lengths.dtype.is_integer():
         raise DataError(f"random_mask: lengths must be whole numbers or lists, got {lengths.dtype}; cast the column")
-    if (lengths.min() or 0) < 0:  # type: ignore[operator]
-        raise DataError(f"random_mask: lengths must be >= 0, got {lengths.min()}")
+    if (lengths < 0).any():
+        raise DataError(f"random_mask: lengths must be >= 0, got {lengths.min()!r}")
     named = {name: numbers(c, pl.UInt64) for name, c in (("rows", rows), ("segments", segments)) if c is not None}
     options = settings | named | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
     options["lengths"] = numbers(lengths.cast(pl.Int64).fill_null(-1), pl.Int64)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import Column, apply, to_series
@@ -19,7 +18,7 @@ from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
 
-Source = TypeVar("Source", pl.DataFrame, pl.LazyFrame, pa.Table, str, Path)
+Source = TypeVar("Source", pl.DataFrame, pl.LazyFrame, str, Path)  # or an Arrow table, which gives a PyArrow table
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 Unit = Literal["tokens", "characters", "words", "sentences"]
 Rounding = Literal["ceil", "floor"]
@@ -56,13 +55,8 @@ class _Rule:
             value = getattr(self, name)
             check(value in known, name, value, f"one of {', '.join(known)}")
         shared = self.ratio_base == "shared_min"
-        check(
-            not shared or self.ratio is not None,
-            "ratio_base",
-            "shared_min",
-            "left out without ratio",
-            "it is what a ratio is of",
-        )
+        rule = "left out without ratio"
+        check(not shared or self.ratio is not None, "ratio_base", self.ratio_base, rule, "it is what a ratio is of")
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -162,7 +156,11 @@ def _cut_column(
         kept = pl.Series("kept", _native.kept_units(lengths, **rule.cut))
     else:
         kept = _positions([mask.alias("mask").to_frame().to_struct("")], rule).struct.field("kept")
-    return column.list.head(kept)
+    return (
+        pl.DataFrame([column.alias("lists"), kept.alias("kept")])
+        .select(pl.col("lists").list.head(pl.col("kept")))
+        .to_series()
+    )
 
 
 def _truncate(
@@ -191,7 +189,7 @@ def _truncate_texts(
     frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: _Rule, tokenizer: _native.Tokenizer | None
 ) -> Frame:
     """One pass a column; with `shared_min` one more before, which counts."""
-    shared = []
+    shared: list[str] = []
     if rule.ratio_base == "shared_min":
         count = partial(_count, unit=rule.unit, tokenizer=tokenizer)
         counts = [
@@ -239,10 +237,24 @@ def _cut_texts(columns: Sequence[pl.Series], rule: _Rule, tokenizer: _native.Tok
     """struct{text, cut} of a text column, and the length that a ratio is of (null: the text's own)."""
     texts = columns[0]
     base = None if len(columns) == 1 else np.ascontiguousarray(columns[1].cast(pl.Int64).fill_null(-1).to_numpy())
-    kept, cut = _native.truncate_text(texts, unit=rule.unit, tokenizer=tokenizer, base=base, **rule.cut)
+    kept, cut = _native.truncate_text(_to_arrow(texts), unit=rule.unit, tokenizer=tokenizer, base=base, **rule.cut)
     dtype = _piece(texts.dtype)
     pieces = [to_series("text", kept, texts.dtype), _no_nulls(to_series("cut", cut, dtype.fields[1].dtype))]
     return pl.DataFrame(pieces).to_struct(texts.name)
+
+
+def _to_arrow(texts: pl.Series) -> pl.Series:
+    """Fields that are null throughout have no layout that the extension reads; they cross as strings."""
+
+    def readable(dtype: Any) -> Any:
+        if isinstance(dtype, pl.List):
+            return pl.List(readable(dtype.inner))
+        if isinstance(dtype, pl.Struct):
+            return pl.Struct({field.name: readable(field.dtype) for field in dtype.fields})
+        return pl.String() if dtype == pl.Null else dtype
+
+    wanted = readable(texts.dtype)
+    return texts if wanted == texts.dtype else texts.cast(wanted)
 
 
 def _no_nulls(cut: pl.Series) -> pl.Series:
@@ -252,7 +264,7 @@ def _no_nulls(cut: pl.Series) -> pl.Series:
 
 def _count(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """Units of each text, or of the shortest of each line's texts; null where there is none."""
-    counts = pl.Series(_native.count_units(texts, unit=unit, tokenizer=tokenizer))
+    counts = pl.Series(_native.count_units(_to_arrow(texts), unit=unit, tokenizer=tokenizer))
     return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)
 
 
