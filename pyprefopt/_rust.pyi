@@ -1,5 +1,5 @@
 # The extension's functions. Columns are anything with the Arrow PyCapsule interface: Polars, PyArrow, DuckDB, …
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -52,6 +52,7 @@ def render_chat(
     tools: str | None = None,
     template_kwargs: str | None = None,
     now: int = 0,
+    reference: Callable[..., str] | None = None,
 ) -> str: ...
 
 # tokenize
@@ -64,7 +65,10 @@ class Tokenizer:
         special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
+        reference: Callable[..., str] | None = None,
     ) -> Tokenizer: ...
+    @property
+    def template_refusal(self) -> str | None: ...
     @property
     def vocab_size(self) -> int: ...
     def token_to_id(self, token: str) -> int | None: ...
