@@ -107,8 +107,7 @@ class _Bar:
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
     from pyprefopt.data.sources import open_source
 
-    found = open_source(list(source), format=format).describe()
-    for name, value in found.items():
+    for name, value in open_source(list(source), format=format).describe().items():
         print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 

@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyprefopt.data.inspect import inspect as inspect
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
+    from pyprefopt.data.prepare import prepare as prepare
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import select_top_k as select_top_k
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from pyprefopt.data.truncate import truncate as truncate
 
 _HOMES = {
+    "inspect": ("inspect",),
     "loader": ("StepLoader",),
     "pack": ("Packer", "pack"),
+    "prepare": ("prepare",),
     "read": ("read_instructions", "read_preferences"),
     "select": ("select_top_k", "top_k_mask"),
     "store": ("SegmentStore", "ValueStore"),
@@ -41,7 +45,7 @@ _LAZY = {name: module for module, names in _HOMES.items() for name in names}
 
 
 class _Room(ModuleType):
-    """`tokenize`, `truncate` and `pack` are functions in modules of the same name: here the name means the function."""
+    """`tokenize`, `truncate`, `prepare` and more are functions in modules of their name: here it means the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and _LAZY.get(name) == name:  # the import system binds a loaded submodule

@@ -110,9 +110,7 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
     Its sandbox reaches no files, but does not bound work and memory. Raises ValueError in the template's words.
     """
 
-    def render(
-        messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str
-    ) -> str:
+    def render(messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str) -> str:
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
