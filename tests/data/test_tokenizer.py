@@ -114,7 +114,36 @@ def falcon():
     )
 
 
+def spaces(normalizer, pre_tokenizer):
+    """BPE with byte fallback, its merges learned on words that begin with ▁."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    learner.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
+    learned = json.loads(learner.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁▁", "▁▁▁▁", *learned["vocab"]]
+    merges = [("▁", "▁"), ("▁▁", "▁▁"), *map(tuple, learned["merges"])]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return tokenizer
+
+
+def llama2():
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    return spaces(normalizers.Sequence(steps), None)
+
+
 FAST = {
+    "llama2": llama2,
+    "gemma": lambda: spaces(normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous")),
+    "mistral": lambda: spaces(None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
+    "metaspace_always": lambda: spaces(None, pre_tokenizers.Metaspace(prepend_scheme="always", split=True)),
+    "metaspace_never": lambda: spaces(None, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)),
     "gpt2": gpt2,
     "gpt2_nfc_space_tokens": lambda: gpt2(
         normalizer=normalizers.NFC(), added=[AddedToken(" " * n, normalized=True) for n in range(2, 9)]
@@ -168,7 +197,7 @@ def shared_texts():
 
 PIECES = st.one_of(
     st.text(max_size=12),
-    st.sampled_from([*ODD, "\n\nHuman: ", "\n\nAssistant: ", "  ", " \n", "12", "'ll", "的", "é", "<mask>", " <r> ", "."]),
+    st.sampled_from([*ODD, "\n\nHuman: ", "\n\nAssistant: ", "  ", " \n", "12", "'ll", "的", "é", "<mask>", " <r> ", ".", "<s>", " </s>"]),
     st.text(st.sampled_from("aAzZ 'sStT\n\r\t.,!0129éßſ中²\u0301\u00a0\u3000"), max_size=20),
 )
 TEXTS = st.lists(PIECES, max_size=8).map("".join)
