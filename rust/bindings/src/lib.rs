@@ -9,6 +9,7 @@ mod error;
 mod formats;
 mod lists;
 mod pack;
+mod segments;
 mod select;
 mod template;
 mod tokenize;
