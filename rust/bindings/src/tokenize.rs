@@ -116,9 +116,15 @@ impl Tokenizer {
         py.detach(|| encode_column(&self.encoder, &chunks))
     }
 
-    fn prove(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    #[pyo3(signature = (texts, *, all = false))]
+    fn prove(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        all: bool,
+    ) -> PyResult<Option<String>> {
         let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
-        py.detach(|| prove_column(&self.encoder, &chunks))
+        py.detach(|| prove_column(&self.encoder, &chunks, all))
     }
 
     /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
