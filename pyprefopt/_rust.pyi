@@ -87,8 +87,14 @@ class Tokenizer:
     def encode(self, texts: Any) -> Any: ...
     def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
     def tokenize(
-        self, frame: Any, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
-    ) -> tuple[Any, Any, int, int]: ...
+        self,
+        frame: Any,
+        *,
+        max_prompt_tokens: int | None = None,
+        prompt_overflow: str = "drop",
+        max_tokens: int | None = None,
+        boundary: str = "split",
+    ) -> tuple[Any, Any, int, Any, int]: ...
 
 # truncate
 def truncate_text(

@@ -20,6 +20,7 @@ use serde_json::{Map, Value as Json};
 use crate::{Error, Result};
 use engine::Engine;
 use shape::Shapes;
+pub use shape::{Place, Places, Shape};
 
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
