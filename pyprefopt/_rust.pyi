@@ -10,6 +10,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "detect_format",
+    "pack_lengths",
     "parse_instructions",
     "parse_preferences",
     "render_chat",
@@ -101,6 +102,9 @@ def select_top_k(
     rejected_ratio: float,
     rounding: str,
 ) -> _Arrow: ...
+def pack_lengths(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 @final
 class Packer:
@@ -125,5 +129,5 @@ class Packer:
     def lengths(self, groups: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def plan(
         self, groups: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
-    ) -> list[NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
     def assemble(self, bins: Sequence[NDArray[np.int64]]) -> list[dict[str, Any]]: ...

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
+    from pyprefopt.data.pack import pack_lengths as pack_lengths
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import select_top_k as select_top_k
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "loader": ("StepLoader",),
-    "pack": ("Packer", "pack"),
+    "pack": ("Packer", "pack", "pack_lengths"),
     "read": ("read_instructions", "read_preferences"),
     "select": ("select_top_k", "top_k_mask"),
     "store": ("SegmentStore", "ValueStore"),
