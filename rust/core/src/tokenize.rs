@@ -4,5 +4,5 @@ mod chat;
 mod encoder;
 mod row;
 
-pub use encoder::{Encoded, Encoder};
+pub use encoder::{Encoded, Encoder, Mismatch};
 pub use row::{Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row};

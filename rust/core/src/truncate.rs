@@ -119,13 +119,13 @@ pub fn kept_characters(text: &str, cut: Cut) -> usize {
 ///
 /// Tokens that share a character carry its whole range. A character whose tokens are not all kept is dropped, so that the
 /// text never has more tokens than asked for; if it is the first character, it is kept whole, so that the text is never empty.
-pub fn kept_bytes(text: &str, offsets: &[(usize, usize)], cut: Cut) -> usize {
+pub fn kept_bytes(text: &str, offsets: &[(u32, u32)], cut: Cut) -> usize {
     let kept = cut.kept(offsets.len());
     if kept == offsets.len() {
         return text.len();
     }
-    let end = offsets[kept - 1].1;
-    let next = offsets[kept].0;
+    let end = offsets[kept - 1].1 as usize;
+    let next = offsets[kept].0 as usize;
     let mut at = if next < end && next > 0 { next } else { end };
     while !text.is_char_boundary(at) {
         at += 1;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<u32>,
-    pub offsets: Vec<(usize, usize)>,
+    pub offsets: Vec<(u32, u32)>,
 }
 
 /// A `tokenizer.json`, ready to encode from several threads.
@@ -68,16 +68,55 @@ impl Encoder {
         self.tokenizer.token_to_id(token)
     }
 
+    /// "fast" where our own engine encodes, "tokenizers" where the reference does (`why` says why).
+    pub fn engine(&self) -> &'static str {
+        "tokenizers"
+    }
+
+    /// Why the reference engine encodes; empty where the fast one does.
+    pub fn why(&self) -> String {
+        "the fast engine is not built in".to_string()
+    }
+
     /// The tokens of `text`, none added.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
+        let mut out = Encoded::default();
+        self.encode_into(text, &mut out)?;
+        Ok(out)
+    }
+
+    /// As `encode`, behind what `out` holds.
+    pub fn encode_into(&self, text: &str, out: &mut Encoded) -> Result<()> {
         let encoding = self.tokenizer.encode(text, false).map_err(|error| {
             Error::Argument(format!("the tokenizer cannot encode {text:?}: {error}"))
         })?;
-        Ok(Encoded {
-            ids: encoding.get_ids().to_vec(),
-            offsets: encoding.get_offsets().to_vec(),
-        })
+        let narrow = |&(start, end): &(usize, usize)| (start as u32, end as u32);
+        out.ids.extend_from_slice(encoding.get_ids());
+        out.offsets
+            .extend(encoding.get_offsets().iter().map(narrow));
+        Ok(())
     }
+
+    /// Tokens of each of `texts`, whose first `shared` bytes are the same and are tokenized once.
+    pub fn encode_sharing(&self, shared: usize, texts: &[&str]) -> Result<Vec<Encoded>> {
+        let _ = shared; // every text whole is always right
+        texts.iter().map(|text| self.encode(text)).collect()
+    }
+
+    /// Compare the fast engine with the reference on `texts`; on a difference the reference takes over for good.
+    pub fn prove(&self, texts: &[&str]) -> Option<Mismatch> {
+        let _ = texts; // the reference encodes
+        None
+    }
+}
+
+/// Where the fast engine and the reference differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    pub text: usize,       // index into the texts
+    pub bytes: (u32, u32), // of the first token that differs
+    pub fast: Vec<u32>,    // ids from there on, a few
+    pub reference: Vec<u32>,
 }
 
 /// Byte-level BPE that adds no leading space and whose normalizer, if any, only composes characters.

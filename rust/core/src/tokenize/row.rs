@@ -155,7 +155,7 @@ fn split(
     let apart = |rendered: &Rendered| {
         let mut tokens = encode(encoder, &rendered.text[boundary..])?;
         for (start, end) in &mut tokens.offsets {
-            (*start, *end) = (*start + boundary, *end + boundary);
+            (*start, *end) = (*start + boundary as u32, *end + boundary as u32);
         }
         Ok(tokens)
     };
@@ -180,10 +180,10 @@ fn encode(encoder: &Encoder, text: &str) -> Result<Encoded, Reject> {
 fn split_at(mut tokens: Encoded, boundary: usize) -> Option<(Encoded, Encoded)> {
     let count = tokens
         .offsets
-        .partition_point(|(start, _)| *start < boundary);
+        .partition_point(|(start, _)| (*start as usize) < boundary);
     if tokens.offsets[..count]
         .iter()
-        .any(|(_, end)| *end > boundary)
+        .any(|(_, end)| *end as usize > boundary)
     {
         return None;
     }
@@ -261,6 +261,7 @@ fn too_long(field: &'static str, length: usize, most: usize) -> Reject {
 fn segment(tokens: &Encoded, rendered: &Rendered, assistant: bool) -> Segment {
     let mut line = Segment::default();
     for (&id, &(start, end)) in tokens.ids.iter().zip(&tokens.offsets) {
+        let (start, end) = (start as usize, end as usize);
         if start >= rendered.stop {
             break;
         }
