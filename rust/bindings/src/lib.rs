@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod align;
 mod columns;
+mod encode;
 mod error;
 mod formats;
 mod lists;

@@ -6,17 +6,18 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt16Array,
     UInt32Array, UInt64Array,
 };
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::SchemaRef;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::template::{ChatTemplate, to_json_object};
 use pyprefopt_core::tokenize::{
-    Encoded, Encoder, Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row,
+    Encoder, Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row,
 };
 use rayon::prelude::*;
 
-use crate::columns::{Chats, Strings, chunked, list_array, list_of};
+use crate::columns::{Chats, Strings, list_array};
+use crate::encode::{encode_column, prove_column};
 use crate::error::to_py;
 use crate::template::render;
 
@@ -93,15 +94,26 @@ impl Tokenizer {
         .map_err(to_py)
     }
 
+    /// "fast" or "tokenizers".
+    #[getter]
+    fn engine(&self) -> &'static str {
+        self.encoder.engine()
+    }
+
+    /// Why the engine is not the fast one.
+    #[getter]
+    fn why(&self) -> &str {
+        self.encoder.why()
+    }
+
     fn encode(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<PyChunkedArray> {
         let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
-        let lists = py.detach(|| {
-            chunks
-                .iter()
-                .map(|chunk| self.encode_chunk(chunk))
-                .collect::<PyResult<Vec<_>>>()
-        })?;
-        chunked(lists, list_of(DataType::UInt32))
+        py.detach(|| encode_column(&self.encoder, &chunks))
+    }
+
+    fn prove(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+        let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
+        py.detach(|| prove_column(&self.encoder, &chunks))
     }
 
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, max_tokens = None))]
@@ -132,27 +144,6 @@ impl Tokenizer {
             ))
         })?;
         Ok((table(segments)?, table(rejects)?, cut, apart))
-    }
-}
-
-impl Tokenizer {
-    fn encode_chunk(&self, chunk: &ArrayRef) -> PyResult<ArrayRef> {
-        let texts = Strings::new("texts", chunk)?;
-        let encode = |index: usize| self.encoder.encode(texts.get(index).unwrap_or_default());
-        let rows: Vec<Encoded> = (0..chunk.len())
-            .into_par_iter()
-            .map(encode)
-            .collect::<Result<_, _>>()
-            .map_err(to_py)?;
-        let ids: UInt32Array = rows
-            .iter()
-            .flat_map(|row| row.ids.iter().copied())
-            .map(Some)
-            .collect();
-        Ok(list_array(
-            Arc::new(ids),
-            rows.iter().map(|row| row.ids.len()),
-        ))
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod chat;
 mod encoder;
+mod fast;
+mod probe;
 mod row;
 
 pub use encoder::{Encoded, Encoder, Mismatch};
