@@ -134,7 +134,11 @@ impl Engine {
             out: Out::new(ids),
             offsets,
         };
-        let result = run.text(text);
+        let result = run.text(text).and(if run.cache.take_unknown() {
+            Err(Unsettled)
+        } else {
+            Ok(())
+        });
         if result.is_err() {
             if let Some(offsets) = &mut run.offsets {
                 offsets.truncate(before.1);

@@ -21,8 +21,8 @@ const POOL: usize = 1 << 20;
 
 /// What makes ids of a word.
 pub trait Words {
-    /// Ids of the whole of `word` into `scratch.symbols`.
-    fn split(&self, word: &[u8], scratch: &mut Scratch);
+    /// Ids of the whole of `word` into `scratch.symbols`; false where only the reference knows them.
+    fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool;
 }
 
 pub struct Cache {
@@ -32,6 +32,7 @@ pub struct Cache {
     bytes: Vec<u8>,
     scratch: Scratch,
     turn: usize,
+    unknown: bool, // a word came by that only the reference knows
 }
 
 /// Ids as they are written: a buffer with room at its end.
@@ -96,11 +97,17 @@ impl Default for Cache {
             bytes: Vec::new(),
             scratch: Scratch::default(),
             turn: 0,
+            unknown: false,
         }
     }
 }
 
 impl Cache {
+    /// Whether there was a word that only the reference knows, since this was last asked.
+    pub fn take_unknown(&mut self) -> bool {
+        std::mem::take(&mut self.unknown)
+    }
+
     /// Ids of the word `text[start..end]`, which is not empty.
     #[inline(always)]
     pub fn encode(
@@ -139,7 +146,10 @@ impl Cache {
 
     #[inline(never)]
     fn learn(&mut self, words: &impl Words, word: &[u8], [low, high]: [u64; 2], out: &mut Out) {
-        words.split(word, &mut self.scratch);
+        if !words.split(word, &mut self.scratch) {
+            self.unknown = true;
+            return;
+        }
         let count = self.scratch.symbols.len();
         out.extend(&self.scratch.symbols);
         let (first, second) = if count <= INLINE {
@@ -164,7 +174,7 @@ impl Cache {
     #[inline(never)]
     fn encode_long(&mut self, words: &impl Words, word: &[u8], out: &mut Out) {
         if word.len() > KEPT {
-            words.split(word, &mut self.scratch);
+            self.unknown |= !words.split(word, &mut self.scratch);
             return out.extend(&self.scratch.symbols);
         }
         let hash = hash(word);
@@ -173,7 +183,10 @@ impl Cache {
         if known == hash && self.bytes[bytes as u32 as usize..][..(bytes >> 32) as usize] == *word {
             return out.extend(&self.ids[ids as u32 as usize..][..(ids >> 32) as usize]);
         }
-        words.split(word, &mut self.scratch);
+        if !words.split(word, &mut self.scratch) {
+            self.unknown = true;
+            return;
+        }
         let count = self.scratch.symbols.len();
         out.extend(&self.scratch.symbols);
         self.make_room(count.max(word.len()));

@@ -6,6 +6,8 @@ use super::file::Model;
 
 /// Ids must fit the cache's slots.
 const MOST_IDS: usize = 1 << 28;
+/// A byte without a token: words with it are left to `tokenizers`.
+const MISSING: u32 = u32::MAX;
 
 pub struct ByteBpe {
     pairs: Pairs,
@@ -42,7 +44,7 @@ impl ByteBpe {
         for (byte, letter) in letters.iter().enumerate() {
             let mut buffer = [0; 4];
             let id = ids.get(&*letter.encode_utf8(&mut buffer));
-            bytes[byte] = *id.ok_or_else(|| format!("model: no token for the byte {byte}"))?;
+            bytes[byte] = id.copied().unwrap_or(MISSING);
         }
         let whole = model
             .ignore_merges
@@ -67,16 +69,19 @@ impl ByteBpe {
 }
 
 impl Words for ByteBpe {
-    fn split(&self, word: &[u8], scratch: &mut Scratch) {
+    fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool {
         scratch.symbols.clear();
         if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word)) {
             scratch.symbols.push(id);
-            return;
+            return true;
         }
-        scratch
-            .symbols
-            .extend(word.iter().map(|byte| self.bytes[*byte as usize]));
+        let ids = word.iter().map(|byte| self.bytes[*byte as usize]);
+        scratch.symbols.extend(ids);
+        if scratch.symbols.contains(&MISSING) {
+            return false;
+        }
         self.pairs.merge(scratch);
+        true
     }
 }
 
