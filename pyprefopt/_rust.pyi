@@ -7,16 +7,18 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Packer",
+    "TextBlocks",
     "Tokenizer",
     "__version__",
     "detect_format",
+    "format_fields",
     "pack_lengths",
     "parse_instructions",
     "parse_preferences",
     "render_chat",
     "select_top_k",
     "spans_to_mask",
-    "split_json",
+    "split_lines",
     "top_k_mask",
     "truncate_positions",
     "truncate_text",
@@ -27,7 +29,16 @@ __version__: str
 def spans_to_mask(columns: Any) -> Any: ...
 
 # formats
-def split_json(data: bytes, array: bool) -> tuple[Any, Any]: ...
+@final
+class TextBlocks:
+    def __new__(
+        cls, layout: str, *, delimiter: int = ..., block_bytes: int, block_rows: int, row_bytes: int
+    ) -> TextBlocks: ...
+    def push(self, piece: bytes) -> list[tuple[bytes, int, int]]: ...
+    def finish(self) -> list[tuple[bytes, int, int]]: ...
+
+def split_lines(data: bytes) -> tuple[Any, Any]: ...
+def format_fields(format: str) -> list[str]: ...
 def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str]]: ...
 def parse_preferences(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
 def parse_instructions(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...

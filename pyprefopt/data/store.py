@@ -26,6 +26,7 @@ _OPTIONAL = {
     "ends": pa.large_list(pa.uint32()),
     "turns": pa.large_list(pa.uint16()),
     "score": pa.float32(),
+    "cut": pa.uint32(),
 }
 KINDS = ("prompt", "chosen", "rejected", "response")
 
@@ -43,7 +44,7 @@ class SegmentStore(ShardedTable):
         """
         if hasattr(frame, "collect"):
             frame = frame.collect()
-        store = cls(_typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
+        store = cls(typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
         store._check()
         return store
 
@@ -248,7 +249,7 @@ def scatter_values(
     return flat
 
 
-def _typed(table: pa.Table) -> pa.Table:
+def typed(table: pa.Table) -> pa.Table:
     """The table with its known columns first, in the widths of the store."""
     names = set(table.column_names)
     for name, dtype in _REQUIRED.items():

@@ -14,34 +14,87 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Fields};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use pyo3_arrow::{PyArray, PyChunkedArray, PyRecordBatch};
-use pyprefopt_core::formats::{self, Format, Instruction, Message, Pair, Reject};
+use pyprefopt_core::formats::{
+    self, Format, Instruction, Layout, Limits, Message, Pair, Reject, TextBlock,
+};
 
 use crate::error::to_py;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(split_json, module)?)?;
+    module.add_class::<TextBlocks>()?;
+    module.add_function(wrap_pyfunction!(split_lines, module)?)?;
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
+    module.add_function(wrap_pyfunction!(format_fields, module)?)?;
     module.add_function(wrap_pyfunction!(parse_preferences, module)?)?;
     module.add_function(wrap_pyfunction!(parse_instructions, module)?)
 }
 
-/// Rows (binary) and their lines (u64) of a file of JSON lines, or of one JSON array.
+/// A text file's bytes into blocks of JSON lines, as they arrive.
+#[pyclass]
+struct TextBlocks(formats::Blocks);
+
+type PyBlock<'py> = (Bound<'py, PyBytes>, u64, u64);
+
+#[pymethods]
+impl TextBlocks {
+    /// `layout` is lines, array or csv; `delimiter` is one byte.
+    #[new]
+    #[pyo3(signature = (layout, *, delimiter=b',', block_bytes, block_rows, row_bytes))]
+    fn new(
+        layout: &str,
+        delimiter: u8,
+        block_bytes: usize,
+        block_rows: u64,
+        row_bytes: usize,
+    ) -> PyResult<Self> {
+        let layout = match layout {
+            "lines" => Layout::Lines,
+            "array" => Layout::Array,
+            "csv" => Layout::Csv { delimiter },
+            _ => return Err(PyValueError::new_err(format!("unknown layout '{layout}'"))),
+        };
+        Ok(Self(formats::Blocks::new(
+            layout,
+            Limits {
+                bytes: block_bytes,
+                rows: block_rows,
+                row_bytes,
+            },
+        )))
+    }
+
+    /// The blocks that are full with this piece: (JSON lines, rows, first line in the file).
+    fn push<'py>(&mut self, py: Python<'py>, piece: &[u8]) -> PyResult<Vec<PyBlock<'py>>> {
+        let full = py.detach(|| self.0.push(piece)).map_err(to_py)?;
+        Ok(into_bytes(py, full))
+    }
+
+    /// The last block, if any.
+    fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<PyBlock<'py>>> {
+        let full = py.detach(|| self.0.finish()).map_err(to_py)?;
+        Ok(into_bytes(py, full))
+    }
+}
+
+fn into_bytes(py: Python<'_>, blocks: Vec<TextBlock>) -> Vec<PyBlock<'_>> {
+    blocks
+        .into_iter()
+        .map(|block| (PyBytes::new(py, &block.data), block.rows, block.first_line))
+        .collect()
+}
+
+/// Rows (binary) of JSON lines and their lines (u64, from 0).
 #[pyfunction]
-fn split_json(py: Python<'_>, data: &[u8], array: bool) -> PyResult<(PyArray, PyArray)> {
-    let split = py.detach(|| {
-        if array {
-            formats::split_array(data)
-        } else {
-            Ok(formats::split_lines(data))
-        }
-    });
-    let (rows, lines): (Vec<&[u8]>, Vec<u64>) = split.map_err(to_py)?.into_iter().unzip();
+fn split_lines(py: Python<'_>, data: &[u8]) -> (PyArray, PyArray) {
+    let (rows, lines): (Vec<&[u8]>, Vec<u64>) =
+        py.detach(|| formats::lines(data).into_iter().unzip());
     let rows = PyArray::from_array_ref(Arc::new(LargeBinaryArray::from_iter_values(rows)));
-    Ok((
+    (
         rows,
         PyArray::from_array_ref(Arc::new(UInt64Array::from(lines))),
-    ))
+    )
 }
 
 /// (format or None, field names of the first object) of the rows.
@@ -58,6 +111,12 @@ fn detect_format(
     let rows = Rows::new(&rows)?;
     let seen = py.detach(|| formats::detect(&rows.slices(), &candidates));
     Ok((seen.format.map(Format::name), seen.fields))
+}
+
+/// The fields that the format takes.
+#[pyfunction]
+fn format_fields(format: &str) -> PyResult<Vec<&'static str>> {
+    Ok(format_of(format)?.fields().to_vec())
 }
 
 /// (pairs, rejects, JSON lines of the further fields) of the rows; `index` counts rows from 0.

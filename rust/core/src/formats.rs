@@ -9,6 +9,9 @@
 //! assert_eq!(parsed[1].as_ref().unwrap_err().reason, "empty_response");
 //! ```
 
+mod array;
+mod blocks;
+mod csv;
 mod detect;
 mod instruction;
 mod json;
@@ -17,9 +20,10 @@ mod preference;
 
 use rayon::prelude::*;
 
+pub use blocks::{Blocks, Layout, Limits, TextBlock};
 pub use detect::{Detected, detect};
 pub use instruction::Instruction;
-pub use json::{Split, split_array, split_lines};
+pub use json::lines;
 pub use message::Message;
 pub use preference::Pair;
 
@@ -60,6 +64,23 @@ impl Format {
             Self::Messages => "messages",
             Self::PromptResponse => "prompt_response",
             Self::Instruction => "instruction",
+        }
+    }
+
+    /// The fields that the format takes; all others are the user's own.
+    pub fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::ShareGpt => &[
+                "row", "chosen", "rejected", "score_chosen", "score_rejected", "chosen_complete",
+                "rejected_complete", "tools", "template_kwargs", "conversations", "system", "prompt",
+            ],
+            Self::Hh | Self::UltraFeedback | Self::Preference => &[
+                "row", "prompt", "chosen", "rejected", "score_chosen", "score_rejected", "chosen_complete",
+                "rejected_complete", "tools", "template_kwargs",
+            ],
+            Self::Messages => &["messages", "conversations"],
+            Self::PromptResponse => &["prompt", "response", "completion"],
+            Self::Instruction => &["instruction", "input", "output"],
         }
     }
 

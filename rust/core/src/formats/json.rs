@@ -2,33 +2,27 @@
 
 use std::fmt;
 
+use memchr::memchr_iter;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Reject;
-use crate::{Error, Result};
 
 const SHOWN_CHARS: usize = 80;
 
-/// The rows of a file, and the line (from 1) that each begins on.
-pub type Split<'a> = Vec<(&'a [u8], u64)>;
-
-/// JSON lines: every line that is not blank is a row, whatever it holds.
-pub fn split_lines(data: &[u8]) -> Split<'_> {
-    let lines = data.split(|&byte| byte == b'\n').zip(1..);
-    lines
-        .filter(|(line, _)| !line.trim_ascii().is_empty())
-        .collect()
-}
-
-/// A JSON array: every element is a row (all on line 0: unknown). Fails where the file is no JSON array.
-pub fn split_array(data: &[u8]) -> Result<Split<'_>> {
-    let elements: Vec<&RawValue> = serde_json::from_slice(data)
-        .map_err(|error| Error::Argument(format!("broken JSON array: {error}")))?;
-    Ok(elements
-        .into_iter()
-        .map(|raw| (raw.get().as_bytes(), 0))
-        .collect())
+/// The rows of a block: its lines that are not blank, each with its index among the block's lines.
+pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    let ends = memchr_iter(b'\n', data).chain((!data.ends_with(b"\n")).then_some(data.len()));
+    for (line, end) in (0..).zip(ends) {
+        let row = &data[start..end];
+        if !row.trim_ascii_start().is_empty() {
+            rows.push((row, line));
+        }
+        start = end + 1;
+    }
+    rows
 }
 
 /// `text` cut to a length that fits a message.
@@ -132,16 +126,10 @@ mod tests {
 
     #[test]
     fn blank_lines_are_no_rows_and_lines_are_counted() {
-        let rows = split_lines(b"{}\n\n  \r\nx\n");
-        assert_eq!(rows, vec![(&b"{}"[..], 1), (&b"x"[..], 4)]);
-    }
-
-    #[test]
-    fn arrays_split_into_raw_elements() {
-        let rows = split_array(br#" [{"a": 1.0}, 2] "#).expect("a value");
-        assert_eq!(rows, vec![(&br#"{"a": 1.0}"#[..], 0), (&b"2"[..], 0)]);
-        let error = split_array(b"[1,").expect_err("an error").to_string();
-        assert!(error.contains("line 1 column 3"), "{error}");
+        assert_eq!(
+            lines(b"{}\n\n  \r\nx\n"),
+            vec![(&b"{}"[..], 0), (&b"x"[..], 3)]
+        );
     }
 
     #[test]

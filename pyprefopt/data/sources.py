@@ -1,0 +1,303 @@
+"""Sources as streams of blocks: whatever holds the rows, a few blocks are in memory at a time.
+
+    source = open_source("pairs/*.jsonl.zst")          # format, kind and files are known now
+    for block in source.blocks():                      # in order; a Block travels to other processes (pickle)
+        parsed = parse_block(block, source.format)     # ParsedBlock: table (Arrow), rejects (Polars), rows_in
+
+`ParsedBlock.table` is a pyarrow.Table of several record batches with the columns `row` u64 (global), then for
+preferences `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`, `rejected_complete`
+bool, `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str; for candidates `prompt`, `responses`
+list<list<message>>, `scores` list<f32>, `tools`, `template_kwargs`; for instructions `prompt`, `response`. All of these
+columns are always there (null where the input has none). `ParsedBlock.frame` is the same as a Polars frame.
+Blocks depend on the input alone: not on threads, nor on how a file was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyprefopt.data import _native
+from pyprefopt.data.files import DataFile, batches, find_files, pieces, schema_of
+from pyprefopt.data.rejects import REJECTS
+from pyprefopt.data.tables import FRAME, TableSource, as_tables
+from pyprefopt.errors import ConfigError, DataError, did_you_mean
+
+BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
+BLOCK_ROWS = 1 << 15
+ROW_BYTES = 256 << 20  # a longer row of a text file is an error
+
+FORMATS = {  # kind -> formats, in the order in which they are tried
+    "preferences": ("sharegpt", "hh", "ultrafeedback", "preference"),
+    "instructions": ("messages", "prompt_response", "instruction"),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one file (or frame)."""
+
+    index: int
+    file: str  # as in rejects
+    first_row: int  # counted over all files
+    rows: bytes | pa.Table  # JSON lines, or typed rows
+    rows_in: int
+    first_line: int | None  # of the block in its file, from 1; None where rows are not lines
+
+
+@dataclass(frozen=True)
+class ParsedBlock:
+    """A block's rows: `rows_in == table.num_rows + rejects.height`."""
+
+    table: pa.Table
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    format: str
+    file: str
+    carried: bytes | pa.Table | None = None  # with `carry`: the used rows' further fields (JSON lines or typed)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table as a Polars frame."""
+        frame = pl.from_arrow(self.table)
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
+        return frame
+
+
+def kind_of(format: str) -> str:  # noqa: A002
+    """What rows of a format are: preferences, candidates or instructions."""
+    for kind, formats in FORMATS.items():
+        if format in formats:
+            return kind
+    known = [name for formats in FORMATS.values() for name in formats]
+    raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}{did_you_mean(format, known)}")
+
+
+class Source:
+    """Rows in files or in memory, of one format. Made by `open_source`."""
+
+    def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
+        self._parts = parts
+        self.files = [part.name for part in parts]
+        self.ignored = list(ignored)  # files of a folder that hold no data
+        self.format, self._first = _detect(parts[0], format, kinds)
+        self.kind = kind_of(self.format)
+
+    def blocks(self, *, carry: bool = False) -> Iterator[Block]:
+        """All rows, in order. With `carry`, typed rows bring the columns that the format does not take, too."""
+        index = first_row = 0
+        for part in self._parts:
+            empty = True
+            for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format)):
+                block = Block(index, part.name, first_row, rows, count, line)
+                if empty and part is not self._parts[0]:
+                    self._check(block)
+                yield block
+                index, first_row, empty = index + 1, first_row + count, False
+            if empty:
+                raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
+
+    def _check(self, block: Block) -> None:
+        found, names = _native.detect_format(_texts(block, self.format)[0], [self.format])
+        if found is None:
+            raise DataError(
+                f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
+                f"fields are {_listed(names)}; read the two apart"
+            )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file or frame: `blocks(columns)` gives (rows, count, first line); columns None: all of them."""
+
+    name: str
+    blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
+    columns: list[str] | None = None  # of typed rows
+
+
+def open_source(source: Any, *, format: str = "auto", kind: str | None = None) -> Source:  # noqa: A002
+    """What holds preferences, candidates or instructions, as a stream.
+
+    Args:
+        source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
+            folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
+            datasets.Dataset, DuckDB relation.
+        format: one of `FORMATS`; auto: by the fields of the first rows.
+        kind: preferences, candidates or instructions, if only this will do.
+
+    Raises:
+        DataError: no file, an unreadable one, no rows, an unknown schema.
+        ConfigError: an unknown format.
+    """
+    kinds = list(FORMATS) if kind is None else [kind]
+    if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
+        files, ignored = find_files(source)
+        return Source([_file_part(file) for file in files], format, kinds, ignored)
+    return Source([_table_part(as_tables(source))], format, kinds, [])
+
+
+def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
+    """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
+    texts, lines = _texts(block, format)
+    kind = kind_of(format)
+    parse = _native.parse_preferences if kind == "preferences" else _native.parse_instructions
+    used, rejects, others = parse(texts, format)
+    table = pa.table(used)
+    carried = others
+    if isinstance(block.rows, pa.Table):
+        fields = _native.format_fields(format)
+        kept = [name for name in block.rows.column_names if name not in fields and name != "row"]
+        carried = block.rows.select(kept).take(table["row"]) if carry else None
+    table = table.set_column(
+        0, pa.field("row", pa.uint64(), False), pc.add(table["row"], pa.scalar(block.first_row, pa.uint64()))
+    )
+    return ParsedBlock(
+        table, _rejects(rejects, lines, block), block.rows_in, format, block.file, carried if carry else None
+    )
+
+
+def _texts(block: Block, format: str) -> tuple[Any, pl.Series | None]:  # noqa: A002
+    """Each row as one JSON object, and the lines on which they stand."""
+    if isinstance(block.rows, bytes):
+        texts, lines = _native.split_lines(block.rows)
+        return pl.Series(texts), None if block.first_line is None else pl.Series(lines) + block.first_line
+    return _encode(block.rows, _native.format_fields(format)), None
+
+
+def _encode(table: pa.Table, fields: Sequence[str]) -> pl.Series:
+    frame = pl.DataFrame(table.select([name for name in table.column_names if name in fields]))
+    return frame.select(pl.struct(frame.columns).struct.json_encode()).to_series()
+
+
+def _rejects(rejects: Any, lines: pl.Series | None, block: Block) -> pl.DataFrame:
+    """The kernel's rejects with file, line (for broken JSON) and the nearest known name (for missing fields)."""
+    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(block.file))
+    if lines is not None:
+        line = pl.format("line {}: {}", lines.gather(frame["row"]), "rule")
+        frame = frame.with_columns(rule=pl.when(pl.col("reason") == "broken_json").then(line).otherwise("rule"))
+    near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
+    missing = pl.col("reason") == "missing_field"
+    named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
+    frame = pl.concat([frame.filter(~missing), named]).sort("row")
+    return frame.with_columns(pl.col("row") + block.first_row).select(REJECTS.names()).cast(REJECTS)
+
+
+def _renamed(entry: dict[str, str]) -> str:
+    return _near(entry["field"], entry["value"])
+
+
+@lru_cache(maxsize=1024)
+def _near(field: str, names: str) -> str:
+    return did_you_mean(field, names.split(", "))
+
+
+def _file_part(file: DataFile) -> _Part:
+    if file.container in ("json", "csv"):
+        return _Part(file.name, lambda _: _text_blocks(file))
+    schema = schema_of(file)
+
+    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in schema.names if columns is None or name in columns]
+        return _table_blocks(batches(file, wanted, BLOCK_BYTES))
+
+    return _Part(file.name, blocks, list(schema.names))
+
+
+def _text_blocks(file: DataFile) -> Iterator[tuple[bytes, int, int | None]]:
+    stream = pieces(file)
+    head = next(stream, b"")
+    layout = "csv" if file.container == "csv" else "lines"
+    if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        layout = "array"
+    splitter = _native.TextBlocks(
+        layout,
+        delimiter=ord("\t" if file.suffix == ".tsv" else ","),
+        block_bytes=BLOCK_BYTES,
+        block_rows=BLOCK_ROWS,
+        row_bytes=ROW_BYTES,
+    )
+    cut = chain(map(splitter.push, chain([head], stream)), iter([None]))
+    while True:
+        try:
+            full = next(cut, [])
+            last = full is None
+            for data, rows, line in splitter.finish() if full is None else full:
+                yield data, rows, line if layout == "lines" else None
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{file.name}: {error}; mend the file") from error
+        if last:
+            return
+
+
+def _table_part(source: TableSource) -> _Part:
+    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in source.schema.names if columns is None or name in columns]
+        return _table_blocks(batch.select(wanted) for batch in source.batches())
+
+    return _Part(FRAME, blocks, list(source.schema.names))
+
+
+def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tuple[pa.Table, int, None]]:
+    """Batches joined until a block is full; a batch that is larger than a block in equal slices."""
+    held: list[pa.Table] = []
+    held_bytes = held_rows = 0
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        step = max(1, min(BLOCK_ROWS, table.num_rows * BLOCK_BYTES // max(1, table.nbytes)))
+        for start in range(0, table.num_rows, step):
+            piece = table.slice(start, step)
+            held.append(piece)
+            held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
+            if held_bytes >= BLOCK_BYTES or held_rows >= BLOCK_ROWS:
+                yield pa.concat_tables(held), held_rows, None
+                held, held_bytes, held_rows = [], 0, 0
+    if held:
+        yield pa.concat_tables(held), held_rows, None
+
+
+def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:
+    """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits; and the first block."""
+    known = [name for kind in kinds for name in FORMATS[kind]]
+    if wanted != "auto" and wanted not in known:
+        raise ConfigError(
+            f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}"
+        )
+    tried = known if wanted == "auto" else [wanted]
+    first = next(part.blocks(None), None)
+    if first is None:
+        raise DataError(f"{part.name} holds no rows")
+    block = Block(0, part.name, 0, *first)
+    found, names = None, part.columns or []
+    if isinstance(block.rows, bytes):
+        found, names = _native.detect_format(pl.Series(_native.split_lines(block.rows)[0]), tried)
+    else:
+        fields = {field for name in tried for field in _native.format_fields(name)}
+        if fields.intersection(names):
+            found, _ = _native.detect_format(_encode(block.rows.slice(0, 1000), list(fields)), tried)
+    if found is None:
+        what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
+        raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{_nearest(names)}; see --format")
+    return found, block
+
+
+_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
+
+
+def _nearest(names: Sequence[str]) -> str:
+    """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
+    unknown = [name for name in names if name not in _EXPECTED]
+    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"
