@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,21 +176,22 @@ def memory() -> Work:
     return work
 
 
-def disk() -> Work:
-    """Ours on disk: `prepare`, a folder of shards with a manifest, synced."""
-    from pyprefopt import data
+def disk(*, offsets: bool = False) -> Work:
+    """Ours on disk: `prepare`, a folder of shards with a manifest, hashed and synced."""
+    from pyprefopt.data.prepare import prepare
 
     tokenizer = load()
     folder = Path(tempfile.mkdtemp())
+    limits = {"max_prompt_tokens": None, "max_tokens": None}
 
     def work(path: Path) -> Callable[[], pa.Table]:
-        store = data.prepare(path, tokenizer, folder / path.stem)
+        store = prepare(path, tokenizer, folder / path.stem, offsets=offsets, **limits)
         return lambda: segments_table(store.table)
 
     return work
 
 
-SIDES = {"trl": trl, "glued": glued, "memory": memory, "disk": disk}
+SIDES = {"trl": trl, "glued": glued, "memory": memory, "disk": disk, "offsets": partial(disk, offsets=True)}
 
 
 def main() -> None:
