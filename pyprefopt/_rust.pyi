@@ -1,5 +1,5 @@
 # The extension's functions. Columns are anything with the Arrow PyCapsule interface: Polars, PyArrow, DuckDB, …
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -10,16 +10,18 @@ __all__ = [
     "TextBlocks",
     "Tokenizer",
     "__version__",
+    "count_content",
+    "count_units",
     "detect_format",
     "format_fields",
+    "kept_units",
     "pack_lengths",
     "parse_instructions",
     "parse_preferences",
+    "parse_rows",
     "render_chat",
-    "select_top_k",
+    "select_tokens",
     "spans_to_mask",
-    "split_lines",
-    "top_k_mask",
     "truncate_positions",
     "truncate_text",
 ]
@@ -37,11 +39,11 @@ class TextBlocks:
     def push(self, piece: bytes) -> list[tuple[bytes, int, int]]: ...
     def finish(self) -> list[tuple[bytes, int, int]]: ...
 
-def split_lines(data: bytes) -> tuple[Any, Any]: ...
 def format_fields(format: str) -> list[str]: ...
-def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str]]: ...
-def parse_preferences(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
-def parse_instructions(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
+def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str], bool]: ...
+def parse_rows(
+    rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
+) -> tuple[Any, Any, bytes]: ...
 
 # template
 def render_chat(
@@ -53,6 +55,7 @@ def render_chat(
     tools: str | None = None,
     template_kwargs: str | None = None,
     now: int = 0,
+    reference: Callable[..., str] | None = None,
 ) -> str: ...
 
 # tokenize
@@ -65,7 +68,10 @@ class Tokenizer:
         special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
+        reference: Callable[..., str] | None = None,
     ) -> Tokenizer: ...
+    @property
+    def template_refusal(self) -> str | None: ...
     @property
     def vocab_size(self) -> int: ...
     def token_to_id(self, token: str) -> int | None: ...
@@ -77,7 +83,12 @@ class Tokenizer:
         tools: str | None = None,
         template_kwargs: str | None = None,
     ) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def why(self) -> str: ...
     def encode(self, texts: Any) -> Any: ...
+    def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
     def tokenize(
         self, frame: Any, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
     ) -> tuple[Any, Any, int, int]: ...
@@ -86,14 +97,26 @@ class Tokenizer:
 def truncate_text(
     column: Any,
     *,
+    unit: str,
     ratio: float | None = None,
-    tokens: int | None = None,
+    length: int | None = None,
     rounding: str = "ceil",
     tokenizer: Tokenizer | None = None,
-) -> Any: ...
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def count_units(column: Any, *, unit: str, tokenizer: Tokenizer | None = None) -> Any: ...
 def truncate_positions(
-    segments: Any, *, ratio: float | None = None, tokens: int | None = None, rounding: str = "ceil"
-) -> Any: ...
+    segments: Any,
+    *,
+    ratio: float | None = None,
+    length: int | None = None,
+    rounding: str = "ceil",
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def kept_units(
+    lengths: NDArray[np.int64], *, ratio: float | None = None, length: int | None = None, rounding: str = "ceil"
+) -> NDArray[np.int64]: ...
+def count_content(segments: Any) -> tuple[Any, Any]: ...
 
 # select, pack
 
@@ -102,16 +125,21 @@ class _Arrow(Protocol):
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
-def top_k_mask(scores: Any, ratio: float, *, largest: bool, mask: Any | None, rounding: str) -> _Arrow: ...
-def select_top_k(
-    scores: Any,
-    mask: Any,
-    kinds: NDArray[np.uint8],
-    rows: NDArray[np.uint64],
+def select_tokens(
+    scores: Any | None,
     *,
-    chosen_ratio: float,
-    rejected_ratio: float,
+    method: str,
+    sides: list[tuple[float, bool]],
     rounding: str,
+    minimum: int,
+    mask: Any | None = None,
+    ids: Any | None = None,
+    excluded: Sequence[int] = ...,
+    lengths: NDArray[np.int64] | None = None,
+    seed: int = 0,
+    side: NDArray[np.uint8] | None = None,
+    rows: NDArray[np.uint64] | None = None,
+    segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
 def pack_lengths(
     lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None

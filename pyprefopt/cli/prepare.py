@@ -31,6 +31,8 @@ def parser() -> Parser:
     made.option("truncation.ratio", "keep this share of each response's content tokens; (0, 1]", type=float)
     made.option("truncation.tokens", "keep this many content tokens of each response", type=int)
     made.option("truncation.rounding", "how a share becomes a number of tokens", choices=("ceil", "floor"))
+    made.option("truncation.ratio_base", "what a ratio is of", choices=("own", "shared_min"))
+    made.option("truncation.cut_end", "what follows the last token kept", choices=("none", "eos", "template"))
     made.option("offsets", "keep byte offsets and turns of tokens (10 of 14 bytes a token)", **flag(default=True))
     made.option(
         "on_error", "bad rows: report all and stop, or drop and record them", choices=("raise", "skip"), default="raise"
@@ -61,13 +63,13 @@ def run(argv: Sequence[str]) -> None:
 
     names = ("eos_token", "chat_template")
     tokenizer = load_tokenizer(given.pop("tokenizer"), **{name: given.pop(name) for name in names})
-    cut = {name: given.pop(f"truncation.{name}") for name in ("ratio", "tokens", "rounding")}
+    cut = {name: given.pop(name) for name in list(given) if name.startswith("truncation.")}
     began = time.perf_counter()
     with _Bar() as bar:
         store = prepare(
             source,
             tokenizer,
-            truncation={name: value for name, value in cut.items() if value is not None},
+            truncation={name.partition(".")[2]: value for name, value in cut.items() if value is not None},
             progress=bar.show,
             command=shlex.join(["pyprefopt", "prepare", *argv]),
             **given,
@@ -103,7 +105,7 @@ class _Bar:
 
 
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
-    from pyprefopt.data._blocks import open_source
+    from pyprefopt.data.sources import open_source
 
     found = open_source(list(source), format=format).describe()
     for name, value in found.items():

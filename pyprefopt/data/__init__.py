@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.select import top_k_mask as top_k_mask
     from pyprefopt.data.store import SegmentStore as SegmentStore
     from pyprefopt.data.store import ValueStore as ValueStore
+    from pyprefopt.data.template import apply_chat_template as apply_chat_template
     from pyprefopt.data.tokenize import load_tokenizer as load_tokenizer
     from pyprefopt.data.tokenize import tokenize as tokenize
     from pyprefopt.data.toy import write_toy as write_toy
@@ -32,6 +33,7 @@ _HOMES = {
     "read": ("read_instructions", "read_preferences"),
     "select": ("select_top_k", "top_k_mask"),
     "store": ("SegmentStore", "ValueStore"),
+    "template": ("apply_chat_template",),
     "tokenize": ("load_tokenizer", "tokenize"),
     "toy": ("write_toy",),
     "truncate": ("truncate",),

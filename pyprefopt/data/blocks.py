@@ -9,19 +9,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyprefopt.data.shards import to_ipc
-from pyprefopt.errors import check
+from pyprefopt.errors import ConfigError, check, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data._blocks import Block
+    from pyprefopt.data.sources import Block
     from pyprefopt.data.tokenizer import Tokenizer
 
 OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
@@ -31,10 +30,10 @@ OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
 class PrepareConfig:
     """The settings of a preparation. With the input and the tokenizer they decide every byte of the folder."""
 
-    format: str = "auto"  # of the rows; auto: by schema
+    format: str  # of the rows
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
-    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or tokens, rounding
+    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
 
     def __post_init__(self) -> None:
@@ -78,8 +77,8 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     """Parse, tokenize and cut the rows of one block; lay out its shard."""
     import polars as pl
 
-    from pyprefopt.data._blocks import parse_block
     from pyprefopt.data.rejects import count_rejects
+    from pyprefopt.data.sources import parse_block
     from pyprefopt.data.tokenize import tokenize_rows
 
     read = parse_block(block, config.format)
@@ -89,7 +88,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     rejects = read.rejects
     if not result.rejects.is_empty():
         rejects = pl.concat([rejects, result.rejects.with_columns(file=pl.lit(block.file))]).sort("row")
-    table = _columns(_cut(result.segments, config), config)
+    table = _columns(_cut(result.segments, config, tokenizer), config)
     shard = to_ipc(table)
     return PreparedBlock(
         index=block.index,
@@ -109,12 +108,24 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     )
 
 
-def _cut(segments: pl.DataFrame, config: PrepareConfig) -> pl.DataFrame:
+def check_truncation(config: PrepareConfig, tokenizer: Tokenizer) -> None:
+    """ConfigError where `truncation` breaks a rule of `truncate`: told before anything is read."""
+    from pyprefopt.data.tokenize import SEGMENTS
+    from pyprefopt.data.truncate import truncate
+
+    known = [name for name in signature(truncate).parameters if name not in ("what", "tokenizer", "columns", "out")]
+    for name in config.truncation:
+        if name not in known:
+            raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
+    _cut(SEGMENTS.to_frame(), config, tokenizer)
+
+
+def _cut(segments: pl.DataFrame, config: PrepareConfig, tokenizer: Tokenizer) -> pl.DataFrame:
     if not config.truncation:
         return segments
     from pyprefopt.data.truncate import truncate
 
-    return truncate(segments, **config.truncation)
+    return truncate(segments, **config.truncation, tokenizer=tokenizer)
 
 
 def _columns(segments: Any, config: PrepareConfig) -> pa.Table:
@@ -128,17 +139,16 @@ def _columns(segments: Any, config: PrepareConfig) -> pa.Table:
 
 
 def _lengths(table: pa.Table) -> dict[str, int]:
-    lengths = np.asarray(pc.list_value_length(table["ids"]).to_numpy(), dtype=np.int64)
-    if not lengths.size:
+    from pyprefopt.data.store import SegmentStore
+
+    if not table.num_rows:
         return {"tokens": 0, "longest_prompt": 0, "longest_row": 0}
-    prompts = np.flatnonzero(table["segment"].to_numpy() == 0)
-    responses = lengths.copy()
-    responses[prompts] = 0
-    longest = lengths[prompts] + np.maximum.reduceat(responses, prompts)
+    store = SegmentStore(table, {})
+    prompts = store.lengths[store.segments == 0]
     return {
-        "tokens": int(lengths.sum()),
-        "longest_prompt": int(lengths[prompts].max()),
-        "longest_row": int(longest.max()),
+        "tokens": int(store.lengths.sum()),
+        "longest_prompt": int(prompts.max()),
+        "longest_row": int(store.longest_rows.max()),
     }
 
 

@@ -54,7 +54,7 @@ def _counts(store: SegmentStore, directory: Path) -> str:
         more = f" and {len(manifest['inputs']) - 3} more" if len(manifest["inputs"]) > 3 else ""
         rejected = sum(manifest["rejected"].values())
         lines.append(
-            f"input      {inputs}{more} ({manifest['format']}): {manifest['rows_in']:,} rows in, "
+            f"input      {inputs}{more} ({manifest['settings']['format']}): {manifest['rows_in']:,} rows in, "
             f"{manifest['rows']:,} used, {rejected:,} rejected"
         )
         lines += [f"  {reason}: {count:,}" for reason, count in manifest["rejected"].items()]

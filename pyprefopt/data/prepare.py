@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pyprefopt.data import atomic
-from pyprefopt.data._blocks import open_source
-from pyprefopt.data.blocks import PrepareConfig, PreparedBlock
+from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, check_truncation
 from pyprefopt.data.engines import runner
 from pyprefopt.data.locks import FolderLock
 from pyprefopt.data.shards import SCHEMA_VERSION
+from pyprefopt.data.sources import open_source
 from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.tables import FRAME, as_tables
 from pyprefopt.data.workspace import TOKENIZER, Workspace, digest, logger
 from pyprefopt.errors import ArtifactError, DataError, check
 
@@ -37,6 +38,8 @@ class Progress:
     tokens: int = 0  # written
     shards: int = 0  # written or found
     found: int = 0  # shards of a run before, used again
+    bytes_read: int = 0  # of the input files, as they are on disk
+    bytes_total: int = 0  # of the input files; 0 for a table
 
 
 def prepare(
@@ -65,7 +68,7 @@ def prepare(
         tokenizer: with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format, max_prompt_tokens, max_tokens: as in `read_preferences` and `tokenize`.
-        truncation: `ratio` or `tokens`, and `rounding`, as in `truncate`; every row is cut.
+        truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `align` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
         engine: local or ray (the extra `ray`); the same bytes.
@@ -79,15 +82,16 @@ def prepare(
         changed while it was read.
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    opened = open_source(_rereadable(source), format=format)
     config = PrepareConfig(
-        format=format,
+        format=opened.format,
         max_prompt_tokens=max_prompt_tokens,
         max_tokens=max_tokens,
         truncation=dict(truncation or {}),
         offsets=offsets,
     )
-    run, opened = runner(engine), open_source(source, format=format)
-    directory = Path(out).expanduser()
+    check_truncation(config, tokenizer)
+    run, directory = runner(engine), Path(out).expanduser()
     try:
         workspace = Workspace(directory)
         workspace.check_ours()
@@ -111,18 +115,20 @@ class _Job:
     tokenizer: Tokenizer
     workspace: Workspace
     progress: Callable[[Progress], object] | None
+    files: list[str] = field(default_factory=list)  # none for a table
     seen: list[tuple[int, int, int]] = field(default_factory=list)  # size, time and number of each input file
     inputs: list[str] = field(default_factory=list)  # hash of each input file
     found: int = 0  # shards of a run before
 
     def __post_init__(self) -> None:
-        self.seen = [_stamp(file) for file in self.source.files]
-        self.inputs = [atomic.sha256_file(file) for file in self.source.files] or [_content(self.source)]
+        self.files = [] if self.source.files == [FRAME] else self.source.files
+        self.seen = [_stamp(file) for file in self.files]
+        self.inputs = [atomic.sha256_file(file) for file in self.files] or [_content(self.source)]
 
     @property
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
-        suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.source.files]
+        suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
         return digest([SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs])
 
     def is_done(self) -> bool:
@@ -178,12 +184,11 @@ class _Job:
         longest = {name: max(record[name] for record in records) for name in ("longest_prompt", "longest_row")}
         files = [
             {"file": file, "bytes": size, "sha256": sha256}
-            for file, (size, *_), sha256 in zip(self.source.files, self.seen, self.inputs, strict=False)
+            for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
         ]
         facts = {
             "key": self.key,
             "settings": asdict(self.config),
-            "format": records[0]["format"],
             "tokenizer": identity(self.tokenizer),
             "inputs": files or [{"file": None, "sha256": self.inputs[0]}],
             "rows_in": rows_in,
@@ -206,12 +211,13 @@ class _Job:
         if self.progress is None:
             return
         records = list(self.workspace.records.values())
-        totals = [sum(record[name] for record in records) for name in ("rows_in", "rows", "tokens")]
-        self.progress(Progress(totals[0], totals[0] - totals[1], totals[2], len(records), self.found))
+        totals = (sum(record[name] for record in records) for name in ("rows_in", "rows", "tokens"))
+        meter, (rows_in, rows, tokens) = self.source.meter, totals
+        self.progress(Progress(rows_in, rows_in - rows, tokens, len(records), self.found, meter.read, meter.total))
 
     def _check_unchanged(self) -> None:
         """ArtifactError where an input file is not the one that was hashed; nothing made from it stays."""
-        for file, seen in zip(self.source.files, self.seen, strict=True):
+        for file, seen in zip(self.files, self.seen, strict=True):
             if _stamp(file) != seen:
                 self.workspace.clear()
                 raise ArtifactError(f"{file} changed while it was read; prepare again when nothing writes to it")
@@ -240,13 +246,25 @@ def _stamp(file: str) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
+def _rereadable(source: Any) -> Any:
+    """The source; what can be read only once (a reader, a DuckDB relation) as a table."""
+    if isinstance(source, str | Path | list | tuple) or hasattr(source, "with_format"):
+        return source
+    tables = as_tables(source)
+    batches = [
+        batch for part in tables.batches() for batch in (part.to_batches() if isinstance(part, pa.Table) else [part])
+    ]
+    return pa.Table.from_batches(batches, tables.schema)
+
+
 def _content(source: Any) -> str:
     """Hash of an input that is no file."""
     whole = hashlib.sha256()
     for block in source.blocks():
+        rows = block.rows.combine_chunks()
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, block.rows.schema) as writer:
-            writer.write_table(block.rows)
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
         whole.update(sink.getvalue())
     return whole.hexdigest()
 

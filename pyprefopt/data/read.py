@@ -22,9 +22,6 @@ OnError = Literal["raise", "skip"]
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
 CHAT = pl.List(MESSAGE)
-PREFERENCE_FORMATS = ("sharegpt", "hh", "ultrafeedback", "preference")  # in the order in which they are tried
-INSTRUCTION_FORMATS = ("messages", "prompt_response", "instruction")
-
 _OPTIONAL = (
     "score_chosen",
     "score_rejected",
@@ -109,7 +106,10 @@ def read_instructions(
 def scan_instructions(source: Source, *, format: str = "auto") -> ReadResult:  # noqa: A002
     """Like `read_instructions`, but bad rows are returned, not raised."""
     result = _scan(source, format, "instructions")
-    return replace(result, frame=result.frame.select("row", "prompt", "response"))
+    columns = [
+        name for name in ("row", "prompt", "response", "tools", "template_kwargs") if name in result.frame.columns
+    ]
+    return replace(result, frame=result.frame.select(columns))
 
 
 def _check_on_error(on_error: str) -> None:

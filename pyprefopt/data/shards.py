@@ -62,14 +62,17 @@ class ShardedTable:
         """First line of each group, where a shard may begin."""
         raise NotImplementedError
 
-    def _write(self, directory: str | Path, **facts: Any) -> Self:
-        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
+    def _write(self, directory: str | Path, keep: NDArray[np.bool_] | None = None, **facts: Any) -> Self:
+        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written.
+
+        `keep` [groups]: write these groups only. One shard at a time is in memory.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / atomic.MANIFEST).unlink(missing_ok=True)
         atomic.remove_leftovers(directory)
         shards = []
-        for index, table in enumerate(self._shards()):
+        for index, table in enumerate(self._shards(keep)):
             shards.append(write_shard(directory, shard_name(self.kind, index), to_ipc(table), lines=table.num_rows))
         names = {shard["file"] for shard in shards}
         for stale in directory.glob(f"{self.kind}-*.arrow"):
@@ -78,17 +81,22 @@ class ShardedTable:
         atomic.write_manifest(directory, facts | shards_manifest(self.kind, shards))
         return self.open(directory)
 
-    def _shards(self) -> Iterator[pa.Table]:
+    def _shards(self, keep: NDArray[np.bool_] | None = None) -> Iterator[pa.Table]:
         """Tables of whole groups and at most SHARD_TOKENS tokens (one group at least), in canonical form."""
         starts = self._group_starts()
         ends = np.append(starts[1:], self.num_lines)
-        before = np.concatenate([[0], np.cumsum(self._line_tokens())])
+        kept = np.ones(len(starts), np.bool_) if keep is None else keep
+        lines = np.repeat(kept, ends - starts)
+        before = np.concatenate([[0], np.cumsum(np.where(lines, self._line_tokens(), 0))])
+        groups = np.flatnonzero(kept)
+        starts, ends = starts[groups], ends[groups]
         first = 0
-        while first < len(starts):
+        while first < len(groups):
             last = int(np.searchsorted(before[ends], before[starts[first]] + SHARD_TOKENS, side="right"))
             last = max(last, first + 1)
-            lines = np.arange(starts[first], ends[last - 1])
-            yield self.table.take(lines).combine_chunks()  # fresh buffers: the input's chunks leave no trace
+            part = slice(starts[first], ends[last - 1])
+            table = self.table.slice(part.start, part.stop - part.start)
+            yield table.filter(pa.array(lines[part])).combine_chunks()  # fresh buffers: the chunks leave no trace
             first = last
 
 

@@ -14,8 +14,8 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.files import DataFile, batches, find_files, pieces, schema_of
+from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
@@ -36,7 +36,8 @@ BLOCK_ROWS = 1 << 15
 ROW_BYTES = 256 << 20  # a longer row of a text file is an error
 
 FORMATS = {  # kind -> formats, in the order in which they are tried
-    "preferences": ("sharegpt", "hh", "ultrafeedback", "preference"),
+    "preferences": ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference"),
+    "candidates": ("candidates",),
     "instructions": ("messages", "prompt_response", "instruction"),
 }
 
@@ -105,8 +106,14 @@ class Source:
             if empty:
                 raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
 
+    @property
+    def meter(self) -> Meter:
+        """Bytes on disk, all and read so far; of tables 0."""
+        meters = [part.meter for part in self._parts]
+        return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
     def _check(self, block: Block) -> None:
-        found, names = _native.detect_format(_texts(block, self.format)[0], [self.format])
+        found, names = _detected(block.rows, [self.format])
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
@@ -121,6 +128,7 @@ class _Part:
     name: str
     blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
     columns: list[str] | None = None  # of typed rows
+    meter: Meter = field(default_factory=Meter)
 
 
 def open_source(source: Any, *, format: str = "auto", kind: str | None = None) -> Source:  # noqa: A002
@@ -146,48 +154,42 @@ def open_source(source: Any, *, format: str = "auto", kind: str | None = None) -
 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
     """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
-    texts, lines = _texts(block, format)
-    kind = kind_of(format)
-    parse = _native.parse_preferences if kind == "preferences" else _native.parse_instructions
-    used, rejects, others = parse(texts, format)
+    kind_of(format)  # or a ConfigError
+    options = {"first_row": block.first_row, "first_line": block.first_line, "carry": carry}
+    used, rejects, others = _native.parse_rows(_texts(block.rows, [format]), format, **options)
     table = pa.table(used)
-    carried = others
-    if isinstance(block.rows, pa.Table):
+    further: bytes | pa.Table = others
+    if carry and isinstance(block.rows, pa.Table):
         fields = _native.format_fields(format)
-        kept = [name for name in block.rows.column_names if name not in fields and name != "row"]
-        carried = block.rows.select(kept).take(table["row"]) if carry else None
-    table = table.set_column(
-        0, pa.field("row", pa.uint64(), False), pc.add(table["row"], pa.scalar(block.first_row, pa.uint64()))
-    )
+        own = [name for name in block.rows.column_names if name not in fields]
+        further = block.rows.select(own).take(pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64())))
     return ParsedBlock(
-        table, _rejects(rejects, lines, block), block.rows_in, format, block.file, carried if carry else None
+        table, _rejects(rejects, block.file), block.rows_in, format, block.file, further if carry else None
     )
 
 
-def _texts(block: Block, format: str) -> tuple[Any, pl.Series | None]:  # noqa: A002
-    """Each row as one JSON object, and the lines on which they stand."""
-    if isinstance(block.rows, bytes):
-        texts, lines = _native.split_lines(block.rows)
-        return pl.Series(texts), None if block.first_line is None else pl.Series(lines) + block.first_line
-    return _encode(block.rows, _native.format_fields(format)), None
+def _texts(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
+    """JSON lines, or a column of JSON texts with the fields that the formats take."""
+    if isinstance(rows, bytes):
+        return rows
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    return _encode(rows, fields)
 
 
-def _encode(table: pa.Table, fields: Sequence[str]) -> pl.Series:
+def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
     frame = pl.DataFrame(table.select([name for name in table.column_names if name in fields]))
     return frame.select(pl.struct(frame.columns).struct.json_encode()).to_series()
 
 
-def _rejects(rejects: Any, lines: pl.Series | None, block: Block) -> pl.DataFrame:
-    """The kernel's rejects with file, line (for broken JSON) and the nearest known name (for missing fields)."""
-    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(block.file))
-    if lines is not None:
-        line = pl.format("line {}: {}", lines.gather(frame["row"]), "rule")
-        frame = frame.with_columns(rule=pl.when(pl.col("reason") == "broken_json").then(line).otherwise("rule"))
+def _rejects(rejects: Any, file: str) -> pl.DataFrame:
+    """The kernel's rejects with the file and the nearest known name (for missing fields)."""
+    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
+    if frame.is_empty():
+        return REJECTS.to_frame()
     near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
     missing = pl.col("reason") == "missing_field"
     named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
-    frame = pl.concat([frame.filter(~missing), named]).sort("row")
-    return frame.with_columns(pl.col("row") + block.first_row).select(REJECTS.names()).cast(REJECTS)
+    return pl.concat([frame.filter(~missing), named]).sort("row").select(REJECTS.names()).cast(REJECTS)
 
 
 def _renamed(entry: dict[str, str]) -> str:
@@ -200,19 +202,29 @@ def _near(field: str, names: str) -> str:
 
 
 def _file_part(file: DataFile) -> _Part:
+    meter = Meter(file.path.stat().st_size)
     if file.container in ("json", "csv"):
-        return _Part(file.name, lambda _: _text_blocks(file))
+        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter)
     schema = schema_of(file)
 
     def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in schema.names if columns is None or name in columns]
-        return _table_blocks(batches(file, wanted, BLOCK_BYTES))
+        return _table_blocks(_metered(batches(file, wanted, BLOCK_BYTES), meter, rows_of(file)))
 
-    return _Part(file.name, blocks, list(schema.names))
+    return _Part(file.name, blocks, list(schema.names), meter)
 
 
-def _text_blocks(file: DataFile) -> Iterator[tuple[bytes, int, int | None]]:
-    stream = pieces(file)
+def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The batches; `meter` follows by the share of `rows`, or of the bytes where rows are not known."""
+    seen = 0
+    for batch in batches:
+        seen += batch.nbytes if rows is None else batch.num_rows
+        meter.read = min(meter.total, seen if rows is None else meter.total * seen // max(1, rows))
+        yield batch
+
+
+def _text_blocks(file: DataFile, meter: Meter) -> Iterator[tuple[bytes, int, int | None]]:
+    stream = pieces(file, meter)
     head = next(stream, b"")
     layout = "csv" if file.container == "csv" else "lines"
     if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
@@ -277,17 +289,23 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
-    found, names = None, part.columns or []
-    if isinstance(block.rows, bytes):
-        found, names = _native.detect_format(pl.Series(_native.split_lines(block.rows)[0]), tried)
-    else:
-        fields = {field for name in tried for field in _native.format_fields(name)}
-        if fields.intersection(names):
-            found, _ = _native.detect_format(_encode(block.rows.slice(0, 1000), list(fields)), tried)
+    found, names = _detected(block.rows, tried)
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{_nearest(names)}; see --format")
     return found, block
+
+
+def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The first of the formats that a row fits, and the rows' field names."""
+    names = [] if isinstance(rows, bytes) else list(rows.column_names)
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    if names and not fields.intersection(names):
+        return None, names
+    found, seen, _ = _native.detect_format(
+        _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats), formats
+    )
+    return found, names or seen
 
 
 _EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")

@@ -57,6 +57,11 @@ class SegmentStore(ShardedTable):
         store = cls.from_frame(frame)
         return store._write(directory, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
 
+    def write_part(self, directory: str | Path, keep: NDArray[np.bool_], **facts: Any) -> Self:
+        """Write the groups where `keep` [groups] holds, a shard at a time, and open them."""
+        tokens = int(self.lengths[np.repeat(keep, np.diff(self.group_offsets))].sum())
+        return self._write(directory, keep, **facts, groups=int(keep.sum()), tokens=tokens)
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each line, [lines] i64."""
@@ -82,6 +87,13 @@ class SegmentStore(ShardedTable):
     def num_rows(self) -> int:
         """Groups (input rows)."""
         return len(self.group_offsets) - 1
+
+    @cached_property
+    def longest_rows(self) -> NDArray[np.int64]:
+        """Tokens of each prompt with its longest response, [groups] i64."""
+        starts = self.group_offsets[:-1]
+        responses = np.where(self.segments == 0, 0, self.lengths)
+        return np.asarray(self.lengths[starts] + np.maximum.reduceat(responses, starts), dtype=np.int64)
 
     @cached_property
     def kinds(self) -> NDArray[np.uint8]:

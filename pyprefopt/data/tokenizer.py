@@ -16,7 +16,14 @@ import polars as pl
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
 from pyprefopt.data.hub import resolve
-from pyprefopt.data.template import SHIPPED, local_seconds, read_chat_template, to_json
+from pyprefopt.data.template import (
+    SHIPPED,
+    check_compiles,
+    local_seconds,
+    read_chat_template,
+    reference_renderer,
+    to_json,
+)
 from pyprefopt.errors import ConfigError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -84,10 +91,10 @@ class Tokenizer:
         """One chat as text. Raises ConfigError with the template's own words where it refuses."""
         try:
             return self.native.render(
-                json.dumps(messages, ensure_ascii=False),
+                to_json("messages", list(messages)) or "",
                 add_generation_prompt=add_generation_prompt,
-                tools=to_json(tools),
-                template_kwargs=to_json(template_kwargs),
+                tools=to_json("tools", tools),
+                template_kwargs=to_json("variables", template_kwargs),
             )
         except ValueError as error:
             raise ConfigError(f"chat_template: {error}") from None
@@ -148,14 +155,18 @@ def open_native(
 ) -> _native.Tokenizer:
     """The Rust handle of a tokenizer.json, with or without a template."""
     try:
-        return _native.Tokenizer(
+        native = _native.Tokenizer(
             content,
             special_tokens=list((special_tokens or {}).items()),
             chat_template=chat_template,
             now=local_seconds(),
+            reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
         )
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
+    if native.template_refusal is not None and chat_template is not None:
+        check_compiles(chat_template, native.template_refusal)
+    return native
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

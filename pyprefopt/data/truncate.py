@@ -2,171 +2,378 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import polars as pl
 
 from pyprefopt.data import _native
-from pyprefopt.data.columns import to_series
+from pyprefopt.data.columns import Column, apply, to_series
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
 
-Source = TypeVar("Source", pl.DataFrame, pl.LazyFrame, str, Path)
+Source = TypeVar("Source", pl.DataFrame, pl.LazyFrame, str, Path)  # or an Arrow table, which gives a PyArrow table
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-Unit = Literal["tokens", "characters"]
+Unit = Literal["tokens", "characters", "words", "sentences"]
 Rounding = Literal["ceil", "floor"]
+RatioBase = Literal["own", "shared_min"]
+CutEnd = Literal["none", "eos", "template"]
 
+UNITS = ("tokens", "characters", "words", "sentences")
+ROUNDINGS = ("ceil", "floor")
+RATIO_BASES = ("own", "shared_min")
+CUT_ENDS = ("none", "eos", "template")
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected")  # cut with the ids
-_FILES: dict[str, tuple[Callable[..., pl.LazyFrame], str, dict[str, Any]]] = {
-    ".parquet": (pl.scan_parquet, "sink_parquet", {}),
-    ".jsonl": (pl.scan_ndjson, "sink_ndjson", {"infer_schema_length": None}),
-    ".csv": (pl.scan_csv, "sink_csv", {"infer_schema": False}),  # all columns stay the strings that they are
-    ".arrow": (pl.scan_ipc, "sink_ipc", {}),
-    ".feather": (pl.scan_ipc, "sink_ipc", {}),
-}
+_SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The settings of a truncation, checked."""
+
+    ratio: float | None
+    length: int | None
+    unit: Unit
+    rounding: Rounding
+    ratio_base: RatioBase = "own"
+    cut_end: CutEnd = "none"
+
+    def __post_init__(self) -> None:
+        given = (self.ratio, self.length)
+        check((self.ratio is None) != (self.length is None), "truncate", given, "given exactly one of ratio and length")
+        check(self.ratio is None or 0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
+        check(self.length is None or self.length >= 1, "length", self.length, "at least 1")
+        for name, known in (
+            ("unit", UNITS), ("rounding", ROUNDINGS), ("ratio_base", RATIO_BASES), ("cut_end", CUT_ENDS),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            check(value in known, name, value, f"one of {', '.join(known)}")
+        shared = self.ratio_base == "shared_min"
+        rule = "left out without ratio"
+        check(not shared or self.ratio is not None, "ratio_base", self.ratio_base, rule, "it is what a ratio is of")
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """What the kernels take."""
+        return {"ratio": self.ratio, "length": self.length, "rounding": self.rounding}
 
 
 def truncate(
-    frame_or_path: Source,
+    what: Source,
     *,
     ratio: float | None = None,
+    length: int | None = None,
+    tokens: int | None = None,
+    unit: Unit = "tokens",
+    rounding: Rounding = "ceil",
+    ratio_base: RatioBase = "own",
+    cut_end: CutEnd = "none",
+    tokenizer: Tokenizer | str | Path | None = None,
+    columns: Sequence[str] | None = None,
+    out: str | Path | None = None,
+) -> Source:
+    """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
+
+    unit: `tokens` (`tokens=128` is short for `length=128`), `characters` (Unicode's), `words` or `sentences` (UAX #29:
+    a word holds a letter or digit, each Chinese character is one; a sentence more than white space). A text is cut
+    after its last unit kept, so what remains is a prefix of it, byte for byte. At least one unit is kept.
+    ratio: in (0, 1], of the response's own units (`ratio_base="own"`) or of those of the row's shortest response
+    (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`.
+
+    Text (DataFrame, LazyFrame, Arrow table): `columns` are strings or list<message> (the last message's content is
+    cut), or lists of either (candidates); default: `chosen` and `rejected`, or `responses`. With unit "tokens" the
+    tokenizer (or the path of its tokenizer.json) counts; a character that is spread over several tokens, not all kept,
+    is dropped, or kept whole if it is the first. `{column}_cut` says how many units went (added to what is there),
+    and `{column}_complete` becomes False where something was cut, so that no end of turn is written: with
+    `cut_end="template"` it stays as it was, and the template ends the turn.
+    Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
+    `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
+    ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is not used.
+    Path (.parquet, .jsonl, .csv, .arrow, .feather, .jsonl.gz, …): written to `out`, or beside it as
+    `<stem>.truncated<suffix>`; the written path comes back.
+
+    Raises ConfigError for contradicting settings, DataError for a missing column.
+    """
+    if tokens is not None:
+        check(length is None, "length and tokens", (length, tokens), "one of the two")
+        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"write length={tokens}")
+    rule = _Rule(ratio, tokens if length is None else length, unit, rounding, ratio_base, cut_end)
+    step = partial(_truncate, rule=rule, tokenizer=tokenizer, columns=columns)
+    if isinstance(what, str | Path):
+        from pyprefopt.data.rewrite import rewrite
+
+        return type(what)(rewrite(Path(what), None if out is None else Path(out), step, suffix="truncated"))
+    check(out is None, "out", out, "left out for a frame", "write the result yourself")
+    if isinstance(what, pl.DataFrame | pl.LazyFrame):
+        return step(what)
+    if not hasattr(what, "__arrow_c_stream__"):
+        raise DataError(f"truncate takes a Polars frame, an Arrow table or a path, got {type(what).__name__}")
+    return step(pl.DataFrame(what)).to_arrow()
+
+
+def truncate_column(
+    column: Column,
+    *,
+    ratio: float | None = None,
+    length: int | None = None,
     tokens: int | None = None,
     unit: Unit = "tokens",
     rounding: Rounding = "ceil",
     tokenizer: Tokenizer | str | Path | None = None,
-    columns: Sequence[str] = ("chosen", "rejected"),
-    out: str | Path | None = None,
-) -> Source:
-    """Cut responses to the first `ratio` of their units, or to the first `tokens` units; the same kind comes back.
+    mask: Column | None = None,
+) -> Column:
+    """`truncate` for one column of any kind (see `data.top_k_mask`): texts, chats, candidates, or per-token lists.
 
-    Text: `columns` are strings or list<message> (the last message's content is cut); `{column}_complete` becomes False
-    where something was cut, so that no end of turn is written. With unit "tokens" the tokenizer (or the path of its
-    tokenizer.json) counts. The cut is the end of the last token kept; a character that is spread over several tokens,
-    not all kept, is dropped, or kept whole if it is the first.
-    Segments (a frame with `ids` and `mask`): the per-token columns are cut. Only content tokens are counted; the
-    template's end of turn goes where something was cut. Prompts stay. `columns` and `tokenizer` are not used.
-    Path (.parquet, .jsonl, .csv, .arrow, .feather): written to `out`, or beside it as `<stem>.truncated<suffix>`; the
-    written path comes back.
-
-    ratio: in (0, 1]; a share that is no whole number is rounded by `rounding`. At least one unit is kept.
-    Raises ConfigError for contradicting settings, DataError for a missing column.
+    Lists of anything but texts and messages are cut as tokens; `mask` (list<bool>) says which of them are content, so
+    that only they are counted and what follows the last one kept goes; without it, all are.
     """
-    check((ratio is None) != (tokens is None), "truncate", (ratio, tokens), "given exactly one of ratio and tokens")
-    check(ratio is None or 0 < ratio <= 1, "ratio", ratio, "in (0, 1]")
-    check(tokens is None or tokens >= 1, "tokens", tokens, "at least 1")
-    check(unit in ("tokens", "characters"), "unit", unit, "'tokens' or 'characters'")
-    check(rounding in ("ceil", "floor"), "rounding", rounding, "'ceil' or 'floor'")
-    cut = {"ratio": ratio, "tokens": tokens, "rounding": rounding}
-    step = partial(_truncate, cut=cut, unit=unit, tokenizer=tokenizer, columns=columns)
-    if isinstance(frame_or_path, pl.DataFrame | pl.LazyFrame):
-        check(out is None, "out", out, "left out for a frame", "write the result yourself")
-        return step(frame_or_path)
-    return type(frame_or_path)(_truncate_file(Path(frame_or_path), out, step))
+    if tokens is not None:
+        check(length is None and unit == "tokens", "tokens", tokens, "given without length, for unit 'tokens'")
+    rule = _Rule(ratio, tokens if length is None else length, unit, rounding)
+    opened = None if tokenizer is None else counter(tokenizer)
+    return apply(partial(_cut_column, rule=rule, tokenizer=opened), [column, mask], None)
 
 
-def _truncate_file(path: Path, out: str | Path | None, step: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Path:
-    """Stream the file through `step` into a temporary file, then rename it to its place."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    target = path.with_name(f"{path.stem}.truncated{path.suffix}") if out is None else Path(out)
-    for file in (path, target):
-        known = ", ".join(_FILES)
-        check(file.suffix in _FILES, "file", str(file), f"one of {known}", "convert it, or pass a Polars frame")
-    check(target.resolve() != path.resolve(), "out", str(out), "another file than the input")
-    scan, _, options = _FILES[path.suffix]
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        getattr(step(scan(path, **options)), _FILES[target.suffix][1])(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+def _cut_column(
+    column: pl.Series, mask: pl.Series | None, rule: _Rule, tokenizer: _native.Tokenizer | None
+) -> pl.Series:
+    if _is_text(column.dtype):
+        check(mask is None, "mask", "a column", "left out for text")
+        if rule.unit == "tokens" and tokenizer is None:
+            raise ConfigError(_NO_TOKENIZER)
+        return _cut_texts([column], rule, tokenizer).struct.field("text")
+    if not isinstance(column.dtype, pl.List):
+        raise DataError(f"truncate: column '{column.name}' must hold lists or texts, got {column.dtype}")
+    check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for lists", "characters, words, sentences are of text")
+    if mask is None:
+        lengths = column.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+        kept = pl.Series("kept", _native.kept_units(lengths, **rule.cut))
+    else:
+        kept = _positions([mask.alias("mask").to_frame().to_struct("")], rule).struct.field("kept")
+    return (
+        pl.DataFrame([column.alias("lists"), kept.alias("kept")])
+        .select(pl.col("lists").list.head(pl.col("kept")))
+        .to_series()
+    )
 
 
 def _truncate(
-    frame: Frame,
-    *,
-    cut: dict[str, Any],
-    unit: Unit,
-    tokenizer: Tokenizer | str | Path | None,
-    columns: Sequence[str],
+    frame: Frame, *, rule: _Rule, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
 ) -> Frame:
     schema = frame.collect_schema()
     if "ids" in schema and "mask" in schema:
-        check(unit == "tokens", "unit", unit, "'tokens' for a frame of token ids")
-        return _truncate_segments(frame, schema, cut)
+        check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for a frame of token ids")
+        return _truncate_segments(frame, schema, rule, tokenizer)
+    rule_text = "'none' or 'template' for text"
+    check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
+    if columns is None:
+        candidates = "responses" in schema and "chosen" not in schema
+        columns = ("responses",) if candidates else ("chosen", "rejected")
     for name in columns:
         if name not in schema:
             raise DataError(f"truncate: the frame has no column '{name}'{did_you_mean(name, schema)}; pass columns=(…)")
-        _check_text(name, schema[name])
-    counter = None if unit == "characters" else _counter(tokenizer)
-    return _truncate_texts(frame, schema, columns, partial(_cut_text, cut=cut, tokenizer=counter))
-
-
-def _truncate_segments(frame: Frame, schema: pl.Schema, cut: dict[str, Any]) -> Frame:
-    parts = [name for name in ("mask", "starts") if name in schema]
-    kept = pl.struct(parts).map_batches(partial(_positions, cut=cut), return_dtype=pl.UInt32, is_elementwise=True)
-    lists = [pl.col(name).list.head(pl.col("_kept")) for name in _PER_TOKEN if isinstance(schema.get(name), pl.List)]
-    return frame.with_columns(kept.alias("_kept")).with_columns(lists).drop("_kept")
-
-
-def _positions(segments: pl.Series, cut: dict[str, Any]) -> pl.Series:
-    try:
-        return to_series(segments.name, _native.truncate_positions(segments, **cut), pl.UInt32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"truncate: {error}") from None
+        if not _is_text(schema[name]):
+            raise DataError(
+                f"truncate: column '{name}' must hold strings or lists of {{role, content}}, got {schema[name]}"
+            )
+    return _truncate_texts(frame, schema, columns, rule, counter(tokenizer) if rule.unit == "tokens" else None)
 
 
 def _truncate_texts(
-    frame: Frame, schema: pl.Schema, columns: Sequence[str], kernel: Callable[[pl.Series], pl.Series]
+    frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: _Rule, tokenizer: _native.Tokenizer | None
 ) -> Frame:
-    """Cut each column, then compare its length with the one before."""
-    lengths = [_length(name, schema[name]).alias(f"_{name}_bytes") for name in columns]
-    cuts = [pl.col(name).map_batches(kernel, return_dtype=schema[name], is_elementwise=True) for name in columns]
-    flags = []
-    for name in columns:
-        whole = (_length(name, schema[name]) == pl.col(f"_{name}_bytes")).fill_null(value=True)
-        flags.append((_complete(name, schema) & whole).alias(f"{name}_complete"))
-    return frame.with_columns(lengths).with_columns(cuts).with_columns(flags).drop(f"_{name}_bytes" for name in columns)
+    """One pass a column; with `shared_min` one more before, which counts."""
+    shared: list[str] = []
+    if rule.ratio_base == "shared_min":
+        count = partial(_count, unit=rule.unit, tokenizer=tokenizer)
+        counts = [
+            pl.col(name).map_batches(count, return_dtype=pl.UInt32, is_elementwise=True).alias(f"_count_{name}")
+            for name in columns
+        ]
+        frame = frame.with_columns(counts)
+        frame = frame.with_columns(pl.min_horizontal(f"_count_{name}" for name in columns).alias("_base"))
+        shared = ["_base"]
+    cut = partial(_cut_texts, rule=rule, tokenizer=tokenizer)
+    pieces = [
+        pl.map_batches([name, *shared], cut, return_dtype=_piece(schema[name]), is_elementwise=True).alias(f"_{name}")
+        for name in columns
+    ]
+    results = [result for name in columns for result in _results(name, schema, rule)]
+    gone = [f"_{name}" for name in columns] + [f"_count_{name}" for name in columns if shared] + shared
+    return frame.with_columns(pieces).with_columns(results).drop(gone)
 
 
-def _length(name: str, dtype: pl.DataType) -> pl.Expr:
-    text = pl.col(name) if dtype == pl.String else pl.col(name).list.last().struct.field("content")
-    return text.str.len_bytes()
+def _results(name: str, schema: pl.Schema, rule: _Rule) -> list[pl.Expr]:
+    """The column, `{name}_cut` and `{name}_complete` of a cut column."""
+    piece, flag, books = pl.col(f"_{name}").struct, f"{name}_complete", f"{name}_cut"
+    cut, nested = piece.field("cut"), _is_nested(schema[name])
+    whole = pl.lit(value=True) if rule.cut_end == "template" else cut == 0
+    if nested:
+        whole = cut.list.eval(pl.lit(value=True) if rule.cut_end == "template" else pl.element() == 0)
+    if flag in schema:
+        before = pl.col(flag)
+        if nested:
+            both = pl.concat_list(before.cast(pl.List(pl.UInt8)) * whole.cast(pl.List(pl.UInt8)))
+            whole = both.cast(pl.List(pl.Boolean))
+        else:
+            known = before if schema[flag] == pl.Boolean else before.cast(pl.String).str.to_lowercase() != "false"
+            whole = known & whole
+    if books in schema:
+        cut = pl.col(books).cast(_piece(schema[name]).fields[1].dtype) + cut
+    return [piece.field("text").alias(name), cut.alias(books), whole.alias(flag)]
 
 
-def _complete(name: str, schema: pl.Schema) -> pl.Expr:
-    flag = f"{name}_complete"
-    if flag not in schema:
-        return pl.lit(value=True)
-    return pl.col(flag) if schema[flag] == pl.Boolean else pl.col(flag).cast(pl.String).str.to_lowercase() != "false"
+def _piece(dtype: pl.DataType) -> pl.Struct:
+    return pl.Struct({"text": dtype, "cut": pl.List(pl.UInt32) if _is_nested(dtype) else pl.UInt32})
 
 
-def _cut_text(texts: pl.Series, cut: dict[str, Any], tokenizer: _native.Tokenizer | None) -> pl.Series:
-    return to_series(texts.name, _native.truncate_text(texts, tokenizer=tokenizer, **cut), texts.dtype)
+def _cut_texts(columns: Sequence[pl.Series], rule: _Rule, tokenizer: _native.Tokenizer | None) -> pl.Series:
+    """struct{text, cut} of a text column, and the length that a ratio is of (null: the text's own)."""
+    texts = columns[0]
+    base = None if len(columns) == 1 else np.ascontiguousarray(columns[1].cast(pl.Int64).fill_null(-1).to_numpy())
+    kept, cut = _native.truncate_text(_to_arrow(texts), unit=rule.unit, tokenizer=tokenizer, base=base, **rule.cut)
+    dtype = _piece(texts.dtype)
+    pieces = [to_series("text", kept, texts.dtype), _no_nulls(to_series("cut", cut, dtype.fields[1].dtype))]
+    return pl.DataFrame(pieces).to_struct(texts.name)
 
 
-def _check_text(name: str, dtype: pl.DataType) -> None:
-    if dtype == pl.String:
-        return
+def _to_arrow(texts: pl.Series) -> pl.Series:
+    """Fields that are null throughout have no layout that the extension reads; they cross as strings."""
+
+    def readable(dtype: Any) -> Any:
+        if isinstance(dtype, pl.List):
+            return pl.List(readable(dtype.inner))
+        if isinstance(dtype, pl.Struct):
+            return pl.Struct({field.name: readable(field.dtype) for field in dtype.fields})
+        return pl.String() if dtype == pl.Null else dtype
+
+    wanted = readable(texts.dtype)
+    return texts if wanted == texts.dtype else texts.cast(wanted)
+
+
+def _no_nulls(cut: pl.Series) -> pl.Series:
+    """0 for what is no response."""
+    return cut.list.eval(pl.element().fill_null(0)) if isinstance(cut.dtype, pl.List) else cut.fill_null(0)
+
+
+def _count(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
+    """Units of each text, or of the shortest of each line's texts; null where there is none."""
+    counts = pl.Series(_native.count_units(_to_arrow(texts), unit=unit, tokenizer=tokenizer))
+    return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)
+
+
+def _truncate_segments(frame: Frame, schema: pl.Schema, rule: _Rule, tokenizer: Tokenizer | str | Path | None) -> Frame:
+    parts = pl.struct(name for name in ("mask", "starts") if name in schema)
+    inputs: list[pl.Expr] = [parts]
+    if rule.ratio_base == "shared_min" or rule.cut_end == "template":
+        measured = parts.map_batches(_content, return_dtype=_CONTENT, is_elementwise=True)
+        frame = frame.with_columns(measured.alias("_content"))
+    if rule.ratio_base == "shared_min":
+        frame = frame.with_columns(_shortest(schema).alias("_base"))
+        inputs.append(pl.col("_base"))
+    cut = pl.map_batches(inputs, partial(_positions, rule=rule), return_dtype=_POSITIONS, is_elementwise=True)
+    lists = [name for name in _PER_TOKEN if isinstance(schema.get(name), pl.List)]
+    end = partial(_ended, schema=schema, eos=_eos(rule, tokenizer, lists), rule=rule)
+    books = pl.col("_cut").struct.field("cut")
+    if "cut" in schema:
+        books = pl.col("cut").cast(pl.UInt32) + books
+    frame = frame.with_columns(cut.alias("_cut")).with_columns(*(end(name) for name in lists), books.alias("cut"))
+    return frame.drop("_cut", "_content", "_base", strict=False)
+
+
+_CONTENT = pl.Struct({"content": pl.UInt32, "after": pl.UInt32})
+_POSITIONS = pl.Struct({"kept": pl.UInt32, "cut": pl.UInt32})
+
+
+def _shortest(schema: pl.Schema) -> pl.Expr:
+    """Content tokens of the row's shortest response."""
+    for name in ("row", "segment"):
+        if name not in schema:
+            raise DataError(f"truncate: ratio_base 'shared_min' needs the column '{name}'{did_you_mean(name, schema)}")
+    response = pl.when(pl.col("segment") > 0).then(pl.col("_content").struct.field("content"))
+    return response.min().over("row")
+
+
+def _ended(name: str, schema: pl.Schema, eos: int | None, rule: _Rule) -> pl.Expr:
+    """A per-token column after the cut, with what `cut_end` puts there."""
+    column, cut = pl.col(name), pl.col("_cut").struct
+    head, was_cut = column.list.head(cut.field("kept")), cut.field("cut") > 0
+    if rule.cut_end == "none":
+        return head
+    if rule.cut_end == "template":
+        after = pl.when(was_cut).then(pl.col("_content").struct.field("after")).otherwise(0)
+        return pl.concat_list(head, column.list.tail(after))
+    dtype = schema[name].inner  # type: ignore[attr-defined]
+    last = {"ids": pl.lit(eos, dtype), "mask": pl.lit(value=True), "turns": column.list.get(cut.field("kept") - 1)}
+    return pl.when(was_cut).then(pl.concat_list(head, last.get(name, pl.lit(None, dtype)))).otherwise(column)
+
+
+def _eos(rule: _Rule, tokenizer: Tokenizer | str | Path | None, lists: Sequence[str]) -> int | None:
+    if rule.cut_end != "eos":
+        return None
+    eos = getattr(tokenizer, "eos_token_id", None)
+    if eos is None:
+        raise ConfigError("truncate: cut_end 'eos' needs tokenizer=load_tokenizer(…) with an eos_token")
+    scored = [name for name in lists if name in _SCORED]
+    check(not scored, "cut_end", "eos", f"'none' or 'template' beside {scored}", "or truncate before scoring")
+    return int(eos)
+
+
+def _content(segments: pl.Series) -> pl.Series:
+    try:
+        counts = _native.count_content(segments)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"truncate: {error}") from None
+    return _pair(segments.name, counts, _CONTENT)
+
+
+def _positions(columns: Sequence[pl.Series], rule: _Rule) -> pl.Series:
+    base = None if len(columns) == 1 else np.ascontiguousarray(columns[1].cast(pl.Int64).fill_null(-1).to_numpy())
+    try:
+        positions = _native.truncate_positions(columns[0], base=base, **rule.cut)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"truncate: {error}") from None
+    return _pair(columns[0].name, positions, _POSITIONS)
+
+
+def _pair(name: str, columns: tuple[Any, Any], dtype: pl.Struct) -> pl.Series:
+    series = [to_series(f.name, column, f.dtype) for f, column in zip(dtype.fields, columns, strict=True)]
+    return pl.DataFrame(series).to_struct(name)
+
+
+def _is_text(dtype: pl.DataType) -> bool:
+    """Strings, chats, or lists of either."""
+    if isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.Struct):
+        return _is_one_text(dtype.inner)  # type: ignore[arg-type]
+    return _is_one_text(dtype)
+
+
+def _is_one_text(dtype: pl.DataType) -> bool:
     message = dtype.inner if isinstance(dtype, pl.List) else None
-    if not isinstance(message, pl.Struct) or dict(message).get("content") != pl.String:
-        raise DataError(f"truncate: column '{name}' must hold strings or lists of {{role, content}}, got {dtype}")
+    chat = isinstance(message, pl.Struct) and any(f.name == "content" and f.dtype == pl.String for f in message.fields)
+    return dtype == pl.String or chat
 
 
-def _counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
+def _is_nested(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.Struct)
+
+
+_NO_TOKENIZER = "truncate: unit='tokens' needs tokenizer=…, or use unit='characters', 'words' or 'sentences'"
+
+
+def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     """The handle that counts tokens; it needs no template."""
     from pyprefopt.data.hub import resolve
     from pyprefopt.data.tokenizer import open_native
 
     if tokenizer is None:
-        raise ConfigError("truncate: unit='tokens' needs tokenizer=…, or use unit='characters'")
+        raise ConfigError(_NO_TOKENIZER)
     if not isinstance(tokenizer, str | Path):
         return tokenizer.native
     source = resolve(tokenizer)

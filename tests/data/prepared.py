@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.data import _blocks as sources
+from pyprefopt.data import sources
 from pyprefopt.data.store import SegmentStore
 
 TEMPLATE = (

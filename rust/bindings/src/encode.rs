@@ -72,15 +72,21 @@ fn encode_rows(encoder: &Encoder, texts: Strings, rows: Range<usize>) -> PyResul
     ))
 }
 
-/// Compare the engines on texts spread over the column, cut to a bounded size; says where they differ.
-pub fn prove_column(encoder: &Encoder, chunks: &[ArrayRef]) -> PyResult<Option<String>> {
+/// Compare the engines on texts spread over the column, cut to a bounded size, or on all of them as they are; says where
+/// they differ.
+pub fn prove_column(encoder: &Encoder, chunks: &[ArrayRef], all: bool) -> PyResult<Option<String>> {
     for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
         let texts = Strings::new("texts", chunk)?;
-        let step = chunk.len().div_ceil(PROVED_TEXTS);
+        let step = if all {
+            1
+        } else {
+            chunk.len().div_ceil(PROVED_TEXTS)
+        };
         let rows: Vec<usize> = (0..chunk.len()).step_by(step).collect();
         let sample: Vec<&str> = rows
             .iter()
-            .map(|&row| beginning(texts.get(row).unwrap_or_default()))
+            .map(|&row| texts.get(row).unwrap_or_default())
+            .map(|text| if all { text } else { beginning(text) })
             .collect();
         if let Some(mismatch) = encoder.prove(&sample) {
             let row = rows[mismatch.text];

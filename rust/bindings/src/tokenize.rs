@@ -44,14 +44,16 @@ impl Tokenizer {
 impl Tokenizer {
     #[new]
     #[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
-    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0))]
+    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0, reference = None))]
     fn new(
         py: Python<'_>,
         json: &[u8],
         special_tokens: Vec<(String, String)>,
         chat_template: Option<&str>,
         now: i64,
+        reference: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let reference = reference.map(crate::template::reference);
         py.detach(|| {
             let tokens: Vec<String> = special_tokens
                 .iter()
@@ -60,11 +62,17 @@ impl Tokenizer {
             let encoder = Encoder::new(json, &tokens)?;
             let names = to_json_object(&special_tokens);
             let template = chat_template
-                .map(|source| ChatTemplate::new(source, &names, now))
+                .map(|source| ChatTemplate::new(source, &names, now, reference))
                 .transpose()?;
             Ok(Self { encoder, template })
         })
         .map_err(to_py)
+    }
+
+    /// Why the chat template is rendered by the reference; None where the engine renders it.
+    #[getter]
+    fn template_refusal(&self) -> Option<String> {
+        self.template.as_ref().and_then(ChatTemplate::refusal)
     }
 
     #[getter]
@@ -111,9 +119,15 @@ impl Tokenizer {
         py.detach(|| encode_column(&self.encoder, &chunks))
     }
 
-    fn prove(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    #[pyo3(signature = (texts, *, all = false))]
+    fn prove(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        all: bool,
+    ) -> PyResult<Option<String>> {
         let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
-        py.detach(|| prove_column(&self.encoder, &chunks))
+        py.detach(|| prove_column(&self.encoder, &chunks, all))
     }
 
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, max_tokens = None))]

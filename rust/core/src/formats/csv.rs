@@ -3,6 +3,7 @@
 use memchr::{memchr, memchr3};
 use serde_json::value::RawValue;
 
+use super::Rows;
 use super::json::shorten;
 use super::message::{chat, message};
 use crate::{Error, Result};
@@ -118,11 +119,7 @@ impl Csv {
         loop {
             let Some(found) = memchr(b'"', &rest[at..]) else {
                 return if end {
-                    Err(self.broken(
-                        rest,
-                        start,
-                        "a quote is opened here and never closed",
-                    ))
+                    Err(self.broken(rest, start, "a quote is opened here and never closed"))
                 } else {
                     Ok(None)
                 };
@@ -173,7 +170,11 @@ fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
             out.push(b',');
         }
         first = false;
-        out.extend_from_slice(serde_json::Value::from(name.as_str()).to_string().as_bytes());
+        out.extend_from_slice(
+            serde_json::Value::from(name.as_str())
+                .to_string()
+                .as_bytes(),
+        );
         out.push(b':');
         out.extend_from_slice(value.as_bytes());
     }
@@ -181,10 +182,29 @@ fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
 }
 
 const TEXTS: [&str; 14] = [
-    "prompt", "chosen", "rejected", "response", "completion", "instruction", "input", "output", "system", "history",
-    "human_ref_A", "human_ref_B", "conversations", "messages",
+    "prompt",
+    "chosen",
+    "rejected",
+    "response",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "human_ref_A",
+    "human_ref_B",
+    "conversations",
+    "messages",
 ];
-const LISTS: [&str; 6] = ["responses", "completions", "candidates", "scores", "ratings", "output"];
+const LISTS: [&str; 6] = [
+    "responses",
+    "completions",
+    "candidates",
+    "scores",
+    "ratings",
+    "output",
+];
 
 /// A cell as JSON text. CSV has no types: a number stands for itself in a field of scores, true and false in a field
 /// of flags, a list or message where it is one; everything else is text. An empty cell is an empty text or, in
@@ -195,8 +215,8 @@ fn value(name: &str, cell: &str) -> Option<String> {
         let raw = || serde_json::from_str::<&RawValue>(cell).ok();
         let structured = match cell.as_bytes().first() {
             Some(b'[') if LISTS.contains(&name) => raw(),
-            Some(b'[') => raw().filter(|raw| chat(raw, name).is_ok()),
-            Some(b'{') => raw().filter(|raw| message(raw, name).is_ok()),
+            Some(b'[') => raw().filter(|raw| chat(raw, name, Rows::Json).is_ok()),
+            Some(b'{') => raw().filter(|raw| message(raw, name, Rows::Json).is_ok()),
             _ => None,
         };
         return Some(structured.map_or_else(text, |raw| one_line(raw.get())));

@@ -5,7 +5,7 @@ use super::cache::Words;
 use super::file::Model;
 
 /// Ids must fit the cache's slots.
-const MOST_IDS: usize = 1 << 28;
+const MOST_IDS: usize = 1 << 24;
 /// A byte without a token: words with it are left to `tokenizers`.
 const MISSING: u32 = u32::MAX;
 
@@ -19,27 +19,7 @@ pub struct ByteBpe {
 impl ByteBpe {
     pub fn new(model: &Model) -> Result<Self, String> {
         let letters = letters();
-        let mut ids: QuickMap<&str, u32> = QuickMap::default();
-        ids.reserve(model.vocab.0.len());
-        let most = model
-            .vocab
-            .0
-            .iter()
-            .map(|(_, id)| *id as usize + 1)
-            .max()
-            .unwrap_or(0);
-        if most >= MOST_IDS {
-            return Err(format!("model: an id of {most}"));
-        }
-        let mut lengths = vec![0; most];
-        for (token, id) in &model.vocab.0 {
-            if ids.insert(token, *id).is_some() || lengths[*id as usize] != 0 {
-                return Err(format!(
-                    "model: the token {token:?} or its id {id} occurs twice"
-                ));
-            }
-            lengths[*id as usize] = token.chars().count() as u32;
-        }
+        let (ids, lengths) = ids_of(model, |token| token.chars().count())?;
         let mut bytes = [0; 256];
         for (byte, letter) in letters.iter().enumerate() {
             let mut buffer = [0; 4];
@@ -83,6 +63,28 @@ impl Words for ByteBpe {
         self.pairs.merge(scratch);
         true
     }
+}
+
+/// Ids by their tokens, and by id the bytes of text that a token stands for.
+pub fn ids_of<'a>(
+    model: &'a Model,
+    length: impl Fn(&str) -> usize,
+) -> Result<(QuickMap<&'a str, u32>, Vec<u32>), String> {
+    let vocab = &model.vocab.0;
+    let most = vocab.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
+    if most >= MOST_IDS {
+        return Err(format!("model: an id of {most}"));
+    }
+    let mut ids: QuickMap<&str, u32> = QuickMap::default();
+    ids.reserve(vocab.len());
+    let mut lengths = vec![0; most];
+    for (token, id) in vocab {
+        if ids.insert(token, *id).is_some() || lengths[*id as usize] != 0 {
+            return Err(format!("model: the token {token:?} or its id {id} occurs twice"));
+        }
+        lengths[*id as usize] = length(token) as u32;
+    }
+    Ok((ids, lengths))
 }
 
 /// The merges by the ids of their sides.
