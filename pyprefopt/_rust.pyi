@@ -15,6 +15,9 @@ __all__ = [
     "detect_format",
     "format_fields",
     "kept_units",
+    "pack_lengths",
+    "parse_instructions",
+    "parse_preferences",
     "parse_rows",
     "render_chat",
     "select_tokens",
@@ -144,6 +147,9 @@ def select_tokens(
     rows: NDArray[np.uint64] | None = None,
     segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
+def pack_lengths(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 @final
 class Packer:
@@ -168,5 +174,5 @@ class Packer:
     def lengths(self, groups: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def plan(
         self, groups: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
-    ) -> list[NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
     def assemble(self, bins: Sequence[NDArray[np.int64]]) -> list[dict[str, Any]]: ...

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
     from pyprefopt.data.prepare import prepare as prepare
+    from pyprefopt.data.pack import pack_lengths as pack_lengths
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import random_mask as random_mask
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from pyprefopt.data.truncate import truncate_column as truncate_column
 
 _HOMES = {
-    "inspect": ("inspect",),
     "align": ("spans_to_mask",),
+    "inspect": ("inspect",),
     "loader": ("StepLoader",),
-    "pack": ("Packer", "pack"),
+    "pack": ("Packer", "pack", "pack_lengths"),
     "prepare": ("prepare",),
     "read": ("read_instructions", "read_preferences"),
     "select": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
