@@ -15,6 +15,9 @@ __all__ = [
     "detect_format",
     "format_fields",
     "kept_units",
+    "pack_lengths",
+    "parse_instructions",
+    "parse_preferences",
     "parse_rows",
     "render_chat",
     "select_tokens",
@@ -87,8 +90,14 @@ class Tokenizer:
     def encode(self, texts: Any) -> Any: ...
     def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
     def tokenize(
-        self, frame: Any, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
-    ) -> tuple[Any, Any, int, int]: ...
+        self,
+        frame: Any,
+        *,
+        max_prompt_tokens: int | None = None,
+        prompt_overflow: str = "drop",
+        max_tokens: int | None = None,
+        boundary: str = "split",
+    ) -> tuple[Any, Any, int, Any, int]: ...
 
 # truncate
 def truncate_text(
@@ -111,8 +120,8 @@ def truncate_positions(
     base: NDArray[np.int64] | None = None,
 ) -> tuple[Any, Any]: ...
 def kept_units(
-    lengths: NDArray[np.int64], *, ratio: float | None = None, length: int | None = None, rounding: str = "ceil"
-) -> NDArray[np.int64]: ...
+    lengths: NDArray[np.uint32], *, ratio: float | None = None, length: int | None = None, rounding: str = "ceil"
+) -> NDArray[np.uint32]: ...
 def count_content(segments: Any) -> tuple[Any, Any]: ...
 
 # select, pack
@@ -138,6 +147,9 @@ def select_tokens(
     rows: NDArray[np.uint64] | None = None,
     segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
+def pack_lengths(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 @final
 class Packer:
@@ -162,5 +174,5 @@ class Packer:
     def lengths(self, groups: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def plan(
         self, groups: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
-    ) -> list[NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
     def assemble(self, bins: Sequence[NDArray[np.int64]]) -> list[dict[str, Any]]: ...

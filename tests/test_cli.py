@@ -31,7 +31,7 @@ def another_value(hint: object) -> object:
     if get_origin(hint) is Literal:
         return get_args(hint)[-1]
     if get_origin(hint) is tuple:
-        return ["first", "second"]
+        return ["first", "second"] if get_args(hint)[0] is str else [7, 8]
     if get_origin(kinds[0]) is Literal:
         return get_args(kinds[0])[-1]
     return {int: 4321, float: 0.4321, bool: True, str: "some text"}[kinds[0]]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import polars as pl
 
 if TYPE_CHECKING:
+    from pyprefopt.data.cuts import Rounding, Unit
     from pyprefopt.data.select import Rounding as SelectionRounding
     from pyprefopt.data.tokenizer import Tokenizer
-    from pyprefopt.data.truncate import Rounding, Unit
 
 Column = TypeVar("Column", pl.Expr, pl.Series)
 
@@ -110,12 +110,17 @@ class Prefopt(Generic[Column]):
 
     def encode(self, tokenizer: Tokenizer | str | Path) -> Column:
         """list<u32>: the token ids of each text alone, without special tokens."""
-        from pyprefopt.data.columns import apply
-        from pyprefopt.data.truncate import counter
+        from pyprefopt.data.columns import apply, to_series
+        from pyprefopt.data.cuts import counter
 
         native = counter(tokenizer)
         ids = pl.List(pl.UInt32)
-        return apply(lambda texts: pl.Series(native.encode(texts)).cast(ids), [self._column], ids)
+
+        def encode(texts: pl.Series) -> pl.Series:
+            columns = pl.DataFrame([to_series("ids", native.encode(texts), ids), texts.is_not_null().alias("there")])
+            return columns.select(pl.when("there").then("ids")).to_series()
+
+        return apply(encode, [self._column], ids)
 
 
 pl.api.register_expr_namespace("prefopt")(Prefopt)

@@ -1,11 +1,8 @@
-"""Preference and instruction data from files and frames, whatever its format, into one schema.
-
-Every row becomes one JSON text (a line of JSON lines as it stands, an element of a JSON array, a row of a typed frame
-encoded by Polars), and one Rust kernel parses them all, in parallel, into chats or rejects.
-"""
+"""Whole sources as Polars frames: preferences, candidates and instructions, whatever their format."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,27 +11,21 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data.rejects import raise_for, write_rejected
-from pyprefopt.data.sources import ParsedBlock, open_source, parse_block
+from pyprefopt.data.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.errors import ConfigError, DataError
 
-Source = str | Path | pl.DataFrame | pl.LazyFrame
 OnError = Literal["raise", "skip"]
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
 CHAT = pl.List(MESSAGE)
-_OPTIONAL = (
-    "score_chosen",
-    "score_rejected",
-    "tools",
-    "template_kwargs",
-)  # result columns only where the input has them
+_OPTIONAL = ("score_chosen", "score_rejected", "tools", "template_kwargs")  # only where the input has them
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What a source holds: `rows_in == frame.height + rejects.height`."""
+    """What a source holds: `rows_in == frame.height + rejects.height` (responses, where rows were grouped)."""
 
-    frame: pl.DataFrame  # preferences, or instructions
+    frame: pl.DataFrame  # preferences, candidates or instructions
     rejects: pl.DataFrame  # of schema REJECTS
     format: str
     file: str
@@ -47,14 +38,14 @@ def read_preferences(
 ) -> pl.LazyFrame: ...
 @overload
 def read_preferences(
-    source: str | Path | pl.DataFrame,
+    source: Any,
     *,
     format: str = ...,
     on_error: OnError = ...,
     rejected_path: str | Path | None = ...,
 ) -> pl.DataFrame: ...
 def read_preferences(
-    source: Source,
+    source: Any,
     *,
     format: str = "auto",  # noqa: A002
     on_error: OnError = "raise",
@@ -63,8 +54,8 @@ def read_preferences(
     """Preference pairs in the one schema of pyprefopt.
 
     Args:
-        source: a file (.jsonl .json .csv .parquet .arrow .feather; text ones also .gz), or a Polars frame.
-        format: preference, hh, sharegpt or ultrafeedback; auto: by schema.
+        source: a file, glob, folder, list of files, or table; see `open_source`.
+        format: sharegpt, hh, ultrafeedback, shp, alpaca or preference; auto: by schema.
         on_error: raise: read everything, then report all bad rows; skip: drop them.
         rejected_path: with skip, where the dropped rows are recorded as JSON lines.
 
@@ -81,13 +72,43 @@ def read_preferences(
     return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
 
 
-def scan_preferences(source: Source, *, format: str = "auto") -> ReadResult:  # noqa: A002
+def scan_preferences(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
     """Like `read_preferences`, but bad rows are returned, not raised."""
-    return _scan(source, format, "preferences")
+    return _scan(source, open_source(source, format=format, kind="preferences"))
+
+
+def read_candidates(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
+) -> pl.DataFrame | pl.LazyFrame:
+    """Several responses a prompt, with their scores.
+
+    Rows have `prompt` (or `instruction`) and `responses`, `completions` or `candidates`: lists of texts, messages,
+    chats, or objects {response, overall_score}; with `scores` or `ratings` beside them. Or one response a row:
+    `prompt`, `response`, `score`; rows of the same prompt are then one set, at the place of the first of them, and
+    their other columns become lists. Arguments and errors as in `read_preferences`; `format` is candidates or
+    candidate_rows.
+
+    Returns:
+        Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
+        row has none), where given `tools`, `template_kwargs`, and every other column of the input.
+    """
+    _check_on_error(on_error)
+    return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
+
+
+def scan_candidates(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+    """Like `read_candidates`, but bad rows are returned, not raised."""
+    opened = open_source(source, format=format, kind=("candidates", "ranked"))
+    result = _scan(source, opened)
+    return result if opened.kind == "candidates" else replace(result, frame=_grouped(result.frame))
 
 
 def read_instructions(
-    source: Source,
+    source: Any,
     *,
     format: str = "auto",  # noqa: A002
     on_error: OnError = "raise",
@@ -96,20 +117,17 @@ def read_instructions(
     """Instruction data for SFT: columns `row` u64, `prompt`, `response` list<struct{role, content, extra}>.
 
     Rows have `messages` or `conversations` (ending with the assistant), `prompt` and `response` or `completion`, or
-    `instruction` (with an optional `input`) and `output`. Arguments and errors as in `read_preferences`; `format` is
-    messages, prompt_response or instruction.
+    `instruction` (with an optional `input` and `history`) and `output`; each with optional `system`, `tools` and
+    `template_kwargs`, of which the last two are columns of the result where the input has them. Arguments and errors
+    as in `read_preferences`; `format` is messages, prompt_response or instruction.
     """
     _check_on_error(on_error)
     return _used(scan_instructions(source, format=format), source, on_error, rejected_path)
 
 
-def scan_instructions(source: Source, *, format: str = "auto") -> ReadResult:  # noqa: A002
+def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
     """Like `read_instructions`, but bad rows are returned, not raised."""
-    result = _scan(source, format, "instructions")
-    columns = [
-        name for name in ("row", "prompt", "response", "tools", "template_kwargs") if name in result.frame.columns
-    ]
-    return replace(result, frame=result.frame.select(columns))
+    return _scan(source, open_source(source, format=format, kind="instructions"), carry=False)
 
 
 def _check_on_error(on_error: str) -> None:
@@ -118,7 +136,7 @@ def _check_on_error(on_error: str) -> None:
 
 
 def _used(
-    result: ReadResult, source: Source, on_error: OnError, rejected_path: str | Path | None
+    result: ReadResult, source: Any, on_error: OnError, rejected_path: str | Path | None
 ) -> pl.DataFrame | pl.LazyFrame:
     if on_error == "raise":
         raise_for(result.rejects, result.rows_in)
@@ -127,35 +145,61 @@ def _used(
     return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
 
 
-def _scan(source: Any, format: str, kind: str) -> ReadResult:  # noqa: A002
-    opened = open_source(source, format=format, kind=kind)
-    parsed = [parse_block(block, opened.format, carry=True) for block in opened.blocks(carry=True)]
+def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
+    parsed = [parse_block(block, opened.format, carry=carry) for block in opened.blocks(carry=carry)]
     frame = pl.DataFrame(pa.concat_tables([block.table for block in parsed]))
     frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])
     file = opened.files[0] if len(opened.files) == 1 else str(source)
-    carried = _carried(parsed, file)
-    return ReadResult(
-        pl.concat([frame, carried.drop("row", strict=False)], how="horizontal"),
-        pl.concat([block.rejects for block in parsed]),
-        opened.format,
-        file,
-        sum(block.rows_in for block in parsed),
-    )
+    if carry:
+        carried = _carried(parsed, file, csv=opened.container == "csv").drop("row", strict=False)
+        frame = pl.concat([frame, carried], how="horizontal")
+    rejects = pl.concat([block.rejects for block in parsed])
+    return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in parsed))
 
 
-def _carried(blocks: list[ParsedBlock], file: str) -> pl.DataFrame:
+def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataFrame:
     """The further columns of all blocks, of one type each."""
-    if isinstance(blocks[0].carried, pa.Table):
-        return pl.DataFrame(pa.concat_tables([block.carried for block in blocks], promote_options="default"))
-    if not any(block.carried for block in blocks):
+    if any(isinstance(block.carried, pa.Table) for block in blocks):
+        return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
+    lines = b"".join(block.carried for block in blocks if isinstance(block.carried, bytes))
+    if not lines.strip(b"{}\n"):
         return pl.DataFrame()
-    return _infer(b"".join(block.carried or b"{}\n" * block.table.num_rows for block in blocks), file)
-
-
-def _infer(lines: bytes, file: str) -> pl.DataFrame:
-    """Types of the further JSON fields, inferred over all rows."""
     try:
-        return pl.read_ndjson(lines, infer_schema_length=None)
+        frame = pl.read_ndjson(lines, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         rule = "each field beside the prompt and the responses must have one type over all rows"
         raise DataError(f"{file}: {rule}: {error}; give it one type, or remove it") from error
+    return frame.with_columns(_typed(column) for column in frame) if csv else frame
+
+
+def _joined(tables: Sequence[pa.Table], file: str) -> pl.DataFrame:
+    try:
+        return pl.DataFrame(pa.concat_tables(tables, promote_options="default"))
+    except pa.ArrowException as error:
+        raise DataError(f"{file}: a column must have one type in all files: {error}; cast it, or drop it") from error
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    """A column of a CSV file as the type that all its cells have: integers, numbers, booleans, else text."""
+    if column.dtype != pl.String:
+        return column
+    given = column.drop_nulls()
+    if given.is_in(["true", "false"]).all():
+        return column == "true"
+    whole = given.cast(pl.Int64, strict=False)
+    if whole.cast(pl.String).eq_missing(given).all():
+        return column.cast(pl.Int64)
+    leading_zero = given.str.contains(r"^[+-]?0\d")
+    if not leading_zero.any() and given.cast(pl.Float64, strict=False).is_not_null().all():
+        return column.cast(pl.Float64)
+    return column
+
+
+def _grouped(frame: pl.DataFrame) -> pl.DataFrame:
+    """One response a row into one candidate set a prompt."""
+    key = [name for name in ("prompt", "tools", "template_kwargs") if name in frame.columns]
+    own = [name for name in frame.columns if name not in (*key, "row", "response", "score")]
+    sets = frame.group_by(key, maintain_order=True).agg(
+        pl.first("row"), pl.col("response").alias("responses"), pl.col("score").alias("scores"), *own
+    )
+    return sets.select("row", "prompt", "responses", "scores", *key[1:], *own)

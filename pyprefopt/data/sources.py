@@ -33,13 +33,15 @@ from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
-ROW_BYTES = 256 << 20  # a longer row of a text file is an error
+ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 
 FORMATS = {  # kind -> formats, in the order in which they are tried
     "preferences": ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference"),
     "candidates": ("candidates",),
+    "ranked": ("candidate_rows",),  # one response a row; `read_candidates` groups them. Tried only if asked for
     "instructions": ("messages", "prompt_response", "instruction"),
 }
+_KINDS = ("preferences", "candidates", "instructions")
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,30 @@ class Source:
     """Rows in files or in memory, of one format. Made by `open_source`."""
 
     def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
-        self._parts = parts
+        self.parts = parts
+        self.data_files = [part.file for part in parts if part.file is not None]
         self.files = [part.name for part in parts]
+        self.container = self.data_files[0].container if self.data_files else "table"
         self.ignored = list(ignored)  # files of a folder that hold no data
-        self.format, self._first = _detect(parts[0], format, kinds)
+        self.format, self.first_block = _detect(parts[0], format, kinds)
         self.kind = kind_of(self.format)
 
+    def describe(self) -> dict[str, Any]:
+        """What was found, for people to read: see `pyprefopt.data.describe`."""
+        from pyprefopt.data.describe import describe
+
+        return describe(self)
+
     def blocks(self, *, carry: bool = False) -> Iterator[Block]:
-        """All rows, in order. With `carry`, typed rows bring the columns that the format does not take, too."""
+        """All rows, in order (a reader's only once).
+
+        With `carry`, typed rows bring the columns that the format does not take, too."""
         index = first_row = 0
-        for part in self._parts:
+        for part in self.parts:
             empty = True
             for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format)):
                 block = Block(index, part.name, first_row, rows, count, line)
-                if empty and part is not self._parts[0]:
+                if empty and part is not self.parts[0]:
                     self._check(block)
                 yield block
                 index, first_row, empty = index + 1, first_row + count, False
@@ -113,7 +125,7 @@ class Source:
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
 
     def _check(self, block: Block) -> None:
-        found, names = _detected(block.rows, [self.format])
+        found, names, _ = _detected(block.rows, [self.format])
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
@@ -129,9 +141,11 @@ class _Part:
     blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
     columns: list[str] | None = None  # of typed rows
     meter: Meter = field(default_factory=Meter)
+    file: DataFile | None = None
+    rows: int | None = None  # where known without reading
 
 
-def open_source(source: Any, *, format: str = "auto", kind: str | None = None) -> Source:  # noqa: A002
+def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
     """What holds preferences, candidates or instructions, as a stream.
 
     Args:
@@ -139,13 +153,13 @@ def open_source(source: Any, *, format: str = "auto", kind: str | None = None) -
             folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
             datasets.Dataset, DuckDB relation.
         format: one of `FORMATS`; auto: by the fields of the first rows.
-        kind: preferences, candidates or instructions, if only this will do.
+        kind: preferences, candidates or instructions (or several), if only these will do.
 
     Raises:
         DataError: no file, an unreadable one, no rows, an unknown schema.
         ConfigError: an unknown format.
     """
-    kinds = list(FORMATS) if kind is None else [kind]
+    kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
         return Source([_file_part(file) for file in files], format, kinds, ignored)
@@ -177,8 +191,16 @@ def _texts(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
 
 
 def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
-    frame = pl.DataFrame(table.select([name for name in table.column_names if name in fields]))
-    return frame.select(pl.struct(frame.columns).struct.json_encode()).to_series()
+    """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
+    names = [name for name in table.column_names if name in fields]
+    try:
+        frame = pl.DataFrame(table.select(names)).with_columns(
+            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
+        )
+        return frame.select(pl.struct(names).struct.json_encode()).to_series()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
+        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
 
 
 def _rejects(rejects: Any, file: str) -> pl.DataFrame:
@@ -204,14 +226,14 @@ def _near(field: str, names: str) -> str:
 def _file_part(file: DataFile) -> _Part:
     meter = Meter(file.path.stat().st_size)
     if file.container in ("json", "csv"):
-        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter)
+        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter, file=file)
     schema = schema_of(file)
 
     def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in schema.names if columns is None or name in columns]
         return _table_blocks(_metered(batches(file, wanted, BLOCK_BYTES), meter, rows_of(file)))
 
-    return _Part(file.name, blocks, list(schema.names), meter)
+    return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
 
 
 def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) -> Iterator[pa.RecordBatch]:
@@ -256,7 +278,7 @@ def _table_part(source: TableSource) -> _Part:
         wanted = [name for name in source.schema.names if columns is None or name in columns]
         return _table_blocks(batch.select(wanted) for batch in source.batches())
 
-    return _Part(FRAME, blocks, list(source.schema.names))
+    return _Part(FRAME, blocks, list(source.schema.names), rows=source.rows)
 
 
 def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tuple[pa.Table, int, None]]:
@@ -289,25 +311,29 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
-    found, names = _detected(block.rows, tried)
+    found, names, advice = _detected(block.rows, tried)
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{_nearest(names)}; see --format")
+        raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{advice}; see --format")
     return found, block
 
 
-def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The first of the formats that a row fits, and the rows' field names."""
+def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
+    """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
     names = [] if isinstance(rows, bytes) else list(rows.column_names)
     fields = {field for name in formats for field in _native.format_fields(name)}
     if names and not fields.intersection(names):
-        return None, names
-    found, seen, _ = _native.detect_format(
-        _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats), formats
-    )
-    return found, names or seen
+        return None, names, _nearest(names)
+    texts = _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
+    found, seen, unmarked = _native.detect_format(texts, formats)
+    names = names or seen
+    return found, names, _UNMARKED if unmarked else _nearest(names)
 
 
+_UNMARKED = (
+    "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
+    "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
+)
 _EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
 
 

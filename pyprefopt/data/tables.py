@@ -65,13 +65,21 @@ def _dataset(source: Any) -> TableSource:
 
 
 def _reader(reader: pa.RecordBatchReader) -> TableSource:
-    taken = False
+    """The first pass is a look at the first rows, which are kept for the second; there is no third."""
+    kept: list[pa.RecordBatch] = []
+    passes = iter(range(3))
 
-    def once() -> Iterator[pa.RecordBatch]:
-        nonlocal taken
-        if taken:
+    def batches() -> Iterator[pa.RecordBatch]:
+        number = next(passes, 2)
+        if number == 0:
+            for batch in reader:
+                kept.append(batch)
+                yield batch
+        elif number == 1:
+            while kept:
+                yield kept.pop(0)
+            yield from reader
+        else:
             raise DataError("the source is a reader, which can be read once, and it has been; pass a table or a file")
-        taken = True
-        return iter(reader)
 
-    return TableSource(reader.schema, once)
+    return TableSource(reader.schema, batches)

@@ -236,9 +236,7 @@ class Intake:
         from pyprefopt.data.truncate import truncate
 
         rule = self.config.truncation
-        if rule.ratio is None and rule.tokens is None:
-            return segments
-        return truncate(segments, ratio=rule.ratio, tokens=rule.tokens, rounding=rule.rounding)
+        return truncate(segments, **asdict(rule), tokenizer=self.tokenizer) if rule.active else segments
 
     def settle(self, directory: Path) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""

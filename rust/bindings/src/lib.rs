@@ -11,6 +11,7 @@ mod formats;
 mod lists;
 mod pack;
 mod rows;
+mod segments;
 mod select;
 mod template;
 mod tokenize;

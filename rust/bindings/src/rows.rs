@@ -41,6 +41,10 @@ pub fn schema(format: Format) -> SchemaRef {
         Format::Messages | Format::PromptResponse | Format::Instruction => {
             fields.push(column("response", chat_type(), false));
         }
+        Format::CandidateRows => fields.extend([
+            column("response", chat_type(), false),
+            column("score", DataType::Float32, true),
+        ]),
         _ => fields.extend([
             column("chosen", chat_type(), false),
             column("rejected", chat_type(), false),
@@ -60,7 +64,7 @@ pub fn parse(rows: &[&[u8]], first: u64, plan: Plan) -> Result<Chunk, ArrowError
     let mut books = Books::default();
     let columns = match plan.format {
         Format::Candidates => candidates(rows, first, plan, &mut books)?,
-        Format::Messages | Format::PromptResponse | Format::Instruction => {
+        Format::Messages | Format::PromptResponse | Format::Instruction | Format::CandidateRows => {
             instructions(rows, first, plan, &mut books)?
         }
         _ => pairs(rows, first, plan, &mut books)?,
@@ -92,7 +96,7 @@ impl Books {
         row: u64,
         tools: Option<&str>,
         kwargs: Option<&str>,
-        others: Option<String>,
+        others: Option<&str>,
         carry: bool,
     ) {
         self.used.push(row);
@@ -100,7 +104,7 @@ impl Books {
         self.template_kwargs.append_option(kwargs);
         if carry {
             self.others
-                .extend_from_slice(others.as_deref().unwrap_or("{}").as_bytes());
+                .extend_from_slice(others.unwrap_or("{}").as_bytes());
             self.others.push(b'\n');
         }
     }
@@ -190,21 +194,28 @@ fn instructions(
     books: &mut Books,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let (mut prompts, mut responses) = (ChatColumn::default(), ChatColumn::default());
+    let mut scores = Vec::new();
     for (row, text) in (first..).zip(rows) {
-        let outcome = parse_instruction(text, plan.format, plan.rows, |found| {
-            prompts.push(&found.prompt);
-            responses.push(std::slice::from_ref(&found.response));
-            books.enter(
-                row,
-                found.tools.as_deref(),
-                found.template_kwargs.as_deref(),
-                None,
-                false,
-            );
-        });
+        let outcome =
+            parse_instruction(text, plan.format, plan.rows, plan.carry, |found, others| {
+                prompts.push(&found.prompt);
+                responses.push(std::slice::from_ref(&found.response));
+                scores.push(found.score);
+                books.enter(
+                    row,
+                    found.tools.as_deref(),
+                    found.template_kwargs.as_deref(),
+                    others,
+                    plan.carry,
+                );
+            });
         books.settle(row, outcome);
     }
-    Ok(vec![prompts.finish()?, responses.finish()?])
+    let mut columns = vec![prompts.finish()?, responses.finish()?];
+    if plan.format == Format::CandidateRows {
+        columns.push(Arc::new(Float32Array::from(scores)));
+    }
+    Ok(columns)
 }
 
 /// Rejects as a record batch.

@@ -313,14 +313,14 @@ fn truncate_positions(
 #[allow(clippy::needless_pass_by_value)]
 fn kept_units<'py>(
     py: Python<'py>,
-    lengths: PyReadonlyArray1<'py, i64>,
+    lengths: PyReadonlyArray1<'py, u32>,
     ratio: Option<f64>,
     length: Option<usize>,
     rounding: &str,
-) -> PyResult<Bound<'py, PyArray1<i64>>> {
+) -> PyResult<Bound<'py, PyArray1<u32>>> {
     let cut = Cut::new(ratio, length, rounding).map_err(to_py)?;
-    let kept = |&length: &i64| cut.kept(length as usize, length as usize) as i64;
-    let kept: Vec<i64> = lengths.as_slice()?.iter().map(kept).collect();
+    let kept = |&length: &u32| cut.kept(length as usize, length as usize) as u32;
+    let kept: Vec<u32> = lengths.as_slice()?.iter().map(kept).collect();
     Ok(kept.into_pyarray(py))
 }
 

@@ -48,6 +48,8 @@ pub enum Format {
     Preference,
     /// `prompt` or `instruction`; a list of responses, with scores.
     Candidates,
+    /// One response a row: `prompt`, `response` or `completion`, `score` or `rating`.
+    CandidateRows,
     /// `messages` or `conversations`: whole chats that end with the assistant.
     Messages,
     /// `prompt` and `response` or `completion`.
@@ -57,7 +59,7 @@ pub enum Format {
 }
 
 impl Format {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ShareGpt,
         Self::Hh,
         Self::UltraFeedback,
@@ -65,6 +67,7 @@ impl Format {
         Self::Alpaca,
         Self::Preference,
         Self::Candidates,
+        Self::CandidateRows,
         Self::Messages,
         Self::PromptResponse,
         Self::Instruction,
@@ -79,6 +82,7 @@ impl Format {
             Self::Alpaca => "alpaca",
             Self::Preference => "preference",
             Self::Candidates => "candidates",
+            Self::CandidateRows => "candidate_rows",
             Self::Messages => "messages",
             Self::PromptResponse => "prompt_response",
             Self::Instruction => "instruction",
@@ -117,11 +121,11 @@ pub fn parse_pair<T>(
     format: Format,
     rows: Rows,
     carry: bool,
-    found: impl FnOnce(&Pair, Option<String>) -> T,
+    found: impl FnOnce(&Pair, Option<&str>) -> T,
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, format, carry)?;
-    preference::parse(&fields, format, rows, |pair| found(pair, others))
+    preference::parse(&fields, format, rows, |pair| found(pair, others.as_deref()))
 }
 
 /// Hand a row with n responses to `found`, with its further fields as in `parse_pair`.
@@ -129,22 +133,27 @@ pub fn parse_candidates<T>(
     row: &[u8],
     rows: Rows,
     carry: bool,
-    found: impl FnOnce(&Candidates, Option<String>) -> T,
+    found: impl FnOnce(&Candidates, Option<&str>) -> T,
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, Format::Candidates, carry)?;
-    Ok(found(&candidates::parse(&fields, rows)?, others))
+    Ok(found(&candidates::parse(&fields, rows)?, others.as_deref()))
 }
 
-/// Hand a row of instruction data to `found`.
+/// Hand a row of instruction data (or of one scored response) to `found`, with its further fields as in `parse_pair`.
 pub fn parse_instruction<T>(
     row: &[u8],
     format: Format,
     rows: Rows,
-    found: impl FnOnce(&Instruction) -> T,
+    carry: bool,
+    found: impl FnOnce(&Instruction, Option<&str>) -> T,
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
-    Ok(found(&instruction::parse(&fields, format, rows)?))
+    let others = others(&fields, format, carry)?;
+    Ok(found(
+        &instruction::parse(&fields, format, rows)?,
+        others.as_deref(),
+    ))
 }
 
 fn others(fields: &Fields, format: Format, carry: bool) -> Result<Option<String>, Reject> {

@@ -20,6 +20,7 @@ use serde_json::{Map, Value as Json};
 use crate::{Error, Result};
 use engine::Engine;
 use shape::Shapes;
+pub use shape::{Place, Places, Shape};
 
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -145,7 +146,11 @@ impl ChatTemplate {
         reference(
             &chat,
             add_generation_prompt,
-            options.tools.as_ref().map(|tools| tools.to_string()).as_deref(),
+            options
+                .tools
+                .as_ref()
+                .map(|tools| tools.to_string())
+                .as_deref(),
             Some(&Json::Object(options.variables.clone()).to_string()),
             &why,
         )
@@ -219,7 +224,10 @@ fn describe(error: &minijinja::Error) -> String {
         .map_or(String::new(), |line| format!(" (template line {line})"));
     match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, None) => {
-            format!("the template runs for more than {} instructions", sandbox::FUEL)
+            format!(
+                "the template runs for more than {} instructions",
+                sandbox::FUEL
+            )
         }
         (_, Some(detail)) => format!("{detail}{place}"),
         (kind, None) => format!("{kind}{place}"),

@@ -22,7 +22,7 @@ pub struct Candidates<'a> {
 
 pub const RESPONSES: [&str; 3] = ["responses", "completions", "candidates"];
 const SCORES: [&str; 2] = ["scores", "ratings"];
-/// In a response that is an object {response, overall_score, ...}.
+/// In a response that is an object with its score.
 const TEXT: [&str; 3] = ["response", "completion", "text"];
 const SCORE: [&str; 3] = ["overall_score", "score", "rating"];
 

@@ -1,6 +1,6 @@
 //! CSV records, one after the other, as JSON lines.
 
-use memchr::{memchr, memchr3};
+use memchr::{memchr, memchr2};
 use serde_json::value::RawValue;
 
 use super::Rows;
@@ -87,13 +87,14 @@ impl Csv {
             return Ok(None);
         }
         loop {
-            let (cell, next) = if rest.get(at) == Some(&b'"') {
+            let quoted = rest.get(at) == Some(&b'"');
+            let (cell, next) = if quoted {
                 match self.quoted(rest, at + 1, end)? {
                     Some(found) => found,
                     None => return Ok(None),
                 }
             } else {
-                match memchr3(self.delimiter, b'\n', b'\n', &rest[at..]) {
+                match memchr2(self.delimiter, b'\n', &rest[at..]) {
                     Some(found) => (rest[at..at + found].to_vec(), at + found),
                     None if end => (rest[at..].to_vec(), rest.len()),
                     None => return Ok(None),
@@ -103,7 +104,10 @@ impl Csv {
             match rest.get(next) {
                 Some(&byte) if byte == self.delimiter => at = next + 1,
                 ended => {
-                    if let Some(last) = cells.last_mut().filter(|last| last.ends_with(b"\r")) {
+                    if let Some(last) = cells
+                        .last_mut()
+                        .filter(|last| !quoted && last.ends_with(b"\r"))
+                    {
                         last.pop(); // an unquoted last cell before CRLF
                     }
                     return Ok(Some(next + usize::from(ended.is_some())));
@@ -133,10 +137,9 @@ impl Csv {
                 }
                 (Some(b'\n'), _) => return Ok(Some((cell, at))),
                 (Some(&byte), _) if byte == self.delimiter => return Ok(Some((cell, at))),
-                (Some(b'\r'), Some(b'\n')) => return Ok(Some((cell, at + 1))),
                 (None, _) if end => return Ok(Some((cell, at))),
                 (None, _) | (Some(b'\r'), None) if !end => return Ok(None),
-                (Some(b'\r'), None) => return Ok(Some((cell, at + 1))),
+                (Some(b'\r'), Some(b'\n') | None) => return Ok(Some((cell, at + 1))),
                 _ => {
                     return Err(self.broken(
                         rest,

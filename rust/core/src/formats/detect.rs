@@ -73,6 +73,14 @@ fn fits(fields: &Fields, format: Format) -> bool {
         Format::Candidates => {
             (either("prompt") || is_text("instruction")) && RESPONSES.iter().any(|name| list(name))
         }
+        Format::CandidateRows => {
+            let number = |name: &str| {
+                fields
+                    .get(name)
+                    .is_some_and(|raw| serde_json::from_str::<f64>(raw.get()).is_ok())
+            };
+            fits(fields, Format::PromptResponse) && (number("score") || number("rating"))
+        }
         Format::Messages => absent("chosen") && (list("messages") || list("conversations")),
         Format::PromptResponse => either("prompt") && (either("response") || either("completion")),
         Format::Instruction => is_text("instruction") && is_text("output"),

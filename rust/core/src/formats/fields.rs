@@ -66,6 +66,18 @@ impl Format {
                 "template_kwargs",
                 "chat_template_kwargs",
             ],
+            Self::CandidateRows => &[
+                "row",
+                "prompt",
+                "response",
+                "completion",
+                "system",
+                "score",
+                "rating",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
             Self::PromptResponse => &[
                 "row",
                 "prompt",

@@ -2,17 +2,19 @@
 
 use std::borrow::Cow;
 
-use super::fields::{json_text, missing, required, system, with_system};
+use super::fields::{json_text, missing, number, required, system, with_system};
 use super::json::{Fields, text};
 use super::message::{Message, chat, text_or_chat};
 use super::preference::{check_prompt, check_response, question};
 use super::{Format, Reject, Rows};
 
 /// A prompt and the assistant's last turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Instruction<'a> {
     pub prompt: Vec<Message<'a>>,
     pub response: Message<'a>,
+    /// Of rows that are candidates.
+    pub score: Option<f32>,
     pub tools: Option<Cow<'a, str>>,
     pub template_kwargs: Option<Cow<'a, str>>,
 }
@@ -23,7 +25,7 @@ pub fn parse<'a>(
     rows: Rows,
 ) -> Result<Instruction<'a>, Reject> {
     let (mut messages, field) = match format {
-        Format::PromptResponse => prompt_and_response(fields, rows)?,
+        Format::PromptResponse | Format::CandidateRows => prompt_and_response(fields, rows)?,
         Format::Instruction => {
             let mut messages = question(fields)?;
             let output = required(fields, "output")?;
@@ -41,6 +43,10 @@ pub fn parse<'a>(
     Ok(Instruction {
         prompt: messages,
         response,
+        score: match format {
+            Format::CandidateRows => number(fields, &["score", "rating"])?,
+            _ => None,
+        },
         tools: json_text(fields, &["tools"], rows)?,
         template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
     })

@@ -124,7 +124,7 @@ fn content_text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reje
     Ok(Cow::Owned(joined))
 }
 
-/// A ShareGPT turn `function_call`: its value is one call {name, arguments}, or a list of them, as JSON text.
+/// A turn `function_call`: its value is one call {name, arguments}, or a list of them, as JSON text.
 fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
     let refused = |value: &str| Reject {
         reason: "not_a_tool_call",
@@ -145,19 +145,18 @@ fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
     } else {
         vec![parsed]
     };
-    let mut extra = String::from("{\"tool_calls\":[");
-    for (index, call) in calls.iter().enumerate() {
+    let mut functions = Vec::with_capacity(calls.len());
+    for call in calls {
         let named = serde_json::from_str::<Fields>(call.get());
         if !named.is_ok_and(|fields| fields.get("name").is_some()) {
             return Err(refused(&json));
         }
-        let comma = if index > 0 { "," } else { "" };
-        extra += &format!(
-            "{comma}{{\"type\":\"function\",\"function\":{}}}",
+        functions.push(format!(
+            "{{\"type\":\"function\",\"function\":{}}}",
             call.get()
-        );
+        ));
     }
-    extra.push_str("]}");
+    let extra = format!("{{\"tool_calls\":[{}]}}", functions.join(","));
     Ok(Message {
         role: "assistant",
         content: Cow::Borrowed(""),

@@ -19,8 +19,20 @@ const FIRST_NUMBER: u32 = 0xf_0000;
 /// What a content is replaced by where only its type matters.
 const ANY_TEXT: &str = "text";
 const TYPE_TESTS: [&str; 14] = [
-    "defined", "undefined", "none", "string", "mapping", "sequence", "iterable", "number", "integer", "int", "float",
-    "boolean", "true", "false",
+    "defined",
+    "undefined",
+    "none",
+    "string",
+    "mapping",
+    "sequence",
+    "iterable",
+    "number",
+    "integer",
+    "int",
+    "float",
+    "boolean",
+    "true",
+    "false",
 ];
 
 /// What is taken off an end of a content.
@@ -145,7 +157,9 @@ pub fn follow(
     let text = run(&values);
     let pieces = text.ok().and_then(|text| parse_marks(&text));
     let trace = TRACE.take()?;
-    pieces.filter(|_| !trace.spoiled).map(|pieces| (pieces, trace.guards))
+    pieces
+        .filter(|_| !trace.spoiled)
+        .map(|pieces| (pieces, trace.guards))
 }
 
 pub fn active() -> bool {
@@ -204,10 +218,13 @@ pub fn marked(symbol: &Symbol) -> Result<String, Error> {
 fn number_of(slot: &Slot) -> Option<char> {
     TRACE.with_borrow_mut(|trace| {
         let slots = &mut trace.as_mut()?.slots;
-        let number = slots.iter().position(|known| known == slot).unwrap_or_else(|| {
-            slots.push(slot.clone());
-            slots.len() - 1
-        });
+        let number = slots
+            .iter()
+            .position(|known| known == slot)
+            .unwrap_or_else(|| {
+                slots.push(slot.clone());
+                slots.len() - 1
+            });
         char::from_u32(FIRST_NUMBER + number as u32)
     })
 }
@@ -254,7 +271,9 @@ pub fn holds(value: &Value) -> bool {
             ValueKind::Map => value.try_iter().is_ok_and(|mut keys| {
                 keys.any(|key| {
                     nested(&key, depth + 1)
-                        || value.get_item(&key).is_ok_and(|item| nested(&item, depth + 1))
+                        || value
+                            .get_item(&key)
+                            .is_ok_and(|item| nested(&item, depth + 1))
                 })
             }),
             ValueKind::Seq | ValueKind::Iterable => value
@@ -337,7 +356,9 @@ pub fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>
         return Err(lost());
     }
     if value.downcast_object_ref::<Symbol>().is_none() {
-        let harmless = ["length", "count", "first", "last", "list", "reverse", "default", "d"];
+        let harmless = [
+            "length", "count", "first", "last", "list", "reverse", "default", "d",
+        ];
         return if harmless.contains(&name) {
             state.apply_filter(name, args).map(Some)
         } else {
@@ -361,7 +382,9 @@ pub fn test(state: &State, name: &str, args: &[Value]) -> Result<Option<bool>, E
     }
     let text = [Value::from(ANY_TEXT)];
     let symbol = args[0].downcast_object_ref::<Symbol>().is_some();
-    state.perform_test(name, if symbol { &text } else { args }).map(Some)
+    state
+        .perform_test(name, if symbol { &text } else { args })
+        .map(Some)
 }
 
 pub fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -402,7 +425,10 @@ fn stripped(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error>
         _ => return Err(lost()),
     };
     let mut slot = slot_of(value).ok_or_else(lost)?.clone();
-    let ends = [(&mut slot.start, method != "rstrip"), (&mut slot.end, method != "lstrip")];
+    let ends = [
+        (&mut slot.start, method != "rstrip"),
+        (&mut slot.end, method != "lstrip"),
+    ];
     for (end, wanted) in ends {
         if !wanted || *end == taken {
             continue;
