@@ -326,24 +326,30 @@ def test_errors_of_the_data_commands(capsys, monkeypatch, words, message):
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["prepare", "truncate", "inspect"])
-def test_the_data_commands_load_no_torch(tmp_path, command):
-    shown = pyprefopt(command, "--help")
-    assert shown.returncode == 0
-    assert "--" in shown.stdout
+def test_the_data_commands_load_no_torch(tmp_path):
+    pairs, tokenizer = write_pairs(tmp_path / "p.jsonl"), write_tokenizer(tmp_path / "t")
+    commands = [
+        ["prepare", pairs, "--tokenizer", tokenizer, "--out", tmp_path / "o"],
+        ["inspect", tmp_path / "o"],
+        ["truncate", pairs, "--ratio", "0.5", "--tokenizer", tokenizer, "--out", tmp_path / "c.jsonl"],
+    ]
     code = (
-        "import sys; from pyprefopt import cli; from tests.data.prepared import write_pairs, write_tokenizer;"
-        f"from pathlib import Path; d = Path({str(tmp_path)!r}); write_pairs(d / 'p.jsonl'); write_tokenizer(d / 't');"
-        "t = ['--tokenizer', str(d / 't'), '--out'];"
-        "assert cli.main(['prepare', str(d / 'p.jsonl'), *t, str(d / 'o')]) == 0;"
-        "assert cli.main(['inspect', str(d / 'o')]) == 0;"
-        "assert cli.main(['truncate', str(d / 'p.jsonl'), '--ratio', '0.5', *t, str(d / 'c.jsonl')]) == 0;"
-        "print(*sys.modules)"
+        "import json, sys; from pyprefopt import cli;"
+        "assert [cli.main(words) for words in json.loads(sys.argv[1])] == [0, 0, 0]; print(*sys.modules)"
     )
+    words = [sys.executable, "-c", code, json.dumps([list(map(str, command)) for command in commands])]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
-    assert not set(done.stdout.split()) & {"torch", "deepspeed", "ray"}
+    assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "deepspeed", "ray"}
+
+
+@pytest.mark.parametrize("command", ["prepare", "truncate", "inspect"])
+def test_help_of_the_data_commands(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: pyprefopt {command}" in capsys.readouterr().out
 
 
 def test_overview_and_scripts(capsys):

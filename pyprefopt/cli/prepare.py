@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyprefopt.cli.arguments import Parser, flag, limit
@@ -27,7 +27,12 @@ def parser() -> Parser:
     made.option("eos_token", "the text of the end token, for bare tokenizers")
     made.option("format", "of the rows; auto: by schema", default="auto")
     made.option("max_prompt_tokens", "longer prompts are bad rows; tokens, or none", type=limit, default=1024)
+    made.option(
+        "prompt_overflow", "of longer prompts: a bad row, or what is kept", choices=("drop", "keep_start", "keep_end"),
+        default="drop",
+    )  # fmt: skip
     made.option("max_tokens", "prompt plus response; longer ones are cut; tokens, or none", type=limit, default=2048)
+    made.option("boundary", "a token across prompt and response", choices=("split", "error"), default="split")
     made.option("truncation.ratio", "keep this share of each response's content tokens; (0, 1]", type=float)
     made.option("truncation.tokens", "keep this many content tokens of each response", type=int)
     made.option("truncation.rounding", "how a share becomes a number of tokens", choices=("ceil", "floor"))
@@ -107,8 +112,25 @@ class _Bar:
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
     from pyprefopt.data.sources import open_source
 
-    for name, value in open_source(list(source), format=format).describe().items():
-        print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    print("\n".join(_outline(open_source(list(source), format=format).describe())))
+
+
+def _outline(value: Any, name: str = "", depth: int = 0) -> Iterator[str]:
+    """Nested facts as indented lines, one a line."""
+    indent = "  " * depth
+    if isinstance(value, Mapping) and value:
+        if name:
+            yield f"{indent}{name}:"
+        for key, part in value.items():
+            yield from _outline(part, str(key), depth + bool(name))
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        yield f"{indent}{name}:"
+        for part in value:
+            facts = part.items() if isinstance(part, Mapping) else [("", part)]
+            yield f"{indent}  " + ", ".join(f"{key}: {text}".removeprefix(": ") for key, text in facts)
+    else:
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        yield f"{indent}{name}: {shown}"
 
 
 def _summary(manifest: dict[str, Any], out: str, seconds: float) -> str:

@@ -13,13 +13,12 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyprefopt.data.shards import to_ipc
-from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from pyprefopt.data.sources import Block
     from pyprefopt.data.tokenizer import Tokenizer
 
@@ -32,14 +31,17 @@ class PrepareConfig:
 
     format: str  # of the rows
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
+    prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
+    boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
     truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
 
-    def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_tokens"):
-            limit = getattr(self, name)
-            check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What the tokenization takes."""
+        names = ("max_prompt_tokens", "prompt_overflow", "max_tokens", "boundary")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,18 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     """Parse, tokenize and cut the rows of one block; lay out its shard."""
     import polars as pl
 
-    from pyprefopt.data.rejects import count_rejects
+    from pyprefopt.data.rejects import REJECTS, count_rejects
     from pyprefopt.data.sources import parse_block
-    from pyprefopt.data.tokenize import tokenize_rows
 
     read = parse_block(block, config.format)
-    result = tokenize_rows(
-        read.frame, tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
-    )
+    table = read.table.combine_chunks()  # of the input, not of its many small chunks, follow the shard's batches
+    _prove(table, tokenizer)
+    segments, bad, responses_cut, rows_apart, _ = tokenizer.native.tokenize(table, **config.limits)
     rejects = read.rejects
-    if not result.rejects.is_empty():
-        rejects = pl.concat([rejects, result.rejects.with_columns(file=pl.lit(block.file))]).sort("row")
-    table = _columns(_cut(result.segments, config, tokenizer), config)
+    if len(more := pl.DataFrame(bad)):
+        more = more.with_columns(file=pl.lit(block.file)).select(REJECTS.names()).cast(REJECTS)
+        rejects = pl.concat([rejects, more]).sort("row")
+    table = _columns(_cut(pa.table(segments), config, tokenizer), config)
     shard = to_ipc(table)
     return PreparedBlock(
         index=block.index,
@@ -99,8 +101,8 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         rows=read.rows_in - rejects.height,
         lines=table.num_rows,
         **_lengths(table),
-        responses_cut=result.responses_cut,
-        tokenized_apart=result.tokenized_apart,
+        responses_cut=responses_cut,
+        tokenized_apart=len(rows_apart),
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
         shard=shard,
@@ -108,19 +110,20 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     )
 
 
-def check_truncation(config: PrepareConfig, tokenizer: Tokenizer) -> None:
-    """ConfigError where `truncation` breaks a rule of `truncate`: told before anything is read."""
-    from pyprefopt.data.tokenize import SEGMENTS
+def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
+    """ConfigError where a setting breaks a rule of `tokenize` or `truncate`: told before anything is read."""
+    from pyprefopt.data.tokenize import SEGMENTS, check_options
     from pyprefopt.data.truncate import truncate
 
+    check_options(**config.limits)
     known = [name for name in signature(truncate).parameters if name not in ("what", "tokenizer", "columns", "out")]
     for name in config.truncation:
         if name not in known:
             raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
-    _cut(SEGMENTS.to_frame(), config, tokenizer)
+    _cut(SEGMENTS.to_frame().to_arrow(), config, tokenizer)
 
 
-def _cut(segments: pl.DataFrame, config: PrepareConfig, tokenizer: Tokenizer) -> pl.DataFrame:
+def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.Table:
     if not config.truncation:
         return segments
     from pyprefopt.data.truncate import truncate
@@ -128,14 +131,22 @@ def _cut(segments: pl.DataFrame, config: PrepareConfig, tokenizer: Tokenizer) ->
     return truncate(segments, **config.truncation, tokenizer=tokenizer)
 
 
-def _columns(segments: Any, config: PrepareConfig) -> pa.Table:
-    """The table in the store's types, in one chunk: chunks would leave their trace in the bytes."""
+def _prove(table: pa.Table, tokenizer: Tokenizer) -> None:
+    """Let the fast engine prove itself on the beginning of the rows that come first."""
+    for name in ("prompt", "chosen", "rejected"):
+        if name in table.column_names and table.num_rows:
+            messages = pc.list_flatten(table[name].slice(0, 256))
+            tokenizer.prove(pc.struct_field(messages, "content"))
+
+
+def _columns(segments: pa.Table, config: PrepareConfig) -> pa.Table:
+    """The table in the store's types; a record batch a chunk of rows, as the tokenization made it."""
     from pyprefopt.data.store import typed
 
-    table = typed(segments.to_arrow() if hasattr(segments, "to_arrow") else pa.table(segments))
+    table = typed(segments)
     if not config.offsets:
         table = table.drop_columns([name for name in OFFSETS if name in table.column_names])
-    return table.combine_chunks()
+    return table
 
 
 def _lengths(table: pa.Table) -> dict[str, int]:

@@ -9,9 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, TokenizerParts, prepare_block
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 
-ENGINES = ("local", "ray")
 THREADS = 2  # blocks worked on at once: the kernels use all cores, but not between them
 _END = object()
 
@@ -57,12 +56,23 @@ def run_ray(blocks: Iterable[Any], config: PrepareConfig, tokenizer: Any) -> Ite
         for block in blocks:
             pending.append(work.remote(block, config, parts))
             if len(pending) >= limit:
-                yield ray.get(pending.popleft())
+                yield _result(ray, pending.popleft())
         while pending:
-            yield ray.get(pending.popleft())
+            yield _result(ray, pending.popleft())
     finally:
         if started:
             ray.shutdown()
+
+
+def _result(ray: Any, task: Any) -> PreparedBlock:
+    """What a task gave; our own errors without Ray's frame around them."""
+    try:
+        block: PreparedBlock = ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PyprefoptError):
+            raise error.cause from None
+        raise
+    return block
 
 
 def _remote_block(block: Any, config: PrepareConfig, parts: TokenizerParts) -> PreparedBlock:

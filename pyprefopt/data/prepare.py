@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from pyprefopt.data import atomic
-from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, check_truncation
+from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.engines import runner
 from pyprefopt.data.locks import FolderLock
 from pyprefopt.data.shards import SCHEMA_VERSION
@@ -49,7 +51,9 @@ def prepare(
     *,
     format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = 1024,
+    prompt_overflow: str = "drop",
     max_tokens: int | None = 2048,
+    boundary: str = "split",
     truncation: Mapping[str, Any] | None = None,
     offsets: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
@@ -67,7 +71,7 @@ def prepare(
         source: what `read_preferences` takes.
         tokenizer: with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
-        format, max_prompt_tokens, max_tokens: as in `read_preferences` and `tokenize`.
+        format, max_prompt_tokens, prompt_overflow, max_tokens, boundary: as in `read_preferences` and `tokenize`.
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `align` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
@@ -86,11 +90,13 @@ def prepare(
     config = PrepareConfig(
         format=opened.format,
         max_prompt_tokens=max_prompt_tokens,
+        prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,
+        boundary=boundary,
         truncation=dict(truncation or {}),
         offsets=offsets,
     )
-    check_truncation(config, tokenizer)
+    check_config(config, tokenizer)
     run, directory = runner(engine), Path(out).expanduser()
     try:
         workspace = Workspace(directory)
@@ -125,11 +131,17 @@ class _Job:
         self.seen = [_stamp(file) for file in self.files]
         self.inputs = [atomic.sha256_file(file) for file in self.files] or [_content(self.source)]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
         suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
-        return digest([SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs])
+        parts = [SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
+        return digest(parts)
+
+    @cached_property
+    def date(self) -> str | None:
+        """Today, where the template writes it into the chats; else None."""
+        return time.strftime("%Y-%m-%d") if "strftime_now" in self.tokenizer.chat_template else None
 
     def is_done(self) -> bool:
         """Whether the folder is finished for this very key, with all its shards."""
@@ -190,6 +202,7 @@ class _Job:
             "key": self.key,
             "settings": asdict(self.config),
             "tokenizer": identity(self.tokenizer),
+            "date": self.date,
             "inputs": files or [{"file": None, "sha256": self.inputs[0]}],
             "rows_in": rows_in,
             "rows": rows,

@@ -159,7 +159,9 @@ class Intake:
         own_sft = config.base.data != "chosen"
         self.bar.reset(total=(1 + (config.eval_data is not None) + own_sft) + (2 + own_sft))  # read, then tokenized
         splits = self._pairs()
-        if own_sft:
+        if is_prepared(config.base.data):
+            splits["sft"] = self._prepared("base.data", config.base.data)
+        elif own_sft:
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
             count = 2 * config.global_batch_size

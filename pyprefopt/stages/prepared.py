@@ -32,7 +32,7 @@ def is_prepared(path: str | None) -> bool:
 
 
 class Prepared:
-    """One prepared folder, given as `setting` (data or eval_data)."""
+    """One prepared folder, given as `setting` (data, eval_data or base.data)."""
 
     def __init__(self, setting: str, path: str) -> None:
         self.setting, self.directory = setting, Path(path).expanduser().resolve()
@@ -56,9 +56,16 @@ class Prepared:
 
     def check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with."""
+        from pyprefopt.data.sources import kind_of
+
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
+        kind = "instructions" if self.setting == "base.data" else "preferences"
+        if kind_of(settings["format"]) != kind:
+            raise ConfigError(
+                f"{self.setting} must hold {kind}, got '{self.directory}' of {kind_of(settings['format'])}"
+            )
         self._check_tokenizer(tokenizer)
-        if config.format not in ("auto", settings["format"]):
+        if kind == "preferences" and config.format not in ("auto", settings["format"]):
             self._refuse("format", config.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
             wanted, found = getattr(config, name), self.manifest[longest]

@@ -29,6 +29,15 @@ def same(one: Path, two: Path) -> bool:
     return tables[0].select(names).combine_chunks().equals(tables[1].select(names).combine_chunks())
 
 
+def test_a_prepared_sft_set(inputs, tmp_path):
+    folder = prepared(inputs, tmp_path / "folder", "sft.parquet")
+    for name, path in (("raw", str(inputs / "sft.parquet")), ("prepared", folder)):
+        build_data(small(inputs, tmp_path / "run", base={"data": path}), tmp_path / name)
+    assert same(tmp_path / "raw/sft", tmp_path / "prepared/sft")
+    with pytest.raises(ConfigError, match=r"^data must hold preferences, got .* of instructions"):
+        build_data(small(inputs, tmp_path / "run", data=folder), tmp_path / "stage")
+
+
 @pytest.mark.parametrize("held_out", [True, False])
 def test_the_same_splits_as_from_the_raw_file(inputs, tmp_path, held_out):
     raw: dict = {"base": {"data": "chosen"}}
