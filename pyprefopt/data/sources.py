@@ -153,6 +153,9 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
         ConfigError: an unknown format.
     """
     kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
+    for name in kinds:
+        if name not in FORMATS:
+            raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
         return Source([_file_part(file) for file in files], format, kinds, ignored)
