@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
+    from pyprefopt.data.read import read_candidates as read_candidates
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import select_top_k as select_top_k
     from pyprefopt.data.select import top_k_mask as top_k_mask
+    from pyprefopt.data.sources import open_source as open_source
+    from pyprefopt.data.sources import parse_block as parse_block
     from pyprefopt.data.store import SegmentStore as SegmentStore
     from pyprefopt.data.store import ValueStore as ValueStore
     from pyprefopt.data.tokenize import load_tokenizer as load_tokenizer
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "loader": ("StepLoader",),
     "pack": ("Packer", "pack"),
-    "read": ("read_instructions", "read_preferences"),
+    "read": ("read_candidates", "read_instructions", "read_preferences"),
     "select": ("select_top_k", "top_k_mask"),
+    "sources": ("open_source", "parse_block"),
     "store": ("SegmentStore", "ValueStore"),
     "tokenize": ("load_tokenizer", "tokenize"),
     "toy": ("write_toy",),

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+from itertools import pairwise
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +23,7 @@ from pyprefopt.data.read import read_preferences, scan_preferences
 from pyprefopt.data.sources import open_source, parse_block
 from pyprefopt.errors import ConfigError, DataError
 
-ROWS = [{"prompt": f"Hi {i}\n\"é\" 😀, x", "chosen": f"Hello {i}.", "rejected": "No.\r\n", "id": i} for i in range(5)]
+ROWS = [{"prompt": f'Hi {i}\n"é" 😀, x', "chosen": f"Hello {i}.", "rejected": "No.\r\n", "id": i} for i in range(5)]
 FRAME = pl.DataFrame(ROWS)
 
 
@@ -86,7 +87,7 @@ def tables():
     return {
         "polars": lambda: FRAME,
         "chunks": lambda: pl.concat([FRAME[:2], FRAME[2:]], rechunk=False),
-        "lazy": lambda: FRAME.lazy(),
+        "lazy": FRAME.lazy,
         "table": lambda: table,
         "reader": lambda: table.to_reader(max_chunksize=2),
         "duckdb": lambda: duckdb.from_arrow(table),
@@ -183,7 +184,9 @@ def test_folders_that_are_refused(tmp_path, names, message):
 def test_files_of_one_source_have_one_format(tmp_path):
     jsonl(tmp_path / "a.jsonl", ROWS)
     jsonl(tmp_path / "b.jsonl", [{"messages": []}])
-    with pytest.raises(DataError, match=r"b\.jsonl: no row of its first block fits format 'preference', which .*a\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"b\.jsonl: no row of its first block fits format 'preference', which .*a\.jsonl"
+    ):
         scan_preferences(tmp_path)
 
 
@@ -225,8 +228,24 @@ def test_splits_and_streams_of_datasets_are_refused():
     dataset = datasets.Dataset.from_list(ROWS)
     with pytest.raises(DataError, match=r"holds the splits train; pass one of them, as dataset\['train'\]"):
         open_source(datasets.DatasetDict({"train": dataset}))
+
+    class Streamed:
+        def with_format(self, kind):
+            return self
+
     with pytest.raises(DataError, match="without a length"):
-        open_source(dataset.to_iterable_dataset())
+        open_source(Streamed())
+
+
+def test_blocks_of_tables_do_not_depend_on_batches(monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 5000)
+    table = pl.concat([FRAME] * 300).to_arrow()
+    sizes = [
+        [block.rows_in for block in open_source(table.to_reader(max_chunksize=size)).blocks()] for size in (1, 7, 5000)
+    ]
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert len(sizes[0]) > 3
+    assert sum(sizes[0]) == 1500
 
 
 # -- blocks
@@ -260,7 +279,7 @@ def split(layout, data, cuts, **limits):
     limits = {"block_bytes": 40, "block_rows": 3, "row_bytes": 1 << 20, **limits}
     splitter = _native.TextBlocks(layout, **limits)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    blocks = [b for start, end in zip(edges, edges[1:], strict=False) for b in splitter.push(data[start:end])]
+    blocks = [b for start, end in pairwise(edges) for b in splitter.push(data[start:end])]
     return [*blocks, *splitter.finish()]
 
 
@@ -287,7 +306,9 @@ def test_lines_split_as_python_splits_them(lines, cuts):
         assert data.split(b"\n")[first_line - 1] == body.split(b"\n")[0]
 
 
-CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=6) | st.sampled_from(['"', ",", "\r\n", '""'])
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=6) | st.sampled_from(
+    ['"', ",", "\r\n", '""']
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -307,7 +328,9 @@ def test_csv_records_are_those_of_python(records, quoting, ending, cuts):
     blocks = split("csv", data, cuts)
     assert blocks == split("csv", data, [])
     rows = [json.loads(line) for block in blocks for line in block[0].splitlines() if line]
-    expected = [{"prompt": a, "chosen": b} for a, b in csv.reader(io.StringIO(sink.getvalue(), newline=""), strict=True)]
+    expected = [
+        {"prompt": a, "chosen": b} for a, b in csv.reader(io.StringIO(sink.getvalue(), newline=""), strict=True)
+    ]
     assert rows == expected[1:]
 
 
@@ -335,7 +358,9 @@ def test_parsing_has_a_twin_in_python(tmp_path, monkeypatch, rows, size):
 
 def reject_of(tmp_path, row):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n" + (row if isinstance(row, bytes) else json.dumps(row).encode()))
+    path.write_bytes(
+        json.dumps(ROWS[0]).encode() + b"\n" + (row if isinstance(row, bytes) else json.dumps(row).encode())
+    )
     result = scan_preferences(path)
     assert result.frame.height + result.rejects.height == 2
     return result.rejects.row(0, named=True) if result.rejects.height else None
@@ -361,7 +386,9 @@ def test_odd_texts_pass_unchanged(tmp_path, text, name):
     elif name == "a.csv":
         frame.write_csv(path)
     else:
-        path.write_text(json.dumps(frame.rows(named=True)[0]) if name == "a.jsonl" else json.dumps(frame.rows(named=True)))
+        path.write_text(
+            json.dumps(frame.rows(named=True)[0]) if name == "a.jsonl" else json.dumps(frame.rows(named=True))
+        )
     assert read_preferences(path)["chosen"][0][0]["content"] == text
 
 
@@ -416,7 +443,9 @@ def test_a_byte_order_mark_and_crlf(tmp_path, name):
 def test_a_cut_member_is_an_error_after_whole_rows(tmp_path, ending, monkeypatch):
     monkeypatch.setattr(sources, "BLOCK_ROWS", 1)
     path = tmp_path / ("a.jsonl" + ending)
-    data = PACK[ending](b"".join(json.dumps({**ROWS[0], "id": i * 7919 % 65_537}).encode() + b"\n" for i in range(4000)))
+    data = PACK[ending](
+        b"".join(json.dumps({**ROWS[0], "id": i * 7919 % 65_537}).encode() + b"\n" for i in range(4000))
+    )
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=rf"a\.jsonl\{ending} cannot be read .*it may be cut short or damaged"):
         list(open_source(path).blocks())
@@ -509,7 +538,10 @@ def test_describe(tmp_path):
     assert seen["files"] == [{"name": str(path), "bytes": path.stat().st_size, "compression": "gzip"}]
     assert seen["first_block"] == {"rows": 2, "rejected": 1, "system_messages": 1, "tools": 1, "multi_turn": 0}
     assert seen["fields"] == {
-        "prompt": "prompt", "chosen": "chosen response", "rejected": "rejected response", "tools": "tools"
+        "prompt": "prompt",
+        "chosen": "chosen response",
+        "rejected": "rejected response",
+        "tools": "tools",
     }
     assert seen["carried"] == ["id"]
     assert seen["first_row"]["prompt"] == ["system: S", "user: " + "long " * 12 + "…"]
