@@ -332,13 +332,14 @@ def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | Non
     texts = _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    return found, names, _UNMARKED if unmarked else _nearest(names)
+    return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS
 
 
 _UNMARKED = (
     "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
     "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
 )
+_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
 _EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
 
 

@@ -70,6 +70,13 @@ def test_text_files(tmp_path, name, ending):
     assert read_preferences(path).equals(read_preferences(FRAME))
 
 
+@pytest.mark.parametrize("ending", PACK)
+def test_members_one_after_the_other(tmp_path, ending):
+    path = tmp_path / ("a.jsonl" + ending)
+    path.write_bytes(b"".join(PACK[ending](json.dumps(row).encode() + b"\n") for row in ROWS))
+    assert read_preferences(path).equals(read_preferences(FRAME))
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_typed_files(tmp_path, name):
     WRITERS[name](tmp_path / name)
@@ -506,6 +513,12 @@ def test_broken_csv(tmp_path, text, message):
 def test_broken_arrays(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=f"broken JSON array: {message}".replace("]", r"\]").replace("[", r"\[")):
+        scan_preferences(tmp_path / "a.json")
+
+
+def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(ROWS[0], indent=2))
+    with pytest.raises(DataError, match="no row is a JSON object: a file holds one object a line"):
         scan_preferences(tmp_path / "a.json")
 
 
