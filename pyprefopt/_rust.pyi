@@ -1,5 +1,5 @@
 # The extension's functions. Columns are anything with the Arrow PyCapsule interface: Polars, PyArrow, DuckDB, …
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -10,13 +10,16 @@ __all__ = [
     "TextBlocks",
     "Tokenizer",
     "__version__",
+    "count_content",
+    "count_units",
     "detect_format",
     "format_fields",
+    "kept_units",
+    "pack_lengths",
     "parse_rows",
     "render_chat",
-    "select_top_k",
+    "select_tokens",
     "spans_to_mask",
-    "top_k_mask",
     "truncate_positions",
     "truncate_text",
 ]
@@ -50,6 +53,7 @@ def render_chat(
     tools: str | None = None,
     template_kwargs: str | None = None,
     now: int = 0,
+    reference: Callable[..., str] | None = None,
 ) -> str: ...
 
 # tokenize
@@ -62,7 +66,10 @@ class Tokenizer:
         special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
+        reference: Callable[..., str] | None = None,
     ) -> Tokenizer: ...
+    @property
+    def template_refusal(self) -> str | None: ...
     @property
     def vocab_size(self) -> int: ...
     def token_to_id(self, token: str) -> int | None: ...
@@ -74,23 +81,46 @@ class Tokenizer:
         tools: str | None = None,
         template_kwargs: str | None = None,
     ) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def why(self) -> str: ...
     def encode(self, texts: Any) -> Any: ...
+    def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
     def tokenize(
-        self, frame: Any, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
-    ) -> tuple[Any, Any, int, int]: ...
+        self,
+        frame: Any,
+        *,
+        max_prompt_tokens: int | None = None,
+        prompt_overflow: str = "drop",
+        max_tokens: int | None = None,
+        boundary: str = "split",
+    ) -> tuple[Any, Any, int, Any, int]: ...
 
 # truncate
 def truncate_text(
     column: Any,
     *,
+    unit: str,
     ratio: float | None = None,
-    tokens: int | None = None,
+    length: int | None = None,
     rounding: str = "ceil",
     tokenizer: Tokenizer | None = None,
-) -> Any: ...
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def count_units(column: Any, *, unit: str, tokenizer: Tokenizer | None = None) -> Any: ...
 def truncate_positions(
-    segments: Any, *, ratio: float | None = None, tokens: int | None = None, rounding: str = "ceil"
-) -> Any: ...
+    segments: Any,
+    *,
+    ratio: float | None = None,
+    length: int | None = None,
+    rounding: str = "ceil",
+    base: NDArray[np.int64] | None = None,
+) -> tuple[Any, Any]: ...
+def kept_units(
+    lengths: NDArray[np.uint32], *, ratio: float | None = None, length: int | None = None, rounding: str = "ceil"
+) -> NDArray[np.uint32]: ...
+def count_content(segments: Any) -> tuple[Any, Any]: ...
 
 # select, pack
 
@@ -99,17 +129,25 @@ class _Arrow(Protocol):
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
-def top_k_mask(scores: Any, ratio: float, *, largest: bool, mask: Any | None, rounding: str) -> _Arrow: ...
-def select_top_k(
-    scores: Any,
-    mask: Any,
-    kinds: NDArray[np.uint8],
-    rows: NDArray[np.uint64],
+def select_tokens(
+    scores: Any | None,
     *,
-    chosen_ratio: float,
-    rejected_ratio: float,
+    method: str,
+    sides: list[tuple[float, bool]],
     rounding: str,
+    minimum: int,
+    mask: Any | None = None,
+    ids: Any | None = None,
+    excluded: Sequence[int] = ...,
+    lengths: NDArray[np.int64] | None = None,
+    seed: int = 0,
+    side: NDArray[np.uint8] | None = None,
+    rows: NDArray[np.uint64] | None = None,
+    segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
+def pack_lengths(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 @final
 class Packer:
@@ -134,5 +172,5 @@ class Packer:
     def lengths(self, groups: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def plan(
         self, groups: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
-    ) -> list[NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
     def assemble(self, bins: Sequence[NDArray[np.int64]]) -> list[dict[str, Any]]: ...

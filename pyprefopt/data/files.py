@@ -126,12 +126,25 @@ def readable(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def pieces(file: DataFile) -> Iterator[bytes]:
-    """The text of a file, decompressed, piece by piece."""
+@dataclass
+class Meter:
+    """How much of a file has been read: bytes on disk."""
+
+    total: int = 0
+    read: int = 0
+
+
+def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
+    """The text of a file, decompressed, piece by piece; `meter` follows."""
     with readable(file.name, file.suffix + (f" ({file.compression})" if file.compression else "")):
-        is_xz = file.compression == "xz"
-        with lzma.open(file.path) if is_xz else pa.input_stream(str(file.path), compression=file.compression) as stream:
+        raw: Any = pa.OSFile(str(file.path))
+        if file.compression == "xz":
+            stream: Any = lzma.open(raw)  # noqa: SIM115  (closed below)
+        else:
+            stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
+        with raw, stream:
             while piece := stream.read(PIECE_BYTES):
+                meter.read = raw.tell()
                 yield piece
 
 

@@ -1,7 +1,11 @@
-"""Top-k% token selection (SePO, Yang et al. 2024, Eq. 25): columns cross to Rust as Arrow, never as Python lists."""
+"""Token selection: top-k% (SePO, Yang et al. 2024, Eq. 25), by threshold, or by chance.
+
+Columns cross to Rust as Arrow, never as Python lists.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -11,13 +15,16 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import Column, apply, numbers
 from pyprefopt.errors import DataError, check, did_you_mean
 
-Rounding = Literal["half_up", "floor"]
+Rounding = Literal["half_up", "floor", "ceil"]
+Method = Literal["top_k", "threshold", "random"]
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-Column = TypeVar("Column", pl.Series, pl.Expr, pa.Array, pa.ChunkedArray)
 
-_KINDS = {"prompt": 0, "chosen": 1, "rejected": 2}
+ROUNDINGS = ("half_up", "floor", "ceil")
+METHODS = ("top_k", "threshold", "random")
+_SIDES = {"chosen": 0, "rejected": 1, "prompt": 254}
 _SELECTED = pl.List(pl.Boolean)
 
 
@@ -28,26 +35,117 @@ def top_k_mask(
     largest: bool = True,
     mask: Column | None = None,
     rounding: Rounding = "half_up",
+    minimum: int = 1,
+    ids: Column | None = None,
+    excluded_ids: Sequence[int] = (),
 ) -> Column:
     """Mark the `ratio` of each list's tokens with the largest (or smallest) scores.
 
-    scores: list<f32>, a Polars Series or expression, or a PyArrow array; the same kind comes back, as list<bool>.
-    mask: list<bool> of the tokens that may be selected; without it, all. T is their number.
-    The number selected is max(1, floor(ratio * T + 0.5)) in float64 for `half_up`, max(1, floor(ratio * T)) for
-    `floor`, and 0 where T is 0. Ties go to the earlier token, -0.0 equals 0.0, null lists stay null.
+    scores: list<f32>, a Polars Series or expression, a PyArrow array, a DuckDB or `datasets` column; list<bool> of the
+    same kind comes back (PyArrow for what is not Polars). Null lists stay null.
+    mask: list<bool> of the tokens that may be selected; without it, all. ids: list<u32>, needed where `excluded_ids`
+    are given: tokens that are never selected. T is the number of tokens that may be.
+    The number selected is floor(ratio * T + 0.5) for `half_up`, floor(ratio * T) for `floor`, ceil(ratio * T) for
+    `ceil`, in float64; at least `minimum`, at most T. Ties go to the earlier token, -0.0 equals 0.0.
 
-    Raises ConfigError for a bad ratio or rounding, DataError (naming the list) for a NaN or null score at a candidate
-    or lists of different lengths.
+    Raises ConfigError for a bad setting, DataError (naming the list) for a NaN or null score at a token that may be
+    selected, or lists of different lengths.
     """
-    _check_settings(rounding, ratio=ratio)
-    kernel = partial(_top_k_arrow, ratio=ratio, largest=largest, rounding=rounding)
-    if isinstance(scores, pl.Expr):
-        columns = [scores] if mask is None else [scores, mask]
-        return pl.map_batches(columns, partial(_on_series, kernel), return_dtype=_SELECTED, is_elementwise=True)
-    if isinstance(scores, pl.Series):
-        return _on_series(kernel, [scores] if mask is None else [scores, mask])
-    selected = pa.array(kernel(scores, mask))
-    return pa.chunked_array([selected]) if isinstance(scores, pa.ChunkedArray) else selected
+    _check_rule(rounding, minimum, excluded_ids, ids is not None)
+    _check_ratio("ratio", ratio)
+    settings = {"method": "top_k", "sides": [(ratio, largest)], "rounding": rounding, "minimum": minimum}
+    return _by_scores("top_k_mask", scores, mask, ids, excluded_ids, settings)
+
+
+def threshold_mask(
+    scores: Column,
+    threshold: float,
+    *,
+    largest: bool = True,
+    mask: Column | None = None,
+    minimum: int = 0,
+    ids: Column | None = None,
+    excluded_ids: Sequence[int] = (),
+) -> Column:
+    """Mark the tokens of each list whose score is >= `threshold` (`largest=False`: <= `threshold`), in float32.
+
+    Where fewer than `minimum` tokens are beyond it, the `minimum` best are marked. Columns, `mask`, `ids`,
+    `excluded_ids` and errors as in `top_k_mask`.
+    """
+    _check_rule("half_up", minimum, excluded_ids, ids is not None)
+    _check_threshold("threshold", threshold)
+    settings = {"method": "threshold", "sides": [(threshold, largest)], "rounding": "half_up", "minimum": minimum}
+    return _by_scores("threshold_mask", scores, mask, ids, excluded_ids, settings)
+
+
+def random_mask(
+    lengths: Column,
+    ratio: float,
+    *,
+    seed: int,
+    rows: Column | None = None,
+    segments: Column | None = None,
+    mask: Column | None = None,
+    rounding: Rounding = "half_up",
+    minimum: int = 1,
+    ids: Column | None = None,
+    excluded_ids: Sequence[int] = (),
+) -> Column:
+    """The random baseline: as many tokens as `top_k_mask` selects, each set of them equally likely.
+
+    lengths: tokens of each list, or any list column, whose lists' lengths count. Null stays null.
+    rows, segments: whole numbers >= 0 that name each list (segments: 0 without it). What is selected depends on
+    (seed, row, segment, number of tokens that may be selected and where they are) alone, not on chunks, threads or
+    order. Without `rows` the position in the column counts; an expression needs them, since it may see the column in
+    parts. Columns, `mask`, `rounding`, `minimum`, `ids`, `excluded_ids` and errors as in `top_k_mask`.
+    """
+    _check_rule(rounding, minimum, excluded_ids, ids is not None)
+    _check_ratio("ratio", ratio)
+    _check_seed(seed)
+    rule = "given for expressions"
+    check(rows is not None or not isinstance(lengths, pl.Expr), "rows", rows, rule, "for example rows=pl.col('row')")
+    settings = {"sides": [(ratio, True)], "rounding": rounding, "minimum": minimum, "seed": seed}
+    kernel = partial(_random, settings=settings, excluded_ids=excluded_ids)
+    return apply(kernel, [lengths, mask, ids, rows, segments], _SELECTED)
+
+
+def select_tokens(
+    frame: Frame,
+    *,
+    method: Method = "top_k",
+    chosen_ratio: float | None = None,
+    rejected_ratio: float | None = None,
+    chosen_threshold: float | None = None,
+    rejected_threshold: float | None = None,
+    rounding: Rounding = "half_up",
+    minimum: int = 1,
+    excluded_ids: Sequence[int] = (),
+    seed: int = 0,
+) -> Frame:
+    """Add `selected` (list<bool>) to a segments frame: the tokens in `mask` that `method` takes of each response.
+
+    top_k: the highest scores of chosen, the lowest of rejected responses, `chosen_ratio` and `rejected_ratio` of them.
+    threshold: chosen tokens with a score >= `chosen_threshold`, rejected ones with a score <= `rejected_threshold`.
+    random: the number of tokens that top_k takes, by chance (`seed`, row and segment decide; no scores are needed).
+    A ratio or threshold of None keeps all candidates of that side. Prompts get null. Numbers, ties, `minimum` and
+    `excluded_ids` (looked up in `ids`) as in `top_k_mask`. The result does not depend on threads, chunks or the engine.
+
+    Raises DataError naming the row for a NaN or null score at a candidate and for kinds without a side (`response`),
+    ConfigError for settings that the method does not use.
+    """
+    sides = _sides(method, (chosen_ratio, rejected_ratio), (chosen_threshold, rejected_threshold))
+    _check_rule(rounding, minimum, excluded_ids)
+    _check_seed(seed)
+    names: list[str] = ["mask", "segment"] if method == "random" else ["scores", "mask"]
+    names += ["kind", "row", *["ids"] * bool(excluded_ids)]
+    _check_schema(frame.collect_schema(), names)
+    settings: dict[str, Any] = {"method": method, "sides": sides, "rounding": rounding, "minimum": minimum}
+    settings |= {"seed": seed, "excluded": list(excluded_ids)}
+    kernel = partial(_select, names=names, settings=settings)
+    if isinstance(frame, pl.DataFrame):
+        return frame.with_columns(kernel([frame[name] for name in names]).alias("selected"))
+    selected = pl.map_batches(names, kernel, return_dtype=_SELECTED, is_elementwise=True)
+    return frame.with_columns(selected.alias("selected"))
 
 
 def select_top_k(
@@ -56,63 +154,132 @@ def select_top_k(
     chosen_ratio: float | None = 0.3,
     rejected_ratio: float | None = 0.3,
     rounding: Rounding = "half_up",
+    minimum: int = 1,
+    excluded_ids: Sequence[int] = (),
 ) -> Frame:
-    """Add `selected` (list<bool>) to a segments frame that has `scores` (list<f32>): SePO's selection, Eq. 25.
-
-    Chosen responses keep the tokens with the highest scores, rejected ones those with the lowest; only tokens in
-    `mask` are candidates. A ratio of None keeps all candidates of that side. Prompts get null. Numbers and ties as in
-    `top_k_mask`; the result does not depend on the number of threads. Works in the eager, lazy and streaming engine.
-
-    Raises DataError naming the row for a NaN or null score at a candidate and for kinds without a side (`response`).
-    """
-    chosen, rejected = (1.0 if ratio is None else ratio for ratio in (chosen_ratio, rejected_ratio))
-    _check_settings(rounding, chosen_ratio=chosen, rejected_ratio=rejected)
-    _check_schema(frame.collect_schema())
-    kernel = partial(_select_arrow, chosen_ratio=chosen, rejected_ratio=rejected, rounding=rounding)
-    names = ["scores", "mask", "kind", "row"]
-    if isinstance(frame, pl.DataFrame):
-        return frame.with_columns(_on_series(kernel, [frame[name] for name in names]).alias("selected"))
-    selected = pl.map_batches(names, partial(_on_series, kernel), return_dtype=_SELECTED, is_elementwise=True)
-    return frame.with_columns(selected.alias("selected"))
+    """SePO's selection (Eq. 25): `select_tokens` with method `top_k` and the paper's ratio."""
+    return select_tokens(
+        frame, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio, rounding=rounding, minimum=minimum,
+        excluded_ids=excluded_ids,
+    )  # fmt: skip
 
 
-def _check_settings(rounding: str, **ratios: float) -> None:
-    for name, ratio in ratios.items():
-        check(0 < ratio <= 1, name, ratio, "in (0, 1]", "the paper uses 0.3 or 0.5")
-    check(rounding in ("half_up", "floor"), "rounding", rounding, "'half_up' or 'floor'")
+def _by_scores(
+    name: str,
+    scores: Column,
+    mask: Column | None,
+    ids: Column | None,
+    excluded_ids: Sequence[int],
+    settings: dict[str, Any],
+) -> Column:
+    def kernel(scores: pl.Series, mask: pl.Series | None, ids: pl.Series | None) -> pl.Series:
+        options = settings | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
+        return _run(name, scores, options)
+
+    return apply(kernel, [scores, mask, ids], _SELECTED)
 
 
-def _check_schema(schema: pl.Schema) -> None:
-    wanted = {"scores": pl.List(pl.Float32), "mask": _SELECTED, "kind": pl.String(), "row": pl.UInt64()}
-    for name, dtype in wanted.items():
+def _random(
+    lengths: pl.Series,
+    mask: pl.Series | None,
+    ids: pl.Series | None,
+    rows: pl.Series | None,
+    segments: pl.Series | None,
+    *,
+    settings: dict[str, Any],
+    excluded_ids: Sequence[int],
+) -> pl.Series:
+    lengths = lengths.list.len() if isinstance(lengths.dtype, pl.List) else lengths
+    if not lengths.dtype.is_integer():
+        raise DataError(f"random_mask: lengths must be whole numbers or lists, got {lengths.dtype}; cast the column")
+    if (lengths < 0).any():
+        raise DataError(f"random_mask: lengths must be >= 0, got {lengths.min()!r}")
+    named = {name: numbers(c, pl.UInt64) for name, c in (("rows", rows), ("segments", segments)) if c is not None}
+    options = settings | named | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
+    options["lengths"] = numbers(lengths.cast(pl.Int64).fill_null(-1), pl.Int64)
+    return _run("random_mask", None, options | {"method": "random"})
+
+
+def _ids(ids: pl.Series | None) -> pl.Series | None:
+    return ids if ids is None else ids.cast(pl.List(pl.UInt32))
+
+
+def _run(name: str, scores: pl.Series | None, options: dict[str, Any]) -> pl.Series:
+    try:
+        selected = _native.select_tokens(scores, **options)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from None
+    return pl.Series("", pa.array(selected), dtype=_SELECTED)
+
+
+def _select(columns: Sequence[pl.Series], names: Sequence[str], settings: dict[str, Any]) -> pl.Series:
+    given = dict(zip(names, columns, strict=True))
+    kind, rows = given["kind"], numbers(given["row"], pl.UInt64)
+    side = kind.replace_strict(list(_SIDES), list(_SIDES.values()), default=255, return_dtype=pl.UInt8).to_numpy()
+    if (side == 255).any():
+        line = int((side == 255).argmax())
+        raise DataError(
+            f"row {rows[line]}: kind '{kind[line]}' has no side to select; select_tokens and select_top_k work on "
+            "chosen and rejected responses, top_k_mask, threshold_mask and random_mask on any"
+        )
+    options = settings | {"mask": given["mask"], "ids": given.get("ids"), "rows": rows}
+    options["side"] = np.ascontiguousarray(side)
+    if settings["method"] == "random":
+        options["lengths"] = given["mask"].list.len().cast(pl.Int64).fill_null(-1).to_numpy()
+        options["segments"] = numbers(given["segment"], pl.UInt64)
+    return _run("select_tokens, column scores", given.get("scores"), options)
+
+
+def _sides(
+    method: Method, ratios: tuple[float | None, float | None], thresholds: tuple[float | None, float | None]
+) -> list[tuple[float, bool]]:
+    """(amount, largest) of chosen and rejected responses."""
+    check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+    by_threshold = method == "threshold"
+    used, unused, what = (thresholds, ratios, "threshold") if by_threshold else (ratios, thresholds, "ratio")
+    names = tuple(f"{side}_{what}" for side in ("chosen", "rejected"))
+    other = "ratio" if by_threshold else "threshold"
+    check(unused == (None, None), f"chosen_{other} and rejected_{other}", unused, f"left out with method {method!r}")
+    if by_threshold:
+        check(used != (None, None), "chosen_threshold and rejected_threshold", used, "given with method 'threshold'")
+    for name, value in zip(names, used, strict=True):
+        if value is not None:
+            (_check_threshold if by_threshold else _check_ratio)(name, value)
+    everything = (-math.inf, math.inf) if by_threshold else (1.0, 1.0)
+    amounts = [default if value is None else value for value, default in zip(used, everything, strict=True)]
+    return [(amounts[0], True), (amounts[1], False)]
+
+
+def _check_ratio(name: str, ratio: float) -> None:
+    check(0 < ratio <= 1, name, ratio, "in (0, 1]", "the paper uses 0.3 or 0.5")
+
+
+def _check_threshold(name: str, threshold: float) -> None:
+    check(not math.isnan(threshold), name, threshold, "a number")
+
+
+def _check_seed(seed: int) -> None:
+    check(0 <= seed < 1 << 64, "seed", seed, "in [0, 2^64)")
+
+
+def _check_rule(rounding: str, minimum: int, excluded_ids: Sequence[int], has_ids: bool | None = None) -> None:
+    """`has_ids`: whether ids were given along; None where they come with the frame."""
+    check(rounding in ROUNDINGS, "rounding", rounding, "'half_up', 'floor' or 'ceil'")
+    check(minimum >= 0, "minimum", minimum, ">= 0", "usual 1; 0 lets a list go without a selected token")
+    bad = [token for token in excluded_ids if not 0 <= token < 1 << 24]
+    check(not bad, "excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
+    given = has_ids is None or has_ids == bool(excluded_ids)
+    check(given, "ids and excluded_ids", (has_ids, tuple(excluded_ids)), "given together", "pass both or neither")
+
+
+def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
+    wanted = {
+        "scores": pl.List(pl.Float32), "mask": _SELECTED, "kind": pl.String(), "row": pl.UInt64(),
+        "segment": pl.UInt16(), "ids": pl.List(pl.UInt32),
+    }  # fmt: skip
+    for name in names:
+        dtype = wanted[name]
         if name not in schema:
             raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, schema)}")
         if schema[name] != dtype:
             raise DataError(f"column '{name}' must be {dtype}, got {schema[name]}; cast it")
-
-
-def _on_series(kernel: Any, columns: Sequence[pl.Series]) -> pl.Series:
-    """Run an Arrow kernel on Polars columns; the result has the first one's name."""
-    return pl.Series(columns[0].name, pa.array(kernel(*columns)), dtype=_SELECTED)
-
-
-def _top_k_arrow(scores: Any, mask: Any = None, *, ratio: float, **settings: Any) -> Any:
-    try:
-        return _native.top_k_mask(scores, ratio, mask=mask, **settings)
-    except ValueError as error:
-        raise DataError(f"top_k_mask: {error}") from None
-
-
-def _select_arrow(scores: Any, mask: Any, kind: pl.Series, row: pl.Series, **settings: Any) -> Any:
-    codes = kind.replace_strict(list(_KINDS), list(_KINDS.values()), default=255, return_dtype=pl.UInt8).to_numpy()
-    rows = np.ascontiguousarray(row.to_numpy())
-    if (codes == 255).any():
-        line = int((codes == 255).argmax())
-        raise DataError(
-            f"row {rows[line]}: kind '{kind[line]}' has no side to select; select_top_k works on chosen and rejected "
-            "responses, top_k_mask on any"
-        )
-    try:
-        return _native.select_top_k(scores, mask, np.ascontiguousarray(codes), rows, **settings)
-    except ValueError as error:
-        raise DataError(f"select_top_k, column scores: {error}") from None

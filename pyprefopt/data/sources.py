@@ -15,7 +15,7 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.files import DataFile, batches, find_files, pieces, rows_of, schema_of
+from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
@@ -120,6 +120,12 @@ class Source:
             if empty:
                 raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
 
+    @property
+    def meter(self) -> Meter:
+        """Bytes on disk, all and read so far; of tables 0."""
+        meters = [part.meter for part in self.parts]
+        return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
     def _check(self, block: Block) -> None:
         found, names, _ = _detected(block.rows, [self.format])
         if found is None:
@@ -136,6 +142,7 @@ class _Part:
     name: str
     blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
     columns: list[str] | None = None  # of typed rows
+    meter: Meter = field(default_factory=Meter)
     file: DataFile | None = None
     rows: int | None = None  # where known without reading
 
@@ -224,19 +231,29 @@ def _near(field: str, names: str) -> str:
 
 
 def _file_part(file: DataFile) -> _Part:
+    meter = Meter(file.path.stat().st_size)
     if file.container in ("json", "csv"):
-        return _Part(file.name, lambda _: _text_blocks(file), file=file)
+        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter, file=file)
     schema = schema_of(file)
 
     def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in schema.names if columns is None or name in columns]
-        return _table_blocks(batches(file, wanted, BLOCK_BYTES))
+        return _table_blocks(_metered(batches(file, wanted, BLOCK_BYTES), meter, rows_of(file)))
 
-    return _Part(file.name, blocks, list(schema.names), file, rows_of(file))
+    return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
 
 
-def _text_blocks(file: DataFile) -> Iterator[tuple[bytes, int, int | None]]:
-    stream = pieces(file)
+def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The batches; `meter` follows by the share of `rows`, or of the bytes where rows are not known."""
+    seen = 0
+    for batch in batches:
+        seen += batch.nbytes if rows is None else batch.num_rows
+        meter.read = min(meter.total, seen if rows is None else meter.total * seen // max(1, rows))
+        yield batch
+
+
+def _text_blocks(file: DataFile, meter: Meter) -> Iterator[tuple[bytes, int, int | None]]:
+    stream = pieces(file, meter)
     head = next(stream, b"")
     layout = "csv" if file.container == "csv" else "lines"
     if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":

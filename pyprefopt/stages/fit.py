@@ -85,7 +85,8 @@ class Training:
         if self.selection is not None:
             rule = config.selection
             columns["selected"] = ValueStore.open(self.selection.directory / split)
-            columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
+            if rule.method != "threshold":  # which has no ratio
+                columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
         return columns
 
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:

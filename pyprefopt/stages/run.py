@@ -114,12 +114,13 @@ class Pipeline:
     @cached_property
     def selection(self) -> Artifact | None:
         """The tokens that the policy is trained on; None where the method takes all."""
-        rule = self.config.selection
-        if rule.chosen_ratio is None:
+        rule, seed = self.config.selection, self.config.seed
+        if not rule.active:
             return None
+        scores = self.scores if rule.needs_scores else None
         return self._run(
-            selection_stage(rule, self.scores),
-            lambda directory: build_selection(rule, self.data, self.scores, directory),
+            selection_stage(rule, self.data, scores, seed),
+            lambda directory: build_selection(rule, self.data, scores, seed, directory),
         )
 
     @cached_property

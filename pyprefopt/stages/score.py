@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.data.loader import StepLoader
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.select import select_top_k
+from pyprefopt.data.select import select_tokens
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import DataError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
@@ -113,13 +113,17 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     return {"facts": facts}
 
 
-def selection_stage(rule: SelectionConfig, scores: Artifact) -> Stage:
-    """Top-k% of each response by the scores."""
+def selection_stage(rule: SelectionConfig, data: Artifact, scores: Artifact | None, seed: int) -> Stage:
+    """Tokens of each response by the scores, or (without them) by chance."""
+    if scores is None:
+        return Stage("selection", asdict(rule), {"data": data.fingerprint}, seed=seed)
     return Stage("selection", asdict(rule), {"scores": scores.fingerprint})
 
 
-def build_selection(rule: SelectionConfig, data: Artifact, scores: Artifact, directory: Path) -> dict[str, Any]:
-    """Write the masks of selected tokens (SePO Eq. 25).
+def build_selection(
+    rule: SelectionConfig, data: Artifact, scores: Artifact | None, seed: int, directory: Path
+) -> dict[str, Any]:
+    """Write the masks of selected tokens (SePO Eq. 25, or the other methods of `select_tokens`).
 
     Facts: the share of tokens that is selected, and, where the data says which tokens carry the preference
     (`chosen_planted`, `rejected_planted`), recall, precision and what chance would give.
@@ -129,10 +133,12 @@ def build_selection(rule: SelectionConfig, data: Artifact, scores: Artifact, dir
     facts: dict[str, Any] = {}
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
-        values = ValueStore.open(scores.directory / split).check(store).values
-        frame = pl.from_arrow(store.table.append_column("scores", values))
+        table = store.table
+        if scores is not None:
+            table = table.append_column("scores", ValueStore.open(scores.directory / split).check(store).values)
+        frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-        selected = select_top_k(frame, **asdict(rule))["selected"]
+        selected = select_tokens(frame, **asdict(rule), seed=seed)["selected"]
         ValueStore.write(directory / split, store, selected, key="selection")
         if split == "train":
             facts = _selection_facts(store, _flat(directory / split), data.directory / "train_planted")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
-from pyprefopt.train.config import BaseConfig, LoraConfig, OracleConfig, RunConfig
+from pyprefopt.train.config import BaseConfig, LoraConfig, OracleConfig, RunConfig, SelectionConfig
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,12 @@ class Rule:
     culprit: str  # the dotted setting of the example without which it is fine
 
 
-def _selects(c: RunConfig) -> bool:
-    return c.selection.chosen_ratio is not None or c.selection.rejected_ratio is not None
-
-
 def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
 def _uses_base(c: RunConfig) -> bool:
-    return _selects(c) or c.policy_init == "base" or _on_responses(c)
+    return c.selection.needs_scores or c.policy_init == "base" or _on_responses(c)
 
 
 def _only_path(section: BaseConfig | OracleConfig) -> bool:
@@ -46,7 +42,7 @@ RULES: tuple[Rule, ...] = (
         "loss",
     ),
     Rule(
-        lambda c: _on_responses(c) and _selects(c),
+        lambda c: _on_responses(c) and c.selection.active,
         "selection does not apply to method {c.method}, which trains on whole responses; leave selection out",
         {"method": "sft", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
         "selection",
@@ -71,6 +67,33 @@ RULES: tuple[Rule, ...] = (
         "policy_init",
     ),
     Rule(
+        lambda c: c.selection.method == "threshold" and c.selection.ratios != (None, None),
+        "selection.chosen_ratio and selection.rejected_ratio do not apply to selection.method threshold; leave them "
+        "out, or set selection.method top_k",
+        {"method": "dpo", "selection": {"method": "threshold", "chosen_ratio": 0.3, "rejected_ratio": 0.3}},
+        "selection.method",
+    ),
+    Rule(
+        lambda c: c.selection.method != "threshold" and c.selection.thresholds != (None, None),
+        "selection.chosen_threshold and selection.rejected_threshold need selection.method threshold, got "
+        "{c.selection.method}; set it or leave them out",
+        {"method": "dpo", "selection": {"chosen_threshold": 0.1, "rejected_threshold": 0.1}},
+        "selection",
+    ),
+    Rule(
+        lambda c: None in c.selection.thresholds and c.selection.method == "threshold",
+        "selection.method threshold needs selection.chosen_threshold and selection.rejected_threshold, got "
+        "{c.selection.chosen_threshold} and {c.selection.rejected_threshold}; set both or leave method out",
+        {"method": "dpo", "selection": {"method": "threshold", "chosen_threshold": 0.1}},
+        "selection",
+    ),
+    Rule(
+        lambda c: c.selection.method == "threshold" and getattr(c.loss, "normalizer", None) == "ratio",
+        "loss.normalizer ratio divides by |y| k, and selection.method threshold has no k; set loss.normalizer selected",
+        {"method": "sepo", "selection": {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}},
+        "selection",
+    ),
+    Rule(
         lambda c: (c.selection.chosen_ratio is None) != (c.selection.rejected_ratio is None),
         "selection.chosen_ratio and selection.rejected_ratio must both be set, got {c.selection.chosen_ratio} and "
         "{c.selection.rejected_ratio}; 1.0 keeps all tokens of a side",
@@ -78,16 +101,23 @@ RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: c.selection.rounding != "half_up" and not _selects(c),
+        lambda c: c.selection.rounding != "half_up" and c.selection.ratios == (None, None),
         "selection.rounding needs selection.chosen_ratio and selection.rejected_ratio; set them or leave rounding out",
         {"method": "dpo", "selection": {"rounding": "floor"}},
         "selection",
     ),
+    Rule(
+        lambda c: c.selection != SelectionConfig() and not c.selection.active,
+        "selection.method, minimum and excluded_ids need selection.chosen_ratio and selection.rejected_ratio (or "
+        "thresholds); set them or leave selection out",
+        {"method": "dpo", "selection": {"minimum": 2}},
+        "selection",
+    ),
     # stages
     Rule(
-        lambda c: not _selects(c) and c.oracle != OracleConfig(),
-        "oracle.* is used only by token selection, which method {c.method} does not do here; leave oracle out, or set "
-        "selection.chosen_ratio and selection.rejected_ratio",
+        lambda c: not c.selection.needs_scores and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection by scores, which method {c.method} does not do here; leave oracle "
+        "out, or set selection.chosen_ratio and selection.rejected_ratio (and selection.method not to random)",
         {"method": "dpo", "oracle": {"path": "oracle"}},
         "oracle",
     ),
@@ -139,6 +169,19 @@ RULES: tuple[Rule, ...] = (
         lambda c: c.truncation.rounding != "ceil" and c.truncation.ratio is None,
         "truncation.rounding needs truncation.ratio; set it or leave rounding out",
         {"truncation": {"rounding": "floor"}},
+        "truncation",
+    ),
+    Rule(
+        lambda c: c.truncation.ratio_base != "own" and c.truncation.ratio is None,
+        "truncation.ratio_base needs truncation.ratio, which is a share of it; set it or leave ratio_base out",
+        {"truncation": {"tokens": 5, "ratio_base": "shared_min"}},
+        "truncation.ratio_base",
+    ),
+    Rule(
+        lambda c: c.truncation.cut_end != "none" and not c.truncation.active,
+        "truncation.cut_end says what follows a cut, and nothing is cut; set truncation.ratio or truncation.tokens, or "
+        "leave cut_end out",
+        {"truncation": {"cut_end": "eos"}},
         "truncation",
     ),
     Rule(

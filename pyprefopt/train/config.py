@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,6 +84,8 @@ class TruncationConfig:
     ratio: float | None = None  # share of each response's content tokens that is kept; (0, 1]
     tokens: int | None = None  # content tokens of each response that are kept
     rounding: Literal["ceil", "floor"] = "ceil"  # how ratio * length becomes a number of tokens (at least 1)
+    ratio_base: Literal["own", "shared_min"] = "own"  # ratio of each response's length, or of the pair's shorter one
+    cut_end: Literal["none", "eos", "template"] = "none"  # after a cut: nothing, the EOS token, the template's turn end
 
     def __post_init__(self) -> None:
         both = self.ratio is not None and self.tokens is not None
@@ -90,21 +93,62 @@ class TruncationConfig:
         check(self.ratio is None or 0 < self.ratio <= 1, "truncation.ratio", self.ratio, "in (0, 1]")
         check(self.tokens is None or self.tokens > 0, "truncation.tokens", self.tokens, "> 0")
         check(self.rounding in ("ceil", "floor"), "truncation.rounding", self.rounding, "'ceil' or 'floor'")
+        bases, ends = ("own", "shared_min"), ("none", "eos", "template")
+        check(self.ratio_base in bases, "truncation.ratio_base", self.ratio_base, f"one of {', '.join(bases)}")
+        check(self.cut_end in ends, "truncation.cut_end", self.cut_end, f"one of {', '.join(ends)}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is cut."""
+        return self.ratio is not None or self.tokens is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Top-k% token selection by oracle scores (SePO Eq. 25). Off where both ratios are None."""
+    """Token selection by oracle scores (top_k: SePO Eq. 25), or by chance. Off where no ratio or threshold is set."""
 
+    method: Literal["top_k", "threshold", "random"] = "top_k"  # by ratio, by score, or as many as top_k by chance
     chosen_ratio: float | None = None  # share of each chosen response's tokens, highest scores; sepo: 0.3
     rejected_ratio: float | None = None  # share of each rejected response's tokens, lowest scores; sepo: 0.3
-    rounding: Literal["half_up", "floor"] = "half_up"  # how k * T becomes a number of tokens (at least 1)
+    chosen_threshold: float | None = None  # least score (nats) of a chosen token that is kept, method threshold
+    rejected_threshold: float | None = None  # greatest score (nats) of a rejected token that is kept, method threshold
+    rounding: Literal["half_up", "floor", "ceil"] = "half_up"  # how k * T becomes a number of tokens
+    minimum: int = 1  # tokens of each response that are kept at least, the best ones; usual 1
+    excluded_ids: tuple[int, ...] = ()  # token ids that are never selected, for example of punctuation
 
     def __post_init__(self) -> None:
+        methods, roundings = ("top_k", "threshold", "random"), ("half_up", "floor", "ceil")
+        check(self.method in methods, "selection.method", self.method, f"one of {', '.join(methods)}")
         for name in ("chosen_ratio", "rejected_ratio"):
             value = getattr(self, name)
             check(value is None or 0 < value <= 1, f"selection.{name}", value, "in (0, 1]", "the paper uses 0.3 or 0.5")
-        check(self.rounding in ("half_up", "floor"), "selection.rounding", self.rounding, "'half_up' or 'floor'")
+        for name in ("chosen_threshold", "rejected_threshold"):
+            value = getattr(self, name)
+            check(value is None or math.isfinite(value), f"selection.{name}", value, "a finite number of nats")
+        check(self.rounding in roundings, "selection.rounding", self.rounding, f"one of {', '.join(roundings)}")
+        check(self.minimum >= 1, "selection.minimum", self.minimum, ">= 1", "a response needs a token to train on")
+        bad = [token for token in self.excluded_ids if not 0 <= token < 1 << 24]
+        check(not bad, "selection.excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
+
+    @property
+    def ratios(self) -> tuple[float | None, float | None]:
+        """Of chosen and of rejected responses."""
+        return self.chosen_ratio, self.rejected_ratio
+
+    @property
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """Of chosen and of rejected responses."""
+        return self.chosen_threshold, self.rejected_threshold
+
+    @property
+    def active(self) -> bool:
+        """Whether tokens are selected."""
+        return self.ratios != (None, None) or self.thresholds != (None, None)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether an oracle decides."""
+        return self.active and self.method != "random"
 
 
 @dataclass(frozen=True, kw_only=True)

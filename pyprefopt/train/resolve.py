@@ -11,7 +11,7 @@ from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.train import options
 from pyprefopt.train.compatibility import check_compatible
-from pyprefopt.train.config import RunConfig, SelectionConfig
+from pyprefopt.train.config import RunConfig
 from pyprefopt.train.configfile import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
 
 
@@ -61,6 +61,11 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given.get(section), Mapping) and given[section].get("path") is not None:
             for layer in layers:  # a ready checkpoint is not trained: the recipes for training it do not apply
                 layer.pop(section, None)
+    selection = given.get("selection")
+    how = selection.get("method") if isinstance(selection, Mapping) else None
+    for layer in layers:  # a recipe's ratios are for top_k and random, its oracle is for what goes by scores
+        if how in ("threshold", "random"):
+            layer.pop({"threshold": "selection", "random": "oracle"}[how], None)
     return _merge(*layers, *user)
 
 
@@ -74,7 +79,7 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.policy_init is None and METHODS[config.method].trains_on == "pairs":
         filled["policy_init"] = "base" if config.model is None else "model"
     selection = recipe("method", config.method).get("selection", {})
-    if config.selection == SelectionConfig(rounding=config.selection.rounding):
+    if not config.selection.active and config.selection.method != "threshold":
         filled["selection"] = replace(config.selection, **selection)
     config = replace(config, **filled)
     check_compatible(config)

@@ -14,41 +14,95 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyprefopt.data.select import select_top_k, top_k_mask
+from pyprefopt.data.select import random_mask, select_tokens, select_top_k, threshold_mask, top_k_mask
 from pyprefopt.errors import ConfigError, DataError
+from tests.reference import cutting
 
 FLOATS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf])
 LISTS = pl.List(pl.Float32)
 BOOLS = pl.List(pl.Boolean)
 
 
-def slow(scores, ratio, largest=True, mask=None, rounding="half_up"):
-    if scores is None:
-        return None
-    candidates = [i for i in range(len(scores)) if mask is None or mask[i]]
-    exact = ratio * len(candidates)
-    number = min(len(candidates), max(1, math.floor(exact + 0.5 if rounding == "half_up" else exact)))
-    ranked = sorted(candidates, key=lambda i: (-scores[i] if largest else scores[i], i))
-    return [i in ranked[:number] for i in range(len(scores))]
+@st.composite
+def columns(draw):
+    """Lists of scores, some null, with masks and ids of the same lengths."""
+    scores = draw(st.lists(st.none() | st.lists(FLOATS, max_size=12), max_size=6))
+
+    def beside(values):
+        return [None if s is None else draw(st.lists(values, min_size=len(s), max_size=len(s))) for s in scores]
+
+    return scores, beside(st.booleans()), beside(st.integers(0, 5))
 
 
 @st.composite
-def columns(draw):
-    """Lists of scores, some null, and masks of the same lengths."""
-    scores = draw(st.lists(st.none() | st.lists(FLOATS, max_size=12), max_size=6))
-    masks = [None if s is None else draw(st.lists(st.booleans(), min_size=len(s), max_size=len(s))) for s in scores]
-    return scores, masks
+def options(draw):
+    """Which tokens may be selected, and how many at least, as columns and as the twin takes them."""
+    scores, masks, ids = draw(columns())
+    masked, excluded = draw(st.booleans()), draw(st.lists(st.integers(0, 5), max_size=3))
+    ours = {"mask": pl.Series("m", masks, dtype=BOOLS) if masked else None, "excluded_ids": excluded}
+    ours |= {"ids": pl.Series("i", ids, dtype=pl.List(pl.UInt32)) if excluded else None}
+    minimum = draw(st.integers(0, 3))
+    twins = [
+        None if s is None else {"mask": m if masked else None, "ids": i, "excluded": excluded, "minimum": minimum}
+        for s, m, i in zip(scores, masks, ids, strict=True)
+    ]
+    return scores, ours | {"minimum": minimum}, twins
+
+
+roundings = st.sampled_from(["half_up", "floor", "ceil"])
 
 
 @settings(deadline=None)
-@given(columns(), st.floats(0.01, 1.0), st.booleans(), st.booleans(), st.sampled_from(["half_up", "floor"]))
-def test_agrees_with_the_twin(lists, ratio, largest, masked, rounding):
-    scores, masks = lists
-    mask = pl.Series("m", masks, dtype=BOOLS) if masked else None
-    got = top_k_mask(pl.Series("s", scores, dtype=LISTS), ratio, largest=largest, mask=mask, rounding=rounding)
-    pairs = zip(scores, masks if masked else [None] * len(scores), strict=True)
-    assert got.to_list() == [slow(s, ratio, largest, m, rounding) for s, m in pairs]
+@given(options(), st.floats(0.01, 1.0), st.booleans(), roundings)
+def test_top_k_agrees_with_the_twin(lists, ratio, largest, rounding):
+    scores, ours, twins = lists
+    got = top_k_mask(pl.Series("s", scores, dtype=LISTS), ratio, largest=largest, rounding=rounding, **ours)
+    assert got.to_list() == [
+        t and cutting.top_k(s, ratio, largest, rounding=rounding, **t) for s, t in zip(scores, twins, strict=True)
+    ]
     assert (got.name, got.dtype) == ("s", BOOLS)
+
+
+@settings(deadline=None)
+@given(options(), FLOATS, st.booleans())
+def test_threshold_agrees_with_the_twin(lists, limit, largest):
+    scores, ours, twins = lists
+    got = threshold_mask(pl.Series("s", scores, dtype=LISTS), limit, largest=largest, **ours)
+    assert got.to_list() == [
+        t and cutting.threshold(s, limit, largest, **t) for s, t in zip(scores, twins, strict=True)
+    ]
+
+
+@settings(deadline=None)
+@given(options(), st.floats(0.01, 1.0), roundings, st.integers(0, 2**64 - 1), st.integers(0, 2**40))
+def test_random_agrees_with_the_twin(lists, ratio, rounding, seed, first):
+    scores, ours, twins = lists
+    lengths = pl.Series("s", scores, dtype=LISTS)
+    rows = pl.Series("r", range(first, first + len(scores)), dtype=pl.UInt64)
+    got = random_mask(lengths, ratio, seed=seed, rows=rows, rounding=rounding, **ours)
+    assert got.to_list() == [
+        t and cutting.random(len(s), ratio, seed, first + row, rounding=rounding, **t)
+        for row, (s, t) in enumerate(zip(scores, twins, strict=True))
+    ]
+    assert random_mask(lengths.list.len(), ratio, seed=seed, rows=rows, rounding=rounding, **ours).equals(got)
+    assert random_mask(lengths, ratio, seed=seed, segments=rows, **ours).to_list() == [
+        t and cutting.random(len(s), ratio, seed, row, first + row, **t)
+        for row, (s, t) in enumerate(zip(scores, twins, strict=True))
+    ]
+
+
+def test_random_is_as_many_and_uniform():
+    """Each token is selected about as often as any other, and the sets do not depend on chunks or order."""
+    lengths = pl.Series("n", [20] * 4000)
+    mask = random_mask(lengths, 0.3, seed=3)
+    assert set(mask.list.sum()) == {6}
+    counts = np.array(mask.to_list()).sum(0)
+    assert abs(counts - 1200).max() < 6 * math.sqrt(4000 * 0.3 * 0.7)
+    frame = pl.DataFrame({"n": lengths, "row": range(4000)}).sample(fraction=1, shuffle=True, seed=0)
+    frame = pl.concat([frame[:1234], frame[1234:]], rechunk=False)
+    lazy = frame.lazy().with_columns(mask=random_mask(pl.col("n"), 0.3, seed=3, rows=pl.col("row")))
+    for engine in ("in-memory", "streaming"):
+        assert lazy.collect(engine=engine).sort("row")["mask"].to_list() == mask.to_list()
 
 
 def test_the_same_kind_comes_back():
@@ -93,7 +147,8 @@ def segments(scores, kinds=("prompt", "chosen", "rejected"), row=7, mask=None):
     return pl.DataFrame(
         {
             "row": pl.Series([row] * len(kinds), dtype=pl.UInt64),
-            "kind": list(kinds),
+            "segment": pl.Series(range(len(kinds)), dtype=pl.UInt16),
+            "kind": pl.Series(list(kinds), dtype=pl.String),
             "mask": pl.Series(mask or [[True] * len(s or []) for s in scores], dtype=BOOLS),
             "scores": pl.Series(scores, dtype=LISTS),
         }
@@ -109,6 +164,81 @@ def test_select_top_k_takes_the_highest_of_chosen_and_the_lowest_of_rejected():
         assert lazy.collect(engine=engine)["selected"].to_list() == wanted
     everything = select_top_k(frame, chosen_ratio=None, rejected_ratio=None)["selected"].to_list()
     assert everything == [None, [True, False, True, True], [True] * 4]
+
+
+@settings(deadline=None, max_examples=60)
+@given(columns(), st.sampled_from(["top_k", "threshold", "random"]), st.floats(0.1, 1), FLOATS, roundings, st.data())
+def test_segments_agree_with_the_twin(lists, method, ratio, limit, rounding, data):
+    scores, masks, ids = ([line or [] for line in column] for column in lists)
+    kinds = [data.draw(st.sampled_from(["prompt", "chosen", "rejected"])) for _ in scores]
+    rows = list(range(5, 5 + len(scores)))
+    frame = segments([None if k == "prompt" else s for s, k in zip(scores, kinds, strict=True)], kinds, mask=masks)
+    frame = frame.with_columns(row=pl.Series(rows, dtype=pl.UInt64), ids=pl.Series(ids, dtype=pl.List(pl.UInt32)))
+    amounts = {"rejected_threshold": limit} if method == "threshold" else {"chosen_ratio": ratio}
+    rule = {"minimum": data.draw(st.integers(0, 2))}
+    got = select_tokens(frame, method=method, **amounts, **rule, rounding=rounding, excluded_ids=[2, 3], seed=9)
+
+    def expected(at, kind, score, mask, token_ids):
+        if kind == "prompt":
+            return None
+        free = {"mask": mask, "ids": token_ids, "excluded": (2, 3), **rule}
+        if method == "threshold":
+            return cutting.threshold(score, limit if kind == "rejected" else -math.inf, kind == "chosen", **free)
+        share = ratio if kind == "chosen" else 1.0
+        if method == "random":
+            return cutting.random(len(mask), share, 9, rows[at], at, rounding=rounding, **free)
+        return cutting.top_k(score, share, kind == "chosen", rounding=rounding, **free)
+
+    wanted = [expected(at, *line) for at, line in enumerate(zip(kinds, scores, masks, ids, strict=True))]
+    assert got["selected"].to_list() == wanted
+    lazy = select_tokens(frame.lazy(), method=method, **amounts, **rule, rounding=rounding, excluded_ids=[2, 3], seed=9)
+    assert lazy.collect(engine="streaming").equals(got)
+
+
+def test_chance_needs_no_scores():
+    frame = segments([None, [1.0] * 10, [1.0] * 10])
+    got = select_tokens(frame.drop("scores"), method="random", chosen_ratio=0.3, rejected_ratio=0.5)["selected"]
+    assert got.list.sum().to_list() == [None, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "best"}, "method must be one of top_k, threshold, random, got 'best'"),
+        ({"method": "threshold"}, "chosen_threshold and rejected_threshold must be given with method 'threshold'"),
+        ({"method": "threshold", "chosen_ratio": 0.3}, "chosen_ratio and rejected_ratio must be left out with method"),
+        ({"method": "random", "chosen_threshold": 0.3}, "rejected_threshold must be left out with method 'random'"),
+        ({"method": "threshold", "chosen_threshold": math.nan}, "chosen_threshold must be a number, got nan"),
+        ({"minimum": -1}, "minimum must be >= 0, got -1"),
+        ({"excluded_ids": [-1]}, r"excluded_ids must be token ids, .* got \[-1\]"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
+    ],
+)
+def test_settings_of_select_tokens(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        select_tokens(segments([None, [1.0], [1.0]]), **settings)
+
+
+def test_ids_and_lengths_are_checked():
+    scores = pl.Series([[1.0], [2.0]], dtype=LISTS)
+    with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
+        top_k_mask(scores, 0.3, excluded_ids=[1])
+    with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
+        top_k_mask(scores, 0.3, ids=scores)
+    with pytest.raises(DataError, match="row 1: ids has 2 entries for 1 scores"):
+        top_k_mask(scores, 0.3, ids=pl.Series([[1], [1, 2]]), excluded_ids=[1])
+    with pytest.raises(ConfigError, match="rows must be given for expressions"):
+        random_mask(pl.col("ids"), 0.3, seed=0)
+    with pytest.raises(DataError, match="lengths must be >= 0, got -1"):
+        random_mask(pl.Series([1, -1]), 0.3, seed=0)
+    with pytest.raises(DataError, match="lengths must be whole numbers or lists, got Float64"):
+        random_mask(pl.Series([1.0]), 0.3, seed=0)
+    with pytest.raises(DataError, match="column 'r' does not fit UInt64"):
+        random_mask(pl.Series([1]), 0.3, seed=0, rows=pl.Series("r", [-1]))
+    with pytest.raises(DataError, match="column 'r' must have no nulls, got one at line 1"):
+        random_mask(pl.Series([1, 2]), 0.3, seed=0, rows=pl.Series("r", [1, None]))
+    with pytest.raises(DataError, match=r"a column must be a Polars expression or Series, .* got list"):
+        top_k_mask([[1.0]], 0.3)
 
 
 def test_nothing_to_select_gives_all_false():
@@ -144,7 +274,7 @@ def test_settings_and_columns_are_checked():
     frame = segments([None, [1.0], [1.0]])
     with pytest.raises(ConfigError, match=r"chosen_ratio must be in \(0, 1\], got 1.5"):
         select_top_k(frame, chosen_ratio=1.5)
-    with pytest.raises(ConfigError, match="rounding must be 'half_up' or 'floor', got 'up'"):
+    with pytest.raises(ConfigError, match="rounding must be 'half_up', 'floor' or 'ceil', got 'up'"):
         select_top_k(frame, rounding="up")
     with pytest.raises(DataError, match=r"no column 'scores' .*did you mean 'score'"):
         select_top_k(frame.rename({"scores": "score"}))

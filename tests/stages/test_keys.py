@@ -14,7 +14,7 @@ from pyprefopt.stages.data import data_stage
 from pyprefopt.stages.fit import Training
 from pyprefopt.stages.models import Source, start_model
 from pyprefopt.stages.score import logps_stage, selection_stage
-from pyprefopt.train.config import LoraConfig, RunConfig
+from pyprefopt.train.config import LoraConfig, RunConfig, SelectionConfig
 from pyprefopt.train.configfile import dotted_names
 from pyprefopt.train.resolve import configure
 
@@ -28,6 +28,7 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
     "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (16, DATA), "max_tokens": (4096, DATA),
     "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
+    "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),
     "tokenizer": ("other.json", DATA), "eos_token": ("<end>", DATA), "chat_template": ("chatml", DATA),
     "base.data": ("sft.jsonl", DATA), "check": (True, DATA),
     "seed": (1, DATA | TRAINED), "dtype": ("bfloat16", TRAINED | {"ref_logps"}),
@@ -37,7 +38,9 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "oracle.fraction": (0.5, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
     "oracle.loss.label_smoothing": (0.1, {"oracle"}),
     "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
-    "selection.rounding": ("floor", {"selection"}),
+    "selection.chosen_threshold": (0.5, {"selection"}), "selection.rejected_threshold": (0.5, {"selection"}),
+    "selection.rounding": ("floor", {"selection"}), "selection.method": ("random", {"selection"}),
+    "selection.minimum": (2, {"selection"}), "selection.excluded_ids": ((7,), {"selection"}),
 }  # fmt: skip
 VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
 for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
@@ -59,7 +62,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     stages = {
         "data": data_stage(config),
         "ref_logps": logps_stage(data, "model", config.dtype),
-        "selection": selection_stage(config.selection, scores),
+        "selection": selection_stage(config.selection, data, scores if config.selection.needs_scores else None, 0),
         "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
         "oracle": Training(
             "oracle", config.oracle, config.oracle.loss, source, data, Path("o"), fraction=config.oracle.fraction
@@ -106,6 +109,13 @@ def test_seed_decides_random_weights(tmp_path: Path) -> None:
     data = Artifact("data", tmp_path, {"key": "data"}, reused=False)
     config = replace(base_config(), model=str(path))
     assert start_model(config, data).fingerprint != start_model(replace(config, seed=5), data).fingerprint
+
+
+def test_random_selection_follows_the_seed() -> None:
+    data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
+    rule = SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    first, second = (selection_stage(rule, data, None, seed).key for seed in (0, 1))
+    assert first != second
 
 
 def test_oracle_and_method_settings_are_told_apart() -> None:

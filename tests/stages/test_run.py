@@ -131,6 +131,39 @@ def test_ready_checkpoints_replace_their_stages(inputs: Path, sepo: RunResult, t
     )
 
 
+def test_selection_by_chance_trains_no_oracle(inputs: Path, tmp_path: Path) -> None:
+    result = pyprefopt.train(small(inputs, tmp_path, selection={"method": "random"}, oracle={}, max_steps=1))
+    assert set(result.summary["stages"]) == {"data", "base", "selection", "policy"}
+    share = result.summary["stages"]["selection"]["rejected"]["selected_share"]
+    assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_selection_by_threshold_of_cut_pairs(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    """Pairs cut to half of the shorter response, with EOS after the cut; tokens whose score has the wanted sign."""
+    ready = sepo.output_dir / "stages"
+    settings = {
+        "selection": {"method": "threshold", "chosen_threshold": 0.0, "rejected_threshold": 0.0},
+        "truncation": {"ratio": 0.5, "ratio_base": "shared_min", "cut_end": "eos"},
+        "base": {"path": str(ready / "base/model")},
+        "oracle": {"path": str(ready / "oracle/model")},
+        "loss": {"normalizer": "selected"},
+    }
+    pyprefopt.train(small(inputs, tmp_path, **settings, max_steps=1))
+    store = SegmentStore.open(tmp_path / "stages" / "data" / "train")
+    selected = ValueStore.open(tmp_path / "stages" / "selection" / "train").values
+    scores = ValueStore.open(tmp_path / "stages" / "scores" / "train").values
+    frame = pl.DataFrame(store.table).with_columns(selected=pl.Series(selected), scores=pl.Series(scores))
+    whole = pl.DataFrame(SegmentStore.open(ready / "data" / "train").table).filter(segment=1)
+    chosen = frame.filter(segment=1)
+    assert chosen["cut"].sum() > 0
+    assert chosen["ids"].list.last().to_list() == whole["ids"].list.last().to_list()  # the EOS that the template writes
+    assert chosen["ids"].list.len().sum() < whole["ids"].list.len().sum()
+    for line in frame.filter(pl.col("segment") > 0).to_dicts():
+        sign = 1 if line["kind"] == "chosen" else -1
+        wanted = [m and sign * s >= 0 for s, m in zip(line["scores"], line["mask"], strict=True)]
+        assert line["selected"] == wanted or sum(line["selected"]) == 1
+
+
 def test_an_oracle_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
     oracle = tmp_path / "oracle"
     oracle.mkdir()

@@ -138,11 +138,17 @@ def test_whole_numbers_pass_as_numbers():
         (BaseConfig, "learning_rate", -1.0, "base.learning_rate"),
         (OracleConfig, "fraction", 0.0, "oracle.fraction"),
         (TruncationConfig, "ratio", 1.5, "truncation.ratio"),
+        (TruncationConfig, "ratio_base", "min", "truncation.ratio_base"),
+        (TruncationConfig, "cut_end", "bos", "truncation.cut_end"),
         (SelectionConfig, "chosen_ratio", 0.0, "selection.chosen_ratio"),
+        (SelectionConfig, "method", "best", "selection.method"),
+        (SelectionConfig, "chosen_threshold", float("inf"), "selection.chosen_threshold"),
+        (SelectionConfig, "rounding", "up", "selection.rounding"),
+        (SelectionConfig, "minimum", 0, "selection.minimum"),
     ],
 )
 def test_ranges_are_checked_at_birth(cls, setting, bad, dotted):
-    with pytest.raises(ConfigError, match=rf"^{dotted} must be .*, got {bad}"):
+    with pytest.raises(ConfigError, match=rf"^{dotted} must be .*, got {bad!r}"):
         cls(**{setting: bad})
 
 
@@ -195,6 +201,15 @@ def test_nested_settings_merge_one_by_one():
     assert config.oracle.loss == DPO(beta=recipe("embedded", "sepo")["oracle"]["loss"]["beta"], label_smoothing=0.1)
 
 
+def test_other_selections_drop_the_recipes_for_top_k():
+    threshold = {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}
+    config = configure(selection=threshold, loss={"normalizer": "selected"})
+    assert config.selection == SelectionConfig(**threshold)
+    chance = configure(selection={"method": "random"})
+    assert chance.selection == SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    assert chance.oracle == OracleConfig()
+
+
 def test_ready_checkpoints_drop_the_recipes_for_training_them():
     config = configure(oracle={"path": "o"}, base={"path": "b"})
     assert config.oracle == OracleConfig(path="o")
@@ -232,7 +247,8 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
         if get_origin(kind) is Literal:
             options.append(st.sampled_from(get_args(kind)))
         elif get_origin(kind) is tuple:
-            options.append(st.lists(st.text(min_size=1), max_size=3))
+            items = st.text(min_size=1) if get_args(kind)[0] is str else st.integers(0, 1000)
+            options.append(st.lists(items, max_size=3))
         else:
             by_type = {int: st.integers(1, 10**6), float: positive, bool: st.booleans(), type(None): st.none()}
             options.append(by_type.get(kind, st.text(min_size=1)))

@@ -1,143 +1,362 @@
+//! Truncation of text columns and of token segments.
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{
     Array, ArrayRef, LargeListArray, LargeStringArray, ListArray, StructArray, UInt32Array,
 };
-use arrow_schema::{DataType, Field, Fields};
+use arrow_schema::{ArrowError, DataType, Field, Fields};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
-use pyprefopt_core::truncate::{Cut, kept_bytes, kept_characters, kept_positions};
+use pyprefopt_core::Result;
+use pyprefopt_core::tokenize::Encoded;
+use pyprefopt_core::truncate::{Cut, Kept, Unit, kept_bytes, kept_positions, kept_text};
 use rayon::prelude::*;
 
 use crate::columns::{Lists, Strings, chunked, field};
 use crate::error::to_py;
 use crate::tokenize::Tokenizer;
 
-/// Cut strings, or the last content of chats, by the tokenizer's tokens or (without one) by characters.
+/// What a line's ratio is taken of: nothing (the line is no response), its own length, or a given one.
+#[derive(Clone, Copy)]
+enum Base {
+    None,
+    Own,
+    Of(usize),
+}
+
+impl Base {
+    fn given(self) -> Option<usize> {
+        match self {
+            Self::Of(base) => Some(base),
+            Self::None | Self::Own => None,
+        }
+    }
+}
+
+/// One `Base` a line; a negative number means the line's own length.
+fn bases(base: Option<&[i64]>, first: usize, lines: usize) -> Vec<Base> {
+    let read = |&number: &i64| usize::try_from(number).map_or(Base::Own, Base::Of);
+    base.map_or_else(
+        || vec![Base::Own; lines],
+        |base| base[first..first + lines].iter().map(read).collect(),
+    )
+}
+
+fn check_lines(base: Option<&[i64]>, lines: usize) -> PyResult<()> {
+    let fits = base.is_none_or(|base| base.len() == lines);
+    let wrong = || PyValueError::new_err("the column and base must have one entry per line");
+    fits.then_some(()).ok_or_else(wrong)
+}
+
+fn broken(error: &ArrowError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// How a text is counted.
+enum Counter<'a> {
+    Unit(Unit),
+    Tokens(&'a Tokenizer),
+}
+
+impl<'a> Counter<'a> {
+    fn new(unit: &str, tokenizer: Option<&'a Tokenizer>) -> PyResult<Self> {
+        match tokenizer {
+            Some(tokenizer) => Ok(Self::Tokens(tokenizer)),
+            None => Unit::parse(unit).map(Self::Unit).map_err(to_py),
+        }
+    }
+
+    fn count(&self, text: &str, tokens: &mut Encoded) -> Result<usize> {
+        match self {
+            Self::Unit(unit) => Ok(unit.count(text)),
+            Self::Tokens(tokenizer) => encode(tokenizer, text, tokens).map(|()| tokens.ids.len()),
+        }
+    }
+
+    fn kept(
+        &self,
+        text: &str,
+        cut: Cut,
+        base: Option<usize>,
+        tokens: &mut Encoded,
+    ) -> Result<Kept> {
+        match self {
+            Self::Unit(unit) => Ok(kept_text(text, *unit, cut, base)),
+            Self::Tokens(tokenizer) => {
+                encode(tokenizer, text, tokens)?;
+                Ok(kept_bytes(text, &tokens.offsets, cut, base))
+            }
+        }
+    }
+}
+
+/// The text's tokens alone, in a buffer that is used again.
+fn encode(tokenizer: &Tokenizer, text: &str, tokens: &mut Encoded) -> Result<()> {
+    tokens.ids.clear();
+    tokens.offsets.clear();
+    tokenizer.encoder().encode_into(text, tokens)
+}
+
+/// Texts and one number a response (null where there is none): of strings, chats (their last content), or lists of either.
+type Shortened = (ArrayRef, ArrayRef);
+
+/// Cut texts; also how many units went of each response.
 #[pyfunction]
-#[pyo3(signature = (column, *, ratio = None, tokens = None, rounding = "ceil", tokenizer = None))]
+#[pyo3(signature = (column, *, unit, ratio = None, length = None, rounding = "ceil", tokenizer = None, base = None))]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
 fn truncate_text(
     py: Python<'_>,
     column: PyChunkedArray,
+    unit: &str,
     ratio: Option<f64>,
-    tokens: Option<usize>,
+    length: Option<usize>,
     rounding: &str,
     tokenizer: Option<&Tokenizer>,
-) -> PyResult<PyChunkedArray> {
-    let cut = Cut::new(ratio, tokens, rounding).map_err(to_py)?;
-    let (chunks, field) = column.into_inner();
-    let chunks = py.detach(|| {
-        let truncate = |chunk: &ArrayRef| match chunk.data_type() {
-            DataType::List(_) | DataType::LargeList(_) => truncate_chats(chunk, cut, tokenizer),
-            _ => truncate_strings(chunk, cut, tokenizer, |_| true),
-        };
-        chunks.iter().map(truncate).collect::<PyResult<Vec<_>>>()
-    })?;
-    let data_type = chunks.first().map_or_else(
-        || field.data_type().clone(),
-        |chunk| chunk.data_type().clone(),
-    );
-    chunked(chunks, data_type)
-}
-
-fn truncate_strings(
-    column: &ArrayRef,
-    cut: Cut,
-    tokenizer: Option<&Tokenizer>,
-    concerned: impl Fn(usize) -> bool + Sync,
-) -> PyResult<ArrayRef> {
-    let texts = Strings::new("text", column)?;
-    let shorten = |index: usize| -> pyprefopt_core::Result<Option<&str>> {
-        let Some(text) = texts.get(index).filter(|_| concerned(index)) else {
-            return Ok(texts.get(index));
-        };
-        let length = match tokenizer {
-            Some(tokenizer) => kept_bytes(text, &tokenizer.encoder().encode(text)?.offsets, cut),
-            None => kept_characters(text, cut),
-        };
-        Ok(Some(&text[..length]))
+    base: Option<PyReadonlyArray1<'_, i64>>,
+) -> PyResult<(PyChunkedArray, PyChunkedArray)> {
+    let cut = Cut::new(ratio, length, rounding).map_err(to_py)?;
+    let counter = Counter::new(unit, tokenizer)?;
+    let shorten = |text: &str, base: Base, tokens: &mut Encoded| {
+        counter.kept(text, cut, base.given(), tokens)
     };
-    let kept: Vec<Option<&str>> = (0..column.len())
-        .into_par_iter()
-        .map(shorten)
-        .collect::<Result<_, _>>()
-        .map_err(to_py)?;
-    Ok(Arc::new(LargeStringArray::from_iter(kept)))
+    let base = base.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
+    over_chunks(py, column, base, &shorten)
 }
 
-fn truncate_chats(
-    column: &ArrayRef,
-    cut: Cut,
-    tokenizer: Option<&Tokenizer>,
-) -> PyResult<ArrayRef> {
-    let lists = Lists::new("chat", column)?;
-    let messages = lists.structs("chat")?;
-    let mut last = vec![false; messages.len()];
-    for range in (0..column.len())
-        .map(|index| lists.range(index))
-        .filter(|range| !range.is_empty())
-    {
-        last[range.end - 1] = true;
-    }
-    let content = truncate_strings(field("content", messages)?, cut, tokenizer, |index| {
-        last[index]
-    })?;
-    let (fields, mut arrays, nulls) = messages.clone().into_parts();
-    let mut new_fields: Vec<Arc<Field>> = fields.iter().cloned().collect();
-    for (index, field) in fields
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| field.name() == "content")
-    {
-        new_fields[index] = Arc::new(
-            field
-                .as_ref()
-                .clone()
-                .with_data_type(content.data_type().clone()),
-        );
-        arrays[index] = content.clone();
-    }
-    let broken = |error: arrow_schema::ArrowError| PyValueError::new_err(error.to_string());
-    let messages = StructArray::try_new(Fields::from(new_fields), arrays, nulls).map_err(broken)?;
-    let item = Arc::new(Field::new("item", messages.data_type().clone(), true));
-    let values: ArrayRef = Arc::new(messages);
-    if let Some(lists) = column.as_list_opt::<i32>() {
-        let (_, offsets, _, nulls) = lists.clone().into_parts();
-        return Ok(Arc::new(
-            ListArray::try_new(item, offsets, values, nulls).map_err(broken)?,
-        ));
-    }
-    let (_, offsets, _, nulls) = column.as_list::<i64>().clone().into_parts();
-    Ok(Arc::new(
-        LargeListArray::try_new(item, offsets, values, nulls).map_err(broken)?,
-    ))
-}
-
-/// Positions kept of each segment: struct{mask: list<bool>, starts: list<u32>} to u32; `starts` is optional.
+/// Units of each response.
 #[pyfunction]
-#[pyo3(signature = (segments, *, ratio = None, tokens = None, rounding = "ceil"))]
+#[pyo3(signature = (column, *, unit, tokenizer = None))]
+fn count_units(
+    py: Python<'_>,
+    column: PyChunkedArray,
+    unit: &str,
+    tokenizer: Option<&Tokenizer>,
+) -> PyResult<PyChunkedArray> {
+    let counter = Counter::new(unit, tokenizer)?;
+    let count = |text: &str, _: Base, tokens: &mut Encoded| {
+        let cut = counter.count(text, tokens)?;
+        Ok(Kept { kept: 0, cut })
+    };
+    over_chunks(py, column, None, &count).map(|(_, counts)| counts)
+}
+
+fn over_chunks(
+    py: Python<'_>,
+    column: PyChunkedArray,
+    base: Option<&[i64]>,
+    shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
+) -> PyResult<(PyChunkedArray, PyChunkedArray)> {
+    let (mut chunks, field) = column.into_inner();
+    if chunks.is_empty() {
+        chunks.push(arrow_array::new_empty_array(field.data_type()));
+    }
+    check_lines(base, chunks.iter().map(Array::len).sum())?;
+    let (texts, numbers): (Vec<_>, Vec<_>) = py.detach(|| {
+        let mut first = 0;
+        let one = |chunk: &ArrayRef| {
+            first += chunk.len();
+            shorten_column(
+                chunk,
+                &bases(base, first - chunk.len(), chunk.len()),
+                shorten,
+            )
+        };
+        let done = chunks.iter().map(one).collect::<PyResult<Vec<_>>>()?;
+        Ok::<_, PyErr>(done.into_iter().unzip())
+    })?;
+    let types = (texts[0].data_type().clone(), numbers[0].data_type().clone());
+    Ok((chunked(texts, types.0)?, chunked(numbers, types.1)?))
+}
+
+fn shorten_column(
+    column: &ArrayRef,
+    base: &[Base],
+    shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
+) -> PyResult<Shortened> {
+    let item = match column.data_type() {
+        DataType::List(item) | DataType::LargeList(item) => item.data_type(),
+        _ => return shorten_strings(column, base, shorten),
+    };
+    let lists = Lists::new("responses", column.as_ref())?;
+    let mut inner = vec![Base::None; lists.values.len()];
+    if matches!(item, DataType::Struct(_)) {
+        for (line, &base) in base.iter().enumerate() {
+            if let Some(last) = lists.range(line).last() {
+                inner[last] = base;
+            }
+        }
+        return shorten_chats(column, &lists, &inner, shorten);
+    }
+    for (line, &base) in base.iter().enumerate() {
+        inner[lists.range(line)].fill(base);
+    }
+    let (texts, numbers) = shorten_column(lists.values, &inner, shorten)?;
+    Ok((relist(column, texts)?, relist(column, numbers)?))
+}
+
+fn shorten_strings(
+    column: &ArrayRef,
+    base: &[Base],
+    shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
+) -> PyResult<Shortened> {
+    let texts = Strings::new("text", column)?;
+    let one = |tokens: &mut Encoded, line: usize| match (texts.get(line), base[line]) {
+        (None, _) => Ok((None, None)),
+        (text, Base::None) => Ok((text, None)),
+        (Some(text), base) => {
+            let Kept { kept, cut } = shorten(text, base, tokens)?;
+            Ok((Some(&text[..kept]), Some(cut as u32)))
+        }
+    };
+    let done: Vec<(Option<&str>, Option<u32>)> = (0..column.len())
+        .into_par_iter()
+        .map_init(Encoded::default, one)
+        .collect::<Result<_>>()
+        .map_err(to_py)?;
+    let texts: LargeStringArray = done.iter().map(|(text, _)| *text).collect();
+    let numbers: UInt32Array = done.iter().map(|(_, number)| *number).collect();
+    Ok((Arc::new(texts), Arc::new(numbers)))
+}
+
+/// Chats whose last content is cut; the number of a chat is that of its last message.
+fn shorten_chats(
+    column: &ArrayRef,
+    lists: &Lists<'_>,
+    base: &[Base],
+    shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
+) -> PyResult<Shortened> {
+    let messages = lists.structs("chat")?;
+    let (content, cut) = shorten_strings(field("content", messages)?, base, shorten)?;
+    let numbers = cut.as_primitive::<arrow_array::types::UInt32Type>();
+    let last = |line| lists.range(line).last();
+    let of_chat = |line| {
+        last(line)
+            .filter(|&at| numbers.is_valid(at))
+            .map(|at| numbers.value(at))
+    };
+    let numbers: UInt32Array = (0..column.len()).map(of_chat).collect();
+    let (fields, mut arrays, nulls) = messages.clone().into_parts();
+    let mut fields: Vec<Arc<Field>> = fields.iter().cloned().collect();
+    for (field, array) in fields.iter_mut().zip(&mut arrays) {
+        if field.name() == "content" {
+            let data_type = content.data_type().clone();
+            *field = Arc::new(field.as_ref().clone().with_data_type(data_type));
+            *array = content.clone();
+        }
+    }
+    let messages = StructArray::try_new(Fields::from(fields), arrays, nulls);
+    let messages: ArrayRef = Arc::new(messages.map_err(|error| broken(&error))?);
+    Ok((relist(column, messages)?, Arc::new(numbers)))
+}
+
+/// The lists of `column` over other values.
+fn relist(column: &ArrayRef, values: ArrayRef) -> PyResult<ArrayRef> {
+    let item = Arc::new(Field::new("item", values.data_type().clone(), true));
+    let lists: std::result::Result<ArrayRef, ArrowError> = if let Some(lists) =
+        column.as_list_opt::<i32>()
+    {
+        let (_, offsets, _, nulls) = lists.clone().into_parts();
+        ListArray::try_new(item, offsets, values, nulls).map(|lists| Arc::new(lists) as ArrayRef)
+    } else {
+        let (_, offsets, _, nulls) = column.as_list::<i64>().clone().into_parts();
+        LargeListArray::try_new(item, offsets, values, nulls)
+            .map(|lists| Arc::new(lists) as ArrayRef)
+    };
+    lists.map_err(|error| broken(&error))
+}
+
+/// Positions kept and content tokens cut of each segment: struct{mask: list<bool>, starts: list<u32>} to two of u32;
+/// `starts` is optional.
+#[pyfunction]
+#[pyo3(signature = (segments, *, ratio = None, length = None, rounding = "ceil", base = None))]
+#[allow(clippy::needless_pass_by_value)]
 fn truncate_positions(
     py: Python<'_>,
     segments: PyChunkedArray,
     ratio: Option<f64>,
-    tokens: Option<usize>,
+    length: Option<usize>,
     rounding: &str,
-) -> PyResult<PyChunkedArray> {
-    let cut = Cut::new(ratio, tokens, rounding).map_err(to_py)?;
+    base: Option<PyReadonlyArray1<'_, i64>>,
+) -> PyResult<(PyChunkedArray, PyChunkedArray)> {
+    let cut = Cut::new(ratio, length, rounding).map_err(to_py)?;
+    let base = base.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
     let (chunks, _) = segments.into_inner();
-    let kept = py.detach(|| {
-        chunks
-            .iter()
-            .map(|chunk| positions(chunk, cut))
-            .collect::<PyResult<Vec<_>>>()
+    check_lines(base, chunks.iter().map(Array::len).sum())?;
+    let (kept, gone): (Vec<ArrayRef>, Vec<ArrayRef>) = py.detach(|| {
+        let mut first = 0;
+        let one = |chunk: &ArrayRef| {
+            let base = bases(base, first, chunk.len());
+            first += chunk.len();
+            let shorten =
+                |line: usize, content: &[bool]| kept_positions(content, cut, base[line].given());
+            let lines = over_contents(chunk, shorten)?;
+            let kept = UInt32Array::from_iter_values(lines.iter().map(|line| line.kept as u32));
+            let gone = UInt32Array::from_iter_values(lines.iter().map(|line| line.cut as u32));
+            Ok((Arc::new(kept) as ArrayRef, Arc::new(gone) as ArrayRef))
+        };
+        let done = chunks.iter().map(one).collect::<PyResult<Vec<_>>>()?;
+        Ok::<_, PyErr>(done.into_iter().unzip())
     })?;
-    chunked(kept, DataType::UInt32)
+    Ok((
+        chunked(kept, DataType::UInt32)?,
+        chunked(gone, DataType::UInt32)?,
+    ))
 }
 
-fn positions(chunk: &ArrayRef, cut: Cut) -> PyResult<ArrayRef> {
-    let broken = |what: &str| PyValueError::new_err(format!("truncate_positions needs {what}"));
+/// Units kept of lists with the given numbers of units.
+#[pyfunction]
+#[pyo3(signature = (lengths, *, ratio = None, length = None, rounding = "ceil"))]
+#[allow(clippy::needless_pass_by_value)]
+fn kept_units<'py>(
+    py: Python<'py>,
+    lengths: PyReadonlyArray1<'py, u32>,
+    ratio: Option<f64>,
+    length: Option<usize>,
+    rounding: &str,
+) -> PyResult<Bound<'py, PyArray1<u32>>> {
+    let cut = Cut::new(ratio, length, rounding).map_err(to_py)?;
+    let kept = |&length: &u32| cut.kept(length as usize, length as usize) as u32;
+    let kept: Vec<u32> = lengths.as_slice()?.iter().map(kept).collect();
+    Ok(kept.into_pyarray(py))
+}
+
+/// Content tokens of each segment, and tokens after the last of them: as `truncate_positions` takes them, to two of u32.
+#[pyfunction]
+fn count_content(
+    py: Python<'_>,
+    segments: PyChunkedArray,
+) -> PyResult<(PyChunkedArray, PyChunkedArray)> {
+    let (chunks, _) = segments.into_inner();
+    let (counts, tails): (Vec<ArrayRef>, Vec<ArrayRef>) = py.detach(|| {
+        let one = |chunk: &ArrayRef| {
+            let measure = |_: usize, content: &[bool]| {
+                let after = content.iter().rev().take_while(|is| !**is).count();
+                (
+                    content.iter().filter(|is| **is).count() as u32,
+                    after as u32,
+                )
+            };
+            let lines = over_contents(chunk, measure)?;
+            let counts = UInt32Array::from_iter_values(lines.iter().map(|line| line.0));
+            let tails = UInt32Array::from_iter_values(lines.iter().map(|line| line.1));
+            Ok((Arc::new(counts) as ArrayRef, Arc::new(tails) as ArrayRef))
+        };
+        let done = chunks.iter().map(one).collect::<PyResult<Vec<_>>>()?;
+        Ok::<_, PyErr>(done.into_iter().unzip())
+    })?;
+    Ok((
+        chunked(counts, DataType::UInt32)?,
+        chunked(tails, DataType::UInt32)?,
+    ))
+}
+
+/// Something of each segment's content: which of its tokens are in the mask and not the template's.
+fn over_contents<T>(chunk: &ArrayRef, measure: impl Fn(usize, &[bool]) -> T) -> PyResult<Vec<T>> {
+    let broken = |what: &str| PyValueError::new_err(format!("segments need {what}"));
     let segments = chunk
         .as_struct_opt()
         .ok_or_else(|| broken("a struct column"))?;
@@ -150,32 +369,30 @@ fn positions(chunk: &ArrayRef, cut: Cut) -> PyResult<ArrayRef> {
         .values
         .as_boolean_opt()
         .ok_or_else(|| broken("mask of type list<bool>"))?;
-    let mut kept = Vec::with_capacity(chunk.len());
-    for index in 0..chunk.len() {
-        let range = masks.range(index);
-        let first = starts
-            .as_ref()
-            .map_or(0, |starts| starts.range(index).start);
-        if starts
-            .as_ref()
-            .is_some_and(|starts| starts.range(index).len() != range.len())
-        {
-            return Err(broken("mask and starts of equal lengths"));
+    let mut content = Vec::new();
+    let mut lines = Vec::with_capacity(chunk.len());
+    for line in 0..chunk.len() {
+        let range = masks.range(line);
+        content.clear();
+        content.extend(range.clone().map(|at| mask.is_valid(at) && mask.value(at)));
+        if let Some(starts) = &starts {
+            let offsets = starts.range(line);
+            if offsets.len() != range.len() {
+                return Err(broken("mask and starts of equal lengths"));
+            }
+            for (is, at) in content.iter_mut().zip(offsets) {
+                *is &= starts.values.is_valid(at);
+            }
         }
-        let is_content = |offset: usize| {
-            let position = range.start + offset;
-            let of_template = starts
-                .as_ref()
-                .is_some_and(|starts| starts.values.is_null(first + offset));
-            mask.is_valid(position) && mask.value(position) && !of_template
-        };
-        let content: Vec<bool> = (0..range.len()).map(is_content).collect();
-        kept.push(kept_positions(&content, cut) as u32);
+        lines.push(measure(line, &content));
     }
-    Ok(Arc::new(UInt32Array::from(kept)))
+    Ok(lines)
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(truncate_text, module)?)?;
-    module.add_function(wrap_pyfunction!(truncate_positions, module)?)
+    module.add_function(wrap_pyfunction!(count_units, module)?)?;
+    module.add_function(wrap_pyfunction!(kept_units, module)?)?;
+    module.add_function(wrap_pyfunction!(truncate_positions, module)?)?;
+    module.add_function(wrap_pyfunction!(count_content, module)?)
 }

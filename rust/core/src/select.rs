@@ -1,4 +1,4 @@
-//! Top-k% token selection (`SePO`, Eq. 25), and the view of a bitmap that masks arrive in.
+//! Token selection by top-k% (`SePO`, Eq. 25), threshold or chance, and the view of a bitmap that masks arrive in.
 
 use rayon::prelude::*;
 
@@ -49,6 +49,7 @@ impl<'a> Bits<'a> {
 pub enum Rounding {
     HalfUp,
     Floor,
+    Ceil,
 }
 
 impl Rounding {
@@ -56,42 +57,143 @@ impl Rounding {
         match name {
             "half_up" => Ok(Self::HalfUp),
             "floor" => Ok(Self::Floor),
+            "ceil" => Ok(Self::Ceil),
             _ => Err(Error::Argument(format!(
-                "rounding must be 'half_up' or 'floor', got '{name}'"
+                "rounding must be 'half_up', 'floor' or 'ceil', got '{name}'"
             ))),
         }
     }
 }
 
-/// One list of scores, which of its tokens may be selected (none given: all), and how many of them at which end.
-#[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
-    pub scores: &'a [f32],
-    pub candidates: Option<Bits<'a>>,
-    pub ratio: f64,
-    pub largest: bool,
+/// Token ids that are never selected, as one bit an id.
+#[derive(Debug, Clone, Default)]
+pub struct Excluded {
+    bits: Vec<u64>,
 }
 
-/// Number of tokens that are selected of `candidates` (at least 1 where there is a candidate).
+impl Excluded {
+    /// ```
+    /// let excluded = pyprefopt_core::select::Excluded::new(&[3, 70]);
+    /// assert!(excluded.contains(70) && !excluded.contains(4) && !excluded.contains(u32::MAX));
+    /// ```
+    pub fn new(ids: &[u32]) -> Self {
+        let words = ids.iter().max().map_or(0, |&id| (id as usize >> 6) + 1);
+        let mut bits = vec![0; words];
+        for &id in ids {
+            bits[id as usize >> 6] |= 1 << (id & 63);
+        }
+        Self { bits }
+    }
+
+    #[inline]
+    pub fn contains(&self, id: u32) -> bool {
+        self.bits
+            .get(id as usize >> 6)
+            .is_some_and(|word| word >> (id & 63) & 1 == 1)
+    }
+}
+
+/// The tokens of a list that may be selected: those in the mask (none given: all) whose id is not excluded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Candidates<'a> {
+    pub mask: Option<Bits<'a>>,
+    pub ids: Option<(&'a [u32], &'a Excluded)>,
+}
+
+impl Candidates<'_> {
+    #[inline]
+    fn has(&self, index: usize) -> bool {
+        self.mask.is_none_or(|bits| bits.get(index))
+            && self
+                .ids
+                .is_none_or(|(ids, excluded)| !excluded.contains(ids[index]))
+    }
+
+    fn all(&self) -> bool {
+        self.mask.is_none() && self.ids.is_none()
+    }
+}
+
+/// What decides: the wanted end of the scores, or chance.
+#[derive(Debug, Clone, Copy)]
+pub enum Order<'a> {
+    /// One score a token, the largest or the smallest first.
+    Scores { scores: &'a [f32], largest: bool },
+    /// `length` tokens in the random order of a key, see `random_key`.
+    Random { key: u64, length: usize },
+}
+
+impl Order<'_> {
+    fn len(&self) -> usize {
+        match *self {
+            Self::Scores { scores, .. } => scores.len(),
+            Self::Random { length, .. } => length,
+        }
+    }
+}
+
+/// How many tokens are selected.
+#[derive(Debug, Clone, Copy)]
+pub enum Amount {
+    /// A share of the candidates.
+    Ratio(f64),
+    /// All whose score is at this value or beyond it.
+    Threshold(f32),
+}
+
+/// One list: in which order its candidates are taken, and how many of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    pub order: Order<'a>,
+    pub candidates: Candidates<'a>,
+    pub amount: Amount,
+}
+
+/// What holds for all lists: how a share is rounded, and how many tokens are selected at least (where there are).
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    pub rounding: Rounding,
+    pub minimum: usize,
+}
+
+/// Number of tokens that a ratio selects of `candidates`: at least `minimum`, at most all.
 ///
-/// The product `ratio * candidates` and the sum with 0.5 are rounded to float64 and then floored; nothing is
-/// added to make up for ratios that have no exact binary form. `math.floor(ratio * candidates + 0.5)` in Python
+/// The product `ratio * candidates` (for `half_up` the sum with 0.5) is computed in float64 and then rounded; nothing
+/// is added to make up for ratios that have no exact binary form. `math.floor(ratio * candidates + 0.5)` in Python
 /// gives the same number.
 ///
 /// ```
 /// use pyprefopt_core::select::{how_many, Rounding};
-/// assert_eq!(how_many(0.3, 5, Rounding::HalfUp), 2); // 1.5
-/// assert_eq!(how_many(0.3, 5, Rounding::Floor), 1);
-/// assert_eq!(how_many(0.1, 2, Rounding::Floor), 1);
-/// assert_eq!(how_many(0.5, 0, Rounding::HalfUp), 0);
+/// assert_eq!(how_many(0.3, 5, Rounding::HalfUp, 1), 2); // 1.5
+/// assert_eq!(how_many(0.3, 5, Rounding::Floor, 1), 1);
+/// assert_eq!(how_many(0.3, 7, Rounding::Ceil, 1), 3); // 2.1
+/// assert_eq!(how_many(0.1, 2, Rounding::Floor, 1), 1);
+/// assert_eq!(how_many(0.5, 0, Rounding::HalfUp, 1), 0);
 /// ```
-pub fn how_many(ratio: f64, candidates: usize, rounding: Rounding) -> usize {
+pub fn how_many(ratio: f64, candidates: usize, rounding: Rounding, minimum: usize) -> usize {
     let exact = ratio * candidates as f64;
     let rounded = match rounding {
         Rounding::HalfUp => (exact + 0.5).floor(),
         Rounding::Floor => exact.floor(),
+        Rounding::Ceil => exact.ceil(),
     };
-    (rounded as usize).max(1).min(candidates)
+    (rounded as usize).max(minimum).min(candidates)
+}
+
+/// The key of a list's random order: it depends on nothing but these three numbers.
+///
+/// Token `t` is ordered by the upper 32 bits of `splitmix(key + t)`, ties by position.
+pub fn random_key(seed: u64, row: u64, segment: u64) -> u64 {
+    splitmix(splitmix(splitmix(seed) ^ row) ^ segment)
+}
+
+/// The output function of `SplitMix64` at counter `x` (a bijection that mixes all bits).
+#[inline]
+fn splitmix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// The selected tokens of all rows, one after the other; the same for any number of threads.
@@ -99,16 +201,20 @@ pub fn how_many(ratio: f64, candidates: usize, rounding: Rounding) -> usize {
 /// Ties go to the earlier token, -0.0 equals 0.0. A NaN at a candidate is an error that names the first such row.
 ///
 /// ```
-/// use pyprefopt_core::select::{top_k_mask, Rounding, Row};
-/// let row = Row { scores: &[1.0, 3.0, 3.0, 2.0], candidates: None, ratio: 0.25, largest: true };
-/// assert_eq!(top_k_mask(&[row], Rounding::HalfUp).unwrap(), [false, true, false, false]);
+/// use pyprefopt_core::select::{Amount, Candidates, Order, Rounding, Row, Rule, select};
+/// let order = Order::Scores { scores: &[1.0, 3.0, 3.0, 2.0], largest: true };
+/// let row = Row { order, candidates: Candidates::default(), amount: Amount::Ratio(0.25) };
+/// let rule = Rule { rounding: Rounding::HalfUp, minimum: 1 };
+/// assert_eq!(select(&[row], rule).unwrap(), [false, true, false, false]);
+/// let row = Row { amount: Amount::Threshold(2.0), ..row };
+/// assert_eq!(select(&[row], rule).unwrap(), [false, true, true, true]);
 /// ```
-pub fn top_k_mask(rows: &[Row<'_>], rounding: Rounding) -> Result<Vec<bool>> {
-    let total = rows.iter().map(|row| row.scores.len()).sum();
+pub fn select(rows: &[Row<'_>], rule: Rule) -> Result<Vec<bool>> {
+    let total = rows.iter().map(|row| row.order.len()).sum();
     let mut selected = vec![false; total];
     let results: Vec<Result<()>> = tasks(rows, &mut selected)
         .into_par_iter()
-        .map(|(first, rows, out)| select_rows(first, rows, out, rounding))
+        .map(|(first, rows, out)| select_rows(first, rows, out, rule))
         .collect();
     results.into_iter().collect::<Result<()>>()?; // in order, so the first bad row is the one that is named
     Ok(selected)
@@ -122,7 +228,7 @@ fn tasks<'a>(mut rows: &'a [Row<'a>], mut out: &'a mut [bool]) -> Vec<Task<'a>> 
     while !rows.is_empty() {
         let (mut count, mut tokens) = (0, 0);
         while count < rows.len() && tokens < TASK_TOKENS {
-            tokens += rows[count].scores.len();
+            tokens += rows[count].order.len();
             count += 1;
         }
         let (own, other_rows) = rows.split_at(count);
@@ -133,16 +239,11 @@ fn tasks<'a>(mut rows: &'a [Row<'a>], mut out: &'a mut [bool]) -> Vec<Task<'a>> 
     tasks
 }
 
-fn select_rows(
-    first: usize,
-    rows: &[Row<'_>],
-    mut out: &mut [bool],
-    rounding: Rounding,
-) -> Result<()> {
-    let mut keys = Vec::new();
+fn select_rows(first: usize, rows: &[Row<'_>], mut out: &mut [bool], rule: Rule) -> Result<()> {
+    let mut scratch = Scratch::default();
     for (index, row) in rows.iter().enumerate() {
-        let (own, other) = out.split_at_mut(row.scores.len());
-        select_row(row, rounding, &mut keys, own).map_err(|message| Error::Row {
+        let (own, other) = out.split_at_mut(row.order.len());
+        select_row(row, rule, &mut scratch, own).map_err(|message| Error::Row {
             row: first + index,
             message,
         })?;
@@ -151,46 +252,52 @@ fn select_rows(
     Ok(())
 }
 
-/// Select within one row; `keys` is scratch space, `out` comes all false.
+/// Space that the rows of a task use again and again.
+#[derive(Default)]
+struct Scratch {
+    keys: Vec<u64>,
+    ranks: Vec<u32>,
+}
+
+/// Select within one row; `out` comes all false.
 fn select_row(
     row: &Row<'_>,
-    rounding: Rounding,
-    keys: &mut Vec<u64>,
+    rule: Rule,
+    Scratch { keys, ranks }: &mut Scratch,
     out: &mut [bool],
 ) -> std::result::Result<(), String> {
-    keys.clear();
-    match row.candidates {
-        None => keys.extend(
-            row.scores
-                .iter()
-                .zip(0..)
-                .map(|(&score, index)| key(score, index, row.largest)),
-        ),
-        Some(bits) => {
-            let candidates = row
-                .scores
-                .iter()
-                .zip(0..)
-                .filter(|&(_, index)| bits.get(index as usize));
-            keys.extend(candidates.map(|(&score, index)| key(score, index, row.largest)));
-        }
-    }
-    // Checked over all scores first: this loop is vectorised, and a NaN outside the candidates is rare.
-    if row
-        .scores
-        .iter()
-        .fold(false, |found, score| found | score.is_nan())
+    if let (Order::Scores { scores, largest }, Amount::Ratio(ratio), true) =
+        (row.order, row.amount, row.candidates.all())
     {
-        let is_candidate = |index: usize| row.candidates.is_none_or(|bits| bits.get(index));
-        if let Some(at) =
-            (0..row.scores.len()).find(|&index| row.scores[index].is_nan() && is_candidate(index))
-        {
-            return Err(format!(
-                "the score of token {at} is NaN or null; every token that may be selected needs a score"
-            ));
-        }
+        check_scores(scores, row.candidates)?;
+        let count = how_many(ratio, scores.len(), rule.rounding, rule.minimum);
+        select_of_all(scores, largest, count, ranks, out);
+        return Ok(());
     }
-    let count = how_many(row.ratio, keys.len(), rounding);
+    keys.clear();
+    match row.order {
+        Order::Scores { scores, largest } => {
+            let ordered = |index: u32| key(scores[index as usize], index, largest);
+            fill(keys, scores.len(), row.candidates, ordered);
+            check_scores(scores, row.candidates)?;
+        }
+        Order::Random { key, length } => fill(keys, length, row.candidates, |index| {
+            splitmix(key.wrapping_add(u64::from(index))) >> 32 << 32 | u64::from(index)
+        }),
+    }
+    let count = match (row.amount, row.order) {
+        (Amount::Threshold(at), Order::Scores { largest, .. }) => {
+            let last = key(at, u32::MAX, largest); // after every token whose score ties with the threshold
+            let beyond = keys.iter().filter(|&&key| key <= last).count();
+            beyond.max(rule.minimum).min(keys.len())
+        }
+        (Amount::Ratio(ratio), _) => how_many(ratio, keys.len(), rule.rounding, rule.minimum),
+        (Amount::Threshold(_), Order::Random { .. }) => {
+            return Err(
+                "a random order has no scores that a threshold could be compared with".into(),
+            );
+        }
+    };
     if 0 < count && count < keys.len() {
         keys.select_nth_unstable(count - 1);
     }
@@ -200,14 +307,71 @@ fn select_row(
     Ok(())
 }
 
+/// The first `count` of all tokens, the common case: keys of half the width find the last rank that is selected, then
+/// what ranks before it is marked, and of the tokens that tie with it the first ones. Most of it is vectorised.
+fn select_of_all(
+    scores: &[f32],
+    largest: bool,
+    count: usize,
+    ranks: &mut Vec<u32>,
+    out: &mut [bool],
+) {
+    if count == 0 {
+        return;
+    }
+    ranks.clear();
+    ranks.extend(scores.iter().map(|&score| rank(score, largest)));
+    let last = *ranks.select_nth_unstable(count - 1).1;
+    for (mark, &score) in out.iter_mut().zip(scores) {
+        *mark = rank(score, largest) < last;
+    }
+    let ties = count - out.iter().map(|&mark| usize::from(mark)).sum::<usize>();
+    let tied = (0..scores.len()).filter(|&index| rank(scores[index], largest) == last);
+    for index in tied.take(ties) {
+        out[index] = true;
+    }
+}
+
+/// The keys of the candidates among `length` tokens.
+#[inline]
+fn fill(keys: &mut Vec<u64>, length: usize, candidates: Candidates<'_>, key: impl Fn(u32) -> u64) {
+    let all = 0..length as u32;
+    if candidates.all() {
+        keys.extend(all.map(key));
+    } else {
+        keys.extend(all.filter(|&index| candidates.has(index as usize)).map(key));
+    }
+}
+
+/// All scores are looked at first: that loop is vectorised, and a NaN outside the candidates is rare.
+fn check_scores(scores: &[f32], candidates: Candidates<'_>) -> std::result::Result<(), String> {
+    if !scores
+        .iter()
+        .fold(false, |found, score| found | score.is_nan())
+    {
+        return Ok(());
+    }
+    let mut bad = (0..scores.len()).filter(|&at| scores[at].is_nan() && candidates.has(at));
+    bad.next().map_or(Ok(()), |at| {
+        Err(format!(
+            "the score of token {at} is NaN or null; every token that may be selected needs a score"
+        ))
+    })
+}
+
 /// A key whose ascending order is the order of selection: the wanted end of the scores first, then the earlier token.
 #[inline]
 fn key(score: f32, index: u32, largest: bool) -> u64 {
+    u64::from(rank(score, largest)) << 32 | u64::from(index)
+}
+
+/// A number whose ascending order is that of the scores, from the wanted end.
+#[inline]
+fn rank(score: f32, largest: bool) -> u32 {
     let bits = (score + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
     let negative = 0u32.wrapping_sub(bits >> 31); // all ones below zero
     let ascending = bits ^ (negative | 0x8000_0000);
-    let ordered = if largest { !ascending } else { ascending };
-    u64::from(ordered) << 32 | u64::from(index)
+    if largest { !ascending } else { ascending }
 }
 
 #[cfg(test)]
@@ -216,29 +380,46 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const HALF_UP: Rule = Rule {
+        rounding: Rounding::HalfUp,
+        minimum: 1,
+    };
+
     fn all(scores: &[f32], ratio: f64, largest: bool) -> Row<'_> {
         Row {
-            scores,
-            candidates: None,
-            ratio,
-            largest,
+            order: Order::Scores { scores, largest },
+            candidates: Candidates::default(),
+            amount: Amount::Ratio(ratio),
         }
     }
 
-    fn slow(row: &Row<'_>) -> Vec<bool> {
-        let mut order: Vec<usize> = (0..row.scores.len())
-            .filter(|&i| row.candidates.is_none_or(|b| b.get(i)))
+    fn masked<'a>(row: Row<'a>, bytes: &'a [u8]) -> Row<'a> {
+        let mask = Some(Bits::new(bytes, 0, row.order.len()));
+        let candidates = Candidates { mask, ids: None };
+        Row { candidates, ..row }
+    }
+
+    fn slow(row: &Row<'_>, rule: Rule) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..row.order.len())
+            .filter(|&i| row.candidates.has(i))
             .collect();
-        let count = how_many(row.ratio, order.len(), Rounding::HalfUp);
-        order.sort_by(|&a, &b| {
-            let ascending = row.scores[a].partial_cmp(&row.scores[b]).expect("no NaN");
-            if row.largest {
-                ascending.reverse()
-            } else {
-                ascending
-            } // a stable sort keeps the earlier token first
-        });
-        let mut out = vec![false; row.scores.len()];
+        let value = |i: usize| match row.order {
+            Order::Scores { scores, largest } => {
+                f64::from(scores[i]) * if largest { -1.0 } else { 1.0 }
+            }
+            Order::Random { key, .. } => (splitmix(key.wrapping_add(i as u64)) >> 32) as f64,
+        };
+        order.sort_by(|&a, &b| value(a).partial_cmp(&value(b)).expect("no NaN")); // stable: the earlier token first
+        let count = match (row.amount, row.order) {
+            (Amount::Ratio(ratio), _) => how_many(ratio, order.len(), rule.rounding, rule.minimum),
+            (Amount::Threshold(at), Order::Scores { largest, .. }) => {
+                let limit = f64::from(at) * if largest { -1.0 } else { 1.0 };
+                let beyond = order.iter().filter(|&&i| value(i) <= limit).count();
+                beyond.max(rule.minimum).min(order.len())
+            }
+            (Amount::Threshold(_), Order::Random { .. }) => unreachable!("not made here"),
+        };
+        let mut out = vec![false; row.order.len()];
         order[..count].iter().for_each(|&i| out[i] = true);
         out
     }
@@ -246,55 +427,61 @@ mod tests {
     #[test]
     fn zeros_tie_and_infinities_order() {
         let scores = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY];
-        assert_eq!(
-            top_k_mask(&[all(&scores, 0.5, true)], Rounding::HalfUp).unwrap(),
-            [true, false, true, false]
-        );
-        assert_eq!(
-            top_k_mask(&[all(&scores, 0.5, false)], Rounding::HalfUp).unwrap(),
-            [true, false, false, true]
-        );
+        let half = |largest| select(&[all(&scores, 0.5, largest)], HALF_UP).unwrap();
+        assert_eq!(half(true), [true, false, true, false]);
+        assert_eq!(half(false), [true, false, false, true]);
         let tied = [-0.0, 0.0];
-        assert_eq!(
-            top_k_mask(&[all(&tied, 0.5, true)], Rounding::HalfUp).unwrap(),
-            [true, false]
-        );
+        let row = all(&tied, 0.5, true);
+        assert_eq!(select(&[row], HALF_UP).unwrap(), [true, false]);
+        for zero in [0.0, -0.0] {
+            let amount = Amount::Threshold(zero);
+            assert_eq!(
+                select(&[Row { amount, ..row }], HALF_UP).unwrap(),
+                [true, true]
+            );
+        }
     }
 
     #[test]
     fn nan_is_an_error_at_a_candidate_only() {
-        let scores = [f32::NAN, 1.0];
-        let ok = [1.0];
-        let error = top_k_mask(
-            &[all(&ok, 0.5, true), all(&scores, 0.5, true)],
-            Rounding::Floor,
-        )
-        .unwrap_err();
+        let (scores, ok) = ([f32::NAN, 1.0], [1.0]);
+        let rows = [all(&ok, 0.5, true), all(&scores, 0.5, true)];
+        let error = select(&rows, HALF_UP).unwrap_err();
         assert!(matches!(error, Error::Row { row: 1, .. }), "{error}");
-        let candidates = Some(Bits::new(&[0b10], 0, 2));
-        assert_eq!(
-            top_k_mask(
-                &[Row {
-                    candidates,
-                    ..all(&scores, 0.5, true)
-                }],
-                Rounding::Floor
-            )
-            .unwrap(),
-            [false, true]
-        );
-        let none = Some(Bits::new(&[0], 0, 2));
-        assert_eq!(
-            top_k_mask(
-                &[Row {
-                    candidates: none,
-                    ..all(&scores, 1.0, true)
-                }],
-                Rounding::Floor
-            )
-            .unwrap(),
-            [false; 2]
-        );
+        let one = masked(all(&scores, 0.5, true), &[0b10]);
+        assert_eq!(select(&[one], HALF_UP).unwrap(), [false, true]);
+        let none = masked(all(&scores, 1.0, true), &[0]);
+        assert_eq!(select(&[none], HALF_UP).unwrap(), [false; 2]);
+        let excluded = Excluded::new(&[7]);
+        let candidates = Candidates {
+            mask: None,
+            ids: Some((&[7, 8], &excluded)),
+        };
+        let row = Row {
+            candidates,
+            ..all(&scores, 0.5, true)
+        };
+        assert_eq!(select(&[row], HALF_UP).unwrap(), [false, true]);
+    }
+
+    #[test]
+    fn random_selects_the_number_and_differs_by_key() {
+        let row = |key| Row {
+            order: Order::Random { key, length: 1000 },
+            candidates: Candidates::default(),
+            amount: Amount::Ratio(0.3),
+        };
+        let one = select(&[row(random_key(0, 1, 2))], HALF_UP).unwrap();
+        assert_eq!(one.iter().filter(|is| **is).count(), 300);
+        for other in [
+            random_key(1, 1, 2),
+            random_key(0, 2, 2),
+            random_key(0, 1, 1),
+        ] {
+            assert_ne!(select(&[row(other)], HALF_UP).unwrap(), one);
+        }
+        let amount = Amount::Threshold(0.0);
+        assert!(select(&[Row { amount, ..row(0) }], HALF_UP).is_err());
     }
 
     proptest! {
@@ -302,14 +489,25 @@ mod tests {
         fn agrees_with_a_stable_sort(
             rows in prop::collection::vec(prop::collection::vec(-3i8..3, 0..40), 0..20),
             bytes in prop::collection::vec(any::<u8>(), 6),
-            ratio in 0.01f64..=1.0, largest: bool, masked: bool,
+            ids in prop::collection::vec(0u32..100, 40),
+            ratio in 0.01f64..=1.0, limit in -3i8..4, minimum in 0usize..4,
+            largest: bool, masked: bool, excluding: bool, kind in 0..3,
         ) {
             let rows: Vec<Vec<f32>> = rows.into_iter().map(|r| r.into_iter().map(f32::from).collect()).collect();
-            let rows: Vec<Row<'_>> = rows.iter().map(|scores| Row {
-                candidates: masked.then(|| Bits::new(&bytes, 3, scores.len())), ..all(scores, ratio, largest)
+            let excluded = Excluded::new(&(0..30).collect::<Vec<_>>());
+            let amount = if kind == 1 { Amount::Threshold(f32::from(limit)) } else { Amount::Ratio(ratio) };
+            let rows: Vec<Row<'_>> = rows.iter().map(|scores| {
+                let mask = masked.then(|| Bits::new(&bytes, 3, scores.len()));
+                let ids = excluding.then(|| (&ids[..scores.len()], &excluded));
+                let random = Order::Random { key: u64::from(bytes[0]), length: scores.len() };
+                let order = if kind == 2 { random } else { Order::Scores { scores, largest } };
+                Row { order, candidates: Candidates { mask, ids }, amount }
             }).collect();
-            let expected: Vec<bool> = rows.iter().flat_map(slow).collect();
-            prop_assert_eq!(top_k_mask(&rows, Rounding::HalfUp).unwrap(), expected);
+            for rounding in [Rounding::HalfUp, Rounding::Floor, Rounding::Ceil] {
+                let rule = Rule { rounding, minimum };
+                let expected: Vec<bool> = rows.iter().flat_map(|row| slow(row, rule)).collect();
+                prop_assert_eq!(select(&rows, rule).unwrap(), expected);
+            }
         }
     }
 }

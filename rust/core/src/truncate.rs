@@ -1,4 +1,6 @@
-//! Truncation: how much of a response is kept, counted in content tokens or characters.
+//! Truncation: how much of a response is kept, counted in content tokens, characters, words or sentences.
+
+use unicode_segmentation::UnicodeSegmentation;
 
 use crate::{Error, Result};
 
@@ -14,6 +16,77 @@ pub enum Keep {
 pub enum Rounding {
     Ceil,
     Floor,
+}
+
+/// What a text is counted in without a tokenizer.
+///
+/// Words and sentences are Unicode's (UAX #29): a word is a segment between word boundaries that holds a letter or a
+/// digit, so that each Chinese character is one; a sentence is a segment between sentence boundaries that holds more
+/// than white space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Characters,
+    Words,
+    Sentences,
+}
+
+impl Unit {
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "characters" => Ok(Self::Characters),
+            "words" => Ok(Self::Words),
+            "sentences" => Ok(Self::Sentences),
+            _ => Err(Error::Argument(format!(
+                "unit must be 'characters', 'words' or 'sentences' where no tokenizer counts, got '{name}'"
+            ))),
+        }
+    }
+
+    /// Units in the text.
+    ///
+    /// ```
+    /// # use pyprefopt_core::truncate::Unit;
+    /// assert_eq!(Unit::Words.count("It's 3.14, 中文!"), 4);
+    /// assert_eq!(Unit::Sentences.count("One. Two, e.g. this? 三。四"), 4);
+    /// ```
+    pub fn count(self, text: &str) -> usize {
+        match self {
+            Self::Characters => text.chars().count(),
+            Self::Words => text.unicode_words().count(),
+            Self::Sentences => sentences(text).count(),
+        }
+    }
+
+    /// Byte after the last character of unit `index` (from 0), which must be there.
+    fn end(self, text: &str, index: usize) -> usize {
+        let end = match self {
+            Self::Characters => text
+                .char_indices()
+                .nth(index)
+                .map(|(at, character)| at + character.len_utf8()),
+            Self::Words => text
+                .unicode_word_indices()
+                .nth(index)
+                .map(|(at, word)| at + word.len()),
+            Self::Sentences => sentences(text).nth(index),
+        };
+        end.unwrap_or(text.len())
+    }
+}
+
+/// Where each sentence ends, the white space after it left out.
+fn sentences(text: &str) -> impl Iterator<Item = usize> {
+    text.split_sentence_bound_indices()
+        .map(|(at, sentence)| (at, sentence.trim_end().len()))
+        .filter(|&(_, length)| length > 0)
+        .map(|(at, length)| at + length)
+}
+
+/// What is left of one response: `kept` tokens or bytes, and how many units went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub kept: usize,
+    pub cut: usize,
 }
 
 /// A truncation: at least one unit is kept, at most what is there.
@@ -36,12 +109,12 @@ impl Cut {
             (None, Some(count)) if count > 0 => Keep::Count(count),
             (None, Some(count)) => {
                 return Err(Error::Argument(format!(
-                    "tokens must be at least 1, got {count}"
+                    "length must be at least 1, got {count}"
                 )));
             }
             _ => {
                 return Err(Error::Argument(
-                    "truncation needs exactly one of ratio and tokens".into(),
+                    "truncation needs exactly one of ratio and length".into(),
                 ));
             }
         };
@@ -57,20 +130,22 @@ impl Cut {
         Ok(Self { keep, rounding })
     }
 
-    /// Units kept of `length`. A product within 1e-9 of a whole number is that number, since 0.07 · 100 is not 7 in binary.
+    /// Units kept of `length`, a ratio being taken of `base`. A product within 1e-9 of a whole number is that number,
+    /// since 0.07 · 100 is not 7 in binary.
     ///
     /// ```
     /// # use pyprefopt_core::truncate::Cut;
-    /// assert_eq!(Cut::new(Some(0.07), None, "ceil")?.kept(100), 7);
-    /// assert_eq!(Cut::new(Some(0.5), None, "ceil")?.kept(5), 3);
-    /// assert_eq!(Cut::new(Some(0.1), None, "floor")?.kept(5), 1);
+    /// assert_eq!(Cut::new(Some(0.07), None, "ceil")?.kept(100, 100), 7);
+    /// assert_eq!(Cut::new(Some(0.5), None, "ceil")?.kept(5, 5), 3);
+    /// assert_eq!(Cut::new(Some(0.1), None, "floor")?.kept(5, 5), 1);
+    /// assert_eq!(Cut::new(Some(0.5), None, "ceil")?.kept(9, 4), 2);
     /// # Ok::<(), pyprefopt_core::Error>(())
     /// ```
-    pub fn kept(&self, length: usize) -> usize {
+    pub fn kept(&self, length: usize, base: usize) -> usize {
         let wanted = match self.keep {
             Keep::Count(count) => count,
             Keep::Ratio(ratio) => {
-                let exact = ratio * length as f64;
+                let exact = ratio * base as f64;
                 let near = exact.round();
                 let whole = (exact - near).abs() <= 1e-9 * near.max(1.0);
                 match self.rounding {
@@ -85,52 +160,87 @@ impl Cut {
 }
 
 /// Positions kept of a segment whose content tokens are marked: up to the last one kept, or all where nothing is cut.
+/// A ratio is taken of `base`, or of the segment's own content.
 ///
 /// ```
-/// # use pyprefopt_core::truncate::{Cut, kept_positions};
+/// # use pyprefopt_core::truncate::{Cut, Kept, kept_positions};
 /// let half = Cut::new(Some(0.5), None, "ceil")?;
-/// assert_eq!(kept_positions(&[false, true, true, true, true, false], half), 3);
-/// assert_eq!(kept_positions(&[false, true, false], half), 3);
+/// let content = [false, true, true, true, true, false];
+/// assert_eq!(kept_positions(&content, half, None), Kept { kept: 3, cut: 2 });
+/// assert_eq!(kept_positions(&content, half, Some(2)), Kept { kept: 2, cut: 3 });
+/// assert_eq!(kept_positions(&[false, true, false], half, None), Kept { kept: 3, cut: 0 });
 /// # Ok::<(), pyprefopt_core::Error>(())
 /// ```
-pub fn kept_positions(content: &[bool], cut: Cut) -> usize {
+pub fn kept_positions(content: &[bool], cut: Cut, base: Option<usize>) -> Kept {
     let length = content.iter().filter(|is| **is).count();
-    let kept = cut.kept(length);
+    let kept = cut.kept(length, base.unwrap_or(length));
+    let whole = Kept {
+        kept: content.len(),
+        cut: 0,
+    };
     if kept == length {
-        return content.len();
+        return whole;
     }
-    let last = content
-        .iter()
-        .enumerate()
-        .filter(|(_, is)| **is)
-        .nth(kept - 1);
-    last.map_or(content.len(), |(position, _)| position + 1)
+    let mut marked = content.iter().enumerate().filter(|(_, is)| **is);
+    marked.nth(kept - 1).map_or(whole, |(position, _)| Kept {
+        kept: position + 1,
+        cut: length - kept,
+    })
 }
 
-/// Bytes kept of a text that is cut by Unicode characters.
-pub fn kept_characters(text: &str, cut: Cut) -> usize {
-    let kept = cut.kept(text.chars().count());
-    text.char_indices()
-        .nth(kept)
-        .map_or(text.len(), |(byte, _)| byte)
+/// Bytes kept of a text that is cut after its last unit kept; white space and punctuation that follow go too.
+///
+/// ```
+/// # use pyprefopt_core::truncate::{Cut, Kept, Unit, kept_text};
+/// let two = Cut::new(None, Some(2), "ceil")?;
+/// assert_eq!(kept_text("one, two, three", Unit::Words, two, None), Kept { kept: 8, cut: 1 });
+/// assert_eq!(kept_text("One. Two! Three", Unit::Sentences, two, None), Kept { kept: 9, cut: 1 });
+/// # Ok::<(), pyprefopt_core::Error>(())
+/// ```
+pub fn kept_text(text: &str, unit: Unit, cut: Cut, base: Option<usize>) -> Kept {
+    let length = unit.count(text);
+    let kept = cut.kept(length, base.unwrap_or(length));
+    if kept == length {
+        return Kept {
+            kept: text.len(),
+            cut: 0,
+        };
+    }
+    Kept {
+        kept: unit.end(text, kept - 1),
+        cut: length - kept,
+    }
 }
 
 /// Bytes kept of a text that is cut by tokens, given their byte offsets: up to the end of the last one kept.
 ///
 /// Tokens that share a character carry its whole range. A character whose tokens are not all kept is dropped, so that the
 /// text never has more tokens than asked for; if it is the first character, it is kept whole, so that the text is never empty.
-pub fn kept_bytes(text: &str, offsets: &[(usize, usize)], cut: Cut) -> usize {
-    let kept = cut.kept(offsets.len());
-    if kept == offsets.len() {
-        return text.len();
+/// Tokens cut are those that begin at or after the cut.
+pub fn kept_bytes(text: &str, offsets: &[(u32, u32)], cut: Cut, base: Option<usize>) -> Kept {
+    let length = offsets.len();
+    let kept = cut.kept(length, base.unwrap_or(length));
+    let whole = Kept {
+        kept: text.len(),
+        cut: 0,
+    };
+    if kept == length {
+        return whole;
     }
-    let end = offsets[kept - 1].1;
-    let next = offsets[kept].0;
+    let end = offsets[kept - 1].1 as usize;
+    let next = offsets[kept].0 as usize;
     let mut at = if next < end && next > 0 { next } else { end };
     while !text.is_char_boundary(at) {
         at += 1;
     }
-    at
+    if at >= text.len() {
+        return whole; // one character alone, which is kept whole
+    }
+    let gone = offsets.iter().filter(|offset| offset.0 as usize >= at);
+    Kept {
+        kept: at,
+        cut: gone.count().max(1), // a tail without a token of its own is something that went
+    }
 }
 
 #[cfg(test)]
@@ -145,21 +255,39 @@ mod tests {
     fn a_split_character_is_dropped_unless_it_is_the_first() {
         // "a中": tokens a, and two that share the character
         let offsets = [(0, 1), (1, 4), (1, 4)];
-        assert_eq!(kept_bytes("a中", &offsets, count(2)), 1);
-        assert_eq!(kept_bytes("a中", &offsets, count(3)), 4);
-        assert_eq!(kept_bytes("中文", &[(0, 3), (0, 3), (3, 6)], count(1)), 3);
+        let kept = |text, offsets: &[(u32, u32)], tokens| {
+            let kept = kept_bytes(text, offsets, count(tokens), None);
+            (kept.kept, kept.cut)
+        };
+        assert_eq!(kept("a中", &offsets, 2), (1, 2));
+        assert_eq!(kept("a中", &offsets, 3), (4, 0));
+        assert_eq!(kept("中文", &[(0, 3), (0, 3), (3, 6)], 1), (3, 1));
+        assert_eq!(kept("中", &[(0, 3), (0, 3)], 1), (3, 0));
     }
 
     #[test]
     fn characters_are_unicode() {
-        assert_eq!(kept_characters("中文字", count(2)), 6);
-        assert_eq!(kept_characters("", count(2)), 0);
+        let kept = |text| kept_text(text, Unit::Characters, count(2), None);
+        assert_eq!(kept("中文字"), Kept { kept: 6, cut: 1 });
+        assert_eq!(kept(""), Kept { kept: 0, cut: 0 });
+    }
+
+    #[test]
+    fn words_and_sentences_are_prefixes_without_what_follows() {
+        let kept = |text, unit| kept_text(text, unit, count(1), None);
+        let words = kept("  «don't» stop", Unit::Words);
+        assert_eq!(words, Kept { kept: 9, cut: 1 });
+        assert_eq!(kept("¿?!", Unit::Words), Kept { kept: 4, cut: 0 });
+        assert_eq!(kept("一。二", Unit::Sentences), Kept { kept: 6, cut: 1 });
+        assert_eq!(kept(" \n a\nb", Unit::Sentences), Kept { kept: 4, cut: 1 });
+        assert_eq!(kept("  \n ", Unit::Sentences), Kept { kept: 4, cut: 0 });
     }
 
     #[test]
     fn a_segment_without_content_stays() {
-        assert_eq!(kept_positions(&[false, false], count(1)), 2);
-        assert_eq!(kept_positions(&[], count(1)), 0);
+        let kept = |content: &[bool]| kept_positions(content, count(1), None).kept;
+        assert_eq!(kept(&[false, false]), 2);
+        assert_eq!(kept(&[]), 0);
     }
 
     #[test]
@@ -170,5 +298,6 @@ mod tests {
         assert!(Cut::new(Some(f64::NAN), None, "ceil").is_err());
         assert!(Cut::new(None, Some(0), "ceil").is_err());
         assert!(Cut::new(None, Some(1), "round").is_err());
+        assert!(Unit::parse("tokens").is_err());
     }
 }
