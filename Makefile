@@ -19,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEVELOP := $(BIN)/maturin develop --release
 endif
 
-.PHONY: help demo test test-rust lint format build
+.PHONY: help demo test test-rust fuzz lint format build
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,16 @@ test: build $(VENV)/.dev ## install, build, and run the Python tests; ARGS="-k n
 
 test-rust: $(VENV)/.maturin ## run the tests of the Rust kernels
 	cargo test --quiet -p pyprefopt-core
+
+SECONDS_EACH ?= 60
+FUZZ := template tokenizer json pack
+
+fuzz: ## look for inputs that break the Rust kernels; SECONDS_EACH=60 a target, FUZZ="json pack" for some
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz, then run make fuzz again."; exit 1; }
+	for target in $(FUZZ); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target -- \
+	    -max_total_time=$(SECONDS_EACH) -timeout=20 -rss_limit_mb=4096 || exit 1; \
+	done
 
 lint: build $(VENV)/.dev ## all linters, for Python and Rust
 	$(BIN)/ruff check

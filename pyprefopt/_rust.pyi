@@ -1,5 +1,5 @@
 # The extension's functions. Columns are anything with the Arrow PyCapsule interface: Polars, PyArrow, DuckDB, …
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -7,18 +7,21 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Packer",
+    "TextBlocks",
     "Tokenizer",
     "__version__",
     "count_content",
     "count_units",
     "detect_format",
+    "format_fields",
     "kept_units",
+    "pack_lengths",
     "parse_instructions",
     "parse_preferences",
+    "parse_rows",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
-    "split_json",
     "truncate_positions",
     "truncate_text",
 ]
@@ -28,10 +31,19 @@ __version__: str
 def spans_to_mask(columns: Any) -> Any: ...
 
 # formats
-def split_json(data: bytes, array: bool) -> tuple[Any, Any]: ...
-def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str]]: ...
-def parse_preferences(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
-def parse_instructions(rows: Any, format: str) -> tuple[Any, Any, bytes]: ...
+@final
+class TextBlocks:
+    def __new__(
+        cls, layout: str, *, delimiter: int = ..., block_bytes: int, block_rows: int, row_bytes: int
+    ) -> TextBlocks: ...
+    def push(self, piece: bytes) -> list[tuple[bytes, int, int]]: ...
+    def finish(self) -> list[tuple[bytes, int, int]]: ...
+
+def format_fields(format: str) -> list[str]: ...
+def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str], bool]: ...
+def parse_rows(
+    rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
+) -> tuple[Any, Any, bytes]: ...
 
 # template
 def render_chat(
@@ -43,6 +55,7 @@ def render_chat(
     tools: str | None = None,
     template_kwargs: str | None = None,
     now: int = 0,
+    reference: Callable[..., str] | None = None,
 ) -> str: ...
 
 # tokenize
@@ -55,7 +68,10 @@ class Tokenizer:
         special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
         now: int = 0,
+        reference: Callable[..., str] | None = None,
     ) -> Tokenizer: ...
+    @property
+    def template_refusal(self) -> str | None: ...
     @property
     def vocab_size(self) -> int: ...
     def token_to_id(self, token: str) -> int | None: ...
@@ -67,10 +83,21 @@ class Tokenizer:
         tools: str | None = None,
         template_kwargs: str | None = None,
     ) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def why(self) -> str: ...
     def encode(self, texts: Any) -> Any: ...
+    def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
     def tokenize(
-        self, frame: Any, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
-    ) -> tuple[Any, Any, int, int]: ...
+        self,
+        frame: Any,
+        *,
+        max_prompt_tokens: int | None = None,
+        prompt_overflow: str = "drop",
+        max_tokens: int | None = None,
+        boundary: str = "split",
+    ) -> tuple[Any, Any, int, Any, int]: ...
 
 # truncate
 def truncate_text(
@@ -120,6 +147,9 @@ def select_tokens(
     rows: NDArray[np.uint64] | None = None,
     segments: NDArray[np.uint64] | None = None,
 ) -> _Arrow: ...
+def pack_lengths(
+    lengths: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 @final
 class Packer:
@@ -144,5 +174,5 @@ class Packer:
     def lengths(self, groups: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def plan(
         self, groups: NDArray[np.int64], *, max_tokens: int, max_groups: int | None
-    ) -> list[NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
     def assemble(self, bins: Sequence[NDArray[np.int64]]) -> list[dict[str, Any]]: ...

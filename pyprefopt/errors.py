@@ -9,6 +9,8 @@ from collections.abc import Iterable
 class PyprefoptError(Exception):
     """Base of all errors that pyprefopt raises on purpose."""
 
+    all_ranks_alike = False  # every rank of a run raises the same one: it is told once
+
 
 class ConfigError(PyprefoptError, ValueError):
     """A setting breaks its rule, or two settings contradict each other."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -18,6 +20,7 @@ from pyprefopt.train.config import RunConfig
 from pyprefopt.train.configfile import dotted_names, parse_yaml
 from pyprefopt.train.foreign import FOREIGN
 from pyprefopt.train.resolve import configure, parse_args, to_yaml
+from tests.data.prepared import row, write_pairs, write_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -170,7 +173,8 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
         (["--data", "a", "b"], "data must have one value, got ['a', 'b']"),
         (["--data"], "data must have one value, got []"),
         (["--check", "maybe"], "'maybe'"),
-        (["train"], "unexpected argument 'train'"),
+        (["train", "now"], "unexpected argument 'now'"),
+        (["trian"], "unknown command 'trian'; did you mean 'train'?; there are train, prepare, truncate, inspect"),
         (["--method", "dop"], "method must be one of dpo, sepo, sft, simpo, got 'dop'; did you mean 'dpo'?"),
         (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),
         (["--gradient_accumulation_steps", "4"], "it follows from global_batch_size and max_tokens_per_batch"),
@@ -228,8 +232,9 @@ def run(monkeypatch):
     return module
 
 
-def test_main_runs_the_resolved_config(run):
-    assert cli.main(["--method", "dpo", "--loss.beta", "0.3"]) == 0
+@pytest.mark.parametrize("command", [["train"], []])
+def test_main_runs_the_resolved_config(run, command):
+    assert cli.main([*command, "--method", "dpo", "--loss.beta", "0.3"]) == 0
     assert run.calls == [configure(method="dpo", loss={"beta": 0.3})]
 
 
@@ -237,7 +242,7 @@ def test_main_runs_the_resolved_config(run):
 def test_errors_of_a_run(run, capsys, monkeypatch, error):
     run.error = error
     monkeypatch.setenv("RANK", "1")
-    assert cli.main([]) == 2
+    assert cli.main(["train"]) == 2
     assert capsys.readouterr().err == f"error (rank 1): {error}\n"
 
 
@@ -253,4 +258,96 @@ def test_debug_shows_the_traceback(run, monkeypatch):
         cli.main(["--nothing"])
     run.error = DataError("row 3")
     with pytest.raises(DataError):
-        cli.main([])
+        cli.main(["train"])
+
+
+# -- the data commands, in processes of their own
+
+
+def pyprefopt(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pyprefopt", *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, check=False)
+
+
+def test_prepare_inspect_and_truncate(tmp_path):
+    pairs, tokenizer = write_pairs(tmp_path / "pairs.jsonl", bad=(7,)), write_tokenizer(tmp_path / "tokenizer")
+    words = ["prepare", pairs, "--tokenizer", tokenizer, "--out", tmp_path / "out"]
+    failed = pyprefopt(*words)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: 1 of 40 rows cannot be used\n  empty_response: 1")
+    again = failed.stderr.splitlines()[-1].strip()
+    assert again == f"pyprefopt {shlex.join(map(str, words))} --on_error skip"
+    done = pyprefopt(*shlex.split(again)[1:])
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'out'}: 39 of 40 rows," in done.stdout
+    assert "rejected, empty_response: 1" in done.stdout
+    assert "done before, used again" in pyprefopt(*shlex.split(again)[1:]).stderr
+    other = pyprefopt(*shlex.split(again)[1:], "--max-tokens=900")
+    assert other.returncode == 2
+    assert "--overwrite" in other.stderr
+    seen = pyprefopt("inspect", tmp_path / "out", "--row", 3, "--color", "always")
+    assert "40 rows in, 39 used, 1 rejected" in seen.stdout
+    assert "\x1b[32m" in seen.stdout
+    assert "\x1b" not in pyprefopt("inspect", tmp_path / "out").stdout
+    words = ["truncate", pairs, "--ratio", "0.5", "--unit", "characters", "--out", tmp_path / "cut.jsonl"]
+    assert pyprefopt(*words).stdout == f"{tmp_path / 'cut.jsonl'}\n"
+    cut = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+    assert cut[0]["chosen"] == row(0)["chosen"][:4]
+
+
+def test_describe_says_what_was_detected(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    seen = pyprefopt("prepare", pairs, "--describe")
+    assert seen.returncode == 0, seen.stderr
+    assert "preference" in seen.stdout
+    assert str(pairs) in seen.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "x.jsonl"], "error: tokenizer must be given; pass --tokenizer"),
+        (["prepare", "x.jsonl", "--tokeniser", "y"], "error: unknown setting 'tokeniser'; did you mean 'tokenizer'?"),
+        (["prepare"], "error: the following arguments are required: IN"),
+        (["prepare", "x.jsonl", "--max_tokens", "many"], "argument --max_tokens: invalid limit value: 'many'"),
+        (["prepare", "x.jsonl", "--on_error", "skp"], "invalid choice: 'skp'"),
+        (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
+        (["truncate", "x.jsonl"], "given exactly one of ratio and length"),
+        (["inspect", "nowhere"], "error: nowhere is not a finished artifact"),
+        (["inspect", "a", "b"], "error: unexpected argument 'b'"),
+    ],
+)
+def test_errors_of_the_data_commands(capsys, monkeypatch, words, message):
+    monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["prepare", "truncate", "inspect"])
+def test_the_data_commands_load_no_torch(tmp_path, command):
+    shown = pyprefopt(command, "--help")
+    assert shown.returncode == 0
+    assert "--" in shown.stdout
+    code = (
+        "import sys; from pyprefopt import cli; from tests.data.prepared import write_pairs, write_tokenizer;"
+        f"from pathlib import Path; d = Path({str(tmp_path)!r}); write_pairs(d / 'p.jsonl'); write_tokenizer(d / 't');"
+        "t = ['--tokenizer', str(d / 't'), '--out'];"
+        "assert cli.main(['prepare', str(d / 'p.jsonl'), *t, str(d / 'o')]) == 0;"
+        "assert cli.main(['inspect', str(d / 'o')]) == 0;"
+        "assert cli.main(['truncate', str(d / 'p.jsonl'), '--ratio', '0.5', *t, str(d / 'c.jsonl')]) == 0;"
+        "print(*sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"torch", "deepspeed", "ray"}
+
+
+def test_overview_and_scripts(capsys):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    assert "prepare   preference data to a folder" in capsys.readouterr().out
+    script = [sys.executable, ROOT / "scripts/prepare.py", "--help"]
+    assert "--max_prompt_tokens" in subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT).stdout

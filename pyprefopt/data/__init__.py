@@ -11,10 +11,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyprefopt.data.inspect import inspect as inspect
     from pyprefopt.data.align import spans_to_mask as spans_to_mask
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
+    from pyprefopt.data.prepare import prepare as prepare
+    from pyprefopt.data.pack import pack_lengths as pack_lengths
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import random_mask as random_mask
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.select import top_k_mask as top_k_mask
     from pyprefopt.data.store import SegmentStore as SegmentStore
     from pyprefopt.data.store import ValueStore as ValueStore
+    from pyprefopt.data.template import apply_chat_template as apply_chat_template
     from pyprefopt.data.tokenize import load_tokenizer as load_tokenizer
     from pyprefopt.data.tokenize import tokenize as tokenize
     from pyprefopt.data.toy import write_toy as write_toy
@@ -32,11 +36,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "align": ("spans_to_mask",),
+    "inspect": ("inspect",),
     "loader": ("StepLoader",),
-    "pack": ("Packer", "pack"),
+    "pack": ("Packer", "pack", "pack_lengths"),
+    "prepare": ("prepare",),
     "read": ("read_instructions", "read_preferences"),
     "select": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
     "store": ("SegmentStore", "ValueStore"),
+    "template": ("apply_chat_template",),
     "tokenize": ("load_tokenizer", "tokenize"),
     "toy": ("write_toy",),
     "truncate": ("truncate", "truncate_column"),
@@ -45,7 +52,7 @@ _LAZY = {name: module for module, names in _HOMES.items() for name in names}
 
 
 class _Room(ModuleType):
-    """`tokenize`, `truncate` and `pack` are functions in modules of the same name: here the name means the function."""
+    """`tokenize`, `truncate`, `prepare` and more are functions in modules of their name: here it means the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and _LAZY.get(name) == name:  # the import system binds a loaded submodule

@@ -14,7 +14,7 @@ from pyprefopt.errors import ArtifactError
 MANIFEST = "manifest.json"
 
 
-def atomic_write(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
+def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
     """Write `content`, or what the callable writes to the open file, so that `path` never holds a part of it.
 
     The folder is made where it is missing. When writing fails, or the process is killed, `path` is as it was before
@@ -53,10 +53,15 @@ def remove_leftovers(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, value: dict[str, Any]) -> Path:
+    """Write `value` as JSON with sorted keys."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return atomic_write(path, (text + "\n").encode())
+
+
 def write_manifest(directory: str | Path, manifest: dict[str, Any]) -> Path:
-    """Write `manifest.json` with sorted keys: the last file of an artifact, the mark that it is finished."""
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return atomic_write(Path(directory) / MANIFEST, (text + "\n").encode())
+    """Write `manifest.json`: the last file of an artifact, the mark that it is finished."""
+    return write_json(Path(directory) / MANIFEST, manifest)
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:

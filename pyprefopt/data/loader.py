@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyprefopt.data.pack import Groups, Packer, dummy_batch
-from pyprefopt.errors import check
+from pyprefopt.data.pack import Bins, Groups, Packer, dummy_batch
+from pyprefopt.errors import ArtifactError, check
 from pyprefopt.types import PackedBatch
 
-SCAN_GROUPS = 1024  # groups that `scan` packs at a time
+SCAN_BINS = 16  # micro-batches that `scan` assembles at a time, in parallel
+STATE_VERSION = 1
 
 
 @lru_cache(maxsize=2)  # every step of an epoch asks again
@@ -30,7 +33,10 @@ def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 class StepLoader:
-    """Micro-batches by optimizer step, stateless: step k of a run is the same in every run, on every number of ranks.
+    """Micro-batches by optimizer step: step k of a run is the same in every run, on every number of ranks.
+
+    `step(k)` needs no step before it. Iterating gives one step after another; where it is, is a single number, which
+    `state_dict` and `load_state_dict` bring from one process to another.
 
     Step k takes positions [j B, (j+1) B) of the epoch's permutation, with B = `global_batch_size` (groups), epoch
     k // steps_per_epoch and j = k % steps_per_epoch; the last window of an epoch may be smaller. A window is packed on
@@ -69,6 +75,7 @@ class StepLoader:
         packer.plan(largest[None], max_tokens=max_tokens)  # raises now, not in the middle of the training
         self.packer, self.global_batch_size, self.shuffle, self.seed = packer, global_batch_size, shuffle, seed
         self.rank, self.world_size, self.max_tokens, self.max_groups = rank, world_size, max_tokens, max_groups
+        self.next_step = 0
 
     @property
     def num_groups(self) -> int:
@@ -106,19 +113,68 @@ class StepLoader:
         return dummy_batch(self.packer.values)
 
     def scan(self, *, pad: bool = False) -> Iterator[PackedBatch]:
-        """This rank's share of all groups, each once, in order: for scoring and evaluation.
+        """This rank's share of all groups, each once, packed as one whole: for scoring, evaluation and benchmarks.
 
-        Windows of SCAN_GROUPS groups are packed one at a time; bin i, counted over all windows, goes to rank
-        i % world_size. With `pad`, every rank gets equally many batches, the last of them a `dummy_batch` if need be.
+        Bins are those of `Packer.plan` over the whole set; bin i goes to rank i % world_size. With `pad`, every rank
+        gets equally many batches, the last of them a `dummy_batch` if need be.
         """
-        count = 0
-        for start in range(0, self.num_groups, SCAN_GROUPS):
-            bins = self._plan(self.subset[start : start + SCAN_GROUPS])
-            own = [one for i, one in enumerate(bins, start=count) if i % self.world_size == self.rank]
-            count += len(bins)
-            yield from (batch.to("cpu") for batch in self.packer.assemble(own))
-        if pad and count % self.world_size and self.rank >= count % self.world_size:
+        bins = self._plan(self.subset)
+        own = range(self.rank, len(bins), self.world_size)
+        for start in range(0, len(own), SCAN_BINS):
+            yield from (
+                batch.to("cpu") for batch in self.packer.assemble([bins[i] for i in own[start : start + SCAN_BINS]])
+            )
+        if pad and len(own) < -(-len(bins) // self.world_size):
             yield self.dummy_batch().to("cpu")
 
-    def _plan(self, groups: Groups) -> list[Groups]:
+    def __iter__(self) -> Iterator[list[PackedBatch]]:
+        """This rank's micro-batches of one step after another, from `next_step` on, without an end.
+
+        `next_step` counts a step when the one after it is asked for, so a step that was interrupted comes again.
+        """
+        while True:
+            yield self.step(self.next_step)
+            self.next_step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where `__iter__` is, and what the steps are made of; of one size whatever the data, and JSON.
+
+        Ranks, `max_tokens` and `max_groups` are not in it: the steps hold the same groups whatever they are.
+        """
+        return {"version": STATE_VERSION, "step": self.next_step} | self._window_settings
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken: a number is set, nothing is read again.
+
+        Raises ArtifactError naming each setting in which this loader differs from the one that was saved.
+        """
+        wanted = {"version": STATE_VERSION} | self._window_settings
+        missing, unknown = sorted({*wanted, "step"} - set(state)), sorted(set(state) - {*wanted, "step"})
+        if missing or unknown:
+            raise ArtifactError(
+                f"a loader's state lacks {missing} and has {unknown} besides; save it with state_dict()"
+            )
+        differ = [
+            f"{name} was {state[name]!r} and is {wanted[name]!r}" for name in wanted if state[name] != wanted[name]
+        ]
+        if differ:
+            raise ArtifactError(
+                f"the loader's state was saved with other settings: {'; '.join(differ)}; its steps would hold other "
+                "rows, so give the same settings and data, or begin at step 0"
+            )
+        check(type(state["step"]) is int and state["step"] >= 0, "step", state["step"], "an integer >= 0")
+        self.next_step = state["step"]
+
+    @cached_property
+    def _window_settings(self) -> dict[str, Any]:
+        groups = hashlib.sha256(self.subset.astype("<i8").tobytes()).hexdigest()
+        return {
+            "store": self.packer.store.fingerprint,
+            "groups": groups,
+            "global_batch_size": self.global_batch_size,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+        }
+
+    def _plan(self, groups: Groups) -> Bins:
         return self.packer.plan(groups, max_tokens=self.max_tokens, max_groups=self.max_groups)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pyprefopt.data import _native
@@ -15,6 +17,62 @@ from pyprefopt.types import PackedBatch
 
 Layout = Literal["shared", "separate"]
 Groups = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Bins(Sequence[Groups]):
+    """A sequence of bins, each the indices of its items, ascending; held as two flat arrays.
+
+    offsets: [bins + 1] i64; items: [items] i64. Bin b is items[offsets[b]:offsets[b + 1]], a view.
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Groups: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Groups]: ...
+    def __getitem__(self, index: int | slice) -> Groups | list[Groups]:
+        if isinstance(index, slice):
+            return [self[b] for b in range(*index.indices(len(self)))]
+        b = range(len(self))[index]  # IndexError; negative ones from the end
+        return self.items[self.offsets[b] : self.offsets[b + 1]]
+
+
+def pack_lengths(lengths: Any, max_tokens: int, max_groups: int | None = None) -> Bins:
+    """Bins of at most `max_tokens` in sum and `max_groups` items, by best-fit decreasing; see `Packer.plan`.
+
+    lengths: integers >= 0, NumPy, a Polars Series, an Arrow array or a list. Whatever else has a length can be packed
+    with it. DataError naming the item for a length that is negative, null or larger than `max_tokens`.
+    """
+    _check_bounds(max_tokens, max_groups)
+    with _data_errors():
+        return Bins(*_native.pack_lengths(_integers(lengths), max_tokens=max_tokens, max_groups=max_groups))
+
+
+def _integers(lengths: Any) -> NDArray[np.int64]:
+    """[n] i64, contiguous; not copied where it is that already."""
+    if hasattr(lengths, "__arrow_c_stream__") or hasattr(lengths, "__arrow_c_array__"):
+        column = pa.chunked_array(lengths if hasattr(lengths, "__arrow_c_stream__") else [lengths])
+        if column.null_count:
+            nulls = column.is_null().to_numpy()
+            raise DataError(f"lengths[{int(np.argmax(nulls))}] is null (and {nulls.sum() - 1} more); fill or drop it")
+        lengths = column.to_numpy()
+    array = np.asarray(lengths)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise DataError(f"lengths must be integers in one dimension, got {array.dtype} {array.shape}")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"lengths[{int(array.argmax())}] must be below 2^63, got {array.max()}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _check_bounds(max_tokens: int, max_groups: int | None) -> None:
+    check(0 < max_tokens < 2**63, "max_tokens", max_tokens, "> 0 and below 2^63")
+    check(max_groups is None or 0 < max_groups < 2**63, "max_groups", max_groups, "> 0 and below 2^63, or None")
 
 
 class Packer:
@@ -67,17 +125,16 @@ class Packer:
         with _data_errors():
             return self._native.lengths(self._indices(groups))
 
-    def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> list[Groups]:
+    def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> Bins:
         """Bins of at most `max_tokens` input tokens and `max_groups` groups, by best-fit decreasing.
 
         Groups go by falling cost (ties: as given) into the fullest bin that has room (ties: the bin that was filled
         last), else into a new one. Bins are in the order they were opened, groups in a bin in the order given, so the
         result depends on nothing else. DataError for a group larger than `max_tokens`.
         """
-        check(max_tokens > 0, "max_tokens", max_tokens, "> 0")
-        check(max_groups is None or max_groups > 0, "max_groups", max_groups, "> 0 or None")
+        _check_bounds(max_tokens, max_groups)
         with _data_errors():
-            return self._native.plan(self._indices(groups), max_tokens=max_tokens, max_groups=max_groups)
+            return Bins(*self._native.plan(self._indices(groups), max_tokens=max_tokens, max_groups=max_groups))
 
     def assemble(self, bins: Sequence[Groups]) -> list[PackedBatch]:
         """One PackedBatch (NumPy arrays) per bin. DataError for a value that is not finite at a scored token."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pyprefopt.data import atomic
 from pyprefopt.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
 SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
 
 
@@ -51,12 +52,7 @@ class ShardedTable:
         known = self.manifest.get("fingerprint")
         if known is not None:
             return str(known)
-        hashes = []
-        for shard in self._shards():
-            sink = pa.BufferOutputStream()
-            _write_ipc(shard)(sink)
-            hashes.append(hashlib.sha256(sink.getvalue()).hexdigest())
-        return _combine(hashes)
+        return _combine([hashlib.sha256(to_ipc(shard)).hexdigest() for shard in self._shards()])
 
     def _line_tokens(self) -> NDArray[np.int64]:
         """Tokens of each line, which bound a shard."""
@@ -66,49 +62,77 @@ class ShardedTable:
         """First line of each group, where a shard may begin."""
         raise NotImplementedError
 
-    def _write(self, directory: str | Path, **facts: Any) -> Self:
-        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
+    def _write(self, directory: str | Path, keep: NDArray[np.bool_] | None = None, **facts: Any) -> Self:
+        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written.
+
+        `keep` [groups]: write these groups only. One shard at a time is in memory.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / atomic.MANIFEST).unlink(missing_ok=True)
         atomic.remove_leftovers(directory)
         shards = []
-        for index, table in enumerate(self._shards()):
-            path = atomic.atomic_write(directory / f"{self.kind}-{index:05d}.arrow", _write_ipc(table))
-            hashed = atomic.sha256_file(path)
-            shards.append({"file": path.name, "bytes": path.stat().st_size, "sha256": hashed, "lines": table.num_rows})
+        for index, table in enumerate(self._shards(keep)):
+            shards.append(write_shard(directory, shard_name(self.kind, index), to_ipc(table), lines=table.num_rows))
         names = {shard["file"] for shard in shards}
         for stale in directory.glob(f"{self.kind}-*.arrow"):
             if stale.name not in names:
                 stale.unlink()
-        fingerprint = _combine([shard["sha256"] for shard in shards])
-        manifest = {"kind": self.kind, "schema_version": SCHEMA_VERSION, "shards": shards, "fingerprint": fingerprint}
-        atomic.write_manifest(directory, facts | manifest | {"lines": self.num_lines})
+        atomic.write_manifest(directory, facts | shards_manifest(self.kind, shards))
         return self.open(directory)
 
-    def _shards(self) -> Iterator[pa.Table]:
+    def _shards(self, keep: NDArray[np.bool_] | None = None) -> Iterator[pa.Table]:
         """Tables of whole groups and at most SHARD_TOKENS tokens (one group at least), in canonical form."""
         starts = self._group_starts()
         ends = np.append(starts[1:], self.num_lines)
-        before = np.concatenate([[0], np.cumsum(self._line_tokens())])
+        kept = np.ones(len(starts), np.bool_) if keep is None else keep
+        lines = np.repeat(kept, ends - starts)
+        before = np.concatenate([[0], np.cumsum(np.where(lines, self._line_tokens(), 0))])
+        groups = np.flatnonzero(kept)
+        starts, ends = starts[groups], ends[groups]
         first = 0
-        while first < len(starts):
+        while first < len(groups):
             last = int(np.searchsorted(before[ends], before[starts[first]] + SHARD_TOKENS, side="right"))
             last = max(last, first + 1)
-            lines = np.arange(starts[first], ends[last - 1])
-            yield self.table.take(lines).combine_chunks()  # fresh buffers: the input's chunks leave no trace
+            part = slice(starts[first], ends[last - 1])
+            table = self.table.slice(part.start, part.stop - part.start)
+            yield table.filter(pa.array(lines[part])).combine_chunks()  # fresh buffers: the chunks leave no trace
             first = last
 
 
-def _write_ipc(table: pa.Table) -> Callable[[BinaryIO], None]:
-    def write(sink: Any) -> None:
-        with pa.ipc.new_file(sink, table.schema.remove_metadata()) as writer:
-            writer.write_table(table.replace_schema_metadata(None))
-
-    return write
+def shard_name(kind: str, index: int) -> str:
+    """`segments-00000.arrow`."""
+    return f"{kind}-{index:05d}.arrow"
 
 
-def _map(directory: Path, shard: dict[str, Any]) -> pa.Table:
+def to_ipc(table: pa.Table) -> pa.Buffer:
+    """The table as an Arrow IPC file: the same batches give the same bytes; metadata is left out."""
+    table = table.replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def write_shard(directory: Path, name: str, content: pa.Buffer, *, lines: int, sha256: str | None = None) -> Shard:
+    """Write an IPC file so that it is there whole or not at all; its record for the manifest."""
+    atomic.atomic_write(directory / name, memoryview(content))
+    hashed = sha256 or hashlib.sha256(content).hexdigest()
+    return {"file": name, "bytes": len(content), "sha256": hashed, "lines": lines}
+
+
+def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:
+    """The part of a manifest by which a store is opened."""
+    return {
+        "kind": kind,
+        "schema_version": SCHEMA_VERSION,
+        "shards": shards,
+        "fingerprint": _combine([shard["sha256"] for shard in shards]),
+        "lines": sum(shard["lines"] for shard in shards),
+    }
+
+
+def _map(directory: Path, shard: Shard) -> pa.Table:
     path = directory / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
         raise ArtifactError(

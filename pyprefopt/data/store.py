@@ -26,6 +26,7 @@ _OPTIONAL = {
     "ends": pa.large_list(pa.uint32()),
     "turns": pa.large_list(pa.uint16()),
     "score": pa.float32(),
+    "cut": pa.uint32(),
 }
 KINDS = ("prompt", "chosen", "rejected", "response")
 
@@ -43,7 +44,7 @@ class SegmentStore(ShardedTable):
         """
         if hasattr(frame, "collect"):
             frame = frame.collect()
-        store = cls(_typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
+        store = cls(typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
         store._check()
         return store
 
@@ -55,6 +56,11 @@ class SegmentStore(ShardedTable):
         """
         store = cls.from_frame(frame)
         return store._write(directory, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
+
+    def write_part(self, directory: str | Path, keep: NDArray[np.bool_], **facts: Any) -> Self:
+        """Write the groups where `keep` [groups] holds, a shard at a time, and open them."""
+        tokens = int(self.lengths[np.repeat(keep, np.diff(self.group_offsets))].sum())
+        return self._write(directory, keep, **facts, groups=int(keep.sum()), tokens=tokens)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -81,6 +87,13 @@ class SegmentStore(ShardedTable):
     def num_rows(self) -> int:
         """Groups (input rows)."""
         return len(self.group_offsets) - 1
+
+    @cached_property
+    def longest_rows(self) -> NDArray[np.int64]:
+        """Tokens of each prompt with its longest response, [groups] i64."""
+        starts = self.group_offsets[:-1]
+        responses = np.where(self.segments == 0, 0, self.lengths)
+        return np.asarray(self.lengths[starts] + np.maximum.reduceat(responses, starts), dtype=np.int64)
 
     @cached_property
     def kinds(self) -> NDArray[np.uint8]:
@@ -248,7 +261,7 @@ def scatter_values(
     return flat
 
 
-def _typed(table: pa.Table) -> pa.Table:
+def typed(table: pa.Table) -> pa.Table:
     """The table with its known columns first, in the widths of the store."""
     names = set(table.column_names)
     for name, dtype in _REQUIRED.items():

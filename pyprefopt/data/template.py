@@ -1,19 +1,25 @@
-"""Chat templates, rendered in Rust as transformers renders them; a template is a shipped name or a Jinja file."""
+"""Chat templates, rendered in Rust as transformers renders them; a template is a shipped name or Jinja source."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from calendar import timegm
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import _native
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import ConfigError, check, did_you_mean
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenizer import Tokenizer
 
 SHIPPED = ("plain", "chatml")
+
+logger = logging.getLogger("pyprefopt")
 
 
 def read_chat_template(name_or_path: str | Path) -> str:
@@ -37,33 +43,101 @@ def local_seconds() -> int:
     return timegm(time.localtime())
 
 
-def to_json(value: Any) -> str | None:
-    """`value` as JSON, or None for None."""
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+def to_json(name: str, value: Any) -> str | None:
+    """`value` as JSON, or None for None. Raises ConfigError where it has no JSON form."""
+    if value is None:
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError too
+        raise ConfigError(f"{name} must have a JSON form (dicts, lists, text, numbers): {error}") from None
+    return text
 
 
-def render_chat(
-    chat_template: str,
+def apply_chat_template(
     messages: Sequence[Mapping[str, Any]],
+    chat_template: str | Path | Tokenizer,
     *,
-    special_tokens: Mapping[str, str] | None = None,
     add_generation_prompt: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
-    **template_kwargs: Any,
+    special_tokens: Mapping[str, str] | None = None,
+    **variables: Any,
 ) -> str:
-    """One chat as text, by the template's source; byte-identical to transformers' `apply_chat_template`.
+    """One chat as text, byte-identical to transformers' `apply_chat_template(tokenize=False)`.
 
-    Raises ConfigError with the template's own words where it refuses.
+    messages: dicts with `role` and `content`, and what else the template reads (`name`, `tool_calls`, …).
+    chat_template: a template's source, a shipped name (`plain`, `chatml`), a Path to a Jinja file, or a Tokenizer,
+    which brings its own special tokens. special_tokens: such as `{"eos_token": "</s>"}`. variables: what else the
+    template reads (`enable_thinking=False`, `documents=[…]`, …).
+    What the engine cannot render goes to transformers' renderer, said once per template.
+    Raises ConfigError with the template's own words where it refuses, or where it asks for too much work or memory.
     """
+    source, tokens = _source(chat_template, special_tokens)
     try:
         return _native.render_chat(
-            chat_template,
-            json.dumps(messages, ensure_ascii=False),
-            special_tokens=list((special_tokens or {}).items()),
+            source,
+            to_json("messages", list(messages)) or "",
+            special_tokens=list(tokens.items()),
             add_generation_prompt=add_generation_prompt,
-            tools=to_json(tools),
-            template_kwargs=to_json(template_kwargs),
+            tools=to_json("tools", tools),
+            template_kwargs=to_json("variables", variables),
             now=local_seconds(),
+            reference=reference_renderer(source, tokens),
         )
     except ValueError as error:
         raise ConfigError(f"chat_template: {error}") from None
+
+
+def _source(
+    chat_template: str | Path | Tokenizer, special_tokens: Mapping[str, str] | None
+) -> tuple[str, Mapping[str, str]]:
+    if not isinstance(chat_template, (str, Path)):
+        rule = "left out where a Tokenizer brings its own"
+        check(special_tokens is None, "special_tokens", special_tokens, rule)
+        return chat_template.chat_template, chat_template.special_tokens
+    named = isinstance(chat_template, Path) or chat_template in SHIPPED
+    return read_chat_template(chat_template) if named else str(chat_template), special_tokens or {}
+
+
+_said: set[str] = set()  # templates whose notice has been given
+
+
+def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callable[..., str]:
+    """What renders a chat where the Rust engine cannot: transformers, imported on the first call.
+
+    It is called with JSON texts: messages, add_generation_prompt, tools or None, variables or None, and why.
+    Its sandbox reaches no files, but does not bound work and memory. Raises ValueError in the template's words.
+    """
+
+    def render(messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str) -> str:
+        from jinja2.exceptions import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        if source not in _said:
+            _said.add(source)
+            logger.warning("this chat template is rendered by transformers, which is slower: %s", why)
+        try:
+            rendered, _ = render_jinja_template(
+                [json.loads(messages)],
+                chat_template=source,
+                tools=None if tools is None else json.loads(tools),
+                add_generation_prompt=add_generation_prompt,
+                **{**special_tokens, **(json.loads(variables) if variables else {})},
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return str(rendered[0])
+
+    return render
+
+
+def check_compiles(source: str, why: str) -> None:
+    """Raise ConfigError unless the reference compiles a template that the engine refuses for the reason `why`."""
+    from jinja2.exceptions import TemplateError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        _compile_jinja_template(source)
+    except TemplateError:
+        raise ConfigError(why) from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import polars as pl
 
@@ -14,6 +15,8 @@ __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokeniz
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 OnError = Literal["raise", "skip"]
+PromptOverflow = Literal["drop", "keep_start", "keep_end"]
+Boundary = Literal["split", "error"]
 
 SEGMENTS = pl.Schema(
     {
@@ -26,9 +29,12 @@ SEGMENTS = pl.Schema(
         "ends": pl.List(pl.UInt32),
         "turns": pl.List(pl.UInt16),  # message of the chat
         "score": pl.Float32(),
+        "cut": pl.UInt32(),  # tokens left out by a budget: of a prompt any, of a response those of its content
     }
 )
 _REJECTS = ("file", "row", "field", "value", "reason", "rule", "remedy")
+
+logger = logging.getLogger("pyprefopt")
 
 
 class TokenizeResult(NamedTuple):
@@ -38,6 +44,8 @@ class TokenizeResult(NamedTuple):
     rejects: pl.DataFrame  # the schema of `rejects.REJECTS`; `file` is left empty
     responses_cut: int  # responses cut at the end to fit max_tokens
     tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
+    rows_apart: pl.Series  # u64: those rows
+    without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
 
 
 def tokenize(
@@ -45,38 +53,58 @@ def tokenize(
     tokenizer: Tokenizer,
     *,
     max_prompt_tokens: int | None = None,
+    prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
+    boundary: Boundary = "split",
     on_error: OnError = "raise",
 ) -> Frame:
-    """Segments of a preferences frame (prompt, chosen, rejected) or an instructions frame (prompt, response).
+    """Segments of a frame of preferences (prompt, chosen, rejected), instructions (prompt, response) or candidates
+    (prompt, responses, scores). One line a segment, see `SEGMENTS`; candidates have kind `response`, segment 1…n.
 
-    One line a segment, see `SEGMENTS`. Rows with a longer prompt than `max_prompt_tokens` are bad rows; responses are
-    cut at the end so that prompt and response have at most `max_tokens`. A LazyFrame stays lazy and runs in the
-    streaming engine too.
+    max_prompt_tokens, prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or
+    its first tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and
+    the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
+    right behind the BOS token, or right before the generation prompt. It may begin or end inside a message. Where
+    BOS and generation prompt leave no room the row is bad.
+    max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there.
+    boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
+    generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
+    there the row is bad either way.
+    A LazyFrame stays lazy and runs in the streaming engine too.
     Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    step = partial(
-        _segments,
-        tokenizer=tokenizer,
-        max_prompt_tokens=max_prompt_tokens,
-        max_tokens=max_tokens,
-        on_error=on_error,
-    )
+    options = {
+        "max_prompt_tokens": max_prompt_tokens,
+        "prompt_overflow": prompt_overflow,
+        "max_tokens": max_tokens,
+        "boundary": boundary,
+    }
+    check_options(**options)
+    step = partial(_segments, tokenizer=tokenizer, on_error=on_error, options=options)
     if isinstance(frame, pl.LazyFrame):
         return frame.map_batches(step, schema=SEGMENTS, streamable=True)
     return step(frame)
 
 
-def _segments(
-    frame: pl.DataFrame,
-    *,
-    tokenizer: Tokenizer,
-    max_prompt_tokens: int | None,
-    max_tokens: int | None,
-    on_error: OnError,
-) -> pl.DataFrame:
-    result = tokenize_rows(frame, tokenizer, max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens)
+def check_options(
+    max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str
+) -> None:
+    """Raise ConfigError where a budget or a choice breaks its rule."""
+    for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
+        check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
+    for name, value, kind in (("prompt_overflow", prompt_overflow, PromptOverflow), ("boundary", boundary, Boundary)):
+        check(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
+    check(
+        prompt_overflow == "drop" or max_prompt_tokens is not None,
+        "max_prompt_tokens",
+        max_prompt_tokens,
+        f"set where prompt_overflow is {prompt_overflow!r}",
+    )
+
+
+def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, on_error: OnError, options: dict[str, Any]) -> pl.DataFrame:
+    result = tokenize_rows(frame, tokenizer, **options)
     if on_error == "raise" and not result.rejects.is_empty():
         from pyprefopt.data.rejects import raise_for
 
@@ -89,29 +117,37 @@ def tokenize_rows(
     tokenizer: Tokenizer,
     *,
     max_prompt_tokens: int | None = None,
+    prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
+    boundary: Boundary = "split",
 ) -> TokenizeResult:
     """As `tokenize`; bad rows leave no line in the segments and come back as rejects, one line a row.
 
-    Raises DataError where the frame is no preferences or instructions frame.
+    Raises DataError where the frame is no preferences, instructions or candidates frame.
     """
-    for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
-        check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
+    check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
     columns = _needed(frame)
     try:
-        segments, rejects, cut, apart = tokenizer.native.tokenize(
-            columns, max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens
+        segments, rejects, cut, rows_apart, without_bos = tokenizer.native.tokenize(
+            columns,
+            max_prompt_tokens=max_prompt_tokens,
+            prompt_overflow=prompt_overflow,
+            max_tokens=max_tokens,
+            boundary=boundary,
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
     books = pl.DataFrame(rejects).with_columns(file=pl.lit("")).select(_REJECTS)
-    return TokenizeResult(pl.DataFrame(segments).cast(SEGMENTS), books, cut, apart)
+    apart = pl.Series("row", rows_apart, dtype=pl.UInt64)
+    if len(apart):
+        logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
+    return TokenizeResult(pl.DataFrame(segments).cast(SEGMENTS), books, cut, len(apart), apart, without_bos)
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:
     """The columns that Rust reads, in its types."""
     names = frame.columns
-    responses = ["chosen", "rejected"] if "chosen" in names or "rejected" in names else ["response"]
+    responses = _response_columns(names)
     for name in ("row", "prompt", *responses):
         if name not in names:
             raise DataError(
@@ -122,4 +158,22 @@ def _needed(frame: pl.DataFrame) -> pl.DataFrame:
     flags = [pl.col(name).cast(pl.Boolean) for name in (f"{side}_complete" for side in responses) if name in names]
     scores = [pl.col(name).cast(pl.Float32) for name in (f"score_{side}" for side in responses) if name in names]
     texts = [pl.col(name).cast(pl.String) for name in ("tools", "template_kwargs") if name in names]
+    if responses == ["responses"] and "scores" in names:
+        _check_scores(frame)
+        scores.append(pl.col("scores").cast(pl.List(pl.Float32)))
     return frame.select(pl.col("row").cast(pl.UInt64), *chats, *flags, *scores, *texts)
+
+
+def _response_columns(names: list[str]) -> list[str]:
+    if "chosen" in names or "rejected" in names:
+        return ["chosen", "rejected"]
+    return ["responses"] if "responses" in names else ["response"]
+
+
+def _check_scores(frame: pl.DataFrame) -> None:
+    """Each row has as many scores as responses, or null for none."""
+    wrong = frame.filter(pl.col("scores").list.len() != pl.col("responses").list.len()).select("row").head(1)
+    if wrong.height:
+        raise DataError(
+            f"scores must have one value for each of responses, not so in row {wrong.item()}; null stands for no scores"
+        )

@@ -16,7 +16,14 @@ import polars as pl
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
 from pyprefopt.data.hub import resolve
-from pyprefopt.data.template import SHIPPED, local_seconds, read_chat_template, to_json
+from pyprefopt.data.template import (
+    SHIPPED,
+    check_compiles,
+    local_seconds,
+    read_chat_template,
+    reference_renderer,
+    to_json,
+)
 from pyprefopt.errors import ConfigError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -59,6 +66,16 @@ class Tokenizer:
         """The largest token id plus one: the rows that an embedding needs."""
         return self.native.vocab_size
 
+    @property
+    def engine(self) -> str:
+        """`fast` where our own engine makes the ids, `tokenizers` where the library does; `why` says why."""
+        return self.native.engine
+
+    @property
+    def why(self) -> str:
+        """Why the library makes the ids: a component of tokenizer.json that the fast engine lacks, or a difference."""
+        return self.native.why
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over tokenizer.json, template and special tokens, in hex."""
@@ -71,7 +88,19 @@ class Tokenizer:
     def encode(self, texts: Any) -> pl.Series:
         """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
         column = texts if isinstance(texts, pl.Series) else pl.Series("ids", texts)
+        self.prove(column)
         return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
+
+    def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
+        """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
+
+        `all`: every text in full, every time. On a difference the library makes all further ids, and a warning names
+        the text. False where they differed.
+        """
+        difference = self.native.prove(texts, all=all)
+        if difference is not None:
+            logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
+        return difference is None
 
     def render(
         self,
@@ -84,10 +113,10 @@ class Tokenizer:
         """One chat as text. Raises ConfigError with the template's own words where it refuses."""
         try:
             return self.native.render(
-                json.dumps(messages, ensure_ascii=False),
+                to_json("messages", list(messages)) or "",
                 add_generation_prompt=add_generation_prompt,
-                tools=to_json(tools),
-                template_kwargs=to_json(template_kwargs),
+                tools=to_json("tools", tools),
+                template_kwargs=to_json("variables", template_kwargs),
             )
         except ValueError as error:
             raise ConfigError(f"chat_template: {error}") from None
@@ -140,6 +169,8 @@ def load_tokenizer(
         raise ConfigError(f"{file} has no chat template; pass --chat_template {' or '.join(SHIPPED)}, or a Jinja file")
     content = file.read_bytes()
     native = open_native(file, content, tokens, template)
+    if native.engine != "fast":
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
 
 
@@ -148,14 +179,18 @@ def open_native(
 ) -> _native.Tokenizer:
     """The Rust handle of a tokenizer.json, with or without a template."""
     try:
-        return _native.Tokenizer(
+        native = _native.Tokenizer(
             content,
             special_tokens=list((special_tokens or {}).items()),
             chat_template=chat_template,
             now=local_seconds(),
+            reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
         )
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
+    if native.template_refusal is not None and chat_template is not None:
+        check_compiles(chat_template, native.template_refusal)
+    return native
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pyprefopt.data.loader import permutation
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
+from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -40,13 +41,24 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
-    sources = [config.data, config.eval_data, config.base.data, config.chat_template, config.tokenizer or config.model]
-    inputs = {source: _hash_source(source) for source in sources if source is not None}
+    data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
+    tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
+    inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
     if config.data is None:
         inputs["embedded data"] = sha256_file(toy.__file__)
     if config.model is None:
         inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
+
+
+def _hash_data(source: str) -> str:
+    """Hash of a prepared folder, or of every file that a path, folder or glob means."""
+    from pyprefopt.data.files import find_files
+
+    if is_prepared(source):
+        return Prepared("data", source).content_hash()
+    files, _ = find_files(source)
+    return content_hash([sha256_file(file.path) for file in files])
 
 
 def _hash_source(source: str) -> str:
@@ -60,6 +72,9 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
     """The run's tokenizer: `--tokenizer`, or the model's own."""
     from pyprefopt.data.tokenize import load_tokenizer
 
+    named = (config.tokenizer, config.eos_token, config.chat_template)
+    if is_prepared(config.data) and named == (None, None, None):
+        return Prepared("data", config.data or "").tokenizer(config)
     source = config.tokenizer or config.model
     if source is None or (config.tokenizer is None and source.endswith(".json")):
         raise ConfigError("a config.json brings no tokenizer; pass --tokenizer DIR or --tokenizer tokenizer.json")
@@ -82,15 +97,17 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         splits = intake.splits()
     intake.settle(directory)
     facts: dict[str, Any] = intake.counts()
-    fingerprints = {}
+    stores: dict[str, SegmentStore] = {}
     for name, segments in splits.items():
         if segments.is_empty():
             if name == "eval":
                 continue
             raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
-        store = SegmentStore.write(segments, directory / name)
-        fingerprints[name] = store.fingerprint
-        facts[name] = {"rows": store.num_rows, "tokens": int(segments["ids"].list.len().sum())}
+        if isinstance(segments, Part):
+            store = stores[name] = segments.write(directory / name)
+        else:
+            store = stores[name] = SegmentStore.write(segments, directory / name)
+        facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
             ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
@@ -100,8 +117,9 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         content = json.dumps(toy_config(tokenizer.vocab_size, **ids), indent=2)
         (directory / "model").mkdir(exist_ok=True)
         atomic_write(directory / "model" / "config.json", content.encode())
-    fingerprint = content_hash([fingerprints, tokenizer.fingerprint])
-    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest(splits)}
+    fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
+    longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
+    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest}
 
 
 def split_names(data: Path) -> list[str]:
@@ -129,29 +147,64 @@ class Intake:
     rejects: list[pl.DataFrame] = field(default_factory=list)
     rows_in: int = 0
     rows_used: int = 0
+    rejected_before: int = 0  # when a prepared folder was made
     responses_cut: int = 0
     spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
 
-    def splits(self) -> dict[str, pl.DataFrame]:
-        """Segments of every split, truncated where training asks for it."""
-        from pyprefopt.data.read import scan_instructions, scan_preferences
+    def splits(self) -> dict[str, Any]:
+        """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
+        from pyprefopt.data.read import scan_instructions
 
         config = self.config
-        assert config.data is not None  # noqa: S101  (filled by _with_toy)
         own_sft = config.base.data != "chosen"
         self.bar.reset(total=(1 + (config.eval_data is not None) + own_sft) + (2 + own_sft))  # read, then tokenized
-        pairs = self._read(scan_preferences, config.data, format=config.format)
-        if config.eval_data is not None:
-            held_out = self._read(scan_preferences, config.eval_data, format=config.format)
-        else:
-            pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
-            pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
-        splits = {"train": self._truncate(self._tokenize("train", pairs)), "eval": self._tokenize("eval", held_out)}
+        splits = self._pairs()
         if own_sft:
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
-            splits = {name: first_rows(segments, 2 * config.global_batch_size) for name, segments in splits.items()}
+            count = 2 * config.global_batch_size
+            splits = {
+                name: part.first(count) if isinstance(part, Part) else first_rows(part, count)
+                for name, part in splits.items()
+            }
         return splits
+
+    def _pairs(self) -> dict[str, Any]:
+        """The splits `train` and `eval`: of two sources, or of one by prompt."""
+        from pyprefopt.data.read import scan_preferences
+
+        config = self.config
+        assert config.data is not None  # noqa: S101  (filled by _with_toy)
+        splits: dict[str, Any] = {}
+        if is_prepared(config.data):
+            splits["train"] = self._prepared("data", config.data)
+            if config.eval_data is None:
+                splits = splits["train"].hold_out(lambda prompts: hold_out(prompts, config.eval_ratio, config.seed))
+        else:
+            pairs = self._read(scan_preferences, config.data, format=config.format)
+            if config.eval_data is None:
+                pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
+                pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
+            splits["train"] = self._truncate(self._tokenize("train", pairs))
+            if config.eval_data is None:
+                splits["eval"] = self._tokenize("eval", held_out)
+        if is_prepared(config.eval_data):
+            splits["eval"] = self._prepared("eval_data", config.eval_data or "")
+        elif config.eval_data is not None:
+            splits["eval"] = self._tokenize(
+                "eval", self._read(scan_preferences, config.eval_data, format=config.format)
+            )
+        return splits
+
+    def _prepared(self, setting: str, path: str) -> Part:
+        folder = Prepared(setting, path)
+        folder.check(self.config, self.tokenizer)
+        self.rows_in += folder.manifest["rows_in"]
+        self.rows_used += folder.manifest["rows"]
+        self.rejected_before += sum(folder.manifest["rejected"].values())
+        self.responses_cut += folder.manifest["responses_cut"]
+        self.bar.update(2)
+        return folder.part()
 
     def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
         self.bar.set_postfix_str(f"reading {Path(path).name}")
@@ -189,9 +242,9 @@ class Intake:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
         import polars as pl
 
-        from pyprefopt.data.rejects import raise_for, write_rejected
+        from pyprefopt.data.rejects import no_rejects, raise_for, write_rejected
 
-        rejects, target = pl.concat(self.rejects), directory.parent.parent / "rejected.jsonl"
+        rejects, target = pl.concat([no_rejects(), *self.rejects]), directory.parent.parent / "rejected.jsonl"
         if rejects.is_empty():
             target.unlink(missing_ok=True)  # of earlier data
             return
@@ -202,7 +255,7 @@ class Intake:
 
     def counts(self) -> dict[str, int]:
         """The books, for the manifest and the final table."""
-        rejected = sum(frame.height for frame in self.rejects)
+        rejected = sum(frame.height for frame in self.rejects) + self.rejected_before
         if self.rows_in != self.rows_used + rejected:
             raise RuntimeError(f"rows went missing: {self.rows_in} in, {self.rows_used} used, {rejected} rejected")
         if self.responses_cut:
@@ -232,16 +285,6 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
     picked = groups[permutation(len(groups), seed=seed, epoch=0)[:count]]
     held = grouped["_group"].is_in(pl.Series(picked).implode())
     return frame.filter(~held), frame.filter(held)
-
-
-def longest(splits: dict[str, pl.DataFrame]) -> int:
-    """Tokens of the longest prompt with one response."""
-    import polars as pl
-
-    length, prompt = pl.col("ids").list.len().cast(pl.Int64), pl.col("segment") == 0
-    both = (length.filter(prompt).sum() + length.filter(~prompt).max()).alias("both")
-    frames = [frame.group_by("row").agg(both) for frame in splits.values() if frame.height]
-    return int(pl.concat(frames)["both"].to_numpy().max())
 
 
 def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
@@ -280,6 +323,8 @@ def planted_mask(segments: pl.DataFrame, spans: pl.DataFrame) -> pl.Series:
 def skip_command() -> str | None:
     """The user's command line again; None where the run was not started by our script."""
     script, *arguments = sys.argv
+    if Path(script).name == "pyprefopt":
+        return shlex.join(["pyprefopt", *arguments])
     if Path(script).name != "train.py":
         return None
     kept = [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]

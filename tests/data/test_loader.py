@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import fields
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from pyprefopt.data import loader as loader_module
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.losses import DPO, SFT, SePO
 from pyprefopt.losses.method import weighted_sums
 from pyprefopt.types import PackedBatch, Sums
@@ -97,11 +99,9 @@ def test_a_subset_is_all_that_is_used():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_a_scan_gives_all_groups_once_in_windows(world_size, monkeypatch):
-    monkeypatch.setattr(loader_module, "SCAN_GROUPS", 5)
-    whole = [key(batch) for batch in make().scan()]
-    firsts = [min(lines) // 3 // 5 for lines in whole]
-    assert firsts == sorted(firsts)
+def test_a_scan_gives_all_groups_once_packed_as_a_whole(world_size, monkeypatch):
+    monkeypatch.setattr(loader_module, "SCAN_BINS", 2)
+    whole = [key(batch) for batch in PACKER.pack(max_tokens=40)]
     assert len(whole) % 6, "else this test shows nothing about padding"
     for pad in (False, True):
         shares = [list(make(rank=rank, world_size=world_size).scan(pad=pad)) for rank in range(world_size)]
@@ -114,6 +114,71 @@ def test_a_scan_gives_all_groups_once_in_windows(world_size, monkeypatch):
             assert len({len(share) for share in shares}) == 1
         else:
             assert not any(map(is_dummy, (batch for share in shares for batch in share)))
+
+
+def steps(loader: StepLoader, count: int) -> list[list[tuple]]:
+    return [[key(batch) for batch in batches] for batches in islice(loader, count)]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 7])
+def test_a_restored_loader_goes_on_where_the_first_was(done):
+    whole = steps(make(), 10)
+    first = make()
+    assert steps(first, done) == whole[:done]
+    first.next_step = done  # the last step was taken, its successor not yet asked for
+    state = json.loads(json.dumps(first.state_dict()))
+    second = make(rank=0, world_size=1)
+    second.load_state_dict(state)
+    assert steps(second, 10 - done) == whole[done:]
+
+
+def test_an_interrupted_step_comes_again():
+    loader = make()
+    step = iter(loader)
+    next(step), next(step)
+    assert loader.state_dict()["step"] == 1  # the second one may not be finished
+
+
+def test_a_state_serves_other_ranks_and_budgets():
+    state = make().state_dict() | {"step": 2}
+    other = make(rank=1, world_size=2, max_tokens=60, max_groups=3)
+    other.load_state_dict(state)
+    assert steps(other, 1) == [[key(batch) for batch in other.step(2)]]
+
+
+def test_a_state_has_one_size():
+    small, large = make(num_groups=1), make(packer=Packer(store(pairs(500))), num_groups=500)
+    large.next_step = 10**9
+    sizes = [len(json.dumps(loader.state_dict())) for loader in (small, large)]
+    assert max(sizes) < 400
+    large.load_state_dict(large.state_dict())
+    assert large.next_step == 10**9
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"seed": 4}, "seed was 3 and is 4"),
+        ({"shuffle": False}, "shuffle was True and is False"),
+        ({"global_batch_size": 4}, "global_batch_size was 8 and is 4"),
+        ({"num_groups": 21}, "groups was '"),
+        ({"packer": Packer(store(pairs(COUNT, prompt=2)))}, "store was '"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_by_name(settings, name):
+    with pytest.raises(ArtifactError, match=name):
+        make(**settings).load_state_dict(make().state_dict())
+
+
+def test_a_broken_state_is_refused():
+    state = make().state_dict()
+    with pytest.raises(ArtifactError, match=r"lacks \['step'\] and has \['stepp'\]"):
+        make().load_state_dict({name.replace("step", "stepp"): value for name, value in state.items()})
+    with pytest.raises(ArtifactError, match="version was 0 and is 1"):
+        make().load_state_dict(state | {"version": 0})
+    for step in (-1, 1.5, True, None):
+        with pytest.raises(ConfigError, match="step must be an integer >= 0"):
+            make().load_state_dict(state | {"step": step})
 
 
 @pytest.mark.parametrize("method", [DPO(), SePO(), SFT()])

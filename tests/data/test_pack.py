@@ -6,11 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyprefopt.data.pack import Packer, dummy_batch, pack
+from pyprefopt.data.pack import Packer, dummy_batch, pack, pack_lengths
 from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.types import PackedBatch
@@ -147,6 +148,59 @@ def test_pack_takes_frames_and_stores_and_honours_selected():
         assert_equal(ours, theirs)
     none = table.with_columns(selected=pl.col("mask").list.eval(pl.element() & False))
     assert sum(batch.target_ids.size for batch in pack(none.lazy(), max_tokens=50)) == 0
+
+
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(60, 200), st.none() | st.integers(1, 4))
+def test_lengths_are_packed_as_the_twin_packs_them(lengths, max_tokens, max_groups):
+    bins = pack_lengths(np.array(lengths, np.int64), max_tokens, max_groups)
+    assert [one.tolist() for one in bins] == slow_bins(lengths, max_tokens, max_groups or len(lengths))
+    assert sorted(bins.items) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [list, np.array, np.uint16, pl.Series, pa.array, lambda lengths: pa.chunked_array([lengths[:1], lengths[1:]])],
+)
+def test_lengths_come_in_any_column(column):
+    bins = pack_lengths(column([4, 7, 3, 5]), 10)
+    assert [one.tolist() for one in bins] == [[1, 2], [0, 3]]
+    assert (len(bins), bins[-1].tolist(), [one.tolist() for one in bins[1:]]) == (2, [0, 3], [[0, 3]])
+    assert len(pack_lengths([], 10)) == 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([4, 11], r"lengths\[1\] must be at most max_tokens = 10, got 11"),
+        ([4, -1], r"lengths\[1\] must be >= 0, got -1"),
+        (np.array([2**63], np.uint64), r"lengths\[0\] must be below 2\^63"),
+        ([4.0], r"lengths must be integers in one dimension, got float64 \(1,\)"),
+        ([[4]], r"lengths must be integers in one dimension, got int64 \(1, 1\)"),
+        (pl.Series([4, None, None]), r"lengths\[1\] is null \(and 1 more\)"),
+    ],
+)
+def test_lengths_that_cannot_be_packed_are_named(lengths, message):
+    with pytest.raises(DataError, match=message):
+        pack_lengths(lengths, 10)
+
+
+def test_the_bounds_of_a_bin_are_checked():
+    for bounds in ((0,), (10, 0), (2**63,), (10, 2**63)):
+        with pytest.raises(ConfigError, match="must be > 0 and below"):
+            pack_lengths([1], *bounds)
+    assert [one.tolist() for one in pack_lengths([1, 2], 2**62)] == [[0, 1]]
+    with pytest.raises(DataError, match="max_tokens must be at most 67108864"):
+        pack_lengths([2**40, 2**40], 2**62)
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate"])
+def test_all_responses_of_a_prompt_share_a_micro_batch(layout):
+    made = [Group([1] * 3, [Response([row] * (1 + (row + r) % 7), kind="response") for r in range(1 + row % 4)], row)
+            for row in range(30)]  # fmt: skip
+    batches = Packer(store(made), layout=layout).pack(max_tokens=64)
+    assert len(batches) > 3
+    found = [set(batch.response_row.tolist()) for batch in batches]
+    assert sum(map(len, found)) == len(set().union(*found)) == 30
 
 
 def test_a_group_larger_than_the_budget_is_named():

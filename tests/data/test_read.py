@@ -234,14 +234,14 @@ def test_bad_rows_are_named(tmp_path, reason):
 
 
 def test_rejects_say_what_stands_where(tmp_path):
-    content = {"role": "assistant", "content": [{"type": "text", "text": "x" * 200}]}
+    content = {"role": "assistant", "content": [{"type": "image", "image": "x" * 200}]}
     rows = [PLAIN, "", BAD["broken_json"], BAD["missing_field"], {**PLAIN, "chosen": [content]}]
     rejects = scan_preferences(jsonl(tmp_path / "a.jsonl", rows)).rejects
     assert rejects["rule"][0].startswith("line 3: ")
     assert "column 27" in rejects["rule"][0]
     assert rejects["remedy"][1].endswith("did you mean 'choosen'?")
     assert rejects["field"][2] == "chosen[0].content"
-    assert rejects["value"][2].startswith('[{"type": "text"')
+    assert rejects["value"][2].startswith('[{"type": "image"')
 
 
 def test_lines_that_are_not_utf8_are_rejects(tmp_path):

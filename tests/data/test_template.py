@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pyprefopt.data.template import SHIPPED, read_chat_template, render_chat
+from pyprefopt.data.template import SHIPPED, read_chat_template, apply_chat_template
 from pyprefopt.errors import ConfigError
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -74,9 +74,9 @@ def both(source, messages, add_generation_prompt, tools=None, **kwargs):
     except Exception:
         theirs = None
     try:
-        ours = render_chat(
-            source,
+        ours = apply_chat_template(
             messages,
+            source,
             special_tokens=SPECIAL,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
@@ -106,17 +106,17 @@ def test_shipped_templates_render_as_in_transformers(name, add_generation_prompt
 
 def test_plain_reads_as_promised():
     chat = CHATS["system"][:3]
-    text = render_chat(read_chat_template("plain"), chat, special_tokens={"eos_token": "</s>"})
+    text = apply_chat_template(chat, "plain", special_tokens={"eos_token": "</s>"})
     assert text == "System: Be brief.\n\nUser: Name a prime.\n\nAssistant: 7</s>"
-    prompt = render_chat(
-        read_chat_template("plain"), chat[:2], special_tokens={"eos_token": "</s>"}, add_generation_prompt=True
+    prompt = apply_chat_template(
+        chat[:2], "plain", special_tokens={"eos_token": "</s>"}, add_generation_prompt=True
     )
     assert prompt == "System: Be brief.\n\nUser: Name a prime.\n\nAssistant:"
     assert text.startswith(prompt + " ")
 
 
 def test_chatml_reads_as_promised():
-    text = render_chat(read_chat_template("chatml"), CHATS["answered"], special_tokens={})
+    text = apply_chat_template(CHATS["answered"], "chatml", special_tokens={})
     assert text.startswith("<|im_start|>user\n Hi  <|im_end|>\n<|im_start|>assistant\nGrüß")
     assert text.endswith("<|im_end|>\n")
 
@@ -185,7 +185,7 @@ def test_tojson_is_pythons(value):
 
 def test_a_refusal_speaks_in_the_templates_words():
     with pytest.raises(ConfigError, match="no place for tools"):
-        render_chat(read_chat_template("plain"), CHATS["one turn"], tools=TOOLS)
+        apply_chat_template(CHATS["one turn"], "plain", tools=TOOLS)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

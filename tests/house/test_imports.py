@@ -116,6 +116,9 @@ LOADS = [
     ("pyprefopt.data.truncate", {"torch", "transformers", "deepspeed"}),
     ("pyprefopt.data.select", {"torch", "transformers", "deepspeed"}),
     ("pyprefopt.data.store", {"torch", "polars"}),
+    ("pyprefopt.data.prepare", {"torch", "transformers", "deepspeed", "ray"}),
+    ("pyprefopt.data.inspect", {"torch", "polars"}),
+    ("pyprefopt.cli.prepare", {"torch", "polars", "pyarrow", "numpy", "tqdm"}),
 ]
 
 

@@ -3,11 +3,15 @@
 use pyo3::prelude::*;
 
 mod align;
+mod chats;
 mod columns;
+mod encode;
 mod error;
 mod formats;
 mod lists;
 mod pack;
+mod rows;
+mod segments;
 mod select;
 mod template;
 mod tokenize;

@@ -8,7 +8,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_arrow::input::AnyArray;
-use pyprefopt_core::pack::{self, Batch, Group, Kind, Layout, Response, VALUES};
+use pyprefopt_core::pack::{
+    self, Batch, Bins, Group, Kind, Layout, MAX_CAPACITY, Misfit, Response, VALUES,
+};
 use pyprefopt_core::select::Bits;
 use pyprefopt_core::{Error, Result};
 use rayon::prelude::*;
@@ -87,19 +89,9 @@ impl Packer {
         costs.into_iter().collect()
     }
 
-    fn bins(
-        &self,
-        groups: &[i64],
-        max_tokens: usize,
-        max_groups: Option<usize>,
-    ) -> Result<Vec<Vec<i64>>> {
-        if max_tokens == 0 || max_groups == Some(0) {
-            return Err(Error::Argument(
-                "max_tokens and max_groups must be > 0, got 0".into(),
-            ));
-        }
+    fn bins(&self, groups: &[i64], max_tokens: usize, max_groups: Option<usize>) -> Result<Bins> {
         let costs = self.costs(groups)?;
-        let bins = pack::best_fit_decreasing(&costs, max_tokens, max_groups).map_err(|item| Error::Row {
+        let mut bins = fit(&costs, max_tokens, max_groups, |item| Error::Row {
             row: self.rows[groups[item] as usize] as usize,
             message: format!(
                 "prompt and responses take {} tokens in one micro-batch, more than the budget of {max_tokens}; raise \
@@ -107,10 +99,10 @@ impl Packer {
                 costs[item]
             ),
         })?;
-        Ok(bins
-            .into_iter()
-            .map(|bin| bin.into_iter().map(|item| groups[item]).collect())
-            .collect())
+        for item in &mut bins.items {
+            *item = groups[*item as usize];
+        }
+        Ok(bins)
     }
 
     fn check(&self) -> Result<()> {
@@ -157,6 +149,61 @@ impl Packer {
                 )))
             })
     }
+}
+
+/// Best-fit decreasing, with errors in words; `too_large` is about an item by its number.
+fn fit(
+    costs: &[usize],
+    max_tokens: usize,
+    max_groups: Option<usize>,
+    too_large: impl FnOnce(usize) -> Error,
+) -> Result<Bins> {
+    if max_tokens == 0 || max_groups == Some(0) {
+        return Err(Error::Argument(
+            "max_tokens and max_groups must be > 0, got 0".into(),
+        ));
+    }
+    pack::best_fit_decreasing(costs, max_tokens, max_groups).map_err(|misfit| match misfit {
+        Misfit::Item(item) => too_large(item),
+        Misfit::Capacity => Error::Argument(format!(
+            "max_tokens must be at most {MAX_CAPACITY}, got {max_tokens}"
+        )),
+    })
+}
+
+/// Bin the items of these lengths, best-fit decreasing: offsets [bins + 1] and items, i64.
+#[pyfunction]
+#[pyo3(signature = (lengths, *, max_tokens, max_groups))]
+fn pack_lengths<'py>(
+    py: Python<'py>,
+    lengths: PyReadonlyArray1<'py, i64>,
+    max_tokens: usize,
+    max_groups: Option<usize>,
+) -> PyResult<Pair<'py>> {
+    let lengths = lengths.as_slice()?;
+    let bins = py
+        .detach(|| {
+            let costs = lengths.iter().enumerate().map(|(item, &length)| {
+                usize::try_from(length).map_err(|_| {
+                    Error::Argument(format!("lengths[{item}] must be >= 0, got {length}"))
+                })
+            });
+            let costs = costs.collect::<Result<Vec<_>>>()?;
+            fit(&costs, max_tokens, max_groups, |item| {
+                let length = costs[item];
+                Error::Argument(format!(
+                    "lengths[{item}] must be at most max_tokens = {max_tokens}, got {length}; cut it or raise max_tokens"
+                ))
+            })
+        })
+        .map_err(to_py)?;
+    Ok(to_arrays(py, bins))
+}
+
+type Pair<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
+
+fn to_arrays(py: Python<'_>, bins: Bins) -> Pair<'_> {
+    (bins.offsets.into_pyarray(py), bins.items.into_pyarray(py))
 }
 
 #[pymethods]
@@ -226,7 +273,7 @@ impl Packer {
             .into_pyarray(py))
     }
 
-    /// Groups of each bin, by best-fit decreasing; arrays of i64.
+    /// Groups by bin, best-fit decreasing: offsets [bins + 1] and groups, i64.
     #[pyo3(signature = (groups, *, max_tokens, max_groups))]
     fn plan<'py>(
         &self,
@@ -234,12 +281,12 @@ impl Packer {
         groups: PyReadonlyArray1<'py, i64>,
         max_tokens: usize,
         max_groups: Option<usize>,
-    ) -> PyResult<Vec<Bound<'py, PyArray1<i64>>>> {
+    ) -> PyResult<Pair<'py>> {
         let groups = groups.as_slice()?;
         let bins = py
             .detach(|| self.bins(groups, max_tokens, max_groups))
             .map_err(to_py)?;
-        Ok(bins.into_iter().map(|bin| bin.into_pyarray(py)).collect())
+        Ok(to_arrays(py, bins))
     }
 
     /// The arrays of one batch per bin, by name.
@@ -285,5 +332,6 @@ fn to_dict(py: Python<'_>, batch: Batch) -> PyResult<Bound<'_, PyDict>> {
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Packer>()
+    module.add_class::<Packer>()?;
+    module.add_function(wrap_pyfunction!(pack_lengths, module)?)
 }

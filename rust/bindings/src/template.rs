@@ -1,5 +1,8 @@
 use pyo3::prelude::*;
-use pyprefopt_core::template::{ChatTemplate, Options, parse_messages, to_json_object};
+use pyprefopt_core::Error;
+use pyprefopt_core::template::{
+    ChatTemplate, Options, Reference, parse_messages, to_json_object,
+};
 
 use crate::error::to_py;
 
@@ -14,9 +17,22 @@ pub fn render(
     template.render(&parse_messages(messages)?, add_generation_prompt, &options)
 }
 
+/// A Python function as the renderer of what the engine cannot render; it takes the GIL.
+pub fn reference(function: Py<PyAny>) -> Reference {
+    Box::new(move |messages, add_generation_prompt, tools, variables, why| {
+        Python::attach(|py| {
+            function
+                .bind(py)
+                .call1((messages, add_generation_prompt, tools, variables, why))?
+                .extract::<String>()
+        })
+        .map_err(|error| Error::Argument(Python::attach(|py| error.value(py).to_string())))
+    })
+}
+
 /// Render one chat (a JSON list of messages) by a template's source.
 #[pyfunction]
-#[pyo3(signature = (chat_template, messages, *, special_tokens, add_generation_prompt, tools = None, template_kwargs = None, now = 0))]
+#[pyo3(signature = (chat_template, messages, *, special_tokens, add_generation_prompt, tools = None, template_kwargs = None, now = 0, reference = None))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // the options of a rendering, converted by PyO3
 fn render_chat(
     py: Python<'_>,
@@ -27,9 +43,11 @@ fn render_chat(
     tools: Option<&str>,
     template_kwargs: Option<&str>,
     now: i64,
+    reference: Option<Py<PyAny>>,
 ) -> PyResult<String> {
+    let reference = reference.map(self::reference);
     py.detach(|| {
-        let template = ChatTemplate::new(chat_template, &to_json_object(&special_tokens), now)?;
+        let template = ChatTemplate::new(chat_template, &to_json_object(&special_tokens), now, reference)?;
         render(
             &template,
             messages,

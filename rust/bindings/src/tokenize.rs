@@ -1,23 +1,12 @@
-use std::sync::Arc;
-
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt64Type};
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt16Array,
-    UInt32Array, UInt64Array,
-};
-use arrow_schema::{DataType, SchemaRef};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::template::{ChatTemplate, to_json_object};
-use pyprefopt_core::tokenize::{
-    Encoded, Encoder, Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row,
-};
-use rayon::prelude::*;
+use pyprefopt_core::tokenize::{Boundary, Encoder, Limits, PromptOverflow, Tokenization};
 
-use crate::columns::{Chats, Strings, chunked, list_array, list_of};
+use crate::encode::{encode_column, prove_column};
 use crate::error::to_py;
+use crate::segments::tokenize_table;
 use crate::template::render;
 
 /// A `tokenizer.json` with a chat template, both optional parts of one handle.
@@ -25,6 +14,7 @@ use crate::template::render;
 pub struct Tokenizer {
     encoder: Encoder,
     template: Option<ChatTemplate>,
+    bos: Option<u32>,
 }
 
 impl Tokenizer {
@@ -43,14 +33,16 @@ impl Tokenizer {
 impl Tokenizer {
     #[new]
     #[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
-    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0))]
+    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0, reference = None))]
     fn new(
         py: Python<'_>,
         json: &[u8],
         special_tokens: Vec<(String, String)>,
         chat_template: Option<&str>,
         now: i64,
+        reference: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let reference = reference.map(crate::template::reference);
         py.detach(|| {
             let tokens: Vec<String> = special_tokens
                 .iter()
@@ -59,11 +51,25 @@ impl Tokenizer {
             let encoder = Encoder::new(json, &tokens)?;
             let names = to_json_object(&special_tokens);
             let template = chat_template
-                .map(|source| ChatTemplate::new(source, &names, now))
+                .map(|source| ChatTemplate::new(source, &names, now, reference))
                 .transpose()?;
-            Ok(Self { encoder, template })
+            let bos = special_tokens
+                .iter()
+                .find(|(name, _)| name == "bos_token")
+                .and_then(|(_, token)| encoder.token_to_id(token));
+            Ok(Self {
+                encoder,
+                template,
+                bos,
+            })
         })
         .map_err(to_py)
+    }
+
+    /// Why the chat template is rendered by the reference; None where the engine renders it.
+    #[getter]
+    fn template_refusal(&self) -> Option<String> {
+        self.template.as_ref().and_then(ChatTemplate::refusal)
     }
 
     #[getter]
@@ -93,285 +99,73 @@ impl Tokenizer {
         .map_err(to_py)
     }
 
-    fn encode(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<PyChunkedArray> {
-        let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
-        let lists = py.detach(|| {
-            chunks
-                .iter()
-                .map(|chunk| self.encode_chunk(chunk))
-                .collect::<PyResult<Vec<_>>>()
-        })?;
-        chunked(lists, list_of(DataType::UInt32))
+    /// "fast" or "tokenizers".
+    #[getter]
+    fn engine(&self) -> &'static str {
+        self.encoder.engine()
     }
 
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, max_tokens = None))]
+    /// Why the engine is not the fast one.
+    #[getter]
+    fn why(&self) -> &str {
+        self.encoder.why()
+    }
+
+    fn encode(&self, py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<PyChunkedArray> {
+        let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
+        py.detach(|| encode_column(&self.encoder, &chunks))
+    }
+
+    #[pyo3(signature = (texts, *, all = false))]
+    fn prove(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        all: bool,
+    ) -> PyResult<Option<String>> {
+        let (chunks, _) = texts.extract::<PyChunkedArray>()?.into_inner();
+        py.detach(|| prove_column(&self.encoder, &chunks, all))
+    }
+
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split"))]
     fn tokenize(
         &self,
         py: Python<'_>,
         frame: PyTable,
         max_prompt_tokens: Option<usize>,
+        prompt_overflow: &str,
         max_tokens: Option<usize>,
-    ) -> PyResult<(PyTable, PyTable, usize, usize)> {
+        boundary: &str,
+    ) -> PyResult<(PyTable, PyTable, usize, PyChunkedArray, usize)> {
         let limits = Limits {
             max_prompt_tokens,
+            prompt_overflow: match prompt_overflow {
+                "drop" => PromptOverflow::Drop,
+                "keep_start" => PromptOverflow::KeepStart,
+                "keep_end" => PromptOverflow::KeepEnd,
+                other => return Err(unknown("prompt_overflow", other)),
+            },
             max_tokens,
+            boundary: match boundary {
+                "split" => Boundary::Split,
+                "error" => Boundary::Error,
+                other => return Err(unknown("boundary", other)),
+            },
         };
-        let template = self.template()?;
+        let work = Tokenization {
+            encoder: &self.encoder,
+            template: self.template()?,
+            limits,
+            bos: self.bos,
+        };
         let (batches, _) = frame.into_inner();
-        let (segments, rejects, cut, apart) = py.detach(|| {
-            let mut out = Output::default();
-            for batch in &batches {
-                tokenize_batch(&self.encoder, template, batch, limits, &mut out)?;
-            }
-            let (cut, apart) = (out.responses_cut, out.tokenized_apart);
-            Ok::<_, PyErr>((
-                segments_batch(&out.lines)?,
-                rejects_batch(&out.rejects)?,
-                cut,
-                apart,
-            ))
-        })?;
-        Ok((table(segments)?, table(rejects)?, cut, apart))
+        py.detach(|| tokenize_table(&work, &batches))
     }
 }
 
-impl Tokenizer {
-    fn encode_chunk(&self, chunk: &ArrayRef) -> PyResult<ArrayRef> {
-        let texts = Strings::new("texts", chunk)?;
-        let encode = |index: usize| self.encoder.encode(texts.get(index).unwrap_or_default());
-        let rows: Vec<Encoded> = (0..chunk.len())
-            .into_par_iter()
-            .map(encode)
-            .collect::<Result<_, _>>()
-            .map_err(to_py)?;
-        let ids: UInt32Array = rows
-            .iter()
-            .flat_map(|row| row.ids.iter().copied())
-            .map(Some)
-            .collect();
-        Ok(list_array(
-            Arc::new(ids),
-            rows.iter().map(|row| row.ids.len()),
-        ))
-    }
-}
-
-/// One line of the segments table with its keys.
-struct Line {
-    row: u64,
-    number: u16,
-    kind: &'static str,
-    score: Option<f32>,
-    segment: Segment,
-}
-
-#[derive(Default)]
-struct Output {
-    lines: Vec<Line>,
-    rejects: Vec<(u64, Reject)>,
-    responses_cut: usize,
-    tokenized_apart: usize,
-}
-
-/// One response column with what belongs to it.
-struct Side<'a> {
-    name: &'static str,
-    chats: Chats<'a>,
-    complete: Option<&'a BooleanArray>,
-    score: Option<&'a Float32Array>,
-}
-
-impl<'a> Side<'a> {
-    fn response(&self, index: usize) -> Response<'a> {
-        Response {
-            field: self.name,
-            messages: self.chats.get(index),
-            complete: self
-                .complete
-                .is_none_or(|flags| flags.is_null(index) || flags.value(index)),
-        }
-    }
-}
-
-fn sides(batch: &RecordBatch) -> PyResult<Vec<Side<'_>>> {
-    let mut sides = Vec::new();
-    for name in ["chosen", "rejected", "response"] {
-        let Some(column) = batch.column_by_name(name) else {
-            continue;
-        };
-        let chats = Chats::new(name, column)?;
-        let complete = batch
-            .column_by_name(&format!("{name}_complete"))
-            .and_then(|c| c.as_boolean_opt());
-        let score = batch
-            .column_by_name(&format!("score_{name}"))
-            .and_then(|c| c.as_primitive_opt::<Float32Type>());
-        sides.push(Side {
-            name,
-            chats,
-            complete,
-            score,
-        });
-    }
-    Ok(sides)
-}
-
-fn tokenize_batch(
-    encoder: &Encoder,
-    template: &ChatTemplate,
-    batch: &RecordBatch,
-    limits: Limits,
-    out: &mut Output,
-) -> PyResult<()> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| PyTypeError::new_err(format!("the frame has no column {name}")))
-    };
-    let keys = column("row")?
-        .as_primitive_opt::<UInt64Type>()
-        .ok_or_else(|| PyTypeError::new_err("row must be u64"))?;
-    let prompts = Chats::new("prompt", column("prompt")?)?;
-    let optional = |name: &str| {
-        batch
-            .column_by_name(name)
-            .map(|c| Strings::new(name, c))
-            .transpose()
-    };
-    let (tools, template_kwargs) = (optional("tools")?, optional("template_kwargs")?);
-    let sides = sides(batch)?;
-    let one = |index: usize| {
-        let row = Row {
-            prompt: prompts.get(index),
-            responses: sides.iter().map(|side| side.response(index)).collect(),
-            tools: tools.and_then(|c| c.get(index)),
-            template_kwargs: template_kwargs.and_then(|c| c.get(index)),
-        };
-        tokenize_row(encoder, template, &row, limits)
-    };
-    let results: Vec<Result<RowTokens, Reject>> =
-        (0..batch.num_rows()).into_par_iter().map(one).collect();
-    for (index, result) in results.into_iter().enumerate() {
-        match result {
-            Ok(tokens) => out.add(keys.value(index), index, tokens, &sides),
-            Err(reject) => out.rejects.push((keys.value(index), reject)),
-        }
-    }
-    Ok(())
-}
-
-impl Output {
-    fn add(&mut self, row: u64, index: usize, tokens: RowTokens, sides: &[Side<'_>]) {
-        self.responses_cut += tokens.responses_cut;
-        self.tokenized_apart += usize::from(tokens.tokenized_apart);
-        for (number, segment) in tokens.segments.into_iter().enumerate() {
-            let side = number.checked_sub(1).map(|side| &sides[side]);
-            let score = side
-                .and_then(|s| s.score)
-                .filter(|s| s.is_valid(index))
-                .map(|s| s.value(index));
-            let kind = side.map_or("prompt", |side| side.name);
-            self.lines.push(Line {
-                row,
-                number: number as u16,
-                kind,
-                score,
-                segment,
-            });
-        }
-    }
-}
-
-fn segments_batch(lines: &[Line]) -> PyResult<RecordBatch> {
-    let u32s = |part: fn(&Segment) -> &Vec<Option<u32>>| {
-        let values: UInt32Array = lines
-            .iter()
-            .flat_map(|line| part(&line.segment).iter().copied())
-            .collect();
-        list_array(
-            Arc::new(values),
-            lines.iter().map(|line| line.segment.ids.len()),
-        )
-    };
-    let ids: UInt32Array = lines
-        .iter()
-        .flat_map(|line| line.segment.ids.iter().copied().map(Some))
-        .collect();
-    let masks: BooleanArray = lines
-        .iter()
-        .flat_map(|line| line.segment.mask.iter().copied().map(Some))
-        .collect();
-    let turns: UInt16Array = lines
-        .iter()
-        .flat_map(|line| line.segment.turns.iter().copied().map(Some))
-        .collect();
-    let lengths = || lines.iter().map(|line| line.segment.ids.len());
-    batch(vec![
-        (
-            "row",
-            Arc::new(UInt64Array::from_iter_values(
-                lines.iter().map(|line| line.row),
-            )),
-        ),
-        (
-            "segment",
-            Arc::new(UInt16Array::from_iter_values(
-                lines.iter().map(|line| line.number),
-            )),
-        ),
-        (
-            "kind",
-            Arc::new(StringArray::from_iter_values(
-                lines.iter().map(|line| line.kind),
-            )),
-        ),
-        ("ids", list_array(Arc::new(ids), lengths())),
-        ("mask", list_array(Arc::new(masks), lengths())),
-        ("starts", u32s(|segment| &segment.starts)),
-        ("ends", u32s(|segment| &segment.ends)),
-        ("turns", list_array(Arc::new(turns), lengths())),
-        (
-            "score",
-            Arc::new(
-                lines
-                    .iter()
-                    .map(|line| line.score)
-                    .collect::<Float32Array>(),
-            ),
-        ),
-    ])
-}
-
-fn rejects_batch(rejects: &[(u64, Reject)]) -> PyResult<RecordBatch> {
-    fn strings(rejects: &[(u64, Reject)], part: impl Fn(&Reject) -> &str) -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(
-            rejects.iter().map(|(_, reject)| part(reject)),
-        ))
-    }
-    batch(vec![
-        (
-            "row",
-            Arc::new(UInt64Array::from_iter_values(
-                rejects.iter().map(|(row, _)| *row),
-            )),
-        ),
-        ("field", strings(rejects, |reject| reject.field)),
-        ("value", strings(rejects, |reject| &reject.value)),
-        ("reason", strings(rejects, |reject| reject.reason)),
-        ("rule", strings(rejects, |reject| &reject.rule)),
-        ("remedy", strings(rejects, |reject| &reject.remedy)),
-    ])
-}
-
-fn batch(columns: Vec<(&str, ArrayRef)>) -> PyResult<RecordBatch> {
-    let columns = columns.into_iter().map(|(name, array)| (name, array, true));
-    RecordBatch::try_from_iter_with_nullable(columns)
-        .map_err(|error| PyValueError::new_err(error.to_string()))
-}
-
-fn table(batch: RecordBatch) -> PyResult<PyTable> {
-    let schema: SchemaRef = batch.schema();
-    PyTable::try_new(vec![batch], schema)
+fn unknown(setting: &str, value: &str) -> PyErr {
+    PyValueError::new_err(format!("{setting} has no value {value:?}"))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,27 +1,35 @@
-//! Rows of the known preference formats, as JSON texts, into chats; each bad row into a reject with its reason.
+//! Rows of the known formats, as JSON texts, into chats; each bad row into a reject with its reason.
 //!
 //! ```
-//! use pyprefopt_core::formats::{parse_preferences, Format};
-//! let good: &[u8] = br#"{"prompt":"Hi","chosen":"Hello.","rejected":"No."}"#;
-//! let bad: &[u8] = br#"{"prompt":"Hi","chosen":"","rejected":"No."}"#;
-//! let parsed = parse_preferences(&[good, bad], Format::Preference);
-//! assert_eq!(parsed[0].as_ref().unwrap().chosen.content, "Hello.");
-//! assert_eq!(parsed[1].as_ref().unwrap_err().reason, "empty_response");
+//! use pyprefopt_core::formats::{parse_pair, Format, Rows};
+//! let good = br#"{"prompt":"Hi","chosen":"Hello.","rejected":"No."}"#;
+//! let said = parse_pair(good, Format::Preference, Rows::Json, false, |pair, _| pair.chosen[0].content.to_string());
+//! assert_eq!(said.unwrap(), "Hello.");
+//! let bad = br#"{"prompt":"Hi","chosen":"","rejected":"No."}"#;
+//! let reject = parse_pair(bad, Format::Preference, Rows::Json, false, |_, _| ()).unwrap_err();
+//! assert_eq!(reject.reason, "empty_response");
 //! ```
 
+mod array;
+mod blocks;
+mod candidates;
+mod csv;
 mod detect;
+mod fields;
 mod instruction;
 mod json;
 mod message;
 mod preference;
 
-use rayon::prelude::*;
-
+pub use blocks::{Blocks, Layout, Limits, TextBlock};
+pub use candidates::Candidates;
 pub use detect::{Detected, detect};
 pub use instruction::Instruction;
-pub use json::{Split, split_array, split_lines};
+pub use json::lines;
 pub use message::Message;
 pub use preference::Pair;
+
+use json::Fields;
 
 /// A schema that rows can have. The names are those of the setting `format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,31 +40,49 @@ pub enum Format {
     Hh,
     /// `prompt` text; `chosen`, `rejected` whole chats, the prompt's turn included.
     UltraFeedback,
+    /// `history`, `human_ref_A`, `human_ref_B` texts; `labels` 1: A is preferred.
+    Shp,
+    /// `instruction`, optional `input`, `history`; `chosen`, `rejected`, or `output` [chosen, rejected].
+    Alpaca,
     /// `prompt`, `chosen`, `rejected`: text or list of messages; without `prompt`, whole chats.
     Preference,
+    /// `prompt` or `instruction`; a list of responses, with scores.
+    Candidates,
+    /// One response a row: `prompt`, `response` or `completion`, `score` or `rating`.
+    CandidateRows,
     /// `messages` or `conversations`: whole chats that end with the assistant.
     Messages,
     /// `prompt` and `response` or `completion`.
     PromptResponse,
-    /// `instruction`, optional `input`, `output`.
+    /// `instruction`, optional `input`, `history`, `output`.
     Instruction,
 }
 
 impl Format {
-    pub const PREFERENCES: [Self; 4] = [
+    pub const ALL: [Self; 11] = [
         Self::ShareGpt,
         Self::Hh,
         Self::UltraFeedback,
+        Self::Shp,
+        Self::Alpaca,
         Self::Preference,
+        Self::Candidates,
+        Self::CandidateRows,
+        Self::Messages,
+        Self::PromptResponse,
+        Self::Instruction,
     ];
-    pub const INSTRUCTIONS: [Self; 3] = [Self::Messages, Self::PromptResponse, Self::Instruction];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::ShareGpt => "sharegpt",
             Self::Hh => "hh",
             Self::UltraFeedback => "ultrafeedback",
+            Self::Shp => "shp",
+            Self::Alpaca => "alpaca",
             Self::Preference => "preference",
+            Self::Candidates => "candidates",
+            Self::CandidateRows => "candidate_rows",
             Self::Messages => "messages",
             Self::PromptResponse => "prompt_response",
             Self::Instruction => "instruction",
@@ -65,11 +91,15 @@ impl Format {
 
     /// The format of that name, or `None`.
     pub fn named(name: &str) -> Option<Self> {
-        Self::PREFERENCES
-            .into_iter()
-            .chain(Self::INSTRUCTIONS)
-            .find(|format| format.name() == name)
+        Self::ALL.into_iter().find(|format| format.name() == name)
     }
+}
+
+/// Where rows come from: in typed rows a member that is null is one that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    Json,
+    Typed,
 }
 
 /// Why a row cannot be used, in the words a user sees.
@@ -85,16 +115,51 @@ pub struct Reject {
     pub remedy: &'static str,
 }
 
-/// Parse preference rows, in parallel; the result stands at the row's place.
-pub fn parse_preferences(rows: &[&[u8]], format: Format) -> Vec<Result<Pair, Reject>> {
-    rows.par_iter()
-        .map(|row| preference::parse(row, format))
-        .collect()
+/// Hand a preference row to `found`, with its further fields as a JSON object if they are to be carried.
+pub fn parse_pair<T>(
+    row: &[u8],
+    format: Format,
+    rows: Rows,
+    carry: bool,
+    found: impl FnOnce(&Pair, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, format, carry)?;
+    preference::parse(&fields, format, rows, |pair| found(pair, others.as_deref()))
 }
 
-/// Parse rows of instruction data, in parallel; the result stands at the row's place.
-pub fn parse_instructions(rows: &[&[u8]], format: Format) -> Vec<Result<Instruction, Reject>> {
-    rows.par_iter()
-        .map(|row| instruction::parse(row, format))
-        .collect()
+/// Hand a row with n responses to `found`, with its further fields as in `parse_pair`.
+pub fn parse_candidates<T>(
+    row: &[u8],
+    rows: Rows,
+    carry: bool,
+    found: impl FnOnce(&Candidates, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, Format::Candidates, carry)?;
+    Ok(found(&candidates::parse(&fields, rows)?, others.as_deref()))
+}
+
+/// Hand a row of instruction data (or of one scored response) to `found`, with its further fields as in `parse_pair`.
+pub fn parse_instruction<T>(
+    row: &[u8],
+    format: Format,
+    rows: Rows,
+    carry: bool,
+    found: impl FnOnce(&Instruction, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, format, carry)?;
+    Ok(found(
+        &instruction::parse(&fields, format, rows)?,
+        others.as_deref(),
+    ))
+}
+
+fn others(fields: &Fields, format: Format, carry: bool) -> Result<Option<String>, Reject> {
+    if carry {
+        fields.others(format.fields())
+    } else {
+        Ok(None)
+    }
 }

@@ -3,7 +3,7 @@
 
 mod bins;
 
-pub use bins::best_fit_decreasing;
+pub use bins::{Bins, MAX_CAPACITY, Misfit, best_fit_decreasing};
 use rayon::prelude::*;
 
 use crate::select::Bits;

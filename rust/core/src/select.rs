@@ -240,10 +240,10 @@ fn tasks<'a>(mut rows: &'a [Row<'a>], mut out: &'a mut [bool]) -> Vec<Task<'a>> 
 }
 
 fn select_rows(first: usize, rows: &[Row<'_>], mut out: &mut [bool], rule: Rule) -> Result<()> {
-    let mut keys = Vec::new();
+    let mut scratch = Scratch::default();
     for (index, row) in rows.iter().enumerate() {
         let (own, other) = out.split_at_mut(row.order.len());
-        select_row(row, rule, &mut keys, own).map_err(|message| Error::Row {
+        select_row(row, rule, &mut scratch, own).map_err(|message| Error::Row {
             row: first + index,
             message,
         })?;
@@ -252,13 +252,28 @@ fn select_rows(first: usize, rows: &[Row<'_>], mut out: &mut [bool], rule: Rule)
     Ok(())
 }
 
-/// Select within one row; `keys` is scratch space, `out` comes all false.
+/// Space that the rows of a task use again and again.
+#[derive(Default)]
+struct Scratch {
+    keys: Vec<u64>,
+    ranks: Vec<u32>,
+}
+
+/// Select within one row; `out` comes all false.
 fn select_row(
     row: &Row<'_>,
     rule: Rule,
-    keys: &mut Vec<u64>,
+    Scratch { keys, ranks }: &mut Scratch,
     out: &mut [bool],
 ) -> std::result::Result<(), String> {
+    if let (Order::Scores { scores, largest }, Amount::Ratio(ratio), true) =
+        (row.order, row.amount, row.candidates.all())
+    {
+        check_scores(scores, row.candidates)?;
+        let count = how_many(ratio, scores.len(), rule.rounding, rule.minimum);
+        select_of_all(scores, largest, count, ranks, out);
+        return Ok(());
+    }
     keys.clear();
     match row.order {
         Order::Scores { scores, largest } => {
@@ -292,6 +307,31 @@ fn select_row(
     Ok(())
 }
 
+/// The first `count` of all tokens, the common case: keys of half the width find the last rank that is selected, then
+/// what ranks before it is marked, and of the tokens that tie with it the first ones. Most of it is vectorised.
+fn select_of_all(
+    scores: &[f32],
+    largest: bool,
+    count: usize,
+    ranks: &mut Vec<u32>,
+    out: &mut [bool],
+) {
+    if count == 0 {
+        return;
+    }
+    ranks.clear();
+    ranks.extend(scores.iter().map(|&score| rank(score, largest)));
+    let last = *ranks.select_nth_unstable(count - 1).1;
+    for (mark, &score) in out.iter_mut().zip(scores) {
+        *mark = rank(score, largest) < last;
+    }
+    let ties = count - out.iter().map(|&mark| usize::from(mark)).sum::<usize>();
+    let tied = (0..scores.len()).filter(|&index| rank(scores[index], largest) == last);
+    for index in tied.take(ties) {
+        out[index] = true;
+    }
+}
+
 /// The keys of the candidates among `length` tokens.
 #[inline]
 fn fill(keys: &mut Vec<u64>, length: usize, candidates: Candidates<'_>, key: impl Fn(u32) -> u64) {
@@ -322,11 +362,16 @@ fn check_scores(scores: &[f32], candidates: Candidates<'_>) -> std::result::Resu
 /// A key whose ascending order is the order of selection: the wanted end of the scores first, then the earlier token.
 #[inline]
 fn key(score: f32, index: u32, largest: bool) -> u64 {
+    u64::from(rank(score, largest)) << 32 | u64::from(index)
+}
+
+/// A number whose ascending order is that of the scores, from the wanted end.
+#[inline]
+fn rank(score: f32, largest: bool) -> u32 {
     let bits = (score + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
     let negative = 0u32.wrapping_sub(bits >> 31); // all ones below zero
     let ascending = bits ^ (negative | 0x8000_0000);
-    let ordered = if largest { !ascending } else { ascending };
-    u64::from(ordered) << 32 | u64::from(index)
+    if largest { !ascending } else { ascending }
 }
 
 #[cfg(test)]

@@ -4,17 +4,24 @@
 //! `tojson` as `json.dumps(ensure_ascii=False)`, `raise_exception`, `strftime_now`. A `{% generation %}` block
 //! renders as its content.
 
+mod dates;
+mod engine;
 mod filters;
+mod operators;
+mod python;
+mod sandbox;
+mod shape;
+mod trace;
 
+use minijinja::ErrorKind;
 use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value as Json};
 
 use crate::{Error, Result};
+use engine::Engine;
+use shape::Shapes;
+pub use shape::{Place, Places, Shape};
 
-/// Instructions that one rendering may execute; a long chat takes some ten thousand.
-const FUEL: u64 = 20_000_000;
-const NAME: &str = "chat_template";
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -63,44 +70,57 @@ impl Options {
     }
 }
 
+/// Another renderer, which is asked for what the engine does not know: messages, whether a generation prompt is added,
+/// tools, variables (JSON texts), and why it is asked.
+pub type Reference =
+    Box<dyn Fn(&str, bool, Option<&str>, Option<&str>, &str) -> Result<String> + Send + Sync>;
+
 /// A compiled chat template with the tokenizer's special tokens.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    engine: Result<Engine>,
     special_tokens: Map<String, Json>,
+    reference: Option<Reference>,
+    shapes: Shapes,
 }
 
 impl ChatTemplate {
     /// `special_tokens`: a JSON object such as `{"eos_token": "</s>"}`; `now`: seconds since 1970 in local time, for `strftime_now`.
+    /// `reference` renders what the engine cannot; without one that is an error.
     ///
     /// ```
     /// # use pyprefopt_core::template::{ChatTemplate, Message, Options};
     /// let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}";
-    /// let template = ChatTemplate::new(source, r#"{"eos_token": "</s>"}"#, 0)?;
+    /// let template = ChatTemplate::new(source, r#"{"eos_token": "</s>"}"#, 0, None)?;
     /// let chat = [Message { role: "user", content: "Hi", extra: None }.to_value()?];
     /// assert_eq!(template.render(&chat, false, &Options::default())?, "user: Hi</s>");
     /// # Ok::<(), pyprefopt_core::Error>(())
     /// ```
-    pub fn new(source: &str, special_tokens: &str, now: i64) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        filters::install(&mut environment, now);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|error| {
-                Error::Argument(format!(
-                    "chat_template does not compile: {}",
-                    describe(&error)
-                ))
-            })?;
+    pub fn new(
+        source: &str,
+        special_tokens: &str,
+        now: i64,
+        reference: Option<Reference>,
+    ) -> Result<Self> {
+        let engine = Engine::compile(&without_generation_tags(source), now).map_err(|error| {
+            Error::Argument(format!(
+                "chat_template does not compile: {}",
+                describe(&error)
+            ))
+        });
+        if reference.is_none() {
+            engine.as_ref().map_err(Clone::clone)?;
+        }
         Ok(Self {
-            environment,
+            engine,
             special_tokens: parse_object("special_tokens", special_tokens)?,
+            reference,
+            shapes: Shapes::default(),
         })
+    }
+
+    /// Why the engine cannot render this template; None where it can.
+    pub fn refusal(&self) -> Option<String> {
+        self.engine.as_ref().err().map(ToString::to_string)
     }
 
     /// The chat as text.
@@ -110,19 +130,69 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         options: &Options,
     ) -> Result<String> {
-        let mut context: Vec<(&str, Value)> = Vec::new();
+        let why = match &self.engine {
+            Err(error) => error.to_string(),
+            Ok(engine) => match self.run(engine, messages, add_generation_prompt, options) {
+                Ok(text) => return Ok(text),
+                Err(error) if self.reference.is_some() && is_unknown(&error) => describe(&error),
+                Err(error) => return Err(Error::Argument(describe(&error))),
+            },
+        };
+        let Some(reference) = &self.reference else {
+            return Err(Error::Argument(why));
+        };
+        let chat = serde_json::to_string(messages)
+            .map_err(|error| Error::Argument(format!("messages have no JSON form: {error}")))?;
+        reference(
+            &chat,
+            add_generation_prompt,
+            options
+                .tools
+                .as_ref()
+                .map(|tools| tools.to_string())
+                .as_deref(),
+            Some(&Json::Object(options.variables.clone()).to_string()),
+            &why,
+        )
+    }
+
+    fn run(
+        &self,
+        engine: &Engine,
+        messages: &[Value],
+        add_generation_prompt: bool,
+        options: &Options,
+    ) -> std::result::Result<String, minijinja::Error> {
+        let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
         for (name, value) in self.special_tokens.iter().chain(&options.variables) {
             context.push((name, Value::from_serialize(value)));
         }
         context.push(("messages", Value::from(messages.to_vec())));
         context.push(("tools", Value::from_serialize(&options.tools)));
-        context.push(("documents", Value::from(())));
         context.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(context.into_iter().collect::<Value>()))
-            .map_err(|error| Error::Argument(describe(&error)))
+        let input_bytes = messages.iter().map(text_bytes).sum();
+        engine.run(context.into_iter().collect(), input_bytes)
     }
+}
+
+/// Bytes of the texts in a message, at the first level.
+fn text_bytes(message: &Value) -> usize {
+    let keys = message.try_iter().into_iter().flatten();
+    let text = |key: Value| message.get_item(&key).ok()?.as_str().map(str::len);
+    keys.filter_map(text).sum()
+}
+
+/// Whether the engine lacks what the template asks for, as opposed to a refusal or a fault of the template's own.
+fn is_unknown(error: &minijinja::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::UnknownMethod
+            | ErrorKind::TooManyArguments
+            | ErrorKind::MissingArgument
+    )
 }
 
 /// Messages from a JSON list of objects, as a template sees them.
@@ -153,7 +223,12 @@ fn describe(error: &minijinja::Error) -> String {
         .line()
         .map_or(String::new(), |line| format!(" (template line {line})"));
     match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!("the template runs for more than {FUEL} instructions"),
+        (ErrorKind::OutOfFuel, None) => {
+            format!(
+                "the template runs for more than {} instructions",
+                sandbox::FUEL
+            )
+        }
         (_, Some(detail)) => format!("{detail}{place}"),
         (kind, None) => format!("{kind}{place}"),
     }
@@ -226,7 +301,7 @@ mod tests {
     use super::*;
 
     fn render(source: &str, variables: &str) -> Result<String> {
-        ChatTemplate::new(source, "{}", 0)?.render(
+        ChatTemplate::new(source, "{}", 0, None)?.render(
             &[],
             false,
             &Options::parse(None, Some(variables))?,

@@ -1,8 +1,14 @@
 //! Prompt and responses as token segments: rendered once, tokenized once, split by byte offsets.
 
+mod budget;
 mod chat;
+mod columns;
 mod encoder;
+mod fast;
+mod probe;
 mod row;
 
+pub use budget::{Boundary, Limits, PromptOverflow};
+pub use columns::Columns;
 pub use encoder::{Encoded, Encoder, Mismatch};
-pub use row::{Limits, Reject, Response, Row, RowTokens, Segment, tokenize_row};
+pub use row::{Reject, Response, Row, Tokenization, tokenize_row};

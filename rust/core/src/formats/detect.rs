@@ -2,9 +2,10 @@
 
 use serde_json::value::RawValue;
 
-use super::Format;
-use super::json::Fields;
+use super::candidates::RESPONSES;
+use super::json::{Fields, text};
 use super::message::chat;
+use super::{Format, Rows};
 
 /// What `detect` saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,20 +14,27 @@ pub struct Detected {
     pub format: Option<Format>,
     /// Field names of the first row that is a JSON object.
     pub fields: Vec<String>,
+    /// Whole texts without a prompt: where the prompt ends is not known.
+    pub unmarked: bool,
 }
 
 /// Look at rows in order until one fits one of the `candidates`; bad rows tell nothing and are passed over.
-pub fn detect(rows: &[&[u8]], candidates: &[Format]) -> Detected {
+pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -> Detected {
     let mut seen = Detected {
         format: None,
         fields: Vec::new(),
+        unmarked: false,
     };
     for row in rows {
         let Ok(fields) = Fields::of_row(row) else {
             continue;
         };
         if seen.fields.is_empty() {
-            seen.fields = fields.0.iter().map(|(name, _)| name.clone()).collect();
+            seen.fields = fields.0.iter().map(|(name, _)| name.to_string()).collect();
+            seen.unmarked = fields.get("prompt").is_none()
+                && ["chosen", "rejected"]
+                    .iter()
+                    .all(|name| begins(fields.get(name), "\""));
         }
         seen.format = candidates
             .iter()
@@ -41,26 +49,41 @@ pub fn detect(rows: &[&[u8]], candidates: &[Format]) -> Detected {
 
 fn fits(fields: &Fields, format: Format) -> bool {
     let list = |name: &str| begins(fields.get(name), "[");
-    let text = |name: &str| begins(fields.get(name), "\"");
-    let object = |name: &str| begins(fields.get(name), "{");
-    let either = |name: &str| list(name) || text(name);
+    let is_text = |name: &str| begins(fields.get(name), "\"");
+    let either = |name: &str| list(name) || is_text(name);
+    let turn = |name: &str| list(name) || begins(fields.get(name), "{");
+    let pair = || either("chosen") && either("rejected");
+    let absent = |name: &str| fields.get(name).is_none();
     match format {
-        Format::ShareGpt => list("conversations") && object("chosen") && object("rejected"),
+        Format::ShareGpt => list("conversations") && turn("chosen") && turn("rejected"),
         Format::Hh => {
-            fields.get("prompt").is_none()
-                && is_transcript(fields, "chosen")
-                && is_transcript(fields, "rejected")
+            absent("prompt") && is_transcript(fields, "chosen") && is_transcript(fields, "rejected")
         }
         Format::UltraFeedback => {
-            text("prompt") && is_whole_chat(fields, "chosen") && is_whole_chat(fields, "rejected")
+            is_text("prompt")
+                && is_whole_chat(fields, "chosen")
+                && is_whole_chat(fields, "rejected")
         }
-        Format::Preference if fields.get("prompt").is_some() => {
-            either("prompt") && either("chosen") && either("rejected")
+        Format::Shp => is_text("history") && is_text("human_ref_A") && is_text("human_ref_B"),
+        Format::Alpaca => is_text("instruction") && (pair() || list("output")),
+        Format::Preference if absent("prompt") => {
+            absent("conversations") && absent("instruction") && list("chosen") && list("rejected")
         }
-        Format::Preference => list("chosen") && list("rejected"),
-        Format::Messages => list("messages") || list("conversations"),
+        Format::Preference => either("prompt") && pair(),
+        Format::Candidates => {
+            (either("prompt") || is_text("instruction")) && RESPONSES.iter().any(|name| list(name))
+        }
+        Format::CandidateRows => {
+            let number = |name: &str| {
+                fields
+                    .get(name)
+                    .is_some_and(|raw| serde_json::from_str::<f64>(raw.get()).is_ok())
+            };
+            fits(fields, Format::PromptResponse) && (number("score") || number("rating"))
+        }
+        Format::Messages => absent("chosen") && (list("messages") || list("conversations")),
         Format::PromptResponse => either("prompt") && (either("response") || either("completion")),
-        Format::Instruction => text("instruction") && text("output"),
+        Format::Instruction => is_text("instruction") && is_text("output"),
     }
 }
 
@@ -69,13 +92,13 @@ fn begins(raw: Option<&RawValue>, sign: &str) -> bool {
 }
 
 fn is_transcript(fields: &Fields, name: &str) -> bool {
-    let text = fields
-        .get(name)
-        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-    text.is_some_and(|text| text.starts_with("\n\nHuman:"))
+    let words = fields.get(name).and_then(|raw| text(raw, name).ok());
+    words.is_some_and(|words| words.starts_with("\n\nHuman:"))
 }
 
 fn is_whole_chat(fields: &Fields, name: &str) -> bool {
-    let messages = fields.get(name).and_then(|raw| chat(raw, name).ok());
+    let messages = fields
+        .get(name)
+        .and_then(|raw| chat(raw, name, Rows::Json).ok());
     messages.is_some_and(|messages| messages.len() > 1 && messages[0].role != "assistant")
 }

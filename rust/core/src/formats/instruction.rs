@@ -1,66 +1,80 @@
 //! One row of instruction data into a prompt and a response.
 
-use super::json::Fields;
-use super::message::{Message, chat, text, text_or_chat};
-use super::preference::{missing, prompt, required, response};
-use super::{Format, Reject};
+use std::borrow::Cow;
+
+use super::fields::{json_text, missing, number, required, system, with_system};
+use super::json::{Fields, text};
+use super::message::{Message, chat, text_or_chat};
+use super::preference::{check_prompt, check_response, question};
+use super::{Format, Reject, Rows};
 
 /// A prompt and the assistant's last turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instruction {
-    pub prompt: Vec<Message>,
-    pub response: Message,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instruction<'a> {
+    pub prompt: Vec<Message<'a>>,
+    pub response: Message<'a>,
+    /// Of rows that are candidates.
+    pub score: Option<f32>,
+    pub tools: Option<Cow<'a, str>>,
+    pub template_kwargs: Option<Cow<'a, str>>,
 }
 
-pub fn parse(row: &[u8], format: Format) -> Result<Instruction, Reject> {
-    let fields = Fields::of_row(row)?;
+pub fn parse<'a>(
+    fields: &Fields<'a>,
+    format: Format,
+    rows: Rows,
+) -> Result<Instruction<'a>, Reject> {
     let (mut messages, field) = match format {
-        Format::PromptResponse => prompt_and_response(&fields)?,
-        Format::Instruction => (instruction_and_output(&fields)?, "output"),
-        _ => whole_chat(&fields)?,
+        Format::PromptResponse | Format::CandidateRows => prompt_and_response(fields, rows)?,
+        Format::Instruction => {
+            let mut messages = question(fields)?;
+            let output = required(fields, "output")?;
+            messages.push(Message::new("assistant", text(output, "output")?));
+            (messages, "output")
+        }
+        _ => whole_chat(fields, rows)?,
     };
-    let response = response(messages.pop(), field)?;
-    prompt(&messages)?;
+    check_response(messages.last(), field)?;
+    if let Some(system) = system(fields)? {
+        with_system(&mut messages, &system)?;
+    }
+    let response = messages.pop().ok_or_else(|| missing(fields, field))?;
+    check_prompt(&messages)?;
     Ok(Instruction {
         prompt: messages,
         response,
+        score: match format {
+            Format::CandidateRows => number(fields, &["score", "rating"])?,
+            _ => None,
+        },
+        tools: json_text(fields, &["tools"], rows)?,
+        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
     })
 }
 
-fn whole_chat(fields: &Fields) -> Result<(Vec<Message>, &'static str), Reject> {
+fn whole_chat<'a>(
+    fields: &Fields<'a>,
+    rows: Rows,
+) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("conversations").is_some() {
         "conversations"
     } else {
         "messages"
     };
-    Ok((chat(required(fields, field)?, field)?, field))
+    Ok((chat(required(fields, field)?, field, rows)?, field))
 }
 
-fn prompt_and_response(fields: &Fields) -> Result<(Vec<Message>, &'static str), Reject> {
+fn prompt_and_response<'a>(
+    fields: &Fields<'a>,
+    rows: Rows,
+) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("completion").is_some() {
         "completion"
     } else {
         "response"
     };
-    let mut messages = text_or_chat(required(fields, "prompt")?, "prompt", "user")?;
-    messages.extend(text_or_chat(required(fields, field)?, field, "assistant")?);
+    let mut messages = text_or_chat(required(fields, "prompt")?, "prompt", "user", rows)?;
+    let answer = required(fields, field)?;
+    messages.extend(text_or_chat(answer, field, "assistant", rows)?);
     Ok((messages, field))
-}
-
-/// An instruction and its input stand in one user turn, a blank line between them.
-fn instruction_and_output(fields: &Fields) -> Result<Vec<Message>, Reject> {
-    let mut question = text(required(fields, "instruction")?, "instruction")?;
-    if let Some(input) = fields.get("input") {
-        let input = text(input, "input")?;
-        if !input.trim().is_empty() {
-            question = format!("{question}\n\n{input}");
-        }
-    }
-    let output = fields
-        .get("output")
-        .ok_or_else(|| missing(fields, "output"))?;
-    Ok(vec![
-        Message::new("user", question),
-        Message::new("assistant", text(output, "output")?),
-    ])
 }

@@ -1,34 +1,32 @@
-//! JSON texts: splitting a file into rows, and one object as ordered raw fields.
+//! JSON texts: the rows of a block, one object as ordered raw fields, texts without a copy where they need none.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use memchr::{memchr, memchr_iter};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Reject;
-use crate::{Error, Result};
 
 const SHOWN_CHARS: usize = 80;
+/// Deeper values are refused: every reader of them further on is recursive.
+const MAX_DEPTH: usize = 64;
 
-/// The rows of a file, and the line (from 1) that each begins on.
-pub type Split<'a> = Vec<(&'a [u8], u64)>;
-
-/// JSON lines: every line that is not blank is a row, whatever it holds.
-pub fn split_lines(data: &[u8]) -> Split<'_> {
-    let lines = data.split(|&byte| byte == b'\n').zip(1..);
-    lines
-        .filter(|(line, _)| !line.trim_ascii().is_empty())
-        .collect()
-}
-
-/// A JSON array: every element is a row (all on line 0: unknown). Fails where the file is no JSON array.
-pub fn split_array(data: &[u8]) -> Result<Split<'_>> {
-    let elements: Vec<&RawValue> = serde_json::from_slice(data)
-        .map_err(|error| Error::Argument(format!("broken JSON array: {error}")))?;
-    Ok(elements
-        .into_iter()
-        .map(|raw| (raw.get().as_bytes(), 0))
-        .collect())
+/// The rows of a block: its lines that are not blank, each with its index among the block's lines.
+pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    let ends = memchr_iter(b'\n', data).chain((!data.ends_with(b"\n")).then_some(data.len()));
+    for (line, end) in (0..).zip(ends) {
+        let row = &data[start..end];
+        if !row.trim_ascii_start().is_empty() {
+            rows.push((row, line));
+        }
+        start = end + 1;
+    }
+    rows
 }
 
 /// `text` cut to a length that fits a message.
@@ -39,12 +37,108 @@ pub fn shorten(text: &str) -> String {
     }
 }
 
+/// A JSON string, or a `not_a_string` or `lone_surrogate` reject.
+pub fn text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reject> {
+    let json = raw.get();
+    let Some(inner) = json.strip_prefix('"').and_then(|s| s.strip_suffix('"')) else {
+        return Err(Reject {
+            reason: "not_a_string",
+            field: field.to_owned(),
+            value: shorten(json),
+            rule: format!("{field} must be text"),
+            remedy: "write it as a JSON string",
+        });
+    };
+    if memchr(b'\\', inner.as_bytes()).is_none() {
+        return Ok(Cow::Borrowed(inner));
+    }
+    // What a raw value leaves unchecked is the pairing of surrogates.
+    serde_json::from_str(json)
+        .map(Cow::Owned)
+        .map_err(|_| unsound("lone_surrogate", raw, field))
+}
+
+/// Check what raw JSON leaves unchecked: surrogates must be pairs, values not too deep.
+pub fn sound(raw: &RawValue, field: &str) -> Result<(), Reject> {
+    let (bytes, mut at, mut depth) = (raw.get().as_bytes(), 0, 0_usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                let start = at;
+                at += 1;
+                while bytes.get(at).is_some_and(|&byte| byte != b'"') {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                let string = &raw.get()[start..=at.min(bytes.len() - 1)];
+                if string.contains("\\u") && serde_json::from_str::<String>(string).is_err() {
+                    return Err(unsound("lone_surrogate", raw, field));
+                }
+            }
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(unsound("too_deep", raw, field));
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+fn unsound(reason: &'static str, raw: &RawValue, field: &str) -> Reject {
+    let (rule, remedy) = if reason == "too_deep" {
+        let rule = format!("{field} must not be nested deeper than {MAX_DEPTH} levels");
+        (rule, "flatten the value, or write it as text")
+    } else {
+        let rule = format!(
+            "{field} must be valid Unicode; half a surrogate pair (an escape \\ud800 to \\udfff) stands in it"
+        );
+        (
+            rule,
+            "replace the escape by the whole character or by \\ufffd",
+        )
+    };
+    Reject {
+        reason,
+        field: field.to_owned(),
+        value: shorten(raw.get()),
+        rule,
+        remedy,
+    }
+}
+
+/// JSON text without object members that are null: in typed rows an absent member is null.
+pub fn without_nulls(json: &str) -> Cow<'_, str> {
+    if !json.contains("null") {
+        return Cow::Borrowed(json);
+    }
+    match serde_json::from_str::<Value>(json) {
+        Ok(mut value) => {
+            drop_nulls(&mut value);
+            Cow::Owned(value.to_string())
+        }
+        Err(_) => Cow::Borrowed(json),
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 /// One JSON object: its fields in order, values as raw text. Of a repeated key the last counts.
-pub struct Fields<'a>(pub Vec<(String, &'a RawValue)>);
+pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     /// The row's object, or a `broken_json` reject with the column.
-    pub fn of_row(row: &'a [u8]) -> std::result::Result<Self, Reject> {
+    pub fn of_row(row: &'a [u8]) -> Result<Self, Reject> {
         let broken = |value: String, rule: String| Reject {
             reason: "broken_json",
             field: String::new(),
@@ -73,25 +167,33 @@ impl<'a> Fields<'a> {
         found.map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
     }
 
+    /// The first of `names` that is there, with its value.
+    pub fn any<'n>(&self, names: &[&'n str]) -> Option<(&'n str, &'a RawValue)> {
+        names
+            .iter()
+            .find_map(|&name| self.get(name).map(|raw| (name, raw)))
+    }
+
     pub fn names(&self) -> String {
-        let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self.0.iter().map(|(name, _)| &**name).collect();
         names.join(", ")
     }
 
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
-    pub fn others(&self, known: &[&str]) -> Option<String> {
+    pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
         let mut text = String::new();
         for (index, (name, raw)) in self.0.iter().enumerate() {
             let repeated = self.0[index + 1..].iter().any(|(later, _)| later == name);
-            if known.contains(&name.as_str()) || raw.get() == "null" || repeated {
+            if known.contains(&&**name) || raw.get() == "null" || repeated {
                 continue;
             }
+            sound(raw, name)?;
             text.push(if text.is_empty() { '{' } else { ',' });
-            text.push_str(&serde_json::Value::from(name.as_str()).to_string());
+            text.push_str(&Value::from(&**name).to_string());
             text.push(':');
             text.push_str(raw.get());
         }
-        (!text.is_empty()).then(|| text + "}")
+        Ok((!text.is_empty()).then(|| text + "}"))
     }
 }
 
@@ -101,23 +203,45 @@ fn describe(error: &serde_json::Error) -> String {
     format!("{what} at column {}", error.column())
 }
 
+/// A key, borrowed where it has no escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Cow<'de, str>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(key))
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(key.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Text).map(Self)
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ordered;
         impl<'de> Visitor<'de> for Ordered {
-            type Value = Vec<(String, &'de RawValue)>;
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<M: MapAccess<'de>>(
-                self,
-                mut map: M,
-            ) -> std::result::Result<Self::Value, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    fields.push(entry);
+                while let Some((Key(key), raw)) = map.next_entry()? {
+                    fields.push((key, raw));
                 }
                 Ok(fields)
             }
@@ -130,18 +254,44 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn blank_lines_are_no_rows_and_lines_are_counted() {
-        let rows = split_lines(b"{}\n\n  \r\nx\n");
-        assert_eq!(rows, vec![(&b"{}"[..], 1), (&b"x"[..], 4)]);
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).expect("a value")
     }
 
     #[test]
-    fn arrays_split_into_raw_elements() {
-        let rows = split_array(br#" [{"a": 1.0}, 2] "#).expect("a value");
-        assert_eq!(rows, vec![(&br#"{"a": 1.0}"#[..], 0), (&b"2"[..], 0)]);
-        let error = split_array(b"[1,").expect_err("an error").to_string();
-        assert!(error.contains("line 1 column 3"), "{error}");
+    fn blank_lines_are_no_rows_and_lines_are_counted() {
+        assert_eq!(
+            lines(b"{}\n\n  \r\nx\n"),
+            vec![(&b"{}"[..], 0), (&b"x"[..], 3)]
+        );
+    }
+
+    #[test]
+    fn texts_are_borrowed_where_nothing_is_escaped() {
+        assert!(matches!(text(raw("\"é\""), "f"), Ok(Cow::Borrowed("é"))));
+        assert_eq!(
+            text(raw(r#""a\nb\ud83d\ude00""#), "f").expect("text"),
+            "a\nb😀"
+        );
+        for (json, reason) in [(r#""\ud800""#, "lone_surrogate"), ("7", "not_a_string")] {
+            assert_eq!(text(raw(json), "f").expect_err("a reject").reason, reason);
+        }
+    }
+
+    #[test]
+    fn values_must_be_sound() {
+        assert!(sound(raw(r#"{"a": ["\\ud800", "\ud83d\ude00", "]["]}"#), "f").is_ok());
+        let reject = sound(raw(r#"{"a": "\udc00"}"#), "f").expect_err("a reject");
+        assert_eq!(reject.reason, "lone_surrogate");
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let reject = sound(raw(&deep), "f").expect_err("a reject");
+        assert_eq!(reject.reason, "too_deep");
+    }
+
+    #[test]
+    fn nulls_of_typed_rows_are_absent_members() {
+        let json = r#"[{"a":null,"b":{"c":null,"d":[null,1.0]}}]"#;
+        assert_eq!(without_nulls(json), r#"[{"b":{"d":[null,1.0]}}]"#);
     }
 
     #[test]
@@ -150,10 +300,10 @@ mod tests {
             Fields::of_row(br#"{"b": 1e2, "role": "x", "a\"": [1, 2], "n": null, "b": 3.10}"#)
                 .expect("a value");
         assert_eq!(
-            fields.others(&["role"]).expect("a value"),
+            fields.others(&["role"]).expect("sound").expect("a value"),
             r#"{"a\"":[1, 2],"b":3.10}"#
         );
-        assert_eq!(fields.others(&["role", "b", "a\""]), None);
+        assert_eq!(fields.others(&["role", "b", "a\""]).expect("sound"), None);
     }
 
     #[test]

@@ -1,46 +1,42 @@
 //! Messages: from role/content and from/value objects, from plain text, and from whole transcripts.
 
+use std::borrow::Cow;
+
 use serde_json::value::RawValue;
 
-use super::Reject;
-use super::json::{Fields, shorten};
+use super::json::{Fields, shorten, sound, text, without_nulls};
+use super::{Reject, Rows};
 
-/// One turn of a chat.
+/// One turn of a chat; texts are borrowed from the row where they need no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub role: String,
-    pub content: String,
+pub struct Message<'a> {
+    pub role: &'static str,
+    pub content: Cow<'a, str>,
     /// A JSON object of the message's further keys (tool calls, name, ...), if any.
-    pub extra: Option<String>,
+    pub extra: Option<Cow<'a, str>>,
 }
 
-impl Message {
-    pub fn new(role: &str, content: impl Into<String>) -> Self {
+impl<'a> Message<'a> {
+    pub fn new(role: &'static str, content: impl Into<Cow<'a, str>>) -> Self {
         Self {
-            role: role.to_owned(),
+            role,
             content: content.into(),
             extra: None,
         }
     }
 
     pub fn is_blank(&self) -> bool {
-        self.content.trim().is_empty()
+        self.content.trim_start().is_empty()
+    }
+
+    pub fn calls_tools(&self) -> bool {
+        let calls = |extra: &Cow<str>| extra.contains("\"tool_calls\"");
+        self.extra.as_ref().is_some_and(calls)
     }
 }
 
-/// A JSON string, or a `not_a_string` reject.
-pub fn text(raw: &RawValue, field: &str) -> Result<String, Reject> {
-    serde_json::from_str(raw.get()).map_err(|_| Reject {
-        reason: "not_a_string",
-        field: field.to_owned(),
-        value: shorten(raw.get()),
-        rule: format!("{field} must be text"),
-        remedy: "write it as a JSON string (parts of a content list joined)",
-    })
-}
-
 /// One message object: {role, content, ...} or {from, value, ...}.
-pub fn message(raw: &RawValue, field: &str) -> Result<Message, Reject> {
+pub fn message<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Message<'a>, Reject> {
     let malformed = |names: String| Reject {
         reason: "not_a_message",
         field: field.to_owned(),
@@ -58,51 +54,139 @@ pub fn message(raw: &RawValue, field: &str) -> Result<Message, Reject> {
     let role = fields
         .get(role_key)
         .ok_or_else(|| malformed(fields.names()))?;
-    let role = role_name(
-        &text(role, &format!("{field}.{role_key}"))?,
-        &format!("{field}.{role_key}"),
-    )?;
-    let content = match fields.get(content_key) {
-        Some(content) => text(content, &format!("{field}.{content_key}"))?,
+    let name = text(role, &format!("{field}.{role_key}"))?;
+    let content = fields.get(content_key);
+    if name == "function_call" {
+        let calls = content.ok_or_else(|| malformed(fields.names()))?;
+        return tool_calls(calls, &format!("{field}.{content_key}"));
+    }
+    let role = role_name(&name, &format!("{field}.{role_key}"))?;
+    let content = match content {
+        Some(content) => content_text(content, &format!("{field}.{content_key}"))?,
         // A turn that only calls tools has no content.
-        None if fields.get("tool_calls").is_some() => String::new(),
+        None if fields.get("tool_calls").is_some() => Cow::Borrowed(""),
         None => return Err(malformed(fields.names())),
-    };
-    let extra = match fields
-        .get("extra")
-        .map(|raw| serde_json::from_str::<String>(raw.get()))
-    {
-        Some(Ok(object)) if object.starts_with('{') => Some(object), // a message that this module wrote
-        _ => fields.others(&[role_key, content_key]),
     };
     Ok(Message {
         role,
         content,
-        extra,
+        extra: extra(&fields, field, &[role_key, content_key], rows)?,
     })
 }
 
-fn role_name(name: &str, field: &str) -> Result<String, Reject> {
-    let known = match name {
-        "human" => "user",
-        "gpt" | "chatgpt" | "bot" | "model" => "assistant",
-        "observation" | "function" => "tool",
-        "system" | "developer" | "user" | "assistant" | "tool" => name,
+fn extra<'a>(
+    fields: &Fields<'a>,
+    field: &str,
+    taken: &[&str],
+    rows: Rows,
+) -> Result<Option<Cow<'a, str>>, Reject> {
+    if fields.0.len() <= taken.len() {
+        return Ok(None);
+    }
+    if let Some(raw) = fields.get("extra").filter(|raw| raw.get().starts_with('"')) {
+        let object = text(raw, &format!("{field}.extra"))?;
+        if object.starts_with('{') {
+            return Ok(Some(object)); // a message that this module wrote
+        }
+    }
+    let mut others = fields.others(taken)?;
+    if let (Rows::Typed, Some(text)) = (rows, &mut others) {
+        *text = without_nulls(text).into_owned();
+    }
+    Ok(others.map(Cow::Owned))
+}
+
+/// Text, or a list of parts that are all text: joined.
+fn content_text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reject> {
+    if !raw.get().starts_with('[') {
+        return text(raw, field);
+    }
+    let parts: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
+    let mut joined = String::new();
+    for part in &parts {
+        let fields = serde_json::from_str::<Fields>(part.get()).ok();
+        let is_text = |fields: &Fields| {
+            fields
+                .get("type")
+                .is_some_and(|kind| kind.get() == "\"text\"")
+        };
+        let Some(words) = fields.filter(is_text).and_then(|fields| fields.get("text")) else {
+            return Err(Reject {
+                reason: "not_a_string",
+                field: field.to_owned(),
+                value: shorten(raw.get()),
+                rule: format!("{field} must be text, or parts that are all {{type: text, text}}"),
+                remedy: "leave out what is not text, or drop the row",
+            });
+        };
+        joined.push_str(&text(words, field)?);
+    }
+    Ok(Cow::Owned(joined))
+}
+
+/// A turn `function_call`: its value is one call {name, arguments}, or a list of them, as JSON text.
+fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
+    let refused = |value: &str| Reject {
+        reason: "not_a_tool_call",
+        field: field.to_owned(),
+        value: shorten(value),
+        rule: format!("{field} must be a call {{name, arguments}} or a list of them, as JSON"),
+        remedy: "mend the call",
+    };
+    let json = if raw.get().starts_with('"') {
+        text(raw, field)?
+    } else {
+        Cow::Borrowed(raw.get())
+    };
+    let parsed: &RawValue = serde_json::from_str(json.trim()).map_err(|_| refused(&json))?;
+    sound(parsed, field)?;
+    let calls: Vec<&RawValue> = if parsed.get().starts_with('[') {
+        serde_json::from_str(parsed.get()).map_err(|_| refused(&json))?
+    } else {
+        vec![parsed]
+    };
+    let mut functions = Vec::with_capacity(calls.len());
+    for call in calls {
+        let named = serde_json::from_str::<Fields>(call.get());
+        if !named.is_ok_and(|fields| fields.get("name").is_some()) {
+            return Err(refused(&json));
+        }
+        functions.push(format!(
+            "{{\"type\":\"function\",\"function\":{}}}",
+            call.get()
+        ));
+    }
+    let extra = format!("{{\"tool_calls\":[{}]}}", functions.join(","));
+    Ok(Message {
+        role: "assistant",
+        content: Cow::Borrowed(""),
+        extra: Some(Cow::Owned(extra)),
+    })
+}
+
+fn role_name(name: &str, field: &str) -> Result<&'static str, Reject> {
+    Ok(match name {
+        "user" | "human" => "user",
+        "assistant" | "gpt" | "chatgpt" | "bot" | "model" => "assistant",
+        "tool" | "observation" | "function" => "tool",
+        "system" => "system",
+        "developer" => "developer",
         _ => {
             return Err(Reject {
                 reason: "unknown_role",
                 field: field.to_owned(),
                 value: shorten(name),
-                rule: "a role must be system, developer, user, assistant or tool (ShareGPT: system, human, gpt)".into(),
+                rule: "a role must be system, developer, user, assistant or tool (ShareGPT: system, human, gpt, \
+                       function_call, observation)"
+                    .into(),
                 remedy: "rename the role",
             });
         }
-    };
-    Ok(known.to_owned())
+    })
 }
 
 /// A list of messages.
-pub fn chat(raw: &RawValue, field: &str) -> Result<Vec<Message>, Reject> {
+pub fn chat<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Vec<Message<'a>>, Reject> {
     let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| Reject {
         reason: "not_a_chat",
         field: field.to_owned(),
@@ -110,23 +194,28 @@ pub fn chat(raw: &RawValue, field: &str) -> Result<Vec<Message>, Reject> {
         rule: format!("{field} must be a list of messages"),
         remedy: "write it as [{\"role\": ..., \"content\": ...}, ...]",
     })?;
-    let messages = items.iter().enumerate();
+    let messages = items.into_iter().enumerate();
     messages
-        .map(|(index, item)| message(item, &format!("{field}[{index}]")))
+        .map(|(index, item)| message(item, &format!("{field}[{index}]"), rows))
         .collect()
 }
 
-/// Text as one message of `role`, or a list of messages.
-pub fn text_or_chat(raw: &RawValue, field: &str, role: &str) -> Result<Vec<Message>, Reject> {
-    if raw.get().starts_with('[') {
-        chat(raw, field)
-    } else {
-        Ok(vec![Message::new(role, text(raw, field)?)])
+/// Text as one message of `role`, one message, or a list of messages.
+pub fn text_or_chat<'a>(
+    raw: &'a RawValue,
+    field: &str,
+    role: &'static str,
+    rows: Rows,
+) -> Result<Vec<Message<'a>>, Reject> {
+    match raw.get().as_bytes().first() {
+        Some(b'[') => chat(raw, field, rows),
+        Some(b'{') => Ok(vec![message(raw, field, rows)?]),
+        _ => Ok(vec![Message::new(role, text(raw, field)?)]),
     }
 }
 
 /// The turns of a `\n\nHuman: ...\n\nAssistant: ...` transcript; one space after the colon belongs to the marker.
-pub fn transcript(text: &str, field: &str) -> Result<Vec<Message>, Reject> {
+pub fn transcript<'a>(text: &'a str, field: &str) -> Result<Vec<Message<'a>>, Reject> {
     let mut turns = turn_starts(text);
     if turns.first().is_none_or(|&(start, ..)| start != 0) {
         return Err(Reject {
@@ -138,7 +227,7 @@ pub fn transcript(text: &str, field: &str) -> Result<Vec<Message>, Reject> {
         });
     }
     turns.push((text.len(), text.len(), ""));
-    let message = |pair: &[(usize, usize, &str)]| {
+    let message = |pair: &[(usize, usize, &'static str)]| {
         let content = &text[pair[0].1..pair[1].0];
         Message::new(pair[0].2, content.strip_prefix(' ').unwrap_or(content))
     };
@@ -147,13 +236,16 @@ pub fn transcript(text: &str, field: &str) -> Result<Vec<Message>, Reject> {
 
 /// (where the marker begins, where it ends, role) of each turn, in order.
 fn turn_starts(text: &str) -> Vec<(usize, usize, &'static str)> {
+    const MARKERS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
     let mut turns = Vec::new();
-    for (marker, role) in [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")] {
-        turns.extend(
-            text.match_indices(marker)
-                .map(|(start, _)| (start, start + marker.len(), role)),
-        );
+    let mut from = 0;
+    while let Some(found) = memchr::memchr(b'\n', &text.as_bytes()[from..]) {
+        let start = from + found;
+        let marker = MARKERS
+            .iter()
+            .find(|(marker, _)| text.as_bytes()[start..].starts_with(marker.as_bytes()));
+        from = start + marker.map_or(1, |(marker, _)| marker.len());
+        turns.extend(marker.map(|(_, role)| (start, from, *role)));
     }
-    turns.sort_unstable();
     turns
 }

@@ -1,256 +1,385 @@
 //! One preference row into a pair.
 
+use std::borrow::Cow;
+
 use serde_json::value::RawValue;
 
-use super::json::{Fields, shorten};
-use super::message::{Message, chat, message, text, text_or_chat, transcript};
-use super::{Format, Reject};
+use super::fields::{flag, json_text, missing, number, required, system, with_system};
+use super::json::{Fields, shorten, text};
+use super::message::{Message, chat, message, text_or_chat, transcript};
+use super::{Format, Reject, Rows};
 
-/// A prompt with two responses, each the assistant's last turn.
+/// A prompt with two responses, each of one message or several, the last of them the assistant's.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pair {
-    pub prompt: Vec<Message>,
-    pub chosen: Message,
-    pub rejected: Message,
+pub struct Pair<'a> {
+    pub prompt: Vec<Message<'a>>,
+    pub chosen: Vec<Message<'a>>,
+    pub rejected: Vec<Message<'a>>,
     pub score_chosen: Option<f32>,
     pub score_rejected: Option<f32>,
     pub chosen_complete: bool,
     pub rejected_complete: bool,
     /// JSON texts, as the chat template takes them.
-    pub tools: Option<String>,
-    pub template_kwargs: Option<String>,
-    /// All further fields, as a JSON object.
-    pub others: Option<String>,
+    pub tools: Option<Cow<'a, str>>,
+    pub template_kwargs: Option<Cow<'a, str>>,
 }
 
-/// Fields that the pair holds itself; `row` is always counted anew.
-const KNOWN: [&str; 10] = [
-    "row",
-    "prompt",
-    "chosen",
-    "rejected",
-    "score_chosen",
-    "score_rejected",
-    "chosen_complete",
-    "rejected_complete",
-    "tools",
-    "template_kwargs",
-];
+/// A chat that both sides share, and what each side adds to it.
+struct Sides<'a> {
+    prompt: Vec<Message<'a>>,
+    chosen: Vec<Message<'a>>,
+    rejected: Vec<Message<'a>>,
+    names: (&'static str, &'static str),
+}
 
-pub fn parse(row: &[u8], format: Format) -> Result<Pair, Reject> {
-    let fields = Fields::of_row(row)?;
-    let mut chosen = whole_chat(&fields, format, "chosen")?;
-    let mut rejected = whole_chat(&fields, format, "rejected")?;
-    let last_chosen = response(chosen.pop(), "chosen")?;
-    let last_rejected = response(rejected.pop(), "rejected")?;
-    check_prompts(&chosen, &rejected)?;
-    if last_chosen == last_rejected {
+/// Parse the row and hand the pair, which may borrow from texts that live no longer, to `found`.
+pub fn parse<T>(
+    fields: &Fields,
+    format: Format,
+    rows: Rows,
+    found: impl FnOnce(&Pair) -> T,
+) -> Result<T, Reject> {
+    let mut texts = (Cow::Borrowed(""), Cow::Borrowed(""));
+    if format == Format::Hh {
+        texts.0 = text(required(fields, "chosen")?, "chosen")?;
+        texts.1 = text(required(fields, "rejected")?, "rejected")?;
+    }
+    let mut sides = match format {
+        Format::Hh => Sides::of_chats(
+            transcript(&texts.0, "chosen")?,
+            transcript(&texts.1, "rejected")?,
+        ),
+        Format::UltraFeedback => Sides::of_chats(
+            chat(required(fields, "chosen")?, "chosen", rows)?,
+            chat(required(fields, "rejected")?, "rejected", rows)?,
+        ),
+        Format::ShareGpt => sharegpt(fields, rows)?,
+        Format::Shp => shp(fields)?,
+        Format::Alpaca => alpaca(fields, rows)?,
+        _ => preference(fields, rows)?,
+    };
+    if let Some(system) = system(fields)? {
+        sides.add_system(&system)?;
+    }
+    sides.check_responses()?;
+    sides.part()?;
+    check_prompt(&sides.prompt)?;
+    let scores = scores(fields, format)?;
+    Ok(found(&Pair {
+        prompt: sides.prompt,
+        chosen: sides.chosen,
+        rejected: sides.rejected,
+        score_chosen: scores.0,
+        score_rejected: scores.1,
+        chosen_complete: flag(fields, "chosen_complete")?,
+        rejected_complete: flag(fields, "rejected_complete")?,
+        tools: json_text(fields, &["tools"], rows)?,
+        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
+    }))
+}
+
+fn preference<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+    let (chosen, rejected) = (required(fields, "chosen")?, required(fields, "rejected")?);
+    let prompt = match fields.get("prompt") {
+        Some(prompt) => text_or_chat(prompt, "prompt", "user", rows)?,
+        // Only whole chats can do without a prompt.
+        None if [chosen, rejected]
+            .iter()
+            .all(|raw| raw.get().starts_with('[')) =>
+        {
+            Vec::new()
+        }
+        None => return Err(missing(fields, "prompt")),
+    };
+    Ok(Sides::new(
+        prompt,
+        text_or_chat(chosen, "chosen", "assistant", rows)?,
+        text_or_chat(rejected, "rejected", "assistant", rows)?,
+    ))
+}
+
+fn sharegpt<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+    let side = |name: &str| {
+        let raw = required(fields, name)?;
+        if raw.get().starts_with('[') {
+            chat(raw, name, rows)
+        } else {
+            Ok(vec![message(raw, name, rows)?])
+        }
+    };
+    let prompt = chat(required(fields, "conversations")?, "conversations", rows)?;
+    Ok(Sides::new(prompt, side("chosen")?, side("rejected")?))
+}
+
+/// `labels` 1: A is preferred.
+fn shp<'a>(fields: &Fields<'a>) -> Result<Sides<'a>, Reject> {
+    let history = text(required(fields, "history")?, "history")?;
+    let (chosen, rejected) = if a_is_chosen(fields)? {
+        ("human_ref_A", "human_ref_B")
+    } else {
+        ("human_ref_B", "human_ref_A")
+    };
+    let answer = |name: &str| -> Result<Vec<Message<'a>>, Reject> {
+        let answer = text(required(fields, name)?, name)?;
+        Ok(vec![Message::new("assistant", answer)])
+    };
+    let mut sides = Sides::new(
+        vec![Message::new("user", history)],
+        answer(chosen)?,
+        answer(rejected)?,
+    );
+    sides.names = (chosen, rejected);
+    Ok(sides)
+}
+
+fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
+    let labels = required(fields, "labels")?;
+    match labels.get() {
+        "1" | "1.0" | "true" => Ok(true),
+        "0" | "0.0" | "false" => Ok(false),
+        other => Err(Reject {
+            reason: "not_a_label",
+            field: "labels".into(),
+            value: shorten(other),
+            rule: "labels must be 1 (A is preferred) or 0".into(),
+            remedy: "mend the field, or drop the row",
+        }),
+    }
+}
+
+/// `chosen` and `rejected`, or `output` [chosen, rejected].
+fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+    let prompt = question(fields)?;
+    if fields.get("chosen").is_some() || fields.get("output").is_none() {
+        return Ok(Sides::new(
+            prompt,
+            text_or_chat(required(fields, "chosen")?, "chosen", "assistant", rows)?,
+            text_or_chat(required(fields, "rejected")?, "rejected", "assistant", rows)?,
+        ));
+    }
+    let output = required(fields, "output")?;
+    let both: Vec<&RawValue> = serde_json::from_str(output.get()).unwrap_or_default();
+    let [chosen, rejected] = both[..] else {
         return Err(Reject {
-            reason: "identical_pair",
-            field: "rejected".into(),
-            value: shorten(&last_rejected.content),
-            rule: "chosen and rejected must differ".into(),
-            remedy: "drop the row",
+            reason: "not_a_pair",
+            field: "output".into(),
+            value: shorten(output.get()),
+            rule: "output must be a list of two, [chosen, rejected]".into(),
+            remedy: "leave two, or write chosen and rejected",
         });
-    }
-    let mut known = KNOWN.to_vec();
-    if format == Format::ShareGpt {
-        known.extend(["conversations", "system"]);
-    }
-    Ok(Pair {
-        prompt: chosen,
-        chosen: last_chosen,
-        rejected: last_rejected,
-        score_chosen: score(&fields, "score_chosen")?,
-        score_rejected: score(&fields, "score_rejected")?,
-        chosen_complete: flag(&fields, "chosen_complete")?,
-        rejected_complete: flag(&fields, "rejected_complete")?,
-        tools: json_text(&fields, "tools")?,
-        template_kwargs: json_text(&fields, "template_kwargs")?,
-        others: fields.others(&known),
-    })
+    };
+    let mut sides = Sides::new(
+        prompt,
+        vec![Message::new("assistant", text(chosen, "output[0]")?)],
+        vec![Message::new("assistant", text(rejected, "output[1]")?)],
+    );
+    sides.names = ("output[0]", "output[1]");
+    Ok(sides)
 }
 
-/// Prompt and response of one side as one chat.
-fn whole_chat(fields: &Fields, format: Format, side: &str) -> Result<Vec<Message>, Reject> {
-    let raw = required(fields, side)?;
-    match format {
-        Format::Hh => transcript(&text(raw, side)?, side),
-        Format::UltraFeedback => chat(raw, side),
-        Format::ShareGpt => {
-            let mut messages = sharegpt_prompt(fields)?;
-            messages.push(message(raw, side)?);
-            Ok(messages)
-        }
-        _ => {
-            let answer = text_or_chat(raw, side, "assistant")?;
-            let Some(prompt) = fields.get("prompt") else {
-                // Only whole chats can do without a prompt.
-                return if raw.get().starts_with('[') {
-                    Ok(answer)
-                } else {
-                    Err(missing(fields, "prompt"))
-                };
-            };
-            let mut messages = text_or_chat(prompt, "prompt", "user")?;
-            if answer.starts_with(&messages) && !messages.is_empty() {
-                return Ok(answer); // the response repeats its prompt
-            }
-            messages.extend(answer);
-            Ok(messages)
-        }
-    }
-}
-
-fn sharegpt_prompt(fields: &Fields) -> Result<Vec<Message>, Reject> {
+/// Earlier turns of `history` [[question, answer], ...], then `instruction` and `input`, a blank line between them.
+pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
     let mut messages = Vec::new();
-    if let Some(system) = fields.get("system") {
-        let system = text(system, "system")?;
-        messages.extend((!system.is_empty()).then(|| Message::new("system", system)));
+    if let Some(history) = fields.get("history") {
+        let turns: Result<Vec<[&RawValue; 2]>, _> = serde_json::from_str(history.get());
+        let turns = turns.map_err(|_| Reject {
+            reason: "not_a_chat",
+            field: "history".into(),
+            value: shorten(history.get()),
+            rule: "history must be a list of [question, answer]".into(),
+            remedy: "mend the field, or drop it",
+        })?;
+        for (index, [asked, answered]) in turns.into_iter().enumerate() {
+            messages.push(Message::new(
+                "user",
+                text(asked, &format!("history[{index}][0]"))?,
+            ));
+            let answer = text(answered, &format!("history[{index}][1]"))?;
+            messages.push(Message::new("assistant", answer));
+        }
     }
-    messages.extend(chat(required(fields, "conversations")?, "conversations")?);
+    let mut question = text(required(fields, "instruction")?, "instruction")?;
+    if let Some(input) = fields.get("input") {
+        let input = text(input, "input")?;
+        if !input.trim().is_empty() {
+            question = format!("{question}\n\n{input}").into();
+        }
+    }
+    messages.push(Message::new("user", question));
     Ok(messages)
 }
 
-/// The last turn of a chat, checked: written by the assistant, not empty.
-pub fn response(last: Option<Message>, field: &str) -> Result<Message, Reject> {
-    let reject = |reason, value: &str, rule: String, remedy| {
-        Err(Reject {
-            reason,
-            field: field.to_owned(),
-            value: shorten(value),
-            rule,
-            remedy,
-        })
-    };
-    match last {
-        None => reject(
+/// Of the chosen and of the rejected response; SHP numbers its answers by A and B.
+fn scores(fields: &Fields, format: Format) -> Result<(Option<f32>, Option<f32>), Reject> {
+    if format == Format::Shp {
+        let (a, b) = (number(fields, &["score_A"])?, number(fields, &["score_B"])?);
+        return Ok(if a_is_chosen(fields)? { (a, b) } else { (b, a) });
+    }
+    Ok((
+        number(fields, &["score_chosen", "chosen_score", "chosen-rating"])?,
+        number(
+            fields,
+            &["score_rejected", "rejected_score", "rejected-rating"],
+        )?,
+    ))
+}
+
+impl<'a> Sides<'a> {
+    /// With a prompt that the row names; a response that repeats it is taken as the whole chat.
+    fn new(
+        prompt: Vec<Message<'a>>,
+        mut chosen: Vec<Message<'a>>,
+        mut rejected: Vec<Message<'a>>,
+    ) -> Self {
+        if !prompt.is_empty() {
+            for side in [&mut chosen, &mut rejected] {
+                if side.len() > prompt.len() && side.starts_with(&prompt) {
+                    side.drain(..prompt.len());
+                }
+            }
+        }
+        Self {
+            prompt,
+            chosen,
+            rejected,
+            names: ("chosen", "rejected"),
+        }
+    }
+
+    fn of_chats(chosen: Vec<Message<'a>>, rejected: Vec<Message<'a>>) -> Self {
+        Self::new(Vec::new(), chosen, rejected)
+    }
+
+    fn add_system(&mut self, system: &Message<'a>) -> Result<(), Reject> {
+        if self.prompt.is_empty() {
+            with_system(&mut self.chosen, system)?;
+            with_system(&mut self.rejected, system)
+        } else {
+            with_system(&mut self.prompt, system)
+        }
+    }
+
+    fn check_responses(&self) -> Result<(), Reject> {
+        check_response(self.chosen.last(), self.names.0)?;
+        check_response(self.rejected.last(), self.names.1)
+    }
+
+    /// Move what the sides share, message by message, into the prompt, until the rest is the assistant's doing alone.
+    fn part(&mut self) -> Result<(), Reject> {
+        let named = !self.prompt.is_empty();
+        if !(named && is_response(&self.chosen) && is_response(&self.rejected)) {
+            let shared = self.shared();
+            if !is_response(&self.chosen[shared..]) || !is_response(&self.rejected[shared..]) {
+                return Err(self.diverging(shared));
+            }
+            self.prompt.extend(self.chosen.drain(..shared));
+            self.rejected.drain(..shared);
+        }
+        if self.chosen == self.rejected {
+            return Err(Reject {
+                reason: "identical_pair",
+                field: self.names.1.into(),
+                value: shorten(self.rejected.last().map_or("", |message| &message.content)),
+                rule: format!("{} and {} must differ", self.names.0, self.names.1),
+                remedy: "drop the row",
+            });
+        }
+        Ok(())
+    }
+
+    /// How many messages both sides begin with; each keeps one, and none begins with a tool's answer.
+    fn shared(&self) -> usize {
+        let both = self.chosen.iter().zip(&self.rejected);
+        let same = both.take_while(|(a, b)| a == b).count();
+        let mut shared = same.min(self.chosen.len().min(self.rejected.len()) - 1);
+        while shared > 0
+            && [&self.chosen, &self.rejected]
+                .iter()
+                .any(|side| side[shared].role == "tool")
+        {
+            shared -= 1;
+        }
+        shared
+    }
+
+    fn diverging(&self, shared: usize) -> Reject {
+        let before = self.prompt.len();
+        let shown = self
+            .rejected
+            .get(shared)
+            .map_or("", |message| &message.content);
+        Reject {
+            reason: "diverging_chats",
+            field: format!("{}[{shared}]", self.names.1),
+            value: shorten(shown),
+            rule: format!(
+                "chosen and rejected must differ in the assistant's last turn alone; they part at message {} of {} and {}",
+                before + shared + 1,
+                before + self.chosen.len(),
+                before + self.rejected.len()
+            ),
+            remedy: "drop the row",
+        }
+    }
+}
+
+/// The assistant's doing: one message, or several with the tools' answers between them.
+fn is_response(messages: &[Message]) -> bool {
+    let one_turn = |pair: &[Message]| pair.iter().any(|message| message.role == "tool");
+    messages
+        .first()
+        .is_some_and(|first| first.role == "assistant")
+        && messages
+            .iter()
+            .all(|message| matches!(message.role, "assistant" | "tool"))
+        && messages.windows(2).all(one_turn)
+}
+
+/// The last turn of a chat must be the assistant's, and say something or call a tool.
+pub fn check_response(last: Option<&Message>, field: &str) -> Result<(), Reject> {
+    let (reason, value, rule, remedy) = match last {
+        None => (
             "empty_response",
             "[]",
             format!("{field} must hold a response"),
             "drop the row",
         ),
-        Some(message) if message.role != "assistant" => {
-            let rule = format!("the last turn of {field} must be the assistant's");
-            reject(
-                "not_assistant",
-                &message.role,
-                rule,
-                "drop the turn after it, or the row",
-            )
-        }
-        Some(message) if message.is_blank() => {
-            let rule = format!("the response of {field} must not be empty");
-            reject("empty_response", &message.content, rule, "drop the row")
-        }
-        Some(message) => Ok(message),
-    }
-}
-
-fn check_prompts(chosen: &[Message], rejected: &[Message]) -> Result<(), Reject> {
-    if chosen != rejected {
-        let shared = chosen
-            .iter()
-            .zip(rejected)
-            .take_while(|(a, b)| a == b)
-            .count();
-        let shown = rejected
-            .get(shared)
-            .or(chosen.get(shared))
-            .map_or("", |message| message.content.as_str());
-        return Err(Reject {
-            reason: "diverging_chats",
-            field: format!("rejected[{shared}]"),
-            value: shorten(shown),
-            rule: format!(
-                "chosen and rejected must differ in the last turn alone; they part at turn {} of {} and {}",
-                shared + 1,
-                chosen.len() + 1,
-                rejected.len() + 1
-            ),
-            remedy: "drop the row",
-        });
-    }
-    prompt(chosen)
+        Some(message) if message.role != "assistant" => (
+            "not_assistant",
+            message.role,
+            format!("the last turn of {field} must be the assistant's"),
+            "drop the turn after it, or the row",
+        ),
+        Some(message) if message.is_blank() && !message.calls_tools() => (
+            "empty_response",
+            &*message.content,
+            format!("the response of {field} must not be empty"),
+            "drop the row",
+        ),
+        Some(_) => return Ok(()),
+    };
+    Err(Reject {
+        reason,
+        field: field.to_owned(),
+        value: shorten(value),
+        rule,
+        remedy,
+    })
 }
 
 /// A prompt must say something.
-pub fn prompt(messages: &[Message]) -> Result<(), Reject> {
-    if messages.iter().all(Message::is_blank) {
+pub fn check_prompt(messages: &[Message]) -> Result<(), Reject> {
+    if messages
+        .iter()
+        .all(|message| message.is_blank() && !message.calls_tools())
+    {
         return Err(Reject {
             reason: "empty_prompt",
             field: "prompt".into(),
-            value: shorten(
-                messages
-                    .last()
-                    .map_or("[]", |message| message.content.as_str()),
-            ),
+            value: shorten(messages.last().map_or("[]", |message| &message.content)),
             rule: "the prompt must not be empty".into(),
             remedy: "drop the row",
         });
     }
     Ok(())
-}
-
-/// The field's value, or a `missing_field` reject that shows the fields that are there.
-pub fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a RawValue, Reject> {
-    fields.get(name).ok_or_else(|| missing(fields, name))
-}
-
-pub fn missing(fields: &Fields, name: &str) -> Reject {
-    Reject {
-        reason: "missing_field",
-        field: name.to_owned(),
-        value: shorten(&fields.names()),
-        rule: format!("{name} must be there and not null; the value shows the row's fields"),
-        remedy: "fill or rename the field",
-    }
-}
-
-fn score(fields: &Fields, name: &str) -> Result<Option<f32>, Reject> {
-    let number = |raw: &RawValue| {
-        let parsed = serde_json::from_str::<f64>(raw.get());
-        parsed
-            .map(|value| value as f32)
-            .map_err(|_| wrong_type("not_a_number", name, raw, "a number or null"))
-    };
-    fields.get(name).map(number).transpose()
-}
-
-fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
-    let truth = |raw: &RawValue| {
-        serde_json::from_str(raw.get())
-            .map_err(|_| wrong_type("not_a_boolean", name, raw, "true, false or null"))
-    };
-    fields.get(name).map_or(Ok(true), truth)
-}
-
-/// A field that holds JSON, as text or as it is; checked, so that the template can read it.
-fn json_text(fields: &Fields, name: &str) -> Result<Option<String>, Reject> {
-    let Some(raw) = fields.get(name) else {
-        return Ok(None);
-    };
-    let Ok(quoted) = serde_json::from_str::<String>(raw.get()) else {
-        return Ok(Some(raw.get().to_owned()));
-    };
-    match serde_json::from_str::<&RawValue>(&quoted) {
-        Ok(_) => Ok(Some(quoted)),
-        Err(_) => Err(wrong_type(
-            "broken_json",
-            name,
-            raw,
-            "JSON, or JSON as text",
-        )),
-    }
-}
-
-fn wrong_type(reason: &'static str, name: &str, raw: &RawValue, what: &str) -> Reject {
-    let rule = format!("{name} must be {what}");
-    Reject {
-        reason,
-        field: name.to_owned(),
-        value: shorten(raw.get()),
-        rule,
-        remedy: "mend the field",
-    }
 }

@@ -1,25 +1,50 @@
 //! Which items share a bin.
+#![allow(clippy::cast_possible_wrap)] // item numbers are far below 2^63
+
+/// Bin `b` holds `items[offsets[b]..offsets[b + 1]]`; two flat arrays, since a million small ones are slow to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bins {
+    pub offsets: Vec<i64>,
+    pub items: Vec<i64>,
+}
+
+/// The largest capacity: what is kept for each room, 8 bytes, must fit in memory.
+pub const MAX_CAPACITY: usize = 1 << 26;
+
+/// Why items cannot be packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit {
+    /// This item, the first such one, is larger than the capacity.
+    Item(usize),
+    /// Capacity and items together are larger than [`MAX_CAPACITY`].
+    Capacity,
+}
 
 /// Put items into bins of `capacity` by best-fit decreasing: items by falling cost (ties: the earlier first), each
 /// into the bin with the least room that suffices (ties: the bin that came to this room last), else a new one.
 ///
 /// Bins are in the order in which they were opened, items in a bin in ascending order. `max_items` bounds the items
-/// of a bin. `Err` is the first item that is larger than `capacity`.
+/// of a bin.
 ///
 /// ```
-/// use pyprefopt_core::pack::best_fit_decreasing;
-/// assert_eq!(best_fit_decreasing(&[4, 7, 3, 5], 10, None), Ok(vec![vec![1, 2], vec![0, 3]]));
-/// assert_eq!(best_fit_decreasing(&[4, 11], 10, None), Err(1));
+/// use pyprefopt_core::pack::{best_fit_decreasing, Misfit};
+/// let bins = best_fit_decreasing(&[4, 7, 3, 5], 10, None).unwrap();
+/// assert_eq!((bins.offsets, bins.items), (vec![0, 2, 4], vec![1, 2, 0, 3]));
+/// assert_eq!(best_fit_decreasing(&[4, 11], 10, None), Err(Misfit::Item(1)));
 /// ```
 pub fn best_fit_decreasing(
     costs: &[usize],
     capacity: usize,
     max_items: Option<usize>,
-) -> std::result::Result<Vec<Vec<usize>>, usize> {
+) -> std::result::Result<Bins, Misfit> {
     if let Some(item) = costs.iter().position(|&cost| cost > capacity) {
-        return Err(item);
+        return Err(Misfit::Item(item));
     }
-    let capacity = capacity.min(costs.iter().sum()); // more room than all items take changes nothing
+    // More room than all items take changes nothing.
+    let capacity = capacity.min(costs.iter().fold(0, |sum, &cost| sum.saturating_add(cost)));
+    if capacity > MAX_CAPACITY {
+        return Err(Misfit::Capacity);
+    }
     let mut rooms = Rooms::new(capacity);
     let mut bin_of = vec![0; costs.len()];
     let mut sizes: Vec<usize> = Vec::new();
@@ -34,11 +59,31 @@ pub fn best_fit_decreasing(
             rooms.put(bin, room - costs[item]);
         }
     }
-    let mut bins: Vec<Vec<usize>> = sizes.into_iter().map(Vec::with_capacity).collect();
-    for (item, bin) in bin_of.into_iter().enumerate() {
-        bins[bin].push(item);
+    Ok(Bins::collect(&bin_of, &sizes))
+}
+
+impl Bins {
+    fn collect(bin_of: &[usize], sizes: &[usize]) -> Self {
+        let mut offsets = vec![0];
+        offsets.extend(sizes.iter().scan(0, |end, &size| {
+            *end += size as i64;
+            Some(*end)
+        }));
+        let mut next = offsets.clone();
+        let mut items = vec![0; bin_of.len()];
+        for (item, &bin) in bin_of.iter().enumerate() {
+            items[next[bin] as usize] = item as i64;
+            next[bin] += 1;
+        }
+        Self { offsets, items }
     }
-    Ok(bins)
+
+    /// The items of each bin.
+    pub fn iter(&self) -> impl Iterator<Item = &[i64]> {
+        self.offsets
+            .windows(2)
+            .map(|ends| &self.items[ends[0] as usize..ends[1] as usize])
+    }
 }
 
 /// Item indices by falling cost, ties in order: a counting sort.
@@ -133,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Best-fit decreasing by looking at every bin; among equal rooms the bin that was filled last.
-    fn slow(costs: &[usize], capacity: usize, limit: usize) -> Vec<Vec<usize>> {
+    fn slow(costs: &[usize], capacity: usize, limit: usize) -> Vec<Vec<i64>> {
         let mut order: Vec<usize> = (0..costs.len()).collect();
         order.sort_by_key(|&item| std::cmp::Reverse(costs[item]));
         let mut bins: Vec<(Vec<usize>, usize, usize)> = Vec::new(); // items, room, time of the last change
@@ -154,7 +199,7 @@ mod tests {
         bins.into_iter()
             .map(|(mut items, ..)| {
                 items.sort_unstable();
-                items
+                items.into_iter().map(|item| item as i64).collect()
             })
             .collect()
     }
@@ -166,10 +211,8 @@ mod tests {
         ) {
             let capacity = costs.iter().copied().max().unwrap_or(0) + extra;
             let limit = limited.then_some(limit);
-            prop_assert_eq!(
-                best_fit_decreasing(&costs, capacity, limit).unwrap(),
-                slow(&costs, capacity, limit.unwrap_or(usize::MAX)),
-            );
+            let bins = best_fit_decreasing(&costs, capacity, limit).unwrap();
+            prop_assert_eq!(bins.iter().map(<[i64]>::to_vec).collect::<Vec<_>>(), slow(&costs, capacity, limit.unwrap_or(usize::MAX)));
         }
     }
 }

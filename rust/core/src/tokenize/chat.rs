@@ -1,58 +1,144 @@
-//! A row's prompt and responses as text, and where the content stands in it.
+//! A row's prompt and responses as text, and where their parts stand in it.
 
 use std::ops::Range;
 
 use minijinja::value::Value;
 
 use super::row::{Reject, Response, Row};
-use crate::template::{ChatTemplate, Message, Options};
+use crate::template::{ChatTemplate, Message, Options, Place};
 
-/// Stands in for a content that occurs more than once, to find its place; no text holds it.
+/// Stands in for a content, to find its place; no text holds it.
 const PLACEHOLDER: &str = "\u{f8ff}content\u{f8ff}";
-/// A response in its chat's text; ranges are bytes of `text`.
-pub(super) struct Rendered {
-    pub text: String,
-    pub content: Option<Content>,
-    pub stop: usize, // end of what is kept: the last visible character that the template writes
-    pub turns: Vec<usize>, // where the messages before the last one end
-    pub first_turn: usize,
+
+/// The prompt, with which each response's text begins.
+#[derive(Default)]
+pub(super) struct Prompt {
+    pub bytes: usize,
+    pub generation: usize, // where the generation prompt begins
+    pub parts: Parts,
 }
 
-/// Where the last message's content stands; `lead` counts the bytes that the template trimmed off its start.
-#[derive(Clone)]
-pub(super) struct Content {
-    pub range: Range<usize>,
-    pub lead: usize,
+/// A prompt or a response in its chat's text; ranges are bytes of the text.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub content: Option<Place>, // the last message's
+    pub stop: usize,            // end of what is kept: the last visible character that the template writes
+    pub turns: Vec<usize>,      // where the messages before the last one end
+    pub first_turn: usize,
+    pub written: Vec<Range<usize>>, // by the assistant, in messages before the last one
+}
+
+/// Texts of a row: each response behind the prompt.
+#[derive(Default)]
+pub(super) struct Texts {
+    pub prompt: Prompt,
+    pub responses: Vec<(String, Parts)>,
+}
+
+/// Render a row: by the shape of its chats where they have one, else message by message.
+pub(super) fn render(
+    template: &ChatTemplate,
+    row: &Row,
+    find_generation: bool,
+) -> Result<Texts, Reject> {
+    check(row)?;
+    match by_shape(template, row) {
+        Some(texts) => Ok(texts),
+        None => Chat::new(template, row)?.render_all(row, find_generation),
+    }
+}
+
+fn check(row: &Row) -> Result<(), Reject> {
+    if row.prompt.is_empty() {
+        let (rule, remedy) = (
+            "a prompt must not be empty",
+            "give the prompt at least one message, or drop the row",
+        );
+        return Err(Reject::new("prompt", "[]", "empty_prompt", rule, remedy));
+    }
+    if row.responses.is_empty() {
+        let rule = "a prompt must have at least one response";
+        return Err(Reject::new("responses", "[]", "empty_response", rule, "drop the row"));
+    }
+    let empty = |response: &&Response| {
+        let last = response.messages.last();
+        last.is_none_or(|message| message.content.trim().is_empty())
+    };
+    match row.responses.iter().find(empty) {
+        None => Ok(()),
+        Some(response) => {
+            let rule = "a response must have content";
+            Err(Reject::new(response.field, "", "empty_response", rule, "drop the row"))
+        }
+    }
+}
+
+fn by_shape(template: &ChatTemplate, row: &Row) -> Option<Texts> {
+    if row.tools.is_some() || row.template_kwargs.is_some() {
+        return None;
+    }
+    let mut texts = Texts::default();
+    let mut chat = row.prompt.clone();
+    for response in &row.responses {
+        let [message] = response.messages.as_slice() else {
+            return None;
+        };
+        chat.truncate(row.prompt.len());
+        chat.push(*message);
+        let shape = template.shape(&chat)?;
+        let size = chat.iter().map(|message| message.content.len() + 64).sum();
+        let mut text = String::with_capacity(size);
+        let places = shape.write(&chat, &mut text);
+        texts.prompt = Prompt {
+            bytes: places.boundary,
+            generation: places.generation,
+            parts: Parts {
+                content: places.prompt,
+                stop: places.boundary,
+                turns: places.turns,
+                ..Parts::default()
+            },
+        };
+        let parts = Parts {
+            first_turn: row.prompt.len(),
+            ..ended(&mut text, places.response?, response.complete)
+        };
+        texts.responses.push((text, parts));
+    }
+    let prompt = &texts.responses.first()?.0[..texts.prompt.bytes];
+    let same = |(text, _): &(String, Parts)| text.starts_with(prompt);
+    texts.responses.iter().all(same).then_some(texts)
+}
+
+/// The text's end: of the content where it was cut, else the last visible character behind it.
+fn ended(text: &mut String, content: Place, complete: bool) -> Parts {
+    let end = content.range.end;
+    let stop = if complete {
+        end + text[end..].trim_end().len()
+    } else {
+        text.truncate(end);
+        end
+    };
+    Parts {
+        content: Some(content),
+        stop,
+        ..Parts::default()
+    }
 }
 
 /// The template with what one row brings to it.
-pub(super) struct Chat<'a> {
+struct Chat<'a> {
     template: &'a ChatTemplate,
     options: Options,
     prompt: Vec<Value>,
 }
 
 impl<'a> Chat<'a> {
-    pub fn new(template: &'a ChatTemplate, row: &Row) -> Result<Self, Reject> {
-        if row.prompt.is_empty() {
-            let remedy = "give the prompt at least one message, or drop the row";
-            return Err(Reject::new(
-                "prompt",
-                "[]",
-                "empty_prompt",
-                "a prompt must not be empty",
-                remedy,
-            ));
-        }
+    fn new(template: &'a ChatTemplate, row: &Row) -> Result<Self, Reject> {
         let options = Options::parse(row.tools, row.template_kwargs).map_err(|error| {
             let value = row.template_kwargs.or(row.tools).unwrap_or_default();
-            Reject::new(
-                "template_kwargs",
-                value,
-                "broken_json",
-                error.to_string(),
-                "tools is a JSON list, template_kwargs a JSON object",
-            )
+            let remedy = "tools is a JSON list, template_kwargs a JSON object";
+            Reject::new("template_kwargs", value, "broken_json", error.to_string(), remedy)
         })?;
         Ok(Self {
             template,
@@ -61,83 +147,69 @@ impl<'a> Chat<'a> {
         })
     }
 
-    fn render(
-        &self,
-        field: &'static str,
-        messages: &[Value],
-        add_generation_prompt: bool,
-    ) -> Result<String, Reject> {
+    fn render_all(&self, row: &Row, find_generation: bool) -> Result<Texts, Reject> {
+        let (text, prompt) = self.render_prompt(row, find_generation)?;
+        let responses = row
+            .responses
+            .iter()
+            .map(|response| self.render_response(row, response, &text))
+            .collect::<Result<_, _>>()?;
+        Ok(Texts { prompt, responses })
+    }
+
+    fn render(&self, field: &'static str, messages: &[Value], add: bool) -> Result<String, Reject> {
         self.template
-            .render(messages, add_generation_prompt, &self.options)
+            .render(messages, add, &self.options)
             .map_err(|error| {
                 let last = messages.last().map(ToString::to_string).unwrap_or_default();
                 let rule = format!("the chat template must render the chat; it says: {error}");
-                Reject::new(
-                    field,
-                    &last,
-                    "template",
-                    rule,
-                    "change the row, or pass another --chat_template",
-                )
+                let remedy = "change the row, or pass another --chat_template";
+                Reject::new(field, &last, "template", rule, remedy)
             })
     }
 
-    pub fn render_prompt(&self, row: &Row) -> Result<Rendered, Reject> {
+    /// The chat's text where it renders and `text` begins with it.
+    fn prefix(&self, messages: &[Value], add: bool, text: &str) -> Option<usize> {
+        let prefix = self.template.render(messages, add, &self.options).ok()?;
+        text.starts_with(&prefix).then_some(prefix.len())
+    }
+
+    fn render_prompt(&self, row: &Row, find_generation: bool) -> Result<(String, Prompt), Reject> {
         let text = self.render("prompt", &self.prompt, true)?;
         let turns = self.turn_ends(&self.prompt, &row.prompt, 0, 0, &text);
         let from = turns.last().copied().unwrap_or(0);
-        let content = self.locate(
-            &self.prompt,
-            row.prompt[row.prompt.len() - 1].content,
-            from,
-            &text,
-            true,
-        );
-        Ok(Rendered {
-            stop: text.len(),
-            text,
-            content,
-            turns,
-            first_turn: 0,
-        })
+        let last = row.prompt[row.prompt.len() - 1].content;
+        let content = self.locate(&self.prompt, last, from, &text, true);
+        let generation = find_generation.then(|| self.prefix(&self.prompt, false, &text));
+        let behind = content.as_ref().map_or(text.len(), |content| content.range.end);
+        let prompt = Prompt {
+            bytes: text.len(),
+            generation: generation.flatten().unwrap_or(behind),
+            parts: Parts {
+                content,
+                stop: text.len(),
+                turns,
+                ..Parts::default()
+            },
+        };
+        Ok((text, prompt))
     }
 
-    pub fn render_response(
+    fn render_response(
         &self,
         row: &Row,
         response: &Response,
         prompt: &str,
-    ) -> Result<Rendered, Reject> {
-        let Some(last) = response
-            .messages
-            .last()
-            .filter(|message| !message.content.trim().is_empty())
-        else {
-            let rule = "a response must have content";
-            return Err(Reject::new(
-                response.field,
-                "",
-                "empty_response",
-                rule,
-                "drop the row",
-            ));
-        };
+    ) -> Result<(String, Parts), Reject> {
         let mut chat = self.prompt.clone();
         chat.extend(values(response.field, &response.messages)?);
         let mut text = self.render(response.field, &chat, false)?;
+        let last = response.messages.last().map_or("", |message| message.content);
         let unfit = |rule: &str| {
-            Reject::new(
-                response.field,
-                last.content,
-                "template",
-                rule,
-                "pass another --chat_template",
-            )
+            Reject::new(response.field, last, "template", rule, "pass another --chat_template")
         };
         if !text.starts_with(prompt) {
-            return Err(unfit(
-                "the rendered chat must begin with the rendered prompt",
-            ));
+            return Err(unfit("the rendered chat must begin with the rendered prompt"));
         }
         let messages: Vec<Message> = row
             .prompt
@@ -148,27 +220,17 @@ impl<'a> Chat<'a> {
         let first_turn = row.prompt.len();
         let turns = self.turn_ends(&chat, &messages, first_turn, prompt.len(), &text);
         let from = turns.last().copied().unwrap_or(prompt.len());
-        let content = self
-            .locate(&chat, last.content, from, &text, false)
-            .ok_or_else(|| {
-                unfit("the chat template must write the response's content as it stands")
-            })?;
-        let end = content.range.end;
-        let stop = if response.complete {
-            end + text[end..].trim_end().len()
-        } else {
-            end
-        };
-        if !response.complete {
-            text.truncate(end);
-        }
-        Ok(Rendered {
-            text,
-            content: Some(content),
-            stop,
+        let content = self.locate(&chat, last, from, &text, false).ok_or_else(|| {
+            unfit("the chat template must write the response's content as it stands")
+        })?;
+        let written = self.written(&chat, &messages, first_turn, prompt.len(), &turns, &text);
+        let parts = Parts {
             turns,
             first_turn,
-        })
+            written,
+            ..ended(&mut text, content, response.complete)
+        };
+        Ok((text, parts))
     }
 
     /// Where each message from `first` on ends, the last one left out: as far as the chat up to it renders alone, or
@@ -184,13 +246,9 @@ impl<'a> Chat<'a> {
         let mut end = start;
         let mut ends = Vec::new();
         for index in first..messages.len() - 1 {
-            let alone = self
-                .template
-                .render(&chat[..=index], false, &self.options)
-                .ok();
             let content = messages[index].content.trim();
-            end = match alone {
-                Some(alone) if alone.len() >= end && text.starts_with(&alone) => alone.len(),
+            end = match self.prefix(&chat[..=index], false, text) {
+                Some(alone) if alone >= end => alone,
                 _ => text[end..]
                     .find(content)
                     .map_or(end, |at| end + at + content.len()),
@@ -200,15 +258,47 @@ impl<'a> Chat<'a> {
         ends
     }
 
-    /// The content in `text[from..]`, as it stands or trimmed as templates do.
+    /// What the assistant wrote in the response's messages before the last: behind the generation prompt, up to the
+    /// last visible character of its turn.
+    fn written(
+        &self,
+        chat: &[Value],
+        messages: &[Message],
+        first: usize,
+        boundary: usize,
+        turns: &[usize],
+        text: &str,
+    ) -> Vec<Range<usize>> {
+        let mut start = boundary;
+        let mut written = Vec::new();
+        for (index, &end) in (first..).zip(turns) {
+            if messages[index].role == "assistant" {
+                let prompted = match index {
+                    _ if index == first => Some(boundary),
+                    _ => self.prefix(&chat[..index], true, text),
+                };
+                let from = prompted.filter(|at| (start..=end).contains(at)).unwrap_or(start);
+                let content = messages[index].content.trim();
+                let at = text[from..end].find(content).filter(|_| !content.is_empty());
+                written.push(from + at.unwrap_or(0)..from + text[from..end].trim_end().len());
+            }
+            start = end;
+        }
+        written
+    }
+
+    /// The last message's content in `text[from..]`, as it stands or with its ends stripped.
     fn locate(
         &self,
         chat: &[Value],
         content: &str,
         from: usize,
         text: &str,
-        add_generation_prompt: bool,
-    ) -> Option<Content> {
+        add: bool,
+    ) -> Option<Place> {
+        if let Some(place) = self.by_placeholder(chat, content, from, text, add) {
+            return place;
+        }
         let tail = &text[from..];
         let lead = content.len() - content.trim_start().len();
         let forms = [
@@ -220,61 +310,60 @@ impl<'a> Chat<'a> {
         let (shown, lead) = forms
             .into_iter()
             .find(|(shown, _)| !shown.is_empty() && tail.contains(shown))?;
-        let at = if occurs_once(tail, shown) {
-            tail.find(shown)?
-        } else {
-            self.placeholder_position(chat, from, text, add_generation_prompt)
-                .filter(|at| tail.get(*at..).is_some_and(|rest| rest.starts_with(shown)))?
-        };
-        let range = from + at..from + at + shown.len();
-        Some(Content { range, lead })
+        let at = from + tail.find(shown).filter(|at| tail.rfind(shown) == Some(*at))?;
+        Some(Place {
+            range: at..at + shown.len(),
+            lead,
+        })
     }
 
-    /// Bytes from `from` to the last message's content, found by rendering another content in its place.
-    fn placeholder_position(
+    /// The content's place, found by rendering another content in its stead. None where that changes the text around
+    /// it; none inside where the template does not show it.
+    fn by_placeholder(
         &self,
         chat: &[Value],
+        content: &str,
         from: usize,
         text: &str,
-        add_generation_prompt: bool,
-    ) -> Option<usize> {
+        add: bool,
+    ) -> Option<Option<Place>> {
         let (last, before) = chat.split_last()?;
-        let keys = last.try_iter().ok()?;
-        let replaced: Value = keys
+        let replaced: Value = last
+            .try_iter()
+            .ok()?
             .map(|key| {
-                let value = if key.as_str() == Some("content") {
-                    Value::from(PLACEHOLDER)
-                } else {
-                    last.get_item(&key).unwrap_or_default()
+                let value = match key.as_str() {
+                    Some("content") => Value::from(PLACEHOLDER),
+                    _ => last.get_item(&key).unwrap_or_default(),
                 };
                 (key, value)
             })
             .collect();
         let chat: Vec<Value> = before.iter().cloned().chain([replaced]).collect();
-        let other = self
-            .template
-            .render(&chat, add_generation_prompt, &self.options)
-            .ok()?;
-        let at = other.find(PLACEHOLDER).filter(|at| *at >= from)?;
-        (text.get(..at) == Some(&other[..at])).then_some(at - from)
+        let other = self.template.render(&chat, add, &self.options).ok()?;
+        let (start, end) = other.split_once(PLACEHOLDER)?;
+        let stop = text.len().checked_sub(end.len()).filter(|stop| *stop >= start.len())?;
+        if start.len() < from || !text.starts_with(start) || !text.ends_with(end) {
+            return None;
+        }
+        let shown = text.get(start.len()..stop)?;
+        if shown.is_empty() {
+            return Some(None);
+        }
+        let lead = content.find(shown)?;
+        Some(Some(Place {
+            range: start.len()..stop,
+            lead,
+        }))
     }
-}
-
-/// Whether `shown`, which `text` holds, stands there only once, overlaps counted.
-fn occurs_once(text: &str, shown: &str) -> bool {
-    text.find(shown) == text.rfind(shown)
 }
 
 fn values(field: &'static str, messages: &[Message]) -> Result<Vec<Value>, Reject> {
     let convert = |message: &Message| {
         message.to_value().map_err(|error| {
-            Reject::new(
-                field,
-                message.extra.unwrap_or_default(),
-                "broken_json",
-                error.to_string(),
-                "extra is a JSON object or null",
-            )
+            let extra = message.extra.unwrap_or_default();
+            let remedy = "extra is a JSON object or null";
+            Reject::new(field, extra, "broken_json", error.to_string(), remedy)
         })
     };
     messages.iter().map(convert).collect()

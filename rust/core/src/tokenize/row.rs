@@ -1,6 +1,8 @@
-//! One row of preferences or instructions: a prompt with its responses.
+//! One row of preferences, candidates or instructions: a prompt with its responses, tokenized into columns.
 
-use super::chat::{Chat, Rendered};
+use super::budget::{self, Limits};
+use super::chat::{self, Texts};
+use super::columns::{Columns, Head};
 use super::{Encoded, Encoder};
 use crate::template::{ChatTemplate, Message};
 
@@ -8,6 +10,7 @@ const SHOWN_CHARACTERS: usize = 80;
 
 /// A prompt with its responses, as the frame gives them.
 pub struct Row<'a> {
+    pub row: u64,
     pub prompt: Vec<Message<'a>>,
     pub responses: Vec<Response<'a>>,
     pub tools: Option<&'a str>,
@@ -17,33 +20,19 @@ pub struct Row<'a> {
 /// One response; `complete` is false where it was cut, so that no turn end is written.
 pub struct Response<'a> {
     pub field: &'static str,
+    pub kind: &'static str,
     pub messages: Vec<Message<'a>>,
     pub complete: bool,
+    pub score: Option<f32>,
 }
 
-/// Longest prompt, and longest prompt with one response, in tokens.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    pub max_prompt_tokens: Option<usize>,
-    pub max_tokens: Option<usize>,
-}
-
-/// One line of the segments table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Segment {
-    pub ids: Vec<u32>,
-    pub mask: Vec<bool>,          // written by the assistant
-    pub starts: Vec<Option<u32>>, // bytes in the last message's content; None for the template's tokens
-    pub ends: Vec<Option<u32>>,
-    pub turns: Vec<u16>, // message of the chat
-}
-
-/// The segments of a row: prompt first, then the responses in their order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RowTokens {
-    pub segments: Vec<Segment>,
-    pub responses_cut: usize,
-    pub tokenized_apart: bool, // a token lay across the boundary of prompt and response
+/// What tokenizes rows.
+#[derive(Clone, Copy)]
+pub struct Tokenization<'a> {
+    pub encoder: &'a Encoder,
+    pub template: &'a ChatTemplate,
+    pub limits: Limits,
+    pub bos: Option<u32>,
 }
 
 /// Why a row cannot be used.
@@ -79,223 +68,154 @@ impl Reject {
     }
 }
 
-/// Tokens of one row, or the reason why there are none.
-pub fn tokenize_row(
-    encoder: &Encoder,
-    template: &ChatTemplate,
-    row: &Row,
-    limits: Limits,
-) -> Result<RowTokens, Reject> {
-    let chat = Chat::new(template, row)?;
-    let prompt = chat.render_prompt(row)?;
-    let responses = row
-        .responses
-        .iter()
-        .map(|r| chat.render_response(row, r, &prompt.text))
-        .collect::<Result<Vec<_>, _>>()?;
-    let (prompt_tokens, response_tokens, tokenized_apart) =
-        split(encoder, &prompt, &responses, row)?;
-    check_prompt(&prompt_tokens, row, limits)?;
-    let room = limits
-        .max_tokens
-        .map_or(usize::MAX, |most| most - prompt_tokens.ids.len());
-    let mut segments = vec![segment(&prompt_tokens, &prompt, false)];
-    let mut responses_cut = 0;
-    for ((tokens, rendered), response) in response_tokens.iter().zip(&responses).zip(&row.responses)
-    {
-        let mut line = segment(tokens, rendered, true);
-        if line.ids.len() > room {
-            line.cut(room);
-            responses_cut += 1;
-        }
-        if !line.starts.iter().any(Option::is_some) {
-            return Err(no_content(response, prompt_tokens.ids.len(), limits));
-        }
-        segments.push(line);
+/// Append the lines of one row to `out`, or the reason why there are none.
+pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
+    let before = (out.lengths.len(), out.ids.len(), out.responses_cut, out.apart.len(), out.without_bos);
+    if let Err(reject) = append(work, row, out) {
+        out.truncate(before.0, before.1);
+        out.responses_cut = before.2;
+        out.apart.truncate(before.3);
+        out.without_bos = before.4;
+        out.rejects.push((row.row, reject));
     }
+}
+
+fn append(work: &Tokenization, row: &Row, out: &mut Columns) -> Result<(), Reject> {
+    let texts = chat::render(work.template, row, work.limits.cuts_prompts())?;
+    let tokens = split(work, &texts, row)?;
+    if tokens.apart {
+        out.apart.push(row.row);
+    }
+    let (ids, offsets) = tokens.prompt();
+    check_bos(work, row, ids)?;
+    out.without_bos += usize::from(work.bos.is_some() && ids.first() != work.bos.as_ref());
+    let kept = budget::prompt(work, &texts.prompt, row, ids, offsets)?;
+    let first = out.ids.len();
+    for range in &kept.ranges {
+        let parts = &texts.prompt.parts;
+        out.push_tokens(&ids[range.clone()], &offsets[range.clone()], 0, parts, false);
+    }
+    let prompt_length = out.ids.len() - first;
+    let head = Head {
+        row: row.row,
+        number: 0,
+        kind: "prompt",
+        score: None,
+        cut: kept.cut,
+    };
+    out.end_line(&head, first);
+    let room = work.limits.room(prompt_length);
+    for (index, response) in row.responses.iter().enumerate() {
+        let (ids, offsets, shift) = tokens.response(index);
+        let parts = &texts.responses[index].1;
+        let first = out.ids.len();
+        out.push_tokens(ids, offsets, shift, parts, true);
+        let limit = first.saturating_add(room);
+        let mut cut = 0;
+        if out.ids.len() > limit {
+            cut = out.inside[limit..].iter().filter(|inside| **inside).count() as u32;
+            out.truncate_tokens(limit);
+            out.responses_cut += 1;
+        }
+        if !out.inside[first..].contains(&true) {
+            return Err(budget::no_content(response, prompt_length, work.limits));
+        }
+        let head = Head {
+            row: row.row,
+            number: index as u16 + 1,
+            kind: response.kind,
+            score: response.score,
+            cut,
+        };
+        out.end_line(&head, first);
+    }
+    Ok(())
+}
+
+/// Tokens of a row: each response with the prompt before it, or apart from it.
+struct RowTokens {
+    whole: Vec<Encoded>,
+    boundary: usize, // tokens of the prompt
+    shift: usize,    // bytes of the prompt, where the responses were tokenized apart
+    apart: bool,
+    prompt_apart: Encoded,
+}
+
+impl RowTokens {
+    fn prompt(&self) -> (&[u32], &[(u32, u32)]) {
+        if self.apart {
+            return (&self.prompt_apart.ids, &self.prompt_apart.offsets);
+        }
+        (
+            &self.whole[0].ids[..self.boundary],
+            &self.whole[0].offsets[..self.boundary],
+        )
+    }
+
+    fn response(&self, index: usize) -> (&[u32], &[(u32, u32)], usize) {
+        let tokens = &self.whole[index];
+        (&tokens.ids[self.boundary..], &tokens.offsets[self.boundary..], self.shift)
+    }
+}
+
+fn split(work: &Tokenization, texts: &Texts, row: &Row) -> Result<RowTokens, Reject> {
+    let bytes = texts.prompt.bytes;
+    let all: Vec<&str> = texts.responses.iter().map(|(text, _)| text.as_str()).collect();
+    let refuse = |error: crate::Error| {
+        Reject::new("prompt", all[0], "tokenizer", error.to_string(), "drop the row")
+    };
+    let whole = work.encoder.encode_sharing(bytes, &all).map_err(refuse)?;
+    if let Some(boundary) = common_boundary(&whole, bytes) {
+        return Ok(RowTokens {
+            whole,
+            boundary,
+            shift: 0,
+            apart: false,
+            prompt_apart: Encoded::default(),
+        });
+    }
+    let prompt = &all[0][..bytes];
+    budget::check_apart(work, row, prompt)?;
+    // What generation sees: the prompt's tokens stand before the response's first byte is known.
+    let apart = all
+        .iter()
+        .map(|text| work.encoder.encode(&text[bytes..]))
+        .collect::<crate::Result<_>>()
+        .map_err(refuse)?;
     Ok(RowTokens {
-        segments,
-        responses_cut,
-        tokenized_apart,
+        whole: apart,
+        boundary: 0,
+        shift: bytes,
+        apart: true,
+        prompt_apart: work.encoder.encode(prompt).map_err(refuse)?,
     })
 }
 
-/// Tokens of the prompt and of each response (offsets in the response's whole text), and whether they were tokenized apart.
-fn split(
-    encoder: &Encoder,
-    prompt: &Rendered,
-    responses: &[Rendered],
-    row: &Row,
-) -> Result<(Encoded, Vec<Encoded>, bool), Reject> {
-    let boundary = prompt.text.len();
-    let whole: Vec<Encoded> = responses
-        .iter()
-        .map(|r| encode(encoder, &r.text))
-        .collect::<Result<_, _>>()?;
-    let mut parts = whole.into_iter().map(|tokens| split_at(tokens, boundary));
-    let pieces: Option<Vec<(Encoded, Encoded)>> = parts.by_ref().collect();
-    if let Some(pieces) = pieces {
-        let (mut prompts, responses): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
-        if prompts.windows(2).all(|pair| pair[0].ids == pair[1].ids) {
-            return Ok((prompts.swap_remove(0), responses, false));
-        }
-    }
-    if !encoder.byte_level() {
-        let rule = "prompt and responses must meet at a token's edge, with the same prompt tokens for all responses";
-        let remedy = "use a template that separates them, such as --chat_template chatml, or a byte-level tokenizer";
-        return Err(Reject::new(
-            row.responses[0].field,
-            &prompt.text,
-            "boundary",
-            rule,
-            remedy,
-        ));
-    }
-    // What generation sees: the prompt's tokens stand before the response's first byte is known.
-    let apart = |rendered: &Rendered| {
-        let mut tokens = encode(encoder, &rendered.text[boundary..])?;
-        for (start, end) in &mut tokens.offsets {
-            (*start, *end) = (*start + boundary as u32, *end + boundary as u32);
-        }
-        Ok(tokens)
+/// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.
+fn common_boundary(texts: &[Encoded], boundary: usize) -> Option<usize> {
+    let first = texts.first()?;
+    let count = |tokens: &Encoded| {
+        tokens.offsets.partition_point(|(start, _)| (*start as usize) < boundary)
     };
-    let responses = responses.iter().map(apart).collect::<Result<_, Reject>>()?;
-    Ok((encode(encoder, &prompt.text)?, responses, true))
-}
-
-fn encode(encoder: &Encoder, text: &str) -> Result<Encoded, Reject> {
-    let refuse = |error: crate::Error| {
-        Reject::new(
-            "prompt",
-            text,
-            "tokenizer",
-            error.to_string(),
-            "drop the row",
-        )
+    let across = |tokens: &Encoded, count: usize| {
+        tokens.offsets[..count].iter().rev().take(8).any(|(_, end)| *end as usize > boundary)
     };
-    encoder.encode(text).map_err(refuse)
-}
-
-/// Tokens before and from byte `boundary` on; None if a token lies across it.
-fn split_at(mut tokens: Encoded, boundary: usize) -> Option<(Encoded, Encoded)> {
-    let count = tokens
-        .offsets
-        .partition_point(|(start, _)| (*start as usize) < boundary);
-    if tokens.offsets[..count]
-        .iter()
-        .any(|(_, end)| *end as usize > boundary)
-    {
-        return None;
-    }
-    let after = Encoded {
-        ids: tokens.ids.split_off(count),
-        offsets: tokens.offsets.split_off(count),
+    let length = count(first);
+    let fits = |tokens: &Encoded| {
+        count(tokens) == length
+            && !across(tokens, length)
+            && tokens.ids[..length] == first.ids[..length]
     };
-    Some((tokens, after))
+    texts.iter().all(fits).then_some(length)
 }
 
-fn check_prompt(prompt: &Encoded, row: &Row, limits: Limits) -> Result<(), Reject> {
-    let length = prompt.ids.len();
-    if length == 0 {
-        let rule = "a prompt must have at least one token";
-        return Err(Reject::new(
-            "prompt",
-            row.prompt[0].content,
-            "empty_prompt",
-            rule,
-            "drop the row",
-        ));
+fn check_bos(work: &Tokenization, row: &Row, ids: &[u32]) -> Result<(), Reject> {
+    let twice = matches!((ids, work.bos), ([first, second, ..], Some(bos)) if *first == bos && *second == bos);
+    if !twice {
+        return Ok(());
     }
-    if let Some(most) = limits.max_prompt_tokens.filter(|most| length > *most) {
-        let rule = format!("a prompt has at most {most} tokens");
-        let remedy = "raise --max_prompt_tokens, or drop the row with --on_error skip";
-        return Err(Reject::new(
-            "prompt",
-            &format!("{length} tokens"),
-            "prompt_too_long",
-            rule,
-            remedy,
-        ));
-    }
-    match limits.max_tokens {
-        Some(most) if length >= most => Err(too_long("prompt", length, most)),
-        _ => Ok(()),
-    }
-}
-
-/// The response's room is taken by what the template writes before it, or the tokenizer drops all its characters.
-fn no_content(response: &Response, prompt_length: usize, limits: Limits) -> Reject {
-    if let Some(most) = limits.max_tokens {
-        return too_long(response.field, prompt_length, most);
-    }
-    let content = response
-        .messages
-        .last()
-        .map_or("", |message| message.content);
-    let rule = "a response must have at least one token";
-    Reject::new(
-        response.field,
-        content,
-        "empty_response",
-        rule,
-        "drop the row",
-    )
-}
-
-fn too_long(field: &'static str, length: usize, most: usize) -> Reject {
-    let rule = format!(
-        "prompt and response have at most {most} tokens, at least one of them the response's"
-    );
-    let remedy =
-        "raise --max_tokens, or lower --max_prompt_tokens, or drop the row with --on_error skip";
-    Reject::new(
-        field,
-        &format!("a prompt of {length} tokens"),
-        "prompt_too_long",
-        rule,
-        remedy,
-    )
-}
-
-/// The line of the segments table that `tokens` make; tokens behind `stop` are left out.
-fn segment(tokens: &Encoded, rendered: &Rendered, assistant: bool) -> Segment {
-    let mut line = Segment::default();
-    for (&id, &(start, end)) in tokens.ids.iter().zip(&tokens.offsets) {
-        let (start, end) = (start as usize, end as usize);
-        if start >= rendered.stop {
-            break;
-        }
-        let span = rendered
-            .content
-            .as_ref()
-            .filter(|content| end > content.range.start && start < content.range.end)
-            .map(|content| {
-                let (origin, last) = (content.range.start, content.range.end);
-                let inside =
-                    |byte: usize| (byte.clamp(origin, last) - origin + content.lead) as u32;
-                (inside(start), inside(end))
-            });
-        let after = rendered
-            .content
-            .as_ref()
-            .is_some_and(|content| start >= content.range.end);
-        line.ids.push(id);
-        line.mask.push(assistant && (span.is_some() || after));
-        line.starts.push(span.map(|s| s.0));
-        line.ends.push(span.map(|s| s.1));
-        line.turns.push(
-            (rendered.first_turn + rendered.turns.partition_point(|turn| *turn <= start)) as u16,
-        );
-    }
-    line
-}
-
-impl Segment {
-    fn cut(&mut self, length: usize) {
-        self.ids.truncate(length);
-        self.mask.truncate(length);
-        self.starts.truncate(length);
-        self.ends.truncate(length);
-        self.turns.truncate(length);
-    }
+    let content = row.prompt[0].content;
+    let rule = "a text must begin with one BOS token, here there are two";
+    let remedy = "take the BOS token out of the data, or out of the chat template";
+    Err(Reject::new("prompt", content, "double_bos", rule, remedy))
 }

@@ -1,0 +1,35 @@
+"""`pyprefopt truncate IN --ratio 0.5 --out OUT`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyprefopt.cli.arguments import Parser
+
+
+def parser() -> Parser:
+    """The options."""
+    made = Parser("truncate", "Keep the first part of every response of a file; the rest of each row stays as it is.")
+    made.add_argument("input", metavar="IN", help="a .parquet, .jsonl, .csv, .arrow or .feather file")
+    made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
+    made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
+    made.option("length", "units of each response that are kept", type=int)
+    made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
+    made.option("rounding", "how a share becomes a number of units", choices=("ceil", "floor"), default="ceil")
+    made.option(
+        "ratio_base", "what a ratio is of: the response, or the row's shortest", choices=("own", "shared_min"),
+        default="own",
+    )  # fmt: skip
+    made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
+    made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
+    made.option("columns", "text or message columns to cut; None: chosen and rejected, or responses", nargs="+")
+    return made
+
+
+def run(argv: Sequence[str]) -> None:
+    """Cut as the options say, and print where the result is."""
+    given = parser().read(argv)
+
+    from pyprefopt.data.truncate import truncate
+
+    print(truncate(given.pop("input"), **given))

@@ -1,0 +1,183 @@
+"""One block of a source becomes one shard: parsed, tokenized, cut, and laid out as the bytes that the folder keeps.
+
+A pure function of the block, the settings and the tokenizer, so that every engine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pyprefopt.data.shards import to_ipc
+from pyprefopt.errors import ConfigError, check, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.sources import Block
+    from pyprefopt.data.tokenizer import Tokenizer
+
+OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """The settings of a preparation. With the input and the tokenizer they decide every byte of the folder."""
+
+    format: str  # of the rows
+    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
+    max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
+    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
+    offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_tokens"):
+            limit = getattr(self, name)
+            check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """A shard in memory, with its books."""
+
+    index: int  # of the block and of the shard
+    file: str  # where its rows came from
+    first_row: int  # position of its first row in the whole input
+    format: str  # of its rows
+    rows_in: int
+    rows: int  # that are in the shard; rows_in == rows + rejected
+    lines: int  # prompts and responses
+    tokens: int
+    longest_prompt: int  # tokens
+    longest_row: int  # tokens of a prompt with its longest response
+    responses_cut: int  # to fit max_tokens
+    tokenized_apart: int  # rows with a token across the boundary
+    rejected: Mapping[str, int]  # reason -> rows
+    rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
+    shard: Any = field(repr=False)  # bytes-like: an Arrow IPC file
+    sha256: str = field(repr=False, default="")  # of the shard
+
+    def record(self) -> dict[str, Any]:
+        """The books without the content."""
+        names = ("rejects", "shard")
+        return {name: value for name, value in vars(self).items() if name not in names} | {
+            "rejected": dict(self.rejected),
+            "bytes": len(self.shard),
+            "rejects_sha256": hashlib.sha256(self.rejects).hexdigest(),
+        }
+
+
+def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
+    """Parse, tokenize and cut the rows of one block; lay out its shard."""
+    import polars as pl
+
+    from pyprefopt.data.rejects import count_rejects
+    from pyprefopt.data.sources import parse_block
+    from pyprefopt.data.tokenize import tokenize_rows
+
+    read = parse_block(block, config.format)
+    result = tokenize_rows(
+        read.frame, tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+    )
+    rejects = read.rejects
+    if not result.rejects.is_empty():
+        rejects = pl.concat([rejects, result.rejects.with_columns(file=pl.lit(block.file))]).sort("row")
+    table = _columns(_cut(result.segments, config, tokenizer), config)
+    shard = to_ipc(table)
+    return PreparedBlock(
+        index=block.index,
+        file=block.file,
+        first_row=block.first_row,
+        format=read.format,
+        rows_in=read.rows_in,
+        rows=read.rows_in - rejects.height,
+        lines=table.num_rows,
+        **_lengths(table),
+        responses_cut=result.responses_cut,
+        tokenized_apart=result.tokenized_apart,
+        rejected=count_rejects(rejects),
+        rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
+        shard=shard,
+        sha256=hashlib.sha256(shard).hexdigest(),
+    )
+
+
+def check_truncation(config: PrepareConfig, tokenizer: Tokenizer) -> None:
+    """ConfigError where `truncation` breaks a rule of `truncate`: told before anything is read."""
+    from pyprefopt.data.tokenize import SEGMENTS
+    from pyprefopt.data.truncate import truncate
+
+    known = [name for name in signature(truncate).parameters if name not in ("what", "tokenizer", "columns", "out")]
+    for name in config.truncation:
+        if name not in known:
+            raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
+    _cut(SEGMENTS.to_frame(), config, tokenizer)
+
+
+def _cut(segments: pl.DataFrame, config: PrepareConfig, tokenizer: Tokenizer) -> pl.DataFrame:
+    if not config.truncation:
+        return segments
+    from pyprefopt.data.truncate import truncate
+
+    return truncate(segments, **config.truncation, tokenizer=tokenizer)
+
+
+def _columns(segments: Any, config: PrepareConfig) -> pa.Table:
+    """The table in the store's types, in one chunk: chunks would leave their trace in the bytes."""
+    from pyprefopt.data.store import typed
+
+    table = typed(segments.to_arrow() if hasattr(segments, "to_arrow") else pa.table(segments))
+    if not config.offsets:
+        table = table.drop_columns([name for name in OFFSETS if name in table.column_names])
+    return table.combine_chunks()
+
+
+def _lengths(table: pa.Table) -> dict[str, int]:
+    from pyprefopt.data.store import SegmentStore
+
+    if not table.num_rows:
+        return {"tokens": 0, "longest_prompt": 0, "longest_row": 0}
+    store = SegmentStore(table, {})
+    prompts = store.lengths[store.segments == 0]
+    return {
+        "tokens": int(store.lengths.sum()),
+        "longest_prompt": int(prompts.max()),
+        "longest_row": int(store.longest_rows.max()),
+    }
+
+
+@dataclass(frozen=True)
+class TokenizerParts:
+    """What another process needs to open the same tokenizer; hashable."""
+
+    path: str
+    json: bytes = field(repr=False)
+    special_tokens: tuple[tuple[str, str], ...]
+    chat_template: str = field(repr=False)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenizerParts:
+        """The parts of an open tokenizer."""
+        tokens = tuple(tokenizer.special_tokens.items())
+        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template)
+
+    def open(self) -> Tokenizer:
+        """The tokenizer, opened once a process."""
+        return _open(self)
+
+
+@lru_cache(maxsize=1)
+def _open(parts: TokenizerParts) -> Tokenizer:
+    from pathlib import Path
+
+    from pyprefopt.data.tokenizer import Tokenizer, open_native
+
+    path, tokens = Path(parts.path), dict(parts.special_tokens)
+    native = open_native(path, parts.json, tokens, parts.chat_template)
+    return Tokenizer(path, parts.json, tokens, parts.chat_template, native)

@@ -1,0 +1,118 @@
+"""What a source holds, found from its files' names and its first block, for people to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pyprefopt.data.sources import Source
+
+SHOWN_CHARS = 60
+_MEANING = {  # field -> what it is taken as
+    **dict.fromkeys(("prompt", "conversations", "history", "instruction"), "prompt"),
+    **dict.fromkeys(("chosen", "human_ref_A"), "chosen response"),
+    **dict.fromkeys(("rejected", "human_ref_B"), "rejected response"),
+    **dict.fromkeys(("responses", "completions", "candidates"), "responses"),
+    **dict.fromkeys(("scores", "ratings", "score", "rating"), "scores"),
+    **dict.fromkeys(("score_chosen", "chosen_score", "chosen-rating", "score_A"), "score of the chosen response"),
+    **dict.fromkeys(
+        ("score_rejected", "rejected_score", "rejected-rating", "score_B"), "score of the rejected response"
+    ),
+    **dict.fromkeys(("response", "completion", "output"), "response"),
+    **dict.fromkeys(("template_kwargs", "chat_template_kwargs"), "variables of the chat template"),
+    **dict.fromkeys(("chosen_complete", "rejected_complete"), "whether the response ends"),
+    "messages": "prompt and response",
+    "input": "prompt, after the instruction",
+    "labels": "1: A is chosen, 0: B",
+    "system": "system message",
+    "tools": "tools",
+    "row": "left out (rows are counted anew)",
+}
+_OTHERWISE = {  # where a format takes a field for something else
+    ("hh", "chosen"): "prompt and chosen response",
+    ("hh", "rejected"): "prompt and rejected response",
+    ("ultrafeedback", "chosen"): "prompt and chosen response",
+    ("ultrafeedback", "rejected"): "prompt and rejected response",
+    ("ultrafeedback", "prompt"): "left out (the chats hold it)",
+    ("shp", "human_ref_A"): "chosen or rejected response",
+    ("shp", "human_ref_B"): "chosen or rejected response",
+    ("shp", "score_A"): "score of A",
+    ("shp", "score_B"): "score of B",
+    ("alpaca", "output"): "chosen and rejected response",
+    ("alpaca", "history"): "prompt, earlier turns",
+    ("instruction", "history"): "prompt, earlier turns",
+    ("messages", "conversations"): "prompt and response",
+}
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What `prepare --describe` prints.
+
+    Returns:
+        format, kind, files (name, bytes, compression), ignored (a folder's files without data), rows (None where only
+        reading would tell), first_block (rows, rejected, system_messages, tools, multi_turn: rows that have them),
+        fields (name -> what it is taken as), carried (fields kept as they are), and first_row: the roles and the
+        beginning of each message of the first row that can be used.
+    """
+    from pyprefopt.data.sources import parse_block
+
+    block = source.first_block
+    parsed = parse_block(block, source.format)
+    names = _fields(block.rows, source.format)
+    frame = parsed.frame
+    rows = [part.rows for part in source.parts]
+    return {
+        "format": source.format,
+        "kind": source.kind,
+        "files": [
+            {"name": file.name, "bytes": file.path.stat().st_size, "compression": file.compression}
+            for file in source.data_files
+        ],
+        "ignored": source.ignored,
+        "rows": sum(count for count in rows if count is not None) if None not in rows else None,
+        "first_block": {
+            "rows": block.rows_in,
+            "rejected": parsed.rejects.height,
+            "system_messages": _count(frame, pl.col("prompt").list.eval(_role() == "system").list.any()),
+            "tools": _count(frame, pl.col("tools").is_not_null()),
+            "multi_turn": _count(frame, pl.col("prompt").list.eval(_role() == "assistant").list.any()),
+        },
+        "fields": {name: meaning for name, meaning in names.items() if meaning is not None},
+        "carried": [name for name, meaning in names.items() if meaning is None],
+        "first_row": _first_row(frame),
+    }
+
+
+def _fields(rows: bytes | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
+    from pyprefopt.data import _native
+
+    names = _native.detect_format(rows, [format])[1] if isinstance(rows, bytes) else rows.column_names
+    taken = _native.format_fields(format)
+    return {name: _OTHERWISE.get((format, name), _MEANING[name]) if name in taken else None for name in names}
+
+
+def _role() -> pl.Expr:
+    return pl.element().struct.field("role")
+
+
+def _count(frame: pl.DataFrame, condition: pl.Expr) -> int:
+    return int(frame.select(condition.sum()).item())
+
+
+def _first_row(frame: pl.DataFrame) -> dict[str, list[str]]:
+    """`user: How do I …` for each message; of several responses each."""
+    shown: dict[str, list[str]] = {}
+    for name in ("prompt", "chosen", "rejected", "response", "responses"):
+        if name not in frame.columns or frame.is_empty():
+            continue
+        chats = frame[name][0].to_list()
+        shown[name] = [_line(message) for chat in (chats if name == "responses" else [chats]) for message in chat]
+    return shown
+
+
+def _line(message: dict[str, str]) -> str:
+    words = " ".join(message["content"][: 4 * SHOWN_CHARS].split())
+    return f"{message['role']}: {words[:SHOWN_CHARS]}{'…' if len(words) > SHOWN_CHARS else ''}"

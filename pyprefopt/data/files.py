@@ -1,0 +1,202 @@
+"""Data files: which ones a path, glob, folder or list means, and their bytes and batches as streams."""
+
+from __future__ import annotations
+
+import glob
+import lzma
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from pyprefopt.errors import DataError, did_you_mean
+
+PIECE_BYTES = 1 << 20  # read at once from a text file
+CONTAINERS = {  # suffix -> container
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".arrow", ".feather", ".ipc", ".arrows"), "arrow"),
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}  # of text files
+KNOWN = ".jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet or .arrow (.feather, .ipc)"
+_COMPANIONS = ("readme", "license", "licence", "_success", "dataset_info", "dataset_infos", "state", "datacard")
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file, with what its name says about it."""
+
+    path: Path
+    container: str  # json, csv, parquet, arrow
+    compression: str | None  # gzip, zstd, bz2, xz
+
+    @property
+    def name(self) -> str:
+        """As in rejects."""
+        return str(self.path)
+
+    @property
+    def suffix(self) -> str:
+        """Without that of the compression."""
+        return Path(self.path.stem if self.compression else self.path.name).suffix.lower()
+
+
+def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
+    """The files that a source names, sorted by path, and the files of a folder that hold no data (README, hidden).
+
+    Raises DataError where there are none, where one is of an unknown kind, and where they are of several kinds.
+    """
+    ignored: list[str] = []
+    if isinstance(source, (str, Path)):
+        paths = _one(Path(source).expanduser(), ignored)
+    else:
+        paths = [path for entry in source for path in _one(Path(entry).expanduser(), ignored)]
+        if len(set(paths)) < len(paths):
+            twice = next(path for path in paths if paths.count(path) > 1)
+            raise DataError(f"{twice} is named twice; name each file once")
+    files = [_data_file(path) for path in sorted(paths)]
+    kinds = sorted({file.container for file in files})
+    if len(kinds) > 1:
+        shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
+        raise DataError(f"the files of one source must be of one kind, got {shown}; name those you mean by a glob")
+    if not files:
+        raise DataError("the list of files is empty; name at least one")
+    return files, ignored
+
+
+def _one(path: Path, ignored: list[str]) -> list[Path]:
+    if path.is_dir():
+        return _folder(path, ignored)
+    if path.exists():
+        if not path.is_file():
+            raise DataError(f"{path} must be a file or a folder; it is neither (pipes cannot be read twice)")
+        return [path]
+    if glob.has_magic(str(path)):
+        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        if not found:
+            raise DataError(f"no file matches {path}")
+        return found
+    near = did_you_mean(path.name, [entry.name for entry in path.parent.glob("*")])
+    raise DataError(f"{path} must be a file; there is none{near}")
+
+
+def _folder(folder: Path, ignored: list[str]) -> list[Path]:
+    entries = sorted(folder.iterdir())
+    aside = {e for e in entries if e.name.startswith(".") or e.name.split(".")[0].lower() in _COMPANIONS}
+    folders = [entry.name for entry in entries if entry.is_dir() and entry not in aside]
+    found = [entry for entry in entries if entry.is_file() and entry not in aside]
+    if folders:
+        raise DataError(
+            f"{folder} must hold data files alone, it holds the folder '{folders[0]}'; name the files by a glob, "
+            f"as '{folder}/**/*.parquet'"
+        )
+    if not found:
+        raise DataError(f"{folder} holds no data file; known are {KNOWN}")
+    ignored.extend(str(entry) for entry in sorted(aside))
+    return found
+
+
+def _data_file(path: Path) -> DataFile:
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    suffix = Path(path.stem).suffix if compression else path.suffix
+    container = CONTAINERS.get(suffix.lower())
+    if container is None or (compression and container not in ("json", "csv")):
+        raise DataError(f"{path} must be {KNOWN}; got '{''.join(path.suffixes[-2:])}'")
+    return DataFile(path, container, compression)
+
+
+@contextmanager
+def readable(name: str, what: str) -> Iterator[None]:
+    """Reading errors as a DataError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{name} cannot be read as {what}: {reason}; it may be cut short or damaged: fetch or write it again"
+        ) from error
+
+
+@dataclass
+class Meter:
+    """How much of a file has been read: bytes on disk."""
+
+    total: int = 0
+    read: int = 0
+
+
+def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
+    """The text of a file, decompressed, piece by piece; `meter` follows."""
+    with readable(file.name, file.suffix + (f" ({file.compression})" if file.compression else "")):
+        raw: Any = pa.OSFile(str(file.path))
+        if file.compression == "xz":
+            stream: Any = lzma.open(raw)  # noqa: SIM115  (closed below)
+        else:
+            stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
+        with raw, stream:
+            while piece := stream.read(PIECE_BYTES):
+                meter.read = raw.tell()
+                yield piece
+
+
+def schema_of(file: DataFile) -> pa.Schema:
+    """The columns of a Parquet or Arrow file."""
+    with readable(file.name, file.suffix):
+        if file.container == "parquet":
+            return pq.read_schema(file.path)
+        with _arrow_reader(file) as reader:
+            return reader.schema
+
+
+def rows_of(file: DataFile) -> int | None:
+    """The rows of a file, where its footer says so."""
+    if file.container != "parquet":
+        return None
+    with readable(file.name, file.suffix):
+        return int(pq.read_metadata(file.path).num_rows)
+
+
+def batches(file: DataFile, columns: Sequence[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Rows of a Parquet file (by row groups, large ones in slices of about `batch_bytes`) or an Arrow file."""
+    with readable(file.name, file.suffix):
+        if file.container == "arrow":
+            with _arrow_reader(file) as reader:
+                for batch in reader:
+                    yield batch.select([name for name in batch.schema.names if name in columns])
+            return
+        with pq.ParquetFile(file.path, buffer_size=PIECE_BYTES, pre_buffer=False) as parquet:
+            for index in range(parquet.num_row_groups):
+                group = parquet.metadata.row_group(index)
+                rows = max(1, group.num_rows * batch_bytes // max(1, group.total_byte_size))
+                yield from parquet.iter_batches(min(rows, 1 << 16), row_groups=[index], columns=list(columns))
+
+
+@contextmanager
+def _arrow_reader(file: DataFile) -> Iterator[Iterable[pa.RecordBatch] | Any]:
+    """The batches of an Arrow file, in either of the two forms, with its `schema`."""
+    with pa.memory_map(str(file.path)) as source:
+        if source.read(6) == b"ARROW1":
+            source.seek(0)
+            reader = pa.ipc.open_file(source)
+            yield _FileReader(reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
+        else:
+            source.seek(0)
+            yield pa.ipc.open_stream(source)
+
+
+@dataclass(frozen=True)
+class _FileReader:
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self.batches

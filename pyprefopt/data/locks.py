@@ -1,0 +1,47 @@
+"""One writer a folder: an advisory lock that the kernel gives back when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Self, TextIO
+
+from pyprefopt.errors import ArtifactError
+
+LOCK = ".lock"
+
+
+class FolderLock:
+    """Holds `directory/.lock` as long as the process lives; the folder is made where it is missing.
+
+    >>> with FolderLock("prepared"):  # doctest: +SKIP
+    ...     write()
+    """
+
+    def __init__(self, directory: str | Path, *, remedy: str = "wait for it, end it, or choose another folder") -> None:
+        self.path, self.remedy = Path(directory) / LOCK, remedy
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise ArtifactError(f"{self.path.parent} is being written by {holder}; {self.remedy}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.truncate(0)  # a finished folder does not depend on who wrote it
+            self._file.close()  # gives the lock back; the file stays, so that no two processes lock different inodes
+            self._file = None

@@ -1,0 +1,347 @@
+"""Sources as streams of blocks: whatever holds the rows, a few blocks are in memory at a time.
+
+    source = open_source("pairs/*.jsonl.zst")          # format, kind and files are known now
+    for block in source.blocks():                      # in order; a Block travels to other processes (pickle)
+        parsed = parse_block(block, source.format)     # ParsedBlock: table (Arrow), rejects (Polars), rows_in
+
+`ParsedBlock.table` is a pyarrow.Table of several record batches with the columns `row` u64 (global), then for
+preferences `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`, `rejected_complete`
+bool, `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str; for candidates `prompt`, `responses`
+list<list<message>>, `scores` list<f32>, `tools`, `template_kwargs`; for instructions `prompt`, `response`. All of these
+columns are always there (null where the input has none). `ParsedBlock.frame` is the same as a Polars frame.
+Blocks depend on the input alone: not on threads, nor on how a file was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyprefopt.data import _native
+from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
+from pyprefopt.data.rejects import REJECTS
+from pyprefopt.data.tables import FRAME, TableSource, as_tables
+from pyprefopt.errors import ConfigError, DataError, did_you_mean
+
+BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
+BLOCK_ROWS = 1 << 15
+ROW_BYTES = 64 << 20  # a longer row of a text file is an error
+
+FORMATS = {  # kind -> formats, in the order in which they are tried
+    "preferences": ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference"),
+    "candidates": ("candidates",),
+    "ranked": ("candidate_rows",),  # one response a row; `read_candidates` groups them. Tried only if asked for
+    "instructions": ("messages", "prompt_response", "instruction"),
+}
+_KINDS = ("preferences", "candidates", "instructions")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one file (or frame)."""
+
+    index: int
+    file: str  # as in rejects
+    first_row: int  # counted over all files
+    rows: bytes | pa.Table  # JSON lines, or typed rows
+    rows_in: int
+    first_line: int | None  # of the block in its file, from 1; None where rows are not lines
+
+
+@dataclass(frozen=True)
+class ParsedBlock:
+    """A block's rows: `rows_in == table.num_rows + rejects.height`."""
+
+    table: pa.Table
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    format: str
+    file: str
+    carried: bytes | pa.Table | None = None  # with `carry`: the used rows' further fields (JSON lines or typed)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table as a Polars frame."""
+        frame = pl.from_arrow(self.table)
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
+        return frame
+
+
+def kind_of(format: str) -> str:  # noqa: A002
+    """What rows of a format are: preferences, candidates or instructions."""
+    for kind, formats in FORMATS.items():
+        if format in formats:
+            return kind
+    known = [name for formats in FORMATS.values() for name in formats]
+    raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}{did_you_mean(format, known)}")
+
+
+class Source:
+    """Rows in files or in memory, of one format. Made by `open_source`."""
+
+    def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
+        self.parts = parts
+        self.data_files = [part.file for part in parts if part.file is not None]
+        self.files = [part.name for part in parts]
+        self.container = self.data_files[0].container if self.data_files else "table"
+        self.ignored = list(ignored)  # files of a folder that hold no data
+        self.format, self.first_block = _detect(parts[0], format, kinds)
+        self.kind = kind_of(self.format)
+
+    def describe(self) -> dict[str, Any]:
+        """What was found, for people to read: see `pyprefopt.data.describe`."""
+        from pyprefopt.data.describe import describe
+
+        return describe(self)
+
+    def blocks(self, *, carry: bool = False) -> Iterator[Block]:
+        """All rows, in order (a reader's only once).
+
+        With `carry`, typed rows bring the columns that the format does not take, too."""
+        index = first_row = 0
+        for part in self.parts:
+            empty = True
+            for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format)):
+                block = Block(index, part.name, first_row, rows, count, line)
+                if empty and part is not self.parts[0]:
+                    self._check(block)
+                yield block
+                index, first_row, empty = index + 1, first_row + count, False
+            if empty:
+                raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
+
+    @property
+    def meter(self) -> Meter:
+        """Bytes on disk, all and read so far; of tables 0."""
+        meters = [part.meter for part in self._parts]
+        return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
+    def _check(self, block: Block) -> None:
+        found, names, _ = _detected(block.rows, [self.format])
+        if found is None:
+            raise DataError(
+                f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
+                f"fields are {_listed(names)}; read the two apart"
+            )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file or frame: `blocks(columns)` gives (rows, count, first line); columns None: all of them."""
+
+    name: str
+    blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
+    columns: list[str] | None = None  # of typed rows
+    meter: Meter = field(default_factory=Meter)
+    file: DataFile | None = None
+    rows: int | None = None  # where known without reading
+
+
+def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
+    """What holds preferences, candidates or instructions, as a stream.
+
+    Args:
+        source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
+            folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
+            datasets.Dataset, DuckDB relation.
+        format: one of `FORMATS`; auto: by the fields of the first rows.
+        kind: preferences, candidates or instructions (or several), if only these will do.
+
+    Raises:
+        DataError: no file, an unreadable one, no rows, an unknown schema.
+        ConfigError: an unknown format.
+    """
+    kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
+    if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
+        files, ignored = find_files(source)
+        return Source([_file_part(file) for file in files], format, kinds, ignored)
+    return Source([_table_part(as_tables(source))], format, kinds, [])
+
+
+def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
+    """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
+    kind_of(format)  # or a ConfigError
+    options = {"first_row": block.first_row, "first_line": block.first_line, "carry": carry}
+    used, rejects, others = _native.parse_rows(_texts(block.rows, [format]), format, **options)
+    table = pa.table(used)
+    further: bytes | pa.Table = others
+    if carry and isinstance(block.rows, pa.Table):
+        fields = _native.format_fields(format)
+        own = [name for name in block.rows.column_names if name not in fields]
+        further = block.rows.select(own).take(pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64())))
+    return ParsedBlock(
+        table, _rejects(rejects, block.file), block.rows_in, format, block.file, further if carry else None
+    )
+
+
+def _texts(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
+    """JSON lines, or a column of JSON texts with the fields that the formats take."""
+    if isinstance(rows, bytes):
+        return rows
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    return _encode(rows, fields)
+
+
+def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
+    """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
+    names = [name for name in table.column_names if name in fields]
+    try:
+        frame = pl.DataFrame(table.select(names)).with_columns(
+            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
+        )
+        return frame.select(pl.struct(names).struct.json_encode()).to_series()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
+        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
+
+
+def _rejects(rejects: Any, file: str) -> pl.DataFrame:
+    """The kernel's rejects with the file and the nearest known name (for missing fields)."""
+    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
+    if frame.is_empty():
+        return REJECTS.to_frame()
+    near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
+    missing = pl.col("reason") == "missing_field"
+    named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
+    return pl.concat([frame.filter(~missing), named]).sort("row").select(REJECTS.names()).cast(REJECTS)
+
+
+def _renamed(entry: dict[str, str]) -> str:
+    return _near(entry["field"], entry["value"])
+
+
+@lru_cache(maxsize=1024)
+def _near(field: str, names: str) -> str:
+    return did_you_mean(field, names.split(", "))
+
+
+def _file_part(file: DataFile) -> _Part:
+    meter = Meter(file.path.stat().st_size)
+    if file.container in ("json", "csv"):
+        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter, file=file)
+    schema = schema_of(file)
+
+    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in schema.names if columns is None or name in columns]
+        return _table_blocks(_metered(batches(file, wanted, BLOCK_BYTES), meter, rows_of(file)))
+
+    return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
+
+
+def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The batches; `meter` follows by the share of `rows`, or of the bytes where rows are not known."""
+    seen = 0
+    for batch in batches:
+        seen += batch.nbytes if rows is None else batch.num_rows
+        meter.read = min(meter.total, seen if rows is None else meter.total * seen // max(1, rows))
+        yield batch
+
+
+def _text_blocks(file: DataFile, meter: Meter) -> Iterator[tuple[bytes, int, int | None]]:
+    stream = pieces(file, meter)
+    head = next(stream, b"")
+    layout = "csv" if file.container == "csv" else "lines"
+    if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        layout = "array"
+    splitter = _native.TextBlocks(
+        layout,
+        delimiter=ord("\t" if file.suffix == ".tsv" else ","),
+        block_bytes=BLOCK_BYTES,
+        block_rows=BLOCK_ROWS,
+        row_bytes=ROW_BYTES,
+    )
+    cut = chain(map(splitter.push, chain([head], stream)), iter([None]))
+    while True:
+        try:
+            full = next(cut, [])
+            last = full is None
+            for data, rows, line in splitter.finish() if full is None else full:
+                yield data, rows, line if layout == "lines" else None
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{file.name}: {error}; mend the file") from error
+        if last:
+            return
+
+
+def _table_part(source: TableSource) -> _Part:
+    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in source.schema.names if columns is None or name in columns]
+        return _table_blocks(batch.select(wanted) for batch in source.batches())
+
+    return _Part(FRAME, blocks, list(source.schema.names), rows=source.rows)
+
+
+def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tuple[pa.Table, int, None]]:
+    """Batches joined until a block is full; a batch that is larger than a block in equal slices."""
+    held: list[pa.Table] = []
+    held_bytes = held_rows = 0
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        step = max(1, min(BLOCK_ROWS, table.num_rows * BLOCK_BYTES // max(1, table.nbytes)))
+        for start in range(0, table.num_rows, step):
+            piece = table.slice(start, step)
+            held.append(piece)
+            held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
+            if held_bytes >= BLOCK_BYTES or held_rows >= BLOCK_ROWS:
+                yield pa.concat_tables(held), held_rows, None
+                held, held_bytes, held_rows = [], 0, 0
+    if held:
+        yield pa.concat_tables(held), held_rows, None
+
+
+def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:
+    """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits; and the first block."""
+    known = [name for kind in kinds for name in FORMATS[kind]]
+    if wanted != "auto" and wanted not in known:
+        raise ConfigError(
+            f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}"
+        )
+    tried = known if wanted == "auto" else [wanted]
+    first = next(part.blocks(None), None)
+    if first is None:
+        raise DataError(f"{part.name} holds no rows")
+    block = Block(0, part.name, 0, *first)
+    found, names, advice = _detected(block.rows, tried)
+    if found is None:
+        what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
+        raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{advice}; see --format")
+    return found, block
+
+
+def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
+    """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
+    names = [] if isinstance(rows, bytes) else list(rows.column_names)
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    if names and not fields.intersection(names):
+        return None, names, _nearest(names)
+    texts = _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
+    found, seen, unmarked = _native.detect_format(texts, formats)
+    names = names or seen
+    return found, names, _UNMARKED if unmarked else _nearest(names)
+
+
+_UNMARKED = (
+    "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
+    "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
+)
+_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
+
+
+def _nearest(names: Sequence[str]) -> str:
+    """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
+    unknown = [name for name in names if name not in _EXPECTED]
+    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"

@@ -1,0 +1,163 @@
+"""The folder of a preparation while it is made: which shards are there, for which key, and what is still missing.
+
+Everything unfinished lies in `.work`: the key, and a record of each shard, written after the shard. A killed run
+leaves the folder without a manifest; the next one of the same key checks the recorded shards and makes the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyprefopt.data import atomic
+from pyprefopt.data.blocks import PreparedBlock
+from pyprefopt.data.locks import LOCK
+from pyprefopt.data.shards import Shard, shard_name, shards_manifest, write_shard
+from pyprefopt.errors import ArtifactError
+
+WORK, REJECTED, TOKENIZER = ".work", "rejected.jsonl", "tokenizer"
+_OURS = (LOCK, WORK, REJECTED, TOKENIZER, atomic.MANIFEST)
+
+logger = logging.getLogger("pyprefopt")
+
+
+class Workspace:
+    """A folder that is being prepared. The caller holds its lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.work = directory, directory / WORK
+        self.records: dict[int, dict[str, Any]] = {}  # shards that are there, by index
+
+    def check_ours(self) -> None:
+        """ArtifactError where the folder holds files that no preparation made."""
+        names = sorted(path.name for path in self.directory.iterdir()) if self.directory.is_dir() else []
+        begun = WORK in names or atomic.MANIFEST in names  # there from the first file to the last
+        ours = (lambda name: name in _OURS or _is_shard(name)) if begun else (lambda name: name == LOCK)
+        foreign = [name for name in names if not ours(name)]
+        if foreign:
+            raise ArtifactError(
+                f"{self.directory} holds other files ({', '.join(foreign[:3])}); choose a new or empty folder"
+            )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest, if the folder is finished."""
+        if not (self.directory / atomic.MANIFEST).exists():
+            return None
+        return atomic.read_manifest(self.directory)
+
+    def claim(self, key: str, *, overwrite: bool = False) -> None:
+        """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
+
+        ArtifactError where a finished folder of another key is there, unless `overwrite`.
+        """
+        manifest = self.finished()
+        if manifest is not None and not overwrite:
+            raise ArtifactError(
+                f"{self.directory} was made from another input, tokenizer or settings; choose another folder, or "
+                "replace it: overwrite=True (--overwrite)"
+            )
+        if manifest is not None or self._claimed_by() != key:
+            if manifest is not None or self._claimed_by() is not None:
+                logger.info("%s: input, tokenizer or settings changed, made again", self.directory)
+            self.clear()
+            atomic.write_json(self.work / "key.json", {"key": key})
+        self.records = {record["index"]: record for record in self._recorded()}
+
+    def clear(self) -> None:
+        """Remove everything that a preparation makes: the manifest first, what marks the folder as ours last."""
+        self.work.mkdir(exist_ok=True)
+        (self.directory / atomic.MANIFEST).unlink(missing_ok=True)
+        for path in self.directory.iterdir():
+            if path.name == REJECTED or _is_shard(path.name):
+                path.unlink()
+        shutil.rmtree(self.directory / TOKENIZER, ignore_errors=True)
+        shutil.rmtree(self.work)
+        self.work.mkdir()
+        self.records = {}
+
+    def commit(self, block: PreparedBlock) -> None:
+        """Keep a shard: its content, its rejected rows, then its record."""
+        if block.lines:
+            name = shard_name("segments", block.index)
+            write_shard(self.directory, name, block.shard, lines=block.lines, sha256=block.sha256)
+        if block.rejects:
+            atomic.atomic_write(self._rejects(block.index), block.rejects)
+        record = block.record()
+        atomic.write_json(self.work / f"{block.index:05d}.json", record)
+        self.records[block.index] = record
+
+    def shards(self) -> list[Shard]:
+        """The shards that have lines, as the manifest names them."""
+        records = [self.records[index] for index in sorted(self.records)]
+        return [_shard(record) for record in records if record["lines"]]
+
+    def rejected(self) -> Iterator[Path]:
+        """The files of rejected rows, in the order of the input."""
+        return (self._rejects(index) for index in sorted(self.records) if self.records[index]["rejected"])
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write `rejected.jsonl`, then the manifest; then nothing else is needed."""
+        if any(record["rejected"] for record in self.records.values()):
+            atomic.atomic_write(self.directory / REJECTED, self._copy_rejected)
+        known = {shard["file"] for shard in self.shards()}
+        for path in self.directory.glob("segments-*.arrow"):
+            if path.name not in known:
+                path.unlink()
+        atomic.write_manifest(self.directory, facts | shards_manifest("segments", self.shards()))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Clear away what a finished folder does not need."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        atomic.remove_leftovers(self.directory)
+
+    def _copy_rejected(self, target: Any) -> None:
+        for path in self.rejected():
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target)
+
+    def _claimed_by(self) -> str | None:
+        try:
+            return str(json.loads((self.work / "key.json").read_bytes())["key"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def _recorded(self) -> Iterator[dict[str, Any]]:
+        """Records whose shard and rejected rows are there, bit by bit."""
+        atomic.remove_leftovers(self.directory)
+        atomic.remove_leftovers(self.work)
+        for path in sorted(self.work.glob("[0-9]*.json")):
+            record = json.loads(path.read_bytes())
+            shard = self.directory / shard_name("segments", record["index"])
+            rejects = self._rejects(record["index"])
+            if (not record["lines"] or _holds(shard, record["sha256"])) and (
+                not record["rejected"] or _holds(rejects, record["rejects_sha256"])
+            ):
+                yield record
+
+    def _rejects(self, index: int) -> Path:
+        return self.work / f"{index:05d}.rejected"
+
+
+def _is_shard(name: str) -> bool:
+    """A shard, or what a killed writer left of a file."""
+    return (name.startswith("segments-") and name.endswith(".arrow")) or (name[0] == "." and name.endswith(".tmp"))
+
+
+def _shard(record: dict[str, Any]) -> Shard:
+    name = shard_name("segments", record["index"])
+    return {"file": name} | {field: record[field] for field in ("bytes", "sha256", "lines", "first_row")}
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and atomic.sha256_file(path) == sha256
+
+
+def digest(value: object) -> str:
+    """sha256 of a JSON-like value, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

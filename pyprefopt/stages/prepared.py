@@ -1,0 +1,158 @@
+"""Folders of `pyprefopt prepare` as a run's data: used as they are, so what they cannot honour is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyprefopt.data.atomic import MANIFEST, read_manifest, sha256_file
+from pyprefopt.data.hub import resolve
+from pyprefopt.data.store import SegmentStore
+from pyprefopt.errors import ConfigError
+from pyprefopt.train.config import RunConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.tokenizer import Tokenizer
+
+
+def is_prepared(path: str | None) -> bool:
+    """Whether `path` is a finished folder of segments."""
+    if path is None or not (Path(path).expanduser() / MANIFEST).is_file():
+        return False
+    return read_manifest(Path(path).expanduser()).get("kind") == SegmentStore.kind
+
+
+class Prepared:
+    """One prepared folder, given as `setting` (data or eval_data)."""
+
+    def __init__(self, setting: str, path: str) -> None:
+        self.setting, self.directory = setting, Path(path).expanduser().resolve()
+
+    @cached_property
+    def store(self) -> SegmentStore:
+        """Its segments, mapped into memory."""
+        return SegmentStore.open(self.directory)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made of and with."""
+        manifest = self.store.manifest
+        if "tokenizer" not in manifest:
+            raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.directory}'")
+        return manifest
+
+    def content_hash(self) -> str:
+        """Hash of the manifest, which names the hash of every shard and of the tokenizer."""
+        return sha256_file(self.directory / MANIFEST)
+
+    def check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        """ConfigError where the run asks for something that the folder was not made with."""
+        settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
+        self._check_tokenizer(tokenizer)
+        if config.format not in ("auto", settings["format"]):
+            self._refuse("format", config.format, f"'{settings['format']}'", again)
+        for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
+            wanted, found = getattr(config, name), self.manifest[longest]
+            if found > wanted:
+                self._refuse(name, wanted, f">= {found}, the longest there", f"raise --{name}, or {again}")
+        rule = {name: value for name, value in vars(config.truncation).items() if value is not None}
+        if (config.truncation.ratio or config.truncation.tokens) and self.setting == "data":
+            made = settings["truncation"]
+            if any(made.get(name, rule[name]) != rule[name] for name in rule) or not made:
+                self._refuse("truncation", rule, str(made or "off"), again)
+
+    def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
+        raise ConfigError(
+            f"{name} must be {rule} for the prepared {self.setting} '{self.directory}', got {value!r}; {remedy}"
+        )
+
+    def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        from pyprefopt.data.prepare import identity
+
+        ours, theirs = identity(tokenizer), self.manifest["tokenizer"]
+        wrong = [name for name in ("json", "chat_template") if ours[name] != theirs[name]]
+        tokens = ours["special_tokens"]
+        wrong += [name for name, text in theirs["special_tokens"].items() if tokens.get(name, text) != text]
+        if wrong:
+            what = {"json": "tokenizer.json", "chat_template": "chat template"}
+            raise ConfigError(
+                f"{self.setting} '{self.directory}' was prepared with another {what.get(wrong[0], wrong[0])} than "
+                f"{tokenizer.path} has; leave --tokenizer, --eos_token and --chat_template out to take the folder's "
+                "own, or prepare it again"
+            )
+
+    def tokenizer(self, config: RunConfig) -> Tokenizer:
+        """The folder's own tokenizer; a model that brings one must bring the same vocabulary."""
+        from pyprefopt.data.tokenizer import load_tokenizer
+
+        own = load_tokenizer(self.directory / "tokenizer")
+        if config.model is not None and not config.model.endswith(".json"):
+            file = resolve(config.model) / "tokenizer.json"
+            if file.is_file() and file.read_bytes() != own.json:
+                raise ConfigError(
+                    f"{self.setting} '{self.directory}' was prepared with another tokenizer.json than model "
+                    f"'{config.model}' has; prepare it again with --tokenizer {config.model}, or pass --tokenizer "
+                    f"{self.directory / 'tokenizer'} if the model is to learn the other one"
+                )
+        return own
+
+    def part(self) -> Part:
+        """All rows; test pairs must be whole."""
+        part = Part(self, np.ones(self.store.num_rows, np.bool_))
+        if self.setting == "eval_data":
+            part.check_whole()
+        return part
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a prepared folder."""
+
+    folder: Prepared
+    keep: NDArray[np.bool_]  # [groups]
+
+    def is_empty(self) -> bool:
+        """Whether no row is kept."""
+        return not self.keep.any()
+
+    def first(self, count: int) -> Part:
+        """The first `count` kept rows."""
+        return replace(self, keep=self.keep & (np.cumsum(self.keep) <= count))
+
+    def hold_out(self, split: Callable[[pl.DataFrame], tuple[pl.DataFrame, pl.DataFrame]]) -> dict[str, Part]:
+        """`train` and `eval`, as `split` divides a frame of `row` and `prompt` (here its ids)."""
+        import polars as pl
+
+        store = self.folder.store
+        table = store.table.select(["row", "ids"]).filter(pa.array(store.segments == 0))
+        frames = split(pl.DataFrame(table.rename_columns(["row", "prompt"])))
+        train, held_out = (replace(self, keep=np.isin(store.rows, frame["row"].to_numpy())) for frame in frames)
+        if not held_out.is_empty():
+            held_out.check_whole()
+        return {"train": train, "eval": held_out}
+
+    def check_whole(self) -> None:
+        """ConfigError where responses were truncated: test pairs must be whole."""
+        if self.folder.manifest["settings"]["truncation"]:
+            raise ConfigError(
+                f"{self.folder.setting} '{self.folder.directory}' was prepared with truncation, but test pairs must be "
+                "whole; pass --eval_data with pairs that are not truncated, or --eval_ratio 0"
+            )
+
+    def write(self, target: Path) -> SegmentStore:
+        """The rows as a store at `target`: a link to the folder if they are all of them, else a copy."""
+        if target.is_symlink():
+            target.unlink()
+        if not self.keep.all():
+            return self.folder.store.write_part(target, self.keep)
+        target.symlink_to(self.folder.directory, target_is_directory=True)
+        return SegmentStore.open(target)

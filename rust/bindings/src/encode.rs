@@ -1,0 +1,109 @@
+//! A column of texts as lists of token ids.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, UInt32Array};
+use arrow_schema::DataType;
+use pyo3::prelude::*;
+use pyo3_arrow::PyChunkedArray;
+use pyprefopt_core::tokenize::Encoder;
+use rayon::prelude::*;
+
+use crate::columns::{Strings, chunked, list_array, list_of};
+use crate::error::to_py;
+
+/// Text of one task, in bytes: enough to be worth a task, and several tasks for each thread.
+const TASK_BYTES: usize = 128 << 10;
+/// Most tasks of a chunk, which becomes as many chunks.
+const MOST_TASKS: usize = 256;
+/// Texts of a column, and bytes of each, on which the engine is proved.
+const PROVED_TEXTS: usize = 16;
+const PROVED_BYTES: usize = 512;
+
+/// Ids of every text; a null is taken as an empty text. The lists come in chunks that only the texts decide on.
+pub fn encode_column(encoder: &Encoder, chunks: &[ArrayRef]) -> PyResult<PyChunkedArray> {
+    let mut lists = Vec::new();
+    for chunk in chunks {
+        let texts = Strings::new("texts", chunk)?;
+        let one = |rows: Range<usize>| encode_rows(encoder, texts, rows);
+        let tasks = tasks(texts, chunk.len());
+        lists.extend(
+            tasks
+                .into_par_iter()
+                .map(one)
+                .collect::<PyResult<Vec<_>>>()?,
+        );
+    }
+    chunked(lists, list_of(DataType::UInt32))
+}
+
+/// Rows in groups of about the same number of bytes.
+fn tasks(texts: Strings, rows: usize) -> Vec<Range<usize>> {
+    let bytes = |row: usize| texts.get(row).map_or(0, str::len);
+    let total: usize = (0..rows).map(bytes).sum();
+    let most = TASK_BYTES.max(total / MOST_TASKS);
+    let (mut tasks, mut start, mut size) = (Vec::new(), 0, 0);
+    for row in 0..rows {
+        size += bytes(row);
+        if size >= most {
+            tasks.push(start..row + 1);
+            (start, size) = (row + 1, 0);
+        }
+    }
+    if start < rows {
+        tasks.push(start..rows);
+    }
+    tasks
+}
+
+fn encode_rows(encoder: &Encoder, texts: Strings, rows: Range<usize>) -> PyResult<ArrayRef> {
+    let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(rows.len()));
+    for row in rows {
+        let before = ids.len();
+        encoder
+            .encode_ids(texts.get(row).unwrap_or_default(), &mut ids)
+            .map_err(to_py)?;
+        lengths.push(ids.len() - before);
+    }
+    Ok(list_array(
+        Arc::new(UInt32Array::from(ids)),
+        lengths.into_iter(),
+    ))
+}
+
+/// Compare the engines on texts spread over the column, cut to a bounded size, once; or on all of them as they are. Says
+/// where they differ.
+pub fn prove_column(encoder: &Encoder, chunks: &[ArrayRef], all: bool) -> PyResult<Option<String>> {
+    let empty = chunks.iter().all(|chunk| chunk.is_empty());
+    if empty || !all && !encoder.wants_sample() {
+        return Ok(None);
+    }
+    for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+        let texts = Strings::new("texts", chunk)?;
+        let step = if all {
+            1
+        } else {
+            chunk.len().div_ceil(PROVED_TEXTS)
+        };
+        let rows: Vec<usize> = (0..chunk.len()).step_by(step).collect();
+        let sample: Vec<&str> = rows
+            .iter()
+            .map(|&row| texts.get(row).unwrap_or_default())
+            .map(|text| if all { text } else { beginning(text) })
+            .collect();
+        if let Some(mismatch) = encoder.prove(&sample) {
+            let row = rows[mismatch.text];
+            return Ok(Some(format!("row {row} of the texts: {mismatch}")));
+        }
+    }
+    Ok(None)
+}
+
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(PROVED_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

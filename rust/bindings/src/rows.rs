@@ -1,0 +1,236 @@
+//! Parsed rows of each kind as Arrow record batches.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt64Array};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use pyprefopt_core::formats::{
+    Format, Reject, Rows, parse_candidates, parse_instruction, parse_pair,
+};
+
+use crate::chats::{ChatColumn, chat_type, list_type};
+
+/// Rows of one chunk, bad ones with their numbers, and a JSON line a used row of its further fields.
+pub struct Chunk {
+    pub batch: RecordBatch,
+    pub rejects: Vec<(u64, Reject)>,
+    pub others: Vec<u8>,
+}
+
+/// How to parse.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub format: Format,
+    pub rows: Rows,
+    pub carry: bool,
+}
+
+/// The columns that rows of this format become.
+pub fn schema(format: Format) -> SchemaRef {
+    let column = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
+    let mut fields = vec![
+        column("row", DataType::UInt64, false),
+        column("prompt", chat_type(), false),
+    ];
+    match format {
+        Format::Candidates => fields.extend([
+            column("responses", list_type(chat_type()), false),
+            column("scores", list_type(DataType::Float32), true),
+        ]),
+        Format::Messages | Format::PromptResponse | Format::Instruction => {
+            fields.push(column("response", chat_type(), false));
+        }
+        Format::CandidateRows => fields.extend([
+            column("response", chat_type(), false),
+            column("score", DataType::Float32, true),
+        ]),
+        _ => fields.extend([
+            column("chosen", chat_type(), false),
+            column("rejected", chat_type(), false),
+            column("chosen_complete", DataType::Boolean, false),
+            column("rejected_complete", DataType::Boolean, false),
+            column("score_chosen", DataType::Float32, true),
+            column("score_rejected", DataType::Float32, true),
+        ]),
+    }
+    fields.push(column("tools", DataType::Utf8, true));
+    fields.push(column("template_kwargs", DataType::Utf8, true));
+    Arc::new(Schema::new(fields))
+}
+
+/// Parse rows, the first of which has the number `first`.
+pub fn parse(rows: &[&[u8]], first: u64, plan: Plan) -> Result<Chunk, ArrowError> {
+    let mut books = Books::default();
+    let columns = match plan.format {
+        Format::Candidates => candidates(rows, first, plan, &mut books)?,
+        Format::Messages | Format::PromptResponse | Format::Instruction | Format::CandidateRows => {
+            instructions(rows, first, plan, &mut books)?
+        }
+        _ => pairs(rows, first, plan, &mut books)?,
+    };
+    let mut all: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(books.used))];
+    all.extend(columns);
+    all.push(Arc::new(books.tools.finish()));
+    all.push(Arc::new(books.template_kwargs.finish()));
+    Ok(Chunk {
+        batch: RecordBatch::try_new(schema(plan.format), all)?,
+        rejects: books.rejects,
+        others: books.others,
+    })
+}
+
+/// What every kind of row has.
+#[derive(Default)]
+struct Books {
+    used: Vec<u64>,
+    rejects: Vec<(u64, Reject)>,
+    others: Vec<u8>,
+    tools: StringBuilder,
+    template_kwargs: StringBuilder,
+}
+
+impl Books {
+    fn enter(
+        &mut self,
+        row: u64,
+        tools: Option<&str>,
+        kwargs: Option<&str>,
+        others: Option<&str>,
+        carry: bool,
+    ) {
+        self.used.push(row);
+        self.tools.append_option(tools);
+        self.template_kwargs.append_option(kwargs);
+        if carry {
+            self.others
+                .extend_from_slice(others.unwrap_or("{}").as_bytes());
+            self.others.push(b'\n');
+        }
+    }
+
+    fn settle(&mut self, row: u64, outcome: Result<(), Reject>) {
+        if let Err(reject) = outcome {
+            self.rejects.push((row, reject));
+        }
+    }
+}
+
+fn pairs(
+    rows: &[&[u8]],
+    first: u64,
+    plan: Plan,
+    books: &mut Books,
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let mut chats: [ChatColumn; 3] = Default::default();
+    let (mut flags, mut scores) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    for (row, text) in (first..).zip(rows) {
+        let outcome = parse_pair(text, plan.format, plan.rows, plan.carry, |pair, others| {
+            chats[0].push(&pair.prompt);
+            chats[1].push(&pair.chosen);
+            chats[2].push(&pair.rejected);
+            flags[0].push(pair.chosen_complete);
+            flags[1].push(pair.rejected_complete);
+            scores[0].push(pair.score_chosen);
+            scores[1].push(pair.score_rejected);
+            books.enter(
+                row,
+                pair.tools.as_deref(),
+                pair.template_kwargs.as_deref(),
+                others,
+                plan.carry,
+            );
+        });
+        books.settle(row, outcome);
+    }
+    let mut columns = chats
+        .into_iter()
+        .map(ChatColumn::finish)
+        .collect::<Result<Vec<_>, _>>()?;
+    columns.extend(flags.map(|flags| Arc::new(BooleanArray::from(flags)) as ArrayRef));
+    columns.extend(scores.map(|scores| Arc::new(Float32Array::from(scores)) as ArrayRef));
+    Ok(columns)
+}
+
+fn candidates(
+    rows: &[&[u8]],
+    first: u64,
+    plan: Plan,
+    books: &mut Books,
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let (mut prompts, mut responses, mut counts) =
+        (ChatColumn::default(), ChatColumn::default(), Vec::new());
+    let item = Field::new("item", DataType::Float32, true);
+    let mut scores = LargeListBuilder::new(Float32Builder::new()).with_field(item);
+    for (row, text) in (first..).zip(rows) {
+        let outcome = parse_candidates(text, plan.rows, plan.carry, |set, others| {
+            prompts.push(&set.prompt);
+            set.responses
+                .iter()
+                .for_each(|response| responses.push(response));
+            counts.push(set.responses.len());
+            scores.append_option(set.scores.as_ref().map(|scores| scores.iter().copied()));
+            books.enter(
+                row,
+                set.tools.as_deref(),
+                set.template_kwargs.as_deref(),
+                others,
+                plan.carry,
+            );
+        });
+        books.settle(row, outcome);
+    }
+    Ok(vec![
+        prompts.finish()?,
+        responses.finish_lists(counts)?,
+        Arc::new(scores.finish()),
+    ])
+}
+
+fn instructions(
+    rows: &[&[u8]],
+    first: u64,
+    plan: Plan,
+    books: &mut Books,
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let (mut prompts, mut responses) = (ChatColumn::default(), ChatColumn::default());
+    let mut scores = Vec::new();
+    for (row, text) in (first..).zip(rows) {
+        let outcome =
+            parse_instruction(text, plan.format, plan.rows, plan.carry, |found, others| {
+                prompts.push(&found.prompt);
+                responses.push(std::slice::from_ref(&found.response));
+                scores.push(found.score);
+                books.enter(
+                    row,
+                    found.tools.as_deref(),
+                    found.template_kwargs.as_deref(),
+                    others,
+                    plan.carry,
+                );
+            });
+        books.settle(row, outcome);
+    }
+    let mut columns = vec![prompts.finish()?, responses.finish()?];
+    if plan.format == Format::CandidateRows {
+        columns.push(Arc::new(Float32Array::from(scores)));
+    }
+    Ok(columns)
+}
+
+/// Rejects as a record batch.
+pub fn reject_batch(rejects: &[(u64, Reject)]) -> Result<RecordBatch, ArrowError> {
+    let column = |text: fn(&Reject) -> &str| -> ArrayRef {
+        let texts = rejects.iter().map(|(_, reject)| text(reject));
+        Arc::new(StringArray::from_iter_values(texts))
+    };
+    let rows = UInt64Array::from_iter_values(rejects.iter().map(|(row, _)| *row));
+    RecordBatch::try_from_iter_with_nullable([
+        ("row", Arc::new(rows) as ArrayRef, false),
+        ("field", column(|reject| &reject.field), false),
+        ("value", column(|reject| &reject.value), false),
+        ("reason", column(|reject| reject.reason), false),
+        ("rule", column(|reject| &reject.rule), false),
+        ("remedy", column(|reject| reject.remedy), false),
+    ])
+}

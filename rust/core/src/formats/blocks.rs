@@ -1,0 +1,184 @@
+//! Text files cut into blocks of JSON lines as their bytes arrive: the blocks depend on the content alone, never on
+//! the sizes of the pieces in which it came.
+
+use memchr::memchr;
+
+use super::array::Array;
+use super::csv::Csv;
+use crate::{Error, Result};
+
+/// How the rows of a text file are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Every line that is not blank is a row, whatever it holds.
+    Lines,
+    /// Every element of one JSON array is a row.
+    Array,
+    /// Every record after the header is a row; its cells become the fields of a JSON object.
+    Csv { delimiter: u8 },
+}
+
+/// When a block is full; it then ends with the row at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub bytes: usize,
+    pub rows: u64,
+    /// A longer row is an error: something else than its end is missing.
+    pub row_bytes: usize,
+}
+
+/// Rows as JSON lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TextBlock {
+    pub data: Vec<u8>,
+    pub rows: u64,
+    /// The line (from 1) of the file on which the block begins.
+    pub first_line: u64,
+}
+
+/// Cuts a text into blocks.
+///
+/// ```
+/// use pyprefopt_core::formats::{Blocks, Layout, Limits};
+/// let mut blocks = Blocks::new(Layout::Lines, Limits { bytes: 1 << 24, rows: 2, row_bytes: 1 << 28 });
+/// let full = blocks.push(b"{}\n\n{}\n{").unwrap();
+/// assert_eq!((full[0].rows, full[0].data.as_slice()), (2, &b"{}\n\n{}\n"[..]));
+/// blocks.push(b"}").unwrap();
+/// assert_eq!(blocks.finish().unwrap().unwrap().first_line, 4);
+/// ```
+pub struct Blocks {
+    scanner: Scanner,
+    limits: Limits,
+    started: bool,
+    /// What has arrived and is in no row yet.
+    pending: Vec<u8>,
+    block: TextBlock,
+}
+
+enum Scanner {
+    Lines { line: u64 },
+    Array(Array),
+    Csv(Csv),
+}
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+impl Blocks {
+    pub fn new(layout: Layout, limits: Limits) -> Self {
+        let scanner = match layout {
+            Layout::Lines => Scanner::Lines { line: 1 },
+            Layout::Array => Scanner::Array(Array::default()),
+            Layout::Csv { delimiter } => Scanner::Csv(Csv::new(delimiter)),
+        };
+        Self {
+            scanner,
+            limits,
+            started: false,
+            pending: Vec::new(),
+            block: TextBlock {
+                first_line: 1,
+                ..TextBlock::default()
+            },
+        }
+    }
+
+    /// The blocks that are full with this piece.
+    pub fn push(&mut self, piece: &[u8]) -> Result<Vec<TextBlock>> {
+        self.pending.extend_from_slice(piece);
+        if !self.started {
+            if self.pending.len() < BOM.len() {
+                return Ok(Vec::new());
+            }
+            self.start()?;
+        }
+        let mut full = Vec::new();
+        self.scan(&mut full, false)?;
+        if self.pending.len() > self.limits.row_bytes {
+            return Err(Error::Argument(format!(
+                "the row at line {} is longer than {} MiB; its end is missing, or it must be split",
+                self.line(),
+                self.limits.row_bytes >> 20
+            )));
+        }
+        Ok(full)
+    }
+
+    /// The last block, if any; fails where the text ends in the middle of an array or of a quoted cell.
+    pub fn finish(&mut self) -> Result<Vec<TextBlock>> {
+        if !self.started {
+            self.start()?;
+        }
+        let mut full = Vec::new();
+        self.scan(&mut full, true)?;
+        let block = std::mem::take(&mut self.block);
+        full.extend((block.rows > 0).then_some(block));
+        Ok(full)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.started = true;
+        if self.pending.starts_with(BOM) {
+            self.pending.drain(..BOM.len());
+        } else if self.pending.starts_with(b"\xff\xfe") || self.pending.starts_with(b"\xfe\xff") {
+            return Err(Error::Argument(
+                "the file is UTF-16 (its first two bytes say so); save it as UTF-8".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn line(&self) -> u64 {
+        match &self.scanner {
+            Scanner::Lines { line } => *line,
+            Scanner::Array(array) => array.line(),
+            Scanner::Csv(csv) => csv.line(),
+        }
+    }
+
+    /// Move every whole row from `pending` into the block; at the `end` of the text the rest is a row too.
+    fn scan(&mut self, full: &mut Vec<TextBlock>, end: bool) -> Result<()> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut used = 0;
+        while let Some((next, row)) = self.next_row(&mut pending, used, end)? {
+            used = next;
+            self.block.rows += u64::from(row);
+            if self.block.data.len() >= self.limits.bytes || self.block.rows >= self.limits.rows {
+                let fresh = TextBlock {
+                    first_line: self.line(),
+                    ..TextBlock::default()
+                };
+                let block = std::mem::replace(&mut self.block, fresh);
+                full.extend((block.rows > 0).then_some(block));
+            }
+        }
+        pending.drain(..used);
+        self.pending = pending;
+        Ok(())
+    }
+
+    /// Append the next row to the block: where it ends in `pending`, and whether it was one (a blank line is none).
+    fn next_row(
+        &mut self,
+        pending: &mut [u8],
+        from: usize,
+        end: bool,
+    ) -> Result<Option<(usize, bool)>> {
+        let out = &mut self.block.data;
+        match &mut self.scanner {
+            Scanner::Lines { line } => {
+                let rest = &pending[from..];
+                let length = match memchr(b'\n', rest) {
+                    Some(at) => at + 1,
+                    None if end && !rest.is_empty() => rest.len(),
+                    None => return Ok(None),
+                };
+                *line += 1;
+                out.extend_from_slice(&rest[..length]);
+                let blank = rest[..length].trim_ascii_start().is_empty();
+                Ok(Some((from + length, !blank)))
+            }
+            Scanner::Array(array) => array.next_row(pending, from, end, out),
+            Scanner::Csv(csv) => csv.next_row(pending, from, end, out),
+        }
+    }
+}

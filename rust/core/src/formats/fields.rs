@@ -1,0 +1,207 @@
+//! Fields that several formats have: which ones a format takes, and how their values are read.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::json::{Fields, shorten, sound, text, without_nulls};
+use super::message::Message;
+use super::{Format, Reject, Rows};
+
+macro_rules! with_pair_fields {
+    ($($name:literal),*) => {
+        &[
+            $($name,)* "row", "system", "score_chosen", "score_rejected", "chosen_score", "rejected_score",
+            "chosen-rating", "rejected-rating", "chosen_complete", "rejected_complete", "tools", "template_kwargs",
+            "chat_template_kwargs",
+        ]
+    };
+}
+
+impl Format {
+    /// The fields that the format takes; all others are the user's own. `row` is always counted anew.
+    pub fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::ShareGpt => with_pair_fields!("conversations", "chosen", "rejected"),
+            Self::Hh => with_pair_fields!("chosen", "rejected"),
+            Self::UltraFeedback | Self::Preference => {
+                with_pair_fields!("prompt", "chosen", "rejected")
+            }
+            Self::Shp => with_pair_fields!(
+                "history",
+                "human_ref_A",
+                "human_ref_B",
+                "labels",
+                "score_A",
+                "score_B"
+            ),
+            Self::Alpaca => with_pair_fields!(
+                "instruction",
+                "input",
+                "history",
+                "chosen",
+                "rejected",
+                "output"
+            ),
+            Self::Candidates => &[
+                "row",
+                "prompt",
+                "instruction",
+                "responses",
+                "completions",
+                "candidates",
+                "scores",
+                "ratings",
+                "system",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
+            Self::Messages => &[
+                "row",
+                "messages",
+                "conversations",
+                "system",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
+            Self::CandidateRows => &[
+                "row",
+                "prompt",
+                "response",
+                "completion",
+                "system",
+                "score",
+                "rating",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
+            Self::PromptResponse => &[
+                "row",
+                "prompt",
+                "response",
+                "completion",
+                "system",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
+            Self::Instruction => &[
+                "row",
+                "instruction",
+                "input",
+                "output",
+                "system",
+                "history",
+                "tools",
+                "template_kwargs",
+                "chat_template_kwargs",
+            ],
+        }
+    }
+}
+
+/// The field's value, or a `missing_field` reject that shows the fields that are there.
+pub fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a RawValue, Reject> {
+    fields.get(name).ok_or_else(|| missing(fields, name))
+}
+
+pub fn missing(fields: &Fields, name: &str) -> Reject {
+    Reject {
+        reason: "missing_field",
+        field: name.to_owned(),
+        value: shorten(&fields.names()),
+        rule: format!("{name} must be there and not null; the value shows the row's fields"),
+        remedy: "fill or rename the field",
+    }
+}
+
+/// The first of the named fields as a number.
+pub fn number(fields: &Fields, names: &[&str]) -> Result<Option<f32>, Reject> {
+    let found = fields.any(names);
+    found.map(|(name, raw)| number_of(raw, name)).transpose()
+}
+
+pub fn number_of(raw: &RawValue, field: &str) -> Result<f32, Reject> {
+    let parsed = serde_json::from_str::<f64>(raw.get());
+    parsed
+        .map(|value| value as f32)
+        .map_err(|_| wrong_type("not_a_number", field, raw, "a number or null"))
+}
+
+pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
+    let truth = |raw: &RawValue| {
+        serde_json::from_str(raw.get())
+            .map_err(|_| wrong_type("not_a_boolean", name, raw, "true, false or null"))
+    };
+    fields.get(name).map_or(Ok(true), truth)
+}
+
+/// The first of the named fields, which holds JSON, as text or as it is; checked, so that the template can read it.
+pub fn json_text<'a>(
+    fields: &Fields<'a>,
+    names: &[&str],
+    rows: Rows,
+) -> Result<Option<Cow<'a, str>>, Reject> {
+    let Some((name, raw)) = fields.any(names) else {
+        return Ok(None);
+    };
+    if !raw.get().starts_with('"') {
+        sound(raw, name)?;
+        return Ok(Some(match rows {
+            Rows::Typed => without_nulls(raw.get()),
+            Rows::Json => Cow::Borrowed(raw.get()),
+        }));
+    }
+    let quoted = text(raw, name)?;
+    if quoted.trim().is_empty() {
+        return Ok(None);
+    }
+    let inner = serde_json::from_str::<&RawValue>(&quoted)
+        .map_err(|_| wrong_type("broken_json", name, raw, "JSON, or JSON as text"))?;
+    sound(inner, name)?;
+    Ok(Some(quoted))
+}
+
+/// The text of a field `system`, as a message.
+pub fn system<'a>(fields: &Fields<'a>) -> Result<Option<Message<'a>>, Reject> {
+    let Some(raw) = fields.get("system") else {
+        return Ok(None);
+    };
+    let words = text(raw, "system")?;
+    Ok((!words.is_empty()).then(|| Message::new("system", words)))
+}
+
+/// Put the system message before a chat; a chat that begins with one must begin with this one.
+pub fn with_system<'a>(chat: &mut Vec<Message<'a>>, system: &Message<'a>) -> Result<(), Reject> {
+    match chat.first() {
+        Some(first) if first.role == "system" => {
+            if first.content == system.content {
+                return Ok(());
+            }
+            Err(Reject {
+                reason: "two_systems",
+                field: "system".into(),
+                value: shorten(&system.content),
+                rule: "the field system and the chat's own system message must not contradict each other".into(),
+                remedy: "leave one of them",
+            })
+        }
+        _ => {
+            chat.insert(0, system.clone());
+            Ok(())
+        }
+    }
+}
+
+fn wrong_type(reason: &'static str, name: &str, raw: &RawValue, what: &str) -> Reject {
+    Reject {
+        reason,
+        field: name.to_owned(),
+        value: shorten(raw.get()),
+        rule: format!("{name} must be {what}"),
+        remedy: "mend the field",
+    }
+}

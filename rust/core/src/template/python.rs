@@ -1,0 +1,387 @@
+//! What Python's texts can do and Rust's do otherwise: spaces, splitting, `str()`.
+
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, Value, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State};
+use unicode_categories::UnicodeCategories;
+
+use super::sandbox;
+use super::trace::Strip;
+
+/// Filters and methods whose result may be a number of times as long as their text.
+const WIDENING: [&str; 9] = [
+    "indent", "center", "ljust", "rjust", "zfill", "batch", "slice", "wordwrap", "format",
+];
+/// Bytes of an engine's value in a list.
+const VALUE: usize = 24;
+
+/// `str.isspace` of one character: Unicode's white space and four separators of ASCII.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// `lstrip` and `rstrip` at once.
+pub fn strip<'a>(text: &'a str, start: &Strip, end: &Strip) -> &'a str {
+    let text = strip_start(text, start);
+    match end {
+        Strip::Nothing => text,
+        Strip::Spaces => text.trim_end_matches(is_space),
+        Strip::Characters(set) => text.trim_end_matches(|c| set.contains(c)),
+    }
+}
+
+/// `lstrip`.
+pub fn strip_start<'a>(text: &'a str, start: &Strip) -> &'a str {
+    match start {
+        Strip::Nothing => text,
+        Strip::Spaces => text.trim_start_matches(is_space),
+        Strip::Characters(set) => text.trim_start_matches(|c| set.contains(c)),
+    }
+}
+
+/// The filter `trim`.
+pub fn trim(text: &str, characters: Option<&str>) -> String {
+    let taken = characters.map_or(Strip::Spaces, |set| Strip::Characters(set.into()));
+    strip(text, &taken, &taken).to_string()
+}
+
+/// Methods of texts; those of the engine answer where this does not.
+pub fn call_method(
+    state: &State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if let Some(text) = value.as_str()
+        && let Some(answer) = text_method(text, method, args)?
+    {
+        return Ok(answer);
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    Ok(Some(match method {
+        "strip" | "lstrip" | "rstrip" => {
+            let (set,): (Option<&str>,) = from_args(args)?;
+            let taken = set.map_or(Strip::Spaces, |set| Strip::Characters(set.into()));
+            let none = Strip::Nothing;
+            let start = if method == "rstrip" { &none } else { &taken };
+            let end = if method == "lstrip" { &none } else { &taken };
+            Value::from(strip(text, start, end))
+        }
+        "split" | "rsplit" => {
+            let (separator, most, options): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+            let separator = match separator {
+                None => options.get("sep")?,
+                some => some,
+            };
+            let most = most
+                .or(options.get("maxsplit")?)
+                .and_then(|n| usize::try_from(n).ok());
+            options.assert_all_used()?;
+            split(text, separator, most, method == "rsplit")?
+        }
+        "splitlines" => {
+            let (keep,): (Option<bool>,) = from_args(args)?;
+            split_lines(text, keep.unwrap_or(false))
+        }
+        "find" | "rfind" => {
+            let (part,): (&str,) = from_args(args)?;
+            let at = if method == "find" {
+                text.find(part)
+            } else {
+                text.rfind(part)
+            };
+            Value::from(at.map_or(-1, |byte| text[..byte].chars().count() as i64))
+        }
+        "removeprefix" => {
+            let (part,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(part).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (part,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(part).unwrap_or(text))
+        }
+        "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
+        "isalpha" => {
+            Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter))
+        }
+        "isascii" | "upper" | "lower" | "replace" | "capitalize" | "startswith" | "endswith"
+        | "join" | "count" | "format" | "title" => return Ok(None),
+        _ => return Err(Error::from(ErrorKind::UnknownMethod)), // the engine's differ from Python's
+    }))
+}
+
+fn split(
+    text: &str,
+    separator: Option<&str>,
+    most: Option<usize>,
+    right: bool,
+) -> Result<Value, Error> {
+    let list = |parts: Vec<&str>| parts.into_iter().map(Value::from).collect::<Value>();
+    let Some(separator) = separator else {
+        return Ok(list(split_spaces(text, most, right)));
+    };
+    if separator.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
+    }
+    sandbox::allows(text.matches(separator).count().saturating_mul(VALUE))?;
+    let count = most.map_or(usize::MAX, |most| most.saturating_add(1));
+    let mut parts: Vec<&str> = if right {
+        text.rsplitn(count, separator).collect()
+    } else {
+        text.splitn(count, separator).collect()
+    };
+    if right {
+        parts.reverse();
+    }
+    Ok(list(parts))
+}
+
+fn split_spaces(text: &str, most: Option<usize>, right: bool) -> Vec<&str> {
+    let most = most.unwrap_or(usize::MAX);
+    let (mut rest, mut parts) = (text, Vec::new());
+    loop {
+        rest = if right {
+            rest.trim_end_matches(is_space)
+        } else {
+            rest.trim_start_matches(is_space)
+        };
+        if rest.is_empty() {
+            break;
+        }
+        let at = if right {
+            rest.rfind(is_space)
+        } else {
+            rest.find(is_space)
+        };
+        let (Some(at), true) = (at, parts.len() < most) else {
+            parts.push(rest);
+            break;
+        };
+        if right {
+            let after = at + rest[at..].chars().next().map_or(0, char::len_utf8);
+            parts.push(&rest[after..]);
+        } else {
+            parts.push(&rest[..at]);
+        }
+        rest = if right { &rest[..at] } else { &rest[at..] };
+    }
+    if right {
+        parts.reverse();
+    }
+    parts
+}
+
+fn split_lines(text: &str, keep: bool) -> Value {
+    let ends = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
+                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
+    let (mut rest, mut lines) = (text, Vec::new());
+    while !rest.is_empty() {
+        let Some(at) = rest.find(ends) else {
+            lines.push(Value::from(rest));
+            break;
+        };
+        let width = if rest[at..].starts_with("\r\n") {
+            2
+        } else {
+            rest[at..].chars().next().map_or(1, char::len_utf8)
+        };
+        lines.push(Value::from(&rest[..if keep { at + width } else { at }]));
+        rest = &rest[at + width..];
+    }
+    Value::from(lines)
+}
+
+/// Refuse a filter or method whose result would not fit, before it is made.
+pub fn check_growth(name: &str, args: &[Value]) -> Result<(), Error> {
+    let text = args.first().and_then(Value::as_str);
+    let size = text.map_or_else(|| args.first().and_then(Value::len).unwrap_or(0), str::len);
+    let length = |index: usize| args.get(index).and_then(Value::as_str).map_or(0, str::len);
+    match (name, text) {
+        ("replace", Some(text)) => {
+            let old = args.get(1).and_then(Value::as_str).unwrap_or_default();
+            let count = if old.is_empty() {
+                text.len() + 1
+            } else {
+                text.matches(old).count()
+            };
+            sandbox::allows(size.saturating_add(count.saturating_mul(length(2))))
+        }
+        ("join", Some(separator))
+            if args
+                .get(1)
+                .is_some_and(|list| list.kind() != ValueKind::String) =>
+        {
+            let items = args[1].len().unwrap_or(0);
+            sandbox::allows(items.saturating_mul(separator.len()))
+        }
+        ("join", _) => sandbox::allows(size.saturating_mul(length(1))),
+        ("list", Some(_)) => sandbox::allows(size.saturating_mul(VALUE)),
+        (name, _) if WIDENING.contains(&name) => {
+            let widest = args.iter().map(largest_number).max().unwrap_or(0);
+            sandbox::allows(size.saturating_add(1).saturating_mul(widest))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The largest number in an argument, in a format's text, or among the named arguments.
+fn largest_number(value: &Value) -> usize {
+    if let Some(text) = value.as_str() {
+        let numbers = text.split(|c: char| !c.is_ascii_digit());
+        return numbers
+            .map(|n| n.parse().unwrap_or(usize::from(!n.is_empty()) * usize::MAX))
+            .max()
+            .unwrap_or(0);
+    }
+    if value.kind() == ValueKind::Map {
+        let items = value.try_iter().into_iter().flatten();
+        return items
+            .filter_map(|key| value.get_item(&key).ok())
+            .map(|v| largest_number(&v))
+            .max()
+            .unwrap_or(0);
+    }
+    value
+        .as_i64()
+        .map_or(0, |n| usize::try_from(n).unwrap_or(0))
+}
+
+/// `str()` of a value; an undefined one is empty.
+pub fn to_text(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_string());
+    }
+    let mut out = String::new();
+    if !value.is_undefined() {
+        write_repr(&mut out, value, 0)?;
+    }
+    Ok(out)
+}
+
+fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > sandbox::DEPTH {
+        return Err(sandbox::too_deep());
+    }
+    sandbox::allows(out.len())?;
+    match value.kind() {
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => out.push_str(&number(value, ["nan", "inf"])),
+        ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.push('[');
+            for (index, item) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                write_repr(out, &item, depth + 1)?;
+            }
+            out.push(']');
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (index, key) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                write_repr(out, &key, depth + 1)?;
+                out.push_str(": ");
+                write_repr(out, &value.get_item(&key)?, depth + 1)?;
+            }
+            out.push('}');
+        }
+        _ => out.push_str(&value.to_string()),
+    }
+    Ok(())
+}
+
+/// A number as Python writes it, with its words for no number and for infinity.
+pub fn number(value: &Value, [nan, infinity]: [&str; 2]) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    match f64::try_from(value.clone()) {
+        Ok(x) if x.is_nan() => nan.to_string(),
+        Ok(x) if x.is_infinite() => format!("{}{infinity}", if x < 0.0 { "-" } else { "" }),
+        Ok(x) => python_float(x),
+        Err(_) => value.to_string(),
+    }
+}
+
+/// `repr` of a finite float: the shortest digits, an exponent below 1e-4 and from 1e16 on.
+fn python_float(x: f64) -> String {
+    let scientific = format!("{x:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if x != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = format!("{x}");
+    if plain.contains('.') {
+        plain
+    } else {
+        plain + ".0"
+    }
+}
+
+fn write_quoted(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == quote => out.extend(['\\', c]),
+            c if c != ' ' && (c.is_other() || c.is_separator()) => {
+                let code = c as u32;
+                // writing to a String cannot fail
+                let _ = match code {
+                    0..0x100 => write!(out, "\\x{code:02x}"),
+                    0x100..0x1_0000 => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_print_as_in_python() {
+        let cases = [
+            (0.0, "0.0"),
+            (1e-5, "1e-05"),
+            (0.0001, "0.0001"),
+            (1e16, "1e+16"),
+            (1e15, "1000000000000000.0"),
+            (-1.5e300, "-1.5e+300"),
+        ];
+        for (x, text) in cases {
+            assert_eq!(python_float(x), text);
+        }
+    }
+
+    #[test]
+    fn spaces_are_pythons() {
+        assert_eq!(trim("\u{1c} a\u{85}\u{3000}", None), "a");
+        assert_eq!(split_spaces(" a\u{1f}b c ", Some(1), false), ["a", "b c "]);
+        assert_eq!(split_spaces(" a b c ", Some(1), true), [" a b", "c"]);
+    }
+}

@@ -1,0 +1,145 @@
+//! A byte-level BPE model, ready to split words.
+
+use super::bpe::{Pairs, QuickMap, Scratch};
+use super::cache::Words;
+use super::file::Model;
+
+/// Ids must fit the cache's slots.
+const MOST_IDS: usize = 1 << 24;
+/// A byte without a token: words with it are left to `tokenizers`.
+const MISSING: u32 = u32::MAX;
+
+pub struct ByteBpe {
+    pairs: Pairs,
+    bytes: [u32; 256],
+    lengths: Vec<u32>,                       // bytes of each id's token
+    whole: Option<QuickMap<Box<[u8]>, u32>>, // words that are tokens, where merges need not lead to them
+}
+
+impl ByteBpe {
+    pub fn new(model: &Model) -> Result<Self, String> {
+        let letters = letters();
+        let (ids, lengths) = ids_of(model, |token| token.chars().count())?;
+        let mut bytes = [0; 256];
+        for (byte, letter) in letters.iter().enumerate() {
+            let mut buffer = [0; 4];
+            let id = ids.get(&*letter.encode_utf8(&mut buffer));
+            bytes[byte] = id.copied().unwrap_or(MISSING);
+        }
+        let whole = model
+            .ignore_merges
+            .unwrap_or(false)
+            .then(|| whole(model, &letters));
+        Ok(Self {
+            pairs: pairs(model, &ids)?,
+            bytes,
+            lengths,
+            whole,
+        })
+    }
+
+    /// Bytes of a token of the model.
+    pub fn length(&self, id: u32) -> usize {
+        self.lengths[id as usize] as usize
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.lengths.len()
+    }
+}
+
+impl Words for ByteBpe {
+    fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool {
+        scratch.symbols.clear();
+        if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word)) {
+            scratch.symbols.push(id);
+            return true;
+        }
+        let ids = word.iter().map(|byte| self.bytes[*byte as usize]);
+        scratch.symbols.extend(ids);
+        if scratch.symbols.contains(&MISSING) {
+            return false;
+        }
+        self.pairs.merge(scratch);
+        true
+    }
+}
+
+/// Ids by their tokens, and by id the bytes of text that a token stands for.
+pub fn ids_of<'a>(
+    model: &'a Model,
+    length: impl Fn(&str) -> usize,
+) -> Result<(QuickMap<&'a str, u32>, Vec<u32>), String> {
+    let vocab = &model.vocab.0;
+    let most = vocab
+        .iter()
+        .map(|(_, id)| *id as usize + 1)
+        .max()
+        .unwrap_or(0);
+    if most >= MOST_IDS {
+        return Err(format!("model: an id of {most}"));
+    }
+    let mut ids: QuickMap<&str, u32> = QuickMap::default();
+    ids.reserve(vocab.len());
+    let mut lengths = vec![0; most];
+    for (token, id) in vocab {
+        if ids.insert(token, *id).is_some() || lengths[*id as usize] != 0 {
+            return Err(format!(
+                "model: the token {token:?} or its id {id} occurs twice"
+            ));
+        }
+        lengths[*id as usize] = length(token) as u32;
+    }
+    Ok((ids, lengths))
+}
+
+/// The merges by the ids of their sides.
+pub fn pairs(model: &Model, ids: &QuickMap<&str, u32>) -> Result<Pairs, String> {
+    let mut pairs = Pairs::new(model.merges.len());
+    let mut joined = String::new();
+    for (merge, rank) in model.merges.iter().zip(0..) {
+        joined.clear();
+        joined.push_str(&merge.0);
+        joined.push_str(&merge.1);
+        let id = |token: &str| {
+            let id = ids.get(token).copied();
+            id.ok_or_else(|| format!("model: a merge makes or needs {token:?}, which is no token"))
+        };
+        pairs.insert(id(&merge.0)?, id(&merge.1)?, rank, id(&joined)?);
+    }
+    Ok(pairs)
+}
+
+/// Tokens as bytes; those with a character that stands for no byte can be no word.
+fn whole(model: &Model, letters: &[char; 256]) -> QuickMap<Box<[u8]>, u32> {
+    let values: QuickMap<u32, u8> = letters
+        .iter()
+        .zip(0..=255)
+        .map(|(c, byte)| (u32::from(*c), byte))
+        .collect();
+    let bytes = |token: &str| {
+        token
+            .chars()
+            .map(|c| values.get(&u32::from(c)).copied())
+            .collect::<Option<Box<[u8]>>>()
+    };
+    let tokens = model.vocab.0.iter();
+    tokens
+        .filter_map(|(token, id)| Some((bytes(token)?, *id)))
+        .collect()
+}
+
+/// The visible characters that stand for the bytes: themselves where they are visible, else those from 256 on.
+fn letters() -> [char; 256] {
+    let mut letters = ['\0'; 256];
+    let mut next = 256;
+    for (byte, letter) in (0..=255u8).zip(&mut letters) {
+        *letter = if matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff) {
+            char::from(byte)
+        } else {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or('\0')
+        };
+    }
+    letters
+}

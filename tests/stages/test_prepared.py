@@ -1,0 +1,100 @@
+"""Training on a prepared folder: segments and losses of the raw file; what cannot be honoured is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pyprefopt
+from pyprefopt import data
+from pyprefopt.data.prepare import prepare
+from pyprefopt.data.store import SegmentStore
+from pyprefopt.errors import ConfigError
+from pyprefopt.stages.data import build_data, data_stage
+from tests.stages.runs import digest, losses, small
+
+
+def prepared(inputs: Path, out: Path, source: str = "train.parquet", **settings) -> str:
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    prepare(str(inputs / source), tokenizer, out, **{"max_prompt_tokens": 64, "max_tokens": 128} | settings)
+    return str(out)
+
+
+def same(one: Path, two: Path) -> bool:
+    """The same segments; a table of several shards has several chunks."""
+    tables = [SegmentStore.open(path).table for path in (one, two)]
+    names = [name for name in tables[0].column_names if name in tables[1].column_names]
+    assert {"row", "segment", "kind", "ids", "mask"} <= set(names)
+    return tables[0].select(names).combine_chunks().equals(tables[1].select(names).combine_chunks())
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_same_splits_as_from_the_raw_file(inputs, tmp_path, held_out):
+    raw: dict = {"base": {"data": "chosen"}}
+    if held_out:
+        raw |= {"eval_data": None, "eval_ratio": 0.2}
+    folder = raw | {"data": prepared(inputs, tmp_path / "folder")}
+    if not held_out:
+        folder["eval_data"] = prepared(inputs, tmp_path / "test", "test.parquet")
+    for name, settings in (("raw", raw), ("prepared", folder)):
+        build_data(small(inputs, tmp_path / "run", **settings), tmp_path / name)
+    for split in ("train", "eval"):
+        assert same(tmp_path / "raw" / split, tmp_path / "prepared" / split)
+        assert (tmp_path / "prepared" / split).is_symlink() != held_out
+
+
+def test_a_run_on_a_prepared_folder_is_the_run_on_the_raw_file(inputs, tmp_path):
+    settings: dict = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None}
+    folder = prepared(inputs, tmp_path / "folder")
+    for name, path in (("raw", str(inputs / "train.parquet")), ("prepared", folder)):
+        pyprefopt.train(small(inputs, tmp_path / name, data=path, **settings))
+    assert losses(tmp_path / "raw") == losses(tmp_path / "prepared")
+    assert digest(tmp_path / "raw") == digest(tmp_path / "prepared")
+
+
+def test_the_folders_tokenizer_is_taken_where_none_is_named(inputs, tmp_path):
+    folder = prepared(inputs, tmp_path / "folder")
+    config = small(inputs, tmp_path / "run", data=folder, tokenizer=None)
+    build_data(config, tmp_path / "stage")
+    kept = data.load_tokenizer(tmp_path / "stage/tokenizer")
+    assert kept.json == data.load_tokenizer(inputs / "tokenizer").json
+
+
+def test_the_key_follows_the_folders_content(inputs, tmp_path):
+    keys = {
+        data_stage(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).inputs[
+            str(tmp_path / name)
+        ]
+        for name, settings in (("a", {}), ("b", {}), ("c", {"offsets": False}))
+    }
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "message"),
+    [
+        ({}, {"format": "hh"}, "format must be 'preference' for the prepared data"),
+        ({}, {"max_tokens": 65, "max_prompt_tokens": 64}, r"max_tokens must be >= \d+, the longest there .* raise"),
+        ({}, {"max_prompt_tokens": 5}, r"max_prompt_tokens must be >= \d+, the longest there"),
+        ({}, {"truncation": {"ratio": 0.5}}, "truncation must be off for the prepared data"),
+        ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.4}}, "truncation must be .*0.5"),
+        ({"truncation": {"ratio": 0.5}}, {"eval_data": None}, "was prepared with truncation, but test pairs must be"),
+        ({}, {"chat_template": "plain"}, "was prepared with another chat template than .* has; leave --tokenizer"),
+    ],
+)
+def test_what_a_folder_cannot_honour_is_refused(inputs, tmp_path, made, asked, message):
+    folder = prepared(inputs, tmp_path / "folder", **made)
+    with pytest.raises(ConfigError, match=message):
+        build_data(small(inputs, tmp_path / "run", data=folder, **asked), tmp_path / "stage")
+
+
+def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):
+    folder = prepared(inputs, tmp_path / "folder")
+    model = tmp_path / "model"
+    model.mkdir()
+    text = (inputs / "tokenizer/tokenizer.json").read_text()
+    (model / "tokenizer.json").write_text(text + " ")
+    config = small(inputs, tmp_path / "run", data=folder, tokenizer=None, model=str(model))
+    with pytest.raises(ConfigError, match=r"another tokenizer\.json than model .* has; prepare it again with"):
+        build_data(config, tmp_path / "stage")
