@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyprefopt.data.inspect import inspect as inspect
     from pyprefopt.data.align import spans_to_mask as spans_to_mask
+    from pyprefopt.data.inspect import inspect as inspect
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
     from pyprefopt.data.pack import pack as pack
-    from pyprefopt.data.prepare import prepare as prepare
     from pyprefopt.data.pack import pack_lengths as pack_lengths
+    from pyprefopt.data.prepare import prepare as prepare
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import random_mask as random_mask

@@ -121,7 +121,7 @@ class Source:
     @property
     def meter(self) -> Meter:
         """Bytes on disk, all and read so far; of tables 0."""
-        meters = [part.meter for part in self._parts]
+        meters = [part.meter for part in self.parts]
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
 
     def _check(self, block: Block) -> None:

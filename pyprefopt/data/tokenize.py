@@ -87,9 +87,7 @@ def tokenize(
     return step(frame)
 
 
-def check_options(
-    max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str
-) -> None:
+def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
     """Raise ConfigError where a budget or a choice breaks its rule."""
     for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
         check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")

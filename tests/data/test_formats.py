@@ -230,7 +230,10 @@ def test_the_shared_start_belongs_to_the_prompt_unless_the_row_says_otherwise(tm
 @pytest.mark.parametrize(
     ("chosen", "other"),
     [
-        ([user("a"), assistant("x"), user("b"), assistant("y")], [user("a"), assistant("z"), user("b"), assistant("y")]),
+        (
+            [user("a"), assistant("x"), user("b"), assistant("y")],
+            [user("a"), assistant("z"), user("b"), assistant("y")],
+        ),
         ([user("a"), assistant("x"), user("b"), assistant("y")], [user("a"), assistant("z")]),
         ([user("a"), assistant("x"), assistant("y")], [user("a"), assistant("z")]),
         ([user("a"), assistant("x")], [user("b"), assistant("y")]),
@@ -264,7 +267,9 @@ def test_nulls_of_typed_rows_are_absent_keys(tmp_path):
         {"prompt": [user("Hi", name=None)], "chosen": [CALL], "rejected": [assistant("x", tool_calls=None)]},
         {
             "prompt": [user("Hi", name="Ann")],
-            "chosen": [assistant("", tool_calls=[{"type": "function", "function": {"name": "g", "arguments": {"x": 1}}}])],
+            "chosen": [
+                assistant("", tool_calls=[{"type": "function", "function": {"name": "g", "arguments": {"x": 1}}}])
+            ],
             "rejected": [assistant("x", tool_calls=None)],
         },
     ]

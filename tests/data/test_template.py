@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pyprefopt.data.template import SHIPPED, read_chat_template, apply_chat_template
+from pyprefopt.data.template import SHIPPED, apply_chat_template, read_chat_template
 from pyprefopt.errors import ConfigError
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -108,9 +108,7 @@ def test_plain_reads_as_promised():
     chat = CHATS["system"][:3]
     text = apply_chat_template(chat, "plain", special_tokens={"eos_token": "</s>"})
     assert text == "System: Be brief.\n\nUser: Name a prime.\n\nAssistant: 7</s>"
-    prompt = apply_chat_template(
-        chat[:2], "plain", special_tokens={"eos_token": "</s>"}, add_generation_prompt=True
-    )
+    prompt = apply_chat_template(chat[:2], "plain", special_tokens={"eos_token": "</s>"}, add_generation_prompt=True)
     assert prompt == "System: Be brief.\n\nUser: Name a prime.\n\nAssistant:"
     assert text.startswith(prompt + " ")
 
