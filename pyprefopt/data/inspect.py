@@ -47,7 +47,7 @@ def _counts(store: SegmentStore, directory: Path) -> str:
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 2**20
     lines = [
         f"{directory}: {store.num_rows:,} rows, {store.num_lines:,} segments, {int(store.lengths.sum()):,} tokens, "
-        f"{len(manifest['shards'])} shards, {size:,.1f} MiB"
+        f"{len(manifest['shards']):,} shard{'s' * (len(manifest['shards']) != 1)}, {size:,.1f} MiB"
     ]
     if "rows_in" in manifest:
         inputs = ", ".join(Path(entry["file"]).name if entry["file"] else "a frame" for entry in manifest["inputs"][:3])
@@ -92,7 +92,8 @@ def histogram(lengths: NDArray[np.int64], name: str) -> str:
     for index in range(first, len(counts)):
         bar = "#" * int(np.ceil(BAR * counts[index] / counts.max()))
         low, high = index * width, index * width + width - 1
-        lines.append(f"  {low:>{label},} - {high:>{label},} |{bar:{BAR}} {counts[index]:,}".rstrip())
+        span = f"{low:>{label},}" if width == 1 else f"{low:>{label},} - {high:>{label},}"
+        lines.append(f"  {span} |{bar:{BAR}} {counts[index]:,}")
     return "\n".join(lines)
 
 

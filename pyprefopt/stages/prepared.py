@@ -154,5 +154,6 @@ class Part:
             target.unlink()
         if not self.keep.all():
             return self.folder.store.write_part(target, self.keep)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(self.folder.directory, target_is_directory=True)
         return SegmentStore.open(target)

@@ -15,15 +15,33 @@ from pyprefopt.errors import ArtifactError, DataError
 from tests.data.prepared import run, write_pairs, write_tokenizer
 
 GOLDEN = """\
-OUT: 11 rows, 33 segments, 722 tokens, 1 shards, 0.0 MiB
+OUT: 11 rows, 33 segments, 461 tokens, 1 shard, 0.0 MiB
 input      pairs.jsonl (preference): 12 rows in, 11 used, 1 rejected
   empty_response: 1
 settings   format preference, max_prompt_tokens 1024, max_tokens 2048, offsets True
 rows       0 responses cut to fit max_tokens, 0 with a token across the boundary
 
-prompt: median 30 tokens, mean 30.2, longest 31
-  27 - 29 |#####                                    1
-"""
+prompt: median 25 tokens, mean 25.2, longest 26
+  25 - 29 |######################################## 11
+
+chosen: median 10 tokens, mean 10.5, longest 14
+   8 -  9 |######################################## 4
+  10 - 11 |##############################           3
+  12 - 13 |##############################           3
+  14 - 15 |##########                               1
+
+rejected: median 6 tokens, mean 6.2, longest 7
+  6 |######################################## 9
+  7 |#########                                2
+
+row 11, prompt (26 tokens)
+[user] say 11</s>[assistant]\x20
+
+row 11, chosen (13 tokens)
+11 it is!!!!</s>
+
+row 11, rejected (7 tokens)
+no, 11</s>"""
 
 
 @pytest.fixture
@@ -48,9 +66,9 @@ def test_colours_mark_sides_and_selection_and_cuts(folder, tmp_path):
     ValueStore.write(tmp_path / "selection", cut, marks, key="selection")
     (tmp_path / "cut/tokenizer").symlink_to(folder / "tokenizer")
     plain = inspect(tmp_path / "cut", selection=tmp_path / "selection")
-    assert "row 0, chosen (4 tokens, 4 cut, 2 selected)\n0[ i]t[... 4 tokens cut]" in plain
+    assert "row 0, chosen (4 tokens, 3 cut, 2 selected)\n0[ i]t[... 3 tokens cut]" in plain
     colored = inspect(tmp_path / "cut", selection=tmp_path / "selection", color=True)
-    assert "\x1b[32m0\x1b[0m\x1b[32;7m i\x1b[0m\x1b[32mt\x1b[0m\x1b[33;1m[... 4 tokens cut]\x1b[0m" in colored
+    assert "\x1b[32m0\x1b[0m\x1b[32;7m i\x1b[0m\x1b[32mt\x1b[0m\x1b[33;1m[... 3 tokens cut]\x1b[0m" in colored
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain.replace("[ i]", " i")
     with pytest.raises(ArtifactError, match="made for segments"):
         inspect(folder, selection=tmp_path / "selection")

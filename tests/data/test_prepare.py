@@ -358,7 +358,7 @@ print(killed)
 """
 
 
-@pytest.mark.parametrize("stride", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_step_and_given_again_is_byte_identical(tmp_path, tokenizer, stride):
     """Killed before each write to disk becomes durable, each rename and each removal."""
     pairs = write_pairs(tmp_path / "pairs.jsonl", 24, bad=(3, 20))
