@@ -16,8 +16,6 @@ __all__ = [
     "format_fields",
     "kept_units",
     "pack_lengths",
-    "parse_instructions",
-    "parse_preferences",
     "parse_rows",
     "render_chat",
     "select_tokens",

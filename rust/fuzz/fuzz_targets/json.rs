@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pyprefopt_core::formats::{
-    Blocks, Format, Layout, Limits, detect, lines, parse_instructions, parse_preferences,
+    Blocks, Format, Layout, Limits, Rows, detect, lines, parse_candidates, parse_instruction, parse_pair,
 };
 
 const LIMITS: Limits = Limits { bytes: 64, rows: 3, row_bytes: 1 << 16 };
@@ -13,13 +13,15 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let rows: Vec<&[u8]> = lines(data).into_iter().map(|(row, _)| row).collect();
-    for format in Format::PREFERENCES {
-        assert_eq!(parse_preferences(&rows, format).len(), rows.len());
+    for (&row, format) in rows.iter().flat_map(|row| Format::ALL.map(|format| (row, format))) {
+        for source in [Rows::Json, Rows::Typed] {
+            let carry = piece & 1 > 0;
+            let _ = parse_pair(row, format, source, carry, |pair, _| pair.prompt.len());
+            let _ = parse_candidates(row, source, carry, |found, _| found.responses.len());
+            let _ = parse_instruction(row, format, source, carry, |found, _| found.prompt.len());
+        }
     }
-    for format in Format::INSTRUCTIONS {
-        assert_eq!(parse_instructions(&rows, format).len(), rows.len());
-    }
-    detect(&rows, &Format::PREFERENCES);
+    detect(rows.into_iter(), &Format::ALL);
     for layout in [Layout::Lines, Layout::Array, Layout::Csv { delimiter: b',' }] {
         let whole = blocks(layout, data, data.len());
         assert_eq!(whole, blocks(layout, data, usize::from(piece) % 16 + 1));

@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let (source, messages) = text.split_once('\0').unwrap_or((text, CHAT));
-    let Ok(template) = ChatTemplate::new(source, r#"{"bos_token": "<s>", "eos_token": "</s>"}"#, 0)
+    let Ok(template) = ChatTemplate::new(source, r#"{"bos_token": "<s>", "eos_token": "</s>"}"#, 0, None)
     else {
         return;
     };
