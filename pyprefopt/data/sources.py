@@ -14,7 +14,7 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
+from pyprefopt.data.detect import detected, listed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables
@@ -127,11 +128,11 @@ class Source:
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
 
     def _check(self, block: Block) -> None:
-        found, names, _ = _detected(block.rows, [self.format])
+        found, names, _ = detected(block.rows, [self.format])
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
-                f"fields are {_listed(names)}; read the two apart"
+                f"fields are {listed(names)}; read the two apart"
             )
 
 
@@ -174,7 +175,7 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
     """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
     kind_of(format)  # or a ConfigError
-    texts = _texts(block.rows, [format])
+    texts = texts_of(block.rows, [format])
     used, rejects, others = _native.parse_rows(
         texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
     )
@@ -187,27 +188,6 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     return ParsedBlock(
         table, _rejects(rejects, block.file), block.rows_in, format, block.file, further if carry else None
     )
-
-
-def _texts(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
-    """JSON lines, or a column of JSON texts with the fields that the formats take."""
-    if isinstance(rows, bytes):
-        return rows
-    fields = {field for name in formats for field in _native.format_fields(name)}
-    return _encode(rows, fields)
-
-
-def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
-    """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
-    names = [name for name in table.column_names if name in fields]
-    try:
-        frame = pl.DataFrame(table.select(names)).with_columns(
-            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
-        )
-        return frame.select(pl.struct(names).struct.json_encode()).to_series()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
-        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
 
 
 def _rejects(rejects: Any, file: str) -> pl.DataFrame:
@@ -325,46 +305,14 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits; and the first block."""
     known = [name for kind in kinds for name in FORMATS[kind]]
     if wanted != "auto" and wanted not in known:
-        raise ConfigError(
-            f"format must be auto or one of {_listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}"
-        )
+        raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
     tried = known if wanted == "auto" else [wanted]
     first = next(part.blocks(None), None)
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
-    found, names, advice = _detected(block.rows, tried)
+    found, names, advice = detected(block.rows, tried)
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        raise DataError(f"{part.name}: {what}; its fields are {_listed(names)}{advice}; see --format")
+        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see --format")
     return found, block
-
-
-def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
-    """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
-    names = [] if isinstance(rows, bytes) else list(rows.column_names)
-    fields = {field for name in formats for field in _native.format_fields(name)}
-    if names and not fields.intersection(names):
-        return None, names, _nearest(names)
-    texts = _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
-    found, seen, unmarked = _native.detect_format(texts, formats)
-    names = names or seen
-    return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS
-
-
-_UNMARKED = (
-    "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
-    "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
-)
-_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
-_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
-
-
-def _nearest(names: Sequence[str]) -> str:
-    """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
-    unknown = [name for name in names if name not in _EXPECTED]
-    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"

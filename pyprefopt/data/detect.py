@@ -1,0 +1,64 @@
+"""A block's rows as JSON texts, which format they have, and advice where they have none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from pyprefopt.data import _native
+from pyprefopt.errors import DataError, did_you_mean
+
+
+def texts_of(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
+    """JSON lines, or a column of JSON texts with the fields that the formats take."""
+    if isinstance(rows, bytes):
+        return rows
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    return _encode(rows, fields)
+
+
+def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
+    """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
+    names = [name for name in table.column_names if name in fields]
+    try:
+        frame = pl.DataFrame(table.select(names)).with_columns(
+            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
+        )
+        return frame.select(pl.struct(names).struct.json_encode()).to_series()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
+        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
+
+
+def detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
+    """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
+    names = [] if isinstance(rows, bytes) else list(rows.column_names)
+    fields = {field for name in formats for field in _native.format_fields(name)}
+    if names and not fields.intersection(names):
+        return None, names, _nearest(names)
+    texts = texts_of(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
+    found, seen, unmarked = _native.detect_format(texts, formats)
+    names = names or seen
+    return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS
+
+
+_UNMARKED = (
+    "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
+    "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
+)
+_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
+_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
+
+
+def _nearest(names: Sequence[str]) -> str:
+    """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
+    unknown = [name for name in names if name not in _EXPECTED]
+    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b`, or `none`."""
+    return ", ".join(names) if names else "none"
