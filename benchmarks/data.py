@@ -16,6 +16,7 @@ import json  # noqa: E402
 import os  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -84,30 +85,28 @@ def memory(path: Path, sides: list[str], pairs: int) -> list[Result]:
     return rows
 
 
-def run(given: argparse.Namespace) -> list[Result]:
-    """All comparisons that were asked for."""
-    folder, repeat, results = given.sets.resolve(), given.repetitions, []
+def run(given: argparse.Namespace) -> Iterator[list[Result]]:
+    """All comparisons that were asked for, as they are made."""
+    folder, repeat = given.sets.resolve(), given.repetitions
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("hh",) if given.quick else ("hh", "long")
-    paths = sets.write_sets(folder, given.pairs, names)
+    paths = sets.write_sets(folder, given.pairs, ("hh",) if given.quick else ("hh", "long"))
     if "preparation" in given.only:
         for path in paths.values():
-            results += preparation(path, given.sides, given.pairs, repeat)
-    sizes = {
-        "tokenize": given.bytes,
-        "first": min(given.bytes, 1_000_000),
-        "mask": given.scores,
-        "packing": given.lengths,
-    }
-    for name, size in sizes.items():
+            yield preparation(path, given.sides, given.pairs, repeat)
+    short = min(given.bytes, 1_000_000)
+    for name, size, threads in [
+        ("tokenize", given.bytes, CORES),
+        ("first", short, CORES),
+        ("mask", given.scores, 1),
+        ("packing", given.lengths, 1),
+    ]:
         if name in given.only:
-            results.append(kernel(name, size, repeat, folder, threads=1 if name in ("mask", "packing") else CORES))
+            yield [kernel(name, size, repeat, folder, threads=threads)]
     if "memory" in given.only:
         for path in paths.values():
-            results += memory(path, given.sides, given.pairs)
+            yield memory(path, given.sides, given.pairs)
     for pairs in given.growth:
-        results += memory(sets.write_set(folder / f"hh-{pairs}.jsonl", "hh", pairs), ["disk"], pairs)
-    return results
+        yield memory(sets.write_set(folder / f"hh-{pairs}.jsonl", "hh", pairs), ["disk"], pairs)
 
 
 def main() -> None:
@@ -129,12 +128,14 @@ def main() -> None:
     if given.quick:
         given.pairs, given.bytes, given.scores, given.lengths, given.repetitions = 100, 100_000, 50_000, 5_000, 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    results = {"machine": report.machine(CORES), "quick": given.quick, "results": run(given)}
-    if given.out:
-        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if given.write:
-        given.write.write_text(report.page(results), encoding="utf-8")
-    print(report.table(results["results"]))
+    found: dict[str, Any] = {"machine": report.machine(CORES), "quick": given.quick, "results": []}
+    for some in run(given):
+        found["results"] += some
+        if given.out:
+            given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if given.write:
+            given.write.write_text(report.page(found), encoding="utf-8")
+    print(report.table(found["results"]))
 
 
 if __name__ == "__main__":

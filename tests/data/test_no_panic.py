@@ -204,8 +204,13 @@ WITHOUT_COLUMNS = {"__version__", "render_chat", "format_fields"}
 FUNCTIONS = sorted(set(rust.__all__) - WITHOUT_COLUMNS)
 
 
+def test_rows_of_a_column_have_no_lines() -> None:
+    with pytest.raises(ValueError, match="first_line goes with bytes"):
+        rust.parse_rows(pa.array(["{"]), "preference", first_line=1)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_odd_columns_are_refused_in_words(name: str, data: Any) -> None:
     try:
@@ -214,7 +219,7 @@ def test_odd_columns_are_refused_in_words(name: str, data: Any) -> None:
         return
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_odd_chats_are_refused_in_words(data: Any) -> None:
     template = data.draw(st.sampled_from(TEMPLATES) | st.text("{}%|()[]'\" amrolesfi=.+-0", max_size=30))

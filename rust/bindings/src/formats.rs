@@ -182,6 +182,11 @@ fn parse_rows<'py>(
         carry,
     };
     rows.check()?;
+    if first_line.is_some() && plan.rows == Rows::Typed {
+        return Err(PyValueError::new_err(
+            "first_line goes with bytes of JSON lines; the rows of a column have no lines",
+        ));
+    }
     let parsed = py.detach(|| -> Result<_, ArrowError> {
         let (texts, lines) = rows.split();
         let chunks = texts
