@@ -239,7 +239,7 @@ def test_families_equal_on_random_texts(name, texts):
     assert_equal(*made(name), texts)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "falcon"])
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
 def test_long_words_are_equal_and_not_quadratic(name):
     native, reference = made(name)
     assert_equal(native, reference, LONG)
@@ -329,7 +329,8 @@ def test_a_difference_is_said_aloud_with_its_place(tmp_path, heard):
 
 
 def test_chunks_and_arrow_types_give_the_same_ids(tmp_path):
-    native, reference = made("gpt2")
+    reference = gpt2()
+    tokenizer = load_tokenizer(saved(reference, tmp_path), eos_token="<|endoftext|>", chat_template="plain")
     texts = CORPUS * 3
     expected = [encoding.ids for encoding in reference.encode_batch(texts, add_special_tokens=False)]
     chunked = pl.concat([pl.Series(texts[:5]), pl.Series(texts[5:])], rechunk=False)
@@ -339,8 +340,8 @@ def test_chunks_and_arrow_types_give_the_same_ids(tmp_path):
         pa.array(texts, pa.large_string()),
         pa.chunked_array([texts[:7], texts[7:]]),
     ):
-        assert pl.Series(native.encode(column)).to_list() == expected
-    assert pl.Series(native.encode(pl.Series([], dtype=pl.String))).to_list() == []
+        assert tokenizer.encode(column).to_list() == expected
+    assert tokenizer.encode(pl.Series([], dtype=pl.String)).to_list() == []
 
 
 @needs_shared

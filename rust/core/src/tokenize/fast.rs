@@ -3,6 +3,8 @@
 //! Added tokens are found first, what lies between them is cut into words by a scanner, and words become ids by a cache
 //! in front of the merges. Everything that is not known here exactly is left to `tokenizers`.
 
+#![allow(clippy::inline_always)] // the way of a word is one loop
+
 mod added;
 mod bpe;
 mod cache;
@@ -41,8 +43,8 @@ pub struct Engine {
 }
 
 enum Kind {
-    Bytes(ByteBpe),
-    Characters(CharBpe),
+    Bytes(Box<ByteBpe>),
+    Characters(Box<CharBpe>),
 }
 
 impl Kind {
@@ -105,8 +107,8 @@ impl Engine {
             .map(|token| token.id as usize + 1)
             .max();
         let model = match family.cut {
-            Cut::Spaces { each } => Kind::Characters(CharBpe::new(&model, each)?),
-            _ => Kind::Bytes(ByteBpe::new(&model)?),
+            Cut::Spaces { each } => Kind::Characters(Box::new(CharBpe::new(&model, each)?)),
+            _ => Kind::Bytes(Box::new(ByteBpe::new(&model)?)),
         };
         let (raw, normalized) = (Finder::new(&raw)?, Finder::new(&normalized)?);
         Ok(Self {
@@ -254,7 +256,7 @@ impl Run<'_> {
         let engine = self.engine;
         let first = self.out.len();
         let model = match &engine.model {
-            Kind::Bytes(model) => model,
+            Kind::Bytes(model) => &**model,
             Kind::Characters(model) => return self.characters(model, text, origin),
         };
         match engine.family.cut {
@@ -269,7 +271,7 @@ impl Run<'_> {
         }
     }
 
-    /// A part of the text in SentencePiece's manner.
+    /// A part of the text as `SentencePiece` reads it.
     fn characters(&mut self, model: &CharBpe, text: &[u8], origin: usize) {
         let Cut::Spaces { each } = self.engine.family.cut else {
             return;

@@ -20,7 +20,9 @@ pub fn probe_text<'a>(added_tokens: impl Iterator<Item = (&'a str, u32)>) -> Str
     const MOST: usize = 40;
     let mut text = String::from(PROBE);
     for (token, _) in added_tokens.take(MOST) {
-        text.push_str(&format!("{token}a{token}{token} b {token} \n{token}\n"));
+        for part in [token, "a", token, token, " b ", token, " \n", token, "\n"] {
+            text.push_str(part);
+        }
     }
     text.push_str("end.  ");
     text

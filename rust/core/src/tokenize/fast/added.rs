@@ -113,13 +113,13 @@ impl Finder {
         }
         let mut at = from;
         while let (Some(first), Some(second)) = (chunk(text, at), chunk(text, at + 1)) {
-            let mut hit = false;
+            let mut hit = 0;
             for &[a, b] in &self.heads {
                 for (x, y) in first.iter().zip(second) {
-                    hit |= (*x == a) & (*y == b);
+                    hit |= u8::from(*x == a) & u8::from(*y == b);
                 }
             }
-            if hit {
+            if hit != 0 {
                 break;
             }
             at += BLOCK;

@@ -80,6 +80,7 @@ impl Classes {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fmt::Write;
 
@@ -110,7 +111,7 @@ mod tests {
             let quiet = char::canonical_combining_class(c) == 0
                 && matches!(is_nfc_quick(std::iter::once(c)), IsNormalized::Yes);
             let punctuation = c.is_ascii_punctuation() || c.is_punctuation();
-            u8::from(punctuation) * PUNCTUATION | u8::from(!quiet) * UNSETTLED
+            (u8::from(punctuation) * PUNCTUATION) | (u8::from(!quiet) * UNSETTLED)
         };
         all.char_indices()
             .map(|(at, c)| (c, classes[at] | extra(c)))
@@ -143,7 +144,7 @@ mod tests {
         );
         writeln!(
             text,
-            "#[rustfmt::skip]\npub const RUNS: [u32; {}] = [",
+            "#[rustfmt::skip]\n#[allow(clippy::unreadable_literal)] // nobody reads them\npub const RUNS: [u32; {}] = [",
             runs.len()
         )
         .unwrap();

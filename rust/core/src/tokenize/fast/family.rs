@@ -15,7 +15,7 @@ pub enum Cut {
     Spaces { each: bool },
 }
 
-/// A BPE that the engine knows: byte-level, or in SentencePiece's manner (`Cut::Spaces`).
+/// A BPE that the engine knows: byte-level, or as `SentencePiece` makes them (`Cut::Spaces`).
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     pub nfc: bool,
@@ -60,7 +60,7 @@ impl Family {
     }
 }
 
-/// The ways in which SentencePiece's models are written: by normalizers (Llama 2, Gemma) or by `Metaspace` (Mistral).
+/// The ways in which models of `SentencePiece` are written: by normalizers (Llama 2, Gemma) or by `Metaspace` (Mistral).
 fn spaces(normalizer: &Value, pre_tokenizer: &Value) -> Option<(Cut, Prefix)> {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let prepend = json!({"type": "Prepend", "prepend": "▁"});

@@ -66,7 +66,7 @@ enum Bpe {
 /// Tokens with their ids, in the file's order.
 pub struct Vocab<'a>(pub Vec<(Cow<'a, str>, u32)>);
 
-/// Left and right side of a merge, written "a b" or ["a", "b"].
+/// Left and right side of a merge, written `"a b"` or `["a", "b"]`.
 pub struct Merge<'a>(pub Cow<'a, str>, pub Cow<'a, str>);
 
 #[derive(Deserialize)]

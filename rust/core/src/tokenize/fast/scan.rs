@@ -100,8 +100,7 @@ impl<'a> Text<'a> {
         }
         match (lower(at + 1), lower(at + 2)) {
             (b's' | b't' | b'm' | b'd', _) => 2,
-            (b'r' | b'v', b'e') | (b'l', b'l') => 3,
-            (0xc5, 0xbf) => 3, // ſ, an s in any case
+            (b'r' | b'v', b'e') | (b'l', b'l') | (0xc5, 0xbf) => 3, // the last is ſ, an s in any case
             _ => 0,
         }
     }
@@ -154,7 +153,7 @@ fn between(word: u64, from: u8, to: u8) -> u64 {
 /// ASCII letters at the beginning of eight bytes.
 #[inline(always)]
 fn letters(word: u64) -> usize {
-    let others = !between(word | 0x20 * ONES, b'a', b'z') & HIGH;
+    let others = !between(word | (0x20 * ONES), b'a', b'z') & HIGH;
     others.trailing_zeros() as usize / 8
 }
 

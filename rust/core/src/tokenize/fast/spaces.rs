@@ -1,4 +1,4 @@
-//! BPE in SentencePiece's manner: spaces become ▁, characters without a token become bytes.
+//! BPE as `SentencePiece` makes it: spaces become ▁, characters without a token become bytes.
 //!
 //! Where no merge makes a token in which ▁ follows something else, words that begin at a run of spaces can be encoded one
 //! by one, although the model is asked for the whole text.
