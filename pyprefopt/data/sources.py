@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from pyprefopt.data import _native
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
-from pyprefopt.data.tables import FRAME, TableSource, as_tables
+from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -171,7 +171,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     kind_of(format)  # or a ConfigError
     options = {"first_row": block.first_row, "first_line": block.first_line, "carry": carry}
     used, rejects, others = _native.parse_rows(_texts(block.rows, [format]), format, **options)
-    table = pa.table(used)
+    table = to_table(used)
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
         fields = _native.format_fields(format)
