@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.pack import pack as pack
     from pyprefopt.data.pack import pack_lengths as pack_lengths
     from pyprefopt.data.prepare import prepare as prepare
+    from pyprefopt.data.read import read_candidates as read_candidates
     from pyprefopt.data.read import read_instructions as read_instructions
     from pyprefopt.data.read import read_preferences as read_preferences
     from pyprefopt.data.select import random_mask as random_mask
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pyprefopt.data.select import select_top_k as select_top_k
     from pyprefopt.data.select import threshold_mask as threshold_mask
     from pyprefopt.data.select import top_k_mask as top_k_mask
+    from pyprefopt.data.sources import open_source as open_source
+    from pyprefopt.data.sources import parse_block as parse_block
     from pyprefopt.data.store import SegmentStore as SegmentStore
     from pyprefopt.data.store import ValueStore as ValueStore
     from pyprefopt.data.template import apply_chat_template as apply_chat_template
@@ -40,8 +43,9 @@ _HOMES = {
     "loader": ("StepLoader",),
     "pack": ("Packer", "pack", "pack_lengths"),
     "prepare": ("prepare",),
-    "read": ("read_instructions", "read_preferences"),
+    "read": ("read_candidates", "read_instructions", "read_preferences"),
     "select": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
+    "sources": ("open_source", "parse_block"),
     "store": ("SegmentStore", "ValueStore"),
     "template": ("apply_chat_template",),
     "tokenize": ("load_tokenizer", "tokenize"),

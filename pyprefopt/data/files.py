@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import lzma
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,8 @@ def schema_of(file: DataFile) -> pa.Schema:
         if file.container == "parquet":
             return pq.read_schema(file.path)
         with _arrow_reader(file) as reader:
-            return reader.schema
+            schema: pa.Schema = reader.schema
+            return schema
 
 
 def rows_of(file: DataFile) -> int | None:
@@ -181,7 +182,7 @@ def batches(file: DataFile, columns: Sequence[str], batch_bytes: int) -> Iterato
 
 
 @contextmanager
-def _arrow_reader(file: DataFile) -> Iterator[Iterable[pa.RecordBatch] | Any]:
+def _arrow_reader(file: DataFile) -> Iterator[Any]:
     """The batches of an Arrow file, in either of the two forms, with its `schema`."""
     with pa.memory_map(str(file.path)) as source:
         if source.read(6) == b"ARROW1":

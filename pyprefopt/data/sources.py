@@ -33,6 +33,7 @@ from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
+UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 
 FORMATS = {  # kind -> formats, in the order in which they are tried
@@ -105,7 +106,8 @@ class Source:
     def blocks(self, *, carry: bool = False) -> Iterator[Block]:
         """All rows, in order (a reader's only once).
 
-        With `carry`, typed rows bring the columns that the format does not take, too."""
+        With `carry`, typed rows bring the columns that the format does not take, too.
+        """
         index = first_row = 0
         for part in self.parts:
             empty = True
@@ -160,6 +162,9 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
         ConfigError: an unknown format.
     """
     kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
+    for name in kinds:
+        if name not in FORMATS:
+            raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
         return Source([_file_part(file) for file in files], format, kinds, ignored)
@@ -169,8 +174,10 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
     """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
     kind_of(format)  # or a ConfigError
-    options = {"first_row": block.first_row, "first_line": block.first_line, "carry": carry}
-    used, rejects, others = _native.parse_rows(_texts(block.rows, [format]), format, **options)
+    texts = _texts(block.rows, [format])
+    used, rejects, others = _native.parse_rows(
+        texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
+    )
     table = to_table(used)
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
@@ -282,14 +289,13 @@ def _table_part(source: TableSource) -> _Part:
 
 
 def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tuple[pa.Table, int, None]]:
-    """Batches joined until a block is full; a batch that is larger than a block in equal slices."""
+    """Rows joined until a block is full; large rows in smaller steps."""
     held: list[pa.Table] = []
     held_bytes = held_rows = 0
-    for batch in batches:
-        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-        step = max(1, min(BLOCK_ROWS, table.num_rows * BLOCK_BYTES // max(1, table.nbytes)))
-        for start in range(0, table.num_rows, step):
-            piece = table.slice(start, step)
+    for unit in _units(batches):
+        step = max(1, min(BLOCK_ROWS, unit.num_rows * BLOCK_BYTES // max(1, unit.nbytes)))
+        for start in range(0, unit.num_rows, step):
+            piece = unit.slice(start, step)
             held.append(piece)
             held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
             if held_bytes >= BLOCK_BYTES or held_rows >= BLOCK_ROWS:
@@ -297,6 +303,22 @@ def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tupl
                 held, held_bytes, held_rows = [], 0, 0
     if held:
         yield pa.concat_tables(held), held_rows, None
+
+
+def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of UNIT_ROWS, wherever the batches end: a library may cut them as it likes."""
+    held: list[pa.Table] = []
+    missing = UNIT_ROWS
+    for batch in batches:
+        table, start = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch, 0
+        while start < table.num_rows:
+            held.append(table.slice(start, missing))
+            start, missing = start + held[-1].num_rows, missing - held[-1].num_rows
+            if missing == 0:
+                yield pa.concat_tables(held).combine_chunks()
+                held, missing = [], UNIT_ROWS
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:
@@ -327,13 +349,14 @@ def _detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | Non
     texts = _texts(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    return found, names, _UNMARKED if unmarked else _nearest(names)
+    return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS
 
 
 _UNMARKED = (
     "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
     "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
 )
+_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
 _EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
 
 

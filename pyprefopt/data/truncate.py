@@ -54,12 +54,12 @@ def truncate(
     ratio: in (0, 1], of the response's own units (`ratio_base="own"`) or of those of the row's shortest response
     (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`.
 
-    Text (DataFrame, LazyFrame, Arrow table): `columns` are strings or list<message> (the last message's content is
-    cut), or lists of either (candidates); default: `chosen` and `rejected`, or `responses`. With unit "tokens" the
-    tokenizer (or the path of its tokenizer.json) counts; a character that is spread over several tokens, not all kept,
-    is dropped, or kept whole if it is the first. `{column}_cut` says how many units went (added to what is there),
-    and `{column}_complete` becomes False where something was cut, so that no end of turn is written: with
-    `cut_end="template"` it stays as it was, and the template ends the turn.
+    Text (DataFrame, LazyFrame; an Arrow table, DuckDB relation or `datasets` set gives a PyArrow table): `columns` are
+    strings or list<message> (the last message's content is cut), or lists of either (candidates); default: `chosen` and
+    `rejected`, or `responses`. With unit "tokens" the tokenizer (or the path of its tokenizer.json) counts; a character
+    that is spread over several tokens, not all kept, is dropped, or kept whole if it is the first. `{column}_cut` says
+    how many units went (added to what is there), and `{column}_complete` becomes False where something was cut, so that
+    no end of turn is written: with `cut_end="template"` it stays as it was, and the template ends the turn.
     Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
     `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
     ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is not used.
@@ -80,9 +80,10 @@ def truncate(
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)
-    if not hasattr(what, "__arrow_c_stream__"):
+    table = what.with_format("arrow")[:] if hasattr(what, "with_format") else what  # a `datasets` set
+    if not hasattr(table, "__arrow_c_stream__"):
         raise DataError(f"truncate takes a Polars frame, an Arrow table or a path, got {type(what).__name__}")
-    return step(pl.DataFrame(what)).to_arrow()
+    return step(pl.DataFrame(table)).to_arrow()
 
 
 def truncate_column(

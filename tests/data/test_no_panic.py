@@ -177,6 +177,10 @@ def call(name: str, draw: Any) -> Any:  # noqa: PLR0911
         return [blocks.push(draw(st.just(part.encode("utf-8", "surrogatepass")))) for part in text], blocks.finish()
     if name == "Tokenizer":
         limits = {"max_prompt_tokens": draw(lengths), "max_tokens": draw(lengths)}
+        limits |= {
+            "prompt_overflow": pick(("drop", "keep_start", "keep_end", "odd")),
+            "boundary": pick(("split", "error", "odd")),
+        }
         return pick((TOKENIZER.encode, TOKENIZER.prove, lambda frame: TOKENIZER.tokenize(frame, **limits)))(column())
     return function(column())
 
@@ -193,17 +197,9 @@ def pack(draw: Any, column: Any, maybe: Any) -> Any:
 
 
 FORMATS = (
-    "sharegpt",
-    "hh",
-    "ultrafeedback",
-    "preference",
-    "shp",
-    "alpaca",
-    "candidates",
-    "messages",
-    "instruction",
-    "odd",
-)
+    "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "candidate_rows", "messages",
+    "prompt_response", "instruction", "odd",
+)  # fmt: skip
 WITHOUT_COLUMNS = {"__version__", "render_chat", "format_fields"}
 FUNCTIONS = sorted(set(rust.__all__) - WITHOUT_COLUMNS)
 

@@ -197,7 +197,7 @@ def shared_texts():
             for row in json.load(file):
                 texts += [turn["value"] for turn in [*row["conversations"], row["chosen"], row["rejected"]]]
     frame = pl.read_parquet(SHARED / "alpaca-candidates.parquet", columns=["prompt", "response"])
-    return [*texts, *frame["prompt"].unique().sort(), *frame["response"][::8]]
+    return [*texts, *frame["prompt"].unique().sort(), *frame["response"].drop_nulls()]
 
 
 PIECES = st.one_of(
@@ -233,7 +233,7 @@ def test_families_are_fast_and_equal_on_odd_texts(name):
 
 
 @pytest.mark.parametrize("name", FAST)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_families_equal_on_random_texts(name, texts):
     assert_equal(*made(name), texts)
@@ -246,16 +246,17 @@ def test_long_words_are_equal_and_not_quadratic(name):
 
 
 @needs_shared
+@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REAL_TOKENIZERS)
-def test_real_tokenizers_are_fast_and_equal_on_real_texts(name):
+def test_real_tokenizers_are_fast_and_equal_on_real_texts(name, every):
     native, reference = real(name)
     assert (native.engine, native.why) == ("fast", "")
-    assert_equal(native, reference, ODD + shared_texts())
+    assert_equal(native, reference, ODD + shared_texts()[::every])
 
 
 @needs_shared
 @pytest.mark.parametrize("name", REAL_TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_real_tokenizers_equal_on_random_texts(name, texts):
     assert_equal(*real(name), texts)
@@ -344,7 +345,7 @@ def test_chunks_and_arrow_types_give_the_same_ids(tmp_path):
 
 @needs_shared
 def test_ids_do_not_depend_on_threads_or_on_what_was_encoded_before():
-    texts = shared_texts()[:600]
+    texts = shared_texts()[:300]
     native, _ = real("phi-2")
     first = ids(native, texts)
     assert ids(native, texts[::-1])[::-1] == first

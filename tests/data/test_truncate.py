@@ -6,6 +6,8 @@ import gzip
 import subprocess
 import sys
 
+import datasets
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -227,7 +229,10 @@ def test_an_arrow_table_gives_one():
     table = pl.DataFrame({"chosen": ["a b"], "rejected": ["c"]}).to_arrow()
     out = truncate(table, length=1, unit="words")
     assert out.to_pylist()[0]["chosen"] == "a"
-    assert isinstance(out, type(table))
+    for other in (table, duckdb.from_arrow(table), datasets.Dataset(table)):
+        same = truncate(other, length=1, unit="words")
+        assert isinstance(same, pa.Table)
+        assert same.to_pylist() == out.to_pylist()
     with pytest.raises(DataError, match="got list"):
         truncate([1], length=1, unit="words")
 

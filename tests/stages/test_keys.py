@@ -54,6 +54,12 @@ RECORDED = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def names_stand_for_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data files of these settings are not there."""
+    monkeypatch.setattr("pyprefopt.stages.data._hash_data", lambda source: source)
+
+
 def keys(config: RunConfig) -> dict[str, str]:
     """The keys of all stages of a SePO run, as if every input had the same content."""
     data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)

@@ -246,6 +246,7 @@ pub fn kept_bytes(text: &str, offsets: &[(u32, u32)], cut: Cut, base: Option<usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn count(tokens: usize) -> Cut {
         Cut::new(None, Some(tokens), "ceil").expect("valid")
@@ -281,6 +282,39 @@ mod tests {
         assert_eq!(kept("一。二", Unit::Sentences), Kept { kept: 6, cut: 1 });
         assert_eq!(kept(" \n a\nb", Unit::Sentences), Kept { kept: 4, cut: 1 });
         assert_eq!(kept("  \n ", Unit::Sentences), Kept { kept: 4, cut: 0 });
+    }
+
+    proptest! {
+        /// What is left is a prefix with exactly the units that were kept, whatever the text.
+        #[test]
+        fn a_cut_text_has_the_units_that_were_kept(
+            text in prop_oneof![".{0,40}", "[aB1 .,!?。中'\"\\n\u{301}_:ア-]{0,40}"],
+            length in 1usize..6,
+        ) {
+            for unit in [Unit::Characters, Unit::Words, Unit::Sentences] {
+                let Kept { kept, cut } = kept_text(&text, unit, count(length), None);
+                prop_assert!(text.is_char_boundary(kept));
+                let all = unit.count(&text);
+                prop_assert_eq!(cut, all.saturating_sub(length));
+                prop_assert_eq!(unit.count(&text[..kept]), all - cut);
+                prop_assert!(cut > 0 || kept == text.len());
+            }
+        }
+
+        /// Cutting by the same length again changes nothing; a base that is the own length is no base.
+        #[test]
+        fn positions_are_stable(content in prop::collection::vec(any::<bool>(), 0..30), ratio in 0.01f64..=1.0) {
+            let cut = Cut::new(Some(ratio), None, "ceil").expect("valid");
+            let own = content.iter().filter(|is| **is).count();
+            let first = kept_positions(&content, cut, None);
+            prop_assert_eq!(first, kept_positions(&content, cut, Some(own)));
+            let left = content[..first.kept].iter().filter(|is| **is).count();
+            prop_assert_eq!(left + first.cut, own);
+            prop_assert_eq!(left, cut.kept(own, own));
+            if left > 0 {
+                prop_assert_eq!(kept_positions(&content[..first.kept], count(left), None).cut, 0);
+            }
+        }
     }
 
     #[test]

@@ -2,20 +2,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pyprefopt_core::pack::{
-    Group, Kind, Layout, Misfit, Response, assemble, best_fit_decreasing,
-};
+use pyprefopt_core::pack::{Group, Kind, Layout, Misfit, Response, assemble, best_fit_decreasing};
 use pyprefopt_core::select::Bits;
 
 fuzz_target!(|data: &[u8]| {
     let Some((head, rest)) = data.split_at_checked(3) else {
         return;
     };
-    let capacity = usize::from(head[0]) << (head[1] % 20);
+    let capacity = usize::from(head[0]) << (head[1] % 12);
     let limit = (head[2] > 0).then_some(usize::from(head[2]));
     let costs: Vec<usize> = rest
         .chunks(2)
-        .map(|two| usize::from(two[0]) << (two.get(1).unwrap_or(&0) % 20))
+        .map(|two| usize::from(two[0]) << (two.get(1).unwrap_or(&0) % 12))
         .collect();
     let largest = costs.iter().position(|&cost| cost > capacity);
     match best_fit_decreasing(&costs, capacity, limit) {
@@ -37,7 +35,11 @@ fuzz_target!(|data: &[u8]| {
 
 /// Groups cut from the bytes: what a batch holds is what its groups cost.
 fn check_batches(layout: u8, bytes: &[u8]) {
-    let layout = if layout % 2 == 0 { Layout::Shared } else { Layout::Separate };
+    let layout = if layout % 2 == 0 {
+        Layout::Shared
+    } else {
+        Layout::Separate
+    };
     let ids: Vec<u32> = bytes.iter().map(|&byte| u32::from(byte)).collect();
     let groups: Vec<Group<'_>> = ids
         .chunks(16)
@@ -56,15 +58,27 @@ fn check_batches(layout: u8, bytes: &[u8]) {
                 ratio: 1.0,
             };
             let count = usize::from(bits[0] >> 6);
-            let responses = (0..count).map(|i| response([Kind::Chosen, Kind::Rejected, Kind::Response][i]));
-            Group { row: row as u64, prompt, responses: responses.collect() }
+            let responses =
+                (0..count).map(|i| response([Kind::Chosen, Kind::Rejected, Kind::Response][i]));
+            Group {
+                row: row as u64,
+                prompt,
+                responses: responses.collect(),
+            }
         })
         .filter(|group| group.check().is_ok())
         .collect();
     let cost: usize = groups.iter().map(|group| group.cost(layout)).sum();
-    let batch = assemble(&[groups], layout).expect("checked groups can be assembled").remove(0);
+    let batch = assemble(&[groups], layout)
+        .expect("checked groups can be assembled")
+        .remove(0);
     assert_eq!(batch.input_ids.len(), cost);
     assert_eq!(batch.segment_offsets.last(), Some(&(cost as i64)));
-    assert!(batch.hidden_index.iter().all(|&index| 0 <= index && index < cost as i64));
+    assert!(
+        batch
+            .hidden_index
+            .iter()
+            .all(|&index| 0 <= index && index < cost as i64)
+    );
     assert_eq!(batch.target_ids.len(), batch.response_index.len());
 }

@@ -14,8 +14,12 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let (source, messages) = text.split_once('\0').unwrap_or((text, CHAT));
-    let Ok(template) = ChatTemplate::new(source, r#"{"bos_token": "<s>", "eos_token": "</s>"}"#, 0)
-    else {
+    let Ok(template) = ChatTemplate::new(
+        source,
+        r#"{"bos_token": "<s>", "eos_token": "</s>"}"#,
+        0,
+        None,
+    ) else {
         return;
     };
     if let Ok(messages) = parse_messages(messages) {

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pyprefopt_core::template::{ChatTemplate, Message};
-use pyprefopt_core::tokenize::{Encoder, Limits, Response, Row, tokenize_row};
+use pyprefopt_core::tokenize::{
+    Boundary, Columns, Encoder, Limits, PromptOverflow, Response, Row, Tokenization, tokenize_row,
+};
 
 const TINY: &str = include_str!("../tiny-tokenizer.json");
 const CHATML: &str = include_str!("../../../pyprefopt/data/templates/chatml.jinja");
@@ -21,7 +23,8 @@ static ENCODER: LazyLock<Encoder> = LazyLock::new(|| {
     Encoder::new(&json, &["<|endoftext|>".to_owned()]).expect("the tokenizer.json is one")
 });
 static TEMPLATE: LazyLock<ChatTemplate> = LazyLock::new(|| {
-    ChatTemplate::new(CHATML, r#"{"eos_token": "<|endoftext|>"}"#, 0).expect("the template compiles")
+    ChatTemplate::new(CHATML, r#"{"eos_token": "<|endoftext|>"}"#, 0, None)
+        .expect("the template compiles")
 });
 
 fuzz_target!(|data: &[u8]| {
@@ -30,11 +33,19 @@ fuzz_target!(|data: &[u8]| {
     };
     let text = String::from_utf8_lossy(bytes);
     let mismatch = ENCODER.prove(&[&text]);
-    assert!(mismatch.is_none(), "other ids than tokenizers: {mismatch:?}");
+    assert!(
+        mismatch.is_none(),
+        "other ids than tokenizers: {mismatch:?}"
+    );
 
     let encoded = ENCODER.encode(&text).expect("a text can be encoded");
     assert_eq!(encoded.ids.len(), encoded.offsets.len());
-    assert!(encoded.offsets.iter().all(|&(start, end)| start <= end && end as usize <= text.len()));
+    assert!(
+        encoded
+            .offsets
+            .iter()
+            .all(|&(start, end)| start <= end && end as usize <= text.len())
+    );
 
     let mut at = usize::from(cut) % (text.len() + 1);
     while !text.is_char_boundary(at) {
@@ -42,34 +53,94 @@ fuzz_target!(|data: &[u8]| {
     }
     let (shared, tail) = text.split_at(at);
     let other = format!("{shared}other");
-    let pair = ENCODER.encode_sharing(at, &[&text, &other]).expect("texts can be encoded");
+    let pair = ENCODER
+        .encode_sharing(at, &[&text, &other])
+        .expect("texts can be encoded");
     assert_eq!(pair[0], encoded);
-    assert_eq!(pair[1], ENCODER.encode(&other).expect("a text can be encoded"));
-    check_row(shared, tail);
+    assert_eq!(
+        pair[1],
+        ENCODER.encode(&other).expect("a text can be encoded")
+    );
+    check_row(shared, tail, cut);
 });
 
-/// Rows are tokenized or refused; segments have one entry per token, and offsets inside their message.
-fn check_row(prompt: &str, answer: &str) {
-    let message = |role, content| Message { role, content, extra: None };
+/// Rows are tokenized or refused; lines have one entry per token, offsets inside their message, and keep their bounds.
+fn check_row(prompt: &str, answer: &str, settings: u8) {
+    let message = |role, content| Message {
+        role,
+        content,
+        extra: None,
+    };
+    let response = |kind, content| Response {
+        field: kind,
+        kind,
+        messages: vec![message("assistant", content)],
+        complete: settings & 1 == 0,
+        score: None,
+    };
     let row = Row {
+        row: 0,
         prompt: vec![message("user", prompt)],
-        responses: ["chosen", "rejected"]
-            .map(|field| Response {
-                field,
-                messages: vec![message("assistant", if field == "chosen" { answer } else { prompt })],
-                complete: true,
-            })
-            .into(),
+        responses: vec![response("chosen", answer), response("rejected", prompt)],
         tools: None,
         template_kwargs: None,
     };
-    let Ok(tokens) = tokenize_row(&ENCODER, &TEMPLATE, &row, Limits::default()) else {
-        return;
+    let overflow = [
+        PromptOverflow::Drop,
+        PromptOverflow::KeepStart,
+        PromptOverflow::KeepEnd,
+    ];
+    let limits = Limits {
+        max_prompt_tokens: (settings & 2 > 0).then_some(40),
+        prompt_overflow: overflow[usize::from(settings >> 2) % 3],
+        max_tokens: (settings & 16 > 0).then_some(60),
+        boundary: if settings & 32 > 0 {
+            Boundary::Error
+        } else {
+            Boundary::Split
+        },
     };
-    assert_eq!(tokens.segments.len(), 3);
-    for (segment, content) in tokens.segments.iter().zip([prompt, answer, prompt]) {
-        let count = segment.ids.len();
-        assert!(count == segment.mask.len() && count == segment.starts.len() && count == segment.ends.len());
-        assert!(segment.ends.iter().flatten().all(|&end| end as usize <= content.len()));
+    let work = Tokenization {
+        encoder: &ENCODER,
+        template: &TEMPLATE,
+        limits,
+        bos: None,
+    };
+    let mut columns = Columns::default();
+    tokenize_row(&work, &row, &mut columns);
+    let tokens: usize = columns.lengths.iter().sum();
+    let counts = [&columns.starts, &columns.ends, &columns.ids].map(Vec::len);
+    assert_eq!(counts, [tokens; 3]);
+    assert_eq!(
+        [
+            columns.mask.len(),
+            columns.inside.len(),
+            columns.turns.len()
+        ],
+        [tokens; 3]
+    );
+    if !columns.rejects.is_empty() {
+        assert_eq!(columns.lengths.len(), 0);
+        return;
+    }
+    assert_eq!(columns.lengths.len(), 3);
+    if let Some(most) = limits.max_prompt_tokens {
+        assert!(columns.lengths[0] <= most);
+    }
+    if let Some(most) = limits.max_tokens {
+        assert!(
+            columns.lengths[1..]
+                .iter()
+                .all(|length| columns.lengths[0] + length <= most)
+        );
+    }
+    let mut at = 0;
+    for (&length, content) in columns.lengths.iter().zip([prompt, answer, prompt]) {
+        for t in (at..at + length).filter(|&t| columns.inside[t]) {
+            assert!(
+                columns.starts[t] <= columns.ends[t] && columns.ends[t] as usize <= content.len()
+            );
+        }
+        at += length;
     }
 }

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 use super::fields::{json_text, missing, number, required, system, with_system};
-use super::json::{Fields, text};
+use super::json::{Fields, shorten, text};
 use super::message::{Message, chat, text_or_chat};
-use super::preference::{check_prompt, check_response, question};
+use super::preference::{check_prompt, check_response};
 use super::{Format, Reject, Rows};
 
 /// A prompt and the assistant's last turn.
@@ -77,4 +79,36 @@ fn prompt_and_response<'a>(
     let answer = required(fields, field)?;
     messages.extend(text_or_chat(answer, field, "assistant", rows)?);
     Ok((messages, field))
+}
+
+/// Earlier turns of `history` [[question, answer], ...], then `instruction` and `input`, a blank line between them.
+pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
+    let mut messages = Vec::new();
+    if let Some(history) = fields.get("history") {
+        let turns: Result<Vec<[&RawValue; 2]>, _> = serde_json::from_str(history.get());
+        let turns = turns.map_err(|_| Reject {
+            reason: "not_a_chat",
+            field: "history".into(),
+            value: shorten(history.get()),
+            rule: "history must be a list of [question, answer]".into(),
+            remedy: "mend the field, or drop it",
+        })?;
+        for (index, [asked, answered]) in turns.into_iter().enumerate() {
+            messages.push(Message::new(
+                "user",
+                text(asked, &format!("history[{index}][0]"))?,
+            ));
+            let answer = text(answered, &format!("history[{index}][1]"))?;
+            messages.push(Message::new("assistant", answer));
+        }
+    }
+    let mut question = text(required(fields, "instruction")?, "instruction")?;
+    if let Some(input) = fields.get("input") {
+        let input = text(input, "input")?;
+        if !input.trim().is_empty() {
+            question = format!("{question}\n\n{input}").into();
+        }
+    }
+    messages.push(Message::new("user", question));
+    Ok(messages)
 }

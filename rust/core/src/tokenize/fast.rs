@@ -79,6 +79,15 @@ impl Engine {
             let content = content.clone();
             tokens.extend(id.map(|id| AddedToken::special(id, content)));
         }
+        for (at, token) in tokens.iter().enumerate() {
+            let same = |other: &AddedToken| other.id == token.id || other.content == token.content;
+            if tokens[..at].iter().any(same) {
+                return Err(format!(
+                    "added token {:?}: it or its id occurs twice",
+                    token.content
+                ));
+            }
+        }
         let (normalized, raw): (Vec<_>, Vec<_>) =
             tokens.into_iter().partition(|token| token.normalized);
         let as_it_is = |token: &AddedToken| match family.cut {
