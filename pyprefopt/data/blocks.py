@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyprefopt.data.shards import to_ipc
 from pyprefopt.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,17 +61,13 @@ class PreparedBlock:
     tokenized_apart: int  # rows with a token across the boundary
     rejected: Mapping[str, int]  # reason -> rows
     rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
-    shard: Any = field(repr=False)  # bytes-like: an Arrow IPC file
-    sha256: str = field(repr=False, default="")  # of the shard
+    shard: pa.Table | bytes = field(repr=False)  # the segments, or `to_ipc` of them
 
     def record(self) -> dict[str, Any]:
         """The books without the content."""
         names = ("rejects", "shard")
-        return {name: value for name, value in vars(self).items() if name not in names} | {
-            "rejected": dict(self.rejected),
-            "bytes": len(self.shard),
-            "rejects_sha256": hashlib.sha256(self.rejects).hexdigest(),
-        }
+        books = {name: value for name, value in vars(self).items() if name not in names}
+        return books | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
@@ -81,6 +76,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
 
     from pyprefopt.data.rejects import REJECTS, count_rejects
     from pyprefopt.data.sources import parse_block
+    from pyprefopt.data.tables import to_table
 
     read = parse_block(block, config.format)
     table = read.table.combine_chunks()  # of the input, not of its many small chunks, follow the shard's batches
@@ -90,8 +86,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     if len(more := pl.DataFrame(bad)):
         more = more.with_columns(file=pl.lit(block.file)).select(REJECTS.names()).cast(REJECTS)
         rejects = pl.concat([rejects, more]).sort("row")
-    table = _columns(_cut(pa.table(segments), config, tokenizer), config)
-    shard = to_ipc(table)
+    table = _columns(_cut(to_table(segments), config, tokenizer), config)
     return PreparedBlock(
         index=block.index,
         file=block.file,
@@ -105,8 +100,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         tokenized_apart=len(rows_apart),
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
-        shard=shard,
-        sha256=hashlib.sha256(shard).hexdigest(),
+        shard=table,
     )
 
 

@@ -78,8 +78,10 @@ def _result(ray: Any, task: Any) -> PreparedBlock:
 def _remote_block(block: Any, config: PrepareConfig, parts: TokenizerParts) -> PreparedBlock:
     from dataclasses import replace
 
+    from pyprefopt.data.shards import to_ipc
+
     result = prepare_block(block, config, parts.open())
-    return replace(result, shard=bytes(result.shard))
+    return replace(result, shard=to_ipc(result.shard))
 
 
 def _ray() -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,12 @@ class ShardedTable:
         known = self.manifest.get("fingerprint")
         if known is not None:
             return str(known)
-        return _combine([hashlib.sha256(to_ipc(shard)).hexdigest() for shard in self._shards()])
+        hashes = []
+        for shard in self._shards():
+            sink = _Sink()
+            sink.put(shard)
+            hashes.append(sink.hash.hexdigest())
+        return _combine(hashes)
 
     def _line_tokens(self) -> NDArray[np.int64]:
         """Tokens of each line, which bound a shard."""
@@ -73,7 +79,7 @@ class ShardedTable:
         atomic.remove_leftovers(directory)
         shards = []
         for index, table in enumerate(self._shards(keep)):
-            shards.append(write_shard(directory, shard_name(self.kind, index), to_ipc(table), lines=table.num_rows))
+            shards.append(write_shard(directory, shard_name(self.kind, index), table, lines=table.num_rows))
         names = {shard["file"] for shard in shards}
         for stale in directory.glob(f"{self.kind}-*.arrow"):
             if stale.name not in names:
@@ -105,20 +111,53 @@ def shard_name(kind: str, index: int) -> str:
     return f"{kind}-{index:05d}.arrow"
 
 
-def to_ipc(table: pa.Table) -> pa.Buffer:
-    """The table as an Arrow IPC file: the same batches give the same bytes; metadata is left out."""
-    table = table.replace_schema_metadata(None)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
+class _Sink:
+    """A file (or none) that hashes and counts what is written to it: the shard is in memory once."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> None:
+        self.hash.update(data)
+        self.size += len(data)
+        if self.file is not None:
+            self.file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def put(self, content: pa.Table | bytes) -> None:
+        """Write the table as an Arrow IPC file (the same batches give the same bytes; metadata is left out)."""
+        if isinstance(content, bytes):
+            self.write(content)
+            return
+        table = content.replace_schema_metadata(None)
+        with pa.ipc.new_file(pa.PythonFile(self, "w"), table.schema) as writer:
+            writer.write_table(table)
 
 
-def write_shard(directory: Path, name: str, content: pa.Buffer, *, lines: int, sha256: str | None = None) -> Shard:
-    """Write an IPC file so that it is there whole or not at all; its record for the manifest."""
-    atomic.atomic_write(directory / name, memoryview(content))
-    hashed = sha256 or hashlib.sha256(content).hexdigest()
-    return {"file": name, "bytes": len(content), "sha256": hashed, "lines": lines}
+def to_ipc(table: pa.Table) -> bytes:
+    """The table as the bytes of its shard."""
+    file = BytesIO()
+    _Sink(file).put(table)
+    return file.getvalue()
+
+
+def write_shard(directory: Path, name: str, content: pa.Table | bytes, *, lines: int) -> Shard:
+    """Write a table, or its `to_ipc`, so that it is there whole or not at all; its record for the manifest."""
+    sinks = []
+
+    def write(file: BinaryIO) -> None:
+        sinks.append(_Sink(file))
+        sinks[-1].put(content)
+
+    atomic.atomic_write(directory / name, write)
+    return {"file": name, "bytes": sinks[-1].size, "sha256": sinks[-1].hash.hexdigest(), "lines": lines}
 
 
 def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from pyprefopt.data import _native
 from pyprefopt.data.detect import detected, listed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
-from pyprefopt.data.tables import FRAME, TableSource, as_tables
+from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -179,7 +179,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     used, rejects, others = _native.parse_rows(
         texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
     )
-    table = pa.table(used)
+    table = to_table(used)
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
         fields = _native.format_fields(format)

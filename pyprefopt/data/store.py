@@ -65,7 +65,7 @@ class SegmentStore(ShardedTable):
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each line, [lines] i64."""
-        return np.asarray(pc.list_value_length(self.table["ids"]).to_numpy(), dtype=np.int64)
+        return _flat(pc.list_value_length(self.table["ids"]), np.int64)
 
     @cached_property
     def group_offsets(self) -> NDArray[np.int64]:
@@ -76,12 +76,12 @@ class SegmentStore(ShardedTable):
     @cached_property
     def segments(self) -> NDArray[np.uint16]:
         """Number of the segment within its group, [lines] u16; 0 is the prompt."""
-        return np.asarray(self.table["segment"].to_numpy(), dtype=np.uint16)
+        return _flat(self.table["segment"], np.uint16)
 
     @cached_property
     def rows(self) -> NDArray[np.uint64]:
         """Input row of each group, [groups] u64."""
-        return np.asarray(self.table["row"].to_numpy()[self.group_offsets[:-1]], dtype=np.uint64)
+        return _flat(self.table["row"], np.uint64)[self.group_offsets[:-1]]
 
     @property
     def num_rows(self) -> int:
@@ -261,6 +261,11 @@ def scatter_values(
     return flat
 
 
+def _flat(column: pa.ChunkedArray, dtype: Any) -> NDArray[Any]:
+    """A column of numbers without nulls as one array (`to_numpy` would import pandas: a second of every start)."""
+    return np.concatenate([np.empty(0, dtype), *(np.from_dlpack(chunk) for chunk in column.chunks)], dtype=dtype)
+
+
 def typed(table: pa.Table) -> pa.Table:
     """The table with its known columns first, in the widths of the store."""
     names = set(table.column_names)
@@ -276,7 +281,8 @@ def typed(table: pa.Table) -> pa.Table:
             columns[name] = table[name] if table[name].type == wanted else table[name].cast(wanted)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(f"column '{name}' must be {wanted}, got {table[name].type}: {error}") from None
-    return pa.table(columns | {name: table[name] for name in extra})
+    columns |= {name: table[name] for name in extra}
+    return pa.Table.from_arrays(list(columns.values()), names=list(columns))  # pa.table would import pandas
 
 
 def _refuse(bad: NDArray[np.bool_], rows: NDArray[Any], rule: str) -> None:

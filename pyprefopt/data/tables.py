@@ -24,6 +24,11 @@ class TableSource:
     rows: int | None = None
 
 
+def to_table(stream: Any) -> pa.Table:
+    """Anything with an Arrow stream as a table, its batches as they are (`pa.table` would import pandas first)."""
+    return pa.RecordBatchReader.from_stream(stream).read_all()
+
+
 def as_tables(source: Any) -> TableSource:
     """A Polars frame, pyarrow table or reader, `datasets.Dataset`, DuckDB relation, or anything with an Arrow stream.
 

@@ -82,19 +82,19 @@ class Workspace:
 
     def commit(self, block: PreparedBlock) -> None:
         """Keep a shard: its content, its rejected rows, then its record."""
+        record = block.record()
         if block.lines:
             name = shard_name("segments", block.index)
-            write_shard(self.directory, name, block.shard, lines=block.lines, sha256=block.sha256)
+            record["shard"] = write_shard(self.directory, name, block.shard, lines=block.lines)
         if block.rejects:
             atomic.atomic_write(self._rejects(block.index), block.rejects)
-        record = block.record()
         atomic.write_json(self.work / f"{block.index:05d}.json", record)
         self.records[block.index] = record
 
     def shards(self) -> list[Shard]:
         """The shards that have lines, as the manifest names them."""
         records = [self.records[index] for index in sorted(self.records)]
-        return [_shard(record) for record in records if record["lines"]]
+        return [record["shard"] | {"first_row": record["first_row"]} for record in records if record["lines"]]
 
     def rejected(self) -> Iterator[Path]:
         """The files of rejected rows, in the order of the input."""
@@ -135,7 +135,7 @@ class Workspace:
             record = json.loads(path.read_bytes())
             shard = self.directory / shard_name("segments", record["index"])
             rejects = self._rejects(record["index"])
-            if (not record["lines"] or _holds(shard, record["sha256"])) and (
+            if (not record["lines"] or _holds(shard, record["shard"]["sha256"])) and (
                 not record["rejected"] or _holds(rejects, record["rejects_sha256"])
             ):
                 yield record
@@ -147,11 +147,6 @@ class Workspace:
 def _is_shard(name: str) -> bool:
     """A shard, or what a killed writer left of a file."""
     return (name.startswith("segments-") and name.endswith(".arrow")) or (name[0] == "." and name.endswith(".tmp"))
-
-
-def _shard(record: dict[str, Any]) -> Shard:
-    name = shard_name("segments", record["index"])
-    return {"file": name} | {field: record[field] for field in ("bytes", "sha256", "lines", "first_row")}
 
 
 def _holds(path: Path, sha256: str) -> bool:

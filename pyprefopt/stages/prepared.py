@@ -16,7 +16,7 @@ from pyprefopt.data.atomic import MANIFEST, read_manifest, sha256_file
 from pyprefopt.data.hub import resolve
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ConfigError
-from pyprefopt.train.config import RunConfig
+from pyprefopt.train.config import RunConfig, TruncationConfig
 
 if TYPE_CHECKING:
     import polars as pl
@@ -71,11 +71,10 @@ class Prepared:
             wanted, found = getattr(config, name), self.manifest[longest]
             if found > wanted:
                 self._refuse(name, wanted, f">= {found}, the longest there", f"raise --{name}, or {again}")
-        rule = {name: value for name, value in vars(config.truncation).items() if value is not None}
-        if (config.truncation.ratio or config.truncation.tokens) and self.setting == "data":
-            made = settings["truncation"]
-            if any(made.get(name, rule[name]) != rule[name] for name in rule) or not made:
-                self._refuse("truncation", rule, str(made or "off"), again)
+        made = {"tokens" if name == "length" else name: value for name, value in settings["truncation"].items()}
+        asked = config.truncation
+        if self.setting == "data" and asked.active and vars(asked) != vars(TruncationConfig()) | made:
+            self._refuse("truncation", vars(asked), str(made or "off"), again)
 
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(

@@ -18,7 +18,8 @@ GOLDEN = """\
 OUT: 11 rows, 33 segments, 461 tokens, 1 shard, 0.0 MiB
 input      pairs.jsonl (preference): 12 rows in, 11 used, 1 rejected
   empty_response: 1
-settings   boundary split, format preference, max_prompt_tokens 1024, max_tokens 2048, offsets True, prompt_overflow drop
+settings   boundary split, format preference, max_prompt_tokens 1024, max_tokens 2048, \
+offsets True, prompt_overflow drop
 rows       0 responses cut to fit max_tokens, 0 with a token across the boundary
 
 prompt: median 25 tokens, mean 25.2, longest 26

@@ -88,6 +88,7 @@ def test_the_key_follows_the_folders_content(inputs, tmp_path):
         ({}, {"max_prompt_tokens": 5}, r"max_prompt_tokens must be >= \d+, the longest there"),
         ({}, {"truncation": {"ratio": 0.5}}, "truncation must be off for the prepared data"),
         ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.4}}, "truncation must be .*0.5"),
+        ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.5, "cut_end": "eos"}}, "truncation must be .*0.5"),
         ({"truncation": {"ratio": 0.5}}, {"eval_data": None}, "was prepared with truncation, but test pairs must be"),
         ({}, {"chat_template": "plain"}, "was prepared with another chat template than .* has; leave --tokenizer"),
     ],
