@@ -74,7 +74,7 @@ def tokenize(
     Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    options = {
+    options: dict[str, Any] = {
         "max_prompt_tokens": max_prompt_tokens,
         "prompt_overflow": prompt_overflow,
         "max_tokens": max_tokens,
@@ -87,9 +87,7 @@ def tokenize(
     return step(frame)
 
 
-def check_options(
-    max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str
-) -> None:
+def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
     """Raise ConfigError where a budget or a choice breaks its rule."""
     for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
         check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")

@@ -24,7 +24,7 @@ pub struct Shape {
     guards: Vec<Guard>,
     pieces: Vec<Piece>,
     boundary: usize,        // the response begins here
-    generation: usize,      // the generation prompt begins here, or at the boundary where it cannot be told
+    generation: usize,      // the generation prompt begins here
     turns: Vec<usize>,      // the prompt's messages but the last one end here
     prompt: Option<usize>,  // content of the prompt's last message
     response: usize,        // content of the response
@@ -143,6 +143,12 @@ impl ChatTemplate {
         learned
     }
 
+    /// Shapes learned so far.
+    pub fn shape_count(&self) -> usize {
+        let known = self.shapes.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|entry| entry.shapes.len()).sum()
+    }
+
     fn learn(&self, chat: &[Message], prompt_messages: usize) -> Option<Shape> {
         let mut guards = Vec::new();
         let mut learn = |count: usize, add: bool| {
@@ -156,14 +162,13 @@ impl ChatTemplate {
         };
         let whole = learn(chat.len(), false)?;
         let boundary = end_of_prefix(&learn(prompt_messages, true)?, &whole)?;
-        let bare = learn(prompt_messages, false).and_then(|bare| end_of_prefix(&bare, &whole));
+        let generation = end_of_prefix(&learn(prompt_messages, false)?, &whole)?;
         let ends: Vec<Cut> = (1..prompt_messages)
             .map(|count| end_of_prefix(&learn(count, false)?, &whole))
             .collect::<Option<_>>()?;
-        if !ends.is_sorted() || ends.last().is_some_and(|end| *end > boundary) {
+        if !ends.is_sorted() || ends.last().is_some_and(|end| *end > boundary) || generation > boundary {
             return None;
         }
-        let generation = bare.filter(|bare| *bare <= boundary).unwrap_or(boundary);
         let mut cuts = ends.clone();
         cuts.extend([boundary, generation]);
         let (pieces, places) = split(&whole, &cuts);
