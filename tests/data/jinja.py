@@ -108,7 +108,7 @@ LANGUAGE = [
     "{% set t %}x {{ odd | trim }} y{% endset %}{{ t | length }}{{ t }}{% set a, b = 1, 2 %}{{ a + b }}",
     "{% for a in [1, 2] %}{{ loop.previtem }}{{ loop.nextitem }}{{ loop.index }}{{ loop.revindex0 }}{% else %}e{% endfor %}",
     "{% macro outer() %}{{ caller() }}{% endmacro %}{% call outer() %}c{% endcall %}{% filter upper %}f{% endfilter %}",
-    "{{ 1e300 * 1e10 }}{{ 0.1 + 0.2 }}{{ 100000000000000000000 }}{{ 1.5 | int }}{{ '3' | int }}{{ 2.5 | round }}",
+    "{{ 1e300 * 1e10 }}{{ 0.1 + 0.2 }}{{ 100000000000000000000 }}{{ 1.5 | int }}{{ '3' | int }}{{ 2.5 | round }}{{ 0.125 | round(2) }}{{ 1.2 | round(0, 'ceil') }}{{ 3 | round }}",
     "{{ '%s' }}{{ \"\\u00e9\" }}{{ '<&>' | e }}{{ '<' | safe }}{{ odd }}{{ [odd] }}{{ {'a': odd} | string }}",
     "{%- set ns = namespace(a=[]) -%}{%- set ns.a = ns.a + ['x'] -%}{{- ns.a -}}{% with z = 1 %}{{ z }}{% endwith %}",
 ]

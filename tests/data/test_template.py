@@ -231,7 +231,7 @@ def test_no_template_of_trl_needs_the_reference(caplog):
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}", "{{ 'a'.center(5) }}", "{{ 'a' 'b' }}"],
+    ["{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}", "{{ 'a'.center(5) }}", "a{{ messages['b', 'c'] }}"],
 )
 def test_what_the_engine_lacks_is_rendered_by_the_reference(source, caplog):
     with caplog.at_level(logging.WARNING, logger="pyprefopt"):
@@ -242,7 +242,7 @@ def test_what_the_engine_lacks_is_rendered_by_the_reference(source, caplog):
     assert len(caplog.records) == 1
     assert "rendered by transformers" in caplog.text
     with pytest.raises(ConfigError, match="no way"):
-        apply_chat_template(CHATS["one turn"], source + "{{ raise_exception('no way') }}")
+        apply_chat_template(CHATS["one turn"], source + "{{ raise_exception('no way') }}", tools=TOOLS)
 
 
 def test_a_refusal_is_never_asked_twice(caplog):

@@ -690,14 +690,14 @@ def test_only_what_the_assistant_writes_is_masked(byte_file, tmp_path):
     inverse = {tokenizer.encode(pl.Series([c])).to_list()[0][0]: c for c in map(chr, range(32, 127))}
     inverse[tokenizer.encode(pl.Series(["\n"])).to_list()[0][0]] = "\n"
     shown = "".join(inverse[i] if on else "." for i, on in zip(line["ids"], line["mask"], strict=True))
-    assert shown == "look!</assistant>" + "." * 28 + "It</assistant>" + "." * 27 + "ok</assistant>"
+    assert shown == "look!</assistant>" + "." * 29 + "It</assistant>" + "." * 27 + "ok</assistant>"
 
 
 def test_rows_of_a_template_that_the_engine_lacks_are_rendered_by_the_reference(byte_file, tmp_path, caplog):
     plain = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ '[' if add_generation_prompt }}"
     frame = preferences(("why", "b é", "c"), ("a", " x ", "d"))
     results = []
-    for source in (plain, "{{ 'a' 'b' if false }}" + plain, "{{ '' | wordcount if true else '' }}" + plain):
+    for source in (plain, "{{ messages['b', 'c'] }}" + plain, "{{ '' | wordcount if true else '' }}" + plain):
         (tmp_path / "t.jinja").write_text(source)
         tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
         with caplog.at_level("WARNING", logger="pyprefopt"):
