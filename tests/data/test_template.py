@@ -231,7 +231,11 @@ def test_no_template_of_trl_needs_the_reference(caplog):
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}", "{{ 'a'.center(5) }}", "a{{ messages['b', 'c'] }}"],
+    [
+        "{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}",
+        "{{ 'a'.center(5) }}",
+        "a{{ messages['b', 'c'] }}",
+    ],
 )
 def test_what_the_engine_lacks_is_rendered_by_the_reference(source, caplog):
     with caplog.at_level(logging.WARNING, logger="pyprefopt"):

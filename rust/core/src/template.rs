@@ -146,7 +146,7 @@ impl ChatTemplate {
         reference(
             &chat,
             add_generation_prompt,
-            options.tools.as_ref().map(|tools| tools.to_string()).as_deref(),
+            options.tools.as_ref().map(Json::to_string).as_deref(),
             Some(&Json::Object(options.variables.clone()).to_string()),
             &why,
         )
@@ -220,7 +220,10 @@ fn describe(error: &minijinja::Error) -> String {
         .map_or(String::new(), |line| format!(" (template line {line})"));
     match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, None) => {
-            format!("the template runs for more than {} instructions", sandbox::FUEL)
+            format!(
+                "the template runs for more than {} instructions",
+                sandbox::FUEL
+            )
         }
         (_, Some(detail)) => format!("{detail}{place}"),
         (kind, None) => format!("{kind}{place}"),

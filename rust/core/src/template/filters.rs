@@ -21,7 +21,10 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
     );
     environment.add_function("strftime_now", move |format: String| strftime(&format, now));
     environment.add_function("debug", || -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::UnknownFunction, "debug is not part of Jinja"))
+        Err(Error::new(
+            ErrorKind::UnknownFunction,
+            "debug is not part of Jinja",
+        ))
     });
     environment.add_test("iterable", |value: &Value| {
         !matches!(
@@ -51,7 +54,11 @@ impl Layout {
         let (positional, options): (&[Value], Kwargs) = from_args(args)?;
         let option = |index: usize, name: &str| -> Result<Option<Value>, Error> {
             let named: Option<Value> = options.get(name)?;
-            Ok(positional.get(index).cloned().or(named).filter(|value| !value.is_none()))
+            Ok(positional
+                .get(index)
+                .cloned()
+                .or(named)
+                .filter(|value| !value.is_none()))
         };
         let ensure_ascii = option(0, "ensure_ascii")?.is_some_and(|value| value.is_true());
         let indent = match option(1, "indent")? {
@@ -64,7 +71,10 @@ impl Layout {
             }
         };
         let (item, key) = match option(2, "separators")? {
-            None => (if indent.is_some() { "," } else { ", " }.into(), ": ".into()),
+            None => (
+                if indent.is_some() { "," } else { ", " }.into(),
+                ": ".into(),
+            ),
             Some(pair) => match pair.try_iter()?.collect::<Vec<_>>().as_slice() {
                 [item, key] => (python::to_text(item)?, python::to_text(key)?),
                 _ => return Err(invalid("tojson: separators must be a pair of strings")),

@@ -39,7 +39,9 @@ fn add(
     name: &'static str,
     call: impl Fn(&State, &[Value]) -> Result<Value, Error> + Send + Sync + 'static,
 ) {
-    environment.add_function(name, move |state: &State, args: Rest<Value>| call(state, &args));
+    environment.add_function(name, move |state: &State, args: Rest<Value>| {
+        call(state, &args)
+    });
 }
 
 /// A value that an operation made: charged, and with the places of contents found again in a captured text.
@@ -160,11 +162,7 @@ fn call_method(state: &State, name: &str, args: &[Value]) -> Result<Value, Error
 }
 
 /// Write a value as Python's `str` does.
-pub fn format(
-    out: &mut minijinja::Output,
-    _state: &State,
-    value: &Value,
-) -> Result<(), Error> {
+pub fn format(out: &mut minijinja::Output, _state: &State, value: &Value) -> Result<(), Error> {
     if let Some(text) = value.as_str() {
         sandbox::charge(text.len())?;
         return out.write_str(text).map_err(Error::from);

@@ -101,7 +101,9 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
                 None => options.get("sep")?,
                 some => some,
             };
-            let most = most.or(options.get("maxsplit")?).and_then(|n| usize::try_from(n).ok());
+            let most = most
+                .or(options.get("maxsplit")?)
+                .and_then(|n| usize::try_from(n).ok());
             options.assert_all_used()?;
             split(text, separator, most, method == "rsplit")?
         }
@@ -111,8 +113,14 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         }
         "find" | "rfind" => {
             let (part,): (&str,) = from_args(args)?;
-            let at = if method == "find" { text.find(part) } else { text.rfind(part) };
-            Value::from(at.map_or(-1, |byte| text[..byte].chars().count() as i64))
+            let at = if method == "find" {
+                text.find(part)
+            } else {
+                text.rfind(part)
+            };
+            at.map_or(Value::from(-1), |byte| {
+                Value::from(text[..byte].chars().count())
+            })
         }
         "removeprefix" => {
             let (part,): (&str,) = from_args(args)?;
@@ -123,14 +131,21 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
             Value::from(text.strip_suffix(part).unwrap_or(text))
         }
         "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
-        "isalpha" => Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter)),
+        "isalpha" => {
+            Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter))
+        }
         "isascii" | "upper" | "lower" | "replace" | "capitalize" | "startswith" | "endswith"
         | "join" | "count" | "format" | "title" => return Ok(None),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)), // the engine's differ from Python's
     }))
 }
 
-fn split(text: &str, separator: Option<&str>, most: Option<usize>, right: bool) -> Result<Value, Error> {
+fn split(
+    text: &str,
+    separator: Option<&str>,
+    most: Option<usize>,
+    right: bool,
+) -> Result<Value, Error> {
     let list = |parts: Vec<&str>| parts.into_iter().map(Value::from).collect::<Value>();
     let Some(separator) = separator else {
         return Ok(list(split_spaces(text, most, right)));
@@ -163,7 +178,11 @@ fn split_spaces(text: &str, most: Option<usize>, right: bool) -> Vec<&str> {
         if rest.is_empty() {
             break;
         }
-        let at = if right { rest.rfind(is_space) } else { rest.find(is_space) };
+        let at = if right {
+            rest.rfind(is_space)
+        } else {
+            rest.find(is_space)
+        };
         let (Some(at), true) = (at, parts.len() < most) else {
             parts.push(rest);
             break;
@@ -184,7 +203,11 @@ fn split_spaces(text: &str, most: Option<usize>, right: bool) -> Vec<&str> {
 
 fn split_lines(text: &str, keep: bool) -> Value {
     let ends = |c: char| {
-        matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
+                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
     };
     let (mut rest, mut lines) = (text, Vec::new());
     while !rest.is_empty() {
@@ -211,10 +234,18 @@ pub fn check_growth(name: &str, args: &[Value]) -> Result<(), Error> {
     match (name, text) {
         ("replace", Some(text)) => {
             let old = args.get(1).and_then(Value::as_str).unwrap_or_default();
-            let count = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
+            let count = if old.is_empty() {
+                text.len() + 1
+            } else {
+                text.matches(old).count()
+            };
             sandbox::allows(size.saturating_add(count.saturating_mul(length(2))))
         }
-        ("join", Some(separator)) if args.get(1).is_some_and(|list| list.kind() != ValueKind::String) => {
+        ("join", Some(separator))
+            if args
+                .get(1)
+                .is_some_and(|list| list.kind() != ValueKind::String) =>
+        {
             let items = args[1].len().unwrap_or(0);
             sandbox::allows(items.saturating_mul(separator.len()))
         }
@@ -232,13 +263,22 @@ pub fn check_growth(name: &str, args: &[Value]) -> Result<(), Error> {
 fn largest_number(value: &Value) -> usize {
     if let Some(text) = value.as_str() {
         let numbers = text.split(|c: char| !c.is_ascii_digit());
-        return numbers.map(|n| n.parse().unwrap_or(usize::from(!n.is_empty()) * usize::MAX)).max().unwrap_or(0);
+        return numbers
+            .map(|n| n.parse().unwrap_or(usize::from(!n.is_empty()) * usize::MAX))
+            .max()
+            .unwrap_or(0);
     }
     if value.kind() == ValueKind::Map {
         let items = value.try_iter().into_iter().flatten();
-        return items.filter_map(|key| value.get_item(&key).ok()).map(|v| largest_number(&v)).max().unwrap_or(0);
+        return items
+            .filter_map(|key| value.get_item(&key).ok())
+            .map(|v| largest_number(&v))
+            .max()
+            .unwrap_or(0);
     }
-    value.as_i64().map_or(0, |n| usize::try_from(n).unwrap_or(0))
+    value
+        .as_i64()
+        .map_or(0, |n| usize::try_from(n).unwrap_or(0))
 }
 
 /// `str()` of a value; an undefined one is empty.
@@ -309,11 +349,19 @@ fn python_float(x: f64) -> String {
         return format!("{digits}e{sign}{:02}", exponent.abs());
     }
     let plain = format!("{x}");
-    if plain.contains('.') { plain } else { plain + ".0" }
+    if plain.contains('.') {
+        plain
+    } else {
+        plain + ".0"
+    }
 }
 
 fn write_quoted(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for c in text.chars() {
         match c {

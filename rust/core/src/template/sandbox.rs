@@ -33,7 +33,10 @@ pub fn charge(bytes: usize) -> Result<(), Error> {
         }
         None => Err(Error::new(
             ErrorKind::OutOfFuel,
-            format!("the template makes more than {} MiB of text and values", BYTES >> 20),
+            format!(
+                "the template makes more than {} MiB of text and values",
+                BYTES >> 20
+            ),
         )),
     }
 }
@@ -63,7 +66,10 @@ fn charge_nested(value: &Value, depth: usize) -> Result<(), Error> {
         return charge(if depth == 0 { text.len() } else { ELEMENT });
     }
     charge(ELEMENT)?;
-    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+    if !matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+    ) {
         return Ok(());
     }
     if depth > DEPTH {

@@ -23,11 +23,11 @@ pub struct Shape {
     prompt_messages: usize,
     guards: Vec<Guard>,
     pieces: Vec<Piece>,
-    boundary: usize,        // the response begins here
-    generation: usize,      // the generation prompt begins here
-    turns: Vec<usize>,      // the prompt's messages but the last one end here
-    prompt: Option<usize>,  // content of the prompt's last message
-    response: usize,        // content of the response
+    boundary: usize,       // the response begins here
+    generation: usize,     // the generation prompt begins here
+    turns: Vec<usize>,     // the prompt's messages but the last one end here
+    prompt: Option<usize>, // content of the prompt's last message
+    response: usize,       // content of the response
 }
 
 /// Where the parts of a chat stand in its text, in bytes.
@@ -61,8 +61,15 @@ impl Shape {
     fn fits(&self, chat: &[Message], prompt_messages: usize) -> bool {
         self.prompt_messages == prompt_messages
             && self.roles.len() == chat.len()
-            && self.roles.iter().zip(chat).all(|(role, message)| role == message.role)
-            && self.guards.iter().all(|guard| guard.holds(chat[guard.slot.message].content))
+            && self
+                .roles
+                .iter()
+                .zip(chat)
+                .all(|(role, message)| role == message.role)
+            && self
+                .guards
+                .iter()
+                .all(|guard| guard.holds(chat[guard.slot.message].content))
     }
 
     /// Append the chat's text to `text`, which is empty or ends where another begins; places count from there.
@@ -119,7 +126,10 @@ impl ChatTemplate {
             let known = self.shapes.0.read().unwrap_or_else(PoisonError::into_inner);
             let entry = known.get(&key);
             if let Some(shape) = entry.and_then(|entry| {
-                entry.shapes.iter().find(|shape| shape.fits(chat, prompt_messages))
+                entry
+                    .shapes
+                    .iter()
+                    .find(|shape| shape.fits(chat, prompt_messages))
             }) {
                 return Some(shape.clone());
             }
@@ -131,7 +141,11 @@ impl ChatTemplate {
             }
         }
         let learned = self.learn(chat, prompt_messages).map(Arc::new);
-        let mut known = self.shapes.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .shapes
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(key).or_default();
         match &learned {
             Some(shape) if !entry.shapes.iter().any(|s| s.fits(chat, prompt_messages)) => {
@@ -162,11 +176,33 @@ impl ChatTemplate {
         };
         let whole = learn(chat.len(), false)?;
         let boundary = end_of_prefix(&learn(prompt_messages, true)?, &whole)?;
-        let generation = end_of_prefix(&learn(prompt_messages, false)?, &whole)?;
+        let slots = |message: usize| {
+            whole
+                .iter()
+                .enumerate()
+                .filter_map(move |(index, piece)| match piece {
+                    Piece::Slot(slot) if slot.message == message => Some(index),
+                    _ => None,
+                })
+        };
+        // The end of what a chat renders alone, or (where it renders differently) of its last content.
+        let mut end_of = |count: usize| -> Option<Cut> {
+            if let Some(end) = end_of_prefix(&learn(count, false)?, &whole) {
+                return Some(end);
+            }
+            match slots(count - 1).collect::<Vec<_>>().as_slice() {
+                [index] => Some((index + 1, 0)),
+                _ => None,
+            }
+        };
         let ends: Vec<Cut> = (1..prompt_messages)
-            .map(|count| end_of_prefix(&learn(count, false)?, &whole))
+            .map(&mut end_of)
             .collect::<Option<_>>()?;
-        if !ends.is_sorted() || ends.last().is_some_and(|end| *end > boundary) || generation > boundary {
+        let generation = end_of(prompt_messages)?;
+        if !ends.is_sorted()
+            || ends.last().is_some_and(|end| *end > boundary)
+            || generation > boundary
+        {
             return None;
         }
         let mut cuts = ends.clone();
@@ -175,10 +211,13 @@ impl ChatTemplate {
         let (turns, rest) = places.split_at(ends.len());
         let (boundary, generation) = (rest[0], rest[1]);
         let slots = |message: usize| {
-            pieces.iter().enumerate().filter_map(move |(index, piece)| match piece {
-                Piece::Slot(slot) if slot.message == message => Some(index),
-                _ => None,
-            })
+            pieces
+                .iter()
+                .enumerate()
+                .filter_map(move |(index, piece)| match piece {
+                    Piece::Slot(slot) if slot.message == message => Some(index),
+                    _ => None,
+                })
         };
         let of_prompt: Vec<usize> = slots(prompt_messages - 1).collect();
         let of_response: Vec<usize> = slots(prompt_messages).collect();
@@ -190,7 +229,10 @@ impl ChatTemplate {
         };
         match of_response.as_slice() {
             [response] if *response >= boundary => Some(Shape {
-                roles: chat.iter().map(|message| message.role.to_string()).collect(),
+                roles: chat
+                    .iter()
+                    .map(|message| message.role.to_string())
+                    .collect(),
                 prompt_messages,
                 guards,
                 response: *response,
@@ -257,9 +299,9 @@ fn end_of_prefix(prefix: &[Piece], whole: &[Piece]) -> Option<Cut> {
     }
     match (last, whole.get(before.len())?) {
         (Piece::Literal(short), Piece::Literal(long)) if long == short => Some((prefix.len(), 0)),
-        (Piece::Literal(short), Piece::Literal(long)) => {
-            long.starts_with(short.as_str()).then_some((before.len(), short.len()))
-        }
+        (Piece::Literal(short), Piece::Literal(long)) => long
+            .starts_with(short.as_str())
+            .then_some((before.len(), short.len())),
         (last, same) => (last == same).then_some((prefix.len(), 0)),
     }
 }
@@ -285,6 +327,9 @@ fn split(whole: &[Piece], cuts: &[Cut]) -> (Vec<Piece>, Vec<usize>) {
         }
     }
     let end = pieces.len();
-    let found = cuts.iter().map(|cut| places.get(cut).copied().unwrap_or(end)).collect();
+    let found = cuts
+        .iter()
+        .map(|cut| places.get(cut).copied().unwrap_or(end))
+        .collect();
     (pieces, found)
 }
