@@ -66,6 +66,16 @@ class Tokenizer:
         """The largest token id plus one: the rows that an embedding needs."""
         return self.native.vocab_size
 
+    @property
+    def engine(self) -> str:
+        """`fast` where our own engine makes the ids, `tokenizers` where the library does; `why` says why."""
+        return self.native.engine
+
+    @property
+    def why(self) -> str:
+        """Why the library makes the ids: a component of tokenizer.json that the fast engine lacks, or a difference."""
+        return self.native.why
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over tokenizer.json, template and special tokens, in hex."""
@@ -78,7 +88,19 @@ class Tokenizer:
     def encode(self, texts: Any) -> pl.Series:
         """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
         column = texts if isinstance(texts, pl.Series) else pl.Series("ids", texts)
+        self.prove(column)
         return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
+
+    def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
+        """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
+
+        `all`: every text in full, every time. On a difference the library makes all further ids, and a warning names
+        the text. False where they differed.
+        """
+        difference = self.native.prove(texts, all=all)
+        if difference is not None:
+            logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
+        return difference is None
 
     def render(
         self,
@@ -147,6 +169,8 @@ def load_tokenizer(
         raise ConfigError(f"{file} has no chat template; pass --chat_template {' or '.join(SHIPPED)}, or a Jinja file")
     content = file.read_bytes()
     native = open_native(file, content, tokens, template)
+    if native.engine != "fast":
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
 
 

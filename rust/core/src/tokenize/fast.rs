@@ -10,6 +10,7 @@ mod classes;
 mod family;
 mod file;
 mod scan;
+mod spaces;
 mod table;
 mod vocab;
 
@@ -18,11 +19,12 @@ use std::sync::{Mutex, PoisonError};
 use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
 use added::Finder;
-use cache::{Cache, Out};
+use cache::{Cache, Out, Words};
 use classes::{CLASSES, UNSETTLED};
 use family::{Cut, Family};
 pub use file::{AddedToken, File};
 use scan::{Cl100k, Falcon, Gpt2, O200k, Scan};
+use spaces::{CharBpe, Prefix, Spaces};
 use vocab::ByteBpe;
 
 /// Threads that have a cache of their own; others share.
@@ -30,12 +32,26 @@ const CACHES: usize = 64;
 
 pub struct Engine {
     family: Family,
-    model: ByteBpe,
+    model: Kind,
     raw: Finder,        // added tokens that are looked for in the text as it is
     normalized: Finder, // and those that are looked for afterwards
     divisible: bool,    // a visible character and a space never stand together in one token
     vocab_size: usize,
     caches: Vec<Mutex<Option<Box<Cache>>>>,
+}
+
+enum Kind {
+    Bytes(ByteBpe),
+    Characters(CharBpe),
+}
+
+impl Kind {
+    fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bytes(model) => model.vocab_size(),
+            Self::Characters(model) => model.vocab_size(),
+        }
+    }
 }
 
 /// The text is one that only `tokenizers` knows how to treat.
@@ -63,12 +79,24 @@ impl Engine {
             let content = content.clone();
             tokens.extend(id.map(|id| AddedToken::special(id, content)));
         }
+        for (at, token) in tokens.iter().enumerate() {
+            let same = |other: &AddedToken| other.id == token.id || other.content == token.content;
+            if tokens[..at].iter().any(same) {
+                return Err(format!(
+                    "added token {:?}: it or its id occurs twice",
+                    token.content
+                ));
+            }
+        }
         let (normalized, raw): (Vec<_>, Vec<_>) =
             tokens.into_iter().partition(|token| token.normalized);
-        if let Some(token) = normalized
-            .iter()
-            .find(|token| family.nfc && !token.content.is_ascii())
-        {
+        let as_it_is = |token: &AddedToken| match family.cut {
+            Cut::Spaces { .. } => {
+                family.prefix != Prefix::Every && !token.content.contains([' ', spaces::SPACE])
+            }
+            _ => !family.nfc || token.content.is_ascii(),
+        };
+        if let Some(token) = normalized.iter().find(|token| !as_it_is(token)) {
             return Err(format!("added token {:?}: to be normalized", token.content));
         }
         let largest = raw
@@ -76,7 +104,10 @@ impl Engine {
             .chain(&normalized)
             .map(|token| token.id as usize + 1)
             .max();
-        let model = ByteBpe::new(&model)?;
+        let model = match family.cut {
+            Cut::Spaces { each } => Kind::Characters(CharBpe::new(&model, each)?),
+            _ => Kind::Bytes(ByteBpe::new(&model)?),
+        };
         let (raw, normalized) = (Finder::new(&raw)?, Finder::new(&normalized)?);
         Ok(Self {
             divisible: raw.divisible() && normalized.divisible(),
@@ -121,7 +152,6 @@ impl Engine {
         offsets: Option<&mut Vec<(u32, u32)>>,
     ) -> Result<(), Unsettled> {
         let slot = &self.caches[rayon::current_thread_index().unwrap_or(0) % CACHES];
-        let _ = begins;
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let before = (
             ids.len(),
@@ -131,6 +161,7 @@ impl Engine {
             engine: self,
             cache: slot.get_or_insert_default(),
             origin,
+            begins,
             out: Out::new(ids),
             offsets,
         };
@@ -171,6 +202,7 @@ struct Run<'a> {
     engine: &'a Engine,
     cache: &'a mut Cache,
     origin: usize,
+    begins: bool,
     out: Out<'a>,
     offsets: Option<&'a mut Vec<(u32, u32)>>,
 }
@@ -191,7 +223,9 @@ impl Run<'_> {
 
     /// A part of the text between two tokens that are looked for before the normalizer.
     fn section(&mut self, text: &str, origin: usize) -> Result<(), Unsettled> {
-        if self.engine.family.nfc && !settled(text) {
+        let family = &self.engine.family;
+        let spaces = matches!(family.cut, Cut::Spaces { .. });
+        if family.nfc && !settled(text) || spaces && text.contains(spaces::SPACE) {
             return Err(Unsettled);
         }
         let mut at = 0;
@@ -214,60 +248,101 @@ impl Run<'_> {
     }
 
     fn words(&mut self, text: &[u8], origin: usize) {
+        if text.is_empty() {
+            return;
+        }
+        let engine = self.engine;
         let first = self.out.len();
-        match self.engine.family.cut {
-            Cut::Gpt2 => self.scan(Gpt2, text),
-            Cut::Cl100k { digits } => self.scan(Cl100k { digits }, text),
-            Cut::O200k => self.scan(O200k, text),
-            Cut::Falcon => self.scan_falcon(text),
+        let model = match &engine.model {
+            Kind::Bytes(model) => model,
+            Kind::Characters(model) => return self.characters(model, text, origin),
+        };
+        match engine.family.cut {
+            Cut::Cl100k { digits } => self.scan(model, Cl100k { digits }, text, 0),
+            Cut::O200k => self.scan(model, O200k, text, 0),
+            Cut::Falcon => self.scan_falcon(model, text),
+            Cut::Gpt2 | Cut::Spaces { .. } => self.scan(model, Gpt2, text, 0),
         }
         if let Some(offsets) = &mut self.offsets {
-            let lengths = self
-                .out
-                .from(first)
-                .iter()
-                .map(|id| self.engine.model.length(*id));
-            widen(text, self.origin + origin, lengths, offsets);
+            let lengths = self.out.from(first).iter().map(|id| model.length(*id));
+            widen(text, self.origin + origin, 0, lengths, offsets);
+        }
+    }
+
+    /// A part of the text in SentencePiece's manner.
+    fn characters(&mut self, model: &CharBpe, text: &[u8], origin: usize) {
+        let Cut::Spaces { each } = self.engine.family.cut else {
+            return;
+        };
+        let first = self.out.len();
+        let goes_on = origin == 0 && !self.begins;
+        let prefix = !goes_on
+            && match self.engine.family.prefix {
+                Prefix::None => false,
+                Prefix::First => origin == 0 && text[0] != b' ',
+                Prefix::Parts => text[0] != b' ',
+                Prefix::Every => true,
+            };
+        let mut at = 0;
+        if prefix {
+            at = Spaces { each }.end(text, 0);
+            let word = [b" ", &text[..at]].concat();
+            self.cache
+                .encode(model, &word, 0, word.len(), &mut self.out);
+        }
+        self.scan(model, Spaces { each }, text, at);
+        if let Some(offsets) = &mut self.offsets {
+            let lengths = self.out.from(first).iter().map(|id| model.length(*id));
+            widen(
+                text,
+                self.origin + origin,
+                usize::from(prefix),
+                lengths,
+                offsets,
+            );
         }
     }
 
     #[inline(always)]
-    fn scan(&mut self, mut scan: impl Scan, text: &[u8]) {
-        let mut at = 0;
+    fn scan(&mut self, model: &impl Words, mut scan: impl Scan, text: &[u8], mut at: usize) {
         while at < text.len() {
             let end = scan.end(text, at);
-            self.cache
-                .encode(&self.engine.model, text, at, end, &mut self.out);
+            self.cache.encode(model, text, at, end, &mut self.out);
             at = end;
         }
     }
 
-    fn scan_falcon(&mut self, text: &[u8]) {
+    fn scan_falcon(&mut self, model: &ByteBpe, text: &[u8]) {
         let (mut scan, mut at) = (Falcon::default(), 0);
         while at < text.len() {
             let end = scan.end(text, at);
             while at < end {
                 let piece = scan::falcon_piece(&text[..end], at);
-                self.cache
-                    .encode(&self.engine.model, text, at, piece, &mut self.out);
+                self.cache.encode(model, text, at, piece, &mut self.out);
                 at = piece;
             }
         }
     }
 }
 
-/// Byte ranges of tokens of these lengths; a token that ends inside a character carries the whole character.
+/// Byte ranges of tokens of these lengths; a token that ends inside a character carries the whole character. The first
+/// `before` bytes of the tokens stand before the text and carry its first character.
 fn widen(
     text: &[u8],
     origin: usize,
+    before: usize,
     lengths: impl Iterator<Item = usize>,
     offsets: &mut Vec<(u32, u32)>,
 ) {
     let inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     let mut at = 0;
     for length in lengths {
-        let (mut start, mut end) = (at, at + length);
-        at = end;
+        let start = at;
+        at += length;
+        let (mut start, mut end) = (
+            start.saturating_sub(before),
+            at.saturating_sub(before).max(1),
+        );
         while inside(start) {
             start -= 1;
         }

@@ -1,8 +1,9 @@
 //! Which of the engine's families a `tokenizer.json` belongs to, told from every component and flag.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::file::{File, Model};
+use super::spaces::Prefix;
 
 /// How a text is cut into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,13 +12,15 @@ pub enum Cut {
     Cl100k { digits: usize },
     O200k,
     Falcon,
+    Spaces { each: bool },
 }
 
-/// A byte-level BPE that the engine knows.
+/// A BPE that the engine knows: byte-level, or in SentencePiece's manner (`Cut::Spaces`).
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     pub nfc: bool,
     pub cut: Cut,
+    pub prefix: Prefix,
 }
 
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
@@ -28,8 +31,6 @@ type Known<T> = Result<T, String>;
 impl Family {
     /// Says which component is unknown.
     pub fn of(file: &File, model: &Model) -> Known<Self> {
-        let nfc = normalizer(&file.normalizer)?;
-        let cut = pre_tokenizer(&file.pre_tokenizer)?;
         let none = |name: &str, part: &Option<String>| match part.as_deref() {
             None | Some("") => Ok(()),
             Some(text) => Err(format!("model: {name} {text:?}")),
@@ -42,8 +43,46 @@ impl Family {
         if model.dropout.is_some_and(|dropout| dropout != 0.0) {
             return Err("model: dropout".into());
         }
-        Ok(Self { nfc, cut })
+        if let Some((cut, prefix)) = spaces(&file.normalizer, &file.pre_tokenizer) {
+            return Ok(Self {
+                nfc: false,
+                cut,
+                prefix,
+            });
+        }
+        let nfc = normalizer(&file.normalizer)?;
+        let cut = pre_tokenizer(&file.pre_tokenizer)?;
+        Ok(Self {
+            nfc,
+            cut,
+            prefix: Prefix::None,
+        })
     }
+}
+
+/// The ways in which SentencePiece's models are written: by normalizers (Llama 2, Gemma) or by `Metaspace` (Mistral).
+fn spaces(normalizer: &Value, pre_tokenizer: &Value) -> Option<(Cut, Prefix)> {
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = json!({"type": "Prepend", "prepend": "▁"});
+    let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+    let whole = Cut::Spaces { each: false };
+    if pre_tokenizer.is_null() || *pre_tokenizer == split {
+        if *normalizer == json!({"type": "Sequence", "normalizers": [prepend, replace]}) {
+            return Some((whole, Prefix::Every));
+        }
+        return (*normalizer == replace).then_some((whole, Prefix::None));
+    }
+    let fields = ["replacement", "prepend_scheme", "split"];
+    with_fields(pre_tokenizer, "pre_tokenizer", &fields).ok()?;
+    let known = kind(pre_tokenizer) == "Metaspace" && pre_tokenizer["replacement"] == "▁";
+    let prefix = match pre_tokenizer["prepend_scheme"].as_str()? {
+        "never" => Prefix::None,
+        "first" => Prefix::First,
+        "always" => Prefix::Parts,
+        _ => return None,
+    };
+    let each = pre_tokenizer["split"].as_bool()?;
+    (known && normalizer.is_null()).then_some((Cut::Spaces { each }, prefix))
 }
 
 fn normalizer(part: &Value) -> Known<bool> {
@@ -140,17 +179,17 @@ fn falcon(punctuation: &Value, bytes: &Value, digits: &Value, split: &Value) -> 
     };
     is(
         punctuation,
-        serde_json::json!({"type": "Punctuation", "behavior": "Contiguous"}),
+        json!({"type": "Punctuation", "behavior": "Contiguous"}),
     )?;
     byte_level(bytes, true)?;
     is(
         digits,
-        serde_json::json!({"type": "Digits", "individual_digits": false}),
+        json!({"type": "Digits", "individual_digits": false}),
     )?;
-    let three = serde_json::json!({"Regex": "[0-9][0-9][0-9]"});
+    let three = json!({"Regex": "[0-9][0-9][0-9]"});
     is(
         split,
-        serde_json::json!({"type": "Split", "pattern": three, "behavior": "Isolated", "invert": false}),
+        json!({"type": "Split", "pattern": three, "behavior": "Isolated", "invert": false}),
     )
 }
 

@@ -32,6 +32,7 @@ pub struct AddedToken {
     pub lstrip: bool,
     pub rstrip: bool,
     pub normalized: bool,
+    #[allow(dead_code)] // ids do not depend on it
     pub special: bool,
 }
 
@@ -42,10 +43,12 @@ pub struct Model<'a> {
     #[serde(rename = "type")]
     _kind: Bpe,
     pub dropout: Option<f32>,
-    pub unk_token: Option<String>,
+    #[serde(rename = "unk_token")]
+    _unk_token: Option<String>, // without effect where every byte has a token
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,
-    pub fuse_unk: Option<bool>,
+    #[serde(rename = "fuse_unk")]
+    _fuse_unk: Option<bool>,
     pub byte_fallback: Option<bool>,
     pub ignore_merges: Option<bool>,
     #[serde(borrow)]

@@ -35,7 +35,10 @@ impl Scan for Spaces {
         } else {
             rest.iter().take_while(|byte| space(byte)).count()
         };
-        at + rest[lead..].iter().position(space).map_or(rest.len(), |more| lead + more)
+        at + rest[lead..]
+            .iter()
+            .position(space)
+            .map_or(rest.len(), |more| lead + more)
     }
 }
 
@@ -70,16 +73,27 @@ impl CharBpe {
             let joined = format!("{}{}", merge.0, merge.1);
             let tail = joined.trim_start_matches(SPACE);
             if !each && tail.contains(SPACE) {
-                return Err(format!("model: the token {joined:?} has ▁ behind something else"));
+                return Err(format!(
+                    "model: the token {joined:?} has ▁ behind something else"
+                ));
             }
-            if ids.get(joined.as_str()).is_some_and(|id| bytes.contains(id)) {
+            if ids
+                .get(joined.as_str())
+                .is_some_and(|id| bytes.contains(id))
+            {
                 return Err(format!("model: merges make {joined:?}"));
             }
         }
         for id in &bytes {
             lengths[*id as usize] = 1;
         }
-        let mut model_ids = Self { pairs: pairs(model, &ids)?, ascii: [MISSING; 128], others: QuickMap::default(), bytes, lengths };
+        let mut model_ids = Self {
+            pairs: pairs(model, &ids)?,
+            ascii: [MISSING; 128],
+            others: QuickMap::default(),
+            bytes,
+            lengths,
+        };
         for (token, id) in &ids {
             let mut characters = token.chars();
             if let (Some(c), None) = (characters.next(), characters.next()) {
@@ -121,7 +135,11 @@ impl Words for CharBpe {
             };
             match id {
                 Some(id) => scratch.symbols.push(id),
-                None => scratch.symbols.extend(word[at..at + length].iter().map(|byte| self.bytes[*byte as usize])),
+                None => scratch.symbols.extend(
+                    word[at..at + length]
+                        .iter()
+                        .map(|byte| self.bytes[*byte as usize]),
+                ),
             }
             at += length;
         }

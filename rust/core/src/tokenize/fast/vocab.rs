@@ -71,7 +71,11 @@ pub fn ids_of<'a>(
     length: impl Fn(&str) -> usize,
 ) -> Result<(QuickMap<&'a str, u32>, Vec<u32>), String> {
     let vocab = &model.vocab.0;
-    let most = vocab.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
+    let most = vocab
+        .iter()
+        .map(|(_, id)| *id as usize + 1)
+        .max()
+        .unwrap_or(0);
     if most >= MOST_IDS {
         return Err(format!("model: an id of {most}"));
     }
@@ -80,7 +84,9 @@ pub fn ids_of<'a>(
     let mut lengths = vec![0; most];
     for (token, id) in vocab {
         if ids.insert(token, *id).is_some() || lengths[*id as usize] != 0 {
-            return Err(format!("model: the token {token:?} or its id {id} occurs twice"));
+            return Err(format!(
+                "model: the token {token:?} or its id {id} occurs twice"
+            ));
         }
         lengths[*id as usize] = length(token) as u32;
     }
