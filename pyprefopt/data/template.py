@@ -133,7 +133,10 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
 
 def check_compiles(source: str, why: str) -> None:
     """Raise ConfigError unless the reference compiles a template that the engine refuses for the reason `why`."""
-    from jinja2.exceptions import TemplateError
+    try:
+        from jinja2.exceptions import TemplateError
+    except ImportError:  # without jinja2 there is no other renderer
+        raise ConfigError(why) from None
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
