@@ -111,7 +111,6 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
     """
 
     def render(messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str) -> str:
-        from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if source not in _said:
@@ -125,7 +124,7 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
                 add_generation_prompt=add_generation_prompt,
                 **{**special_tokens, **(json.loads(variables) if variables else {})},
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except Exception as error:  # whatever goes wrong inside a template is the template's refusal
             raise ValueError(f"{type(error).__name__}: {error}") from None
         return str(rendered[0])
 
@@ -134,7 +133,10 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
 
 def check_compiles(source: str, why: str) -> None:
     """Raise ConfigError unless the reference compiles a template that the engine refuses for the reason `why`."""
-    from jinja2.exceptions import TemplateError
+    try:
+        from jinja2.exceptions import TemplateError
+    except ImportError:  # without jinja2 there is no other renderer
+        raise ConfigError(why) from None
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:

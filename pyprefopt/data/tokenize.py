@@ -74,7 +74,7 @@ def tokenize(
     Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    options = {
+    options: dict[str, Any] = {
         "max_prompt_tokens": max_prompt_tokens,
         "prompt_overflow": prompt_overflow,
         "max_tokens": max_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from functools import cache
@@ -82,3 +83,10 @@ def word_tokenizer(directory: Path) -> Path:
 def _save(tokenizer, path: Path) -> Path:
     path.write_text(json.dumps(json.loads(tokenizer.to_str())))
     return path
+
+
+def trl_templates() -> list[Path]:
+    """The chat templates that the installed TRL ships; none without it."""
+    spec = importlib.util.find_spec("trl")
+    folder = Path(spec.origin).parent / "chat_templates" if spec and spec.origin else Path("absent")
+    return sorted(folder.glob("*.jinja"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,10 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pyprefopt.data.template import SHIPPED, apply_chat_template, read_chat_template
+from pyprefopt.data.tokenize import load_tokenizer
 from pyprefopt.errors import ConfigError
+from tests.data.frames import byte_tokenizer, trl_templates
+from tests.data.jinja import BOMBS, FAMOUS, LANGUAGE
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 TOOLS = [
@@ -87,12 +93,6 @@ def both(source, messages, add_generation_prompt, tools=None, **kwargs):
     return ours, theirs
 
 
-def trl_templates():
-    spec = importlib.util.find_spec("trl")
-    folder = Path(spec.origin).parent / "chat_templates" if spec and spec.origin else Path("absent")
-    return sorted(folder.glob("*.jinja"))
-
-
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_templates_render_as_in_transformers(name, add_generation_prompt):
@@ -137,24 +137,26 @@ def test_templates_of_trl(path):
     assert rendered >= 4  # refusals count as equal, but not all may be refusals
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ messages[0] | tojson }}|{{ messages | tojson(indent=2) }}|{{ messages[0] | tojson(sort_keys=true) }}",
-        "{{ value | tojson }} {{ value }} {{ [1, 2.5, true, none, 'a\\'b'] }} {{ {'k': 'v'} }}",
-        "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-        "{% generation %}\n  a\n{% endgeneration %}\nb {%- generation -%} c {%- endgeneration %}",
-        "{{ messages[0]['content'].strip().split('2')[-1].upper() }} {{ messages[0].content[1:-1] }}",
-        "{{ strftime_now('%Y') }} {{ undefined_name }}|{{ messages[9] is defined }}",
-        "{% macro f(x) -%} <{{ x }}> {%- endmacro %}{{ f('y') }}\n    {% if true %}\n  z\n    {% endif %}\n",
-        "{{ raise_exception('no') }}",
-    ],
-)
+@pytest.mark.parametrize("name", FAMOUS)
+def test_famous_templates(name):
+    rendered = 0
+    for case, messages in CHATS.items():
+        for add_generation_prompt in (False, True):
+            ours, theirs = both(FAMOUS[name], messages, add_generation_prompt, TOOLS if "tool" in case else None)
+            assert ours == theirs, case
+            rendered += ours is not None
+    assert rendered >= 4
+
+
+ODD = "\x1c A b\x1f\u3000c\x0bd\r\ne\x85 \u200b\U000e0001ß ǆ\n"
+
+
+@pytest.mark.parametrize("source", LANGUAGE)
 def test_the_language_of_templates(source):
     value = {"big": 1e16, "small": 1e-7, "int": 3, "text": "ü\n\u2028</script>", "nested": [{}, [], None, False]}
-    ours, theirs = both(source, CHATS["one turn"], False, value=value)
+    ours, theirs = both(source, CHATS["one turn"], False, value=value, odd=ODD)
     assert ours == theirs
+    assert (ours is None) == ("raise_exception" in source)
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,3 +191,106 @@ def test_a_refusal_speaks_in_the_templates_words():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'chatml'"):
         read_chat_template("chat_ml")
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(
+    ["", " ", "\n", "</think>", "<think>a</think>b", " x ", "{{ x }}", "</s>", "\x1c", "a\n\nb"]
+)
+CALL = st.fixed_dictionaries(
+    {
+        "id": st.just("abcdefghi"),
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries(
+            {"name": st.just("weather"), "arguments": st.dictionaries(st.sampled_from("ab"), TEXTS, max_size=2)}
+        ),
+    }
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": TEXTS},
+    optional={"tool_calls": st.lists(CALL, min_size=1, max_size=2), "reasoning_content": TEXTS},
+)
+SOURCES = {path.stem: path.read_text() for path in trl_templates()} | FAMOUS
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), messages=st.lists(MESSAGE, min_size=1, max_size=5), add=st.booleans(), tools=st.booleans())
+def test_random_chats_render_alike(data, messages, add, tools):
+    name = data.draw(st.sampled_from(sorted(SOURCES)))
+    thinking = data.draw(st.sampled_from([{}, {"enable_thinking": False}, {"enable_thinking": True}]))
+    ours, theirs = both(SOURCES[name], messages, add, TOOLS if tools else None, **thinking)
+    assert ours == theirs
+
+
+def test_no_template_of_trl_needs_the_reference(caplog):
+    for name, source in SOURCES.items():
+        for messages in CHATS.values():
+            with caplog.at_level(logging.WARNING, logger="pyprefopt"):
+                both(source, messages, True, TOOLS)
+            assert not caplog.records, name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}",
+        "{{ 'a'.center(5) }}",
+        "a{{ messages['b', 'c'] }}",
+    ],
+)
+def test_what_the_engine_lacks_is_rendered_by_the_reference(source, caplog):
+    with caplog.at_level(logging.WARNING, logger="pyprefopt"):
+        for _ in range(2):
+            ours, theirs = both(source, CHATS["reasoning"], True, TOOLS, value=3)
+            assert ours == theirs
+            assert ours is not None
+    assert len(caplog.records) == 1
+    assert "rendered by transformers" in caplog.text
+    with pytest.raises(ConfigError, match="no way"):
+        apply_chat_template(CHATS["one turn"], source + "{{ raise_exception('no way') }}", tools=TOOLS)
+
+
+def test_a_refusal_is_never_asked_twice(caplog):
+    with pytest.raises(ConfigError, match="no way"):
+        apply_chat_template(CHATS["one turn"], "{{ raise_exception('no way') }}")
+    assert not caplog.records
+
+
+def test_a_template_is_named_given_or_a_tokenizers(tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ eos_token }}{{ messages[0].content }}")
+    tokenizer = load_tokenizer(byte_tokenizer(tmp_path), eos_token="</s>", chat_template=tmp_path / "t.jinja")
+    for template in (tokenizer, tmp_path / "t.jinja", (tmp_path / "t.jinja").read_text()):
+        tokens = None if template is tokenizer else {"eos_token": "</s>"}
+        assert apply_chat_template(CHATS["one turn"], template, special_tokens=tokens) == "</s>What is 2 + 2?"
+    with pytest.raises(ConfigError, match="special_tokens must be left out"):
+        apply_chat_template(CHATS["one turn"], tokenizer, special_tokens={})
+    with pytest.raises(ConfigError, match="messages must have a JSON form"):
+        apply_chat_template([{"role": "user", "content": b"bytes"}], "plain")
+    with pytest.raises(ConfigError, match="messages must have a JSON form"):
+        apply_chat_template([{"role": "user", "content": "\ud800"}], "plain")
+    documents = [{"title": "a", "text": "b"}]
+    assert apply_chat_template([], "{{ documents[0].title }}", documents=documents) == "a"
+
+
+def test_bombs_stop_in_bounded_time_and_memory():
+    program = (
+        "import json, resource, sys, time\n"
+        "from pyprefopt.data.template import apply_chat_template as render\n"
+        "from pyprefopt.errors import ConfigError\n"
+        "render([{'role': 'user', 'content': 'a'}], 'plain')\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30),) * 2)\n"
+        "for bomb in json.load(sys.stdin):\n"
+        "    start = time.process_time()\n"
+        "    try:\n"
+        "        print('rendered', bomb, len(render([{'role': 'user', 'content': 'a' * 1000}], bomb)))\n"
+        "    except ConfigError as error:\n"
+        "        print('refused', round(time.process_time() - start, 1), bomb[:60], str(error)[:80])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(BOMBS), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(BOMBS)
+    assert all(line.startswith("refused") for line in lines), done.stdout
+    assert all(float(line.split()[1]) < 20 for line in lines), done.stdout

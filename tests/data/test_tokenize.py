@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import pyprefopt
 from pyprefopt.data.rejects import REJECTS
+from pyprefopt.data.template import SHIPPED, read_chat_template
 from pyprefopt.data.tokenize import SEGMENTS, load_tokenizer, tokenize, tokenize_rows
 from pyprefopt.errors import ConfigError, DataError
 from tests.data.frames import (
@@ -30,8 +31,10 @@ from tests.data.frames import (
     chat,
     needs_shared,
     preferences,
+    trl_templates,
     word_tokenizer,
 )
+from tests.data.jinja import FAMOUS
 
 EOS = "<|endoftext|>"
 
@@ -44,6 +47,16 @@ def byte_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def toy(byte_file):
     return load_tokenizer(byte_file, eos_token="</s>", chat_template="plain")
+
+
+@pytest.fixture(scope="module")
+def bos_file(tmp_path_factory, byte_file):
+    """The byte tokenizer with a BOS token."""
+    folder = tmp_path_factory.mktemp("bos")
+    (folder / "tokenizer.json").write_bytes(byte_file.read_bytes())
+    tokens = {"eos_token": "</s>", "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    return folder
 
 
 def real(name, template="plain"):
@@ -492,3 +505,203 @@ def test_the_room_loads_nothing_until_it_is_used():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def slowly(frame):
+    """The same frame with an empty object as extra: rows then go the general way, message by message."""
+    columns = [name for name in ("prompt", "chosen", "rejected") if name in frame.columns]
+    given = pl.element().struct.with_fields(extra=pl.lit("{}"))
+    return frame.with_columns(pl.col(name).list.eval(given) for name in columns)
+
+
+def same_both_ways(frame, tokenizer, **options):
+    fast, slow = (tokenize_rows(each, tokenizer, **options) for each in (frame, slowly(frame)))
+    assert fast.segments.equals(slow.segments)
+    assert fast.rejects.drop("value").equals(slow.rejects.drop("value"))
+    assert fast[2:4] == slow[2:4]
+    assert fast.rows_apart.equals(slow.rows_apart)
+    return fast
+
+
+CONTENTS = [
+    "a", " a ", "\n", "", "user", "\x1c a\x1f", "</think>b", "<|im_end|>", "</s>", "{{ x }}", "\uf8fe\U000f0000",
+    "\u3000é\n\n",
+]  # fmt: skip
+
+
+def chats_of(contents):
+    """Every content as prompt and as response, in short and long chats."""
+    rows = [(a, b) for a in contents for b in contents]
+    system = [[], [("system", "Be brief.")], [("user", " u "), ("assistant", "v\n")]]
+    prompts = [chat(*system[i % 3], ("user", a)) for i, (a, _) in enumerate(rows)]
+    frame = preferences(*((a, b, "c") for a, b in rows))
+    return frame.with_columns(
+        prompt=pl.Series(prompts, dtype=MESSAGES), chosen_complete=pl.Series([i % 5 != 0 for i in range(len(rows))])
+    )
+
+
+TEMPLATES = (
+    {path.stem: path.read_text() for path in trl_templates()} | FAMOUS | {n: read_chat_template(n) for n in SHIPPED}
+)
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_shapes_give_what_messages_give(bos_file, tmp_path, name):
+    (tmp_path / "t.jinja").write_text(TEMPLATES[name])
+    tokenizer = load_tokenizer(bos_file, chat_template=tmp_path / "t.jinja")
+    for _ in range(2):  # learned, then remembered
+        same_both_ways(chats_of(CONTENTS), tokenizer)
+    if name in ("plain", "chatml", "llama3", "qwen2_5", "zephyr", "tulu", "qwen3", "gemma", "phi3", "mistral"):
+        assert tokenizer.native.template_shapes > 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_random_chats_give_the_same_both_ways(data, bos_file, tmp_path_factory):
+    name = data.draw(st.sampled_from(sorted(TEMPLATES)))
+    path = tmp_path_factory.mktemp("t") / "t.jinja"
+    path.write_text(TEMPLATES[name])
+    tokenizer = load_tokenizer(bos_file, chat_template=path)
+    contents = st.text(max_size=6) | st.sampled_from(CONTENTS)
+    roles = st.lists(st.sampled_from(["user", "assistant", "system"]), min_size=1, max_size=4)
+    rows = []
+    for order in data.draw(st.lists(roles, min_size=1, max_size=3)):
+        prompt = chat(*((role, data.draw(contents)) for role in order))
+        rows += [(prompt, *(chat(("assistant", data.draw(contents))) for _ in range(2))) for _ in range(3)]
+    frame = preferences(*(("", "", "") for _ in rows)).with_columns(
+        pl.Series(side, [row[i] for row in rows], dtype=MESSAGES)
+        for i, side in enumerate(("prompt", "chosen", "rejected"))
+    )
+    limits = data.draw(
+        st.sampled_from([{}, {"max_prompt_tokens": 12, "prompt_overflow": "keep_end", "max_tokens": 20}])
+    )
+    same_both_ways(frame, tokenizer, **limits)
+
+
+@needs_shared
+def test_real_pairs_go_by_shapes():
+    frame = alpaca(40)
+    for template in SHIPPED:
+        tokenizer = real("gpt-neox-20b", template)
+        same_both_ways(frame, tokenizer, max_tokens=200, max_prompt_tokens=30, prompt_overflow="keep_start")
+        assert tokenizer.native.template_shapes == 1
+
+
+@pytest.mark.parametrize("template", ["plain", "chatml"])
+def test_prompt_budgets_keep_bos_and_the_generation_prompt(bos_file, template):
+    tokenizer = load_tokenizer(bos_file, chat_template=template)
+    frame = preferences(("abcdefghijklmnop", "b", "c"), ("x", "b", "c"))
+    whole = column(tokenize_rows(frame, tokenizer), "prompt", "ids")
+    bare = tokenizer.render(chat(("user", "abcdefghijklmnop")))
+    rest = tokenizer.render(chat(("user", "abcdefghijklmnop")), add_generation_prompt=True)[len(bare) :]
+    generation = tokenizer.encode(pl.Series([rest])).to_list()[0]
+    assert whole[0][-len(generation) :] == generation
+    most = len(generation) + 6
+    for rule in ("keep_end", "keep_start"):
+        result = same_both_ways(frame, tokenizer, max_prompt_tokens=most, prompt_overflow=rule)
+        ids = column(result, "prompt", "ids")[0]
+        expected = {
+            "keep_end": [whole[0][0], *whole[0][-(most - 1) :]],
+            "keep_start": [*whole[0][: most - len(generation)], *generation],
+        }
+        assert ids == expected[rule]
+        assert ids[0] == tokenizer.bos_token_id
+        assert column(result, "prompt", "cut")[0] == len(whole[0]) - most
+        assert column(result, "prompt", "starts")[0].__len__() == most
+    found, result = reasons(frame, tokenizer, max_prompt_tokens=len(generation) + 1, prompt_overflow="keep_end")
+    assert (0, "prompt", "prompt_too_long") in found
+    assert f"more than the {len(generation) + 1} that the template needs" in result.rejects["rule"][0]
+    with pytest.raises(ConfigError, match="max_prompt_tokens must be set where prompt_overflow is 'keep_end'"):
+        tokenize(frame, tokenizer, prompt_overflow="keep_end")
+    with pytest.raises(ConfigError, match="prompt_overflow must be"):
+        tokenize(frame, tokenizer, prompt_overflow="cut")
+
+
+def test_what_a_budget_cuts_off_a_response_is_counted(toy):
+    frame = preferences(("why", "cdefgh", "c"))
+    whole = tokenize_rows(frame, toy)
+    assert whole.segments["cut"].to_list() == [0, 0, 0]
+    length = len(column(whole, "prompt", "ids")[0])
+    cut = tokenize_rows(frame, toy, max_tokens=length + 3)
+    assert cut.segments["cut"].to_list() == [0, 4, 0]
+    assert toy.eos_token_id not in column(cut, "chosen", "ids")[0]
+    only_eos = tokenize_rows(frame, toy, max_tokens=length + 7)
+    assert (only_eos.segments["cut"].to_list(), only_eos.responses_cut) == ([0, 0, 0], 1)
+
+
+def test_boundary_says_what_happens_to_a_token_across_it(byte_file, tmp_path):
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
+    frame = preferences(("a", "b", "c"), ("c", "b", "c"))
+    result = same_both_ways(frame, tokenizer)
+    assert (result.tokenized_apart, result.rows_apart.to_list()) == (1, [0])
+    found, refused = reasons(frame, tokenizer, boundary="error")
+    assert found == [(0, "chosen", "boundary")]
+    assert "--boundary split" in refused.rejects["remedy"][0]
+    assert refused.rows_apart.to_list() == []
+
+
+def test_bos_stands_once(bos_file, tmp_path):
+    frame = preferences(("<s>a", "b", "c"), ("a<s>", "b", "c"))
+    (tmp_path / "t.jinja").write_text("{{ bos_token }}{% for m in messages %}{{ m.content }}|{% endfor %}")
+    found, _ = reasons(frame, load_tokenizer(bos_file, chat_template=tmp_path / "t.jinja"))
+    assert found == [(0, "prompt", "double_bos")]
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }}|{% endfor %}")
+    found, result = reasons(frame, load_tokenizer(bos_file, chat_template=tmp_path / "t.jinja"))
+    assert (found, result.without_bos) == ([], 1)
+
+
+def test_candidates_become_numbered_responses(toy):
+    answers = [["b", "cd", "e"], ["f"], []]
+    frame = preferences(*(("why", "b", "c") for _ in answers)).select(
+        "row",
+        "prompt",
+        responses=pl.Series([[chat(("assistant", a)) for a in row] for row in answers], dtype=pl.List(MESSAGES)),
+        scores=pl.Series([[1.0, 2.0, None], None, []], dtype=pl.List(pl.Float64)),
+    )
+    found, result = reasons(frame, toy)
+    assert found == [(2, "responses", "empty_response")]
+    assert result.segments["kind"].to_list() == ["prompt", "response", "response", "response", "prompt", "response"]
+    assert result.segments["segment"].to_list() == [0, 1, 2, 3, 0, 1]
+    assert result.segments["score"].to_list() == [None, 1.0, 2.0, None, None, None]
+    pair = tokenize_rows(preferences(("why", "b", "cd")), toy)
+    assert result.segments["ids"].to_list()[:3] == pair.segments["ids"].to_list()
+    with pytest.raises(DataError, match="scores must have one value for each of responses, not so in row 0"):
+        tokenize(frame.with_columns(scores=pl.lit([1.0], dtype=pl.List(pl.Float32))), toy)
+
+
+def test_only_what_the_assistant_writes_is_masked(byte_file, tmp_path):
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% for c in m.tool_calls %}{{ c.name }}!{% endfor %}</{{ m.role }}>\n"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (tmp_path / "t.jinja").write_text(source)
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
+    turns = [
+        ("assistant", "", '{"tool_calls": [{"name": "look"}]}'),
+        ("tool", "sun"),
+        ("assistant", "It"),
+        ("user", "w"),
+        ("assistant", "ok"),
+    ]
+    frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
+    line = tokenize_rows(frame, tokenizer).segments.filter(kind="chosen").to_dicts()[0]
+    inverse = {tokenizer.encode(pl.Series([c])).to_list()[0][0]: c for c in map(chr, range(32, 127))}
+    inverse[tokenizer.encode(pl.Series(["\n"])).to_list()[0][0]] = "\n"
+    shown = "".join(inverse[i] if on else "." for i, on in zip(line["ids"], line["mask"], strict=True))
+    assert shown == "look!</assistant>" + "." * 29 + "It</assistant>" + "." * 27 + "ok</assistant>"
+
+
+def test_rows_of_a_template_that_the_engine_lacks_are_rendered_by_the_reference(byte_file, tmp_path, caplog):
+    plain = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ '[' if add_generation_prompt }}"
+    frame = preferences(("why", "b é", "c"), ("a", " x ", "d"))
+    results = []
+    for source in (plain, "{{ messages['b', 'c'] }}" + plain, "{{ '' | wordcount if true else '' }}" + plain):
+        (tmp_path / "t.jinja").write_text(source)
+        tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
+        with caplog.at_level("WARNING", logger="pyprefopt"):
+            results.append(tokenize_rows(frame, tokenizer))
+    assert results[0].segments.equals(results[1].segments)
+    assert column(results[2], "chosen", "ids") == column(results[0], "chosen", "ids")
+    assert caplog.text.count("rendered by transformers") == 2

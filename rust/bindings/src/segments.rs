@@ -43,10 +43,8 @@ pub fn tokenize_table(work: &Tokenization, batches: &[RecordBatch]) -> PyResult<
             }
             segments_batch(&mut columns).map(|batch| (batch, columns))
         };
-        let chunks: Vec<(RecordBatch, Columns)> = starts
-            .into_par_iter()
-            .map(chunk)
-            .collect::<PyResult<_>>()?;
+        let chunks: Vec<(RecordBatch, Columns)> =
+            starts.into_par_iter().map(chunk).collect::<PyResult<_>>()?;
         for (batch, mut columns) in chunks {
             segments.push(batch);
             books.rejects.append(&mut columns.rejects);
@@ -203,16 +201,18 @@ impl<'a> Candidates<'a> {
             .as_ref()
             .map(|(lists, values)| (lists.range(index), *values));
         let Range { start, end } = self.lists.range(index);
-        (start..end).enumerate().map(move |(number, place)| Response {
-            field: "responses",
-            kind: "response",
-            messages: self.chats.get(place),
-            complete: true,
-            score: first_score.as_ref().and_then(|(range, values)| {
-                let at = range.start + number;
-                (at < range.end && values.is_valid(at)).then(|| values.value(at))
-            }),
-        })
+        (start..end)
+            .enumerate()
+            .map(move |(number, place)| Response {
+                field: "responses",
+                kind: "response",
+                messages: self.chats.get(place),
+                complete: true,
+                score: first_score.as_ref().and_then(|(range, values)| {
+                    let at = range.start + number;
+                    (at < range.end && values.is_valid(at)).then(|| values.value(at))
+                }),
+            })
     }
 }
 
@@ -223,19 +223,42 @@ fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
     let list = |values: ArrayRef| list_array(values, lengths.iter().copied());
     let inside = NullBuffer::new(BooleanBuffer::from(columns.inside.as_slice()));
     let placed = |values: Vec<u32>| {
-        list(Arc::new(UInt32Array::new(values.into(), Some(inside.clone()))))
+        list(Arc::new(UInt32Array::new(
+            values.into(),
+            Some(inside.clone()),
+        )))
     };
     let mask = BooleanArray::new(BooleanBuffer::from(columns.mask.as_slice()), None);
     batch(vec![
-        ("row", Arc::new(UInt64Array::from(std::mem::take(&mut columns.rows)))),
-        ("segment", Arc::new(UInt16Array::from(std::mem::take(&mut columns.numbers)))),
-        ("kind", Arc::new(StringArray::from_iter_values(columns.kinds.drain(..)))),
-        ("ids", list(Arc::new(UInt32Array::from(take(&mut columns.ids))))),
+        (
+            "row",
+            Arc::new(UInt64Array::from(std::mem::take(&mut columns.rows))),
+        ),
+        (
+            "segment",
+            Arc::new(UInt16Array::from(std::mem::take(&mut columns.numbers))),
+        ),
+        (
+            "kind",
+            Arc::new(StringArray::from_iter_values(columns.kinds.drain(..))),
+        ),
+        (
+            "ids",
+            list(Arc::new(UInt32Array::from(take(&mut columns.ids)))),
+        ),
         ("mask", list(Arc::new(mask))),
         ("starts", placed(take(&mut columns.starts))),
         ("ends", placed(take(&mut columns.ends))),
-        ("turns", list(Arc::new(UInt16Array::from(std::mem::take(&mut columns.turns))))),
-        ("score", Arc::new(columns.scores.drain(..).collect::<Float32Array>())),
+        (
+            "turns",
+            list(Arc::new(UInt16Array::from(std::mem::take(
+                &mut columns.turns,
+            )))),
+        ),
+        (
+            "score",
+            Arc::new(columns.scores.drain(..).collect::<Float32Array>()),
+        ),
         ("cut", Arc::new(UInt32Array::from(take(&mut columns.cuts)))),
     ])
 }

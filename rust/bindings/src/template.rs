@@ -1,8 +1,6 @@
 use pyo3::prelude::*;
 use pyprefopt_core::Error;
-use pyprefopt_core::template::{
-    ChatTemplate, Options, Reference, parse_messages, to_json_object,
-};
+use pyprefopt_core::template::{ChatTemplate, Options, Reference, parse_messages, to_json_object};
 
 use crate::error::to_py;
 
@@ -19,15 +17,17 @@ pub fn render(
 
 /// A Python function as the renderer of what the engine cannot render; it takes the GIL.
 pub fn reference(function: Py<PyAny>) -> Reference {
-    Box::new(move |messages, add_generation_prompt, tools, variables, why| {
-        Python::attach(|py| {
-            function
-                .bind(py)
-                .call1((messages, add_generation_prompt, tools, variables, why))?
-                .extract::<String>()
-        })
-        .map_err(|error| Error::Argument(Python::attach(|py| error.value(py).to_string())))
-    })
+    Box::new(
+        move |messages, add_generation_prompt, tools, variables, why| {
+            Python::attach(|py| {
+                function
+                    .bind(py)
+                    .call1((messages, add_generation_prompt, tools, variables, why))?
+                    .extract::<String>()
+            })
+            .map_err(|error| Error::Argument(Python::attach(|py| error.value(py).to_string())))
+        },
+    )
 }
 
 /// Render one chat (a JSON list of messages) by a template's source.
@@ -47,7 +47,12 @@ fn render_chat(
 ) -> PyResult<String> {
     let reference = reference.map(self::reference);
     py.detach(|| {
-        let template = ChatTemplate::new(chat_template, &to_json_object(&special_tokens), now, reference)?;
+        let template = ChatTemplate::new(
+            chat_template,
+            &to_json_object(&special_tokens),
+            now,
+            reference,
+        )?;
         render(
             &template,
             messages,

@@ -72,6 +72,12 @@ impl Tokenizer {
         self.template.as_ref().and_then(ChatTemplate::refusal)
     }
 
+    /// Shapes of chats that the template has shown so far; rows of a known shape need no rendering.
+    #[getter]
+    fn template_shapes(&self) -> usize {
+        self.template.as_ref().map_or(0, ChatTemplate::shape_count)
+    }
+
     #[getter]
     fn vocab_size(&self) -> usize {
         self.encoder.vocab_size()

@@ -146,11 +146,7 @@ impl ChatTemplate {
         reference(
             &chat,
             add_generation_prompt,
-            options
-                .tools
-                .as_ref()
-                .map(|tools| tools.to_string())
-                .as_deref(),
+            options.tools.as_ref().map(Json::to_string).as_deref(),
             Some(&Json::Object(options.variables.clone()).to_string()),
             &why,
         )
@@ -324,15 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn work_is_bounded() {
-        let source =
-            "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
-        assert!(
-            render(source, "{}")
-                .expect_err("stops")
-                .to_string()
-                .contains("instructions")
-        );
+    fn work_and_memory_are_bounded() {
+        let nested = "{% for a in range(99) %}{% for b in range(99) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        let doubled = "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}";
+        for (source, rule) in [(nested, "more than"), (doubled, "64 MiB")] {
+            let error = render(source, "{}").expect_err("stops").to_string();
+            assert!(error.contains(rule), "{error}");
+        }
     }
 
     #[test]

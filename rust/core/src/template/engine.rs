@@ -24,6 +24,7 @@ pub struct Engine {
 }
 
 impl Engine {
+    #[allow(clippy::default_trait_access)] // the syntax's type is not public
     pub fn compile(source: &str, now: i64) -> Result<Self, Error> {
         let source = keep(source);
         let spaces = WhitespaceConfig {
@@ -112,16 +113,16 @@ impl Rewriter {
         places.push(new.len() as u32);
         let place = |target: u32| places.get(target as usize).copied().unwrap_or(target);
         for index in 0..new.len() as u32 {
-            match new.get_mut(index) {
-                Some(
-                    Instruction::Iterate(target)
-                    | Instruction::Jump(target)
-                    | Instruction::JumpIfFalse(target)
-                    | Instruction::JumpIfFalseOrPop(target)
-                    | Instruction::JumpIfTrueOrPop(target)
-                    | Instruction::BuildMacro(_, target, _),
-                ) => *target = place(*target),
-                _ => {}
+            if let Some(
+                Instruction::Iterate(target)
+                | Instruction::Jump(target)
+                | Instruction::JumpIfFalse(target)
+                | Instruction::JumpIfFalseOrPop(target)
+                | Instruction::JumpIfTrueOrPop(target)
+                | Instruction::BuildMacro(_, target, _),
+            ) = new.get_mut(index)
+            {
+                *target = place(*target);
             }
         }
         new

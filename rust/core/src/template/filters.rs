@@ -14,6 +14,7 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
         python::to_text(text).map(|text| python::trim(&text, characters))
     });
     environment.add_filter("string", python::to_text);
+    environment.add_filter("round", python::round);
     environment.add_function(
         "raise_exception",
         |message: String| -> Result<Value, Error> { Err(invalid(message)) },

@@ -46,6 +46,30 @@ pub fn trim(text: &str, characters: Option<&str>) -> String {
     strip(text, &taken, &taken).to_string()
 }
 
+/// The filter `round`: Python's, which rounds halves to even.
+#[allow(clippy::needless_pass_by_value)] // a filter owns its arguments
+pub fn round(value: Value, digits: Option<i32>, method: Option<&str>) -> Result<Value, Error> {
+    let (digits, method) = (digits.unwrap_or(0), method.unwrap_or("common"));
+    if value.is_integer() && digits >= 0 && method == "common" {
+        return Ok(value);
+    }
+    let (x, scale) = (f64::try_from(value)?, 10f64.powi(digits));
+    let rounded = match method {
+        "ceil" => (x * scale).ceil() / scale,
+        "floor" => (x * scale).floor() / scale,
+        "common" if (1..300).contains(&digits) => {
+            let places = digits as usize;
+            format!("{x:.places$}").parse().unwrap_or(x) // exact, unlike a product
+        }
+        "common" => (x * scale).round_ties_even() / scale,
+        _ => {
+            let rule = "round: method must be common, ceil or floor";
+            return Err(Error::new(ErrorKind::InvalidOperation, rule));
+        }
+    };
+    Ok(Value::from(rounded))
+}
+
 /// Methods of texts; those of the engine answer where this does not.
 pub fn call_method(
     state: &State,
@@ -94,7 +118,9 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
             } else {
                 text.rfind(part)
             };
-            Value::from(at.map_or(-1, |byte| text[..byte].chars().count() as i64))
+            at.map_or(Value::from(-1), |byte| {
+                Value::from(text[..byte].chars().count())
+            })
         }
         "removeprefix" => {
             let (part,): (&str,) = from_args(args)?;

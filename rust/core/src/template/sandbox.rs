@@ -11,7 +11,7 @@ pub const FUEL: u64 = 20_000_000;
 const BYTES: usize = 64 << 20;
 const BYTES_PER_INPUT_BYTE: usize = 64;
 /// Cost of a value in a list or mapping, in bytes.
-const ELEMENT: usize = 4;
+const ELEMENT: usize = 16;
 /// Lists in lists and mappings; a chat with tools has some ten.
 pub const DEPTH: usize = 64;
 

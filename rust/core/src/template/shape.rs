@@ -24,10 +24,10 @@ pub struct Shape {
     guards: Vec<Guard>,
     pieces: Vec<Piece>,
     boundary: usize,       // the response begins here
-    generation: usize, // the generation prompt begins here, or at the boundary where it cannot be told
-    turns: Vec<usize>, // the prompt's messages but the last one end here
+    generation: usize,     // the generation prompt begins here
+    turns: Vec<usize>,     // the prompt's messages but the last one end here
     prompt: Option<usize>, // content of the prompt's last message
-    response: usize,   // content of the response
+    response: usize,       // content of the response
 }
 
 /// Where the parts of a chat stand in its text, in bytes.
@@ -157,6 +157,12 @@ impl ChatTemplate {
         learned
     }
 
+    /// Shapes learned so far.
+    pub fn shape_count(&self) -> usize {
+        let known = self.shapes.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|entry| entry.shapes.len()).sum()
+    }
+
     fn learn(&self, chat: &[Message], prompt_messages: usize) -> Option<Shape> {
         let mut guards = Vec::new();
         let mut learn = |count: usize, add: bool| {
@@ -170,14 +176,35 @@ impl ChatTemplate {
         };
         let whole = learn(chat.len(), false)?;
         let boundary = end_of_prefix(&learn(prompt_messages, true)?, &whole)?;
-        let bare = learn(prompt_messages, false).and_then(|bare| end_of_prefix(&bare, &whole));
+        let slots = |message: usize| {
+            whole
+                .iter()
+                .enumerate()
+                .filter_map(move |(index, piece)| match piece {
+                    Piece::Slot(slot) if slot.message == message => Some(index),
+                    _ => None,
+                })
+        };
+        // The end of what a chat renders alone, or (where it renders differently) of its last content.
+        let mut end_of = |count: usize| -> Option<Cut> {
+            if let Some(end) = end_of_prefix(&learn(count, false)?, &whole) {
+                return Some(end);
+            }
+            match slots(count - 1).collect::<Vec<_>>().as_slice() {
+                [index] => Some((index + 1, 0)),
+                _ => None,
+            }
+        };
         let ends: Vec<Cut> = (1..prompt_messages)
-            .map(|count| end_of_prefix(&learn(count, false)?, &whole))
+            .map(&mut end_of)
             .collect::<Option<_>>()?;
-        if !ends.is_sorted() || ends.last().is_some_and(|end| *end > boundary) {
+        let generation = end_of(prompt_messages)?;
+        if !ends.is_sorted()
+            || ends.last().is_some_and(|end| *end > boundary)
+            || generation > boundary
+        {
             return None;
         }
-        let generation = bare.filter(|bare| *bare <= boundary).unwrap_or(boundary);
         let mut cuts = ends.clone();
         cuts.extend([boundary, generation]);
         let (pieces, places) = split(&whole, &cuts);

@@ -4,6 +4,7 @@
 //! and nothing is learned.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -231,16 +232,17 @@ fn number_of(slot: &Slot) -> Option<char> {
 
 /// A captured text with marks becomes a symbol again.
 pub fn recover(value: Value) -> Value {
-    match value.as_str() {
-        Some(text) if text.contains(MARK) && active() => match parse_marks(text) {
-            Some(pieces) => symbol(pieces),
-            None => {
-                spoil();
-                value
-            }
-        },
-        _ => value,
+    let Some(text) = value
+        .as_str()
+        .filter(|text| text.contains(MARK) && active())
+    else {
+        return value;
+    };
+    if let Some(pieces) = parse_marks(text) {
+        return symbol(pieces);
     }
+    spoil();
+    value
 }
 
 fn parse_marks(text: &str) -> Option<Vec<Piece>> {
@@ -359,7 +361,9 @@ pub fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>
         let harmless = [
             "length", "count", "first", "last", "list", "reverse", "default", "d",
         ];
-        return if harmless.contains(&name) {
+        let by_role = matches!(name, "selectattr" | "rejectattr")
+            && rest.first().and_then(Value::as_str) == Some("role");
+        return if by_role || harmless.contains(&name) {
             state.apply_filter(name, args).map(Some)
         } else {
             Err(lost())
@@ -402,6 +406,19 @@ pub fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Val
                 };
                 Ok(Some(decide(slot, question).into()))
             }
+            "split" => match (slot_of(receiver), args) {
+                (Some(slot), [part]) => {
+                    let part = part
+                        .as_str()
+                        .filter(|part| !part.is_empty())
+                        .ok_or_else(lost)?;
+                    if decide(slot, Question::Contains(part.to_string())) {
+                        return Err(lost());
+                    }
+                    Ok(Some([receiver.clone()].into_iter().collect()))
+                }
+                _ => Err(lost()),
+            },
             _ => Err(lost()),
         };
     }
@@ -416,7 +433,7 @@ pub fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Val
     Ok(None)
 }
 
-/// A content with (further) characters taken off its ends.
+/// A text with characters taken off its ends.
 fn stripped(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let taken = match args {
         [] => Strip::Spaces,
@@ -424,19 +441,51 @@ fn stripped(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error>
         [characters] => Strip::Characters(characters.as_str().ok_or_else(lost)?.into()),
         _ => return Err(lost()),
     };
-    let mut slot = slot_of(value).ok_or_else(lost)?.clone();
-    let ends = [
-        (&mut slot.start, method != "rstrip"),
-        (&mut slot.end, method != "lstrip"),
-    ];
-    for (end, wanted) in ends {
-        if !wanted || *end == taken {
-            continue;
-        }
-        if *end != Strip::Nothing {
-            return Err(lost());
-        }
-        *end = taken.clone();
+    let text = value.downcast_object_ref::<Symbol>().ok_or_else(lost)?;
+    let mut pieces: VecDeque<Piece> = text.0.iter().cloned().collect();
+    for (start, wanted) in [(true, method != "rstrip"), (false, method != "lstrip")] {
+        while wanted && strip_end(&mut pieces, start, &taken)? {}
     }
-    Ok(symbol(vec![Piece::Slot(slot)]))
+    Ok(symbol(pieces.into()))
+}
+
+/// Strip the first or last piece; whether it became empty, is gone and the next one's turn has come.
+fn strip_end(pieces: &mut VecDeque<Piece>, start: bool, taken: &Strip) -> Result<bool, Error> {
+    let alone = pieces.len() == 1;
+    let piece = if start {
+        pieces.front_mut()
+    } else {
+        pieces.back_mut()
+    };
+    let gone = match piece {
+        None => return Ok(false),
+        Some(Piece::Literal(text)) => {
+            let none = Strip::Nothing;
+            let (first, last) = if start {
+                (taken, &none)
+            } else {
+                (&none, taken)
+            };
+            *text = strip(text, first, last).to_string();
+            text.is_empty()
+        }
+        Some(Piece::Slot(slot)) => {
+            let end = if start {
+                &mut slot.start
+            } else {
+                &mut slot.end
+            };
+            if *end != *taken && *end != Strip::Nothing {
+                return Err(lost());
+            }
+            *end = taken.clone();
+            !alone && decide(slot, Question::IsEmpty)
+        }
+    };
+    if gone && start {
+        pieces.pop_front();
+    } else if gone {
+        pieces.pop_back();
+    }
+    Ok(gone)
 }

@@ -39,7 +39,8 @@ impl Limits {
 
     /// Tokens that are left for a response.
     pub(super) fn room(self, prompt_length: usize) -> usize {
-        self.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(prompt_length))
+        self.max_tokens
+            .map_or(usize::MAX, |most| most.saturating_sub(prompt_length))
     }
 }
 
@@ -60,8 +61,17 @@ pub(super) fn prompt(
 ) -> Result<Kept, Reject> {
     let length = ids.len();
     if length == 0 {
-        let (rule, content) = ("a prompt must have at least one token", row.prompt[0].content);
-        return Err(Reject::new("prompt", content, "empty_prompt", rule, "drop the row"));
+        let (rule, content) = (
+            "a prompt must have at least one token",
+            row.prompt[0].content,
+        );
+        return Err(Reject::new(
+            "prompt",
+            content,
+            "empty_prompt",
+            rule,
+            "drop the row",
+        ));
     }
     let limits = work.limits;
     let most = limits.max_prompt_tokens.unwrap_or(usize::MAX);
@@ -89,10 +99,18 @@ fn prompt_too_long(length: usize, most: usize, fixed: usize) -> Reject {
     let rule = if fixed == 0 {
         format!("a prompt has at most {most} tokens")
     } else {
-        format!("a prompt has at most {most} tokens, and more than the {fixed} that the template needs")
+        format!(
+            "a prompt has at most {most} tokens, and more than the {fixed} that the template needs"
+        )
     };
     let remedy = "raise --max_prompt_tokens, or set --prompt_overflow keep_end, or drop the row with --on_error skip";
-    Reject::new("prompt", &format!("{length} tokens"), "prompt_too_long", rule, remedy)
+    Reject::new(
+        "prompt",
+        &format!("{length} tokens"),
+        "prompt_too_long",
+        rule,
+        remedy,
+    )
 }
 
 /// Whether prompt and responses may be tokenized apart, because no token ends at their boundary.
@@ -111,7 +129,13 @@ pub(super) fn check_apart(work: &Tokenization, row: &Row, prompt: &str) -> Resul
     while !prompt.is_char_boundary(end) {
         end += 1;
     }
-    Err(Reject::new(row.responses[0].field, &prompt[end..], "boundary", rule, remedy))
+    Err(Reject::new(
+        row.responses[0].field,
+        &prompt[end..],
+        "boundary",
+        rule,
+        remedy,
+    ))
 }
 
 /// The response's room is taken by what the template writes before it, or the tokenizer drops all its characters.
@@ -119,9 +143,18 @@ pub(super) fn no_content(response: &Response, prompt_length: usize, limits: Limi
     if let Some(most) = limits.max_tokens {
         return too_long(response.field, prompt_length, most);
     }
-    let content = response.messages.last().map_or("", |message| message.content);
+    let content = response
+        .messages
+        .last()
+        .map_or("", |message| message.content);
     let rule = "a response must have at least one token";
-    Reject::new(response.field, content, "empty_response", rule, "drop the row")
+    Reject::new(
+        response.field,
+        content,
+        "empty_response",
+        rule,
+        "drop the row",
+    )
 }
 
 fn too_long(field: &'static str, length: usize, most: usize) -> Reject {

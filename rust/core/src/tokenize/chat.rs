@@ -22,8 +22,8 @@ pub(super) struct Prompt {
 #[derive(Default)]
 pub(super) struct Parts {
     pub content: Option<Place>, // the last message's
-    pub stop: usize,            // end of what is kept: the last visible character that the template writes
-    pub turns: Vec<usize>,      // where the messages before the last one end
+    pub stop: usize, // end of what is kept: the last visible character that the template writes
+    pub turns: Vec<usize>, // where the messages before the last one end
     pub first_turn: usize,
     pub written: Vec<Range<usize>>, // by the assistant, in messages before the last one
 }
@@ -58,7 +58,13 @@ fn check(row: &Row) -> Result<(), Reject> {
     }
     if row.responses.is_empty() {
         let rule = "a prompt must have at least one response";
-        return Err(Reject::new("responses", "[]", "empty_response", rule, "drop the row"));
+        return Err(Reject::new(
+            "responses",
+            "[]",
+            "empty_response",
+            rule,
+            "drop the row",
+        ));
     }
     let empty = |response: &&Response| {
         let last = response.messages.last();
@@ -68,7 +74,13 @@ fn check(row: &Row) -> Result<(), Reject> {
         None => Ok(()),
         Some(response) => {
             let rule = "a response must have content";
-            Err(Reject::new(response.field, "", "empty_response", rule, "drop the row"))
+            Err(Reject::new(
+                response.field,
+                "",
+                "empty_response",
+                rule,
+                "drop the row",
+            ))
         }
     }
 }
@@ -138,7 +150,13 @@ impl<'a> Chat<'a> {
         let options = Options::parse(row.tools, row.template_kwargs).map_err(|error| {
             let value = row.template_kwargs.or(row.tools).unwrap_or_default();
             let remedy = "tools is a JSON list, template_kwargs a JSON object";
-            Reject::new("template_kwargs", value, "broken_json", error.to_string(), remedy)
+            Reject::new(
+                "template_kwargs",
+                value,
+                "broken_json",
+                error.to_string(),
+                remedy,
+            )
         })?;
         Ok(Self {
             template,
@@ -176,12 +194,15 @@ impl<'a> Chat<'a> {
 
     fn render_prompt(&self, row: &Row, find_generation: bool) -> Result<(String, Prompt), Reject> {
         let text = self.render("prompt", &self.prompt, true)?;
-        let turns = self.turn_ends(&self.prompt, &row.prompt, 0, 0, &text);
+        let turns = self.turn_ends(&self.prompt, &row.prompt, 0..0, &text, true);
         let from = turns.last().copied().unwrap_or(0);
         let last = row.prompt[row.prompt.len() - 1].content;
-        let content = self.locate(&self.prompt, last, from, &text, true);
+        let index = self.prompt.len() - 1;
+        let content = self.locate(&self.prompt, index, last, from, &text, true);
         let generation = find_generation.then(|| self.prefix(&self.prompt, false, &text));
-        let behind = content.as_ref().map_or(text.len(), |content| content.range.end);
+        let behind = content
+            .as_ref()
+            .map_or(text.len(), |content| content.range.end);
         let prompt = Prompt {
             bytes: text.len(),
             generation: generation.flatten().unwrap_or(behind),
@@ -204,12 +225,23 @@ impl<'a> Chat<'a> {
         let mut chat = self.prompt.clone();
         chat.extend(values(response.field, &response.messages)?);
         let mut text = self.render(response.field, &chat, false)?;
-        let last = response.messages.last().map_or("", |message| message.content);
+        let last = response
+            .messages
+            .last()
+            .map_or("", |message| message.content);
         let unfit = |rule: &str| {
-            Reject::new(response.field, last, "template", rule, "pass another --chat_template")
+            Reject::new(
+                response.field,
+                last,
+                "template",
+                rule,
+                "pass another --chat_template",
+            )
         };
         if !text.starts_with(prompt) {
-            return Err(unfit("the rendered chat must begin with the rendered prompt"));
+            return Err(unfit(
+                "the rendered chat must begin with the rendered prompt",
+            ));
         }
         let messages: Vec<Message> = row
             .prompt
@@ -218,11 +250,13 @@ impl<'a> Chat<'a> {
             .copied()
             .collect();
         let first_turn = row.prompt.len();
-        let turns = self.turn_ends(&chat, &messages, first_turn, prompt.len(), &text);
+        let turns = self.turn_ends(&chat, &messages, first_turn..prompt.len(), &text, false);
         let from = turns.last().copied().unwrap_or(prompt.len());
-        let content = self.locate(&chat, last, from, &text, false).ok_or_else(|| {
-            unfit("the chat template must write the response's content as it stands")
-        })?;
+        let content = self
+            .locate(&chat, chat.len() - 1, last, from, &text, false)
+            .ok_or_else(|| {
+                unfit("the chat template must write the response's content as it stands")
+            })?;
         let written = self.written(&chat, &messages, first_turn, prompt.len(), &turns, &text);
         let parts = Parts {
             turns,
@@ -233,25 +267,25 @@ impl<'a> Chat<'a> {
         Ok((text, parts))
     }
 
-    /// Where each message from `first` on ends, the last one left out: as far as the chat up to it renders alone, or
-    /// (where a template renders that differently) behind its content.
+    /// Where each message from `first.start` on ends, the last one left out, in the text from byte `first.end`: as far
+    /// as the chat up to it renders alone, or (where a template renders that differently) behind its content.
     fn turn_ends(
         &self,
         chat: &[Value],
         messages: &[Message],
-        first: usize,
-        start: usize,
+        first: Range<usize>,
         text: &str,
+        add: bool,
     ) -> Vec<usize> {
-        let mut end = start;
+        let mut end = first.end;
         let mut ends = Vec::new();
-        for index in first..messages.len() - 1 {
-            let content = messages[index].content.trim();
+        for index in first.start..messages.len() - 1 {
+            let content = messages[index].content;
             end = match self.prefix(&chat[..=index], false, text) {
                 Some(alone) if alone >= end => alone,
-                _ => text[end..]
-                    .find(content)
-                    .map_or(end, |at| end + at + content.len()),
+                _ => self
+                    .locate(chat, index, content, end, text, add)
+                    .map_or(end, |place| place.range.end),
             };
             ends.push(end);
         }
@@ -277,9 +311,13 @@ impl<'a> Chat<'a> {
                     _ if index == first => Some(boundary),
                     _ => self.prefix(&chat[..index], true, text),
                 };
-                let from = prompted.filter(|at| (start..=end).contains(at)).unwrap_or(start);
+                let from = prompted
+                    .filter(|at| (start..=end).contains(at))
+                    .unwrap_or(start);
                 let content = messages[index].content.trim();
-                let at = text[from..end].find(content).filter(|_| !content.is_empty());
+                let at = text[from..end]
+                    .find(content)
+                    .filter(|_| !content.is_empty());
                 written.push(from + at.unwrap_or(0)..from + text[from..end].trim_end().len());
             }
             start = end;
@@ -287,16 +325,17 @@ impl<'a> Chat<'a> {
         written
     }
 
-    /// The last message's content in `text[from..]`, as it stands or with its ends stripped.
+    /// The content of message `index` in `text[from..]`, as it stands or with its ends stripped.
     fn locate(
         &self,
         chat: &[Value],
+        index: usize,
         content: &str,
         from: usize,
         text: &str,
         add: bool,
     ) -> Option<Place> {
-        if let Some(place) = self.by_placeholder(chat, content, from, text, add) {
+        if let Some(place) = self.by_placeholder(chat, index, content, from, text, add) {
             return place;
         }
         let tail = &text[from..];
@@ -310,39 +349,48 @@ impl<'a> Chat<'a> {
         let (shown, lead) = forms
             .into_iter()
             .find(|(shown, _)| !shown.is_empty() && tail.contains(shown))?;
-        let at = from + tail.find(shown).filter(|at| tail.rfind(shown) == Some(*at))?;
+        let at = from
+            + tail
+                .find(shown)
+                .filter(|at| tail.rfind(shown) == Some(*at))?;
         Some(Place {
             range: at..at + shown.len(),
             lead,
         })
     }
 
+    #[allow(clippy::option_option)] // not found out, or found not to be shown
     /// The content's place, found by rendering another content in its stead. None where that changes the text around
     /// it; none inside where the template does not show it.
     fn by_placeholder(
         &self,
         chat: &[Value],
+        index: usize,
         content: &str,
         from: usize,
         text: &str,
         add: bool,
     ) -> Option<Option<Place>> {
-        let (last, before) = chat.split_last()?;
-        let replaced: Value = last
+        let message = chat.get(index)?;
+        let replaced: Value = message
             .try_iter()
             .ok()?
             .map(|key| {
                 let value = match key.as_str() {
                     Some("content") => Value::from(PLACEHOLDER),
-                    _ => last.get_item(&key).unwrap_or_default(),
+                    _ => message.get_item(&key).unwrap_or_default(),
                 };
                 (key, value)
             })
             .collect();
-        let chat: Vec<Value> = before.iter().cloned().chain([replaced]).collect();
+        let mut chat = chat.to_vec();
+        chat[index] = replaced;
         let other = self.template.render(&chat, add, &self.options).ok()?;
         let (start, end) = other.split_once(PLACEHOLDER)?;
-        let stop = text.len().checked_sub(end.len()).filter(|stop| *stop >= start.len())?;
+        let stop = text
+            .len()
+            .checked_sub(end.len())
+            .filter(|stop| *stop >= start.len())?;
         if start.len() < from || !text.starts_with(start) || !text.ends_with(end) {
             return None;
         }

@@ -13,15 +13,15 @@ pub struct Columns {
     pub cuts: Vec<u32>,      // content tokens left out
     pub lengths: Vec<usize>, // tokens
     pub ids: Vec<u32>,
-    pub mask: Vec<bool>,  // written by the assistant
+    pub mask: Vec<bool>,   // written by the assistant
     pub inside: Vec<bool>, // within the last message's content: `starts` and `ends` hold
-    pub starts: Vec<u32>, // bytes in the last message's content
+    pub starts: Vec<u32>,  // bytes in the last message's content
     pub ends: Vec<u32>,
     pub turns: Vec<u16>, // message of the chat
     pub rejects: Vec<(u64, Reject)>,
     pub responses_cut: usize,
-    pub apart: Vec<u64>,       // rows in which a token lay across the boundary of prompt and response
-    pub without_bos: usize,    // rows whose prompt begins without the tokenizer's BOS
+    pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
+    pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
 }
 
 /// What a line is about.
@@ -91,7 +91,8 @@ impl Columns {
             self.starts.push(if inside { at(start) } else { 0 });
             self.ends.push(if inside { at(end) } else { 0 });
             let written = || parts.written.iter().any(|r| end > r.start && start < r.end);
-            self.mask.push(assistant && (inside || start >= last || written()));
+            self.mask
+                .push(assistant && (inside || start >= last || written()));
             while parts.turns.get(turn).is_some_and(|end| *end <= start) {
                 turn += 1;
             }

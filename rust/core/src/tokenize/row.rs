@@ -70,7 +70,13 @@ impl Reject {
 
 /// Append the lines of one row to `out`, or the reason why there are none.
 pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
-    let before = (out.lengths.len(), out.ids.len(), out.responses_cut, out.apart.len(), out.without_bos);
+    let before = (
+        out.lengths.len(),
+        out.ids.len(),
+        out.responses_cut,
+        out.apart.len(),
+        out.without_bos,
+    );
     if let Err(reject) = append(work, row, out) {
         out.truncate(before.0, before.1);
         out.responses_cut = before.2;
@@ -93,7 +99,13 @@ fn append(work: &Tokenization, row: &Row, out: &mut Columns) -> Result<(), Rejec
     let first = out.ids.len();
     for range in &kept.ranges {
         let parts = &texts.prompt.parts;
-        out.push_tokens(&ids[range.clone()], &offsets[range.clone()], 0, parts, false);
+        out.push_tokens(
+            &ids[range.clone()],
+            &offsets[range.clone()],
+            0,
+            parts,
+            false,
+        );
     }
     let prompt_length = out.ids.len() - first;
     let head = Head {
@@ -154,15 +166,29 @@ impl RowTokens {
 
     fn response(&self, index: usize) -> (&[u32], &[(u32, u32)], usize) {
         let tokens = &self.whole[index];
-        (&tokens.ids[self.boundary..], &tokens.offsets[self.boundary..], self.shift)
+        (
+            &tokens.ids[self.boundary..],
+            &tokens.offsets[self.boundary..],
+            self.shift,
+        )
     }
 }
 
 fn split(work: &Tokenization, texts: &Texts, row: &Row) -> Result<RowTokens, Reject> {
     let bytes = texts.prompt.bytes;
-    let all: Vec<&str> = texts.responses.iter().map(|(text, _)| text.as_str()).collect();
+    let all: Vec<&str> = texts
+        .responses
+        .iter()
+        .map(|(text, _)| text.as_str())
+        .collect();
     let refuse = |error: crate::Error| {
-        Reject::new("prompt", all[0], "tokenizer", error.to_string(), "drop the row")
+        Reject::new(
+            "prompt",
+            all[0],
+            "tokenizer",
+            error.to_string(),
+            "drop the row",
+        )
     };
     let whole = work.encoder.encode_sharing(bytes, &all).map_err(refuse)?;
     if let Some(boundary) = common_boundary(&whole, bytes) {
@@ -195,10 +221,16 @@ fn split(work: &Tokenization, texts: &Texts, row: &Row) -> Result<RowTokens, Rej
 fn common_boundary(texts: &[Encoded], boundary: usize) -> Option<usize> {
     let first = texts.first()?;
     let count = |tokens: &Encoded| {
-        tokens.offsets.partition_point(|(start, _)| (*start as usize) < boundary)
+        tokens
+            .offsets
+            .partition_point(|(start, _)| (*start as usize) < boundary)
     };
     let across = |tokens: &Encoded, count: usize| {
-        tokens.offsets[..count].iter().rev().take(8).any(|(_, end)| *end as usize > boundary)
+        tokens.offsets[..count]
+            .iter()
+            .rev()
+            .take(8)
+            .any(|(_, end)| *end as usize > boundary)
     };
     let length = count(first);
     let fits = |tokens: &Encoded| {
