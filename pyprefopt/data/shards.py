@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +26,13 @@ class ShardedTable:
 
     kind: str  # which of the two, in the manifest
 
-    def __init__(self, table: pa.Table, manifest: dict[str, Any]) -> None:
-        self.table, self.manifest = table, manifest
+    def __init__(self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any]) -> None:
+        self._table, self.manifest = table, manifest
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All lines; shards on disk are mapped into memory when they are first asked for."""
+        return self._table() if callable(self._table) else self._table
 
     @property
     def num_lines(self) -> int:
@@ -36,7 +41,7 @@ class ShardedTable:
 
     @classmethod
     def open(cls, directory: str | Path) -> Self:
-        """Map the shards of a finished store into memory. ArtifactError where something is missing or cut."""
+        """Open the shards of a finished store by memory map. ArtifactError where something is missing or cut."""
         directory = Path(directory)
         manifest = atomic.read_manifest(directory)
         found = (manifest.get("kind"), manifest.get("schema_version"))
@@ -45,7 +50,8 @@ class ShardedTable:
                 f"{directory}/{atomic.MANIFEST} says kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
-        return cls(pa.concat_tables([_map(directory, shard) for shard in manifest["shards"]]), manifest)
+        paths = [_present(directory, shard) for shard in manifest["shards"]]
+        return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,12 +177,16 @@ def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:
     }
 
 
-def _map(directory: Path, shard: Shard) -> pa.Table:
-    path = directory / shard["file"]
+def _present(directory: Path, shard: Shard) -> Path:
+    path: Path = directory / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
         raise ArtifactError(
             f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and run its stage again"
         )
+    return path
+
+
+def _map(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 

@@ -22,8 +22,7 @@ from tests.data.prepared import run
 pairs, tokenizer, out, block = sys.argv[1:]
 sources.BLOCK_BYTES = int(block)
 store = run(pairs, tokenizer, out, on_error="skip")
-assert store.group_offsets[-1] == store.num_lines
-print(store.num_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(store.manifest["rows"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
@@ -54,7 +53,7 @@ def peak(tmp_path: Path, rows: int, block: int) -> int:
 def test_memory_of_a_small_set(tmp_path):
     """20,000 rows are 20 MB of text and 54 MB of segments: the growth is a part of that."""
     write_tokenizer(tmp_path / "tokenizer")
-    assert peak(tmp_path, 20_000, 1 << 18) - peak(tmp_path, 2_000, 1 << 18) < 35e6
+    assert peak(tmp_path, 20_000, 1 << 18) - peak(tmp_path, 2_000, 1 << 18) < 20e6
 
 
 @pytest.mark.slow
