@@ -18,8 +18,8 @@ const TASK_BYTES: usize = 128 << 10;
 /// Most tasks of a chunk, which becomes as many chunks.
 const MOST_TASKS: usize = 256;
 /// Texts of a column, and bytes of each, on which the engine is proved.
-const PROVED_TEXTS: usize = 16;
-const PROVED_BYTES: usize = 512;
+const PROVED_TEXTS: usize = 8;
+const PROVED_BYTES: usize = 256;
 
 /// Ids of every text; a null is taken as an empty text. The lists come in chunks that only the texts decide on.
 pub fn encode_column(encoder: &Encoder, chunks: &[ArrayRef]) -> PyResult<PyChunkedArray> {
