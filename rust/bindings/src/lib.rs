@@ -1,5 +1,6 @@
 //! The Python shim: converts Arrow columns, releases the GIL, maps errors. No logic lives here.
 
+use mimalloc::MiMalloc;
 use pyo3::prelude::*;
 
 mod align;
@@ -16,6 +17,10 @@ mod select;
 mod template;
 mod tokenize;
 mod truncate;
+
+/// Columns are large and short-lived: the system's allocator gives their pages back, and takes them again, all the time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
