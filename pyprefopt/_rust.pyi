@@ -97,6 +97,7 @@ class Tokenizer:
         prompt_overflow: str = "drop",
         max_tokens: int | None = None,
         boundary: str = "split",
+        offsets: bool = True,
     ) -> tuple[Any, Any, int, Any, int]: ...
 
 # truncate

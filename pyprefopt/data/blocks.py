@@ -81,7 +81,9 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     read = parse_block(block, config.format)
     table = read.table.combine_chunks()  # of the input, not of its many small chunks, follow the shard's batches
     _prove(table, tokenizer)
-    segments, bad, responses_cut, rows_apart, _ = tokenizer.native.tokenize(table, **config.limits)
+    segments, bad, responses_cut, rows_apart, _ = tokenizer.native.tokenize(
+        table, **config.limits, offsets=config.offsets or bool(config.truncation)
+    )
     rejects = read.rejects
     if len(more := pl.DataFrame(bad)):
         more = more.with_columns(file=pl.lit(block.file)).select(REJECTS.names()).cast(REJECTS)

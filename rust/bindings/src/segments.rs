@@ -26,7 +26,15 @@ const CHUNK_ROWS: (usize, usize) = (32, 1024);
 type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
 
 /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
-pub fn tokenize_table(work: &Tokenization, batches: &[RecordBatch]) -> PyResult<Tables> {
+pub fn tokenize_table(
+    work: &Tokenization,
+    batches: &[RecordBatch],
+    offsets: bool,
+) -> PyResult<Tables> {
+    let empty = || Columns {
+        lean: !offsets,
+        ..Columns::default()
+    };
     let mut segments = Vec::new();
     let mut books = Columns::default();
     for batch in batches {
@@ -37,7 +45,7 @@ pub fn tokenize_table(work: &Tokenization, batches: &[RecordBatch]) -> PyResult<
             .clamp(CHUNK_ROWS.0, CHUNK_ROWS.1);
         let starts: Vec<usize> = (0..batch.num_rows()).step_by(step).collect();
         let chunk = |start: usize| {
-            let mut columns = Columns::default();
+            let mut columns = empty();
             for index in start..(start + step).min(batch.num_rows()) {
                 tokenize_row(work, &source.row(index), &mut columns);
             }
@@ -54,7 +62,7 @@ pub fn tokenize_table(work: &Tokenization, batches: &[RecordBatch]) -> PyResult<
         }
     }
     if segments.is_empty() {
-        segments.push(segments_batch(&mut Columns::default())?);
+        segments.push(segments_batch(&mut empty())?);
     }
     let schema = segments[0].schema();
     let apart: ArrayRef = Arc::new(UInt64Array::from(books.apart));
@@ -221,15 +229,8 @@ fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
     let take = std::mem::take::<Vec<u32>>;
     let lengths = std::mem::take(&mut columns.lengths);
     let list = |values: ArrayRef| list_array(values, lengths.iter().copied());
-    let inside = NullBuffer::new(BooleanBuffer::from(columns.inside.as_slice()));
-    let placed = |values: Vec<u32>| {
-        list(Arc::new(UInt32Array::new(
-            values.into(),
-            Some(inside.clone()),
-        )))
-    };
     let mask = BooleanArray::new(BooleanBuffer::from(columns.mask.as_slice()), None);
-    batch(vec![
+    let mut named: Vec<(&str, ArrayRef)> = vec![
         (
             "row",
             Arc::new(UInt64Array::from(std::mem::take(&mut columns.rows))),
@@ -247,20 +248,26 @@ fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
             list(Arc::new(UInt32Array::from(take(&mut columns.ids)))),
         ),
         ("mask", list(Arc::new(mask))),
-        ("starts", placed(take(&mut columns.starts))),
-        ("ends", placed(take(&mut columns.ends))),
-        (
-            "turns",
-            list(Arc::new(UInt16Array::from(std::mem::take(
-                &mut columns.turns,
-            )))),
-        ),
-        (
-            "score",
-            Arc::new(columns.scores.drain(..).collect::<Float32Array>()),
-        ),
-        ("cut", Arc::new(UInt32Array::from(take(&mut columns.cuts)))),
-    ])
+    ];
+    if !columns.lean {
+        let inside = NullBuffer::new(BooleanBuffer::from(columns.inside.as_slice()));
+        let placed = |values: Vec<u32>| {
+            list(Arc::new(UInt32Array::new(
+                values.into(),
+                Some(inside.clone()),
+            )))
+        };
+        let turns = UInt16Array::from(std::mem::take(&mut columns.turns));
+        named.push(("starts", placed(take(&mut columns.starts))));
+        named.push(("ends", placed(take(&mut columns.ends))));
+        named.push(("turns", list(Arc::new(turns))));
+    }
+    named.push((
+        "score",
+        Arc::new(columns.scores.drain(..).collect::<Float32Array>()),
+    ));
+    named.push(("cut", Arc::new(UInt32Array::from(take(&mut columns.cuts)))));
+    batch(named)
 }
 
 fn rejects_batch(rejects: &[(u64, Reject)]) -> PyResult<RecordBatch> {

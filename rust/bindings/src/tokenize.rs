@@ -133,8 +133,10 @@ impl Tokenizer {
         py.detach(|| prove_column(&self.encoder, &chunks, all))
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split"))]
+    /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
+    /// without BOS.
+    #[allow(clippy::too_many_arguments)] // settings by name
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
     fn tokenize(
         &self,
         py: Python<'_>,
@@ -143,6 +145,7 @@ impl Tokenizer {
         prompt_overflow: &str,
         max_tokens: Option<usize>,
         boundary: &str,
+        offsets: bool,
     ) -> PyResult<(PyTable, PyTable, usize, PyChunkedArray, usize)> {
         let limits = Limits {
             max_prompt_tokens,
@@ -166,7 +169,7 @@ impl Tokenizer {
             bos: self.bos,
         };
         let (batches, _) = frame.into_inner();
-        py.detach(|| tokenize_table(&work, &batches))
+        py.detach(|| tokenize_table(&work, &batches, offsets))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The segments table as flat columns, one chunk of rows at a time.
 
+use std::ops::Range;
+
 use super::chat::Parts;
 use super::row::Reject;
 
@@ -18,6 +20,7 @@ pub struct Columns {
     pub starts: Vec<u32>,  // bytes in the last message's content
     pub ends: Vec<u32>,
     pub turns: Vec<u16>, // message of the chat
+    pub lean: bool,      // `starts`, `ends` and `turns` are left empty
     pub rejects: Vec<(u64, Reject)>,
     pub responses_cut: usize,
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
@@ -74,29 +77,71 @@ impl Columns {
         parts: &Parts,
         assistant: bool,
     ) {
-        let (origin, last, lead) = match &parts.content {
-            Some(content) => (content.range.start, content.range.end, content.lead),
-            None => (usize::MAX, usize::MAX, 0),
+        let starts = |limit: usize| offsets.partition_point(|at| at.0 as usize + shift < limit);
+        let count = starts(parts.stop);
+        let (ids, offsets) = (&ids[..count], &offsets[..count]);
+        let (from, to, after) = match &parts.content {
+            None => (count, count, count),
+            Some(content) => {
+                let from =
+                    offsets.partition_point(|at| at.1 as usize + shift <= content.range.start);
+                let after = starts(content.range.end).min(count);
+                (from, after.max(from), after)
+            }
         };
-        let mut turn = 0;
-        for (&id, &(start, end)) in ids.iter().zip(offsets) {
-            let (start, end) = (start as usize + shift, end as usize + shift);
-            if start >= parts.stop {
-                break;
+        let first = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        self.inside.resize(first + from, false);
+        self.inside.resize(first + to, true);
+        self.inside.resize(first + count, false);
+        self.mask.resize(first + from.min(after), false);
+        self.mask.resize(first + count, assistant);
+        if assistant {
+            for (mask, at) in self.mask[first..].iter_mut().zip(&offsets[..from]) {
+                let (start, end) = (at.0 as usize + shift, at.1 as usize + shift);
+                let written = |range: &Range<usize>| end > range.start && start < range.end;
+                *mask = *mask || parts.written.iter().any(written);
             }
-            let inside = end > origin && start < last;
-            let at = |byte: usize| (byte.clamp(origin, last) - origin + lead) as u32;
-            self.ids.push(id);
-            self.inside.push(inside);
-            self.starts.push(if inside { at(start) } else { 0 });
-            self.ends.push(if inside { at(end) } else { 0 });
-            let written = || parts.written.iter().any(|r| end > r.start && start < r.end);
-            self.mask
-                .push(assistant && (inside || start >= last || written()));
-            while parts.turns.get(turn).is_some_and(|end| *end <= start) {
-                turn += 1;
-            }
-            self.turns.push((parts.first_turn + turn) as u16);
         }
+        if !self.lean {
+            self.push_places(&offsets[from..to], shift, parts, from, count);
+            self.push_turns(parts, count, starts);
+        }
+    }
+
+    /// Where the content's tokens, `from` and on of `count`, stand in the content.
+    fn push_places(
+        &mut self,
+        inside: &[(u32, u32)],
+        shift: usize,
+        parts: &Parts,
+        from: usize,
+        count: usize,
+    ) {
+        let (first, last) = (self.starts.len(), self.starts.len() + count);
+        self.starts.resize(first + from, 0);
+        self.ends.resize(first + from, 0);
+        if let Some(content) = &parts.content {
+            let Range { start, end } = content.range;
+            let place = |byte: u32| {
+                ((byte as usize + shift).clamp(start, end) - start + content.lead) as u32
+            };
+            self.starts.extend(inside.iter().map(|at| place(at.0)));
+            self.ends.extend(inside.iter().map(|at| place(at.1)));
+        }
+        self.starts.resize(last, 0);
+        self.ends.resize(last, 0);
+    }
+
+    /// The message of each of `count` tokens; `starts` counts those that begin before a byte.
+    fn push_turns(&mut self, parts: &Parts, count: usize, starts: impl Fn(usize) -> usize) {
+        let first = self.turns.len();
+        let mut turn = parts.first_turn as u16;
+        for &end in &parts.turns {
+            let until = first + starts(end).min(count);
+            self.turns.resize(until.max(self.turns.len()), turn);
+            turn += 1;
+        }
+        self.turns.resize(first + count, turn);
     }
 }

@@ -336,8 +336,16 @@ fn widen(
     lengths: impl Iterator<Item = usize>,
     offsets: &mut Vec<(u32, u32)>,
 ) {
-    let inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     let mut at = 0;
+    if before == 0 && text.is_ascii() {
+        offsets.extend(lengths.map(|length| {
+            let start = origin + at;
+            at += length;
+            (start as u32, (origin + at) as u32)
+        }));
+        return;
+    }
+    let inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     for length in lengths {
         let start = at;
         at += length;
@@ -365,7 +373,12 @@ fn settled(text: &str) -> bool {
     let (mut at, bytes) = (0, text.as_bytes());
     while let Some(&first) = bytes.get(at) {
         if first < 128 {
-            at += 1;
+            let eight = bytes[at..].first_chunk::<8>();
+            at += if eight.is_some_and(|some| some.is_ascii()) {
+                8
+            } else {
+                1
+            };
             continue;
         }
         let Some((c, length)) = scan::character(bytes, at) else {

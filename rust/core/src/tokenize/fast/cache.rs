@@ -7,9 +7,9 @@ const SHORT: usize = 15;
 /// Longest word that is kept at all.
 const KEPT: usize = 256;
 /// Slots of the table of short words, 32 bytes each.
-const SLOTS: usize = 1 << 15;
+const SLOTS: usize = 1 << 17;
 /// Slots of the table of longer words, 24 bytes each.
-const LONG_SLOTS: usize = 1 << 13;
+const LONG_SLOTS: usize = 1 << 14;
 /// Slots in which a word may stand.
 const WAYS: usize = 4;
 /// Ids that fit a slot.
