@@ -13,7 +13,6 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyprefopt.errors import ConfigError, did_you_mean
 
@@ -77,10 +76,11 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     from pyprefopt.data.rejects import REJECTS, count_rejects
     from pyprefopt.data.sources import parse_block
     from pyprefopt.data.tables import to_table
+    from pyprefopt.data.tokenizer import PROVED_ROWS
 
     read = parse_block(block, config.format)
     table = read.table.combine_chunks()  # of the input, not of its many small chunks, follow the shard's batches
-    _prove(table, tokenizer)
+    tokenizer.prove_on_rows(pl.DataFrame(table.slice(0, PROVED_ROWS)))
     segments, bad, responses_cut, rows_apart, _ = tokenizer.native.tokenize(
         table, **config.limits, offsets=config.offsets or bool(config.truncation)
     )
@@ -125,14 +125,6 @@ def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.
     from pyprefopt.data.truncate import truncate
 
     return truncate(segments, **config.truncation, tokenizer=tokenizer)
-
-
-def _prove(table: pa.Table, tokenizer: Tokenizer) -> None:
-    """Let the fast engine prove itself on the beginning of the rows that come first."""
-    for name in ("prompt", "chosen", "rejected"):
-        if name in table.column_names and table.num_rows:
-            messages = pc.list_flatten(table[name].slice(0, 256))
-            tokenizer.prove(pc.struct_field(messages, "content"))
 
 
 def _columns(segments: pa.Table, config: PrepareConfig) -> pa.Table:

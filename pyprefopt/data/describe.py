@@ -108,11 +108,13 @@ def _first_row(frame: pl.DataFrame) -> dict[str, list[str]]:
     for name in ("prompt", "chosen", "rejected", "response", "responses"):
         if name not in frame.columns or frame.is_empty():
             continue
-        chats = frame[name][0].to_list()
-        shown[name] = [_line(message) for chat in (chats if name == "responses" else [chats]) for message in chat]
+        messages = frame[name].head(1).explode()
+        messages = messages.explode() if name == "responses" else messages
+        roles, contents = messages.struct.field("role"), messages.struct.field("content")
+        shown[name] = [_line(role, content) for role, content in zip(roles, contents, strict=True)]
     return shown
 
 
-def _line(message: dict[str, str]) -> str:
-    words = " ".join(message["content"][: 4 * SHOWN_CHARS].split())
-    return f"{message['role']}: {words[:SHOWN_CHARS]}{'…' if len(words) > SHOWN_CHARS else ''}"
+def _line(role: str, content: str) -> str:
+    words = " ".join(content[: 4 * SHOWN_CHARS].split())
+    return f"{role}: {words[:SHOWN_CHARS]}{'…' if len(words) > SHOWN_CHARS else ''}"

@@ -16,13 +16,13 @@ _END = object()
 
 
 def run_local(blocks: Iterable[Any], config: PrepareConfig, tokenizer: Any) -> Iterator[PreparedBlock]:
-    """One thread reads ahead, two work; the caller writes meanwhile. At most six blocks are in memory."""
+    """One thread reads ahead, two work; the caller writes meanwhile. At most five blocks are in memory."""
     with ThreadPoolExecutor(THREADS, "prepare") as pool, ThreadPoolExecutor(1, "read") as reader:
         pending: deque[Future[PreparedBlock]] = deque()
         try:
             for block in _read_ahead(reader, iter(blocks)):
                 pending.append(pool.submit(prepare_block, block, config, tokenizer))
-                if len(pending) > THREADS:
+                if len(pending) >= THREADS:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

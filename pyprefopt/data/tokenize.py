@@ -125,6 +125,7 @@ def tokenize_rows(
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
     columns = _needed(frame)
+    tokenizer.prove_on_rows(columns)
     try:
         segments, rejects, cut, rows_apart, without_bos = tokenizer.native.tokenize(
             columns,

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import polars as pl
 
 from pyprefopt.data import _native
+from pyprefopt.data.atomic import atomic_write
 from pyprefopt.data.columns import to_series
 from pyprefopt.data.hub import resolve
 from pyprefopt.data.template import (
@@ -27,6 +29,9 @@ from pyprefopt.data.template import (
 from pyprefopt.errors import ConfigError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
+_PROVING = Lock()
 
 logger = logging.getLogger("pyprefopt")
 
@@ -102,6 +107,14 @@ class Tokenizer:
             logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
         return difference is None
 
+    def prove_on_rows(self, rows: pl.DataFrame) -> None:
+        """`prove` on what the messages of the first rows say; blocks in other threads wait for the answer."""
+        first = rows.head(PROVED_ROWS)
+        names = [name for name in ("prompt", "chosen", "rejected", "response", "responses") if name in first.columns]
+        contents = [text for name in names if (text := _contents(first[name])) is not None]
+        with _PROVING:
+            self.prove(pl.concat([*contents, pl.Series("content", [], pl.String)]))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -124,16 +137,15 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
         target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "pad_token": self.eos_token,
             **self.special_tokens,
         }
-        (target / "tokenizer.json").write_bytes(self.json)
-        (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        atomic_write(target / "tokenizer.json", self.json)
+        atomic_write(target / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        atomic_write(target / "chat_template.jinja", self.chat_template.encode())
 
     def _id(self, token: str) -> int:
         index = self.native.token_to_id(token)
@@ -222,6 +234,15 @@ def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> 
             )
         logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
     return {name: token for name, token in tokens.items() if name not in unknown}
+
+
+def _contents(chats: pl.Series) -> pl.Series | None:
+    """What the messages of a column of chats, or of lists of chats, say; None for any other column."""
+    while isinstance(chats.dtype, pl.List):
+        chats = chats.drop_nulls().explode()
+    if not isinstance(chats.dtype, pl.Struct) or chats.dtype.to_schema().get("content") != pl.String:
+        return None
+    return chats.struct.field("content").drop_nulls()
 
 
 def _own_template(source: Path, config: Mapping[str, Any]) -> str | None:

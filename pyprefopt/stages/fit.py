@@ -83,10 +83,10 @@ class Training:
         if self.ref_logps is not None:
             columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
         if self.selection is not None:
-            rule = config.selection
+            chosen_ratio, rejected_ratio = config.selection.ratios
             columns["selected"] = ValueStore.open(self.selection.directory / split)
-            if rule.method != "threshold":  # which has no ratio
-                columns |= {"chosen_ratio": rule.chosen_ratio, "rejected_ratio": rule.rejected_ratio}
+            if chosen_ratio is not None:  # the packer divides by it; a threshold has none
+                columns |= {"chosen_ratio": chosen_ratio, "rejected_ratio": rejected_ratio}
         return columns
 
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:

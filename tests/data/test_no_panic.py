@@ -206,7 +206,7 @@ FUNCTIONS = sorted(set(rust.__all__) - WITHOUT_COLUMNS)
 
 def test_rows_of_a_column_have_no_lines() -> None:
     with pytest.raises(ValueError, match="first_line goes with bytes"):
-        rust.parse_rows(pa.array(["{"]), "preference", first_line=1)
+        rust.parse_rows(pa.chunked_array([["{"]]), "preference", first_line=1)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

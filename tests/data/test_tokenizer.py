@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from pyprefopt import data
 from pyprefopt.data import _native
 from pyprefopt.data.tokenizer import load_tokenizer
 from tests.data.frames import REAL_TOKENIZERS, SHARED, needs_shared
@@ -315,6 +316,53 @@ def test_a_fast_tokenizer_is_silent_and_proves_itself_on_the_first_texts(tmp_pat
     assert encoded.to_list()[-2:] == [[], []]
     assert tokenizer.prove(texts, all=True)
     assert (tokenizer.engine, tokenizer.why, heard.text) == ("fast", "", "")
+
+
+class Watched:
+    """A handle that tells which texts it was asked to prove, and what `prove` gives."""
+
+    def __init__(self, native, difference=None):
+        self.native, self.difference, self.asked, self.calls = native, difference, [], []
+
+    def prove(self, texts, *, all):  # noqa: A002
+        self.asked.append(texts.to_list())
+        self.calls.append("prove")
+        return self.difference
+
+    def tokenize(self, *given, **limits):
+        self.calls.append("tokenize")
+        return self.native.tokenize(*given, **limits)
+
+    def __getattr__(self, name):
+        return getattr(self.native, name)
+
+
+PAIR = {"prompt": "the prompt", "chosen": "is chosen", "rejected": "is not"}
+CANDIDATES = {"prompt": "the prompt", "responses": ["one", "another"], "scores": [1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "texts"),
+    [
+        (data.read_preferences, PAIR, ["the prompt", "is chosen", "is not"]),
+        (data.read_instructions, {"prompt": "the prompt", "response": "an answer"}, ["the prompt", "an answer"]),
+        (data.read_candidates, CANDIDATES, ["the prompt", "one", "another"]),
+    ],
+)
+@pytest.mark.parametrize("difference", [None, "row 0 of the texts: text 0, byte 3: ids [1] instead of [2]"])
+def test_tokenization_proves_the_engine_on_the_first_rows(tmp_path, heard, read, row, texts, difference):
+    tokenizer = load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plain")
+    watched = Watched(tokenizer.native, difference)
+    data.tokenize(read(pl.DataFrame([row])), replace(tokenizer, native=watched))
+    assert (watched.asked, watched.calls) == ([texts], ["prove", "tokenize"])
+    assert ("row 0 of the texts" in heard.text) == (difference is not None)
+
+
+def test_preparation_proves_the_engine_on_the_first_rows(tmp_path):
+    tokenizer = load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plain")
+    watched = Watched(tokenizer.native)
+    data.prepare(pl.DataFrame([PAIR]), replace(tokenizer, native=watched), tmp_path / "out")
+    assert (watched.asked, watched.calls) == ([list(PAIR.values())], ["prove", "tokenize"])
 
 
 def test_a_difference_is_said_aloud_with_its_place(tmp_path, heard):
