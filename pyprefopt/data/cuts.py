@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ ROUNDINGS = ("ceil", "floor")
 RATIO_BASES = ("own", "shared_min")
 CUT_ENDS = ("none", "eos", "template")
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected")  # cut with the ids
+_TRANSCRIPT = "\n\nHuman:"  # how HH-RLHF's begin
 _SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
 
 
@@ -46,8 +48,11 @@ class Rule:
     def __post_init__(self) -> None:
         given = (self.ratio, self.length)
         check((self.ratio is None) != (self.length is None), "truncate", given, "given exactly one of ratio and length")
+        check(self.ratio is None or _is_a(Real, self.ratio), "ratio", self.ratio, "a number")
         check(self.ratio is None or 0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
+        check(self.length is None or _is_a(Integral, self.length), "length", self.length, "a whole number")
         check(self.length is None or self.length >= 1, "length", self.length, "at least 1")
+        check(self.length is None or self.length < 1 << 63, "length", self.length, "below 2^63")
         for name, known in (
             ("unit", UNITS), ("rounding", ROUNDINGS), ("ratio_base", RATIO_BASES), ("cut_end", CUT_ENDS),
         ):  # fmt: skip
@@ -63,6 +68,10 @@ class Rule:
         return {"ratio": self.ratio, "length": self.length, "rounding": self.rounding}
 
 
+def _is_a(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def truncate_frame(
     frame: Frame, *, rule: Rule, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
 ) -> Frame:
@@ -76,6 +85,8 @@ def truncate_frame(
     if columns is None:
         candidates = "responses" in schema and "chosen" not in schema
         columns = ("responses",) if candidates else ("chosen", "rejected")
+    columns = (columns,) if isinstance(columns, str) else columns
+    check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
     for name in columns:
         if name not in schema:
             raise DataError(f"truncate: the frame has no column '{name}'{did_you_mean(name, schema)}; pass columns=(…)")
@@ -100,7 +111,7 @@ def truncate_texts(
         frame = frame.with_columns(counts)
         frame = frame.with_columns(pl.min_horizontal(f"_count_{name}" for name in columns).alias("_base"))
         shared = ["_base"]
-    cut = partial(cut_texts, rule=rule, tokenizer=tokenizer)
+    cut = partial(_cut_responses, rule=rule, tokenizer=tokenizer)
     pieces = [
         pl.map_batches([name, *shared], cut, return_dtype=_piece(schema[name]), is_elementwise=True).alias(f"_{name}")
         for name in columns
@@ -142,6 +153,16 @@ def cut_texts(columns: Sequence[pl.Series], rule: Rule, tokenizer: _native.Token
     dtype = _piece(texts.dtype)
     pieces = [to_series("text", kept, texts.dtype), _no_nulls(to_series("cut", cut, dtype.fields[1].dtype))]
     return pl.DataFrame(pieces).to_struct(texts.name)
+
+
+def _cut_responses(columns: Sequence[pl.Series], rule: Rule, tokenizer: _native.Tokenizer | None) -> pl.Series:
+    """`cut_texts`, which refuses transcripts: their beginning is the prompt."""
+    if columns[0].dtype == pl.String and columns[0].str.starts_with(_TRANSCRIPT).any():
+        raise DataError(
+            f"truncate: column '{columns[0].name}' holds transcripts ({_TRANSCRIPT.strip()} …), whose beginning is the "
+            "prompt; cut the frame that data.read_preferences makes of them"
+        )
+    return cut_texts(columns, rule, tokenizer)
 
 
 def _to_arrow(texts: pl.Series) -> pl.Series:

@@ -57,6 +57,9 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     if isinstance(source, (str, Path)):
         paths = _one(Path(source).expanduser(), ignored)
     else:
+        for entry in source:
+            if not isinstance(entry, (str, Path)):
+                raise DataError(f"a list must name files, got {type(entry).__name__}; pass rows as pl.DataFrame(rows)")
         paths = [path for entry in source for path in _one(Path(entry).expanduser(), ignored)]
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def rewrite(path: Path, out: Path | None, step: Callable[[pl.LazyFrame], pl.Lazy
 
     .parquet, .jsonl, .csv, .arrow, .feather; .jsonl and .csv also with .gz or .zst (unpacked to a temporary file next
     to the output first). The result gets its name when it is whole. ConfigError for other files and for out = path,
-    DataError where there is no file.
+    DataError where there is no file, or it cannot be read or written so.
     """
     if any(sign in path.name for sign in "*?[") or path.is_dir():
         raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
@@ -42,7 +43,10 @@ def rewrite(path: Path, out: Path | None, step: Callable[[pl.LazyFrame], pl.Lazy
     unpacked, written = (target.with_name(f".{target.name}.{os.getpid()}.{part}") for part in ("in", "out"))
     scan, _, options = _FORMATS[extension]
     try:
-        frame = step(scan(_unpack(path, unpacked), **options))
+        source = _unpack(path, unpacked)
+        if extension == ".jsonl":
+            _check_surrogates(path, source)
+        frame = step(scan(source, **options))
         sink = getattr(frame, _FORMATS[target_extension][1])
         if packing is None:
             sink(written)
@@ -50,6 +54,9 @@ def rewrite(path: Path, out: Path | None, step: Callable[[pl.LazyFrame], pl.Lazy
             with pa.CompressedOutputStream(str(written), packing) as stream:
                 sink(stream)
         written.replace(target)
+    except pl.exceptions.PolarsError as error:
+        remedy = "it may be damaged, or its rows too unlike for one table"
+        raise DataError(f"{path} cannot be made {target}: {str(error).splitlines()[0]}; {remedy}") from error
     finally:
         for temporary in (unpacked, written):
             temporary.unlink(missing_ok=True)
@@ -64,6 +71,23 @@ def _split(file: Path) -> tuple[str, str, str | None]:
     rule = f"one of {', '.join(_FORMATS)}, or .jsonl or .csv with .gz or .zst"
     check(known, "file", str(file), rule, "convert it, or pass a Polars frame")
     return bare.stem, bare.suffix, packing
+
+
+def _check_surrogates(path: Path, lines: Path) -> None:
+    """DataError for half a surrogate pair: Polars would read it as a NUL character."""
+    with lines.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if b"\\ud" not in line and b"\\uD" not in line:
+                continue
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):  # which Polars refuses
+                row = json.loads(line)
+                try:
+                    json.dumps(row, ensure_ascii=False).encode()
+                except UnicodeEncodeError:
+                    raise DataError(
+                        f"{path}, line {number}: half a surrogate pair (an escape \\ud800 to \\udfff) stands in it; "
+                        "replace the escape by the whole character or by \\ufffd"
+                    ) from None
 
 
 def _unpack(path: Path, unpacked: Path) -> Path:

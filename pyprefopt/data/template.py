@@ -66,7 +66,8 @@ def apply_chat_template(
 ) -> str:
     """One chat as text, byte-identical to transformers' `apply_chat_template(tokenize=False)`.
 
-    messages: dicts with `role` and `content`, and what else the template reads (`name`, `tool_calls`, …).
+    messages: dicts with `role` and `content`, and what else the template reads (`name`, `tool_calls`, …). A key that is
+    None counts as absent, as in transformers.
     chat_template: a template's source, a shipped name (`plain`, `chatml`), a Path to a Jinja file, or a Tokenizer,
     which brings its own special tokens. special_tokens: such as `{"eos_token": "</s>"}`. variables: what else the
     template reads (`enable_thinking=False`, `documents=[…]`, …).
@@ -77,7 +78,7 @@ def apply_chat_template(
     try:
         return _native.render_chat(
             source,
-            to_json("messages", list(messages)) or "",
+            to_json("messages", [_without_nones(message) for message in messages]) or "",
             special_tokens=list(tokens.items()),
             add_generation_prompt=add_generation_prompt,
             tools=to_json("tools", tools),
@@ -89,10 +90,16 @@ def apply_chat_template(
         raise ConfigError(f"chat_template: {error}") from None
 
 
+def _without_nones(message: Any) -> Any:
+    return {k: v for k, v in message.items() if v is not None} if isinstance(message, Mapping) else message
+
+
 def _source(
     chat_template: str | Path | Tokenizer, special_tokens: Mapping[str, str] | None
 ) -> tuple[str, Mapping[str, str]]:
     if not isinstance(chat_template, (str, Path)):
+        known = hasattr(chat_template, "chat_template")
+        check(known, "chat_template", chat_template, "a template's source, a shipped name, a Path or a Tokenizer")
         rule = "left out where a Tokenizer brings its own"
         check(special_tokens is None, "special_tokens", special_tokens, rule)
         return chat_template.chat_template, chat_template.special_tokens

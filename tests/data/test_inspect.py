@@ -98,3 +98,9 @@ def test_histograms_have_round_ranges_and_cover_everything():
         counts = [int(line.split()[-1].replace(",", "")) for line in text[1:]]
         assert sum(counts) == len(lengths)
         assert max(line.count("#") for line in text) == 40
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    with pytest.raises(ArtifactError, match="not a finished artifact"):
+        inspect(tmp_path / "pairs.jsonl")

@@ -577,3 +577,8 @@ def test_unknown_formats_and_kinds(tmp_path):
         open_source(path, format="sharegtp")
     with pytest.raises(ConfigError, match="kind must be one of"):
         open_source(path, kind="pairs")
+
+
+def test_a_list_of_rows_is_told_what_to_pass():
+    with pytest.raises(DataError, match=r"pl\.DataFrame\(rows\)"):
+        open_source([{"prompt": "a", "chosen": "b", "rejected": "c"}])

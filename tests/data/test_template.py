@@ -294,3 +294,14 @@ def test_bombs_stop_in_bounded_time_and_memory():
     assert len(lines) == len(BOMBS)
     assert all(line.startswith("refused") for line in lines), done.stdout
     assert all(float(line.split()[1]) < 20 for line in lines), done.stdout
+
+
+def test_a_key_that_is_none_counts_as_absent():
+    source = "{% for m in messages %}{{ m.role }}{{ '' if m.content is not defined else m.content }};{% endfor %}"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": None}]
+    assert apply_chat_template(chat, source) == "usera;assistant;"
+
+
+def test_a_template_that_is_none_is_a_config_error():
+    with pytest.raises(ConfigError, match="chat_template must be"):
+        apply_chat_template([{"role": "user", "content": "a"}], None)

@@ -389,3 +389,41 @@ def test_truncation_loads_no_torch(byte_file):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_transcripts_are_refused_since_their_beginning_is_the_prompt():
+    frame = pl.DataFrame({"chosen": ["\n\nHuman: a\n\nAssistant: b"], "rejected": ["\n\nHuman: a\n\nAssistant: c"]})
+    with pytest.raises(DataError, match="holds transcripts"):
+        truncate(frame, length=1, unit="words")
+
+
+def test_half_a_surrogate_pair_in_a_file_is_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        '{"chosen": "a \\\\ud800", "rejected": "b \\ud83d\\ude00"}\n{"chosen": "a \\ud800", "rejected": "b"}\n'
+    )
+    with pytest.raises(DataError, match="line 2: half a surrogate pair"):
+        truncate(path, length=1, unit="words")
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.parquet", b"PAR1 no footer PAR1"), ("a.jsonl", b'{"chosen": "cut sh'), ("b.jsonl", b"")]
+)
+def test_a_damaged_file_is_a_data_error_that_names_it(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        truncate(tmp_path / name, length=1, unit="words")
+
+
+def test_one_column_may_be_named_alone_and_none_is_refused():
+    frame = pl.DataFrame({"chosen": ["a b"], "rejected": ["c d"]})
+    assert truncate(frame, length=1, unit="words", columns="chosen").row(0) == ("a", "c d", 1, False)
+    with pytest.raises(ConfigError, match="columns"):
+        truncate(frame, length=1, unit="words", columns=[])
+
+
+@pytest.mark.parametrize("given", [{"ratio": "0.5"}, {"length": 1.5}, {"length": 10**30}])
+def test_numbers_of_another_kind_are_config_errors(given):
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), unit="words", **given)
