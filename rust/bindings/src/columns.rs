@@ -7,7 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{
     Array, ArrayRef, LargeListArray, LargeStringArray, StringArray, StringViewArray, StructArray,
 };
-use arrow_buffer::OffsetBuffer;
+use arrow_buffer::{BooleanBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use pyo3::PyResult;
 use pyo3::exceptions::PyTypeError;
@@ -142,6 +142,21 @@ impl<'a> Chats<'a> {
         };
         self.lists.range(row).map(message).collect()
     }
+}
+
+/// Marks as a bitmap, eight at a time.
+pub fn bitmap(marks: &[bool]) -> BooleanBuffer {
+    let byte = |marks: &[bool]| match marks.first_chunk::<8>() {
+        Some(eight) => {
+            let spread = u64::from_le_bytes(eight.map(u8::from));
+            (spread.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8 // mark i moves from bit 8i to bit 56 + i
+        }
+        None => (0..)
+            .zip(marks)
+            .fold(0, |byte, (at, &mark)| byte | u8::from(mark) << at),
+    };
+    let bytes: Vec<u8> = marks.chunks(8).map(byte).collect();
+    BooleanBuffer::new(bytes.into(), 0, marks.len())
 }
 
 /// Lists of the given lengths over `values`.

@@ -9,7 +9,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt16Array,
     UInt32Array, UInt64Array,
 };
-use arrow_buffer::{BooleanBuffer, NullBuffer};
+use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, SchemaRef};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -17,7 +17,7 @@ use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::tokenize::{Columns, Reject, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
-use crate::columns::{Chats, Lists, Strings, chunked, list_array};
+use crate::columns::{Chats, Lists, Strings, bitmap, chunked, list_array};
 
 /// Chunks of a batch, and rows of each.
 const CHUNKS: usize = 64;
@@ -229,7 +229,7 @@ fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
     let take = std::mem::take::<Vec<u32>>;
     let lengths = std::mem::take(&mut columns.lengths);
     let list = |values: ArrayRef| list_array(values, lengths.iter().copied());
-    let mask = BooleanArray::new(BooleanBuffer::from(columns.mask.as_slice()), None);
+    let mask = BooleanArray::new(bitmap(&columns.mask), None);
     let mut named: Vec<(&str, ArrayRef)> = vec![
         (
             "row",
@@ -250,7 +250,7 @@ fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
         ("mask", list(Arc::new(mask))),
     ];
     if !columns.lean {
-        let inside = NullBuffer::new(BooleanBuffer::from(columns.inside.as_slice()));
+        let inside = NullBuffer::new(bitmap(&columns.inside));
         let placed = |values: Vec<u32>| {
             list(Arc::new(UInt32Array::new(
                 values.into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, LargeListArray, UInt32Array};
-use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -14,6 +14,7 @@ use pyprefopt_core::select::{
 };
 use pyprefopt_core::{Error, Result};
 
+use crate::columns::bitmap;
 use crate::error::to_py;
 use crate::lists::{Elements, Lists};
 
@@ -152,7 +153,7 @@ impl Selection<'_> {
         let rows: Vec<Row<'_>> = rows.into_iter().flatten().collect();
         let selected =
             select::select(&rows, rule).map_err(|error| renamed(error, |row| lines[row]))?;
-        let values = BooleanArray::new(BooleanBuffer::from(selected), None);
+        let values = BooleanArray::new(bitmap(&selected), None);
         let field = Arc::new(Field::new("item", DataType::Boolean, true));
         let nulls = (nulls.null_count() > 0).then_some(nulls);
         Ok(LargeListArray::new(field, offsets, Arc::new(values), nulls))

@@ -308,7 +308,7 @@ fn select_row(
 }
 
 /// The first `count` of all tokens, the common case: keys of half the width find the last rank that is selected, then
-/// what ranks before it is marked, and of the tokens that tie with it the first ones. Most of it is vectorised.
+/// what ranks up to it is marked, but for the last ones of those that tie with it. Most of it is vectorised.
 fn select_of_all(
     scores: &[f32],
     largest: bool,
@@ -323,12 +323,14 @@ fn select_of_all(
     ranks.extend(scores.iter().map(|&score| rank(score, largest)));
     let last = *ranks.select_nth_unstable(count - 1).1;
     for (mark, &score) in out.iter_mut().zip(scores) {
-        *mark = rank(score, largest) < last;
+        *mark = rank(score, largest) <= last;
     }
-    let ties = count - out.iter().map(|&mark| usize::from(mark)).sum::<usize>();
-    let tied = (0..scores.len()).filter(|&index| rank(scores[index], largest) == last);
-    for index in tied.take(ties) {
-        out[index] = true;
+    let marked = out.iter().filter(|&&mark| mark).count();
+    let tied = (0..scores.len())
+        .rev()
+        .filter(|&index| rank(scores[index], largest) == last);
+    for index in tied.take(marked - count) {
+        out[index] = false;
     }
 }
 
