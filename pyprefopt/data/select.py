@@ -227,7 +227,7 @@ def _select(columns: Sequence[pl.Series], names: Sequence[str], settings: dict[s
     if settings["method"] == "random":
         options["lengths"] = given["mask"].list.len().cast(pl.Int64).fill_null(-1).to_numpy()
         options["segments"] = numbers(given["segment"], pl.UInt64)
-    return _run("select_tokens, column scores", given.get("scores"), options)
+    return _run(f"select_tokens, column {names[0]}", given.get("scores"), options)
 
 
 def _sides(

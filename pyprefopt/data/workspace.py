@@ -115,6 +115,7 @@ class Workspace:
         """Clear away what a finished folder does not need."""
         shutil.rmtree(self.work, ignore_errors=True)
         atomic.remove_leftovers(self.directory)
+        atomic.remove_leftovers(self.directory / TOKENIZER)
 
     def _copy_rejected(self, target: Any) -> None:
         for path in self.rejected():

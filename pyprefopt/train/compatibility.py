@@ -33,6 +33,11 @@ def _only_path(section: BaseConfig | OracleConfig) -> bool:
     return replace(section, path=None) == type(section)()
 
 
+def _not_share_k(selection: SelectionConfig) -> bool:
+    """Whether other numbers of tokens are selected than k of a response, beyond rounding."""
+    return selection.minimum > 1 or bool(selection.excluded_ids)
+
+
 RULES: tuple[Rule, ...] = (
     # what is trained
     Rule(
@@ -91,6 +96,14 @@ RULES: tuple[Rule, ...] = (
         lambda c: c.selection.method == "threshold" and getattr(c.loss, "normalizer", None) == "ratio",
         "loss.normalizer ratio divides by |y| k, and selection.method threshold has no k; set loss.normalizer selected",
         {"method": "sepo", "selection": {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}},
+        "selection",
+    ),
+    Rule(
+        lambda c: _not_share_k(c.selection) and getattr(c.loss, "normalizer", None) == "ratio",
+        "loss.normalizer ratio divides by |y| k, but with selection.minimum {c.selection.minimum} and "
+        "selection.excluded_ids {c.selection.excluded_ids} the share of tokens selected is not k; set loss.normalizer "
+        "selected, or leave minimum and excluded_ids out",
+        {"method": "sepo", "selection": {"minimum": 2}},
         "selection",
     ),
     Rule(

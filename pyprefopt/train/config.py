@@ -183,7 +183,7 @@ class RunConfig(OptimConfig):
     data: str | None = None  # training pairs: a file; None: the embedded set
     eval_data: str | None = None  # test pairs: a file; None: eval_ratio of --data is held out, by prompt
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
-    format: str = "auto"  # preference, hh, sharegpt or ultrafeedback; auto: by schema
+    format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp or alpaca; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
     max_prompt_tokens: int = 1024  # longer prompts are bad rows; tokens
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens

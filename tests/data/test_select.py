@@ -246,6 +246,12 @@ def test_nothing_to_select_gives_all_false():
     assert select_top_k(frame)["selected"].to_list() == [None, [False, False], []]
 
 
+def test_by_chance_a_null_mask_is_called_so():
+    frame = segments([None, [1.0], [0.5]], mask=[[], None, [True]]).drop("scores")
+    with pytest.raises(DataError, match="column mask: row 7: mask is null; a response needs one mask bit per token"):
+        select_tokens(frame, method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+
+
 @pytest.mark.parametrize(
     ("scores", "kinds", "message"),
     [

@@ -318,6 +318,20 @@ def test_a_fast_tokenizer_is_silent_and_proves_itself_on_the_first_texts(tmp_pat
     assert (tokenizer.engine, tokenizer.why, heard.text) == ("fast", "", "")
 
 
+def test_a_tokenizer_that_cannot_be_saved_leaves_the_old_one(tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plain")
+    tokenizer.save(tmp_path / "kept")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace(tokenizer, json=b"{}").save(tmp_path / "kept")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
+
+
 class Watched:
     """A handle that tells which texts it was asked to prove, and what `prove` gives."""
 

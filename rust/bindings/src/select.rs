@@ -91,14 +91,18 @@ impl Selection<'_> {
         }))
     }
 
-    /// A response of a segments frame needs scores; any other null list stays null.
+    /// A response of a segments frame needs scores, or (by chance) a mask; any other null list stays null.
     fn null<T>(&self, line: usize) -> Result<Option<T>> {
         if self.side.is_none() {
             return Ok(None);
         }
+        let message = match self.orders {
+            Orders::Scores(_) => "scores are null; a response needs one score per token",
+            Orders::Random(..) => "mask is null; a response needs one mask bit per token",
+        };
         Err(Error::Row {
             row: line,
-            message: "scores are null; a response needs one score per token".into(),
+            message: message.into(),
         })
     }
 
