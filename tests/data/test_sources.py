@@ -582,3 +582,9 @@ def test_unknown_formats_and_kinds(tmp_path):
 def test_a_list_of_rows_is_told_what_to_pass():
     with pytest.raises(DataError, match=r"pl\.DataFrame\(rows\)"):
         open_source([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+
+
+def test_a_field_that_is_there_but_null_is_not_suggested():
+    with pytest.raises(DataError) as caught:
+        read_preferences(pl.DataFrame({"prompt": ["a", None], "chosen": ["b", "c"], "rejected": ["d", "e"]}))
+    assert "did you mean" not in str(caught.value)
