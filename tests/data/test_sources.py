@@ -588,3 +588,17 @@ def test_a_field_that_is_there_but_null_is_not_suggested():
     with pytest.raises(DataError) as caught:
         read_preferences(pl.DataFrame({"prompt": ["a", None], "chosen": ["b", "c"], "rejected": ["d", "e"]}))
     assert "did you mean" not in str(caught.value)
+
+
+def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
+    batch = pa.record_batch({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    path = tmp_path / "cut.arrow"
+    with path.open("wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
+        file.flush()
+        whole = file.tell()
+        writer.write_batch(batch)
+    assert read_preferences(path).height == 2
+    path.write_bytes(path.read_bytes()[:whole])
+    with pytest.raises(DataError, match="end-of-stream"):
+        read_preferences(path)
