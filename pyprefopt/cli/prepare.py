@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyprefopt.cli.arguments import Parser, flag, limit
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, check
 
 
 def parser() -> Parser:
@@ -55,6 +55,10 @@ def run(argv: Sequence[str]) -> None:
     if given.pop("describe"):
         _describe(source, given["format"])
         return
+    whole = given["truncation.ratio"] is None and given["truncation.tokens"] is None
+    for name in ("rounding", "ratio_base", "cut_end"):
+        value, rule = given[f"truncation.{name}"], "left out without --truncation.ratio or --truncation.tokens"
+        check(value is None or not whole, f"truncation.{name}", value, rule)
     for name in ("tokenizer", "out"):
         if given[name] is None:
             raise ConfigError(f"{name} must be given; pass --{name}" + (" DIR" if name == "out" else " DIR_OR_FILE"))

@@ -184,6 +184,9 @@ def batches(file: DataFile, columns: Sequence[str], batch_bytes: int) -> Iterato
                 yield from parquet.iter_batches(min(rows, 1 << 16), row_groups=[index], columns=list(columns))
 
 
+_STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
 @contextmanager
 def _arrow_reader(file: DataFile) -> Iterator[Any]:
     """The batches of an Arrow file, in either of the two forms, with its `schema`."""
@@ -193,6 +196,9 @@ def _arrow_reader(file: DataFile) -> Iterator[Any]:
             reader = pa.ipc.open_file(source)
             yield _FileReader(reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
         else:
+            source.seek(max(0, source.size() - len(_STREAM_END)))
+            if source.read(len(_STREAM_END)) != _STREAM_END:  # a stream cut between two batches reads as a shorter one
+                raise pa.ArrowInvalid("the stream does not end with Arrow's end-of-stream mark")
             source.seek(0)
             yield pa.ipc.open_stream(source)
 

@@ -58,7 +58,8 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
 
 def _examples(rejects: pl.DataFrame) -> pl.Series:
     """`    FILE, row 3, chosen: "" - rule; remedy`, a line each."""
-    where = pl.format("    {}, row {}", "file", "row") + pl.when(pl.col("field") != "").then(
+    file = pl.when(pl.col("file") != "").then(pl.col("file") + ", ").otherwise(pl.lit(""))  # a frame has no file
+    where = pl.format("    {}row {}", file, "row") + pl.when(pl.col("field") != "").then(
         pl.format(", {}", "field")
     ).otherwise(pl.lit(""))
     shown = pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}")

@@ -207,7 +207,8 @@ def _renamed(entry: dict[str, str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _near(field: str, names: str) -> str:
-    return did_you_mean(field, names.split(", "))
+    known = names.split(", ")
+    return "" if field in known else did_you_mean(field, known)  # it is there, but null
 
 
 def _file_part(file: DataFile) -> _Part:

@@ -65,3 +65,9 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
         write_rejected(path, rejects(["b"]))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["rejected.jsonl"]
+
+
+def test_rows_of_a_frame_are_named_without_a_file():
+    entry = {"file": "", "row": 3, "field": "chosen", "value": "", "reason": "r", "rule": "rule", "remedy": "remedy"}
+    with pytest.raises(DataError, match=r"\n    row 3, chosen: "):
+        raise_for(pl.DataFrame([entry], schema=REJECTS), 5)

@@ -341,6 +341,7 @@ def test_csv_records_are_those_of_python(records, quoting, ending, cuts):
     assert rows == expected[1:]
 
 
+WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f")  # Unicode's
 TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT, "rejected": TEXT})
 
@@ -349,7 +350,7 @@ ROW = st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT, "rejected": TEXT})
 @given(st.lists(ROW, min_size=1, max_size=8), st.integers(1, 300))
 def test_parsing_has_a_twin_in_python(tmp_path, monkeypatch, rows, size):
     monkeypatch.setattr(sources, "BLOCK_BYTES", size)
-    good = [row for row in rows if row["prompt"].strip() and row["chosen"].strip() and row["rejected"].strip()]
+    good = [row for row in rows if all(text.strip(WHITE) for text in row.values())]
     good = [(i, row) for i, row in enumerate(rows) if row in good and row["chosen"] != row["rejected"]]
     for source in (jsonl(tmp_path / "a.jsonl", rows), pl.DataFrame(rows)):
         _, frame, rejects = all_rows(source)
@@ -582,3 +583,23 @@ def test_unknown_formats_and_kinds(tmp_path):
 def test_a_list_of_rows_is_told_what_to_pass():
     with pytest.raises(DataError, match=r"pl\.DataFrame\(rows\)"):
         open_source([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+
+
+def test_a_field_that_is_there_but_null_is_not_suggested():
+    with pytest.raises(DataError) as caught:
+        read_preferences(pl.DataFrame({"prompt": ["a", None], "chosen": ["b", "c"], "rejected": ["d", "e"]}))
+    assert "did you mean" not in str(caught.value)
+
+
+def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
+    batch = pa.record_batch({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    path = tmp_path / "cut.arrow"
+    with path.open("wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
+        file.flush()
+        whole = file.tell()
+        writer.write_batch(batch)
+    assert read_preferences(path).height == 2
+    path.write_bytes(path.read_bytes()[:whole])
+    with pytest.raises(DataError, match="end-of-stream"):
+        read_preferences(path)
