@@ -16,7 +16,7 @@ pub const MAX_CAPACITY: usize = 1 << 26;
 pub enum Misfit {
     /// This item, the first such one, is larger than the capacity.
     Item(usize),
-    /// Capacity and items together are larger than [`MAX_CAPACITY`].
+    /// Capacity and items together are larger than [`MAX_CAPACITY`], or there are 2³² items or more.
     Capacity,
 }
 
@@ -42,38 +42,40 @@ pub fn best_fit_decreasing(
     }
     // More room than all items take changes nothing.
     let capacity = capacity.min(costs.iter().fold(0, |sum, &cost| sum.saturating_add(cost)));
-    if capacity > MAX_CAPACITY {
+    if capacity > MAX_CAPACITY || u32::try_from(costs.len()).is_err() {
         return Err(Misfit::Capacity);
     }
     let mut rooms = Rooms::new(capacity);
-    let mut bin_of = vec![0; costs.len()];
-    let mut sizes: Vec<usize> = Vec::new();
+    let mut bin_of = vec![0u32; costs.len()];
+    let mut sizes: Vec<u32> = Vec::new();
     for item in by_falling_cost(costs) {
-        let (bin, room) = rooms.take(costs[item]).unwrap_or_else(|| {
+        let cost = costs[item as usize];
+        let (bin, room) = rooms.take(cost).unwrap_or_else(|| {
             sizes.push(0);
             (sizes.len() - 1, capacity)
         });
-        bin_of[item] = bin;
+        bin_of[item as usize] = bin as u32;
         sizes[bin] += 1;
-        if max_items.is_none_or(|limit| sizes[bin] < limit) {
-            rooms.put(bin, room - costs[item]);
+        if max_items.is_none_or(|limit| (sizes[bin] as usize) < limit) {
+            rooms.put(bin, room - cost);
         }
     }
     Ok(Bins::collect(&bin_of, &sizes))
 }
 
 impl Bins {
-    fn collect(bin_of: &[usize], sizes: &[usize]) -> Self {
+    fn collect(bin_of: &[u32], sizes: &[u32]) -> Self {
         let mut offsets = vec![0];
         offsets.extend(sizes.iter().scan(0, |end, &size| {
-            *end += size as i64;
+            *end += i64::from(size);
             Some(*end)
         }));
         let mut next = offsets.clone();
         let mut items = vec![0; bin_of.len()];
         for (item, &bin) in bin_of.iter().enumerate() {
-            items[next[bin] as usize] = item as i64;
-            next[bin] += 1;
+            let place = &mut next[bin as usize];
+            items[*place as usize] = item as i64;
+            *place += 1;
         }
         Self { offsets, items }
     }
@@ -87,9 +89,9 @@ impl Bins {
 }
 
 /// Item indices by falling cost, ties in order: a counting sort.
-fn by_falling_cost(costs: &[usize]) -> Vec<usize> {
+fn by_falling_cost(costs: &[usize]) -> Vec<u32> {
     let largest = costs.iter().copied().max().unwrap_or(0);
-    let mut next = vec![0usize; largest + 2];
+    let mut next = vec![0u32; largest + 2];
     for &cost in costs {
         next[largest - cost + 1] += 1;
     }
@@ -97,22 +99,22 @@ fn by_falling_cost(costs: &[usize]) -> Vec<usize> {
         next[i] += next[i - 1];
     }
     let mut order = vec![0; costs.len()];
-    for (item, &cost) in costs.iter().enumerate() {
+    for (item, &cost) in (0..).zip(costs) {
         let place = &mut next[largest - cost];
-        order[*place] = item;
+        order[*place as usize] = item;
         *place += 1;
     }
     order
 }
 
-const NONE: usize = usize::MAX;
+const NONE: u32 = u32::MAX;
 
 /// Open bins by the room that is left: a stack of bins for each room, and a two-level bitset of the rooms that occur.
 struct Rooms {
     words: Vec<u64>,
     summary: Vec<u64>, // bit w: words[w] is not zero
-    top: Vec<usize>,   // [room] the bin that came to this room last
-    below: Vec<usize>, // [bin] the bin under it on the stack
+    top: Vec<u32>,     // [room] the bin that came to this room last
+    below: Vec<u32>,   // [bin] the bin under it on the stack
 }
 
 impl Rooms {
@@ -130,7 +132,7 @@ impl Rooms {
         if self.below.len() <= bin {
             self.below.resize(bin + 1, NONE);
         }
-        self.below[bin] = std::mem::replace(&mut self.top[room], bin);
+        self.below[bin] = std::mem::replace(&mut self.top[room], bin as u32);
         self.words[room / 64] |= 1 << (room % 64);
         self.summary[room / 4096] |= 1 << (room / 64 % 64);
     }
@@ -138,7 +140,7 @@ impl Rooms {
     /// Take out the bin with the least room of at least `cost`, with its room.
     fn take(&mut self, cost: usize) -> Option<(usize, usize)> {
         let room = self.least(cost)?;
-        let bin = self.top[room];
+        let bin = self.top[room] as usize;
         self.top[room] = self.below[bin];
         if self.top[room] == NONE {
             self.words[room / 64] &= !(1 << (room % 64));
