@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,7 +24,7 @@ from pyprefopt.data.shards import SCHEMA_VERSION
 from pyprefopt.data.sources import open_source
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.data.tables import FRAME, as_tables
-from pyprefopt.data.workspace import TOKENIZER, Workspace, digest, logger
+from pyprefopt.data.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
 from pyprefopt.errors import ArtifactError, DataError, check
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def prepare(
         workspace.check_ours()
         with FolderLock(directory):
             job = _Job(opened, config, tokenizer, workspace, progress)
-            if not job.is_done():
+            if job.is_done(overwrite=overwrite):
+                job.check_finished(on_error, command)
+            else:
                 job.claim(overwrite=overwrite)
                 job.work(run)
                 job.settle(on_error, command)
@@ -143,15 +145,26 @@ class _Job:
         """Today, where the template writes it into the chats; else None."""
         return time.strftime("%Y-%m-%d") if "strftime_now" in self.tokenizer.chat_template else None
 
-    def is_done(self) -> bool:
-        """Whether the folder is finished for this very key, with all its shards."""
+    def is_done(self, *, overwrite: bool) -> bool:
+        """Whether the folder is finished for this very key, with all its shards; a damaged one may be made again."""
         manifest = self.workspace.finished()
         if manifest is None or manifest.get("key") != self.key:
             return False
-        SegmentStore.open(self.workspace.directory)  # says what is missing
+        try:
+            self.workspace.check_shards(manifest)
+        except ArtifactError:
+            if overwrite:
+                return False
+            raise
         self.workspace.tidy()
         logger.info("%s: done before, used again", self.workspace.directory)
         return True
+
+    def check_finished(self, on_error: str, command: str | None) -> None:
+        """Report the bad rows that a finished folder left out, where they are to be raised."""
+        manifest = self.workspace.finished()
+        if manifest and manifest["rejected"] and on_error == "raise":
+            _raise([self.workspace.directory / REJECTED], manifest["rows_in"], command)
 
     def claim(self, *, overwrite: bool) -> None:
         """Take the folder; shards of a killed run of this key stay."""
@@ -186,7 +199,7 @@ class _Job:
         if rows_in != rows + rejected.total():
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
         if rejected and on_error == "raise":
-            self._raise(rows_in, command)
+            _raise(self.workspace.rejected(), rows_in, command)
         if not rows:
             raise DataError("no row is left; " + ", ".join(f"{name}: {count}" for name, count in rejected.items()))
         self.tokenizer.save(self.workspace.directory / TOKENIZER)
@@ -235,13 +248,15 @@ class _Job:
                 self.workspace.clear()
                 raise ArtifactError(f"{file} changed while it was read; prepare again when nothing writes to it")
 
-    def _raise(self, rows_in: int, command: str | None) -> None:
-        import polars as pl
 
-        from pyprefopt.data.rejects import REJECTS, raise_for
+def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
+    """DataError with the bad rows of these files."""
+    import polars as pl
 
-        frames = [pl.read_ndjson(path, schema=REJECTS) for path in self.workspace.rejected()]
-        raise_for(pl.concat(frames), rows_in, command=command)
+    from pyprefopt.data.rejects import REJECTS, raise_for
+
+    frames = [pl.read_ndjson(path, schema=REJECTS) for path in rejected]
+    raise_for(pl.concat(frames), rows_in, command=command)
 
 
 def identity(tokenizer: Tokenizer) -> dict[str, Any]:

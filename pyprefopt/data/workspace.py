@@ -50,6 +50,15 @@ class Workspace:
             return None
         return atomic.read_manifest(self.directory)
 
+    def check_shards(self, manifest: dict[str, Any]) -> None:
+        """ArtifactError where a shard is missing, or its bytes are not those that were written."""
+        for shard in manifest["shards"]:
+            if not _holds(self.directory / shard["file"], shard["sha256"]):
+                raise ArtifactError(
+                    f"{self.directory / shard['file']} is missing or damaged: its hash is not the manifest's; prepare "
+                    "again with overwrite=True (--overwrite)"
+                )
+
     def claim(self, key: str, *, overwrite: bool = False) -> None:
         """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
 

@@ -96,6 +96,26 @@ def test_a_finished_folder_is_opened_at_once(tmp_path, small, tokenizer, pairs, 
     assert "done before, used again" in caplog.text
 
 
+def test_a_damaged_shard_is_noticed_and_made_again(tmp_path, small, tokenizer, pairs):
+    run(str(pairs), tokenizer, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    shard = tmp_path / "out/segments-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"segments-00000.*damaged.*--overwrite"):
+        run(str(pairs), tokenizer, tmp_path / "out")
+    run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_folder_tells_its_bad_rows_where_they_are_to_be_raised(tmp_path, small, tokenizer):
+    pairs = write_pairs(tmp_path / "pairs.jsonl", bad=(3,))
+    run(str(pairs), tokenizer, tmp_path / "out", on_error="skip")
+    with pytest.raises(DataError, match="empty_response"):
+        run(str(pairs), tokenizer, tmp_path / "out", on_error="raise")
+
+
 def test_frames_and_files_are_the_same_shards(tmp_path, small, tokenizer):
     frame = pl.DataFrame([row(index) for index in range(20)])
     frame.write_parquet(tmp_path / "pairs.parquet")
