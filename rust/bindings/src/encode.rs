@@ -75,29 +75,23 @@ fn encode_rows(encoder: &Encoder, texts: Strings, rows: Range<usize>) -> PyResul
 /// Compare the engines on texts spread over the column, cut to a bounded size, once; or on all of them as they are. Says
 /// where they differ.
 pub fn prove_column(encoder: &Encoder, chunks: &[ArrayRef], all: bool) -> PyResult<Option<String>> {
-    let empty = chunks.iter().all(Array::is_empty);
-    if empty || !all && !encoder.wants_sample() {
+    let count: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    if count == 0 || !all && !encoder.wants_sample() {
         return Ok(None);
     }
-    for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+    let step = if all { 1 } else { count.div_ceil(PROVED_TEXTS) };
+    let (mut sample, mut rows, mut first) = (Vec::new(), Vec::new(), 0);
+    for chunk in chunks {
         let texts = Strings::new("texts", chunk)?;
-        let step = if all {
-            1
-        } else {
-            chunk.len().div_ceil(PROVED_TEXTS)
-        };
-        let rows: Vec<usize> = (0..chunk.len()).step_by(step).collect();
-        let sample: Vec<&str> = rows
-            .iter()
-            .map(|&row| texts.get(row).unwrap_or_default())
-            .map(|text| if all { text } else { beginning(text) })
-            .collect();
-        if let Some(mismatch) = encoder.prove(&sample) {
-            let row = rows[mismatch.text];
-            return Ok(Some(format!("row {row} of the texts: {mismatch}")));
+        for row in (first..first + chunk.len()).filter(|row| row % step == 0) {
+            let text = texts.get(row - first).unwrap_or_default();
+            sample.push(if all { text } else { beginning(text) });
+            rows.push(row);
         }
+        first += chunk.len();
     }
-    Ok(None)
+    let difference = encoder.prove(&sample);
+    Ok(difference.map(|mismatch| format!("row {} of the texts: {mismatch}", rows[mismatch.text])))
 }
 
 fn beginning(text: &str) -> &str {

@@ -44,7 +44,7 @@ pub struct TextBlock {
 /// let full = blocks.push(b"{}\n\n{}\n{").unwrap();
 /// assert_eq!((full[0].rows, full[0].data.as_slice()), (2, &b"{}\n\n{}\n"[..]));
 /// blocks.push(b"}").unwrap();
-/// assert_eq!(blocks.finish().unwrap().unwrap().first_line, 4);
+/// assert_eq!(blocks.finish().unwrap()[0].first_line, 4);
 /// ```
 pub struct Blocks {
     scanner: Scanner,

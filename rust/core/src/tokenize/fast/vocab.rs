@@ -12,8 +12,8 @@ const MISSING: u32 = u32::MAX;
 pub struct ByteBpe {
     pairs: Pairs,
     bytes: [u32; 256],
-    lengths: Vec<u32>,                       // bytes of each id's token
-    whole: Option<QuickMap<Box<[u8]>, u32>>, // words that are tokens, where merges need not lead to them
+    lengths: Vec<u32>,               // bytes of each id's token
+    whole: QuickMap<Box<[u8]>, u32>, // words that are tokens, found without merging
 }
 
 impl ByteBpe {
@@ -26,16 +26,22 @@ impl ByteBpe {
             let id = ids.get(&*letter.encode_utf8(&mut buffer));
             bytes[byte] = id.copied().unwrap_or(MISSING);
         }
-        let whole = model
-            .ignore_merges
-            .unwrap_or(false)
-            .then(|| whole(model, &letters));
-        Ok(Self {
+        let mut model_of_bytes = Self {
             pairs: pairs(model, &ids)?,
             bytes,
             lengths,
-            whole,
-        })
+            whole: QuickMap::default(),
+        };
+        let mut whole = whole(model, &letters);
+        if !model.ignore_merges.unwrap_or(false) {
+            // A token is found whole only where the merges lead to it, too.
+            let mut scratch = Scratch::default();
+            whole.retain(|word, id| {
+                model_of_bytes.split(word, &mut scratch) && scratch.symbols == [*id]
+            });
+        }
+        model_of_bytes.whole = whole;
+        Ok(model_of_bytes)
     }
 
     /// Bytes of a token of the model.
@@ -51,7 +57,7 @@ impl ByteBpe {
 impl Words for ByteBpe {
     fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool {
         scratch.symbols.clear();
-        if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word)) {
+        if let Some(&id) = self.whole.get(word) {
             scratch.symbols.push(id);
             return true;
         }
