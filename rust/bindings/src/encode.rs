@@ -75,7 +75,7 @@ fn encode_rows(encoder: &Encoder, texts: Strings, rows: Range<usize>) -> PyResul
 /// Compare the engines on texts spread over the column, cut to a bounded size, once; or on all of them as they are. Says
 /// where they differ.
 pub fn prove_column(encoder: &Encoder, chunks: &[ArrayRef], all: bool) -> PyResult<Option<String>> {
-    let count: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    let count: usize = chunks.iter().map(Array::len).sum();
     if count == 0 || !all && !encoder.wants_sample() {
         return Ok(None);
     }
