@@ -164,13 +164,13 @@ def segments_table(table: pa.Table) -> pa.Table:
 
 
 def memory() -> Work:
-    """Ours in memory: `read_preferences`, then `tokenize`."""
+    """Ours in memory: `tokenize` of the file, ids, masks and splits."""
     from pyprefopt import data
 
     tokenizer = load()
 
     def work(path: Path) -> Callable[[], pa.Table]:
-        segments = data.tokenize(data.read_preferences(path), tokenizer)
+        segments = data.tokenize(path, tokenizer, offsets=False)
         return lambda: segments_table(segments.to_arrow())
 
     return work

@@ -89,6 +89,21 @@ class Tokenizer:
     def why(self) -> str: ...
     def encode(self, texts: Any) -> Any: ...
     def prove(self, texts: Any, *, all: bool = False) -> str | None: ...
+    @property
+    def proved(self) -> bool: ...
+    def prepare(
+        self,
+        rows: Any,
+        format: str,
+        *,
+        first_row: int = 0,
+        first_line: int | None = None,
+        max_prompt_tokens: int | None = None,
+        prompt_overflow: str = "drop",
+        max_tokens: int | None = None,
+        boundary: str = "split",
+        offsets: bool = True,
+    ) -> tuple[Any, Any, int, Any, int]: ...
     def tokenize(
         self,
         frame: Any,

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from pyprefopt.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pyprefopt.data.sources import Block
     from pyprefopt.data.tokenizer import Tokenizer
 
@@ -69,37 +71,60 @@ class PreparedBlock:
         return books | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
-def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
-    """Parse, tokenize and cut the rows of one block; lay out its shard."""
-    import polars as pl
+class TokenizedBlock(NamedTuple):
+    """Segments of a block's good rows, and the books."""
 
-    from pyprefopt.data.rejects import REJECTS, count_rejects
-    from pyprefopt.data.sources import parse_block
+    segments: pa.Table  # columns of `tokenize.SEGMENTS`; without offsets, those of OFFSETS are not there
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    responses_cut: int  # to fit max_tokens
+    tokenized_apart: int  # rows with a token across the boundary
+
+
+def tokenize_block(
+    block: Block,
+    format: str,  # noqa: A002
+    tokenizer: Tokenizer,
+    *,
+    offsets: bool,
+    **limits: Any,
+) -> TokenizedBlock:
+    """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
+    from pyprefopt.data.detect import texts_of
+    from pyprefopt.data.sources import block_rejects, parse_block
     from pyprefopt.data.tables import to_table
     from pyprefopt.data.tokenizer import PROVED_ROWS
 
-    read = parse_block(block, config.format)
-    table = read.table.combine_chunks()  # of the input, not of its many small chunks, follow the shard's batches
-    tokenizer.prove_on_rows(pl.DataFrame(table.slice(0, PROVED_ROWS)))
-    segments, bad, responses_cut, rows_apart, _ = tokenizer.native.tokenize(
-        table, **config.limits, offsets=config.offsets or bool(config.truncation)
+    tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
+    segments, bad, responses_cut, apart, _ = tokenizer.native.prepare(
+        texts_of(block.rows, [format]),
+        format,
+        first_row=block.first_row,
+        first_line=block.first_line,
+        **limits,
+        offsets=offsets,
     )
-    rejects = read.rejects
-    if len(more := pl.DataFrame(bad)):
-        more = more.with_columns(file=pl.lit(block.file)).select(REJECTS.names()).cast(REJECTS)
-        rejects = pl.concat([rejects, more]).sort("row")
-    table = _columns(_cut(to_table(segments), config, tokenizer), config)
+    return TokenizedBlock(to_table(segments), block_rejects(bad, block.file), block.rows_in, responses_cut, len(apart))
+
+
+def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
+    """Parse, tokenize and cut the rows of one block; lay out its shard."""
+    from pyprefopt.data.rejects import count_rejects
+
+    offsets = config.offsets or bool(config.truncation)
+    made = tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits)
+    table, rejects = _columns(_cut(made.segments, config, tokenizer), config), made.rejects
     return PreparedBlock(
         index=block.index,
         file=block.file,
         first_row=block.first_row,
-        format=read.format,
-        rows_in=read.rows_in,
-        rows=read.rows_in - rejects.height,
+        format=config.format,
+        rows_in=block.rows_in,
+        rows=block.rows_in - rejects.height,
         lines=table.num_rows,
         **_lengths(table),
-        responses_cut=responses_cut,
-        tokenized_apart=len(rows_apart),
+        responses_cut=made.responses_cut,
+        tokenized_apart=made.tokenized_apart,
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
         shard=table,

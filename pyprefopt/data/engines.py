@@ -6,22 +6,28 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from pyprefopt.data.blocks import PrepareConfig, PreparedBlock, TokenizerParts, prepare_block
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 
 THREADS = 2  # blocks worked on at once: the kernels use all cores, but not between them
 _END = object()
+Result = TypeVar("Result")
 
 
 def run_local(blocks: Iterable[Any], config: PrepareConfig, tokenizer: Any) -> Iterator[PreparedBlock]:
-    """One thread reads ahead, two work; the caller writes meanwhile. At most five blocks are in memory."""
+    """Blocks in this process; the caller writes meanwhile. At most five are in memory."""
+    return in_threads(blocks, lambda block: prepare_block(block, config, tokenizer))
+
+
+def in_threads(blocks: Iterable[Any], work: Callable[[Any], Result]) -> Iterator[Result]:
+    """What `work` makes of each block, in order. One thread reads ahead, two work."""
     with ThreadPoolExecutor(THREADS, "prepare") as pool, ThreadPoolExecutor(1, "read") as reader:
-        pending: deque[Future[PreparedBlock]] = deque()
+        pending: deque[Future[Result]] = deque()
         try:
             for block in _read_ahead(reader, iter(blocks)):
-                pending.append(pool.submit(prepare_block, block, config, tokenizer))
+                pending.append(pool.submit(work, block))
                 if len(pending) >= THREADS:
                     yield pending.popleft().result()
             while pending:

@@ -15,8 +15,8 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
+HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 
@@ -56,6 +57,17 @@ class Block:
     rows: bytes | pa.Table  # JSON lines, or typed rows
     rows_in: int
     first_line: int | None  # of the block in its file, from 1; None where rows are not lines
+
+    def head(self, rows: int) -> Block:
+        """The first rows (or lines) of it."""
+        if isinstance(self.rows, bytes):
+            end = 0
+            for _ in range(rows):
+                end = self.rows.find(b"\n", end) + 1 or len(self.rows)
+            first: bytes | pa.Table = self.rows[:end]
+        else:
+            first = self.rows.slice(0, rows)
+        return replace(self, rows=first, rows_in=min(rows, self.rows_in))
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,11 @@ class _Part:
     meter: Meter = field(default_factory=Meter)
     file: DataFile | None = None
     rows: int | None = None  # where known without reading
+    head: Callable[[], Iterator[tuple[bytes | pa.Table, int, int | None]]] | None = None  # smaller blocks, to look at
+
+    def first(self) -> tuple[bytes | pa.Table, int, int | None] | None:
+        """The rows that it begins with; None where there are none."""
+        return next(self.head() if self.head is not None else self.blocks(None), None)
 
 
 def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
@@ -176,7 +193,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
     kind_of(format)  # or a ConfigError
     texts = texts_of(block.rows, [format])
-    used, rejects, others = _native.parse_rows(
+    used, bad, others = _native.parse_rows(
         texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
     )
     table = to_table(used)
@@ -186,11 +203,11 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
         own = [name for name in block.rows.column_names if name not in fields]
         further = block.rows.select(own).take(pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64())))
     return ParsedBlock(
-        table, _rejects(rejects, block.file), block.rows_in, format, block.file, further if carry else None
+        table, block_rejects(bad, block.file), block.rows_in, format, block.file, further if carry else None
     )
 
 
-def _rejects(rejects: Any, file: str) -> pl.DataFrame:
+def block_rejects(rejects: Any, file: str) -> pl.DataFrame:
     """The kernel's rejects with the file and the nearest known name (for missing fields)."""
     frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
     if frame.is_empty():
@@ -214,7 +231,8 @@ def _near(field: str, names: str) -> str:
 def _file_part(file: DataFile) -> _Part:
     meter = Meter(file.path.stat().st_size)
     if file.container in ("json", "csv"):
-        return _Part(file.name, lambda _: _text_blocks(file, meter), meter=meter, file=file)
+        head = partial(_text_blocks, file, Meter(), HEAD_BYTES)
+        return _Part(file.name, lambda _: _text_blocks(file, meter, BLOCK_BYTES), meter=meter, file=file, head=head)
     schema = schema_of(file)
 
     def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
@@ -233,7 +251,7 @@ def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) 
         yield batch
 
 
-def _text_blocks(file: DataFile, meter: Meter) -> Iterator[tuple[bytes, int, int | None]]:
+def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tuple[bytes, int, int | None]]:
     stream = pieces(file, meter)
     head = next(stream, b"")
     layout = "csv" if file.container == "csv" else "lines"
@@ -242,7 +260,7 @@ def _text_blocks(file: DataFile, meter: Meter) -> Iterator[tuple[bytes, int, int
     splitter = _native.TextBlocks(
         layout,
         delimiter=ord("\t" if file.suffix == ".tsv" else ","),
-        block_bytes=BLOCK_BYTES,
+        block_bytes=block_bytes,
         block_rows=BLOCK_ROWS,
         row_bytes=ROW_BYTES,
     )
@@ -308,7 +326,7 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     if wanted != "auto" and wanted not in known:
         raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
     tried = known if wanted == "auto" else [wanted]
-    first = next(part.blocks(None), None)
+    first = part.first()
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import polars as pl
+import pyarrow as pa
 
-from pyprefopt.data.tokenizer import Tokenizer, load_tokenizer
+from pyprefopt.data.blocks import OFFSETS, tokenize_block
+from pyprefopt.data.engines import in_threads
+from pyprefopt.data.rejects import raise_for
+from pyprefopt.data.sources import open_source
+from pyprefopt.data.tables import to_table
+from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
 
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 OnError = Literal["raise", "skip"]
 PromptOverflow = Literal["drop", "keep_start", "keep_end"]
 Boundary = Literal["split", "error"]
@@ -48,19 +53,50 @@ class TokenizeResult(NamedTuple):
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
 
 
+@overload
 def tokenize(
-    frame: Frame,
+    source: pl.LazyFrame,
     tokenizer: Tokenizer,
     *,
+    format: str = ...,
+    max_prompt_tokens: int | None = ...,
+    prompt_overflow: PromptOverflow = ...,
+    max_tokens: int | None = ...,
+    boundary: Boundary = ...,
+    offsets: bool = ...,
+    on_error: OnError = ...,
+) -> pl.LazyFrame: ...
+@overload
+def tokenize(
+    source: Any,
+    tokenizer: Tokenizer,
+    *,
+    format: str = ...,
+    max_prompt_tokens: int | None = ...,
+    prompt_overflow: PromptOverflow = ...,
+    max_tokens: int | None = ...,
+    boundary: Boundary = ...,
+    offsets: bool = ...,
+    on_error: OnError = ...,
+) -> pl.DataFrame: ...
+def tokenize(
+    source: Any,
+    tokenizer: Tokenizer,
+    *,
+    format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = None,
     prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
+    offsets: bool = True,
     on_error: OnError = "raise",
-) -> Frame:
-    """Segments of a frame of preferences (prompt, chosen, rejected), instructions (prompt, response) or candidates
-    (prompt, responses, scores). One line a segment, see `SEGMENTS`; candidates have kind `response`, segment 1…n.
+) -> pl.DataFrame | pl.LazyFrame:
+    """Segments of preferences, instructions or candidates: one line a prompt or response, see `SEGMENTS`.
 
+    source: a Polars frame as `read_preferences` (prompt, chosen, rejected), `read_instructions` (prompt, response) or
+    `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes (files, a
+    folder, tables of other libraries), of `format`: its rows become tokens without a frame in between, which is
+    fastest. Candidates have kind `response`, segment 1…n.
     max_prompt_tokens, prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or
     its first tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and
     the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
@@ -70,6 +106,7 @@ def tokenize(
     boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
     generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
     there the row is bad either way.
+    offsets: without them the columns `starts`, `ends` and `turns` are left out, which cuts by text and `align` need.
     A LazyFrame stays lazy and runs in the streaming engine too.
     Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
     """
@@ -81,10 +118,40 @@ def tokenize(
         "boundary": boundary,
     }
     check_options(**options)
+    options["offsets"] = offsets
+    if not isinstance(source, pl.DataFrame | pl.LazyFrame):
+        return _tokenize_source(source, tokenizer, format, on_error, options)
+    check(format == "auto", "format", format, "auto for a frame, whose columns say what it is")
     step = partial(_segments, tokenizer=tokenizer, on_error=on_error, options=options)
-    if isinstance(frame, pl.LazyFrame):
-        return frame.map_batches(step, schema=SEGMENTS, streamable=True)
-    return step(frame)
+    if isinstance(source, pl.LazyFrame):
+        return source.map_batches(step, schema=_schema(offsets), streamable=True)
+    return step(source)
+
+
+def _schema(offsets: bool) -> pl.Schema:
+    return pl.Schema({name: kind for name, kind in SEGMENTS.items() if offsets or name not in OFFSETS})
+
+
+def _tokenize_source(
+    source: Any,
+    tokenizer: Tokenizer,
+    format: str,  # noqa: A002
+    on_error: OnError,
+    options: dict[str, Any],
+) -> pl.DataFrame:
+    opened = open_source(source, format=format)
+    work = partial(tokenize_block, format=opened.format, tokenizer=tokenizer, **options)
+    made = list(in_threads(opened.blocks(), work))
+    if on_error == "raise":
+        raise_for(pl.concat([block.rejects for block in made]), sum(block.rows_in for block in made))
+    return _frame(pa.concat_tables([block.segments for block in made]), options["offsets"])
+
+
+def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
+    """The table in Polars' types; its columns are not copied."""
+    frame = pl.from_arrow(segments, rechunk=False)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
+    return frame.cast(_schema(offsets))
 
 
 def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
@@ -103,9 +170,7 @@ def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_token
 
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, on_error: OnError, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
-    if on_error == "raise" and not result.rejects.is_empty():
-        from pyprefopt.data.rejects import raise_for
-
+    if on_error == "raise":
         raise_for(result.rejects, frame.height)
     return result.segments
 
@@ -118,6 +183,7 @@ def tokenize_rows(
     prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
+    offsets: bool = True,
 ) -> TokenizeResult:
     """As `tokenize`; bad rows leave no line in the segments and come back as rejects, one line a row.
 
@@ -125,7 +191,7 @@ def tokenize_rows(
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
     columns = _needed(frame)
-    tokenizer.prove_on_rows(columns)
+    tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
         segments, rejects, cut, rows_apart, without_bos = tokenizer.native.tokenize(
             columns,
@@ -133,6 +199,7 @@ def tokenize_rows(
             prompt_overflow=prompt_overflow,
             max_tokens=max_tokens,
             boundary=boundary,
+            offsets=offsets,
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
@@ -140,7 +207,7 @@ def tokenize_rows(
     apart = pl.Series("row", rows_apart, dtype=pl.UInt64)
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
-    return TokenizeResult(pl.DataFrame(segments).cast(SEGMENTS), books, cut, len(apart), apart, without_bos)
+    return TokenizeResult(_frame(to_table(segments), offsets), books, cut, len(apart), apart, without_bos)
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

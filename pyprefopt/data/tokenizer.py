@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,12 +107,14 @@ class Tokenizer:
             logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
         return difference is None
 
-    def prove_on_rows(self, rows: pl.DataFrame) -> None:
-        """`prove` on what the messages of the first rows say; blocks in other threads wait for the answer."""
-        first = rows.head(PROVED_ROWS)
-        names = [name for name in ("prompt", "chosen", "rejected", "response", "responses") if name in first.columns]
-        contents = [text for name in names if (text := _contents(first[name])) is not None]
+    def prove_on_rows(self, rows: Callable[[], pl.DataFrame]) -> None:
+        """`prove`, once, on what the messages of these rows say; other threads wait for the answer."""
         with _PROVING:
+            if self.native.proved:
+                return
+            first = rows()
+            names = [name for name in ("prompt", "chosen", "rejected", "response", "responses") if name in first]
+            contents = [text for name in names if (text := _contents(first[name])) is not None]
             self.prove(pl.concat([*contents, pl.Series("content", [], pl.String)]))
 
     def render(

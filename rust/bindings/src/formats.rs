@@ -9,7 +9,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use pyo3_arrow::{PyChunkedArray, PyRecordBatch, PyTable};
-use pyprefopt_core::formats::{self, Format, Layout, Limits, Reject, Rows, TextBlock};
+use pyprefopt_core::Reject;
+use pyprefopt_core::formats::{self, Format, Layout, Limits, Rows, TextBlock};
 use rayon::prelude::*;
 
 use crate::error::to_py;
@@ -77,26 +78,32 @@ fn into_bytes(py: Python<'_>, blocks: Vec<TextBlock>) -> Vec<PyBlock<'_>> {
 
 /// JSON lines as bytes, or a string or binary column of JSON texts.
 #[derive(FromPyObject)]
-enum Texts {
+pub enum Texts {
     Lines(PyBackedBytes),
     Column(PyChunkedArray),
 }
 
 impl Texts {
-    fn check(&self) -> PyResult<()> {
+    /// Whether they are of a type that holds texts; `first_line` goes with lines only.
+    pub fn check(&self, first_line: Option<u64>) -> PyResult<()> {
         use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
-        match self {
-            Self::Lines(_) => Ok(()),
-            Self::Column(column) => match column.data_type() {
-                Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => Ok(()),
-                other => Err(PyValueError::new_err(format!(
-                    "rows must be text or binary, got {other}"
-                ))),
-            },
+        let Self::Column(column) = self else {
+            return Ok(());
+        };
+        if first_line.is_some() {
+            return Err(PyValueError::new_err(
+                "first_line goes with bytes of JSON lines; the rows of a column have no lines",
+            ));
+        }
+        match column.data_type() {
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => Ok(()),
+            other => Err(PyValueError::new_err(format!(
+                "rows must be text or binary, got {other}"
+            ))),
         }
     }
 
-    fn rows(&self) -> Rows {
+    pub fn rows(&self) -> Rows {
         match self {
             Self::Lines(_) => Rows::Json,
             Self::Column(_) => Rows::Typed,
@@ -104,7 +111,7 @@ impl Texts {
     }
 
     /// Each row with its line, counted from the first.
-    fn split(&self) -> (Vec<&[u8]>, Vec<u64>) {
+    pub fn split(&self) -> (Vec<&[u8]>, Vec<u64>) {
         match self {
             Self::Lines(data) => formats::lines(data).into_iter().unzip(),
             Self::Column(column) => (
@@ -159,7 +166,7 @@ fn detect_format(
         .iter()
         .map(|name| format_of(name))
         .collect::<PyResult<Vec<_>>>()?;
-    rows.check()?;
+    rows.check(None)?;
     let seen = py.detach(|| formats::detect(rows.split().0.into_iter(), &candidates));
     Ok((seen.format.map(Format::name), seen.fields, seen.unmarked))
 }
@@ -181,12 +188,7 @@ fn parse_rows<'py>(
         rows: rows.rows(),
         carry,
     };
-    rows.check()?;
-    if first_line.is_some() && plan.rows == Rows::Typed {
-        return Err(PyValueError::new_err(
-            "first_line goes with bytes of JSON lines; the rows of a column have no lines",
-        ));
-    }
+    rows.check(first_line)?;
     let parsed = py.detach(|| -> Result<_, ArrowError> {
         let (texts, lines) = rows.split();
         let chunks = texts
@@ -223,7 +225,7 @@ fn parse_rows<'py>(
 }
 
 /// Broken JSON is looked for in the file, by its line.
-fn name_lines(rejects: &mut [(u64, Reject)], line: impl Fn(u64) -> u64) {
+pub fn name_lines(rejects: &mut [(u64, Reject)], line: impl Fn(u64) -> u64) {
     for (row, reject) in rejects {
         if reject.reason == "broken_json" && reject.field.is_empty() {
             reject.rule = format!("line {}: {}", line(*row), reject.rule);
@@ -231,6 +233,6 @@ fn name_lines(rejects: &mut [(u64, Reject)], line: impl Fn(u64) -> u64) {
     }
 }
 
-fn format_of(name: &str) -> PyResult<Format> {
+pub fn format_of(name: &str) -> PyResult<Format> {
     Format::named(name).ok_or_else(|| PyValueError::new_err(format!("unknown format '{name}'")))
 }

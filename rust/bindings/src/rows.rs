@@ -5,9 +5,8 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use pyprefopt_core::formats::{
-    Format, Reject, Rows, parse_candidates, parse_instruction, parse_pair,
-};
+use pyprefopt_core::Reject;
+use pyprefopt_core::formats::{Format, Rows, parse_candidates, parse_instruction, parse_pair};
 
 use crate::chats::{ChatColumn, chat_type, list_type};
 

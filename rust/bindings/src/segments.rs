@@ -14,16 +14,18 @@ use arrow_schema::{DataType, SchemaRef};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
-use pyprefopt_core::tokenize::{Columns, Reject, Response, Row, Tokenization, tokenize_row};
+use pyprefopt_core::Reject;
+use pyprefopt_core::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
 use crate::columns::{Chats, Lists, Strings, bitmap, chunked, list_array};
+use crate::rows::reject_batch;
 
 /// Chunks of a batch, and rows of each.
 const CHUNKS: usize = 64;
 const CHUNK_ROWS: (usize, usize) = (32, 1024);
 
-type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
+pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
 
 /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
 pub fn tokenize_table(
@@ -31,48 +33,75 @@ pub fn tokenize_table(
     batches: &[RecordBatch],
     offsets: bool,
 ) -> PyResult<Tables> {
-    let empty = || Columns {
-        lean: !offsets,
-        ..Columns::default()
-    };
-    let mut segments = Vec::new();
-    let mut books = Columns::default();
+    let mut made = Made::default();
     for batch in batches {
         let source = Source::new(batch)?;
-        let step = batch
-            .num_rows()
-            .div_ceil(CHUNKS)
-            .clamp(CHUNK_ROWS.0, CHUNK_ROWS.1);
-        let starts: Vec<usize> = (0..batch.num_rows()).step_by(step).collect();
-        let chunk = |start: usize| {
-            let mut columns = empty();
-            for index in start..(start + step).min(batch.num_rows()) {
-                tokenize_row(work, &source.row(index), &mut columns);
-            }
-            segments_batch(&mut columns).map(|batch| (batch, columns))
+        made.add(batch.num_rows(), offsets, |index, columns| {
+            tokenize_row(work, &source.row(index), columns);
+        })?;
+    }
+    made.tables(offsets)
+}
+
+/// Record batches of segments, with their books.
+#[derive(Default)]
+pub struct Made {
+    segments: Vec<RecordBatch>,
+    books: Columns,
+}
+
+impl Made {
+    /// Append the lines that `append` makes of each of `rows`. What a batch holds depends on the rows alone.
+    pub fn add(
+        &mut self,
+        rows: usize,
+        offsets: bool,
+        append: impl Fn(usize, &mut Columns) + Sync,
+    ) -> PyResult<()> {
+        let step = rows.div_ceil(CHUNKS).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1);
+        let starts: Vec<usize> = (0..rows).step_by(step).collect();
+        let chunk = |columns: &mut Columns, start: usize| {
+            (start..(start + step).min(rows)).for_each(|index| append(index, columns));
+            let batch = segments_batch(columns)?;
+            columns.clear_lines();
+            Ok((batch, columns.take_books()))
         };
-        let chunks: Vec<(RecordBatch, Columns)> =
-            starts.into_par_iter().map(chunk).collect::<PyResult<_>>()?;
+        let chunks: Vec<(RecordBatch, Columns)> = starts
+            .into_par_iter()
+            .map_init(|| Columns::new(offsets), chunk)
+            .collect::<PyResult<_>>()?;
         for (batch, mut columns) in chunks {
-            segments.push(batch);
-            books.rejects.append(&mut columns.rejects);
-            books.apart.append(&mut columns.apart);
-            books.responses_cut += columns.responses_cut;
-            books.without_bos += columns.without_bos;
+            self.segments.push(batch);
+            self.books.rejects.append(&mut columns.rejects);
+            self.books.apart.append(&mut columns.apart);
+            self.books.responses_cut += columns.responses_cut;
+            self.books.without_bos += columns.without_bos;
         }
+        Ok(())
     }
-    if segments.is_empty() {
-        segments.push(segments_batch(&mut empty())?);
+
+    /// The bad rows so far.
+    pub fn rejects_mut(&mut self) -> &mut [(u64, Reject)] {
+        &mut self.books.rejects
     }
-    let schema = segments[0].schema();
-    let apart: ArrayRef = Arc::new(UInt64Array::from(books.apart));
-    Ok((
-        PyTable::try_new(segments, schema)?,
-        table(rejects_batch(&books.rejects)?)?,
-        books.responses_cut,
-        chunked(vec![apart], DataType::UInt64)?,
-        books.without_bos,
-    ))
+
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+    pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
+        if self.segments.is_empty() {
+            self.segments.push(segments_batch(&Columns::new(offsets))?);
+        }
+        let schema = self.segments[0].schema();
+        let rejects = reject_batch(&self.books.rejects)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let apart: ArrayRef = Arc::new(UInt64Array::from(self.books.apart));
+        Ok((
+            PyTable::try_new(self.segments, schema)?,
+            table(rejects)?,
+            self.books.responses_cut,
+            chunked(vec![apart], DataType::UInt64)?,
+            self.books.without_bos,
+        ))
+    }
 }
 
 /// The columns of a batch of preferences, candidates or instructions.
@@ -224,67 +253,37 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// The lines of a chunk; its buffers are moved, not copied.
-fn segments_batch(columns: &mut Columns) -> PyResult<RecordBatch> {
-    let take = std::mem::take::<Vec<u32>>;
-    let lengths = std::mem::take(&mut columns.lengths);
-    let list = |values: ArrayRef| list_array(values, lengths.iter().copied());
+/// The lines of a chunk, in buffers that fit them.
+fn segments_batch(columns: &Columns) -> PyResult<RecordBatch> {
+    let list = |values: ArrayRef| list_array(values, columns.lengths.iter().copied());
+    let numbers = |values: &[u32]| UInt32Array::from(values.to_vec());
+    let kinds = columns.kinds.iter().copied();
     let mask = BooleanArray::new(bitmap(&columns.mask), None);
     let mut named: Vec<(&str, ArrayRef)> = vec![
-        (
-            "row",
-            Arc::new(UInt64Array::from(std::mem::take(&mut columns.rows))),
-        ),
+        ("row", Arc::new(UInt64Array::from(columns.rows.clone()))),
         (
             "segment",
-            Arc::new(UInt16Array::from(std::mem::take(&mut columns.numbers))),
+            Arc::new(UInt16Array::from(columns.numbers.clone())),
         ),
-        (
-            "kind",
-            Arc::new(StringArray::from_iter_values(columns.kinds.drain(..))),
-        ),
-        (
-            "ids",
-            list(Arc::new(UInt32Array::from(take(&mut columns.ids)))),
-        ),
+        ("kind", Arc::new(StringArray::from_iter_values(kinds))),
+        ("ids", list(Arc::new(numbers(&columns.ids)))),
         ("mask", list(Arc::new(mask))),
     ];
     if !columns.lean {
         let inside = NullBuffer::new(bitmap(&columns.inside));
-        let placed = |values: Vec<u32>| {
-            list(Arc::new(UInt32Array::new(
-                values.into(),
-                Some(inside.clone()),
-            )))
+        let placed = |values: &[u32]| {
+            let values = values.to_vec().into();
+            list(Arc::new(UInt32Array::new(values, Some(inside.clone()))))
         };
-        let turns = UInt16Array::from(std::mem::take(&mut columns.turns));
-        named.push(("starts", placed(take(&mut columns.starts))));
-        named.push(("ends", placed(take(&mut columns.ends))));
+        let turns = UInt16Array::from(columns.turns.clone());
+        named.push(("starts", placed(&columns.starts)));
+        named.push(("ends", placed(&columns.ends)));
         named.push(("turns", list(Arc::new(turns))));
     }
-    named.push((
-        "score",
-        Arc::new(columns.scores.drain(..).collect::<Float32Array>()),
-    ));
-    named.push(("cut", Arc::new(UInt32Array::from(take(&mut columns.cuts)))));
+    let scores: Float32Array = columns.scores.iter().copied().collect();
+    named.push(("score", Arc::new(scores)));
+    named.push(("cut", Arc::new(numbers(&columns.cuts))));
     batch(named)
-}
-
-fn rejects_batch(rejects: &[(u64, Reject)]) -> PyResult<RecordBatch> {
-    fn strings(rejects: &[(u64, Reject)], part: impl Fn(&Reject) -> &str) -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(
-            rejects.iter().map(|(_, reject)| part(reject)),
-        ))
-    }
-    let rows = UInt64Array::from_iter_values(rejects.iter().map(|(row, _)| *row));
-    batch(vec![
-        ("row", Arc::new(rows)),
-        ("field", strings(rejects, |reject| reject.field)),
-        ("value", strings(rejects, |reject| &reject.value)),
-        ("reason", strings(rejects, |reject| reject.reason)),
-        ("rule", strings(rejects, |reject| &reject.rule)),
-        ("remedy", strings(rejects, |reject| &reject.remedy)),
-    ])
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> PyResult<RecordBatch> {

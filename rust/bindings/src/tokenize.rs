@@ -1,12 +1,14 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
+use pyprefopt_core::prepare::prepare_row;
 use pyprefopt_core::template::{ChatTemplate, to_json_object};
 use pyprefopt_core::tokenize::{Boundary, Encoder, Limits, PromptOverflow, Tokenization};
 
 use crate::encode::{encode_column, prove_column};
 use crate::error::to_py;
-use crate::segments::tokenize_table;
+use crate::formats::{Texts, format_of, name_lines};
+use crate::segments::{Made, Tables, tokenize_table};
 use crate::template::render;
 
 /// A `tokenizer.json` with a chat template, both optional parts of one handle.
@@ -20,6 +22,38 @@ pub struct Tokenizer {
 impl Tokenizer {
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    fn work(
+        &self,
+        max_prompt_tokens: Option<usize>,
+        prompt_overflow: &str,
+        max_tokens: Option<usize>,
+        boundary: &str,
+    ) -> PyResult<Tokenization<'_>> {
+        let prompt_overflow = match prompt_overflow {
+            "drop" => PromptOverflow::Drop,
+            "keep_start" => PromptOverflow::KeepStart,
+            "keep_end" => PromptOverflow::KeepEnd,
+            other => return Err(unknown("prompt_overflow", other)),
+        };
+        let boundary = match boundary {
+            "split" => Boundary::Split,
+            "error" => Boundary::Error,
+            other => return Err(unknown("boundary", other)),
+        };
+        let limits = Limits {
+            max_prompt_tokens,
+            prompt_overflow,
+            max_tokens,
+            boundary,
+        };
+        Ok(Tokenization {
+            encoder: &self.encoder,
+            template: self.template()?,
+            limits,
+            bos: self.bos,
+        })
     }
 
     fn template(&self) -> PyResult<&ChatTemplate> {
@@ -122,6 +156,12 @@ impl Tokenizer {
         py.detach(|| encode_column(&self.encoder, &chunks))
     }
 
+    /// Whether `prove` has nothing left to do.
+    #[getter]
+    fn proved(&self) -> bool {
+        self.encoder.is_sampled()
+    }
+
     #[pyo3(signature = (texts, *, all = false))]
     fn prove(
         &self,
@@ -146,30 +186,45 @@ impl Tokenizer {
         max_tokens: Option<usize>,
         boundary: &str,
         offsets: bool,
-    ) -> PyResult<(PyTable, PyTable, usize, PyChunkedArray, usize)> {
-        let limits = Limits {
-            max_prompt_tokens,
-            prompt_overflow: match prompt_overflow {
-                "drop" => PromptOverflow::Drop,
-                "keep_start" => PromptOverflow::KeepStart,
-                "keep_end" => PromptOverflow::KeepEnd,
-                other => return Err(unknown("prompt_overflow", other)),
-            },
-            max_tokens,
-            boundary: match boundary {
-                "split" => Boundary::Split,
-                "error" => Boundary::Error,
-                other => return Err(unknown("boundary", other)),
-            },
-        };
-        let work = Tokenization {
-            encoder: &self.encoder,
-            template: self.template()?,
-            limits,
-            bos: self.bos,
-        };
+    ) -> PyResult<Tables> {
+        let work = self.work(max_prompt_tokens, prompt_overflow, max_tokens, boundary)?;
         let (batches, _) = frame.into_inner();
         py.detach(|| tokenize_table(&work, &batches, offsets))
+    }
+
+    /// As `tokenize`, of rows that `parse_rows` takes; the rejects of both.
+    #[allow(clippy::too_many_arguments)] // settings by name
+    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
+    fn prepare(
+        &self,
+        py: Python<'_>,
+        rows: Texts,
+        format: &str,
+        first_row: u64,
+        first_line: Option<u64>,
+        max_prompt_tokens: Option<usize>,
+        prompt_overflow: &str,
+        max_tokens: Option<usize>,
+        boundary: &str,
+        offsets: bool,
+    ) -> PyResult<Tables> {
+        let work = self.work(max_prompt_tokens, prompt_overflow, max_tokens, boundary)?;
+        let format = format_of(format)?;
+        rows.check(first_line)?;
+        py.detach(|| {
+            let (texts, lines) = rows.split();
+            let mut made = Made::default();
+            made.add(texts.len(), offsets, |index, columns| {
+                let number = first_row + index as u64;
+                prepare_row(&work, texts[index], number, format, rows.rows(), columns);
+            })?;
+            if let Some(first_line) = first_line {
+                name_lines(made.rejects_mut(), |row| {
+                    first_line + lines[(row - first_row) as usize]
+                });
+            }
+            made.tables(offsets)
+        })
     }
 }
 

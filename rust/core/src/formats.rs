@@ -29,6 +29,8 @@ pub use json::lines;
 pub use message::Message;
 pub use preference::Pair;
 
+use crate::reject::Reject;
+
 use json::Fields;
 
 /// A schema that rows can have. The names are those of the setting `format`.
@@ -100,19 +102,6 @@ impl Format {
 pub enum Rows {
     Json,
     Typed,
-}
-
-/// Why a row cannot be used, in the words a user sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    /// Slug, for counting.
-    pub reason: &'static str,
-    /// Where in the row, as `chosen[1].content`; empty: the row itself.
-    pub field: String,
-    /// What stands there, shortened.
-    pub value: String,
-    pub rule: String,
-    pub remedy: &'static str,
 }
 
 /// Hand a preference row to `found`, with its further fields as a JSON object if they are to be carried.

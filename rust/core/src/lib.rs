@@ -4,9 +4,12 @@ pub mod align;
 pub mod error;
 pub mod formats;
 pub mod pack;
+pub mod prepare;
+pub mod reject;
 pub mod select;
 pub mod template;
 pub mod tokenize;
 pub mod truncate;
 
 pub use error::{Error, Result};
+pub use reject::Reject;

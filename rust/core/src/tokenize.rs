@@ -11,4 +11,4 @@ mod row;
 pub use budget::{Boundary, Limits, PromptOverflow};
 pub use columns::Columns;
 pub use encoder::{Encoded, Encoder, Mismatch};
-pub use row::{Reject, Response, Row, Tokenization, tokenize_row};
+pub use row::{Response, Row, Tokenization, tokenize_row};

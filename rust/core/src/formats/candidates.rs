@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::fields::{json_text, missing, number_of, system, with_system};
-use super::json::{Fields, shorten};
+use super::json::Fields;
 use super::message::{Message, text_or_chat};
 use super::preference::{check_prompt, check_response};
 use super::{Reject, Rows};
+use crate::reject::shorten;
 
 /// A prompt with its responses, and a score each where the row has scores.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,8 +4,8 @@ use memchr::{memchr, memchr2};
 use serde_json::value::RawValue;
 
 use super::Rows;
-use super::json::shorten;
 use super::message::{chat, message};
+use crate::reject::shorten;
 use crate::{Error, Result};
 
 /// Quotes stand around whole cells and are doubled inside them (RFC 4180); LF or CRLF ends a record.

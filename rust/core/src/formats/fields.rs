@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{Fields, shorten, sound, text, without_nulls};
+use super::json::{Fields, sound, text, without_nulls};
 use super::message::Message;
 use super::{Format, Reject, Rows};
+use crate::reject::shorten;
 
 macro_rules! with_pair_fields {
     ($($name:literal),*) => {

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::fields::{json_text, missing, number, required, system, with_system};
-use super::json::{Fields, shorten, text};
+use super::json::{Fields, text};
 use super::message::{Message, chat, text_or_chat};
 use super::preference::{check_prompt, check_response};
 use super::{Format, Reject, Rows};
+use crate::reject::shorten;
 
 /// A prompt and the assistant's last turn.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,9 +8,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Reject;
+use crate::reject::{Reject, shorten};
 
-const SHOWN_CHARS: usize = 80;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
 
@@ -27,14 +26,6 @@ pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
         start = end + 1;
     }
     rows
-}
-
-/// `text` cut to a length that fits a message.
-pub fn shorten(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS - 1) {
-        Some((end, last)) if end + last.len_utf8() < text.len() => format!("{}…", &text[..end]),
-        _ => text.to_owned(),
-    }
 }
 
 /// A JSON string, or a `not_a_string` or `lone_surrogate` reject.
@@ -323,11 +314,5 @@ mod tests {
             .err()
             .expect("a reject");
         assert!(reject.rule.ends_with("column 8 is not"), "{}", reject.rule);
-    }
-
-    #[test]
-    fn shortened_by_characters() {
-        assert_eq!(shorten(&"é".repeat(80)), "é".repeat(80));
-        assert_eq!(shorten(&"é".repeat(81)), "é".repeat(79) + "…");
     }
 }

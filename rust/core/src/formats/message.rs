@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{Fields, shorten, sound, text, without_nulls};
+use super::json::{Fields, sound, text, without_nulls};
 use super::{Reject, Rows};
+use crate::reject::shorten;
 
 /// One turn of a chat; texts are borrowed from the row where they need no change.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,10 @@ use serde_json::value::RawValue;
 
 use super::fields::{flag, json_text, missing, number, required, system, with_system};
 use super::instruction::question;
-use super::json::{Fields, shorten, text};
+use super::json::{Fields, text};
 use super::message::{Message, chat, message, text_or_chat, transcript};
 use super::{Format, Reject, Rows};
+use crate::reject::shorten;
 
 /// A prompt with two responses, each of one message or several, the last of them the assistant's.
 #[derive(Debug, Clone, PartialEq)]

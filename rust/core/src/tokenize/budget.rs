@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::chat::Prompt;
-use super::row::{Reject, Response, Row, Tokenization};
+use super::row::{Response, Row, Tokenization};
+use crate::reject::Reject;
 
 /// Longest prompt, and longest prompt with one response, in tokens; what happens where they do not fit.
 #[derive(Debug, Clone, Copy, Default)]

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use minijinja::value::Value;
 
-use super::row::{Reject, Response, Row};
+use super::row::{Response, Row};
+use crate::reject::Reject;
 use crate::template::{ChatTemplate, Message, Options, Place};
 
 /// Stands in for a content, to find its place; no text holds it.

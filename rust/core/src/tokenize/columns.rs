@@ -1,9 +1,10 @@
 //! The segments table as flat columns, one chunk of rows at a time.
 
+use std::mem::take;
 use std::ops::Range;
 
 use super::chat::Parts;
-use super::row::Reject;
+use crate::reject::Reject;
 
 /// Lines of the segments table, prompt first, then its responses; lists lie end to end with their lengths in `lengths`.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -37,6 +38,31 @@ pub(super) struct Head {
 }
 
 impl Columns {
+    /// No lines yet; without `offsets`, none of them will have `starts`, `ends` and `turns`.
+    pub fn new(offsets: bool) -> Self {
+        Self {
+            lean: !offsets,
+            ..Self::default()
+        }
+    }
+
+    /// Take what is said of the rows, not the lines.
+    #[must_use]
+    pub fn take_books(&mut self) -> Self {
+        Self {
+            rejects: take(&mut self.rejects),
+            apart: take(&mut self.apart),
+            responses_cut: take(&mut self.responses_cut),
+            without_bos: take(&mut self.without_bos),
+            ..Self::default()
+        }
+    }
+
+    /// Leave out all lines; the room that they took stays for the next.
+    pub fn clear_lines(&mut self) {
+        self.truncate(0, 0);
+    }
+
     /// Leave out the lines from `line` on and the tokens from `token` on.
     pub(super) fn truncate(&mut self, line: usize, token: usize) {
         self.rows.truncate(line);

@@ -223,6 +223,11 @@ impl Encoder {
         texts.iter().map(whole).collect()
     }
 
+    /// Whether nothing is left to be proved on a sample of the user's texts.
+    pub fn is_sampled(&self) -> bool {
+        self.fast().is_none() || self.sampled.load(Ordering::Relaxed)
+    }
+
     /// Whether the engine is still to be proved on a sample of the user's texts: true once.
     pub fn wants_sample(&self) -> bool {
         self.fast().is_some() && !self.sampled.swap(true, Ordering::Relaxed)

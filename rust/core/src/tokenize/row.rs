@@ -4,9 +4,8 @@ use super::budget::{self, Limits};
 use super::chat::{self, Texts};
 use super::columns::{Columns, Head};
 use super::{Encoded, Encoder};
+use crate::reject::Reject;
 use crate::template::{ChatTemplate, Message};
-
-const SHOWN_CHARACTERS: usize = 80;
 
 /// A prompt with its responses, as the frame gives them.
 pub struct Row<'a> {
@@ -33,39 +32,6 @@ pub struct Tokenization<'a> {
     pub template: &'a ChatTemplate,
     pub limits: Limits,
     pub bos: Option<u32>,
-}
-
-/// Why a row cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    pub field: &'static str,
-    pub value: String,
-    pub reason: &'static str,
-    pub rule: String,
-    pub remedy: String,
-}
-
-impl Reject {
-    pub(super) fn new(
-        field: &'static str,
-        value: &str,
-        reason: &'static str,
-        rule: impl Into<String>,
-        remedy: &str,
-    ) -> Self {
-        let mut shown: String = value.chars().take(SHOWN_CHARACTERS).collect();
-        if shown.len() < value.len() {
-            shown.pop();
-            shown.push('…');
-        }
-        Self {
-            field,
-            value: shown,
-            reason,
-            rule: rule.into(),
-            remedy: remedy.into(),
-        }
-    }
 }
 
 /// Append the lines of one row to `out`, or the reason why there are none.
