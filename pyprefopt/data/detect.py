@@ -12,10 +12,10 @@ from pyprefopt.data import _native
 from pyprefopt.errors import DataError, did_you_mean
 
 
-def texts_of(rows: bytes | pa.Table, formats: Sequence[str]) -> Any:
-    """JSON lines, or a column of JSON texts with the fields that the formats take."""
-    if isinstance(rows, bytes):
-        return rows
+def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
+    """JSON lines as they are, or a column of JSON texts with the fields that the formats take."""
+    if not isinstance(rows, pa.Table):
+        return pa.chunked_array([rows])
     fields = {field for name in formats for field in _native.format_fields(name)}
     return _encode(rows, fields)
 
@@ -33,13 +33,13 @@ def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
         raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
 
 
-def detected(rows: bytes | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
+def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
     """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
-    names = [] if isinstance(rows, bytes) else list(rows.column_names)
+    names = list(rows.column_names) if isinstance(rows, pa.Table) else []
     fields = {field for name in formats for field in _native.format_fields(name)}
     if names and not fields.intersection(names):
         return None, names, _nearest(names)
-    texts = texts_of(rows if isinstance(rows, bytes) else rows.slice(0, 1000), formats)
+    texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
     return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +36,7 @@ from pyprefopt.errors import ConfigError, DataError, did_you_mean
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
 HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
+HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 
@@ -54,20 +56,18 @@ class Block:
     index: int
     file: str  # as in rejects
     first_row: int  # counted over all files
-    rows: bytes | pa.Table  # JSON lines, or typed rows
+    rows: pa.Array | pa.Table  # JSON lines as u8, or typed rows
     rows_in: int
     first_line: int | None  # of the block in its file, from 1; None where rows are not lines
 
     def head(self, rows: int) -> Block:
         """The first rows (or lines) of it."""
-        if isinstance(self.rows, bytes):
-            end = 0
-            for _ in range(rows):
-                end = self.rows.find(b"\n", end) + 1 or len(self.rows)
-            first: bytes | pa.Table = self.rows[:end]
+        if isinstance(self.rows, pa.Table):
+            end = rows
         else:
-            first = self.rows.slice(0, rows)
-        return replace(self, rows=first, rows_in=min(rows, self.rows_in))
+            ends = np.flatnonzero(self.rows.to_numpy()[: rows * HEAD_LINE_BYTES] == ord("\n"))[:rows]
+            end = int(ends[-1]) + 1 if len(ends) else len(self.rows)
+        return replace(self, rows=self.rows.slice(0, end), rows_in=min(rows, self.rows_in))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Source:
         index = first_row = 0
         for part in self.parts:
             empty = True
-            for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format)):
+            for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format), BLOCK_BYTES):
                 block = Block(index, part.name, first_row, rows, count, line)
                 if empty and part is not self.parts[0]:
                     self._check(block)
@@ -148,21 +148,19 @@ class Source:
             )
 
 
+_Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
+
+
 @dataclass(frozen=True)
 class _Part:
-    """One file or frame: `blocks(columns)` gives (rows, count, first line); columns None: all of them."""
+    """One file or frame: `blocks(columns, bytes)`, with columns None for all of them."""
 
     name: str
-    blocks: Callable[[Sequence[str] | None], Iterator[tuple[bytes | pa.Table, int, int | None]]]
+    blocks: Callable[[Sequence[str] | None, int], Iterator[_Piece]]
     columns: list[str] | None = None  # of typed rows
     meter: Meter = field(default_factory=Meter)
     file: DataFile | None = None
     rows: int | None = None  # where known without reading
-    head: Callable[[], Iterator[tuple[bytes | pa.Table, int, int | None]]] | None = None  # smaller blocks, to look at
-
-    def first(self) -> tuple[bytes | pa.Table, int, int | None] | None:
-        """The rows that it begins with; None where there are none."""
-        return next(self.head() if self.head is not None else self.blocks(None), None)
 
 
 def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
@@ -209,9 +207,9 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
 
 def block_rejects(rejects: Any, file: str) -> pl.DataFrame:
     """The kernel's rejects with the file and the nearest known name (for missing fields)."""
-    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
-    if frame.is_empty():
+    if not rejects.num_rows:
         return REJECTS.to_frame()
+    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
     near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
     missing = pl.col("reason") == "missing_field"
     named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
@@ -231,13 +229,12 @@ def _near(field: str, names: str) -> str:
 def _file_part(file: DataFile) -> _Part:
     meter = Meter(file.path.stat().st_size)
     if file.container in ("json", "csv"):
-        head = partial(_text_blocks, file, Meter(), HEAD_BYTES)
-        return _Part(file.name, lambda _: _text_blocks(file, meter, BLOCK_BYTES), meter=meter, file=file, head=head)
+        return _Part(file.name, lambda _, size: _text_blocks(file, meter, size), meter=meter, file=file)
     schema = schema_of(file)
 
-    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in schema.names if columns is None or name in columns]
-        return _table_blocks(_metered(batches(file, wanted, BLOCK_BYTES), meter, rows_of(file)))
+        return _table_blocks(_metered(batches(file, wanted, size), meter, rows_of(file)), size)
 
     return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
 
@@ -251,7 +248,7 @@ def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) 
         yield batch
 
 
-def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tuple[bytes, int, int | None]]:
+def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tuple[pa.Array, int, int | None]]:
     stream = pieces(file, meter)
     head = next(stream, b"")
     layout = "csv" if file.container == "csv" else "lines"
@@ -270,7 +267,7 @@ def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tup
             full = next(cut, [])
             last = full is None
             for data, rows, line in splitter.finish() if full is None else full:
-                yield data, rows, line if layout == "lines" else None
+                yield pa.array(data), rows, line if layout == "lines" else None
         except ValueError as error:
             if isinstance(error, DataError):
                 raise
@@ -280,24 +277,24 @@ def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tup
 
 
 def _table_part(source: TableSource) -> _Part:
-    def blocks(columns: Sequence[str] | None) -> Iterator[tuple[pa.Table, int, None]]:
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in source.schema.names if columns is None or name in columns]
-        return _table_blocks(batch.select(wanted) for batch in source.batches())
+        return _table_blocks((batch.select(wanted) for batch in source.batches()), size)
 
     return _Part(FRAME, blocks, list(source.schema.names), rows=source.rows)
 
 
-def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[tuple[pa.Table, int, None]]:
+def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> Iterator[tuple[pa.Table, int, None]]:
     """Rows joined until a block is full; large rows in smaller steps."""
     held: list[pa.Table] = []
     held_bytes = held_rows = 0
     for unit in _units(batches):
-        step = max(1, min(BLOCK_ROWS, unit.num_rows * BLOCK_BYTES // max(1, unit.nbytes)))
+        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unit.nbytes)))
         for start in range(0, unit.num_rows, step):
             piece = unit.slice(start, step)
             held.append(piece)
             held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
-            if held_bytes >= BLOCK_BYTES or held_rows >= BLOCK_ROWS:
+            if held_bytes >= size or held_rows >= BLOCK_ROWS:
                 yield pa.concat_tables(held), held_rows, None
                 held, held_bytes, held_rows = [], 0, 0
     if held:
@@ -326,7 +323,7 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     if wanted != "auto" and wanted not in known:
         raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
     tried = known if wanted == "auto" else [wanted]
-    first = part.first()
+    first = next(part.blocks(None, HEAD_BYTES), None)
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)

@@ -1,14 +1,17 @@
 //! Text files into blocks of JSON lines; rows (JSON lines, or a column of JSON texts) into chats and rejects.
 #![allow(clippy::needless_pass_by_value)] // PyO3 takes arguments by value
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef};
+use arrow_array::types::UInt8Type;
+use arrow_array::{Array, ArrayRef, UInt8Array};
 use arrow_schema::{ArrowError, DataType};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
-use pyo3_arrow::{PyChunkedArray, PyRecordBatch, PyTable};
+use pyo3_arrow::{PyArray, PyChunkedArray, PyRecordBatch, PyTable};
 use pyprefopt_core::Reject;
 use pyprefopt_core::formats::{self, Format, Layout, Limits, Rows, TextBlock};
 use rayon::prelude::*;
@@ -30,7 +33,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyclass]
 struct TextBlocks(formats::Blocks);
 
-type PyBlock<'py> = (Bound<'py, PyBytes>, u64, u64);
+type Block = (PyArray, u64, u64);
 
 #[pymethods]
 impl TextBlocks {
@@ -58,28 +61,29 @@ impl TextBlocks {
         Ok(Self(formats::Blocks::new(layout, limits)))
     }
 
-    /// The blocks that are full with this piece: (JSON lines, rows, first line in the file).
-    fn push<'py>(&mut self, py: Python<'py>, piece: &[u8]) -> PyResult<Vec<PyBlock<'py>>> {
+    /// The blocks that are full with this piece: (JSON lines as u8, rows, first line in the file).
+    fn push(&mut self, py: Python<'_>, piece: &[u8]) -> PyResult<Vec<Block>> {
         let full = py.detach(|| self.0.push(piece)).map_err(to_py)?;
-        Ok(into_bytes(py, full))
+        Ok(full.into_iter().map(array_of).collect())
     }
 
     /// The last blocks.
-    fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<PyBlock<'py>>> {
+    fn finish(&mut self, py: Python<'_>) -> PyResult<Vec<Block>> {
         let full = py.detach(|| self.0.finish()).map_err(to_py)?;
-        Ok(into_bytes(py, full))
+        Ok(full.into_iter().map(array_of).collect())
     }
 }
 
-fn into_bytes(py: Python<'_>, blocks: Vec<TextBlock>) -> Vec<PyBlock<'_>> {
-    let bytes = |block: TextBlock| (PyBytes::new(py, &block.data), block.rows, block.first_line);
-    blocks.into_iter().map(bytes).collect()
+/// The block's own buffer as an array.
+fn array_of(block: TextBlock) -> Block {
+    let bytes: ArrayRef = Arc::new(UInt8Array::from(block.data));
+    (PyArray::from_array_ref(bytes), block.rows, block.first_line)
 }
 
-/// JSON lines as bytes, or a string or binary column of JSON texts.
+/// JSON lines as bytes or a column of u8, or a string or binary column of JSON texts.
 #[derive(FromPyObject)]
 pub enum Texts {
-    Lines(PyBackedBytes),
+    Bytes(PyBackedBytes),
     Column(PyChunkedArray),
 }
 
@@ -90,6 +94,9 @@ impl Texts {
         let Self::Column(column) = self else {
             return Ok(());
         };
+        if self.lines().is_some() {
+            return Ok(());
+        }
         if first_line.is_some() {
             return Err(PyValueError::new_err(
                 "first_line goes with bytes of JSON lines; the rows of a column have no lines",
@@ -103,21 +110,36 @@ impl Texts {
         }
     }
 
-    pub fn rows(&self) -> Rows {
+    /// The JSON lines, if it is lines.
+    fn lines(&self) -> Option<&[u8]> {
         match self {
-            Self::Lines(_) => Rows::Json,
-            Self::Column(_) => Rows::Typed,
+            Self::Bytes(data) => Some(data),
+            Self::Column(column) => match column.chunks() {
+                [one] if one.null_count() == 0 => {
+                    Some(one.as_primitive_opt::<UInt8Type>()?.values())
+                }
+                _ => None,
+            },
+        }
+    }
+
+    pub fn rows(&self) -> Rows {
+        match self.lines() {
+            Some(_) => Rows::Json,
+            None => Rows::Typed,
         }
     }
 
     /// Each row with its line, counted from the first.
     pub fn split(&self) -> (Vec<&[u8]>, Vec<u64>) {
-        match self {
-            Self::Lines(data) => formats::lines(data).into_iter().unzip(),
-            Self::Column(column) => (
+        match (self.lines(), self) {
+            (None, Self::Column(column)) => (
                 column.chunks().iter().flat_map(column_rows).collect(),
                 Vec::new(),
             ),
+            (lines, _) => formats::lines(lines.unwrap_or_default())
+                .into_iter()
+                .unzip(),
         }
     }
 }

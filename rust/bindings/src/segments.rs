@@ -23,7 +23,7 @@ use crate::rows::reject_batch;
 
 /// Chunks of a batch, and rows of each.
 const CHUNKS: usize = 64;
-const CHUNK_ROWS: (usize, usize) = (32, 1024);
+const CHUNK_ROWS: (usize, usize) = (128, 1024);
 
 pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
 

@@ -61,6 +61,8 @@ enum Scanner {
     Csv(Csv),
 }
 
+/// A piece of so many bytes comes from a file that may fill blocks.
+const LARGE: usize = 1 << 18;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl Blocks {
@@ -85,6 +87,10 @@ impl Blocks {
     /// The blocks that are full with this piece.
     pub fn push(&mut self, piece: &[u8]) -> Result<Vec<TextBlock>> {
         self.pending.extend_from_slice(piece);
+        if self.block.data.is_empty() && piece.len() >= LARGE {
+            // The pages of a block are touched once: a buffer that grows is copied again and again.
+            self.block.data.reserve(self.limits.bytes + piece.len());
+        }
         if !self.started {
             if self.pending.len() < BOM.len() {
                 return Ok(Vec::new());

@@ -43,10 +43,38 @@ pub fn text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reject> 
     if memchr(b'\\', inner.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(inner));
     }
+    if let Some(text) = unescaped(inner) {
+        return Ok(Cow::Owned(text));
+    }
     // What a raw value leaves unchecked is the pairing of surrogates.
     serde_json::from_str(json)
         .map(Cow::Owned)
         .map_err(|_| unsound("lone_surrogate", raw, field))
+}
+
+/// What the inside of a valid JSON string spells; none where an escape is half a surrogate pair.
+fn unescaped(inner: &str) -> Option<String> {
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+        text.push_str(&rest[..at]);
+        let (c, length) = match rest.as_bytes().get(at + 1)? {
+            b'n' => ('\n', 2),
+            b't' => ('\t', 2),
+            b'r' => ('\r', 2),
+            b'b' => ('\u{8}', 2),
+            b'f' => ('\u{c}', 2),
+            b'u' => {
+                let code = u32::from_str_radix(rest.get(at + 2..at + 6)?, 16).ok()?;
+                (char::from_u32(code)?, 6)
+            }
+            &plain => (char::from(plain), 2),
+        };
+        text.push(c);
+        rest = &rest[at + length..];
+    }
+    text.push_str(rest);
+    Some(text)
 }
 
 /// Check what raw JSON leaves unchecked: surrogates must be pairs, values not too deep.
@@ -266,6 +294,20 @@ mod tests {
         );
         for (json, reason) in [(r#""\ud800""#, "lone_surrogate"), ("7", "not_a_string")] {
             assert_eq!(text(raw(json), "f").expect_err("a reject").reason, reason);
+        }
+    }
+
+    #[test]
+    fn texts_are_those_of_serde_json() {
+        for json in [
+            r#""""#,
+            r#""\\""#,
+            r#""a\"b\/c\\d\b\f\n\r\te""#,
+            r#""\u00e9\u0000é\u20AC\ud83d\ude00""#,
+            r#""\n\n\\u0041""#,
+        ] {
+            let known: String = serde_json::from_str(json).expect("a string");
+            assert_eq!(text(raw(json), "f").expect("text"), known);
         }
     }
 
