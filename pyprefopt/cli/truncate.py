@@ -10,7 +10,12 @@ from pyprefopt.cli.arguments import Parser
 def parser() -> Parser:
     """The options."""
     made = Parser("truncate", "Keep the first part of every response of a file; the rest of each row stays as it is.")
-    made.add_argument("input", metavar="IN", help="a .parquet, .jsonl, .csv, .arrow or .feather file")
+    made.add_argument(
+        "input",
+        metavar="IN",
+        help="a file of pairs or candidates in any known format, or of any rows with --columns: .jsonl, .json, .csv, "
+        ".tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather",
+    )
     made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
     made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
     made.option("length", "units of each response that are kept", type=int)
@@ -22,7 +27,7 @@ def parser() -> Parser:
     )  # fmt: skip
     made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
-    made.option("columns", "text or message columns to cut; None: chosen and rejected, or responses", nargs="+")
+    made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
     return made
 
 

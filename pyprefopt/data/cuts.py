@@ -80,8 +80,7 @@ def truncate_frame(
     if "ids" in schema and "mask" in schema:
         check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for a frame of token ids")
         return truncate_segments(frame, schema, rule, tokenizer)
-    rule_text = "'none' or 'template' for text"
-    check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
+    check_text_rule(rule)
     if columns is None:
         candidates = "responses" in schema and "chosen" not in schema
         columns = ("responses",) if candidates else ("chosen", "rejected")
@@ -97,13 +96,19 @@ def truncate_frame(
     return truncate_texts(frame, schema, columns, rule, counter(tokenizer) if rule.unit == "tokens" else None)
 
 
+def check_text_rule(rule: Rule) -> None:
+    """ConfigError for settings that text cannot honour."""
+    rule_text = "'none' or 'template' for text"
+    check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
+
+
 def truncate_texts(
     frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: Rule, tokenizer: _native.Tokenizer | None
 ) -> Frame:
     """One pass a column; with `shared_min` one more before, which counts."""
     shared: list[str] = []
     if rule.ratio_base == "shared_min":
-        count = partial(_count, unit=rule.unit, tokenizer=tokenizer)
+        count = partial(count_texts, unit=rule.unit, tokenizer=tokenizer)
         counts = [
             pl.col(name).map_batches(count, return_dtype=pl.UInt32, is_elementwise=True).alias(f"_count_{name}")
             for name in columns
@@ -184,7 +189,7 @@ def _no_nulls(cut: pl.Series) -> pl.Series:
     return cut.list.eval(pl.element().fill_null(0)) if isinstance(cut.dtype, pl.List) else cut.fill_null(0)
 
 
-def _count(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
+def count_texts(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """Units of each text, or of the shortest of each line's texts; null where there is none."""
     counts = pl.Series(_native.count_units(_to_arrow(texts), unit=unit, tokenizer=tokenizer))
     return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)

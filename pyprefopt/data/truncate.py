@@ -63,8 +63,10 @@ def truncate(
     Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
     `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
     ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is not used.
-    Path (.parquet, .jsonl, .csv, .arrow, .feather, .jsonl.gz, …): written to `out`, or beside it as
-    `<stem>.truncated<suffix>`; the written path comes back.
+    Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather),
+    of pairs or candidates in any format: written to `out`, or beside it as `<stem>.truncated<suffix>`; the written path
+    comes back. In text files everything but the cut texts stays as it was, byte for byte; other formats' books are
+    `chosen_cut`, `chosen_complete` and the same of rejected.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
@@ -76,7 +78,8 @@ def truncate(
     if isinstance(what, str | Path):
         from pyprefopt.data.rewrite import rewrite
 
-        return type(what)(rewrite(Path(what), None if out is None else Path(out), step, suffix="truncated"))
+        target = None if out is None else Path(out)
+        return type(what)(rewrite(Path(what), target, rule=rule, tokenizer=tokenizer, columns=columns))
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)

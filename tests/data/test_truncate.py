@@ -42,7 +42,8 @@ roundings = st.sampled_from(["ceil", "floor"])
 def texts(unit, **sizes):
     """Text of the characters that the twin knows; for characters, any text."""
     alphabet = {"words": cutting.WORD_CLASSES, "sentences": cutting.SENTENCE_CLASSES}.get(unit)
-    return st.text(**sizes) if alphabet is None else st.text(sorted(alphabet), **sizes)
+    drawn = st.text(**sizes) if alphabet is None else st.text(sorted(alphabet), **sizes)
+    return drawn.filter(lambda text: not text.startswith("\n\nHuman:"))  # transcripts are refused
 
 
 @pytest.mark.parametrize("unit", ["characters", "words", "sentences"])
@@ -84,7 +85,7 @@ def test_the_shortest_response_can_be_the_base(unit, data, percent, rounding):
 
 
 @settings(max_examples=80, deadline=None)
-@given(text=st.text(min_size=1, max_size=10), amount=amounts, rounding=roundings)
+@given(text=texts("tokens", min_size=1, max_size=10), amount=amounts, rounding=roundings)
 def test_tokens_keep_whole_characters(byte_file, toy, text, amount, rounding):
     ratio, tokens = amount
     frame = pl.DataFrame({"chosen": [text]})
@@ -291,7 +292,7 @@ def test_packed_text_files(tmp_path, kind, packing):
 def test_a_cut_gzip_file_is_told(tmp_path):
     packed = gzip.compress(b'{"chosen": "abcd"}\n' * 20000)
     (tmp_path / "pairs.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"pairs.jsonl.gz: broken gzip file"):
+    with pytest.raises(DataError, match=r"pairs.jsonl.gz cannot be read as .jsonl \(gzip\): .*cut short"):
         truncate(tmp_path / "pairs.jsonl.gz", length=2, unit="characters", columns=["chosen"])
     members = gzip.compress(b'{"chosen": "abcd"}\n') + gzip.compress(b'{"chosen": "efgh"}\n')
     (tmp_path / "two.jsonl.gz").write_bytes(members)
@@ -369,7 +370,7 @@ def test_wrong_columns_and_files_are_told(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         truncate(tmp_path / "absent.parquet", length=1, unit="characters")
     (tmp_path / "pairs.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"one of \.parquet, \.jsonl"):
+    with pytest.raises(ConfigError, match=r"file must be \.jsonl, \.json, \.csv"):
         truncate(tmp_path / "pairs.txt", length=1, unit="characters")
     frame.write_csv(tmp_path / "p.csv")
     with pytest.raises(ConfigError, match="another file than the input"):
@@ -402,7 +403,7 @@ def test_half_a_surrogate_pair_in_a_file_is_refused(tmp_path):
     path.write_text(
         '{"chosen": "a \\\\ud800", "rejected": "b \\ud83d\\ude00"}\n{"chosen": "a \\ud800", "rejected": "b"}\n'
     )
-    with pytest.raises(DataError, match="line 2: half a surrogate pair"):
+    with pytest.raises(DataError, match="line 2, field 'chosen': half a surrogate pair"):
         truncate(path, length=1, unit="words")
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
 
