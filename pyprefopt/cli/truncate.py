@@ -13,17 +13,18 @@ def parser() -> Parser:
     made.add_argument(
         "input",
         metavar="IN",
-        help="a file of pairs or candidates in any known format, or of any rows with --columns: .jsonl, .json, .csv, "
-        ".tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather",
+        help="a .jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather file of "
+        "pairs (prompt/chosen/rejected, UltraFeedback, HH-RLHF, SHP, ShareGPT, Alpaca) or candidates; of any rows with "
+        "--columns; Parquet and Arrow also of segments",
     )
     made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
     made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
     made.option("length", "units of each response that are kept", type=int)
     made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
-    made.option("rounding", "how a share becomes a number of units", choices=("ceil", "floor"), default="ceil")
+    made.option("rounding", "how a share becomes a number of units; None: ceil", choices=("ceil", "floor"))
     made.option(
-        "ratio_base", "what a ratio is of: the response, or the row's shortest", choices=("own", "shared_min"),
-        default="own",
+        "ratio_base", "what a ratio is of: the response, or the row's shortest; None: own",
+        choices=("own", "shared_min"),
     )  # fmt: skip
     made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")

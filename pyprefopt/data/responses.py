@@ -187,7 +187,7 @@ def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | No
         )
         columns.append(counted.select(pl.when("there").then("count").min().over("line")).to_series())
     cut = cut_texts(columns, rule, tokenizer).struct
-    gone = cut.field("cut").to_list()
+    gone = [int(lost) for lost in cut.field("cut")]
     for (_, response), kept, lost in zip(flat, cut.field("text").str.len_chars(), gone, strict=True):
         if lost:
             response.cut(kept)

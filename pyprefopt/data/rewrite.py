@@ -90,6 +90,7 @@ def _known(path: Path) -> DataFile:
 def _format(source: DataFile, columns: Sequence[str] | None) -> tuple[str, DataError | None]:
     """The format of pairs or candidates of the rows, or why there is none; not asked where columns are named."""
     if columns is not None:
+        check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
         check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
         return "", None
     try:

@@ -65,14 +65,14 @@ def cut_text(
 
     format: of the rows; empty: the fields `columns` are cut, or chosen and rejected. unknown: why no format was found.
     """
-    check_text_rule(rule)
+    check_text_rule(rule, tokenizer)
     names = tuple(columns or (CANDIDATES if format == "candidates" else _SIDES))
     native = counter(tokenizer) if rule.unit == "tokens" else None
     seen: set[str] = set()
     writer = (_Csv if source.container == "csv" else _Json)(source, form, names, out)
     held: list[Held] = []
     size = count = 0
-    for where, row, length in writer.rows():
+    for where, row, length in writer:
         held.append(Held(f"{source.name}, {where}", row, format, names))
         seen.update(response.book for response in held[-1].responses)
         count, size = count + 1, size + length
@@ -116,8 +116,8 @@ def decoded(line: bytes, where: str) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8; convert the file, for "
-            "example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
+            f"{where}: byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8; convert the file to "
+            "UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
         ) from None
 
 
@@ -145,7 +145,7 @@ class _Json:
         self.source, self.out, self.array = source, out, form.layout == "array"
         self.between = "[\n" if self.array else ""
 
-    def rows(self) -> Iterator[tuple[str, Row, int]]:
+    def __iter__(self) -> Iterator[tuple[str, Row, int]]:
         """Where each row stands, the row, and its bytes; empty lines are left out."""
         if self.source.suffix == ".json" and _is_array(self.source):
             stored = ((f"row {number}", line) for number, line in enumerate(_elements(self.source)))
@@ -162,7 +162,7 @@ class _Json:
 
     def write(self, row: Row) -> None:
         """Append the row."""
-        assert isinstance(row, JsonRow)  # noqa: S101  (what `rows` gave)
+        assert isinstance(row, JsonRow)  # noqa: S101  (what it gave)
         line = row.line()
         if self.array:
             line = self.between + line.strip()
@@ -204,7 +204,7 @@ class _Csv:
         self.writer = csv.writer(self.text, delimiter=form.delimiter, lineterminator="\n")
         self.width = 0
 
-    def rows(self) -> Iterator[tuple[str, Row, int]]:
+    def __iter__(self) -> Iterator[tuple[str, Row, int]]:
         """Where each row stands, the row, and its characters."""
         csv.field_size_limit(ROW_BYTES)
         lines = (
