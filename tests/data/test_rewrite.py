@@ -249,3 +249,41 @@ def test_other_kinds_of_output(tmp_path):
         truncate(tmp_path / "o.parquet", **CUT, out=tmp_path / "p.json")
     with pytest.raises(ConfigError, match=r"file must be \.jsonl, \.json, \.csv"):
         truncate(path, **CUT, out=tmp_path / "p.txt")
+
+
+def test_byte_order_marks_line_ends_and_empty_lines(tmp_path):
+    row = '{"prompt": "q", "chosen": "a b c", "rejected": "d"}'
+    (tmp_path / "p.jsonl").write_bytes(f"\ufeff{row}\r\n\r\n{row}".encode())
+    out = truncate(tmp_path / "p.jsonl", **CUT).read_bytes().decode()
+    assert out.startswith('\ufeff{"prompt": "q", "chosen": "a b", ')
+    assert [line.endswith("}\r") for line in out.split("\n")[:-1]] == [True, False]
+    assert read_preferences(tmp_path / "p.truncated.jsonl")["chosen_complete"].to_list() == [False, False]
+    (tmp_path / "p.csv").write_bytes('\ufeffprompt,chosen,rejected\r\nq,"a b ""c""","d\ne"\r\n'.encode())
+    assert truncate(tmp_path / "p.csv", **CUT).read_text().splitlines()[1:] == ['q,a b,"d', 'e",1,false,0,true']
+
+
+def test_candidates_in_csv_are_cut_twice(tmp_path):
+    path = tmp_path / "sets.csv"
+    write(path, [{"prompt": "q", "responses": ["a b c", "d"], "scores": [1, 2]}])
+    once = truncate(path, **CUT)
+    twice = truncate(once, length=1, unit="words")
+    with twice.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert json.loads(row["responses"]) == ["a", "d"]
+    assert (json.loads(row["responses_cut"]), json.loads(row["responses_complete"])) == ([2, 0], [False, True])
+    assert read_candidates(twice)["scores"].to_list() == [[1.0, 2.0]]
+
+
+def test_a_csv_row_of_another_width_is_named(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,chosen,rejected\nq,a,b\nq,a\n")
+    with pytest.raises(DataError, match=r"p\.csv, line 3: a record must have 3 cells as the header, got 2"):
+        truncate(tmp_path / "p.csv", **CUT)
+
+
+def test_segments_in_files_are_cut(tmp_path):
+    frame = pl.DataFrame({"ids": [[1, 2, 3, 4]], "mask": [[False, True, True, True]]})
+    for suffix in (".parquet", ".arrow"):
+        write(tmp_path / f"s{suffix}", frame.to_dicts())
+        out = truncate(tmp_path / f"s{suffix}", length=2)
+        read = pl.read_parquet if suffix == ".parquet" else pl.read_ipc
+        assert read(out).to_dicts() == [{"ids": [1, 2, 3], "mask": [False, True, True], "cut": 1}]
