@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from pyprefopt import cli
-from pyprefopt.cli import prepare
+from pyprefopt.cli import prepare, truncate
 from pyprefopt.data.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
@@ -377,6 +377,8 @@ def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["truncate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
+    assert (*FORMATS["preferences"], *FORMATS["candidates"]) == truncate.FORMATS
+    assert all(name in text.split("of the rows: ")[1] for name in truncate.FORMATS)
     for name in (
         ".jsonl",
         ".tsv",

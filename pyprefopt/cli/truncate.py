@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from pyprefopt.cli.arguments import Parser
 
+FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
+
 
 def parser() -> Parser:
     """The options."""
@@ -27,6 +29,9 @@ def parser() -> Parser:
         choices=("own", "shared_min"),
     )  # fmt: skip
     made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
+    made.option(
+        "format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT"
+    )  # fmt: skip
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
     made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
     return made

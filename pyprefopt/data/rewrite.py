@@ -31,7 +31,13 @@ Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
 def rewrite(
-    path: Path, out: Path | None, *, rule: Rule, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
+    path: Path,
+    out: Path | None,
+    *,
+    rule: Rule,
+    tokenizer: Tokenizer | str | Path | None,
+    columns: Sequence[str] | None,
+    format: str = "auto",  # noqa: A002
 ) -> Path:
     """Cut the responses of `path` into `out`, or into `<stem>.truncated<suffix>` beside it; returns that path.
 
@@ -43,7 +49,7 @@ def rewrite(
     target = _known(path.with_name(f"{path.name.removesuffix(endings)}.truncated{endings}") if out is None else out)
     check(target.path.resolve() != path.resolve(), "out", str(out), "another file than the input")
     columns = (columns,) if isinstance(columns, str) else columns
-    format, unknown = _format(source, columns)  # noqa: A001
+    format, unknown = _format(source, columns, format)  # noqa: A001
     folder, name = target.path.parent, target.path.name
     parts = [folder / f".{name}.{os.getpid()}.{part}" for part in ("cut", "made", "packed")]
     try:
@@ -87,15 +93,18 @@ def _known(path: Path) -> DataFile:
         raise
 
 
-def _format(source: DataFile, columns: Sequence[str] | None) -> tuple[str, DataError | None]:
+def _format(source: DataFile, columns: Sequence[str] | None, format: str) -> tuple[str, DataError | None]:  # noqa: A002
     """The format of pairs or candidates of the rows, or why there is none; not asked where columns are named."""
     if columns is not None:
         check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
         check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
+        check(format == "auto", "format", format, "left out where columns are named", "leave out one of the two")
         return "", None
     try:
-        return open_source([source.path], kind=("preferences", "candidates")).format, None
+        return open_source([source.path], format=format, kind=("preferences", "candidates")).format, None
     except DataError as error:
+        if format != "auto":
+            raise
         return "", error
 
 

@@ -45,6 +45,7 @@ def truncate(
     tokenizer: Tokenizer | str | Path | None = None,
     columns: Sequence[str] | None = None,
     out: str | Path | None = None,
+    format: str = "auto",  # noqa: A002
 ) -> Source:
     """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
 
@@ -64,10 +65,10 @@ def truncate(
     Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
     `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
     ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is refused.
-    Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather),
-    of pairs or candidates in any format: written to `out`, or beside it as `<stem>.truncated<suffix>`; the written path
-    comes back. In text files everything but the cut texts stays as it was, byte for byte; other formats' books are
-    `chosen_cut`, `chosen_complete` and the same of rejected.
+    Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
+    pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
+    or beside it as `<stem>.truncated<suffix>`; the written path comes back. In text files everything but the cut texts
+    stays as it was, byte for byte. The books of pairs are always those of `chosen` and `rejected`.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
@@ -80,7 +81,8 @@ def truncate(
         from pyprefopt.data.rewrite import rewrite
 
         target = None if out is None else Path(out)
-        return type(what)(rewrite(Path(what), target, rule=rule, tokenizer=tokenizer, columns=columns))
+        return type(what)(rewrite(Path(what), target, rule=rule, tokenizer=tokenizer, columns=columns, format=format))
+    check(format == "auto", "format", format, "left out for a frame", "it has columns: name those to cut, columns=(…)")
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)

@@ -287,3 +287,20 @@ def test_segments_in_files_are_cut(tmp_path):
         out = truncate(tmp_path / f"s{suffix}", length=2)
         read = pl.read_parquet if suffix == ".parquet" else pl.read_ipc
         assert read(out).to_dicts() == [{"ids": [1, 2, 3], "mask": [False, True, True], "cut": 1}]
+
+
+def test_a_format_can_be_forced(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write(path, [{**SHP[0], "chosen": "x y z", "rejected": "z y x", "prompt": "q"}])
+    assert json.loads(truncate(path, **CUT, format="shp").read_text())["human_ref_B"] == "a b"
+    assert json.loads(truncate(path, **CUT, format="preference").read_text())["chosen"] == "x y"
+    for options, message in (
+        ({"format": "messages"}, "format must be auto or one of sharegpt, .*got 'messages'"),
+        ({"format": "shp", "columns": ["chosen"]}, "format must be left out where columns are named"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            truncate(path, **CUT, **options)
+    with pytest.raises(DataError, match="no row fits format 'hh'"):
+        truncate(path, **CUT, format="hh")
+    with pytest.raises(ConfigError, match="format must be left out for a frame"):
+        truncate(pl.DataFrame({"chosen": ["a"]}), **CUT, format="shp")
