@@ -67,8 +67,8 @@ def truncate(
     ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is refused.
     Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
     pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
-    or beside it as `<stem>.truncated<suffix>`; the written path comes back. In text files everything but the cut texts
-    stays as it was, byte for byte. The books of pairs are always those of `chosen` and `rejected`.
+    or beside it as `<stem>.truncated<suffix>`; the written path comes back. In JSON files every other field stays as it
+    is written, in CSV files every other cell. The books of pairs are always those of `chosen` and `rejected`.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
