@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class PyprefoptError(Exception):
@@ -30,7 +31,7 @@ class TrainingError(PyprefoptError, RuntimeError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'beta'?` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
@@ -44,3 +45,9 @@ def check(condition: bool, setting: str, value: object, rule: str, remedy: str =
     """
     if not condition:
         raise ConfigError(f"{setting} must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))
+
+
+def check_number(setting: str, value: object, *, whole: bool = False, remedy: str = "") -> None:
+    """Raise a ConfigError unless the value is a number (NumPy's too, but no boolean), or with `whole` a whole one."""
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    check(is_number, setting, value, "a whole number" if whole else "a number", remedy)

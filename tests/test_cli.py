@@ -14,6 +14,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from pyprefopt import cli
+from pyprefopt.cli import prepare, truncate
+from pyprefopt.data.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.train.config import RunConfig
@@ -314,7 +316,10 @@ def test_describe_says_what_was_detected(tmp_path):
         (["prepare", "x.jsonl", "--on_error", "skp"], "invalid choice: 'skp'"),
         (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
         (["truncate", "x.jsonl"], "given exactly one of ratio and length"),
-        (["inspect", "nowhere"], "error: nowhere is not a finished artifact"),
+        (
+            ["inspect", "nowhere"],
+            "error: nowhere must be a prepared folder, but it is not there; make one: pyprefopt prepare",
+        ),
         (["inspect", "a", "b"], "error: unexpected argument 'b'"),
     ],
 )
@@ -357,3 +362,56 @@ def test_overview_and_scripts(capsys):
     assert "prepare   preference data to a folder" in capsys.readouterr().out
     script = [sys.executable, ROOT / "scripts/prepare.py", "--help"]
     assert "--max_prompt_tokens" in subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_formats_are_listed(capsys):
+    listed = prepare.FORMATS
+    assert listed == tuple(name for kind in ("preferences", "candidates", "instructions") for name in FORMATS[kind])
+    with pytest.raises(SystemExit):
+        cli.main(["prepare", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
+    assert set(listed) <= set(words)
+
+
+def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["truncate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert (*FORMATS["preferences"], *FORMATS["candidates"]) == truncate.FORMATS
+    assert all(name in text.split("of the rows: ")[1] for name in truncate.FORMATS)
+    for name in (
+        ".jsonl",
+        ".tsv",
+        ".xz",
+        ".arrow",
+        "ShareGPT",
+        "SHP",
+        "Alpaca",
+        "HH-RLHF",
+        "UltraFeedback",
+        "candidates",
+    ):
+        assert name in text
+
+
+def test_inspect_names_the_folder_and_how_to_make_one(capsys, tmp_path):
+    for folder, why in ((tmp_path / "nosuch", "is not there"), (tmp_path, "holds no manifest.json")):
+        assert cli.main(["inspect", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert f"{folder} must be a prepared folder, but it {why}; make one: pyprefopt prepare" in error
+
+
+def test_truncate_from_the_command_line(capsys, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "q", "chosen": "a b", "rejected": "c d", "id": 1, "x": 1.50}\n')
+    assert cli.main(["truncate", str(path), "--length", "1", "--unit", "words"]) == 0
+    out = capsys.readouterr().out.strip()
+    assert out == str(tmp_path / "pairs.truncated.jsonl")
+    with open(out) as file:
+        assert file.read().startswith('{"prompt": "q", "chosen": "a", "rejected": "c", "id": 1, "x": 1.50, ')
+    for words, message in (
+        (["--length", "1", "--unit", "words", "--rounding", "floor"], "rounding must be left out without ratio"),
+        (["--length", "1", "--unit", "words", "--tokenizer", "t"], "tokenizer must be left out with unit 'words'"),
+    ):
+        assert cli.main(["truncate", str(path), *words]) == 2
+        assert message in capsys.readouterr().err

@@ -12,6 +12,11 @@ from typing import Any
 from pyprefopt.cli.arguments import Parser, flag, limit
 from pyprefopt.errors import ConfigError, check
 
+FORMATS = (  # of pyprefopt.data.sources, which need not be loaded for --help
+    "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "messages", "prompt_response",
+    "instruction",
+)  # fmt: skip
+
 
 def parser() -> Parser:
     """The options."""
@@ -25,7 +30,7 @@ def parser() -> Parser:
     made.option("out", "folder to make; new, empty, or made by this command", metavar="DIR")
     made.option("chat_template", "plain, chatml or a Jinja file; None: the tokenizer's own")
     made.option("eos_token", "the text of the end token, for bare tokenizers")
-    made.option("format", "of the rows; auto: by schema", default="auto")
+    made.option("format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT")
     made.option("max_prompt_tokens", "longer prompts are bad rows; tokens, or none", type=limit, default=1024)
     made.option(
         "prompt_overflow", "of longer prompts: a bad row, or what is kept", choices=("drop", "keep_start", "keep_end"),

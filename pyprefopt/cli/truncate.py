@@ -6,23 +6,34 @@ from collections.abc import Sequence
 
 from pyprefopt.cli.arguments import Parser
 
+FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
+
 
 def parser() -> Parser:
     """The options."""
     made = Parser("truncate", "Keep the first part of every response of a file; the rest of each row stays as it is.")
-    made.add_argument("input", metavar="IN", help="a .parquet, .jsonl, .csv, .arrow or .feather file")
+    made.add_argument(
+        "input",
+        metavar="IN",
+        help="a .jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather file of "
+        "pairs (prompt/chosen/rejected, UltraFeedback, HH-RLHF, SHP, ShareGPT, Alpaca) or candidates; of any rows with "
+        "--columns; Parquet and Arrow also of segments",
+    )
     made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
     made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
     made.option("length", "units of each response that are kept", type=int)
     made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
-    made.option("rounding", "how a share becomes a number of units", choices=("ceil", "floor"), default="ceil")
+    made.option("rounding", "how a share becomes a number of units; None: ceil", choices=("ceil", "floor"))
     made.option(
-        "ratio_base", "what a ratio is of: the response, or the row's shortest", choices=("own", "shared_min"),
-        default="own",
+        "ratio_base", "what a ratio is of: the response, or the row's shortest; None: own",
+        choices=("own", "shared_min"),
     )  # fmt: skip
     made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
+    made.option(
+        "format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT"
+    )  # fmt: skip
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
-    made.option("columns", "text or message columns to cut; None: chosen and rejected, or responses", nargs="+")
+    made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
     return made
 
 

@@ -23,7 +23,13 @@ def spans_to_mask(spans: Column, starts: Column, ends: Column) -> Column:
 
 def _mask(spans: pl.Series, starts: pl.Series, ends: pl.Series) -> pl.Series:
     offsets = pl.List(pl.UInt32)
-    columns = pl.DataFrame({"spans": spans.cast(_SPANS), "starts": starts.cast(offsets), "ends": ends.cast(offsets)})
+    given = {"spans": (spans, _SPANS), "starts": (starts, offsets), "ends": (ends, offsets)}
+    try:
+        columns = pl.DataFrame({name: column.cast(dtype) for name, (column, dtype) in given.items()})
+    except pl.exceptions.PolarsError as error:
+        got = ", ".join(f"{name} {column.dtype}" for name, (column, _) in given.items())
+        rule = "spans must be lists of {start, end}, starts and ends lists of whole numbers"
+        raise DataError(f"spans_to_mask: {rule}; got {got} ({error})") from None
     try:
         mask = _native.spans_to_mask(columns.to_struct(spans.name))
     except (TypeError, ValueError) as error:

@@ -32,7 +32,7 @@ def apply(kernel: Kernel, columns: Sequence[Column | None], dtype: Any) -> Colum
     if isinstance(given[0], pl.Series):
         return step([as_series(column) for column in given])  # type: ignore[return-value]
     first = to_arrow(given[0])
-    result: Any = step([pl.Series(first), *map(as_series, given[1:])]).to_arrow()
+    result: Any = step([as_series(first), *map(as_series, given[1:])]).to_arrow()
     if dtype is None:
         result = result.cast(first.type)
     return result if isinstance(first, pa.Array) else pa.chunked_array([result])  # type: ignore[no-any-return]
@@ -49,7 +49,22 @@ def _fill(kernel: Kernel, present: tuple[bool, ...], same: bool, columns: Sequen
 
 def as_series(column: Any) -> pl.Series:
     """Any column that is no expression."""
-    return column if isinstance(column, pl.Series) else pl.Series(to_arrow(column))
+    if isinstance(column, pl.Series):
+        return column
+    array = to_arrow(column)
+    try:
+        return pl.Series(array)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"a column of Arrow type {array.type} cannot be read ({error}); cast it") from None
+
+
+def as_frame(table: Any) -> pl.DataFrame:
+    """An Arrow table as a frame. DataError for a type that Polars lacks."""
+    table = pa.table(table)
+    try:
+        return pl.DataFrame(table)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"the table cannot be read ({error}); cast the column: {table.schema}") from None
 
 
 def to_arrow(column: Any) -> Any:

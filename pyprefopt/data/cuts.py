@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,7 +13,7 @@ import polars as pl
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
-from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
+from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -36,40 +35,51 @@ _SCORED = ("scores", "values", "selected")  # what an appended token would have 
 
 @dataclass(frozen=True)
 class Rule:
-    """The settings of a truncation, checked."""
+    """The settings of a truncation, checked. None: left out."""
 
     ratio: float | None
     length: int | None
     unit: Unit
-    rounding: Rounding
-    ratio_base: RatioBase = "own"
+    rounding: Rounding | None = None  # ceil
+    ratio_base: RatioBase | None = None  # own
     cut_end: CutEnd = "none"
 
     def __post_init__(self) -> None:
         given = (self.ratio, self.length)
         check((self.ratio is None) != (self.length is None), "truncate", given, "given exactly one of ratio and length")
-        check(self.ratio is None or _is_a(Real, self.ratio), "ratio", self.ratio, "a number")
-        check(self.ratio is None or 0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
-        check(self.length is None or _is_a(Integral, self.length), "length", self.length, "a whole number")
-        check(self.length is None or self.length >= 1, "length", self.length, "at least 1")
-        check(self.length is None or self.length < 1 << 63, "length", self.length, "below 2^63")
+        if self.ratio is not None:
+            check_number("ratio", self.ratio)
+            check(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
+        if self.length is not None:
+            check_number("length", self.length, whole=True)
+            check(self.length >= 1, "length", self.length, "at least 1")
+            check(self.length < 1 << 63, "length", self.length, "below 2^63")
         for name, known in (
             ("unit", UNITS), ("rounding", ROUNDINGS), ("ratio_base", RATIO_BASES), ("cut_end", CUT_ENDS),
         ):  # fmt: skip
             value = getattr(self, name)
-            check(value in known, name, value, f"one of {', '.join(known)}")
-        shared = self.ratio_base == "shared_min"
-        rule = "left out without ratio"
-        check(not shared or self.ratio is not None, "ratio_base", self.ratio_base, rule, "it is what a ratio is of")
+            left_out = value is None and name in ("rounding", "ratio_base")
+            check(left_out or value in known, name, value, f"one of {', '.join(known)}")
+        for name, why in (("rounding", "only a ratio is rounded"), ("ratio_base", "it is what a ratio is of")):
+            value = getattr(self, name)
+            check(value is None or self.ratio is not None, name, value, "left out without ratio", why)
 
     @property
     def cut(self) -> dict[str, Any]:
         """What the kernels take."""
-        return {"ratio": self.ratio, "length": self.length, "rounding": self.rounding}
+        return {"ratio": self.ratio, "length": self.length, "rounding": self.rounding or "ceil"}
 
-
-def _is_a(kind: type, value: object) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    def check_tokenizer(self, tokenizer: object) -> None:
+        """ConfigError for a tokenizer that counts nothing."""
+        remedy = "leave it out, or count tokens: unit='tokens'"
+        unused = self.unit != "tokens" and tokenizer is not None
+        check(
+            not unused,
+            "tokenizer",
+            str(getattr(tokenizer, "path", tokenizer)),
+            f"left out with unit {self.unit!r}",
+            remedy,
+        )
 
 
 def truncate_frame(
@@ -79,13 +89,15 @@ def truncate_frame(
     schema = frame.collect_schema()
     if "ids" in schema and "mask" in schema:
         check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for a frame of token ids")
+        remedy = "its per-token columns are cut together; for one column: data.truncate_column"
+        check(columns is None, "columns", columns, "left out for a frame of token ids", remedy)
         return truncate_segments(frame, schema, rule, tokenizer)
-    rule_text = "'none' or 'template' for text"
-    check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
+    check_text_rule(rule, tokenizer)
     if columns is None:
         candidates = "responses" in schema and "chosen" not in schema
         columns = ("responses",) if candidates else ("chosen", "rejected")
     columns = (columns,) if isinstance(columns, str) else columns
+    check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
     check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
     for name in columns:
         if name not in schema:
@@ -97,13 +109,20 @@ def truncate_frame(
     return truncate_texts(frame, schema, columns, rule, counter(tokenizer) if rule.unit == "tokens" else None)
 
 
+def check_text_rule(rule: Rule, tokenizer: object) -> None:
+    """ConfigError for settings that text cannot honour."""
+    rule.check_tokenizer(tokenizer)
+    rule_text = "'none' or 'template' for text"
+    check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
+
+
 def truncate_texts(
     frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: Rule, tokenizer: _native.Tokenizer | None
 ) -> Frame:
     """One pass a column; with `shared_min` one more before, which counts."""
     shared: list[str] = []
     if rule.ratio_base == "shared_min":
-        count = partial(_count, unit=rule.unit, tokenizer=tokenizer)
+        count = partial(count_texts, unit=rule.unit, tokenizer=tokenizer)
         counts = [
             pl.col(name).map_batches(count, return_dtype=pl.UInt32, is_elementwise=True).alias(f"_count_{name}")
             for name in columns
@@ -184,7 +203,7 @@ def _no_nulls(cut: pl.Series) -> pl.Series:
     return cut.list.eval(pl.element().fill_null(0)) if isinstance(cut.dtype, pl.List) else cut.fill_null(0)
 
 
-def _count(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
+def count_texts(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """Units of each text, or of the shortest of each line's texts; null where there is none."""
     counts = pl.Series(_native.count_units(_to_arrow(texts), unit=unit, tokenizer=tokenizer))
     return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)
@@ -299,6 +318,8 @@ def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     if tokenizer is None:
         raise ConfigError(NO_TOKENIZER)
     if not isinstance(tokenizer, str | Path):
+        known = hasattr(tokenizer, "native")
+        check(known, "tokenizer", tokenizer, "a path, a hub name or what data.load_tokenizer gives")
         return tokenizer.native
     source = resolve(tokenizer)
     file = source / "tokenizer.json" if source.is_dir() else source

@@ -42,7 +42,23 @@ def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | N
     texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    return found, names, _UNMARKED if unmarked else _nearest(names) if names else _NO_OBJECTS
+    advice = _UNMARKED if unmarked else _nearest(names) if names else _not_utf8(rows) or _NO_OBJECTS
+    return found, names, advice
+
+
+def _not_utf8(rows: bytes | pa.Table) -> str:
+    """Which byte of JSON lines is not UTF-8, or an empty text."""
+    if not isinstance(rows, bytes):
+        return ""
+    try:
+        rows.decode()
+    except UnicodeDecodeError as error:
+        line, at = rows.count(b"\n", 0, error.start) + 1, error.start - rows.rfind(b"\n", 0, error.start)
+        return (
+            f"; line {line}: the byte at column {at} (0x{rows[error.start]:02x}) is not UTF-8; convert the file to "
+            "UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
+        )
+    return ""
 
 
 _UNMARKED = (

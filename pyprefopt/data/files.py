@@ -64,7 +64,7 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)
             raise DataError(f"{twice} is named twice; name each file once")
-    files = [_data_file(path) for path in sorted(paths)]
+    files = [data_file(path) for path in sorted(paths)]
     kinds = sorted({file.container for file in files})
     if len(kinds) > 1:
         shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
@@ -106,7 +106,8 @@ def _folder(folder: Path, ignored: list[str]) -> list[Path]:
     return found
 
 
-def _data_file(path: Path) -> DataFile:
+def data_file(path: Path) -> DataFile:
+    """The file by its name; DataError where it is of no known kind."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     suffix = Path(path.stem).suffix if compression else path.suffix
     container = CONTAINERS.get(suffix.lower())
@@ -156,7 +157,7 @@ def schema_of(file: DataFile) -> pa.Schema:
     with readable(file.name, file.suffix):
         if file.container == "parquet":
             return pq.read_schema(file.path)
-        with _arrow_reader(file) as reader:
+        with arrow_reader(file) as reader:
             schema: pa.Schema = reader.schema
             return schema
 
@@ -173,7 +174,7 @@ def batches(file: DataFile, columns: Sequence[str], batch_bytes: int) -> Iterato
     """Rows of a Parquet file (by row groups, large ones in slices of about `batch_bytes`) or an Arrow file."""
     with readable(file.name, file.suffix):
         if file.container == "arrow":
-            with _arrow_reader(file) as reader:
+            with arrow_reader(file) as reader:
                 for batch in reader:
                     yield batch.select([name for name in batch.schema.names if name in columns])
             return
@@ -188,7 +189,7 @@ _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 @contextmanager
-def _arrow_reader(file: DataFile) -> Iterator[Any]:
+def arrow_reader(file: DataFile) -> Iterator[Any]:
     """The batches of an Arrow file, in either of the two forms, with its `schema`."""
     with pa.memory_map(str(file.path)) as source:
         if source.read(6) == b"ARROW1":

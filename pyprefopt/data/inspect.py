@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyprefopt.data.atomic import MANIFEST
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import DataError
+from pyprefopt.errors import ArtifactError, DataError
 
 BAR = 40  # characters of the longest bar
 BINS = 12  # at most, in a histogram
@@ -36,6 +37,12 @@ def inspect(
         DataError: no such row.
     """
     directory = Path(directory)
+    if not (directory / MANIFEST).is_file():
+        what = f"holds no {MANIFEST}" if directory.is_dir() else "is a file" if directory.exists() else "is not there"
+        raise ArtifactError(
+            f"{directory} must be a prepared folder, but it {what}; make one: pyprefopt prepare IN --tokenizer T --out "
+            f"{directory}"
+        )
     store = SegmentStore.open(directory)
     selected = None if selection is None else ValueStore.open(selection).check(store)
     parts = [_counts(store, directory), *_histograms(store), _sample(store, directory, row, selected, color)]

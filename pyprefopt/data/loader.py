@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyprefopt.data.pack import Bins, Groups, Packer, dummy_batch
-from pyprefopt.errors import ArtifactError, check
+from pyprefopt.errors import ArtifactError, check, check_number
 from pyprefopt.types import PackedBatch
 
 SCAN_BINS = 16  # micro-batches that `scan` assembles at a time, in parallel
@@ -68,6 +68,9 @@ class StepLoader:
         within = bool(self.subset.min() >= 0 and self.subset.max() < top)
         check(within, "groups", (int(self.subset.min()), int(self.subset.max())), f"indices from 0 to {top - 1}")
         check(len(np.unique(self.subset)) == size, "groups", size, "different indices")
+        whole = {"global_batch_size": global_batch_size, "seed": seed, "rank": rank, "world_size": world_size}
+        for name, value in whole.items():
+            check_number(name, value, whole=True)
         check(global_batch_size > 0, "global_batch_size", global_batch_size, "> 0")
         check(0 <= rank < world_size, "rank", rank, f"in [0, {world_size})")
         check(0 <= seed < 2**64, "seed", seed, "in [0, 2^64)")

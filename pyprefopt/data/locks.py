@@ -14,14 +14,16 @@ LOCK = ".lock"
 
 
 class FolderLock:
-    """Holds `directory/.lock` as long as the process lives; the folder is made where it is missing.
+    """Holds `directory/.lock`, or the lock `name`, while the process lives; the folder is made where it is missing.
 
     >>> with FolderLock("prepared"):  # doctest: +SKIP
     ...     write()
     """
 
-    def __init__(self, directory: str | Path, *, remedy: str = "wait for it, end it, or choose another folder") -> None:
-        self.path, self.remedy = Path(directory) / LOCK, remedy
+    def __init__(
+        self, directory: str | Path, *, name: str = LOCK, remedy: str = "wait for it, end it, or choose another folder"
+    ) -> None:
+        self.path, self.remedy = Path(directory) / name, remedy
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:

@@ -33,7 +33,7 @@ class Prefopt(Generic[Column]):
         length: int | None = None,
         tokens: int | None = None,
         unit: Unit = "tokens",
-        rounding: Rounding = "ceil",
+        rounding: Rounding | None = None,
         tokenizer: Tokenizer | str | Path | None = None,
         mask: Column | None = None,
     ) -> Column:

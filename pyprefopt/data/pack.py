@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.data import _native
 from pyprefopt.data.store import KINDS, SegmentStore, value_lists
-from pyprefopt.errors import DataError, check
+from pyprefopt.errors import DataError, check, check_number
 from pyprefopt.types import PackedBatch
 
 Layout = Literal["shared", "separate"]
@@ -71,6 +71,9 @@ def _integers(lengths: Any) -> NDArray[np.int64]:
 
 
 def _check_bounds(max_tokens: int, max_groups: int | None) -> None:
+    check_number("max_tokens", max_tokens, whole=True)
+    if max_groups is not None:
+        check_number("max_groups", max_groups, whole=True)
     check(0 < max_tokens < 2**63, "max_tokens", max_tokens, "> 0 and below 2^63")
     check(max_groups is None or 0 < max_groups < 2**63, "max_groups", max_groups, "> 0 and below 2^63, or None")
 
@@ -84,6 +87,7 @@ class Packer:
     with its lines (PyArrow or Polars; null for prompts), or flat NumPy as in `ValueStore.write`.
     chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`.
     only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
+    budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
     The columns are held as they are (memory-mapped where the store is). Inputs end before the last scored token of a
     response: it is only a target, and what follows it is not computed. Raises DataError naming the row for a prompt
@@ -102,14 +106,17 @@ class Packer:
         chosen_ratio: float = 1.0,
         rejected_ratio: float = 1.0,
         only: Literal["chosen", "rejected", "response"] | None = None,
+        budget_names: tuple[str, str] = ("max_tokens", "the max_tokens of data.tokenize"),
     ) -> None:
         check(layout in ("shared", "separate"), "layout", layout, "'shared' or 'separate'")
         check(only is None or only in KINDS[1:], "only", only, f"one of {', '.join(KINDS[1:])}")
         for name, ratio in (("chosen_ratio", chosen_ratio), ("rejected_ratio", rejected_ratio)):
+            check_number(name, ratio)
             check(0 < ratio <= 1, name, ratio, "in (0, 1]")
             check(selected is not None or ratio == 1, name, ratio, "1 without `selected`")
         given = {"token_rewards": token_rewards, "user_weights": user_weights, "ref_logps": ref_logps}
         self.store, self.layout, self.num_groups = store, layout, store.num_rows
+        self.budget_names = budget_names
         self.values = tuple(name for name, column in given.items() if column is not None)
         given |= {"selected": selected}
         lists = {name: None if given[name] is None else value_lists(store, given[name], name) for name in given}
@@ -133,8 +140,12 @@ class Packer:
         result depends on nothing else. DataError for a group larger than `max_tokens`.
         """
         _check_bounds(max_tokens, max_groups)
-        with _data_errors():
+        try:
             return Bins(*self._native.plan(self._indices(groups), max_tokens=max_tokens, max_groups=max_groups))
+        except ValueError as error:
+            raised, lowered = self.budget_names
+            remedy = f"; raise {raised}, or lower {lowered}" if "more than the budget" in str(error) else ""
+            raise DataError(f"{error}{remedy}") from None
 
     def assemble(self, bins: Sequence[Groups]) -> list[PackedBatch]:
         """One PackedBatch (NumPy arrays) per bin. DataError for a value that is not finite at a scored token."""

@@ -256,7 +256,7 @@ def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
     from pyprefopt.data.rejects import REJECTS, raise_for
 
     frames = [pl.read_ndjson(path, schema=REJECTS) for path in rejected]
-    raise_for(pl.concat(frames), rows_in, command=command)
+    raise_for(pl.concat(frames), rows_in, command=command, recorded=REJECTED)
 
 
 def identity(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pyprefopt.data.rejects import raise_for, write_rejected
 from pyprefopt.data.sources import ParsedBlock, Source, open_source, parse_block
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import DataError, check
 
 OnError = Literal["raise", "skip"]
 
@@ -68,7 +68,7 @@ def read_preferences(
     Raises:
         DataError: bad rows (on_error raise), a missing or unreadable file, an unknown schema.
     """
-    _check_on_error(on_error)
+    _check_on_error(on_error, rejected_path)
     return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
 
 
@@ -96,7 +96,7 @@ def read_candidates(
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
         row has none), where given `tools`, `template_kwargs`, and every other column of the input.
     """
-    _check_on_error(on_error)
+    _check_on_error(on_error, rejected_path)
     return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
 
 
@@ -121,7 +121,7 @@ def read_instructions(
     `template_kwargs`, of which the last two are columns of the result where the input has them. Arguments and errors
     as in `read_preferences`; `format` is messages, prompt_response or instruction.
     """
-    _check_on_error(on_error)
+    _check_on_error(on_error, rejected_path)
     return _used(scan_instructions(source, format=format), source, on_error, rejected_path)
 
 
@@ -130,9 +130,10 @@ def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # no
     return _scan(source, open_source(source, format=format, kind="instructions"), carry=False)
 
 
-def _check_on_error(on_error: str) -> None:
-    if on_error not in ("raise", "skip"):
-        raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+def _check_on_error(on_error: str, rejected_path: str | Path | None) -> None:
+    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    unused = rejected_path is not None and on_error == "raise"
+    check(not unused, "rejected_path", str(rejected_path), "left out with on_error 'raise'", "pass on_error='skip'")
 
 
 def _used(

@@ -34,13 +34,14 @@ def count_rejects(rejects: pl.DataFrame) -> dict[str, int]:
     return {reason: int(count) for reason, count in zip(counts["reason"], counts["len"], strict=True)}
 
 
-def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None) -> None:
+def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None, recorded: str | None = None) -> None:
     """Raise a DataError that counts the bad rows by reason and shows the first of each; nothing if there are none.
 
     Args:
         rejects: frame of schema REJECTS.
         rows_in: rows of the input, good and bad.
         command: the command that was given; it is shown with `--on_error skip` added.
+        recorded: where the rows that are left out are then recorded; None: nowhere.
     """
     if rejects.is_empty():
         return
@@ -51,8 +52,9 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
         lines.extend(_examples(first))
         if count > EXAMPLES:
             lines.append(f"    and {count - EXAMPLES:,} more")
-    lines.append("Mend the rows, or drop them (each is then recorded in rejected.jsonl):")
-    lines.append(f"  {command} --on_error skip" if command else "  on_error='skip' (--on_error skip)")
+    lines.append("Mend the rows, or drop them" + (f" (each is then recorded in {recorded}):" if recorded else ":"))
+    skip = "on_error='skip'" + (" (--on_error skip)" if recorded else "")  # without a record there is no command
+    lines.append(f"  {command} --on_error skip" if command else f"  {skip}")
     raise DataError("\n".join(lines))
 
 

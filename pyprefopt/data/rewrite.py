@@ -1,103 +1,178 @@
-"""One table file streamed through a lazy step into another: bounded memory, and never a half-written file in place."""
+"""One data file's responses cut into another file: streamed, and never a half-written file in place.
+
+Text files go row by row, and everything but the cut texts stays as it was; Parquet and Arrow files go as columns.
+"""
 
 from __future__ import annotations
 
-import json
+import lzma
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.cuts import Rule
+from pyprefopt.data.files import KNOWN, DataFile, arrow_reader, data_file, readable
+from pyprefopt.data.responses import truncate_typed
+from pyprefopt.data.rows import TextFile, cut_text, text_file
+from pyprefopt.data.sources import open_source
 from pyprefopt.errors import DataError, check
 
-_FORMATS: dict[str, tuple[Callable[..., pl.LazyFrame], str, dict[str, Any]]] = {
-    ".parquet": (pl.scan_parquet, "sink_parquet", {}),
-    ".jsonl": (pl.scan_ndjson, "sink_ndjson", {"infer_schema_length": None}),
-    ".csv": (pl.scan_csv, "sink_csv", {"infer_schema": False}),  # all columns stay the strings that they are
-    ".arrow": (pl.scan_ipc, "sink_ipc", {}),
-    ".feather": (pl.scan_ipc, "sink_ipc", {}),
-}
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of text files
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenizer import Tokenizer
+
+Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
-def rewrite(path: Path, out: Path | None, step: Callable[[pl.LazyFrame], pl.LazyFrame], *, suffix: str) -> Path:
-    """Stream `path` through `step` into `out`, or into `<stem>.<suffix><extension>` beside it; returns that path.
+def rewrite(
+    path: Path,
+    out: Path | None,
+    *,
+    rule: Rule,
+    tokenizer: Tokenizer | str | Path | None,
+    columns: Sequence[str] | None,
+    format: str = "auto",  # noqa: A002
+) -> Path:
+    """Cut the responses of `path` into `out`, or into `<stem>.truncated<suffix>` beside it; returns that path.
 
-    .parquet, .jsonl, .csv, .arrow, .feather; .jsonl and .csv also with .gz or .zst (unpacked to a temporary file next
-    to the output first). The result gets its name when it is whole. ConfigError for other files and for out = path,
-    DataError where there is no file, or it cannot be read or written so.
+    Any file that reading takes, in any format of pairs or candidates. The result gets its name when it is whole.
+    ConfigError for other files and for out = path, DataError where there is no file, or a row cannot be cut.
     """
-    if any(sign in path.name for sign in "*?[") or path.is_dir():
+    source = _source(path)
+    endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
+    target = _known(path.with_name(f"{path.name.removesuffix(endings)}.truncated{endings}") if out is None else out)
+    check(target.path.resolve() != path.resolve(), "out", str(out), "another file than the input")
+    columns = (columns,) if isinstance(columns, str) else columns
+    format, unknown = _format(source, columns, format)  # noqa: A001
+    folder, name = target.path.parent, target.path.name
+    parts = [folder / f".{name}.{os.getpid()}.{part}" for part in ("cut", "made", "packed")]
+    try:
+        if source.container in ("json", "csv"):
+            form = text_file(source, target)
+            with _writer(parts[0], form.compression) as stream:
+                cut_text(
+                    source,
+                    form,
+                    stream,
+                    format=format,
+                    rule=rule,
+                    tokenizer=tokenizer,
+                    columns=columns,
+                    unknown=unknown,
+                )
+            done = parts[0] if form.final else _convert(path, _scan(parts[0], form), _same, target, parts)
+        else:
+            step = partial(truncate_typed, format=format, rule=rule, tokenizer=tokenizer, columns=columns)
+            done = _convert(path, _scan_typed(source, parts[0]), step, target, parts)
+        done.replace(target.path)
+    finally:
+        for temporary in parts:
+            temporary.unlink(missing_ok=True)
+    return target.path
+
+
+def _source(path: Path) -> DataFile:
+    if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
         raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    stem, extension, _ = _split(path)
-    target = path.with_name(f"{stem}.{suffix}{path.name.removeprefix(stem)}") if out is None else out
-    _, target_extension, packing = _split(target)
-    check(target.resolve() != path.resolve(), "out", str(out), "another file than the input")
-    unpacked, written = (target.with_name(f".{target.name}.{os.getpid()}.{part}") for part in ("in", "out"))
-    scan, _, options = _FORMATS[extension]
+    return _known(path)
+
+
+def _known(path: Path) -> DataFile:
     try:
-        source = _unpack(path, unpacked)
-        if extension == ".jsonl":
-            _check_surrogates(path, source)
-        frame = step(scan(source, **options))
-        sink = getattr(frame, _FORMATS[target_extension][1])
-        if packing is None:
-            sink(written)
+        return data_file(path)
+    except DataError:
+        check(False, "file", str(path), KNOWN, "convert it, or pass a Polars frame")
+        raise
+
+
+def _format(source: DataFile, columns: Sequence[str] | None, format: str) -> tuple[str, DataError | None]:  # noqa: A002
+    """The format of pairs or candidates of the rows, or why there is none; not asked where columns are named."""
+    if columns is not None:
+        check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
+        check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
+        check(format == "auto", "format", format, "left out where columns are named", "leave out one of the two")
+        return "", None
+    try:
+        return open_source([source.path], format=format, kind=("preferences", "candidates")).format, None
+    except DataError as error:
+        if format != "auto":
+            raise
+        return "", error
+
+
+def _same(frame: pl.LazyFrame) -> pl.LazyFrame:
+    return frame
+
+
+def _scan(path: Path, form: TextFile) -> pl.LazyFrame:
+    if form.layout == "csv":
+        return pl.scan_csv(path, infer_schema=False, separator=form.delimiter)  # all columns stay the strings they are
+    return pl.scan_ndjson(path, infer_schema_length=None)
+
+
+def _scan_typed(source: DataFile, unpacked: Path) -> pl.LazyFrame:
+    if source.container == "parquet":
+        return pl.scan_parquet(source.path)
+    with source.path.open("rb") as file:
+        if file.read(6) == b"ARROW1":
+            return pl.scan_ipc(source.path)
+    with (
+        readable(source.name, source.suffix),
+        arrow_reader(source) as reader,  # Arrow's stream form, as a file
+        pa.ipc.new_file(str(unpacked), reader.schema) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch)
+    return pl.scan_ipc(unpacked)
+
+
+def _convert(path: Path, frame: pl.LazyFrame, step: Step, target: DataFile, parts: Sequence[Path]) -> Path:
+    """The frame after `step` as a file of the target's kind."""
+    made, packed = parts[1:]
+    array = target.suffix == ".json"
+    check(not array, "out", str(target.path), "no .json file here", "write .jsonl, which every reader takes")
+    try:
+        frame = step(frame)
+        if target.container == "parquet":
+            frame.sink_parquet(made)
+        elif target.container == "arrow":
+            frame.sink_ipc(made)
+        elif target.container == "csv":
+            frame.sink_csv(made, separator="\t" if target.suffix == ".tsv" else ",")
         else:
-            with pa.CompressedOutputStream(str(written), packing) as stream:
-                sink(stream)
-        written.replace(target)
+            frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
         remedy = "it may be damaged, or its rows too unlike for one table"
-        raise DataError(f"{path} cannot be made {target}: {str(error).splitlines()[0]}; {remedy}") from error
-    finally:
-        for temporary in (unpacked, written):
-            temporary.unlink(missing_ok=True)
-    return target
+        raise DataError(f"{path} cannot be made {target.path}: {str(error).splitlines()[0]}; {remedy}") from error
+    if target.suffix == ".arrows":
+        with pa.memory_map(str(made)) as file:
+            reader = pa.ipc.open_file(file)
+            with pa.ipc.new_stream(str(packed), reader.schema) as writer:
+                for index in range(reader.num_record_batches):
+                    writer.write_batch(reader.get_batch(index))
+        return packed
+    if target.compression:
+        with made.open("rb") as file, _writer(packed, target.compression) as stream:
+            shutil.copyfileobj(file, stream, 1 << 20)
+        return packed
+    return made
 
 
-def _split(file: Path) -> tuple[str, str, str | None]:
-    """(stem, extension, compression) of a file's name. ConfigError where it is none that we read and write."""
-    packing = _COMPRESSIONS.get(file.suffix)
-    bare = file.with_suffix("") if packing else file
-    known = bare.suffix in ((".jsonl", ".csv") if packing else _FORMATS)
-    rule = f"one of {', '.join(_FORMATS)}, or .jsonl or .csv with .gz or .zst"
-    check(known, "file", str(file), rule, "convert it, or pass a Polars frame")
-    return bare.stem, bare.suffix, packing
-
-
-def _check_surrogates(path: Path, lines: Path) -> None:
-    """DataError for half a surrogate pair: Polars would read it as a NUL character."""
-    with lines.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if b"\\ud" not in line and b"\\uD" not in line:
-                continue
-            with suppress(json.JSONDecodeError, UnicodeDecodeError):  # which Polars refuses
-                row = json.loads(line)
-                try:
-                    json.dumps(row, ensure_ascii=False).encode()
-                except UnicodeEncodeError:
-                    raise DataError(
-                        f"{path}, line {number}: half a surrogate pair (an escape \\ud800 to \\udfff) stands in it; "
-                        "replace the escape by the whole character or by \\ufffd"
-                    ) from None
-
-
-def _unpack(path: Path, unpacked: Path) -> Path:
-    packing = _COMPRESSIONS.get(path.suffix)
-    if packing is None:
-        return path
-    source: AbstractContextManager[Any] = pa.CompressedInputStream(pa.OSFile(str(path)), packing)
-    try:
-        with source as stream, unpacked.open("wb") as file:
-            shutil.copyfileobj(stream, file, 1 << 20)
-    except OSError as error:
-        raise DataError(f"{path}: broken {packing} file ({error})") from None
-    return unpacked
+@contextmanager
+def _writer(path: Path, compression: str | None) -> Iterator[Any]:
+    if compression is None:
+        stream: Any = path.open("wb")
+    elif compression == "xz":
+        stream = lzma.open(path, "wb")  # noqa: SIM115  (closed below)
+    else:
+        stream = pa.CompressedOutputStream(str(path), compression)
+    with stream:
+        yield stream

@@ -6,7 +6,7 @@ Columns cross to Rust as Arrow, never as Python lists.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import Column, apply, numbers
-from pyprefopt.errors import DataError, check, did_you_mean
+from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
 Rounding = Literal["half_up", "floor", "ceil"]
 Method = Literal["top_k", "threshold", "random"]
@@ -24,6 +24,7 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 ROUNDINGS = ("half_up", "floor", "ceil")
 METHODS = ("top_k", "threshold", "random")
+_UNUSED = {"top_k": ("seed",), "threshold": ("seed", "rounding"), "random": ()}
 _SIDES = {"chosen": 0, "rejected": 1, "prompt": 254}
 _SELECTED = pl.List(pl.Boolean)
 
@@ -53,6 +54,7 @@ def top_k_mask(
     """
     _check_rule(rounding, minimum, excluded_ids, ids is not None)
     _check_ratio("ratio", ratio)
+    _check_largest(largest)
     settings = {"method": "top_k", "sides": [(ratio, largest)], "rounding": rounding, "minimum": minimum}
     return _by_scores("top_k_mask", scores, mask, ids, excluded_ids, settings)
 
@@ -74,6 +76,7 @@ def threshold_mask(
     """
     _check_rule("half_up", minimum, excluded_ids, ids is not None)
     _check_threshold("threshold", threshold)
+    _check_largest(largest)
     settings = {"method": "threshold", "sides": [(threshold, largest)], "rounding": "half_up", "minimum": minimum}
     return _by_scores("threshold_mask", scores, mask, ids, excluded_ids, settings)
 
@@ -117,16 +120,17 @@ def select_tokens(
     rejected_ratio: float | None = None,
     chosen_threshold: float | None = None,
     rejected_threshold: float | None = None,
-    rounding: Rounding = "half_up",
+    rounding: Rounding | None = None,
     minimum: int = 1,
     excluded_ids: Sequence[int] = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Frame:
     """Add `selected` (list<bool>) to a segments frame: the tokens in `mask` that `method` takes of each response.
 
     top_k: the highest scores of chosen, the lowest of rejected responses, `chosen_ratio` and `rejected_ratio` of them.
     threshold: chosen tokens with a score >= `chosen_threshold`, rejected ones with a score <= `rejected_threshold`.
     random: the number of tokens that top_k takes, by chance (`seed`, row and segment decide; no scores are needed).
+    `rounding` (None: half_up) goes with a ratio, `seed` (None: 0) with random; elsewhere they are refused.
     A ratio or threshold of None keeps all candidates of that side. Prompts get null. Numbers, ties, `minimum` and
     `excluded_ids` (looked up in `ids`) as in `top_k_mask`. The result does not depend on threads, chunks or the engine.
 
@@ -134,6 +138,11 @@ def select_tokens(
     ConfigError for settings that the method does not use.
     """
     sides = _sides(method, (chosen_ratio, rejected_ratio), (chosen_threshold, rejected_threshold))
+    remedies = {"rounding": "there is no ratio to round", "seed": "choose method='random', or leave seed out"}
+    for name, value in (("rounding", rounding), ("seed", seed)):
+        unused = value is not None and name in _UNUSED[method]
+        check(not unused, name, value, f"left out with method {method!r}", remedies[name])
+    rounding, seed = rounding or "half_up", 0 if seed is None else seed
     _check_rule(rounding, minimum, excluded_ids)
     _check_seed(seed)
     names: list[str] = ["mask", "segment"] if method == "random" else ["scores", "mask"]
@@ -162,6 +171,11 @@ def select_top_k(
         frame, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio, rounding=rounding, minimum=minimum,
         excluded_ids=excluded_ids,
     )  # fmt: skip
+
+
+def used_settings(method: Method, **settings: Any) -> dict[str, Any]:
+    """Settings of `select_tokens` without those that `method` does not use, which it refuses."""
+    return {"method": method} | {name: value for name, value in settings.items() if name not in _UNUSED[method]}
 
 
 def _by_scores(
@@ -201,7 +215,12 @@ def _random(
 
 
 def _ids(ids: pl.Series | None) -> pl.Series | None:
-    return ids if ids is None else ids.cast(pl.List(pl.UInt32))
+    if ids is None:
+        return None
+    try:
+        return ids.cast(pl.List(pl.UInt32))
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"ids must be lists of UInt32, got {ids.dtype}: {error}") from None
 
 
 def _run(name: str, scores: pl.Series | None, options: dict[str, Any]) -> pl.Series:
@@ -251,21 +270,33 @@ def _sides(
 
 
 def _check_ratio(name: str, ratio: float) -> None:
+    check_number(name, ratio, remedy="in (0, 1]; the paper uses 0.3 or 0.5")
     check(0 < ratio <= 1, name, ratio, "in (0, 1]", "the paper uses 0.3 or 0.5")
 
 
 def _check_threshold(name: str, threshold: float) -> None:
+    check_number(name, threshold)
     check(not math.isnan(threshold), name, threshold, "a number")
 
 
 def _check_seed(seed: int) -> None:
+    check_number("seed", seed, whole=True)
     check(0 <= seed < 1 << 64, "seed", seed, "in [0, 2^64)")
+
+
+def _check_largest(largest: bool) -> None:
+    check(isinstance(largest, bool), "largest", largest, "True or False")
 
 
 def _check_rule(rounding: str, minimum: int, excluded_ids: Sequence[int], has_ids: bool | None = None) -> None:
     """`has_ids`: whether ids were given along; None where they come with the frame."""
     check(rounding in ROUNDINGS, "rounding", rounding, "'half_up', 'floor' or 'ceil'")
+    check_number("minimum", minimum, whole=True)
     check(minimum >= 0, "minimum", minimum, ">= 0", "usual 1; 0 lets a list go without a selected token")
+    listed = isinstance(excluded_ids, Iterable) and not isinstance(excluded_ids, str)
+    check(listed, "excluded_ids", excluded_ids, "a list of token ids")
+    for token in excluded_ids:
+        check_number("excluded_ids", token, whole=True)
     bad = [token for token in excluded_ids if not 0 <= token < 1 << 24]
     check(not bad, "excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
     given = has_ids is None or has_ids == bool(excluded_ids)

@@ -50,6 +50,11 @@ class ShardedTable:
                 f"{directory}/{atomic.MANIFEST} says kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
+        if not are_shards(manifest.get("shards")):
+            raise ArtifactError(
+                f"{directory}/{atomic.MANIFEST} is damaged: its shards are not what was written; delete the folder and "
+                "make it again"
+            )
         paths = [_present(directory, shard) for shard in manifest["shards"]]
         return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest)
 
@@ -175,6 +180,15 @@ def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:
         "fingerprint": _combine([shard["sha256"] for shard in shards]),
         "lines": sum(shard["lines"] for shard in shards),
     }
+
+
+def are_shards(shards: Any) -> bool:
+    """Whether this is a list of records as `write_shard` gives them."""
+    kinds = {"file": str, "bytes": int, "sha256": str, "lines": int}
+    return isinstance(shards, list) and all(
+        isinstance(shard, dict) and all(isinstance(shard.get(name), kind) for name, kind in kinds.items())
+        for shard in shards
+    )
 
 
 def _present(directory: Path, shard: Shard) -> Path:

@@ -104,6 +104,11 @@ def _source(
         check(special_tokens is None, "special_tokens", special_tokens, rule)
         return chat_template.chat_template, chat_template.special_tokens
     named = isinstance(chat_template, Path) or chat_template in SHIPPED
+    if not named and "{" not in str(chat_template):  # a literal text for every chat: a name that is misspelt
+        raise ConfigError(
+            f"chat_template must be a template's source (which holds a {{), a Path to a Jinja file, a Tokenizer, or "
+            f"one of {', '.join(SHIPPED)}, got {chat_template!r}{did_you_mean(str(chat_template), SHIPPED)}"
+        )
     return read_chat_template(chat_template) if named else str(chat_template), special_tokens or {}
 
 

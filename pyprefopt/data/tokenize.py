@@ -15,7 +15,7 @@ from pyprefopt.data.rejects import raise_for
 from pyprefopt.data.sources import open_source
 from pyprefopt.data.tables import to_table
 from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, load_tokenizer
-from pyprefopt.errors import DataError, check, did_you_mean
+from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
 
@@ -157,6 +157,8 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
     """Raise ConfigError where a budget or a choice breaks its rule."""
     for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
+        if limit is not None:
+            check_number(name, limit, whole=True)
         check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
     for name, value, kind in (("prompt_overflow", prompt_overflow, PromptOverflow), ("boundary", boundary, Boundary)):
         check(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))

@@ -26,7 +26,7 @@ from pyprefopt.data.template import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, check
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -168,6 +168,7 @@ def load_tokenizer(
     eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
+    check(isinstance(path, str | Path), "tokenizer", path, "a folder, a tokenizer.json or a hub name")
     source = resolve(path)
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import polars as pl
 
 from pyprefopt.data import _native
-from pyprefopt.data.columns import Column, apply
+from pyprefopt.data.columns import Column, apply, as_frame
 from pyprefopt.data.cuts import (
     NO_TOKENIZER,
     CutEnd,
@@ -39,20 +39,22 @@ def truncate(
     length: int | None = None,
     tokens: int | None = None,
     unit: Unit = "tokens",
-    rounding: Rounding = "ceil",
-    ratio_base: RatioBase = "own",
+    rounding: Rounding | None = None,
+    ratio_base: RatioBase | None = None,
     cut_end: CutEnd = "none",
     tokenizer: Tokenizer | str | Path | None = None,
     columns: Sequence[str] | None = None,
     out: str | Path | None = None,
+    format: str = "auto",  # noqa: A002
 ) -> Source:
     """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
 
     unit: `tokens` (`tokens=128` is short for `length=128`), `characters` (Unicode's), `words` or `sentences` (UAX #29:
     a word holds a letter or digit, each Chinese character is one; a sentence more than white space). A text is cut
     after its last unit kept, so what remains is a prefix of it, byte for byte. At least one unit is kept.
-    ratio: in (0, 1], of the response's own units (`ratio_base="own"`) or of those of the row's shortest response
-    (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`.
+    ratio: in (0, 1], of the response's own units (`ratio_base="own"`, the default) or of those of the row's shortest
+    response (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`, `ceil`
+    (the default) or `floor`. Both are refused without a ratio.
 
     Text (DataFrame, LazyFrame; an Arrow table, DuckDB relation or `datasets` set gives a PyArrow table): `columns` are
     strings or list<message> (the last message's content is cut), or lists of either (candidates); default: `chosen` and
@@ -62,9 +64,11 @@ def truncate(
     no end of turn is written: with `cut_end="template"` it stays as it was, and the template ends the turn.
     Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
     `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
-    ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is not used.
-    Path (.parquet, .jsonl, .csv, .arrow, .feather, .jsonl.gz, …): written to `out`, or beside it as
-    `<stem>.truncated<suffix>`; the written path comes back.
+    ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is refused.
+    Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
+    pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
+    or beside it as `<stem>.truncated<suffix>`; the written path comes back. In JSON files every other field stays as it
+    is written, in CSV files every other cell. The books of pairs are always those of `chosen` and `rejected`.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
@@ -76,14 +80,16 @@ def truncate(
     if isinstance(what, str | Path):
         from pyprefopt.data.rewrite import rewrite
 
-        return type(what)(rewrite(Path(what), None if out is None else Path(out), step, suffix="truncated"))
+        target = None if out is None else Path(out)
+        return type(what)(rewrite(Path(what), target, rule=rule, tokenizer=tokenizer, columns=columns, format=format))
+    check(format == "auto", "format", format, "left out for a frame", "it has columns: name those to cut, columns=(…)")
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)
     table = what.with_format("arrow")[:] if hasattr(what, "with_format") else what  # a `datasets` set
     if not hasattr(table, "__arrow_c_stream__"):
         raise DataError(f"truncate takes a Polars frame, an Arrow table or a path, got {type(what).__name__}")
-    return step(pl.DataFrame(table)).to_arrow()
+    return step(as_frame(table)).to_arrow()
 
 
 def truncate_column(
@@ -93,7 +99,7 @@ def truncate_column(
     length: int | None = None,
     tokens: int | None = None,
     unit: Unit = "tokens",
-    rounding: Rounding = "ceil",
+    rounding: Rounding | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     mask: Column | None = None,
 ) -> Column:
@@ -105,6 +111,7 @@ def truncate_column(
     if tokens is not None:
         check(length is None and unit == "tokens", "tokens", tokens, "given without length, for unit 'tokens'")
     rule = Rule(ratio, tokens if length is None else length, unit, rounding)
+    rule.check_tokenizer(tokenizer)
     opened = None if tokenizer is None else counter(tokenizer)
     return apply(partial(_cut_column, rule=rule, tokenizer=opened), [column, mask], None)
 
@@ -120,6 +127,7 @@ def _cut_column(
     if not isinstance(column.dtype, pl.List):
         raise DataError(f"truncate: column '{column.name}' must hold lists or texts, got {column.dtype}")
     check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for lists", "characters, words, sentences are of text")
+    check(tokenizer is None, "tokenizer", "one", "left out for lists", "their entries are the tokens")
     if mask is None:
         lengths = column.list.len().fill_null(0).to_numpy()
         kept = pl.Series("kept", _native.kept_units(lengths, **rule.cut))

@@ -17,7 +17,7 @@ from typing import Any
 from pyprefopt.data import atomic
 from pyprefopt.data.blocks import PreparedBlock
 from pyprefopt.data.locks import LOCK
-from pyprefopt.data.shards import Shard, shard_name, shards_manifest, write_shard
+from pyprefopt.data.shards import Shard, are_shards, shard_name, shards_manifest, write_shard
 from pyprefopt.errors import ArtifactError
 
 WORK, REJECTED, TOKENIZER = ".work", "rejected.jsonl", "tokenizer"
@@ -45,10 +45,14 @@ class Workspace:
             )
 
     def finished(self) -> dict[str, Any] | None:
-        """The manifest, if the folder is finished."""
+        """The manifest, if the folder is finished; an empty one where it is damaged."""
         if not (self.directory / atomic.MANIFEST).exists():
             return None
-        return atomic.read_manifest(self.directory)
+        try:
+            manifest = atomic.read_manifest(self.directory)
+        except ArtifactError:
+            return {}
+        return manifest if _is_sound(manifest) else {}
 
     def check_shards(self, manifest: dict[str, Any]) -> None:
         """ArtifactError where a shard is missing, or its bytes are not those that were written."""
@@ -62,9 +66,14 @@ class Workspace:
     def claim(self, key: str, *, overwrite: bool = False) -> None:
         """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
 
-        ArtifactError where a finished folder of another key is there, unless `overwrite`.
+        ArtifactError where a finished folder of another key, or a damaged one, is there, unless `overwrite`.
         """
         manifest = self.finished()
+        if manifest == {} and not overwrite:
+            raise ArtifactError(
+                f"{self.directory / atomic.MANIFEST} is damaged: it is not what prepare wrote; make the folder again: "
+                "overwrite=True (--overwrite), or choose another folder"
+            )
         if manifest is not None and not overwrite:
             raise ArtifactError(
                 f"{self.directory} was made from another input, tokenizer or settings; choose another folder, or "
@@ -152,6 +161,12 @@ class Workspace:
 
     def _rejects(self, index: int) -> Path:
         return self.work / f"{index:05d}.rejected"
+
+
+def _is_sound(manifest: dict[str, Any]) -> bool:
+    """Whether what is read of a manifest has the types that it was written with."""
+    kinds = {"key": str, "rows_in": int, "rows": int, "shards": list, "rejected": dict, "settings": dict}
+    return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and are_shards(manifest["shards"])
 
 
 def _is_shard(name: str) -> bool:

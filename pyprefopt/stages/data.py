@@ -238,7 +238,9 @@ class Intake:
         from pyprefopt.data.truncate import truncate
 
         rule = self.config.truncation
-        return truncate(segments, **asdict(rule), tokenizer=self.tokenizer) if rule.active else segments
+        unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
+        given = {name: value for name, value in asdict(rule).items() if name not in unused}
+        return truncate(segments, **given, tokenizer=self.tokenizer) if rule.active else segments
 
     def settle(self, directory: Path) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
@@ -251,7 +253,7 @@ class Intake:
             target.unlink(missing_ok=True)  # of earlier data
             return
         if self.config.on_error == "raise":
-            raise_for(rejects, self.rows_in, command=skip_command())
+            raise_for(rejects, self.rows_in, command=skip_command(), recorded="rejected.jsonl")
         write_rejected(target, rejects)
         logger.warning("%d of %d rows are bad and were left out; reasons in %s", rejects.height, self.rows_in, target)
 

@@ -92,7 +92,7 @@ class Training:
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
         return StepLoader(
-            Packer(store, layout=config.layout, **columns),
+            Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"), **columns),
             groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,

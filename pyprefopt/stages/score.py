@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.data.loader import StepLoader
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.select import select_tokens
+from pyprefopt.data.select import select_tokens, used_settings
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import DataError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
@@ -57,7 +57,7 @@ def build_logps(
 
 def _score_share(config: RunConfig, store: SegmentStore, model: LogpsModel, title: str) -> dict[str, np.ndarray]:
     """This rank's log-probs: which lines of the segments, how many tokens each, the values one after another."""
-    packer = Packer(store, layout=config.layout)
+    packer = Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"))
     loader = StepLoader(
         packer,
         num_groups=store.num_rows,
@@ -131,6 +131,7 @@ def build_selection(
     import polars as pl
 
     facts: dict[str, Any] = {}
+    settings = used_settings(**asdict(rule), seed=seed)
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         table = store.table
@@ -138,7 +139,7 @@ def build_selection(
             table = table.append_column("scores", ValueStore.open(scores.directory / split).check(store).values)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-        selected = select_tokens(frame, **asdict(rule), seed=seed)["selected"]
+        selected = select_tokens(frame, **settings)["selected"]
         ValueStore.write(directory / split, store, selected, key="selection")
         if split == "train":
             facts = _selection_facts(store, _flat(directory / split), data.directory / "train_planted")

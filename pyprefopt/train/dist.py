@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from pyprefopt.data.locks import LOCK, FolderLock
 from pyprefopt.errors import ArtifactError, TrainingError, check
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def wait_for_manifest(directory: str | Path, key: str, poll: float = 0.5) -> dic
         time.sleep(poll)
 
 
-class RunLock:
+class RunLock(FolderLock):
     """Holds `output_dir/.lock` (`.lock-R` on rank R) as long as the process lives: no second run, no orphaned worker.
 
     >>> with RunLock("runs/sepo"):  # doctest: +SKIP
@@ -142,29 +141,7 @@ class RunLock:
     """
 
     def __init__(self, output_dir: str | Path) -> None:
-        self.path = Path(output_dir) / (".lock" if is_main() else f".lock-{rank()}")
-        self._file: TextIO | None = None
-
-    def __enter__(self) -> RunLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise ArtifactError(
-                f"{self.path} is held by {holder}: another run, or a worker left over from one, uses this directory; "
-                "wait for it, end it, or choose another --output_dir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        self._file = file
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()  # gives the lock back; the file stays, so that no two processes lock different inodes
-            self._file = None
+        remedy = (
+            "that is another run, or a worker left over from one: wait for it, end it, or choose another --output_dir"
+        )
+        super().__init__(output_dir, name=LOCK if is_main() else f"{LOCK}-{rank()}", remedy=remedy)

@@ -71,3 +71,9 @@ def test_offsets_of_different_lengths_are_told():
     spans, starts, ends = columns([([(0, 1)], [(0, 1), (1, 2)])])
     with pytest.raises(DataError, match="equal lengths"):
         spans_to_mask(spans, starts, ends.list.head(1))
+
+
+def test_columns_of_other_types_are_told():
+    numbers = pl.Series([[1.0]])
+    with pytest.raises(DataError, match=r"spans must be lists of \{start, end\}.*got spans List\(Float64\)"):
+        spans_to_mask(numbers, numbers, numbers)

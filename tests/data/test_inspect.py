@@ -102,5 +102,5 @@ def test_histograms_have_round_ranges_and_cover_everything():
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("{}\n")
-    with pytest.raises(ArtifactError, match="not a finished artifact"):
+    with pytest.raises(ArtifactError, match="must be a prepared folder, but it is a file; make one"):
         inspect(tmp_path / "pairs.jsonl")

@@ -204,6 +204,8 @@ def test_a_dummy_batch_gives_every_method_a_loss_of_zero(method):
         ({"global_batch_size": 0}, "global_batch_size must be > 0"),
         ({"rank": 2, "world_size": 2}, "rank must be in"),
         ({"seed": -1}, "seed must be in"),
+        ({"seed": "1"}, "seed must be a whole number, got .1."),
+        ({"global_batch_size": 1.5}, "global_batch_size must be a whole number, got 1.5"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -185,6 +185,14 @@ def test_lengths_that_cannot_be_packed_are_named(lengths, message):
 
 
 def test_the_bounds_of_a_bin_are_checked():
+    for bounds, name in (
+        ((1.5,), "max_tokens"),
+        (("10",), "max_tokens"),
+        ((None,), "max_tokens"),
+        ((9, 1.5), "max_groups"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number, got"):
+            pack_lengths([1], *bounds)
     for bounds in ((0,), (10, 0), (2**63,), (10, 2**63)):
         with pytest.raises(ConfigError, match="must be > 0 and below"):
             pack_lengths([1], *bounds)
@@ -205,7 +213,10 @@ def test_all_responses_of_a_prompt_share_a_micro_batch(layout):
 
 def test_a_group_larger_than_the_budget_is_named():
     packer = Packer(store(pairs(3)))
-    message = r"row 2: prompt and responses take \d+ tokens in one micro-batch, more than the budget of 12; raise"
+    message = (
+        r"row 2: prompt and responses take \d+ tokens in one micro-batch, more than the budget of 12; "
+        r"raise max_tokens, or lower the max_tokens of data.tokenize$"
+    )
     with pytest.raises(DataError, match=message):
         packer.pack(np.array([2]), max_tokens=12)
     with pytest.raises(DataError, match="groups must be indices from 0 to 2, got 3"):

@@ -387,3 +387,22 @@ def test_killed_at_any_step_and_given_again_is_byte_identical(tmp_path, tokenize
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * stride > 25
+
+
+@pytest.mark.parametrize("damage", ["cut", "[]", "types", "shards"])
+def test_a_damaged_manifest_is_made_again_on_request(tmp_path, tokenizer, damage):
+    pairs = tmp_path / "p.jsonl"
+    pairs.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    manifest = tmp_path / "out/manifest.json"
+    run(str(pairs), tokenizer, tmp_path / "out")
+    whole = manifest.read_bytes()
+    facts = json.loads(whole)
+    wrong = {"types": {**facts, "rejected": 5}, "shards": {**facts, "shards": [{"file": 1}]}}.get(damage)
+    manifest.write_bytes(json.dumps(wrong).encode() if wrong else {"cut": whole[:99], "[]": b"[]"}[damage])
+    if damage != "types":
+        with pytest.raises(ArtifactError, match=r"manifest\.json"):
+            SegmentStore.open(tmp_path / "out")
+    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*overwrite=True \(--overwrite\)"):
+        run(str(pairs), tokenizer, tmp_path / "out")
+    run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
+    assert manifest.read_bytes() == whole

@@ -381,3 +381,14 @@ def test_sharegpt(language):
         expected = [(names[turn["from"]], turn["value"]) for turn in source[row]["conversations"]]
         assert [(m["role"], m["content"]) for m in prompts[row]] == expected
         assert result.frame["chosen"][row][0]["content"] == source[row]["chosen"]["value"]
+
+
+def test_a_path_for_rejects_that_are_raised_is_refused(tmp_path):
+    for read in (read_preferences, read_instructions):
+        with pytest.raises(ConfigError, match="rejected_path must be left out with on_error 'raise', got 'x'"):
+            read(tmp_path / "absent.jsonl", rejected_path="x")
+
+
+def test_a_format_of_another_type_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"format must be auto or one of .*got 5"):
+        read_preferences(pl.DataFrame({"prompt": ["a"]}), format=5)

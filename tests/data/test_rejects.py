@@ -7,6 +7,7 @@ import json
 import polars as pl
 import pytest
 
+from pyprefopt.data.read import read_preferences
 from pyprefopt.data.rejects import REJECTS, count_rejects, no_rejects, raise_for, write_rejected
 from pyprefopt.errors import DataError
 
@@ -37,8 +38,17 @@ def test_the_report_counts_by_reason_and_shows_the_first_of_each():
 
 
 def test_without_a_command_the_report_names_the_setting():
-    with pytest.raises(DataError, match=r"--on_error skip\)"):
+    with pytest.raises(DataError, match=r"\(each is then recorded in rejected.jsonl\):\n.*--on_error skip\)$"):
+        raise_for(rejects(["x"]), 1, recorded="rejected.jsonl")
+
+
+def test_in_memory_no_file_is_promised():
+    with pytest.raises(DataError, match=r"Mend the rows, or drop them:\n  on_error='skip'$"):
         raise_for(rejects(["x"]), 1)
+    frame = pl.DataFrame({"prompt": ["q", "q"], "chosen": ["a", "a"], "rejected": ["", "b"]})
+    with pytest.raises(DataError) as caught:
+        read_preferences(frame)
+    assert "rejected.jsonl" not in str(caught.value)
 
 
 def test_rejects_are_recorded_as_json_lines(tmp_path):

@@ -176,7 +176,9 @@ def test_segments_agree_with_the_twin(lists, method, ratio, limit, rounding, dat
     frame = frame.with_columns(row=pl.Series(rows, dtype=pl.UInt64), ids=pl.Series(ids, dtype=pl.List(pl.UInt32)))
     amounts = {"rejected_threshold": limit} if method == "threshold" else {"chosen_ratio": ratio}
     rule = {"minimum": data.draw(st.integers(0, 2))}
-    got = select_tokens(frame, method=method, **amounts, **rule, rounding=rounding, excluded_ids=[2, 3], seed=9)
+    settings = amounts | rule | {"method": method, "excluded_ids": [2, 3]}
+    settings |= {"top_k": {"rounding": rounding}, "random": {"rounding": rounding, "seed": 9}}.get(method, {})
+    got = select_tokens(frame, **settings)
 
     def expected(at, kind, score, mask, token_ids):
         if kind == "prompt":
@@ -191,7 +193,7 @@ def test_segments_agree_with_the_twin(lists, method, ratio, limit, rounding, dat
 
     wanted = [expected(at, *line) for at, line in enumerate(zip(kinds, scores, masks, ids, strict=True))]
     assert got["selected"].to_list() == wanted
-    lazy = select_tokens(frame.lazy(), method=method, **amounts, **rule, rounding=rounding, excluded_ids=[2, 3], seed=9)
+    lazy = select_tokens(frame.lazy(), **settings)
     assert lazy.collect(engine="streaming").equals(got)
 
 
@@ -209,9 +211,17 @@ def test_chance_needs_no_scores():
         ({"method": "threshold", "chosen_ratio": 0.3}, "chosen_ratio and rejected_ratio must be left out with method"),
         ({"method": "random", "chosen_threshold": 0.3}, "rejected_threshold must be left out with method 'random'"),
         ({"method": "threshold", "chosen_threshold": math.nan}, "chosen_threshold must be a number, got nan"),
+        ({"seed": 1}, "seed must be left out with method 'top_k', got 1; choose method='random'"),
+        ({"method": "threshold", "chosen_threshold": 1, "rounding": "floor"}, "rounding must be left out with method"),
+        ({"chosen_ratio": "0.5"}, r"chosen_ratio must be a number, got '0.5'; in \(0, 1\]"),
+        ({"method": "threshold", "chosen_threshold": "1"}, "chosen_threshold must be a number, got '1'"),
+        ({"method": "random", "chosen_ratio": 0.3, "seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"minimum": 1.5}, "minimum must be a whole number, got 1.5"),
+        ({"excluded_ids": ["a"]}, "excluded_ids must be a whole number, got 'a'"),
+        ({"excluded_ids": 5}, "excluded_ids must be a list of token ids, got 5"),
         ({"minimum": -1}, "minimum must be >= 0, got -1"),
         ({"excluded_ids": [-1]}, r"excluded_ids must be token ids, .* got \[-1\]"),
-        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
+        ({"method": "random", "chosen_ratio": 0.3, "seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
     ],
 )
 def test_settings_of_select_tokens(settings, message):
@@ -227,6 +237,15 @@ def test_ids_and_lengths_are_checked():
         top_k_mask(scores, 0.3, ids=scores)
     with pytest.raises(DataError, match="row 1: ids has 2 entries for 1 scores"):
         top_k_mask(scores, 0.3, ids=pl.Series([[1], [1, 2]]), excluded_ids=[1])
+    for kind in (pa.list_view(pa.float32()), pa.large_list_view(pa.float32())):
+        with pytest.raises(DataError, match=r"a column of Arrow type .*list_view.* cannot be read .*cast it"):
+            top_k_mask(pa.array([[1.0]], kind), 0.3)
+    with pytest.raises(ConfigError, match="ratio must be a number, got None"):
+        top_k_mask(scores, None)
+    with pytest.raises(ConfigError, match="largest must be True or False, got 'no'"):
+        top_k_mask(scores, 0.3, largest="no")
+    with pytest.raises(DataError, match=r"ids must be lists of UInt32, got .*String"):
+        top_k_mask(scores, 0.3, ids=pl.Series([["a"], ["b"]]), excluded_ids=[1])
     with pytest.raises(ConfigError, match="rows must be given for expressions"):
         random_mask(pl.col("ids"), 0.3, seed=0)
     with pytest.raises(DataError, match="lengths must be >= 0, got -1"):

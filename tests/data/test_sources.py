@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pyprefopt.data import _native, sources
 from pyprefopt.data.read import read_preferences, scan_preferences
 from pyprefopt.data.sources import open_source, parse_block
+from pyprefopt.data.truncate import truncate
 from pyprefopt.errors import ConfigError, DataError
 
 ROWS = [{"prompt": f'Hi {i}\n"é" 😀, x', "chosen": f"Hello {i}.", "rejected": "No.\r\n", "id": i} for i in range(5)]
@@ -603,3 +604,28 @@ def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:whole])
     with pytest.raises(DataError, match="end-of-stream"):
         read_preferences(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("a.jsonl", "", r"a.jsonl: .* line 1: the byte at column 31 \(0xe9\) is not UTF-8; convert .* iconv -f latin1"),
+        (
+            "b.jsonl",
+            '{"prompt": "q", "chosen": "a", "rejected": "b"}\n',
+            r"b.jsonl, row 1: .* line 2: .* 31 \(0xe9\) .* iconv",
+        ),
+        (
+            "c.csv",
+            "prompt,chosen,rejected\nq,a,b\nq,caf\xe9,b",
+            r"c.csv: row 1, line 3: byte 3 \(0xe9\) of cell 1 .* iconv",
+        ),
+    ],
+)
+def test_latin1_is_told_with_its_remedy(tmp_path, name, head, message):
+    row = '{"prompt": "q", "chosen": "caf\xe9", "rejected": "b"}\n' if name.endswith("l") else ""
+    (tmp_path / name).write_bytes((head + row).encode("latin1"))
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        read_preferences(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}, line \d: byte .* of the line \(0xe9\) is not UTF-8; .* iconv"):
+        truncate(tmp_path / name, length=1, unit="words")

@@ -305,3 +305,11 @@ def test_a_key_that_is_none_counts_as_absent():
 def test_a_template_that_is_none_is_a_config_error():
     with pytest.raises(ConfigError, match="chat_template must be"):
         apply_chat_template([{"role": "user", "content": "a"}], None)
+
+
+def test_a_misspelt_name_is_no_template():
+    chat = [{"role": "user", "content": "a"}]
+    for name, near in (("chatmll", "; did you mean 'chatml'"), ("llamma3", "")):
+        with pytest.raises(ConfigError, match=rf"chat_template must be .* one of plain, chatml, got '{name}'{near}"):
+            apply_chat_template(chat, name)
+    assert apply_chat_template(chat, "{{ messages[0].content }}") == "a"

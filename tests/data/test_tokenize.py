@@ -475,6 +475,8 @@ def test_wrong_frames_are_told(toy):
         tokenize(frame.drop("row"), toy)
     with pytest.raises(DataError, match="no column 'rejected'"):
         tokenize(frame.drop("rejected"), toy)
+    with pytest.raises(ConfigError, match="max_tokens must be a whole number, got '5'"):
+        tokenize(preferences(("a", "b", "c")), None, max_tokens="5")
     with pytest.raises(ConfigError, match="max_tokens must be at least 1"):
         tokenize(frame, toy, max_tokens=0)
     with pytest.raises(ConfigError, match="on_error"):

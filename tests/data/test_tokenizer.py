@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from pyprefopt import data
 from pyprefopt.data import _native
 from pyprefopt.data.tokenizer import load_tokenizer
+from pyprefopt.errors import ConfigError
 from tests.data.frames import REAL_TOKENIZERS, SHARED, needs_shared
 
 CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -429,3 +430,8 @@ def test_ids_do_not_depend_on_threads_or_on_what_was_encoded_before():
             check=True,
         )
         assert json.loads(run.stdout) == first
+
+
+def test_a_path_of_another_type_is_told():
+    with pytest.raises(ConfigError, match=r"tokenizer must be a folder, a tokenizer.json or a hub name, got 5"):
+        load_tokenizer(5)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyprefopt.data.tokenize import load_tokenizer, tokenize
-from pyprefopt.data.truncate import truncate
+from pyprefopt.data.truncate import truncate, truncate_column
 from pyprefopt.errors import ConfigError, DataError
 from tests.data.frames import MESSAGES, SHARED, alpaca, byte_tokenizer, chat, needs_shared, preferences
 from tests.reference import cutting
@@ -39,10 +39,16 @@ amounts = st.one_of(
 roundings = st.sampled_from(["ceil", "floor"])
 
 
+def rounded(ratio, rounding):
+    """`rounding=` where a ratio is rounded."""
+    return {} if ratio is None else {"rounding": rounding}
+
+
 def texts(unit, **sizes):
     """Text of the characters that the twin knows; for characters, any text."""
     alphabet = {"words": cutting.WORD_CLASSES, "sentences": cutting.SENTENCE_CLASSES}.get(unit)
-    return st.text(**sizes) if alphabet is None else st.text(sorted(alphabet), **sizes)
+    drawn = st.text(**sizes) if alphabet is None else st.text(sorted(alphabet), **sizes)
+    return drawn.filter(lambda text: not text.startswith("\n\nHuman:"))  # transcripts are refused
 
 
 @pytest.mark.parametrize("unit", ["characters", "words", "sentences"])
@@ -52,7 +58,7 @@ def test_units_equal_the_twin(unit, data, amount, rounding):
     text = data.draw(texts(unit, max_size=15 if unit == "characters" else 40))
     ratio, length = amount
     frame = pl.DataFrame({"chosen": [text]})
-    out = truncate(frame, ratio=ratio, length=length, unit=unit, rounding=rounding, columns=["chosen"])
+    out = truncate(frame, ratio=ratio, length=length, unit=unit, columns=["chosen"], **rounded(ratio, rounding))
     expected, cut = cutting.cut_text(text, unit, ratio, length, rounding)
     assert text.startswith(expected)
     assert out.to_dicts() == [{"chosen": expected, "chosen_cut": cut, "chosen_complete": cut == 0}]
@@ -84,11 +90,11 @@ def test_the_shortest_response_can_be_the_base(unit, data, percent, rounding):
 
 
 @settings(max_examples=80, deadline=None)
-@given(text=st.text(min_size=1, max_size=10), amount=amounts, rounding=roundings)
+@given(text=texts("tokens", min_size=1, max_size=10), amount=amounts, rounding=roundings)
 def test_tokens_keep_whole_characters(byte_file, toy, text, amount, rounding):
     ratio, tokens = amount
     frame = pl.DataFrame({"chosen": [text]})
-    out = truncate(frame, ratio=ratio, tokens=tokens, rounding=rounding, tokenizer=toy, columns=["chosen"])
+    out = truncate(frame, ratio=ratio, tokens=tokens, tokenizer=toy, columns=["chosen"], **rounded(ratio, rounding))
     result = out["chosen"][0]
     library = tokenizers.Tokenizer.from_file(str(byte_file))
     length = len(library.encode(text).ids)
@@ -291,7 +297,7 @@ def test_packed_text_files(tmp_path, kind, packing):
 def test_a_cut_gzip_file_is_told(tmp_path):
     packed = gzip.compress(b'{"chosen": "abcd"}\n' * 20000)
     (tmp_path / "pairs.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"pairs.jsonl.gz: broken gzip file"):
+    with pytest.raises(DataError, match=r"pairs.jsonl.gz cannot be read as .jsonl \(gzip\): .*cut short"):
         truncate(tmp_path / "pairs.jsonl.gz", length=2, unit="characters", columns=["chosen"])
     members = gzip.compress(b'{"chosen": "abcd"}\n') + gzip.compress(b'{"chosen": "efgh"}\n')
     (tmp_path / "two.jsonl.gz").write_bytes(members)
@@ -347,6 +353,18 @@ def test_files_come_back_as_files(tmp_path, suffix):
         ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; write length=1"),
         ({"length": 1, "unit": "lines"}, "unit must be one of tokens, characters, words, sentences, got 'lines'"),
         ({"tokens": 1, "rounding": "half_up"}, "rounding must be one of ceil, floor"),
+        ({"tokens": 1, "rounding": "ceil"}, "rounding must be left out without ratio, got 'ceil'; only a ratio"),
+        (
+            {"length": 1, "unit": "words", "tokenizer": "t"},
+            "tokenizer must be left out with unit 'words', got 't'; leave",
+        ),
+        ({"ratio": "0.5"}, "ratio must be a number, got '0.5'"),
+        ({"length": 1.5}, "length must be a whole number, got 1.5"),
+        ({"length": 1, "unit": "words", "columns": 5}, "columns must be the names of the columns to cut, got 5"),
+        (
+            {"length": 1, "tokenizer": 5},
+            "tokenizer must be a path, a hub name or what data.load_tokenizer gives, got 5",
+        ),
         ({"tokens": 1, "ratio_base": "shared_min"}, "ratio_base must be left out without ratio"),
         ({"ratio": 0.5, "ratio_base": "min"}, "ratio_base must be one of own, shared_min"),
         ({"ratio": 0.5, "cut_end": "bos"}, "cut_end must be one of none, eos, template"),
@@ -360,7 +378,7 @@ def test_contradictions_are_refused(options, message):
         truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), **options)
 
 
-def test_wrong_columns_and_files_are_told(tmp_path):
+def test_wrong_columns_and_files_are_told(tmp_path, toy):
     frame = pl.DataFrame({"chosen": ["a"], "number": [1]})
     with pytest.raises(DataError, match="no column 'rejected'"):
         truncate(frame, length=1, unit="characters")
@@ -369,12 +387,19 @@ def test_wrong_columns_and_files_are_told(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         truncate(tmp_path / "absent.parquet", length=1, unit="characters")
     (tmp_path / "pairs.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"one of \.parquet, \.jsonl"):
+    with pytest.raises(ConfigError, match=r"file must be \.jsonl, \.json, \.csv"):
         truncate(tmp_path / "pairs.txt", length=1, unit="characters")
     frame.write_csv(tmp_path / "p.csv")
     with pytest.raises(ConfigError, match="another file than the input"):
         truncate(tmp_path / "p.csv", length=1, unit="characters", out=tmp_path / "p.csv")
     segments = pl.DataFrame({"ids": [[1, 2]], "mask": [[True, True]], "starts": [[0]]})
+    with pytest.raises(ConfigError, match="columns must be left out for a frame of token ids"):
+        truncate(segments, length=1, columns=["ids"])
+    with pytest.raises(ConfigError, match="tokenizer must be left out for lists"):
+        truncate_column(segments["ids"], length=1, tokenizer=toy)
+    views = pa.table({"chosen": pa.array([["a"]], pa.list_view(pa.string())), "rejected": ["b"]})
+    with pytest.raises(DataError, match=r"the table cannot be read .*cast the column"):
+        truncate(views, length=1, unit="words")
     with pytest.raises(ConfigError, match="unit must be 'tokens'"):
         truncate(segments, length=1, unit="characters")
 
@@ -402,7 +427,7 @@ def test_half_a_surrogate_pair_in_a_file_is_refused(tmp_path):
     path.write_text(
         '{"chosen": "a \\\\ud800", "rejected": "b \\ud83d\\ude00"}\n{"chosen": "a \\ud800", "rejected": "b"}\n'
     )
-    with pytest.raises(DataError, match="line 2: half a surrogate pair"):
+    with pytest.raises(DataError, match="line 2, field 'chosen': half a surrogate pair"):
         truncate(path, length=1, unit="words")
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
 

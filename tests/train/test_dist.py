@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from pyprefopt.data.locks import FolderLock
 from pyprefopt.errors import ArtifactError, ConfigError, TrainingError
 from pyprefopt.train import dist
 
@@ -56,7 +57,10 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(ArtifactError, match=rf"held by process {holder.pid} on .*--output_dir"), dist.RunLock(tmp_path):
+    with (
+        pytest.raises(ArtifactError, match=rf"is being written by process {holder.pid} on .*--output_dir"),
+        dist.RunLock(tmp_path),
+    ):
         pass
     holder.kill()  # a kill gives the lock back as well
     holder.communicate()
@@ -92,3 +96,8 @@ def test_the_deepspeed_command_is_found_behind_its_launcher():
     for name, expected in (("deepspeed.launcher.launch", os.getpid()), ("something.else", None)):
         run = subprocess.run([sys.executable, "-c", launch, name], capture_output=True, text=True, check=True)
         assert run.stdout.split() == [str(expected)]
+
+
+def test_a_runs_lock_is_the_folders_lock(tmp_path):
+    with dist.RunLock(tmp_path), pytest.raises(ArtifactError, match="being written"), FolderLock(tmp_path):
+        pass

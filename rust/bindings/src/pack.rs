@@ -94,8 +94,7 @@ impl Packer {
         let mut bins = fit(&costs, max_tokens, max_groups, |item| Error::Row {
             row: self.rows[groups[item] as usize] as usize,
             message: format!(
-                "prompt and responses take {} tokens in one micro-batch, more than the budget of {max_tokens}; raise \
-                 max_tokens_per_batch or lower max_tokens",
+                "prompt and responses take {} tokens in one micro-batch, more than the budget of {max_tokens}",
                 costs[item]
             ),
         })?;

@@ -4,6 +4,7 @@ use memchr::{memchr, memchr2};
 use serde_json::value::RawValue;
 
 use super::Rows;
+use super::json::ICONV;
 use super::message::{chat, message};
 use crate::reject::shorten;
 use crate::{Error, Result};
@@ -51,10 +52,15 @@ impl Csv {
         }
         let cells = cells
             .into_iter()
-            .map(|cell| {
-                String::from_utf8(cell).map_err(|_| {
+            .enumerate()
+            .map(|(column, cell)| {
+                String::from_utf8(cell).map_err(|error| {
+                    let at = error.utf8_error().valid_up_to();
                     Error::Argument(format!(
-                        "line {line}: the record is not UTF-8; save the file as UTF-8"
+                        "row {}, line {line}: byte {at} (0x{:02x}) of cell {column} is not UTF-8; convert it to UTF-8: \
+                         {ICONV}",
+                        self.records,
+                        error.as_bytes()[at]
                     ))
                 })
             })

@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 
 use crate::reject::{Reject, shorten};
 
+/// What helps against bytes that are not UTF-8.
+pub const ICONV: &str =
+    "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
 
@@ -158,24 +161,27 @@ pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Fields<'a> {
     /// The row's object, or a `broken_json` reject with the column.
     pub fn of_row(row: &'a [u8]) -> Result<Self, Reject> {
-        let broken = |value: String, rule: String| Reject {
+        let broken = |value: String, rule: String, remedy| Reject {
             reason: "broken_json",
             field: String::new(),
             value,
             rule,
-            remedy: "mend the line, or drop it",
+            remedy,
         };
         let text = std::str::from_utf8(row).map_err(|error| {
+            let at = error.valid_up_to();
             let rule = format!(
-                "a row must be UTF-8; the byte at column {} is not",
-                error.valid_up_to() + 1
+                "a row must be UTF-8; the byte at column {} (0x{:02x}) is not",
+                at + 1,
+                row[at]
             );
-            broken(shorten(&String::from_utf8_lossy(row)), rule)
+            broken(shorten(&String::from_utf8_lossy(row)), rule, ICONV)
         })?;
         serde_json::from_str(text).map_err(|error| {
             broken(
                 shorten(text),
                 format!("a row must be one JSON object; {}", describe(&error)),
+                "mend the line, or drop it",
             )
         })
     }
@@ -355,6 +361,11 @@ mod tests {
         let reject = Fields::of_row(b"{\"a\": \"\xff\"}")
             .err()
             .expect("a reject");
-        assert!(reject.rule.ends_with("column 8 is not"), "{}", reject.rule);
+        assert!(
+            reject.rule.ends_with("column 8 (0xff) is not"),
+            "{}",
+            reject.rule
+        );
+        assert_eq!(reject.remedy, ICONV);
     }
 }
