@@ -13,52 +13,59 @@ use rayon::prelude::*;
 use crate::columns::{Strings, chunked, list_array, list_of};
 use crate::error::to_py;
 
-/// Text of one task, in bytes: enough to be worth a task, and several tasks for each thread.
+/// Text of one task, in bytes: enough to be worth a task, and several tasks for each thread; least and usual.
+const SMALL_TASK_BYTES: usize = 16 << 10;
 const TASK_BYTES: usize = 128 << 10;
-/// Most tasks of a chunk, which becomes as many chunks.
+/// Tasks of a chunk, which becomes as many chunks: those that small tasks are made for, and the most.
+const TASKS: usize = 16;
 const MOST_TASKS: usize = 256;
+/// Bytes of a token; fewer than is usual, so that the room for a task's ids seldom has to grow.
+const TOKEN_BYTES: usize = 4;
 /// Texts of a column, and bytes of each, on which the engine is proved.
 const PROVED_TEXTS: usize = 8;
 const PROVED_BYTES: usize = 256;
 
 /// Ids of every text; a null is taken as an empty text. The lists come in chunks that only the texts decide on.
 pub fn encode_column(encoder: &Encoder, chunks: &[ArrayRef]) -> PyResult<PyChunkedArray> {
-    let mut lists = Vec::new();
+    let mut tasks = Vec::new();
     for chunk in chunks {
         let texts = Strings::new("texts", chunk)?;
-        let one = |rows: Range<usize>| encode_rows(encoder, texts, rows);
-        let tasks = tasks(texts, chunk.len());
-        lists.extend(
-            tasks
-                .into_par_iter()
-                .map(one)
-                .collect::<PyResult<Vec<_>>>()?,
-        );
+        let rows = groups(texts, chunk.len());
+        tasks.extend(rows.into_iter().map(|rows| (texts, rows)));
     }
+    let one = |(texts, rows)| encode_rows(encoder, texts, rows);
+    let lists = tasks.into_par_iter().map(one);
+    let lists = lists.collect::<PyResult<Vec<_>>>()?;
     chunked(lists, list_of(DataType::UInt32))
 }
 
 /// Rows in groups of about the same number of bytes.
-fn tasks(texts: Strings, rows: usize) -> Vec<Range<usize>> {
-    let bytes = |row: usize| texts.get(row).map_or(0, str::len);
-    let total: usize = (0..rows).map(bytes).sum();
-    let most = TASK_BYTES.max(total / MOST_TASKS);
-    let (mut tasks, mut start, mut size) = (Vec::new(), 0, 0);
+fn groups(texts: Strings, rows: usize) -> Vec<Range<usize>> {
+    let total: usize = (0..rows).map(|row| size(texts, row)).sum();
+    let least = (total / TASKS).clamp(SMALL_TASK_BYTES, TASK_BYTES);
+    let most = least.max(total / MOST_TASKS);
+    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
     for row in 0..rows {
-        size += bytes(row);
-        if size >= most {
-            tasks.push(start..row + 1);
-            (start, size) = (row + 1, 0);
+        bytes += size(texts, row);
+        if bytes >= most {
+            groups.push(start..row + 1);
+            (start, bytes) = (row + 1, 0);
         }
     }
     if start < rows {
-        tasks.push(start..rows);
+        groups.push(start..rows);
     }
-    tasks
+    groups
+}
+
+fn size(texts: Strings, row: usize) -> usize {
+    texts.get(row).map_or(0, str::len)
 }
 
 fn encode_rows(encoder: &Encoder, texts: Strings, rows: Range<usize>) -> PyResult<ArrayRef> {
-    let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(rows.len()));
+    let bytes: usize = rows.clone().map(|row| size(texts, row)).sum();
+    let mut ids = Vec::with_capacity(bytes / TOKEN_BYTES);
+    let mut lengths = Vec::with_capacity(rows.len());
     for row in rows {
         let before = ids.len();
         encoder

@@ -150,20 +150,23 @@ impl Packer {
     }
 }
 
-/// Best-fit decreasing, with errors in words; `too_large` is about an item by its number.
-fn fit(
-    costs: &[usize],
+/// Best-fit decreasing, with errors in words; `misfit` is about an item by its number.
+fn fit<C: Copy>(
+    costs: &[C],
     max_tokens: usize,
     max_groups: Option<usize>,
-    too_large: impl FnOnce(usize) -> Error,
-) -> Result<Bins> {
+    misfit: impl FnOnce(usize) -> Error,
+) -> Result<Bins>
+where
+    usize: TryFrom<C>,
+{
     if max_tokens == 0 || max_groups == Some(0) {
         return Err(Error::Argument(
             "max_tokens and max_groups must be > 0, got 0".into(),
         ));
     }
-    pack::best_fit_decreasing(costs, max_tokens, max_groups).map_err(|misfit| match misfit {
-        Misfit::Item(item) => too_large(item),
+    pack::best_fit_decreasing(costs, max_tokens, max_groups).map_err(|error| match error {
+        Misfit::Item(item) => misfit(item),
         Misfit::Capacity => Error::Argument(format!(
             "max_tokens must be at most {MAX_CAPACITY}, got {max_tokens}"
         )),
@@ -182,17 +185,15 @@ fn pack_lengths<'py>(
     let lengths = lengths.as_slice()?;
     let bins = py
         .detach(|| {
-            let costs = lengths.iter().enumerate().map(|(item, &length)| {
-                usize::try_from(length).map_err(|_| {
-                    Error::Argument(format!("lengths[{item}] must be >= 0, got {length}"))
-                })
-            });
-            let costs = costs.collect::<Result<Vec<_>>>()?;
-            fit(&costs, max_tokens, max_groups, |item| {
-                let length = costs[item];
-                Error::Argument(format!(
-                    "lengths[{item}] must be at most max_tokens = {max_tokens}, got {length}; cut it or raise max_tokens"
-                ))
+            fit(lengths, max_tokens, max_groups, |item| {
+                let rule = match lengths.iter().position(|length| *length < 0) {
+                    Some(item) => format!("lengths[{item}] must be >= 0, got {}", lengths[item]),
+                    None => format!(
+                        "lengths[{item}] must be at most max_tokens = {max_tokens}, got {}; cut it or raise max_tokens",
+                        lengths[item]
+                    ),
+                };
+                Error::Argument(rule)
             })
         })
         .map_err(to_py)?;

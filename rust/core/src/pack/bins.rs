@@ -14,7 +14,7 @@ pub const MAX_CAPACITY: usize = 1 << 26;
 /// Why items cannot be packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misfit {
-    /// This item, the first such one, is larger than the capacity.
+    /// This item, the first such one, is larger than the capacity, or negative.
     Item(usize),
     /// Capacity and items together are larger than [`MAX_CAPACITY`], or there are 2³² items or more.
     Capacity,
@@ -31,51 +31,88 @@ pub enum Misfit {
 /// let bins = best_fit_decreasing(&[4, 7, 3, 5], 10, None).unwrap();
 /// assert_eq!((bins.offsets, bins.items), (vec![0, 2, 4], vec![1, 2, 0, 3]));
 /// assert_eq!(best_fit_decreasing(&[4, 11], 10, None), Err(Misfit::Item(1)));
+/// assert_eq!(best_fit_decreasing(&[4, 3, -1], 10, None), Err(Misfit::Item(2)));
 /// ```
-pub fn best_fit_decreasing(
-    costs: &[usize],
+pub fn best_fit_decreasing<C: Copy>(
+    costs: &[C],
     capacity: usize,
     max_items: Option<usize>,
-) -> std::result::Result<Bins, Misfit> {
-    if let Some(item) = costs.iter().position(|&cost| cost > capacity) {
-        return Err(Misfit::Item(item));
+) -> std::result::Result<Bins, Misfit>
+where
+    usize: TryFrom<C>,
+{
+    let (mut largest, mut sum) = (0, 0usize);
+    for (item, &cost) in costs.iter().enumerate() {
+        let cost = usize::try_from(cost).ok().filter(|&cost| cost <= capacity);
+        let cost = cost.ok_or(Misfit::Item(item))?;
+        largest = largest.max(cost);
+        sum = sum.saturating_add(cost);
     }
-    // More room than all items take changes nothing.
-    let capacity = capacity.min(costs.iter().fold(0, |sum, &cost| sum.saturating_add(cost)));
+    let capacity = capacity.min(sum); // more room than all items take changes nothing
     if capacity > MAX_CAPACITY || u32::try_from(costs.len()).is_err() {
         return Err(Misfit::Capacity);
     }
-    let mut rooms = Rooms::new(capacity);
-    let mut bin_of = vec![0u32; costs.len()];
-    let mut sizes: Vec<u32> = Vec::new();
-    for item in by_falling_cost(costs) {
-        let cost = costs[item as usize];
-        let (bin, room) = rooms.take(cost).unwrap_or_else(|| {
-            sizes.push(0);
-            (sizes.len() - 1, capacity)
-        });
-        bin_of[item as usize] = bin as u32;
-        sizes[bin] += 1;
-        if max_items.is_none_or(|limit| (sizes[bin] as usize) < limit) {
-            rooms.put(bin, room - cost);
+    let costs = || {
+        let checked = |&cost: &C| usize::try_from(cost).unwrap_or(0);
+        costs.iter().map(checked)
+    };
+    let mut counts = vec![0u32; largest + 1];
+    costs().for_each(|cost| counts[cost] += 1);
+    let limit = max_items.map_or(u32::MAX, |limit| limit.clamp(1, u32::MAX as usize) as u32);
+    let (bin_at, sizes) = place(&mut counts, costs().len(), capacity as u32, limit);
+    Ok(Bins::collect(costs(), counts, &bin_at, sizes))
+}
+
+/// The bin of each item, where items stand by falling cost, and the items of each bin. Items of a cost need no names
+/// here: `counts` says how many there are of each, and is made to say where they begin.
+fn place(counts: &mut [u32], items: usize, capacity: u32, limit: u32) -> (Vec<u32>, Vec<u32>) {
+    let mut rooms = Rooms::new(capacity as usize);
+    let (mut bin_at, mut sizes) = (Vec::with_capacity(items), Vec::new());
+    for (cost, count) in counts.iter_mut().enumerate().rev() {
+        let cost = cost as u32;
+        let mut left = std::mem::replace(count, bin_at.len() as u32);
+        while left > 0 {
+            let (bin, mut room) = rooms.take(cost).unwrap_or_else(|| {
+                sizes.push(0);
+                (sizes.len() as u32 - 1, capacity)
+            });
+            let size = &mut sizes[bin as usize];
+            // With less room the bin is still the one with the least that suffices: it goes on until it is full.
+            while left > 0 && room >= cost && *size < limit {
+                bin_at.push(bin);
+                *size += 1;
+                left -= 1;
+                room -= cost;
+            }
+            if *size < limit {
+                rooms.put(bin, room);
+            }
         }
     }
-    Ok(Bins::collect(&bin_of, &sizes))
+    (bin_at, sizes)
 }
 
 impl Bins {
-    fn collect(bin_of: &[u32], sizes: &[u32]) -> Self {
-        let mut offsets = vec![0];
-        offsets.extend(sizes.iter().scan(0, |end, &size| {
-            *end += i64::from(size);
-            Some(*end)
-        }));
-        let mut next = offsets.clone();
-        let mut items = vec![0; bin_of.len()];
-        for (item, &bin) in bin_of.iter().enumerate() {
-            let place = &mut next[bin as usize];
-            items[*place as usize] = item as i64;
-            *place += 1;
+    /// `bin_at` as `place` gives it, `next` where the items of each cost begin in it.
+    fn collect(
+        costs: impl Iterator<Item = usize>,
+        mut next: Vec<u32>,
+        bin_at: &[u32],
+        sizes: Vec<u32>,
+    ) -> Self {
+        let (mut offsets, mut ends, mut end) = (vec![0], sizes, 0);
+        offsets.reserve_exact(ends.len());
+        for size in &mut ends {
+            (*size, end) = (end, end + *size);
+            offsets.push(i64::from(end));
+        }
+        let mut items = vec![0; bin_at.len()];
+        for (item, cost) in (0..).zip(costs) {
+            let at = &mut next[cost];
+            let end = &mut ends[bin_at[*at as usize] as usize];
+            items[*end as usize] = item;
+            *at += 1;
+            *end += 1;
         }
         Self { offsets, items }
     }
@@ -86,25 +123,6 @@ impl Bins {
             .windows(2)
             .map(|ends| &self.items[ends[0] as usize..ends[1] as usize])
     }
-}
-
-/// Item indices by falling cost, ties in order: a counting sort.
-fn by_falling_cost(costs: &[usize]) -> Vec<u32> {
-    let largest = costs.iter().copied().max().unwrap_or(0);
-    let mut next = vec![0u32; largest + 2];
-    for &cost in costs {
-        next[largest - cost + 1] += 1;
-    }
-    for i in 1..next.len() {
-        next[i] += next[i - 1];
-    }
-    let mut order = vec![0; costs.len()];
-    for (item, &cost) in (0..).zip(costs) {
-        let place = &mut next[largest - cost];
-        order[*place as usize] = item;
-        *place += 1;
-    }
-    order
 }
 
 const NONE: u32 = u32::MAX;
@@ -128,27 +146,28 @@ impl Rooms {
         }
     }
 
-    fn put(&mut self, bin: usize, room: usize) {
-        if self.below.len() <= bin {
-            self.below.resize(bin + 1, NONE);
+    fn put(&mut self, bin: u32, room: u32) {
+        let (at, room) = (bin as usize, room as usize);
+        if self.below.len() <= at {
+            self.below.resize(at + 1, NONE);
         }
-        self.below[bin] = std::mem::replace(&mut self.top[room], bin as u32);
+        self.below[at] = std::mem::replace(&mut self.top[room], bin);
         self.words[room / 64] |= 1 << (room % 64);
         self.summary[room / 4096] |= 1 << (room / 64 % 64);
     }
 
     /// Take out the bin with the least room of at least `cost`, with its room.
-    fn take(&mut self, cost: usize) -> Option<(usize, usize)> {
-        let room = self.least(cost)?;
-        let bin = self.top[room] as usize;
-        self.top[room] = self.below[bin];
+    fn take(&mut self, cost: u32) -> Option<(u32, u32)> {
+        let room = self.least(cost as usize)?;
+        let bin = self.top[room];
+        self.top[room] = self.below[bin as usize];
         if self.top[room] == NONE {
             self.words[room / 64] &= !(1 << (room % 64));
             if self.words[room / 64] == 0 {
                 self.summary[room / 4096] &= !(1 << (room / 64 % 64));
             }
         }
-        Some((bin, room))
+        Some((bin, room as u32))
     }
 
     fn least(&self, cost: usize) -> Option<usize> {

@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
@@ -236,22 +237,17 @@ impl Encoder {
     /// Compare the fast engine with the reference on `texts`; on a difference the reference takes over for good.
     pub fn prove(&self, texts: &[&str]) -> Option<Mismatch> {
         let engine = self.fast()?;
-        let (mut fast, mut reference) = (Encoded::default(), Encoded::default());
-        for (index, text) in texts.iter().enumerate() {
-            fast.clear();
-            reference.clear();
+        let difference = |(index, text): (usize, &&str)| {
+            let (mut fast, mut reference) = (Encoded::default(), Encoded::default());
             let encoded = engine.encode(text, 0, true, &mut fast.ids, Some(&mut fast.offsets));
-            if encoded.is_err()
-                || self.encode_reference(text, &mut reference).is_err()
-                || fast == reference
-            {
-                continue; // the engine leaves the text to the reference, or the reference leaves it to nobody
-            }
-            let mismatch = Mismatch::between(index, &fast, &reference);
-            let reason = format!("the fast engine differs from tokenizers: {mismatch}");
-            return self.why.set(reason).is_ok().then_some(mismatch);
-        }
-        None
+            let settled = encoded.is_ok() && self.encode_reference(text, &mut reference).is_ok();
+            // Else the engine leaves the text to the reference, or the reference leaves it to nobody.
+            (settled && fast != reference).then(|| Mismatch::between(index, &fast, &reference))
+        };
+        let texts = texts.par_iter().enumerate();
+        let mismatch = texts.find_map_first(difference)?;
+        let reason = format!("the fast engine differs from tokenizers: {mismatch}");
+        self.why.set(reason).is_ok().then_some(mismatch)
     }
 }
 

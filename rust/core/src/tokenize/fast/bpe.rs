@@ -6,20 +6,26 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// A pair that does not merge.
 const NONE: u64 = u64::MAX;
-/// Longest word, in symbols, whose merges are found by looking at all pairs.
-const SCANNED: usize = 128;
+/// Longest word, in symbols, whose merges are found by looking at all pairs: the bits of a word.
+const SCANNED: usize = 64;
 
-/// Merges by their pair: an open table of (pair, rank and new id).
+/// Bits of the filter for each slot, as a power of two.
+const FINER: u32 = 2;
+
+/// Merges by their pair: an open table of (pair, rank and new id). Many pairs that are asked for do not merge, which the
+/// filter tells of most of them: it has a bit for each hash, and is small enough to stay near the processor.
 pub struct Pairs {
     slots: Vec<[u64; 2]>,
+    filter: Vec<u64>,
     shift: u32,
 }
 
 impl Pairs {
     pub fn new(count: usize) -> Self {
-        let size = (2 * count).next_power_of_two().max(16);
+        let size = (2 * count).next_power_of_two().max(64);
         Self {
             slots: vec![[NONE, NONE]; size],
+            filter: vec![0; (size << FINER) / 64],
             shift: 64 - size.trailing_zeros(),
         }
     }
@@ -27,14 +33,17 @@ impl Pairs {
     /// The last merge of a pair counts.
     pub fn insert(&mut self, left: u32, right: u32, rank: u32, id: u32) {
         let key = u64::from(left) << 32 | u64::from(right);
-        let at = self.slot(key);
+        let hash = hash(key);
+        let bit = hash >> (self.shift - FINER);
+        self.filter[bit as usize / 64] |= 1 << (bit % 64);
+        let at = self.slot(key, hash);
         self.slots[at] = [key, u64::from(rank) << 32 | u64::from(id)];
     }
 
     #[inline]
-    fn slot(&self, key: u64) -> usize {
+    fn slot(&self, key: u64, hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize;
+        let mut at = (hash >> self.shift) as usize;
         while self.slots[at & mask][0] != key && self.slots[at & mask][0] != NONE {
             at += 1;
         }
@@ -44,7 +53,13 @@ impl Pairs {
     /// Rank and new id, or `NONE`.
     #[inline]
     fn get(&self, left: u32, right: u32) -> u64 {
-        self.slots[self.slot(u64::from(left) << 32 | u64::from(right))][1]
+        let key = u64::from(left) << 32 | u64::from(right);
+        let hash = hash(key);
+        let bit = hash >> (self.shift - FINER);
+        if self.filter[bit as usize / 64] >> (bit % 64) & 1 == 0 {
+            return NONE;
+        }
+        self.slots[self.slot(key, hash)][1]
     }
 
     /// Merge the symbols of a word in place.
@@ -56,29 +71,49 @@ impl Pairs {
         }
     }
 
+    /// Symbols stay where they are; `live` has a bit for each that begins a part of the word.
     fn merge_short(&self, symbols: &mut Vec<u32>, merges: &mut Vec<u64>) {
         merges.clear();
         merges.extend(symbols.windows(2).map(|pair| self.get(pair[0], pair[1])));
+        let none = (SCANNED - symbols.len()) as u32;
+        let mut live = u64::MAX.checked_shr(none).unwrap_or(0);
         loop {
             let (mut best, mut at) = (NONE, 0);
             for (index, &merge) in merges.iter().enumerate() {
-                if merge < best {
-                    (best, at) = (merge, index);
-                }
+                (best, at) = if merge < best {
+                    (merge, index)
+                } else {
+                    (best, at)
+                };
             }
             if best == NONE {
-                return;
+                break;
             }
+            let behind = live & u64::MAX << at << 1;
+            let gone = behind.trailing_zeros() as usize;
+            live &= !(1 << gone);
             symbols[at] = best as u32;
-            symbols.remove(at + 1);
-            merges.remove(at);
-            if at > 0 {
-                merges[at - 1] = self.get(symbols[at - 1], symbols[at]);
+            if let Some(merge) = merges.get_mut(gone) {
+                *merge = NONE;
             }
-            if at + 1 < symbols.len() {
-                merges[at] = self.get(symbols[at], symbols[at + 1]);
+            let next = (behind & (behind - 1)).trailing_zeros() as usize;
+            merges[at] = match symbols.get(next) {
+                Some(&right) => self.get(symbols[at], right),
+                None => NONE,
+            };
+            let before = live & !(u64::MAX << at);
+            if before != 0 {
+                let left = before.ilog2() as usize;
+                merges[left] = self.get(symbols[left], symbols[at]);
             }
         }
+        let mut count = 0;
+        while live != 0 {
+            symbols[count] = symbols[live.trailing_zeros() as usize];
+            live &= live - 1;
+            count += 1;
+        }
+        symbols.truncate(count);
     }
 
     fn merge_long(&self, symbols: &mut Vec<u32>) {
@@ -119,6 +154,11 @@ impl Pairs {
     }
 }
 
+#[inline]
+fn hash(key: u64) -> u64 {
+    key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// Buffers of the merging, reused from word to word.
 #[derive(Default)]
 pub struct Scratch {
@@ -157,3 +197,39 @@ impl Hasher for Quick {
 }
 
 pub type QuickMap<K, V> = HashMap<K, V, BuildHasherDefault<Quick>>;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Symbols 0 to 3, and one for each merge of two that were there before.
+        #[test]
+        fn short_and_long_words_merge_as_one_pair_after_another_does(
+            made in prop::collection::vec((0usize..40, 0usize..40), 0..40), word in prop::collection::vec(0u32..4, 0..=SCANNED),
+        ) {
+            let mut pairs = Pairs::new(made.len());
+            let mut ranks: Vec<((u32, u32), u32)> = Vec::new();
+            for (rank, &(left, right)) in made.iter().enumerate() {
+                let known = 4 + rank;
+                let pair = ((left % known) as u32, (right % known) as u32);
+                pairs.insert(pair.0, pair.1, rank as u32, known as u32);
+                ranks.retain(|(other, _)| *other != pair);
+                ranks.push((pair, known as u32));
+            }
+            let mut slow = word.clone();
+            let find = |slow: &[u32], pair| slow.windows(2).position(|two| (two[0], two[1]) == pair);
+            while let Some((at, id)) = ranks.iter().find_map(|&(pair, id)| Some((find(&slow, pair)?, id))) {
+                slow.splice(at..at + 2, [id]);
+            }
+            let mut long = word.clone();
+            pairs.merge_long(&mut long);
+            let mut short = Scratch { symbols: word, merges: Vec::new() };
+            pairs.merge(&mut short);
+            prop_assert_eq!(&short.symbols, &slow);
+            prop_assert_eq!(&long, &slow);
+        }
+    }
+}

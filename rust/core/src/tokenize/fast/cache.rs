@@ -23,6 +23,11 @@ const POOL: usize = 1 << 20;
 pub trait Words {
     /// Ids of the whole of `word` into `scratch.symbols`; false where only the reference knows them.
     fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool;
+
+    /// The one id of a word of this key, where that is known without a look at its bytes.
+    fn token(&self, _key: [u64; 2]) -> Option<u32> {
+        None
+    }
 }
 
 pub struct Cache {
@@ -140,30 +145,42 @@ impl Cache {
                 ];
                 return out.extend_four(ids, count as usize);
             }
+            if slot[1] == 0 {
+                break; // a word stands in the first of its slots that was free
+            }
         }
         self.learn(words, &text[start..end], [low, high], out);
     }
 
     #[inline(never)]
-    fn learn(&mut self, words: &impl Words, word: &[u8], [low, high]: [u64; 2], out: &mut Out) {
+    fn learn(&mut self, words: &impl Words, word: &[u8], key: [u64; 2], out: &mut Out) {
+        if let Some(id) = words.token(key) {
+            out.push(id);
+            return self.keep(key, [u64::from(id), 1 << 60]);
+        }
         if !words.split(word, &mut self.scratch) {
             self.unknown = true;
             return;
         }
         let count = self.scratch.symbols.len();
         out.extend(&self.scratch.symbols);
-        let (first, second) = if count <= INLINE {
+        let ids = if count <= INLINE {
             let id = |at: usize| u64::from(self.scratch.symbols.get(at).copied().unwrap_or(0));
-            (
+            [
                 id(0) | id(1) << 32,
                 id(2) | id(3) << 32 | (count as u64) << 60,
-            )
+            ]
         } else {
             self.make_room(count);
             let at = self.ids.len();
             self.ids.extend_from_slice(&self.scratch.symbols);
-            (at as u64 | (count as u64) << 32, POOLED << 60)
+            [at as u64 | (count as u64) << 32, POOLED << 60]
         };
+        self.keep(key, ids);
+    }
+
+    /// Write a slot, in the place of another one where all are taken.
+    fn keep(&mut self, [low, high]: [u64; 2], [first, second]: [u64; 2]) {
         let home = home(low, high);
         let free = (0..WAYS).find(|way| self.short[(home ^ way) % SLOTS][1] == 0);
         self.turn = self.turn.wrapping_add(1);
@@ -212,7 +229,7 @@ impl Cache {
 
 /// Up to 15 bytes and their number.
 #[inline(always)]
-fn key(text: &[u8], start: usize, length: usize) -> [u64; 2] {
+pub fn key(text: &[u8], start: usize, length: usize) -> [u64; 2] {
     let wide = if let Some(window) = text[start..].first_chunk::<16>() {
         u128::from_le_bytes(*window)
     } else {
@@ -241,7 +258,7 @@ const fn masks() -> [[u64; 2]; 16] {
 }
 
 #[inline(always)]
-fn home(low: u64, high: u64) -> usize {
+pub fn home(low: u64, high: u64) -> usize {
     let mixed = u128::from(low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(high ^ 0xc2b2_ae3d_27d4_eb4f);
     (mixed as u64 ^ (mixed >> 64) as u64) as usize
 }

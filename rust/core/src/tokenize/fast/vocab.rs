@@ -3,17 +3,20 @@
 use super::bpe::{Pairs, QuickMap, Scratch};
 use super::cache::Words;
 use super::file::Model;
+use super::whole::Whole;
 
 /// Ids must fit the cache's slots.
 const MOST_IDS: usize = 1 << 24;
+/// The characters that stand for bytes are below this one.
+const LETTERS: usize = 324;
 /// A byte without a token: words with it are left to `tokenizers`.
 const MISSING: u32 = u32::MAX;
 
 pub struct ByteBpe {
     pairs: Pairs,
     bytes: [u32; 256],
-    lengths: Vec<u32>,               // bytes of each id's token
-    whole: QuickMap<Box<[u8]>, u32>, // words that are tokens, found without merging
+    lengths: Vec<u32>, // bytes of each id's token
+    whole: Whole,
 }
 
 impl ByteBpe {
@@ -26,22 +29,46 @@ impl ByteBpe {
             let id = ids.get(&*letter.encode_utf8(&mut buffer));
             bytes[byte] = id.copied().unwrap_or(MISSING);
         }
-        let mut model_of_bytes = Self {
+        let mut bpe = Self {
             pairs: pairs(model, &ids)?,
             bytes,
             lengths,
-            whole: QuickMap::default(),
+            whole: Whole::new(0),
         };
-        let mut whole = whole(model, &letters);
-        if !model.ignore_merges.unwrap_or(false) {
-            // A token is found whole only where the merges lead to it, too.
-            let mut scratch = Scratch::default();
-            whole.retain(|word, id| {
-                model_of_bytes.split(word, &mut scratch) && scratch.symbols == [*id]
-            });
+        bpe.whole = bpe.whole(model, &letters);
+        Ok(bpe)
+    }
+
+    /// The tokens that a word can be. Those with a character that stands for no byte can be none; and unless the model
+    /// says so, a token is found whole only where the merges lead to it, too.
+    fn whole(&self, model: &Model, letters: &[char; 256]) -> Whole {
+        let merged = !model.ignore_merges.unwrap_or(false);
+        let mut values = [None; LETTERS];
+        for (letter, byte) in letters.iter().zip(0..=255u8) {
+            values[*letter as usize] = Some(byte);
         }
-        model_of_bytes.whole = whole;
-        Ok(model_of_bytes)
+        let mut whole = Whole::new(model.vocab.0.len());
+        let (mut word, mut scratch) = (Vec::new(), Scratch::default());
+        for (token, id) in &model.vocab.0 {
+            word.clear();
+            word.extend(token.chars().map_while(|c| *values.get(c as usize)?));
+            let all = word.len() == self.length(*id);
+            if all && (!merged || self.merge(&word, &mut scratch) && scratch.symbols == [*id]) {
+                whole.insert(&word, *id);
+            }
+        }
+        whole
+    }
+
+    fn merge(&self, word: &[u8], scratch: &mut Scratch) -> bool {
+        scratch.symbols.clear();
+        let ids = word.iter().map(|byte| self.bytes[*byte as usize]);
+        scratch.symbols.extend(ids);
+        if scratch.symbols.contains(&MISSING) {
+            return false;
+        }
+        self.pairs.merge(scratch);
+        true
     }
 
     /// Bytes of a token of the model.
@@ -56,18 +83,17 @@ impl ByteBpe {
 
 impl Words for ByteBpe {
     fn split(&self, word: &[u8], scratch: &mut Scratch) -> bool {
-        scratch.symbols.clear();
-        if let Some(&id) = self.whole.get(word) {
+        if let Some(id) = self.whole.long(word) {
+            scratch.symbols.clear();
             scratch.symbols.push(id);
             return true;
         }
-        let ids = word.iter().map(|byte| self.bytes[*byte as usize]);
-        scratch.symbols.extend(ids);
-        if scratch.symbols.contains(&MISSING) {
-            return false;
-        }
-        self.pairs.merge(scratch);
-        true
+        self.merge(word, scratch)
+    }
+
+    #[inline]
+    fn token(&self, key: [u64; 2]) -> Option<u32> {
+        self.whole.short(key)
     }
 }
 
@@ -114,25 +140,6 @@ pub fn pairs(model: &Model, ids: &QuickMap<&str, u32>) -> Result<Pairs, String> 
         pairs.insert(id(&merge.0)?, id(&merge.1)?, rank, id(&joined)?);
     }
     Ok(pairs)
-}
-
-/// Tokens as bytes; those with a character that stands for no byte can be no word.
-fn whole(model: &Model, letters: &[char; 256]) -> QuickMap<Box<[u8]>, u32> {
-    let values: QuickMap<u32, u8> = letters
-        .iter()
-        .zip(0..=255)
-        .map(|(c, byte)| (u32::from(*c), byte))
-        .collect();
-    let bytes = |token: &str| {
-        token
-            .chars()
-            .map(|c| values.get(&u32::from(c)).copied())
-            .collect::<Option<Box<[u8]>>>()
-    };
-    let tokens = model.vocab.0.iter();
-    tokens
-        .filter_map(|(token, id)| Some((bytes(token)?, *id)))
-        .collect()
 }
 
 /// The visible characters that stand for the bytes: themselves where they are visible, else those from 256 on.
