@@ -20,6 +20,7 @@ mod instruction;
 mod json;
 mod message;
 mod preference;
+mod raw;
 
 pub use blocks::{Blocks, Layout, Limits, TextBlock};
 pub use candidates::Candidates;

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::fields::{json_text, missing, number_of, system, with_system};
 use super::json::Fields;
 use super::message::{Message, text_or_chat};
 use super::preference::{check_prompt, check_response};
+use super::raw::Raw;
 use super::{Reject, Rows};
 use crate::reject::shorten;
 
@@ -59,19 +58,17 @@ pub fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reje
 
 /// Text, a message, messages, or an object with the response and its score.
 fn response<'a>(
-    raw: &'a RawValue,
+    raw: Raw<'a>,
     field: &str,
     prompt: &[Message],
     rows: Rows,
 ) -> Result<(Vec<Message<'a>>, Option<f32>), Reject> {
     let object = raw.get().starts_with('{');
-    let fields = object
-        .then(|| serde_json::from_str::<Fields>(raw.get()).ok())
-        .flatten();
+    let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
     let described = fields.and_then(|fields| Some((fields.any(&TEXT)?, fields.any(&SCORE))));
     let (mut messages, score) = match described {
         Some(((key, words), score)) => (
-            text_or_chat(words, &format!("{field}.{key}"), "assistant", rows)?,
+            text_or_chat(words, format_args!("{field}.{key}"), "assistant", rows)?,
             score
                 .map(|(key, raw)| number_of(raw, &format!("{field}.{key}")))
                 .transpose()?,
@@ -122,7 +119,7 @@ fn scores(
             remedy: "give each response one score (null where it has none)",
         });
     }
-    let score = |(index, item): (usize, &RawValue)| match item.get() {
+    let score = |(index, item): (usize, Raw)| match item.get() {
         "null" => Ok(None),
         _ => number_of(item, &format!("{name}[{index}]")).map(Some),
     };
@@ -134,8 +131,8 @@ fn scores(
         .map(Some)
 }
 
-fn list<'a>(raw: &'a RawValue, field: &str) -> Result<Vec<&'a RawValue>, Reject> {
-    serde_json::from_str(raw.get()).map_err(|_| Reject {
+fn list<'a>(raw: Raw<'a>, field: &str) -> Result<Vec<Raw<'a>>, Reject> {
+    raw.items().ok_or_else(|| Reject {
         reason: "not_a_list",
         field: field.to_owned(),
         value: shorten(raw.get()),

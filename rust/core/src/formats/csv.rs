@@ -1,13 +1,12 @@
 //! CSV records, one after the other, as JSON lines.
 
-use memchr::{memchr, memchr2};
-use serde_json::value::RawValue;
-
 use super::Rows;
 use super::json::ICONV;
 use super::message::{chat, message};
+use super::raw::Raw;
 use crate::reject::shorten;
 use crate::{Error, Result};
+use memchr::{memchr, memchr2};
 
 /// Quotes stand around whole cells and are doubled inside them (RFC 4180); LF or CRLF ends a record.
 pub struct Csv {
@@ -221,11 +220,11 @@ const LISTS: [&str; 6] = [
 fn value(name: &str, cell: &str) -> Option<String> {
     let text = || serde_json::Value::from(cell).to_string();
     if TEXTS.contains(&name) || LISTS.contains(&name) {
-        let raw = || serde_json::from_str::<&RawValue>(cell).ok();
+        let raw = || Raw::parse(cell).ok();
         let structured = match cell.as_bytes().first() {
             Some(b'[') if LISTS.contains(&name) => raw(),
-            Some(b'[') => raw().filter(|raw| chat(raw, name, Rows::Json).is_ok()),
-            Some(b'{') => raw().filter(|raw| message(raw, name, Rows::Json).is_ok()),
+            Some(b'[') => raw().filter(|raw| chat(*raw, name, Rows::Json).is_ok()),
+            Some(b'{') => raw().filter(|raw| message(*raw, name, Rows::Json).is_ok()),
             _ => None,
         };
         return Some(structured.map_or_else(text, |raw| one_line(raw.get())));

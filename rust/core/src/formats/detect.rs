@@ -1,10 +1,9 @@
 //! Which format rows have, by their fields and the kinds of their values.
 
-use serde_json::value::RawValue;
-
 use super::candidates::RESPONSES;
 use super::json::{Fields, text};
 use super::message::chat;
+use super::raw::Raw;
 use super::{Format, Rows};
 
 /// What `detect` saw.
@@ -87,7 +86,7 @@ fn fits(fields: &Fields, format: Format) -> bool {
     }
 }
 
-fn begins(raw: Option<&RawValue>, sign: &str) -> bool {
+fn begins(raw: Option<Raw>, sign: &str) -> bool {
     raw.is_some_and(|raw| raw.get().starts_with(sign))
 }
 

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::json::{Fields, sound, text, without_nulls};
 use super::message::Message;
+use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -105,7 +104,7 @@ impl Format {
 }
 
 /// The field's value, or a `missing_field` reject that shows the fields that are there.
-pub fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a RawValue, Reject> {
+pub fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<Raw<'a>, Reject> {
     fields.get(name).ok_or_else(|| missing(fields, name))
 }
 
@@ -125,7 +124,7 @@ pub fn number(fields: &Fields, names: &[&str]) -> Result<Option<f32>, Reject> {
     found.map(|(name, raw)| number_of(raw, name)).transpose()
 }
 
-pub fn number_of(raw: &RawValue, field: &str) -> Result<f32, Reject> {
+pub fn number_of(raw: Raw, field: &str) -> Result<f32, Reject> {
     let parsed = serde_json::from_str::<f64>(raw.get());
     parsed
         .map(|value| value as f32)
@@ -133,7 +132,7 @@ pub fn number_of(raw: &RawValue, field: &str) -> Result<f32, Reject> {
 }
 
 pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
-    let truth = |raw: &RawValue| {
+    let truth = |raw: Raw| {
         serde_json::from_str(raw.get())
             .map_err(|_| wrong_type("not_a_boolean", name, raw, "true, false or null"))
     };
@@ -160,7 +159,7 @@ pub fn json_text<'a>(
     if quoted.trim().is_empty() {
         return Ok(None);
     }
-    let inner = serde_json::from_str::<&RawValue>(&quoted)
+    let inner = Raw::parse(&quoted)
         .map_err(|_| wrong_type("broken_json", name, raw, "JSON, or JSON as text"))?;
     sound(inner, name)?;
     Ok(Some(quoted))
@@ -197,7 +196,7 @@ pub fn with_system<'a>(chat: &mut Vec<Message<'a>>, system: &Message<'a>) -> Res
     }
 }
 
-fn wrong_type(reason: &'static str, name: &str, raw: &RawValue, what: &str) -> Reject {
+fn wrong_type(reason: &'static str, name: &str, raw: Raw, what: &str) -> Reject {
     Reject {
         reason,
         field: name.to_owned(),

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::fields::{json_text, missing, number, required, system, with_system};
 use super::json::{Fields, text};
 use super::message::{Message, chat, text_or_chat};
 use super::preference::{check_prompt, check_response};
+use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -86,8 +85,11 @@ fn prompt_and_response<'a>(
 pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
     let mut messages = Vec::new();
     if let Some(history) = fields.get("history") {
-        let turns: Result<Vec<[&RawValue; 2]>, _> = serde_json::from_str(history.get());
-        let turns = turns.map_err(|_| Reject {
+        let pair = |turn: Raw<'a>| <[Raw; 2]>::try_from(turn.items()?).ok();
+        let turns: Option<Vec<_>> = history
+            .items()
+            .and_then(|turns| turns.into_iter().map(pair).collect());
+        let turns = turns.ok_or_else(|| Reject {
             reason: "not_a_chat",
             field: "history".into(),
             value: shorten(history.get()),
@@ -97,9 +99,9 @@ pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
         for (index, [asked, answered]) in turns.into_iter().enumerate() {
             messages.push(Message::new(
                 "user",
-                text(asked, &format!("history[{index}][0]"))?,
+                text(asked, format_args!("history[{index}][0]"))?,
             ));
-            let answer = text(answered, &format!("history[{index}][1]"))?;
+            let answer = text(answered, format_args!("history[{index}][1]"))?;
             messages.push(Message::new("assistant", answer));
         }
     }

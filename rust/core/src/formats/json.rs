@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::raw::{Members, Raw, members};
 use crate::reject::{Reject, shorten};
 
 /// What helps against bytes that are not UTF-8.
@@ -32,12 +33,12 @@ pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
 }
 
 /// A JSON string, or a `not_a_string` or `lone_surrogate` reject.
-pub fn text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reject> {
+pub fn text(raw: Raw<'_>, field: impl fmt::Display) -> Result<Cow<'_, str>, Reject> {
     let json = raw.get();
     let Some(inner) = json.strip_prefix('"').and_then(|s| s.strip_suffix('"')) else {
         return Err(Reject {
             reason: "not_a_string",
-            field: field.to_owned(),
+            field: field.to_string(),
             value: shorten(json),
             rule: format!("{field} must be text"),
             remedy: "write it as a JSON string",
@@ -81,7 +82,7 @@ fn unescaped(inner: &str) -> Option<String> {
 }
 
 /// Check what raw JSON leaves unchecked: surrogates must be pairs, values not too deep.
-pub fn sound(raw: &RawValue, field: &str) -> Result<(), Reject> {
+pub fn sound(raw: Raw, field: impl fmt::Display) -> Result<(), Reject> {
     let (bytes, mut at, mut depth) = (raw.get().as_bytes(), 0, 0_usize);
     while at < bytes.len() {
         match bytes[at] {
@@ -108,7 +109,7 @@ pub fn sound(raw: &RawValue, field: &str) -> Result<(), Reject> {
     Ok(())
 }
 
-fn unsound(reason: &'static str, raw: &RawValue, field: &str) -> Reject {
+fn unsound(reason: &'static str, raw: Raw, field: impl fmt::Display) -> Reject {
     let (rule, remedy) = if reason == "too_deep" {
         let rule = format!("{field} must not be nested deeper than {MAX_DEPTH} levels");
         (rule, "flatten the value, or write it as text")
@@ -123,7 +124,7 @@ fn unsound(reason: &'static str, raw: &RawValue, field: &str) -> Reject {
     };
     Reject {
         reason,
-        field: field.to_owned(),
+        field: field.to_string(),
         value: shorten(raw.get()),
         rule,
         remedy,
@@ -156,7 +157,7 @@ fn drop_nulls(value: &mut Value) {
 }
 
 /// One JSON object: its fields in order, values as raw text. Of a repeated key the last counts.
-pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+pub struct Fields<'a>(pub Members<'a>);
 
 impl<'a> Fields<'a> {
     /// The row's object, or a `broken_json` reject with the column.
@@ -177,7 +178,7 @@ impl<'a> Fields<'a> {
             );
             broken(shorten(&String::from_utf8_lossy(row)), rule, ICONV)
         })?;
-        serde_json::from_str(text).map_err(|error| {
+        Self::parse(text).map_err(|error| {
             broken(
                 shorten(text),
                 format!("a row must be one JSON object; {}", describe(&error)),
@@ -186,14 +187,22 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The fields of a JSON object.
+    pub fn parse(json: &'a str) -> serde_json::Result<Self> {
+        match members(json) {
+            Some(found) => Ok(Self(found)),
+            None => serde_json::from_str(json),
+        }
+    }
+
     /// The field's value; `None` where it is absent or null.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         let found = self.0.iter().rev().find(|(key, _)| key == name);
         found.map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
     }
 
     /// The first of `names` that is there, with its value.
-    pub fn any<'n>(&self, names: &[&'n str]) -> Option<(&'n str, &'a RawValue)> {
+    pub fn any<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Raw<'a>)> {
         names
             .iter()
             .find_map(|&name| self.get(name).map(|raw| (name, raw)))
@@ -212,7 +221,7 @@ impl<'a> Fields<'a> {
             if known.contains(&&**name) || raw.get() == "null" || repeated {
                 continue;
             }
-            sound(raw, name)?;
+            sound(*raw, name)?;
             text.push(if text.is_empty() { '{' } else { ',' });
             text.push_str(&Value::from(&**name).to_string());
             text.push(':');
@@ -257,7 +266,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ordered;
         impl<'de> Visitor<'de> for Ordered {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a JSON object")
@@ -265,8 +274,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields = Vec::new();
-                while let Some((Key(key), raw)) = map.next_entry()? {
-                    fields.push((key, raw));
+                while let Some((Key(key), raw)) = map.next_entry::<_, &RawValue>()? {
+                    fields.push((key, Raw::of(raw)));
                 }
                 Ok(fields)
             }
@@ -279,8 +288,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 mod tests {
     use super::*;
 
-    fn raw(json: &str) -> &RawValue {
-        serde_json::from_str(json).expect("a value")
+    fn raw(json: &str) -> Raw<'_> {
+        Raw::parse(json).expect("a value")
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Messages: from role/content and from/value objects, from plain text, and from whole transcripts.
 
 use std::borrow::Cow;
-
-use serde_json::value::RawValue;
+use std::fmt::Display;
 
 use super::json::{Fields, sound, text, without_nulls};
+use super::raw::Raw;
 use super::{Reject, Rows};
 use crate::reject::shorten;
 
@@ -37,16 +37,15 @@ impl<'a> Message<'a> {
 }
 
 /// One message object: {role, content, ...} or {from, value, ...}.
-pub fn message<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Message<'a>, Reject> {
+pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<'_>, Reject> {
     let malformed = |names: String| Reject {
         reason: "not_a_message",
-        field: field.to_owned(),
+        field: field.to_string(),
         value: names,
         rule: format!("{field} must be a message, {{role, content}} or {{from, value}}"),
         remedy: "give it both keys",
     };
-    let fields: Fields =
-        serde_json::from_str(raw.get()).map_err(|_| malformed(shorten(raw.get())))?;
+    let fields = Fields::parse(raw.get()).map_err(|_| malformed(shorten(raw.get())))?;
     let (role_key, content_key) = if fields.get("from").is_some() {
         ("from", "value")
     } else {
@@ -55,15 +54,15 @@ pub fn message<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Message
     let role = fields
         .get(role_key)
         .ok_or_else(|| malformed(fields.names()))?;
-    let name = text(role, &format!("{field}.{role_key}"))?;
+    let name = text(role, format_args!("{field}.{role_key}"))?;
     let content = fields.get(content_key);
     if name == "function_call" {
         let calls = content.ok_or_else(|| malformed(fields.names()))?;
-        return tool_calls(calls, &format!("{field}.{content_key}"));
+        return tool_calls(calls, format_args!("{field}.{content_key}"));
     }
-    let role = role_name(&name, &format!("{field}.{role_key}"))?;
+    let role = role_name(&name, format_args!("{field}.{role_key}"))?;
     let content = match content {
-        Some(content) => content_text(content, &format!("{field}.{content_key}"))?,
+        Some(content) => content_text(content, format_args!("{field}.{content_key}"))?,
         // A turn that only calls tools has no content.
         None if fields.get("tool_calls").is_some() => Cow::Borrowed(""),
         None => return Err(malformed(fields.names())),
@@ -71,13 +70,13 @@ pub fn message<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Message
     Ok(Message {
         role,
         content,
-        extra: extra(&fields, field, &[role_key, content_key], rows)?,
+        extra: extra(&fields, &field, &[role_key, content_key], rows)?,
     })
 }
 
 fn extra<'a>(
     fields: &Fields<'a>,
-    field: &str,
+    field: &impl Display,
     taken: &[&str],
     rows: Rows,
 ) -> Result<Option<Cow<'a, str>>, Reject> {
@@ -85,7 +84,7 @@ fn extra<'a>(
         return Ok(None);
     }
     if let Some(raw) = fields.get("extra").filter(|raw| raw.get().starts_with('"')) {
-        let object = text(raw, &format!("{field}.extra"))?;
+        let object = text(raw, format_args!("{field}.extra"))?;
         if object.starts_with('{') {
             return Ok(Some(object)); // a message that this module wrote
         }
@@ -98,14 +97,14 @@ fn extra<'a>(
 }
 
 /// Text, or a list of parts that are all text: joined.
-fn content_text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reject> {
+fn content_text(raw: Raw<'_>, field: impl Display + Copy) -> Result<Cow<'_, str>, Reject> {
     if !raw.get().starts_with('[') {
         return text(raw, field);
     }
-    let parts: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
+    let parts = raw.items().unwrap_or_default();
     let mut joined = String::new();
-    for part in &parts {
-        let fields = serde_json::from_str::<Fields>(part.get()).ok();
+    for part in parts {
+        let fields = Fields::parse(part.get()).ok();
         let is_text = |fields: &Fields| {
             fields
                 .get("type")
@@ -114,7 +113,7 @@ fn content_text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reje
         let Some(words) = fields.filter(is_text).and_then(|fields| fields.get("text")) else {
             return Err(Reject {
                 reason: "not_a_string",
-                field: field.to_owned(),
+                field: field.to_string(),
                 value: shorten(raw.get()),
                 rule: format!("{field} must be text, or parts that are all {{type: text, text}}"),
                 remedy: "leave out what is not text, or drop the row",
@@ -126,10 +125,10 @@ fn content_text<'a>(raw: &'a RawValue, field: &str) -> Result<Cow<'a, str>, Reje
 }
 
 /// A turn `function_call`: its value is one call {name, arguments}, or a list of them, as JSON text.
-fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
+fn tool_calls<'a>(raw: Raw, field: impl Display + Copy) -> Result<Message<'a>, Reject> {
     let refused = |value: &str| Reject {
         reason: "not_a_tool_call",
-        field: field.to_owned(),
+        field: field.to_string(),
         value: shorten(value),
         rule: format!("{field} must be a call {{name, arguments}} or a list of them, as JSON"),
         remedy: "mend the call",
@@ -139,16 +138,12 @@ fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
     } else {
         Cow::Borrowed(raw.get())
     };
-    let parsed: &RawValue = serde_json::from_str(json.trim()).map_err(|_| refused(&json))?;
+    let parsed = Raw::parse(json.trim()).map_err(|_| refused(&json))?;
     sound(parsed, field)?;
-    let calls: Vec<&RawValue> = if parsed.get().starts_with('[') {
-        serde_json::from_str(parsed.get()).map_err(|_| refused(&json))?
-    } else {
-        vec![parsed]
-    };
+    let calls = parsed.items().unwrap_or_else(|| vec![parsed]);
     let mut functions = Vec::with_capacity(calls.len());
     for call in calls {
-        let named = serde_json::from_str::<Fields>(call.get());
+        let named = Fields::parse(call.get());
         if !named.is_ok_and(|fields| fields.get("name").is_some()) {
             return Err(refused(&json));
         }
@@ -165,7 +160,7 @@ fn tool_calls<'a>(raw: &RawValue, field: &str) -> Result<Message<'a>, Reject> {
     })
 }
 
-fn role_name(name: &str, field: &str) -> Result<&'static str, Reject> {
+fn role_name(name: &str, field: impl Display) -> Result<&'static str, Reject> {
     Ok(match name {
         "user" | "human" => "user",
         "assistant" | "gpt" | "chatgpt" | "bot" | "model" => "assistant",
@@ -175,7 +170,7 @@ fn role_name(name: &str, field: &str) -> Result<&'static str, Reject> {
         _ => {
             return Err(Reject {
                 reason: "unknown_role",
-                field: field.to_owned(),
+                field: field.to_string(),
                 value: shorten(name),
                 rule: "a role must be system, developer, user, assistant or tool (ShareGPT: system, human, gpt, \
                        function_call, observation)"
@@ -187,24 +182,24 @@ fn role_name(name: &str, field: &str) -> Result<&'static str, Reject> {
 }
 
 /// A list of messages.
-pub fn chat<'a>(raw: &'a RawValue, field: &str, rows: Rows) -> Result<Vec<Message<'a>>, Reject> {
-    let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| Reject {
+pub fn chat(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Vec<Message<'_>>, Reject> {
+    let items = raw.items().ok_or_else(|| Reject {
         reason: "not_a_chat",
-        field: field.to_owned(),
+        field: field.to_string(),
         value: shorten(raw.get()),
         rule: format!("{field} must be a list of messages"),
         remedy: "write it as [{\"role\": ..., \"content\": ...}, ...]",
     })?;
     let messages = items.into_iter().enumerate();
     messages
-        .map(|(index, item)| message(item, &format!("{field}[{index}]"), rows))
+        .map(|(index, item)| message(item, format_args!("{field}[{index}]"), rows))
         .collect()
 }
 
 /// Text as one message of `role`, one message, or a list of messages.
 pub fn text_or_chat<'a>(
-    raw: &'a RawValue,
-    field: &str,
+    raw: Raw<'a>,
+    field: impl Display,
     role: &'static str,
     rows: Rows,
 ) -> Result<Vec<Message<'a>>, Reject> {
@@ -221,7 +216,7 @@ pub fn transcript<'a>(text: &'a str, field: &str) -> Result<Vec<Message<'a>>, Re
     if turns.first().is_none_or(|&(start, ..)| start != 0) {
         return Err(Reject {
             reason: "not_a_transcript",
-            field: field.to_owned(),
+            field: field.to_string(),
             value: shorten(text),
             rule: format!("{field} must be a transcript that begins with \"\\n\\nHuman:\""),
             remedy: "mark each turn, or use another --format",

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::fields::{flag, json_text, missing, number, required, system, with_system};
 use super::instruction::question;
 use super::json::{Fields, text};
@@ -160,7 +158,7 @@ fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
         ));
     }
     let output = required(fields, "output")?;
-    let both: Vec<&RawValue> = serde_json::from_str(output.get()).unwrap_or_default();
+    let both = output.items().unwrap_or_default();
     let [chosen, rejected] = both[..] else {
         return Err(Reject {
             reason: "not_a_pair",
