@@ -28,7 +28,7 @@ PEERS = {
     "glued": "Polars + gigatoken + numba, by hand, in memory",
 }
 OURS = {
-    "memory": "`read_preferences` + `tokenize`, in memory, with offsets",
+    "memory": "`tokenize(FILE, offsets=False)`, in memory",
     "disk": "`prepare(…, offsets=False)`, on disk",
     "offsets": "`prepare`, on disk, with offsets",
     "trl": "TRL, 2 processes",

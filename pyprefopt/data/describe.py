@@ -88,8 +88,13 @@ def describe(source: Source) -> dict[str, Any]:
 
 def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
     from pyprefopt.data import _native
+    from pyprefopt.data.detect import texts_of
 
-    names = rows.column_names if isinstance(rows, pa.Table) else _native.detect_format(rows, [format])[1]
+    names = (
+        rows.column_names
+        if isinstance(rows, pa.Table)
+        else _native.detect_format(texts_of(rows, [format]), [format])[1]
+    )
     taken = _native.format_fields(format)
     return {name: _OTHERWISE.get((format, name), _MEANING[name]) if name in taken else None for name in names}
 

@@ -20,6 +20,11 @@ def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
     return _encode(rows, fields)
 
 
+def lines_bytes(lines: Any) -> bytes:
+    """JSON lines, an array of u8 of any library, as bytes."""
+    return pa.array(lines).to_numpy().tobytes()  # type: ignore[no-any-return]
+
+
 def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
     """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
     names = [name for name in table.column_names if name in fields]
@@ -46,16 +51,17 @@ def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | N
     return found, names, advice
 
 
-def _not_utf8(rows: bytes | pa.Table) -> str:
+def _not_utf8(rows: pa.Array | pa.Table) -> str:
     """Which byte of JSON lines is not UTF-8, or an empty text."""
-    if not isinstance(rows, bytes):
+    if isinstance(rows, pa.Table):
         return ""
+    lines = lines_bytes(rows)
     try:
-        rows.decode()
+        lines.decode()
     except UnicodeDecodeError as error:
-        line, at = rows.count(b"\n", 0, error.start) + 1, error.start - rows.rfind(b"\n", 0, error.start)
+        line, at = lines.count(b"\n", 0, error.start) + 1, error.start - lines.rfind(b"\n", 0, error.start)
         return (
-            f"; line {line}: the byte at column {at} (0x{rows[error.start]:02x}) is not UTF-8; convert the file to "
+            f"; line {line}: the byte at column {at} (0x{lines[error.start]:02x}) is not UTF-8; convert the file to "
             "UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
         )
     return ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pyprefopt.data import _native
 from pyprefopt.data.cuts import Rule, check_text_rule, counter
+from pyprefopt.data.detect import lines_bytes
 from pyprefopt.data.files import DataFile, Meter, pieces
 from pyprefopt.data.responses import CANDIDATES, Held, cut_rows
 from pyprefopt.data.sources import BLOCK_BYTES, BLOCK_ROWS, ROW_BYTES
@@ -188,7 +189,7 @@ def _elements(source: DataFile) -> Iterator[bytes]:
     try:
         for piece in chain(pieces(source, Meter()), [None]):
             for data, _, _ in splitter.finish() if piece is None else splitter.push(piece):
-                yield from data.split(b"\n")[:-1]
+                yield from lines_bytes(data).split(b"\n")[:-1]
     except ValueError as error:
         if isinstance(error, DataError):
             raise

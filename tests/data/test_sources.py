@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyprefopt.data import _native, sources
+from pyprefopt.data.detect import lines_bytes
 from pyprefopt.data.read import read_preferences, scan_preferences
 from pyprefopt.data.sources import open_source, parse_block
 from pyprefopt.data.truncate import truncate
@@ -288,7 +289,7 @@ def split(layout, data, cuts, **limits):
     splitter = _native.TextBlocks(layout, **limits)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     blocks = [b for start, end in pairwise(edges) for b in splitter.push(data[start:end])]
-    return [*blocks, *splitter.finish()]
+    return [(lines_bytes(data), rows, line) for data, rows, line in [*blocks, *splitter.finish()]]
 
 
 @settings(max_examples=150, deadline=None)

@@ -344,9 +344,17 @@ class Watched:
         self.calls.append("prove")
         return self.difference
 
+    @property
+    def proved(self):
+        return bool(self.asked)
+
     def tokenize(self, *given, **limits):
         self.calls.append("tokenize")
         return self.native.tokenize(*given, **limits)
+
+    def prepare(self, *given, **limits):
+        self.calls.append("prepare")
+        return self.native.prepare(*given, **limits)
 
     def __getattr__(self, name):
         return getattr(self.native, name)
@@ -377,7 +385,7 @@ def test_preparation_proves_the_engine_on_the_first_rows(tmp_path):
     tokenizer = load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plain")
     watched = Watched(tokenizer.native)
     data.prepare(pl.DataFrame([PAIR]), replace(tokenizer, native=watched), tmp_path / "out")
-    assert (watched.asked, watched.calls) == ([list(PAIR.values())], ["prove", "tokenize"])
+    assert (watched.asked, watched.calls) == ([list(PAIR.values())], ["prove", "prepare"])
 
 
 def test_a_difference_is_said_aloud_with_its_place(tmp_path, heard):
