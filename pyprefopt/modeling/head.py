@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,7 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: Hea
     return _module_logps(head, hidden, targets, transform)
 
 
-@dataclass(frozen=True)
-class Readout:
+class Readout(NamedTuple):
     """Where a model's logits come from: transform(head(hidden)), hidden [M, H]."""
 
     head: nn.Module
