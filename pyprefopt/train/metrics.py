@@ -26,9 +26,10 @@ Metrics = dict[str, float]
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens",
+    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative",
 )  # fmt: skip
 PAIR_MEANS = TALLY[1:7]
+FROM_LOGPS = ("logps/chosen", "logps/rejected", "weights/negative")
 
 
 def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, logps: Tensor | None) -> Tensor:
@@ -36,7 +37,7 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
 
     `losses` [units], `rewards` [R] as the method gives them, `logps` [M]. `rewards/accuracies` counts chosen >
     rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens. A
-    zero-loss batch counts no tokens. Without `logps` (a reward model) their sums are NaN.
+    zero-loss batch counts no tokens. Without `logps` (a reward model) what comes from them is NaN.
     """
     rewards = rewards.detach().double()
     plain = torch.full_like(rewards, math.nan) if logps is None else _plain_sums(batch, logps)
@@ -47,13 +48,21 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
         plain[batch.pair_chosen].sum(), plain[batch.pair_rejected].sum(),
         batch_units(method, batch), scored.new_tensor(batch.pair_chosen.numel()),
-        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored,
+        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
     ])  # fmt: skip
 
 
 def _plain_sums(batch: PackedBatch, logps: Tensor) -> Tensor:
     """Sum of each response's scored tokens, [R] f64."""
     return weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
+
+
+def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor | None) -> Tensor:
+    """How many scored tokens the method gives a negative weight in its margin, which turns their gradient round."""
+    if logps is None:
+        return batch.token_mask.new_tensor(math.nan, dtype=torch.float64)
+    weights = method.token_weights(batch, logps.detach())[0]
+    return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
 
 
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
@@ -63,14 +72,16 @@ def batch_units(method: Method, batch: PackedBatch) -> Tensor:
 
 
 def averages(totals: Tensor) -> dict[str, float]:
-    """Means of a global tally: the loss per unit, the rest per pair (left out where there were no pairs).
+    """Means of a global tally: the loss per unit, negative weights per scored token, the rest per pair (if any).
 
-    `logps/*` are left out where the model has none.
+    What comes from log-probs is left out where the model has none.
     """
     sums = dict(zip(TALLY, totals.tolist(), strict=True))
     means = {"loss": sums["loss"] / sums["units"]} if sums["units"] else {}
-    there = [name for name in PAIR_MEANS if not (name.startswith("logps/") and math.isnan(sums[name]))]
-    return means | ({name: sums[name] / sums["pairs"] for name in there} if sums["pairs"] else {})
+    if sums["num_scored_tokens"]:
+        means["weights/negative"] = sums["weights/negative"] / sums["num_scored_tokens"]
+    means |= {name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {}
+    return {name: mean for name, mean in means.items() if not (name in FROM_LOGPS and math.isnan(mean))}
 
 
 def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
