@@ -18,7 +18,7 @@ from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
 from pyprefopt.stages.artifact import Artifact, Stage
-from pyprefopt.stages.models import Source, open_model
+from pyprefopt.stages.models import Source, open_trained
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import init_distributed
@@ -112,7 +112,7 @@ def draw(count: int, fraction: float, seed: int) -> np.ndarray:
 
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
-    model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
+    model = open_trained(config, training.start, training.data, training.method.needs)
     evaluation, ranking = training.eval_loaders(config)
     job = Job(
         stage=training.name,
