@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
+from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
@@ -98,6 +99,7 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     intake.settle(directory)
     facts: dict[str, Any] = intake.counts()
     stores: dict[str, SegmentStore] = {}
+    weights: dict[str, str] = {}
     for name, segments in splits.items():
         if segments.is_empty():
             if name == "eval":
@@ -105,8 +107,12 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
             raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
         if isinstance(segments, Part):
             store = stores[name] = segments.write(directory / name)
+            given = store.table[USER_WEIGHTS] if USER_WEIGHTS in store.table.column_names else None
         else:
-            store = stores[name] = SegmentStore.write(segments, directory / name)
+            store = stores[name] = SegmentStore.write(segments.drop(USER_WEIGHTS, strict=False), directory / name)
+            given = segments.get_column(USER_WEIGHTS, default=None)
+        if given is not None:
+            weights[name] = ValueStore.write(directory / f"{name}_weights", store, given, key=USER_WEIGHTS).fingerprint
         facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
@@ -119,7 +125,8 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         atomic_write(directory / "model" / "config.json", content.encode())
     fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
     longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
-    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest}
+    sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
+    return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
 def split_names(data: Path) -> list[str]:
@@ -220,6 +227,7 @@ class Intake:
         import polars as pl
 
         from pyprefopt.data.tokenize import tokenize_rows
+        from pyprefopt.data.weights import attach_weights, weight_columns
 
         config = self.config
         self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
@@ -227,12 +235,17 @@ class Intake:
             read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
         )
         self.bar.update()
-        self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
-        self.rows_used += read.frame.height - result.rejects.height
+        segments, rejects = result.segments, result.rejects
+        if names := weight_columns(read.frame.columns):
+            logger.info("%s: the weights of %s multiply the method's", read.file, " and ".join(names))
+            segments, badly_weighted = attach_weights(segments, read.frame)
+            rejects = pl.concat([rejects, badly_weighted])
+        self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
+        self.rows_used += read.frame.height - rejects.height
         self.responses_cut += result.responses_cut
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
-        return result.segments
+        return segments
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
         from pyprefopt.data.truncate import truncate

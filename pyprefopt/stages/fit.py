@@ -17,7 +17,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
-from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.models import Source, open_model
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
@@ -50,6 +50,7 @@ class Training:
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
     fraction: float = 1.0
+    user_weights: bool = False  # those of the data, where it has any, multiply the method's
 
     def stage(self, config: RunConfig) -> Stage:
         """The stage's key."""
@@ -61,6 +62,8 @@ class Training:
             artifact = getattr(self, name)
             if artifact is not None:
                 inputs[name] = artifact.fingerprint
+        if self.user_weights and self.data.manifest.get("weights"):
+            inputs["user_weights"] = content_hash(self.data.manifest["weights"])
         return Stage(self.name, settings, inputs, seed=config.seed)
 
     def train_loader(self, config: RunConfig) -> StepLoader:
@@ -68,18 +71,23 @@ class Training:
         if self.method.trains_on == "pairs":
             return self._loader(config, "train", self._columns(config, "train"))
         own = (self.data.directory / "sft").exists()
-        return self._loader(config, "sft" if own else "train", {"only": None if own else "chosen"})
+        split, only = ("sft", None) if own else ("train", "chosen")
+        return self._loader(config, split, {"only": only, **self._weights(split)})
 
     def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
         """The test pairs, with what the method needs and as whole responses; None without a test split."""
         if not (self.data.directory / "eval").exists():
             return None, None
         on_pairs = self.method.trains_on == "pairs"
-        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen"}
+        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen", **self._weights("eval")}
         return self._loader(config, "eval", columns), self._loader(config, "eval", {})
 
+    def _weights(self, split: str) -> dict[str, Any]:
+        path = self.data.directory / f"{split}_weights"
+        return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
+
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
-        columns: dict[str, Any] = {}
+        columns = self._weights(split)
         if self.ref_logps is not None:
             columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
         if self.selection is not None:
