@@ -18,6 +18,7 @@ from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
 from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
@@ -42,6 +43,7 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
+    settings["kind"] = kind_of_rows(config)
     data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
@@ -129,6 +131,11 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
+def kind_of_rows(config: RunConfig) -> str:
+    """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
+    return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
 def split_names(data: Path) -> list[str]:
     """Which of the pair splits the data stage wrote."""
     return [name for name in ("train", "eval") if (data / name).exists()]
@@ -141,7 +148,10 @@ def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
     paths = toy.write_toy(directory / "toy")
     tokenizer = config.tokenizer or (str(paths.tokenizer) if config.model is None else None)
     base = replace(config.base, data=str(paths.sft))
-    return replace(config, data=str(paths.train), eval_data=str(paths.test), base=base, tokenizer=tokenizer)
+    train, test = paths.train, paths.test
+    if kind_of_rows(config) == "candidates":
+        train, test = toy.write_candidates(directory / "toy")
+    return replace(config, data=str(train), eval_data=str(test), base=base, tokenizer=tokenizer)
 
 
 @dataclass
@@ -180,8 +190,6 @@ class Intake:
 
     def _pairs(self) -> dict[str, Any]:
         """The splits `train` and `eval`: of two sources, or of one by prompt."""
-        from pyprefopt.data.read import scan_preferences
-
         config = self.config
         assert config.data is not None  # noqa: S101  (filled by _with_toy)
         splits: dict[str, Any] = {}
@@ -190,7 +198,7 @@ class Intake:
             if config.eval_data is None:
                 splits = splits["train"].hold_out(lambda prompts: hold_out(prompts, config.eval_ratio, config.seed))
         else:
-            pairs = self._read(scan_preferences, config.data, format=config.format)
+            pairs = self._read_rows(config.data)
             if config.eval_data is None:
                 pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
                 pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
@@ -200,9 +208,7 @@ class Intake:
         if is_prepared(config.eval_data):
             splits["eval"] = self._prepared("eval_data", config.eval_data or "")
         elif config.eval_data is not None:
-            splits["eval"] = self._tokenize(
-                "eval", self._read(scan_preferences, config.eval_data, format=config.format)
-            )
+            splits["eval"] = self._tokenize("eval", self._read_rows(config.eval_data))
         return splits
 
     def _prepared(self, setting: str, path: str) -> Part:
@@ -215,12 +221,26 @@ class Intake:
         self.bar.update(2)
         return folder.part()
 
+    def _read_rows(self, path: str) -> ReadResult:
+        """Pairs, or candidates with what their method needs of them."""
+        import polars as pl
+
+        from pyprefopt.data.read import scan_candidates, scan_preferences
+        from pyprefopt.stages.candidates import drop_unranked
+
+        if kind_of_rows(self.config) == "preferences":
+            return self._read(scan_preferences, path, format=self.config.format)
+        read = self._read(scan_candidates, path, format=self.config.format)
+        sets, unranked = drop_unranked(read.frame)
+        self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
+        return replace(read, frame=sets)
+
     def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
         self.bar.set_postfix_str(f"reading {Path(path).name}")
         result = scan(path, **options)
         self.bar.update()
         self.rejects.append(result.rejects)
-        self.rows_in += result.rows_in
+        self.rows_in += result.frame.height + result.rejects.height  # rows, or sets of rows of one prompt
         return result
 
     def _tokenize(self, name: str, read: ReadResult) -> pl.DataFrame:

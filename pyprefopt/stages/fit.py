@@ -12,7 +12,7 @@ import numpy as np
 
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
@@ -68,19 +68,25 @@ class Training:
 
     def train_loader(self, config: RunConfig) -> StepLoader:
         """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
-        if self.method.trains_on == "pairs":
+        if self.method.trains_on != "responses":
             return self._loader(config, "train", self._columns(config, "train"))
         own = (self.data.directory / "sft").exists()
         split, only = ("sft", None) if own else ("train", "chosen")
         return self._loader(config, split, {"only": only, **self._weights(split)})
 
     def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test pairs, with what the method needs and as whole responses; None without a test split."""
+        """The test rows, with what the method needs and as whole responses; None without a test split.
+
+        Candidates have no chosen response: SFT is then judged by the ranking alone.
+        """
         if not (self.data.directory / "eval").exists():
             return None, None
-        on_pairs = self.method.trains_on == "pairs"
-        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen", **self._weights("eval")}
-        return self._loader(config, "eval", columns), self._loader(config, "eval", {})
+        ranking = self._loader(config, "eval", {})
+        if self.method.trains_on != "responses":
+            return self._loader(config, "eval", self._columns(config, "eval")), ranking
+        if KINDS.index("chosen") not in ranking.packer.store.kinds:
+            return None, ranking
+        return self._loader(config, "eval", {"only": "chosen", **self._weights("eval")}), ranking
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
