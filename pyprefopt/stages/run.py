@@ -131,7 +131,7 @@ class Pipeline:
         selection = self.selection
         needs_ref = "ref_logps" in config.loss.needs
         ref = self._logps("ref_logps", start, config.dtype) if needs_ref else None
-        return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection)
+        return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
