@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -135,7 +136,7 @@ def split_twice(draw):
     sides = []
     for _ in range(2):
         cuts = sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=6))})
-        sides.append([*(Token(span) for span in zip(cuts, cuts[1:], strict=False)), Token(None)])
+        sides.append([*(Token(span) for span in pairwise(cuts)), Token(None)])
     values = draw(st.lists(numbers, min_size=len(sides[0]), max_size=len(sides[0])))
     return sides[0], sides[1], values
 

@@ -25,7 +25,7 @@ def transfer(values: list[float], source: list[Token], target: list[Token]) -> l
         if len(alike) == len(same):
             moved[same[alike.index(index)]] += values[index]
             continue
-        shares = {j: 1 for j in same}
+        shares = dict.fromkeys(same, 1)
         if place[0] == 1:
             shares = {j: _common(place[2], other[2]) for j, other in takers.items() if other[0] == 1}
         whole = sum(shares.values())
