@@ -100,7 +100,9 @@ class Pipeline:
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
