@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,26 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
 
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
+
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -138,9 +148,13 @@ class Pipeline:
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
@@ -152,7 +166,8 @@ class Pipeline:
             return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
 
         stage = logps_stage(self.data, source.fingerprint, dtype)
-        directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
+        folder = self.shared or self.output_dir / "stages"
+        directory = folder / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
         self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
         return self.made[name]
 
