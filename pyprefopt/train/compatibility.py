@@ -25,6 +25,10 @@ def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
+def _on_candidates(c: RunConfig) -> bool:
+    return METHODS[c.method].trains_on == "candidates"
+
+
 def _uses_base(c: RunConfig) -> bool:
     return c.selection.needs_scores or c.policy_init == "base" or _on_responses(c)
 
@@ -41,7 +45,7 @@ def _not_share_k(selection: SelectionConfig) -> bool:
 RULES: tuple[Rule, ...] = (
     # what is trained
     Rule(
-        lambda c: not isinstance(c.loss, METHODS[c.method]),
+        lambda c: type(c.loss) is not METHODS[c.method],  # one family's methods inherit from each other
         "loss must be the settings of method {c.method}, got {c.loss!r}; leave it out for the method's defaults",
         {"method": "dpo", "loss": METHODS["simpo"]()},
         "loss",
@@ -50,6 +54,13 @@ RULES: tuple[Rule, ...] = (
         lambda c: _on_responses(c) and c.selection.active,
         "selection does not apply to method {c.method}, which trains on whole responses; leave selection out",
         {"method": "sft", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
+        "selection",
+    ),
+    Rule(
+        lambda c: _on_candidates(c) and c.selection.active,
+        "selection takes other tokens of chosen than of rejected responses, and method {c.method} trains on "
+        "candidates, which are neither; leave selection out",
+        {"method": "rrhf", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
         "selection",
     ),
     Rule(

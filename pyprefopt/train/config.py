@@ -178,7 +178,7 @@ class RunConfig(OptimConfig):
     """One run of `scripts/train.py`: what is trained, on what, how. The policy's optimisation is at the top level."""
 
     # what
-    method: str = "sepo"  # sepo, dpo, simpo or sft
+    method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
     loss: Any = None  # the method's own settings, as --loss.beta; their defaults are in configs/method/
     model: str | None = None  # directory, hub name or config.json (random weights); None: the embedded tiny model
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
@@ -220,7 +220,7 @@ class RunConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Rules about several fields at once are rows of `train.compatibility`, not lines here.
-        check(self.method in METHODS, "method", self.method, f"one of {', '.join(sorted(METHODS))}")
+        check(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
