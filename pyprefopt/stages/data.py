@@ -18,6 +18,7 @@ from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.load import toy_config
+from pyprefopt.rewards import Column
 from pyprefopt.stages.artifact import Stage, content_hash
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
@@ -41,6 +42,9 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
+    settings |= {"texts": True} if needs_texts(config) else {}
+    provider = None if config.rewards.name is None else config.rewards.provider()
+    settings |= {"token_rewards": provider.column} if isinstance(provider, Column) else {}
     data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
@@ -49,6 +53,18 @@ def data_stage(config: RunConfig) -> Stage:
     if config.model is None:
         inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
+
+
+def needs_texts(config: RunConfig) -> bool:
+    """Whether token rewards are made of what the messages say, not of their tokens alone."""
+    return "better" in config.rewards.reads
+
+
+def texts_of(data: Path, split: str) -> pl.DataFrame:
+    """`row`, `prompt`, `chosen`, `rejected` of a split, as read; kept where `needs_texts`."""
+    import polars as pl
+
+    return pl.read_parquet(data / f"{split}_texts" / "rows.parquet")
 
 
 def _hash_data(source: str) -> str:
@@ -111,6 +127,7 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
             ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
+    texts = {name: _write_texts(frame, directory / f"{name}_texts") for name, frame in intake.texts.items()}
     tokenizer.save(directory / "tokenizer")
     if config.model is None:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -119,7 +136,15 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         atomic_write(directory / "model" / "config.json", content.encode())
     fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
     longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
-    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest}
+    made = {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest}
+    return made | ({"texts": texts} if texts else {})
+
+
+def _write_texts(frame: pl.DataFrame, directory: Path) -> str:
+    """Keep the rows' messages; their hash."""
+    directory.mkdir(exist_ok=True)
+    frame.write_parquet(directory / "rows.parquet")
+    return sha256_file(directory / "rows.parquet")
 
 
 def split_names(data: Path) -> list[str]:
@@ -150,6 +175,7 @@ class Intake:
     rejected_before: int = 0  # when a prepared folder was made
     responses_cut: int = 0
     spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
+    texts: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row and messages, where they are needed
 
     def splits(self) -> dict[str, Any]:
         """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
@@ -232,6 +258,8 @@ class Intake:
         self.responses_cut += result.responses_cut
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
+        if name != "sft" and needs_texts(config):
+            self.texts[name] = read.frame.select("row", "prompt", "chosen", "rejected")
         return result.segments
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:

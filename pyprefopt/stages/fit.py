@@ -49,6 +49,7 @@ class Training:
     target: Path  # where the trained model goes
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
+    token_rewards: Artifact | None = None
     fraction: float = 1.0  # of the training pairs
     sample: int = 0  # which such share
 
@@ -58,7 +59,7 @@ class Training:
         settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
         settings |= {"method": repr(self.method), "fraction": self.fraction, "sample": self.sample}
         inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
-        for name in ("ref_logps", "selection"):
+        for name in ("ref_logps", "selection", "token_rewards"):
             artifact = getattr(self, name)
             if artifact is not None:
                 inputs[name] = artifact.fingerprint
@@ -81,8 +82,10 @@ class Training:
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        if self.ref_logps is not None:
-            columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
+        for name in ("ref_logps", "token_rewards"):
+            artifact = getattr(self, name)
+            if artifact is not None:
+                columns[name] = ValueStore.open(artifact.directory / split)
         if self.selection is not None:
             chosen_ratio, rejected_ratio = config.selection.ratios
             columns["selected"] = ValueStore.open(self.selection.directory / split)

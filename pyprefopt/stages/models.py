@@ -47,17 +47,19 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
         lora=config.lora if trained and config.lora.r > 0 else None,
         vocab_size=int(data.manifest["vocab_size"]),
     )
-    _check_context(model.config, source.path, int(data.manifest["longest"]))
+    _check_context(model.config, source.path, data.manifest)
     return LogpsModel(model)
 
 
-def _check_context(model: Any, path: str, longest: int) -> None:
+def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
     """ConfigError where a prompt with its response is longer than what the model was made for."""
-    context = getattr(model, "max_position_embeddings", None)
+    context, longest = getattr(model, "max_position_embeddings", None), int(manifest["longest"])
+    setting = manifest.get("length_setting", "max_tokens")  # what bounds these tokens
     if context is not None and longest > context:
+        below = ", and --max_prompt_tokens below it" if setting == "max_tokens" else ""
         raise ConfigError(
-            f"max_tokens must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
-            f"prompt and response have {longest} tokens; set --max_tokens {context}, and --max_prompt_tokens below it"
+            f"{setting} must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
+            f"prompt and response have {longest} tokens; set --{setting} {context}{below}"
         )
 
 

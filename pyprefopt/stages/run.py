@@ -10,13 +10,16 @@ from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
-from pyprefopt.losses import SFT, Method
+from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
+from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
+from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
+from pyprefopt.stages.rewards import build_rewards, rewards_stage
 from pyprefopt.stages.score import (
     build_logps,
     build_scores,
@@ -71,14 +74,15 @@ class Pipeline:
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
-        for name in ("base", "oracle"):  # looked at before anything is trained for hours
-            path = getattr(self.config, name).path
-            if path is not None:
-                try:
-                    resolve_source(path, trust_remote_code=self.config.trust_remote_code)
-                except ConfigError as error:
-                    raise ConfigError(f"{name}.path: {error}") from None
-                check_vocabulary(f"{name}.path", path, data)
+        for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
+            try:
+                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+            except ConfigError as error:
+                raise ConfigError(f"{setting}: {error}") from None
+            check_vocabulary(setting, path, data)
+        if isinstance(self._provider, Contrastive):
+            for direction in DIRECTIONS:
+                self._provider.prompt(direction)
         return data
 
     @cached_property
@@ -101,10 +105,13 @@ class Pipeline:
 
     @cached_property
     def oracle(self) -> Source:
-        """The DPO oracle: `--oracle`, or trained from the base."""
-        config = self.config.oracle
+        """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
+        config, provider = self.config.oracle, self._provider
         if config.path is not None:
             return Source.given(config.path, self.config)
+        if isinstance(provider, SimPOReward):
+            method = SimPO(beta=provider.beta, gamma=provider.gamma)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
@@ -123,13 +130,65 @@ class Pipeline:
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
         )
 
+    @property
+    def _provider(self) -> Reward | None:
+        return None if self.config.rewards.name is None else self.config.rewards.provider()
+
+    @cached_property
+    def rewards(self) -> Artifact | None:
+        """Token rewards of `--rewards`, for the method and as the selection's scores; None without."""
+        config, provider = self.config.rewards, self._provider
+        if provider is None:
+            return None
+        if isinstance(provider, Contrastive):
+            check_differ(*(self._revision(direction) for direction in DIRECTIONS))
+        inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
+        return self._run(
+            rewards_stage(config, self.data, inputs),
+            lambda directory: build_rewards(config, self.data, inputs, directory),
+        )
+
+    def _reward_input(self, name: str) -> Artifact:
+        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        if name == "base":
+            return self.base_logps
+        if name in ("oracle", "simpo"):
+            return self._logps("oracle_logps", self.oracle, "float32")
+        if name in DIRECTIONS:
+            return self._logps(f"{name}_logps", self._eval_model, "float32", data=self._revision(name))
+        return self._logps(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config), "float32")
+
+    @cached_property
+    def _eval_model(self) -> Source:
+        """The model that contrastive prompts are put to."""
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        if provider.model == "reference":
+            return self._first
+        if provider.model == "base":
+            return self.base
+        return self.oracle if provider.model == "oracle" else Source.given(provider.model, self.config)
+
+    def _revision(self, direction: str) -> Artifact:
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        return self._run(
+            revision_stage(provider, self.data, direction),
+            lambda directory: build_revision(provider, self.data, direction, directory),
+        )
+
+    @property
+    def _first(self) -> Source:
+        """What the policy starts from; its reference."""
+        return self.base if self.config.policy_init == "base" else self.start
+
     @cached_property
     def selection(self) -> Artifact | None:
         """The tokens that the policy is trained on; None where the method takes all."""
         rule, seed = self.config.selection, self.config.seed
         if not rule.active:
             return None
-        scores = self.scores if rule.needs_scores else None
+        scores = (self.rewards or self.scores) if rule.needs_scores else None
         return self._run(
             selection_stage(rule, self.data, scores, seed),
             lambda directory: build_selection(rule, self.data, scores, seed, directory),
@@ -139,11 +198,12 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
-        start = self.base if config.policy_init == "base" else self.start
-        selection = self.selection
-        needs_ref = "ref_logps" in config.loss.needs
-        ref = self._logps("ref_logps", start, config.dtype) if needs_ref else None
-        return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection)
+        start, selection, needs = self._first, self.selection, config.loss.needs
+        rewards = self.rewards if "token_rewards" in needs else None
+        ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
+        return self._train(
+            "policy", config, config.loss, start, ref_logps=ref, selection=selection, token_rewards=rewards
+        )
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
@@ -160,16 +220,30 @@ class Pipeline:
         )
         return Source(str(target), artifact.fingerprint)
 
-    def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
-        def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, self.data, dtype=dtype, trained=False).to(init_distributed())
-            return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
+    def _logps(self, name: str, source: Source, dtype: str, data: Artifact | None = None) -> Artifact:
+        """Log-probs of a model on the responses of `data` (None: the run's)."""
+        scored = data or self.data
 
-        stage = logps_stage(self.data, source.fingerprint, dtype)
+        def build(directory: Path) -> dict[str, Any]:
+            model = open_model(self.config, source, scored, dtype=dtype, trained=False).to(init_distributed())
+            return build_logps(self.config, scored, model, directory, title=name, key=stage.key)
+
+        stage = logps_stage(scored, source.fingerprint, dtype)
         folder = self.shared or self.output_dir / "stages"
         directory = folder / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
         self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
         return self.made[name]
+
+
+def given_models(config: RunConfig) -> dict[str, str]:
+    """Ready checkpoints beside the model, by the setting that names them."""
+    rewards = config.rewards
+    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
+    given = {
+        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
+        "rewards.weak": rewards.weak, "rewards.model": asked,
+    }  # fmt: skip
+    return {setting: path for setting, path in given.items() if path is not None}
 
 
 def train(config: RunConfig) -> RunResult:

@@ -37,7 +37,7 @@ class StudyResult:
     cells: pl.DataFrame  # a line a run: what was varied, and what came out
     summary: pl.DataFrame  # a line a point of the grid and metric: mean, and its 95 % interval over the repeats
     curves: pl.DataFrame  # a line a run and step: training loss
-    scores: pl.DataFrame  # histograms of the token scores of each run that has some
+    scores: pl.DataFrame  # histograms of the token scores or rewards of each run that has some
 
 
 def run_study(
@@ -121,8 +121,9 @@ def _spoken(cell: Values) -> str:
 def _collect(rows: dict[str, list[dict[str, Any]]], cell: Values, made: Mapping[str, Artifact]) -> None:
     rows["cells"].append(cell_row(cell, made))
     rows["curves"] += curve_rows(cell, made["policy"])
-    if "scores" in made:
-        rows["scores"] += score_rows(cell, made["data"], made["scores"])
+    values = made.get("scores") or made.get("rewards")
+    if values is not None:
+        rows["scores"] += score_rows(cell, made["data"], values)
 
 
 def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:

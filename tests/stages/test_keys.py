@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from pyprefopt.losses import DPO, SFT
+from pyprefopt.rewards import Contrastive
 from pyprefopt.stages.artifact import Artifact
 from pyprefopt.stages.data import data_stage
 from pyprefopt.stages.fit import Training
 from pyprefopt.stages.models import Source, start_model
+from pyprefopt.stages.revision import revision_stage
+from pyprefopt.stages.rewards import rewards_stage
 from pyprefopt.stages.score import logps_stage, selection_stage
 from pyprefopt.train.config import LoraConfig, RunConfig, SelectionConfig
 from pyprefopt.train.configfile import dotted_names
@@ -46,6 +49,19 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
 VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 0.1, 5, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
 for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
     FLIPS |= {prefix + name: (value, {stage}) for name, value in VALUES.items()}
+
+# Setting of token rewards -> (provider, another value, the stages whose own key changes).
+REWARD_FLIPS: dict[str, tuple[str, Any, set[str]]] = {
+    "beta": ("dpo", 0.7, {"rewards"}), "transform": ("dpo", "sigmoid_centered", {"rewards"}),
+    "noise_std": ("dpo", 0.5, {"rewards"}), "noise_seed": ("random", 1, {"rewards"}),
+    "gamma": ("simpo", 0.5, {"rewards"}), "form": ("simpo", "length_norm", {"rewards"}),
+    "column": ("column", "credits", {"data", "rewards"}), "name": ("dpo", "random", {"rewards"}),
+    "prefix": ("contrastive", "none", {"rewards", "revision"}), "wrap": ("contrastive", "raw", {"rewards", "revision"}),
+    "context": ("contrastive", "last", {"rewards", "revision"}), "score_eos": ("contrastive", True, {"rewards"}),
+    "max_tokens": ("contrastive", 99, {"rewards", "revision"}),
+    "overflow": ("contrastive", "zero", {"rewards", "revision"}),
+}  # fmt: skip
+REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  # their content is an input
 
 # Settings that change which stages there are, or where a model comes from, or nothing in the results.
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
@@ -90,7 +106,25 @@ def base_config() -> RunConfig:
 
 def test_every_setting_is_listed() -> None:
     known = {name for name, _ in dotted_names(RunConfig, "sepo")}
-    assert known == set(FLIPS) | STRUCTURAL | RECORDED
+    rewards = {f"rewards.{name}" for name in set(REWARD_FLIPS) | REWARD_SOURCES}
+    assert known == set(FLIPS) | rewards | STRUCTURAL | RECORDED
+
+
+@pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
+def test_flip_of_rewards(name: str) -> None:
+    provider, value, expected = REWARD_FLIPS[name]
+    config = configure(method="sepo", model="model", data="pairs.jsonl", rewards={"name": provider})
+    before, after = reward_keys(config), reward_keys(flip(config, f"rewards.{name}", value))
+    assert {stage for stage in before if before[stage] != after.get(stage)} == expected
+
+
+def reward_keys(config: RunConfig) -> dict[str, str]:
+    """The keys of a run's stages, and of those that make its token rewards."""
+    data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
+    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
+    if isinstance(provider, Contrastive):
+        stages["revision"] = revision_stage(provider, data, "better")
+    return keys(config) | {name: stage.key for name, stage in stages.items()}
 
 
 @pytest.mark.parametrize("name", sorted(FLIPS))

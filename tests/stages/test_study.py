@@ -167,6 +167,31 @@ def test_an_oracle_of_another_size(ratios, inputs, tmp_path):
     assert (tmp_path / "oracle_size.png").stat().st_size > 1000
 
 
+def test_guidance_to_convergence(ratios, inputs, tmp_path):
+    """TGDPO's study: every run ends where its own loss is low enough, at the latest after its epochs."""
+    settings = {"method": "tgdpo", "until_converged": 0.6, "convergence_window": 2, "num_train_epochs": 3.0}
+    config = small(inputs, after(ratios, tmp_path), **settings)
+    result = run_study("alpha_tgdpo", config, values={"alphas": [0.0, 2.0]})
+    assert result.cells["alpha"].to_list() == [0.0, 2.0]
+    for point in result.cells.iter_rows(named=True):
+        losses = result.curves.filter(pl.col("alpha") == point["alpha"])["loss"].to_list()
+        assert len(losses) == point["steps"] <= 12
+        assert point["moving_loss"] == pytest.approx(sum(losses[-2:]) / 2)
+        assert point["converged"] == (point["moving_loss"] < 0.6)
+    assert result.cells["converged"].any()
+    assert stage_counts(tmp_path)["oracle"] == 1  # the token rewards are those of the oracle that was there
+    assert result.scores.select("alpha", "side").unique().height == 4
+    assert (tmp_path / "alpha_tgdpo.png").stat().st_size > 1000
+
+
+def test_strength_of_the_regulariser(ratios, inputs, tmp_path):
+    config = small(inputs, after(ratios, tmp_path), method="dpo-reg")
+    result = run_study("alpha_treg", config, values={"alphas": [0.0, 1000.0]})
+    assert result.cells["alpha"].to_list() == [0.0, 1000.0]
+    assert result.cells["reward_margin"].n_unique() == 2
+    assert (tmp_path / "alpha_treg.png").stat().st_size > 1000
+
+
 @pytest.mark.slow
 def test_seeds_are_runs_of_their_own(inputs, tmp_path):
     values = {"chosen_ratios": [0.3], "rejected_ratios": [0.3]}
@@ -221,7 +246,7 @@ def test_grids():
     assert len(samples) == 9 * 3 + 1
 
 
-@pytest.mark.parametrize("name", sorted(name for name in STUDIES if STUDIES[name].methods[0] in METHODS))
+@pytest.mark.parametrize("name", sorted(STUDIES))
 def test_a_study_varies_settings_that_its_methods_have(name):
     study = STUDIES[name]
     for method in study.methods:
