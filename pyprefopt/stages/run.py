@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,26 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
 
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
+
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -105,13 +115,15 @@ class Pipeline:
             return Source.given(config.path, self.config)
         if isinstance(provider, SimPOReward):
             method = SimPO(beta=provider.beta, gamma=provider.gamma)
-            return self._train("oracle", config, method, self.base, fraction=config.fraction)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
@@ -199,9 +211,13 @@ class Pipeline:
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
@@ -243,17 +259,16 @@ class Pipeline:
 
     def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
         """Run a stage in a folder named by its key, so that what is equal is made once."""
-        directory = self.output_dir / "stages" / f"{stage.name}-{stage.key[:12]}"
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
         self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
         return self.made[label]
 
 
 def starts_from_base(config: RunConfig) -> bool:
     """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
-    provider = None if config.rewards.name is None else config.rewards.provider()
-    reads = () if provider is None else provider.reads
-    asked = config.selection.needs_scores if provider is None else "oracle" in reads or "simpo" in reads
-    return config.policy_init == "base" or (asked and config.oracle.path is None)
+    by_scores = config.rewards.name is None and config.selection.needs_scores
+    oracle = by_scores or config.rewards.reads & {"oracle", "simpo"}
+    return config.policy_init == "base" or (bool(oracle) and config.oracle.path is None)
 
 
 def given_models(config: RunConfig) -> dict[str, str]:
