@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
+from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
@@ -47,16 +48,26 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
 
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
+
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -69,7 +80,10 @@ class Pipeline:
                 resolve_source(path, trust_remote_code=self.config.trust_remote_code)
             except ConfigError as error:
                 raise ConfigError(f"{setting}: {error}") from None
-            check_vocabulary(setting, path, data)
+            if setting == "rewards.model" or (setting == "base.path" and starts_from_base(self.config)):
+                check_vocabulary(setting, path, data)
+            else:  # it scores only, and may have a tokenizer of its own
+                own_tokenizer(Source(path, ""), data)
         if isinstance(self._provider, Contrastive):
             for direction in DIRECTIONS:
                 self._provider.prompt(direction)
@@ -91,7 +105,7 @@ class Pipeline:
     @cached_property
     def base_logps(self) -> Artifact:
         """The base's log-probs in float32: what tokens are scored against."""
-        return self._logps("base_logps", self.base, "float32")
+        return self.logps_of("base_logps", self.base)
 
     @cached_property
     def oracle(self) -> Source:
@@ -101,18 +115,20 @@ class Pipeline:
             return Source.given(config.path, self.config)
         if isinstance(provider, SimPOReward):
             method = SimPO(beta=provider.beta, gamma=provider.gamma)
-            return self._train("oracle", config, method, self.base, fraction=config.fraction)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
-        oracle = self._logps("oracle_logps", self.oracle, "float32")
+        oracle = self.logps_of("oracle_logps", self.oracle)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
@@ -141,10 +157,10 @@ class Pipeline:
         if name == "base":
             return self.base_logps
         if name in ("oracle", "simpo"):
-            return self._logps("oracle_logps", self.oracle, "float32")
+            return self.logps_of("oracle_logps", self.oracle)
         if name in DIRECTIONS:
-            return self._logps(f"{name}_logps", self._eval_model, "float32", data=self._revision(name))
-        return self._logps(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config), "float32")
+            return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
+        return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
 
     @cached_property
     def _eval_model(self) -> Source:
@@ -189,33 +205,70 @@ class Pipeline:
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
-        return self._train(
-            "policy", config, config.loss, start, ref_logps=ref, selection=selection, token_rewards=rewards
-        )
+        inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
         return Source(str(target), artifact.fingerprint)
 
-    def _logps(self, name: str, source: Source, dtype: str, data: Artifact | None = None) -> Artifact:
-        """Log-probs of a model on the responses of `data` (None: the run's)."""
-        scored = data or self.data
+    def logps_of(self, name: str, source: Source, dtype: str = "float32") -> Artifact:
+        """Log-probs of any model on the policy's tokens, called `name` in messages and in the summary.
+
+        A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
+        policy's (`data.align.transfer_values`), so that the total of each response is its own.
+        """
+        tokenizer = own_tokenizer(source, self.data)
+        if tokenizer is None:
+            return self._logps(name, source, dtype)
+        config = self.config
+        tokens = self._by_content(
+            tokens_stage(self.data, tokenizer),
+            lambda directory: build_tokens(config, self.data, tokenizer, source.path, directory),
+            label=f"{name}: tokens",
+        )
+        own = self._logps(f"{name}: own", source, dtype, tokens)
+        return self._by_content(
+            moved_stage(self.data, tokens, own),
+            lambda directory: build_moved(self.data, tokens, own, directory),
+            label=name,
+        )
+
+    def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
+        """Log-probs of a model on the run's tokens, or on `tokens`: of its own, or in other contexts."""
+        data = self.data if tokens is None else tokens
+        stage = logps_stage(data, source.fingerprint, dtype)
 
         def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, scored, dtype=dtype, trained=False).to(init_distributed())
-            return build_logps(self.config, scored, model, directory, title=name, key=stage.key)
+            config = self.config if tokens is None else roomy(self.config, tokens)
+            model = open_model(config, source, data, dtype=dtype, trained=False).to(init_distributed())
+            return build_logps(config, data, model, directory, title=name, key=stage.key)
 
-        stage = logps_stage(scored, source.fingerprint, dtype)
-        directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
-        self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
-        return self.made[name]
+        return self._by_content(stage, build, label=name, collective=True)
+
+    def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
+        """Run a stage in a folder named by its key, so that what is equal is made once."""
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
+        self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
+        return self.made[label]
+
+
+def starts_from_base(config: RunConfig) -> bool:
+    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
+    by_scores = config.rewards.name is None and config.selection.needs_scores
+    oracle = by_scores or config.rewards.reads & {"oracle", "simpo"}
+    return config.policy_init == "base" or (bool(oracle) and config.oracle.path is None)
 
 
 def given_models(config: RunConfig) -> dict[str, str]:

@@ -8,7 +8,15 @@ from typing import Any
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
-from pyprefopt.train.config import BaseConfig, LoraConfig, OracleConfig, RewardsConfig, RunConfig, SelectionConfig
+from pyprefopt.train.config import (
+    BaseConfig,
+    LoraConfig,
+    OptimConfig,
+    OracleConfig,
+    RewardsConfig,
+    RunConfig,
+    SelectionConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,12 @@ def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
-def _on_candidates(c: RunConfig) -> bool:
-    return METHODS[c.method].trains_on == "candidates"
-
-
 def _uses_oracle(c: RunConfig) -> bool:
     return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
+
+
+def _on_candidates(c: RunConfig) -> bool:
+    return METHODS[c.method].trains_on == "candidates"
 
 
 def _uses_base(c: RunConfig) -> bool:
@@ -172,6 +180,23 @@ RULES: tuple[Rule, ...] = (
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
         {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
+    ),
+    Rule(
+        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
+        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
+        "oracle.fraction below 1 or leave oracle.sample out",
+        {"oracle": {"sample": 1}},
+        "oracle.sample",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is None and part.convergence_window != OptimConfig.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window is the number of steps that until_converged averages the loss over; set until_converged "
+        "beside it or leave it out",
+        {"convergence_window": 5},
+        "convergence_window",
     ),
     # token rewards
     Rule(
