@@ -206,6 +206,7 @@ class Pipeline:
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
         inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        say_strength(config)
         return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
@@ -280,6 +281,16 @@ def given_models(config: RunConfig) -> dict[str, str]:
         "rewards.weak": rewards.weak, "rewards.model": asked,
     }  # fmt: skip
     return {setting: path for setting, path in given.items() if path is not None}
+
+
+def say_strength(config: RunConfig) -> None:
+    """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
+    factor, scale = getattr(config.loss, "reward_factor", None), config.rewards.beta
+    if factor is not None and scale is not None:
+        logger.info(
+            "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
+            factor, scale, factor * scale,
+        )  # fmt: skip
 
 
 def train(config: RunConfig) -> RunResult:
