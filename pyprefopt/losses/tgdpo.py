@@ -42,7 +42,7 @@ class TGDPO(DPO):
 
     @property
     def reward_factor(self) -> float | None:
-        """What multiplies the token rewards, so that only its product with their own scale matters; None: a function."""
+        """What multiplies the token rewards: only its product with their own scale matters. None for a function."""
         return self.alpha if self.shape in SHAPES else None
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
