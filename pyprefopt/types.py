@@ -26,7 +26,8 @@ class PackedBatch:
 
     A segment sees its parent and itself, causally, and nothing else. In the `separate` layout every response
     carries its own prompt and parents are -1; in the `shared` layout the prompt stands once and is the parent.
-    Inputs end at the last position that a scored token reads, so a segment can be empty.
+    Inputs end at the last position that a scored token reads, so a segment can be empty; with `last_index` they are
+    all of the response.
     """
 
     input_ids: Tensor  # [N] i64
@@ -50,6 +51,7 @@ class PackedBatch:
     token_rewards: Tensor | None = None  # [M] f32
     user_weights: Tensor | None = None  # [M] f32
     ref_logps: Tensor | None = None  # [M] f32
+    last_index: Tensor | None = None  # [R] i64, input position of each response's last token, where a head reads it
 
     def map(self, function: Callable[[Any], Any]) -> PackedBatch:
         """A copy with `function` applied to every array that is there."""

@@ -13,7 +13,7 @@ import numpy as np
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, DataError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
@@ -109,8 +109,14 @@ class Training:
 
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
+        if getattr(self.method, "reads_scores", False):
+            _require_scores(store, split)
+        packer = Packer(
+            store, layout=config.layout, last_token="reward_head" in self.method.needs,
+            budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
+        )  # fmt: skip
         return StepLoader(
-            Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"), **columns),
+            packer,
             groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,
@@ -118,6 +124,16 @@ class Training:
             seed=config.seed,
             rank=dist.rank(),
             world_size=dist.world_size(),
+        )
+
+
+def _require_scores(store: SegmentStore, split: str) -> None:
+    """DataError naming the first row whose response has no score."""
+    missing = np.flatnonzero(np.isnan(store.scores) & (store.kinds > 0))
+    if missing.size:
+        raise DataError(
+            f"{split} row {store.table['row'][int(missing[0])].as_py()}: a response has no score ({missing.size} such "
+            "responses), but loss.margin_scale reads score_chosen and score_rejected; add them, or set it to 0"
         )
 
 
@@ -131,6 +147,11 @@ def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
     model = open_trained(config, training.start, training.data, training.method.needs)
+    if "reward_head" in training.method.needs and config.truncation.active and config.truncation.cut_end == "none":
+        logger.warning(
+            "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
+            "template ends them as whole ones do"
+        )
     evaluation, ranking = training.eval_loaders(config)
     job = Job(
         stage=training.name,

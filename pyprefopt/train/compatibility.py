@@ -29,6 +29,10 @@ class Rule:
     culprit: str  # the dotted setting of the example without which it is fine
 
 
+def _needs(c: RunConfig, need: str) -> bool:
+    return need in METHODS[c.method].needs
+
+
 def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
@@ -78,6 +82,26 @@ RULES: tuple[Rule, ...] = (
         "candidates, which are neither; leave selection out",
         {"method": "rrhf", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
         "selection",
+    ),
+    Rule(
+        lambda c: _needs(c, "reward_head") and c.selection.active,
+        "selection takes tokens whose log-probs count, and method {c.method} trains a score of whole responses; leave "
+        "selection out",
+        {"method": "reward", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
+        "selection",
+    ),
+    Rule(
+        lambda c: _needs(c, "reward_head") and c.lora.r > 0,
+        "lora.r does not apply to method {c.method}, whose new head an adapter cannot hold; leave lora out",
+        {"method": "reward", "lora": {"r": 8}},
+        "lora",
+    ),
+    Rule(
+        lambda c: _needs(c, "ref_kl") and c.zero_stage == 3,
+        "zero_stage 3 does not apply to method {c.method}: the reference beside the policy is whole on every rank, and "
+        "its head is read together with the policy's; set zero_stage 2",
+        {"method": "tdpo2", "zero_stage": 3},
+        "zero_stage",
     ),
     Rule(
         lambda c: _on_responses(c) and c.policy_init is not None,
