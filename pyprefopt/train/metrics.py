@@ -24,7 +24,7 @@ Metrics = dict[str, float]
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens",
+    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative",
 )  # fmt: skip
 PAIR_MEANS = TALLY[1:7]
 
@@ -45,8 +45,14 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
         plain[better].sum(), plain[worse].sum(),
         batch_units(method, batch), scored.new_tensor(better.numel()),
-        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored,
+        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
     ])  # fmt: skip
+
+
+def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor) -> Tensor:
+    """How many scored tokens the method gives a negative weight in its margin, which turns their gradient round."""
+    weights = method.token_weights(batch, logps.detach())[0]
+    return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
 
 
 def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -68,9 +74,11 @@ def batch_units(method: Method, batch: PackedBatch) -> Tensor:
 
 
 def averages(totals: Tensor) -> dict[str, float]:
-    """Means of a global tally: the loss per unit, the rest per pair (left out where there were no pairs)."""
+    """Means of a global tally: the loss per unit, negative weights per scored token, the rest per pair (if any)."""
     sums = dict(zip(TALLY, totals.tolist(), strict=True))
     means = {"loss": sums["loss"] / sums["units"]} if sums["units"] else {}
+    if sums["num_scored_tokens"]:
+        means["weights/negative"] = sums["weights/negative"] / sums["num_scored_tokens"]
     return means | ({name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {})
 
 
