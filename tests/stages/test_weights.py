@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import pyprefopt
+from pyprefopt import data
 from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import DataError
 from pyprefopt.stages.run import RunResult
@@ -90,3 +91,30 @@ def test_rows_with_bad_weights_are_bad_rows(inputs: Path, tmp_path: Path) -> Non
     (rejected,) = [json.loads(line) for line in (tmp_path / "run/rejected.jsonl").read_text().splitlines()]
     assert (rejected["row"], rejected["reason"]) == (5, "bad_weights")
     assert SegmentStore.open(tmp_path / "run/stages/data/train").num_rows == 63
+
+
+def test_a_prepared_folder_brings_its_weights(inputs: Path, tmp_path: Path) -> None:
+    raw = weighted(inputs, tmp_path / "2.parquet")
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    data.prepare(raw, tokenizer, tmp_path / "folder", max_prompt_tokens=64, max_tokens=128, offsets=False)
+    settings = {"method": "simpo", "eval_data": None, "eval_ratio": 0.2}
+    ours, theirs = (
+        one_step(inputs, tmp_path / name, data=path, **settings)
+        for name, path in (("raw", raw), ("prepared", str(tmp_path / "folder")))
+    )
+    assert ours == theirs
+    for split in ("train", "eval"):
+        stores = [ValueStore.open(tmp_path / run / "stages/data" / f"{split}_weights") for run in ("raw", "prepared")]
+        assert stores[0].values.to_pylist() == stores[1].values.to_pylist()
+
+
+def test_instructions_bring_their_weights_to_sft(inputs: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(inputs / "sft.parquet")
+    found = []
+    for weight in (1.0, 3.0):
+        given = pl.lit([{"start": 0, "end": 9, "weight": weight}])
+        frame.with_columns(response_weights=given).write_parquet(tmp_path / f"{weight}.parquet")
+        base = {"data": str(tmp_path / f"{weight}.parquet")}
+        found.append(one_step(inputs, tmp_path / f"run-{weight}", method="sft", base=base))
+    plain = one_step(inputs, tmp_path / "plain", method="sft", base={"data": str(inputs / "sft.parquet")})
+    assert found[0] == plain != found[1]
