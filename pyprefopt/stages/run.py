@@ -15,7 +15,7 @@ from pyprefopt.modeling.load import resolve_source
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
-from pyprefopt.stages.fit import Training, run_training
+from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.score import (
     build_logps,
@@ -127,6 +127,7 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_user_weights(config.loss, self.data)
         start = self.base if config.policy_init == "base" else self.start
         selection = self.selection
         needs_ref = "ref_logps" in config.loss.needs

@@ -12,7 +12,10 @@ import pytest
 import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.store import SegmentStore, ValueStore
-from pyprefopt.errors import DataError
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.losses import DPO
+from pyprefopt.stages.artifact import Artifact
+from pyprefopt.stages.fit import check_user_weights
 from pyprefopt.stages.run import RunResult
 from tests.stages.runs import losses, small
 
@@ -118,3 +121,14 @@ def test_instructions_bring_their_weights_to_sft(inputs: Path, tmp_path: Path) -
         found.append(one_step(inputs, tmp_path / f"run-{weight}", method="sft", base=base))
     plain = one_step(inputs, tmp_path / "plain", method="sft", base={"data": str(inputs / "sft.parquet")})
     assert found[0] == plain != found[1]
+
+
+def test_a_method_that_weighs_no_token_refuses_weights(tmp_path: Path) -> None:
+    class Head:
+        needs = frozenset({"reward_head"})
+
+    manifest = {"key": "data", "weights": {"train": "hash"}}
+    with pytest.raises(ConfigError, match=r"data brings weights of tokens \(train\), but Head scores whole responses"):
+        check_user_weights(Head(), Artifact("data", tmp_path, manifest, reused=False))  # type: ignore[arg-type]
+    check_user_weights(Head(), Artifact("data", tmp_path, {"key": "data", "weights": {}}, reused=False))  # type: ignore[arg-type]
+    check_user_weights(DPO(), Artifact("data", tmp_path, manifest, reused=False))
