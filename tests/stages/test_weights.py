@@ -122,6 +122,8 @@ def test_instructions_bring_their_weights_to_sft(inputs: Path, tmp_path: Path) -
         base = {"data": str(tmp_path / f"{weight}.parquet")}
         found.append(one_step(inputs, tmp_path / f"run-{weight}", method="sft", base=base))
     assert found[0] != found[1]
+    with pytest.raises(ConfigError, match=r"response_weights of base\.data .* are not used by method sepo"):
+        build_data(small(inputs, tmp_path / "run", base=base), tmp_path / "stage")
 
 
 def test_a_method_that_weighs_no_token_refuses_weights(tmp_path: Path) -> None:
