@@ -16,7 +16,7 @@ from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
-from pyprefopt.stages.fit import Training, run_training
+from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -202,6 +202,7 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
