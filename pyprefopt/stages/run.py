@@ -190,7 +190,14 @@ class Pipeline:
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
         return self._train(
-            "policy", config, config.loss, start, ref_logps=ref, selection=selection, token_rewards=rewards
+            "policy",
+            config,
+            config.loss,
+            start,
+            ref_logps=ref,
+            selection=selection,
+            token_rewards=rewards,
+            user_weights=True,
         )
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
