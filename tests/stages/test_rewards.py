@@ -160,13 +160,11 @@ def test_prompts_are_keyed_by_what_they_say(chats, tmp_path):
     assert stored(other.rewards.directory) != [] != made.facts
 
 
-def test_a_folder_of_tokens_has_no_texts(chats, tmp_path):
+def test_a_prepared_folder_leads_back_to_its_texts(chats, tmp_path):
     prepare(str(chats / "pairs.jsonl"), load_tokenizer(chats / "tokenizer"), tmp_path / "folder")
-    run = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards=contrastive(chats))
-    with pytest.raises(ConfigError, match=r"rewards contrastive reads more of the rows than their tokens"):
-        _ = run.rewards
-    fine = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards={"name": "random"})
-    assert stored(fine.rewards.directory)
+    given = {"rewards": contrastive(chats), "data": str(tmp_path / "folder")}
+    run, raw = pipeline(chats, tmp_path / "run", **given), pipeline(chats, tmp_path / "raw", rewards=contrastive(chats))
+    assert stored(run.rewards.directory) == stored(raw.rewards.directory)
 
 
 # --- models -------------------------------------------------------------------------------------------------------
