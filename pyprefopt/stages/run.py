@@ -12,9 +12,10 @@ from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
-from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
+from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
@@ -142,14 +143,24 @@ class Pipeline:
         )
 
     def _reward_input(self, name: str) -> Artifact:
-        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        """A provider's column: log-probs of one model on the responses' tokens, in float32, or the data's values."""
         if name == "base":
             return self.base_logps
         if name in ("oracle", "simpo"):
             return self.logps_of("oracle_logps", self.oracle)
+        if name == "column":
+            return self._column
         if name in DIRECTIONS:
             return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
         return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+
+    @property
+    def _column(self) -> Artifact:
+        assert isinstance(self._provider, Column)  # noqa: S101  (nobody else reads one)
+        name = self._provider.column
+        return self._run(
+            column_stage(name, self.data), lambda directory: build_column(self.config, name, self.data, directory)
+        )
 
     @cached_property
     def _eval_model(self) -> Source:
