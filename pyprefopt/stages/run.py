@@ -12,9 +12,10 @@ from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
-from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
+from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
@@ -31,6 +32,7 @@ from pyprefopt.stages.score import (
 from pyprefopt.stages.summary import format_table, summarize, write_summary
 from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
 from pyprefopt.train import dist
+from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
@@ -153,14 +155,24 @@ class Pipeline:
         )
 
     def _reward_input(self, name: str) -> Artifact:
-        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        """A provider's column: log-probs of one model on the responses' tokens, in float32, or the data's values."""
         if name == "base":
             return self.base_logps
         if name in ("oracle", "simpo"):
             return self.logps_of("oracle_logps", self.oracle)
+        if name == "column":
+            return self._column
         if name in DIRECTIONS:
             return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
         return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+
+    @property
+    def _column(self) -> Artifact:
+        assert isinstance(self._provider, Column)  # noqa: S101  (nobody else reads one)
+        name = self._provider.column
+        return self._run(
+            column_stage(name, self.data), lambda directory: build_column(self.config, name, self.data, directory)
+        )
 
     @cached_property
     def _eval_model(self) -> Source:
@@ -178,7 +190,7 @@ class Pipeline:
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
         return self._run(
             revision_stage(provider, self.data, direction),
-            lambda directory: build_revision(provider, self.data, direction, directory),
+            lambda directory: build_revision(self.config, provider, self.data, direction, directory),
         )
 
     @property
@@ -268,9 +280,8 @@ class Pipeline:
 
 def starts_from_base(config: RunConfig) -> bool:
     """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
-    by_scores = config.rewards.name is None and config.selection.needs_scores
-    oracle = by_scores or config.rewards.reads & {"oracle", "simpo"}
-    return config.policy_init == "base" or (bool(oracle) and config.oracle.path is None)
+    oracle = uses_oracle(config) and config.oracle.path is None
+    return config.policy_init == "base" or config.rewards.model == "base" or oracle
 
 
 def given_models(config: RunConfig) -> dict[str, str]:

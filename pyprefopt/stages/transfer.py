@@ -68,7 +68,7 @@ def build_tokens(
     longest, longest_row = 0, ""
     for split in split_names(data.directory):
         policy = SegmentStore.open(data.directory / split)
-        frame = _cut_as(policy, _texts(config, data, split, policy), split)
+        frame = _cut_as(policy, texts_of(config, data, split, policy), split)
         store = SegmentStore.write(_tokenize(frame, tokenizer, model, split), directory / split)
         facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if store.longest_rows.max() > longest:
@@ -77,7 +77,7 @@ def build_tokens(
     return {"facts": facts, "vocab_size": tokenizer.vocab_size, "longest": longest, "longest_row": longest_row}
 
 
-def _texts(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
+def texts_of(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
     """The rows of a split as they were read, with their texts whole."""
     import polars as pl
 
