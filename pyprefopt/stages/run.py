@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
@@ -32,6 +32,9 @@ from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
 
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenizer import Tokenizer
+
 logger = logging.getLogger("pyprefopt")
 
 
@@ -52,6 +55,7 @@ class Pipeline:
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
+        self._tokenizers: dict[str, Tokenizer | None] = {}  # of models by path; None: the policy's
 
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
         artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
@@ -72,7 +76,7 @@ class Pipeline:
                 if name == "base" and starts_from_base(self.config):
                     check_vocabulary(f"{name}.path", path, data)
                 else:  # it scores only, and may have a tokenizer of its own
-                    own_tokenizer(Source(path, ""), data)
+                    self._tokenizers[path] = own_tokenizer(path, data)
         return data
 
     @cached_property
@@ -109,6 +113,7 @@ class Pipeline:
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
+        self._warn_of_two_tokenizers()
         oracle = self.logps_of("oracle_logps", self.oracle)
         return self._run(
             scores_stage(oracle, self.base_logps),
@@ -154,7 +159,7 @@ class Pipeline:
         A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
         policy's (`data.align.transfer_values`), so that the total of each response is its own.
         """
-        tokenizer = own_tokenizer(source, self.data)
+        tokenizer = self._tokenizer(source)
         if tokenizer is None:
             return self._logps(name, source, dtype)
         config = self.config
@@ -169,6 +174,23 @@ class Pipeline:
             lambda directory: build_moved(self.data, tokens, own, directory),
             label=name,
         )
+
+    def _tokenizer(self, source: Source) -> Tokenizer | None:
+        """A model's own tokenizer; None where it reads the policy's token ids."""
+        data = self.data
+        if source.path not in self._tokenizers:
+            self._tokenizers[source.path] = own_tokenizer(source.path, data)
+        return self._tokenizers[source.path]
+
+    def _warn_of_two_tokenizers(self) -> None:
+        tokenizers = [self._tokenizer(source) for source in (self.oracle, self.base)]
+        oracle, base = (None if tokenizer is None else tokenizer.fingerprint for tokenizer in tokenizers)
+        if oracle != base and dist.is_main():
+            logger.warning(
+                "oracle.path %s and the base have different tokenizers: their difference also holds how each splits "
+                "the text; give --base the model that the oracle was trained from, with --policy_init model",
+                self.oracle.path,
+            )
 
     def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
         """Log-probs of a model on the policy's token ids, or on `tokens` of its own."""

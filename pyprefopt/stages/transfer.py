@@ -20,7 +20,7 @@ from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.data import split_names
-from pyprefopt.stages.models import Source, vocabulary_difference
+from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.prepared import Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
@@ -35,7 +35,7 @@ OFFSETS = ("starts", "ends", "turns")
 logger = logging.getLogger("pyprefopt")
 
 
-def own_tokenizer(source: Source, data: Artifact) -> Tokenizer | None:
+def own_tokenizer(model: str, data: Artifact) -> Tokenizer | None:
     """The tokenizer of a model that does not read the policy's token ids; None where it does.
 
     Raises:
@@ -43,11 +43,11 @@ def own_tokenizer(source: Source, data: Artifact) -> Tokenizer | None:
     """
     from pyprefopt.data.tokenizer import load_own_tokenizer
 
-    difference = vocabulary_difference(source.path, data)
+    difference = vocabulary_difference(model, data)
     if difference is None:
         return None
-    logger.info("%s reads the texts with its own tokenizer (%s)", source.path, difference)
-    return load_own_tokenizer(source.path, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
+    logger.info("%s reads the texts with its own tokenizer (%s)", model, difference)
+    return load_own_tokenizer(model, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
 
 
 def tokens_stage(data: Artifact, tokenizer: Tokenizer) -> Stage:

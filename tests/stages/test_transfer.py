@@ -53,9 +53,9 @@ def lines(segments: Path, values: Path) -> dict[tuple[int, int], dict[str, Any]]
     return {(line["row"], line["segment"]): line for line in table.to_pylist()}
 
 
-def tokens(line: dict[str, Any]) -> list[Token]:
-    places = zip(line["starts"], line["ends"], line["turns"], line["mask"], strict=True)
-    return [Token(None if start is None else (start, end), turn, mask) for start, end, turn, mask in places]
+def places(line: dict[str, Any]) -> list[Token]:
+    columns = zip(line["starts"], line["ends"], line["turns"], line["mask"], strict=True)
+    return [Token(None if start is None else (start, end), turn, mask) for start, end, turn, mask in columns]
 
 
 def pipeline(inputs: Path, output_dir: Path, **settings: Any) -> Pipeline:
@@ -75,12 +75,12 @@ def test_sepo_with_an_oracle_of_another_tokenizer(inputs: Path, other: Path, tmp
 def test_values_are_moved_as_the_twin_moves_them(inputs: Path, other: Path, tmp_path: Path) -> None:
     ours, theirs, _ = moved(pipeline(inputs, tmp_path), other)
     assert ours.keys() == theirs.keys()
-    for key, line in ours.items():
+    for key, line in list(ours.items())[:60]:
         if key[1] == 0:
             assert line["values"] is None
             continue
         assert line["values"] == pytest.approx(
-            transfer(theirs[key]["values"], tokens(theirs[key]), tokens(line)), abs=1e-4
+            transfer(theirs[key]["values"], places(theirs[key]), places(line)), abs=1e-4
         )
         assert math.fsum(line["values"]) == pytest.approx(math.fsum(theirs[key]["values"]), rel=1e-6)
         assert line["values"][-1] == theirs[key]["values"][-1] != 0  # the turn's end
@@ -112,6 +112,33 @@ def test_the_policys_tokenizer_moves_nothing(inputs: Path, tmp_path: Path) -> No
     run = pipeline(inputs, tmp_path)
     run.logps_of("logps", run.start)
     assert set(run.made) == {"data", "logps"}
+
+
+def test_oracle_and_base_of_one_other_tokenizer(
+    inputs: Path, bytewise: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their difference on their own tokens is what is moved; of two tokenizers it is warned."""
+    base = write_other(tmp_path / "base", "byte_bpe", seed=1)
+    policy = {"model": str(sft(inputs, tmp_path / "sft")), "policy_init": "model"}
+    run = pipeline(inputs, tmp_path / "run", **policy, base={"path": str(base)}, oracle={"path": str(bytewise)})
+    scores = lines(run.data.directory / "train", run.scores.directory / "train")
+    assert "different tokenizers" not in caplog.text
+    tokens = run.made["oracle_logps: tokens"].directory / "train"
+    assert tokens == run.made["base_logps: tokens"].directory / "train"
+    oracle, other = (lines(tokens, run.made[f"{name}_logps: own"].directory / "train") for name in ("oracle", "base"))
+    for key in [key for key in scores if key[1]][:30]:
+        apart = [o - b for o, b in zip(oracle[key]["values"], other[key]["values"], strict=True)]
+        wanted = transfer(apart, places(oracle[key]), places(scores[key]))
+        assert scores[key]["values"] == pytest.approx(wanted, abs=1e-4)
+    mixed = pipeline(inputs, tmp_path / "mixed", oracle={"path": str(bytewise)})
+    _ = mixed.scores
+    assert "and the base have different tokenizers" in caplog.text
+
+
+def sft(inputs: Path, output_dir: Path) -> Path:
+    """A policy to start from, of the toy's tokenizer."""
+    settings: dict[str, Any] = {"method": "sft", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
+    return pyprefopt.train(small(inputs, output_dir, **settings)).policy
 
 
 CUTS = [
