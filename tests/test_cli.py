@@ -177,7 +177,7 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
         (["--check", "maybe"], "'maybe'"),
         (["train", "now"], "unexpected argument 'now'"),
         (["trian"], "unknown command 'trian'; did you mean 'train'?; there are train, prepare, truncate, inspect"),
-        (["--method", "dop"], "method must be one of dpo, sepo, sft, simpo, got 'dop'; did you mean 'dpo'?"),
+        (["--method", "dop"], f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
         (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),
         (["--gradient_accumulation_steps", "4"], "it follows from global_batch_size and max_tokens_per_batch"),
         (["--config", "a.yaml", "b.yaml"], "config must have one value"),

@@ -43,5 +43,9 @@ class DPO:
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """-log sigmoid of the reward margin, [P]."""
         margin = chosen_minus_rejected(self.rewards(sums, batch), batch)  # beta (m_w - m_l)
-        flipped = self.label_smoothing
-        return -(1 - flipped) * F.logsigmoid(margin) - flipped * F.logsigmoid(-margin)
+        return logistic_loss(margin, self.label_smoothing)
+
+
+def logistic_loss(margin: Tensor, flipped: float) -> Tensor:
+    """-log sigmoid of the margin, with a share of labels taken as flipped: [P] -> [P]."""
+    return -(1 - flipped) * F.logsigmoid(margin) - flipped * F.logsigmoid(-margin)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
-from pyprefopt.losses import SFT, Method
+from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
+from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
+from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
+from pyprefopt.stages.rewards import build_rewards, rewards_stage
 from pyprefopt.stages.score import (
     build_logps,
     build_scores,
@@ -26,7 +29,15 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
-from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
+from pyprefopt.stages.transfer import (
+    build_moved,
+    build_tokens,
+    moved_stage,
+    own_tokenizer,
+    roomy,
+    tokens_stage,
+    warn_of_two_tokenizers,
+)  # fmt: skip
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
@@ -48,17 +59,27 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
         self._tokenizers: dict[str, Tokenizer | None] = {}  # of models by path; None: the policy's
 
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
+
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -66,17 +87,18 @@ class Pipeline:
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
-        for name in ("base", "oracle"):  # looked at before anything is trained for hours
-            path = getattr(self.config, name).path
-            if path is not None:
-                try:
-                    resolve_source(path, trust_remote_code=self.config.trust_remote_code)
-                except ConfigError as error:
-                    raise ConfigError(f"{name}.path: {error}") from None
-                if name == "base" and starts_from_base(self.config):
-                    check_vocabulary(f"{name}.path", path, data)
-                else:  # it scores only, and may have a tokenizer of its own
-                    self._tokenizers[path] = own_tokenizer(path, data)
+        for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
+            try:
+                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+            except ConfigError as error:
+                raise ConfigError(f"{setting}: {error}") from None
+            if setting in of_one_vocabulary(self.config):
+                check_vocabulary(setting, path, data)
+            else:  # it scores only, and may have a tokenizer of its own
+                self._tokenizers[path] = own_tokenizer(path, data)
+        if isinstance(self._provider, Contrastive):
+            for direction in DIRECTIONS:
+                self._provider.prompt(direction)
         return data
 
     @cached_property
@@ -99,26 +121,84 @@ class Pipeline:
 
     @cached_property
     def oracle(self) -> Source:
-        """The DPO oracle: `--oracle`, or trained from the base."""
-        config = self.config.oracle
+        """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
+        config, provider = self.config.oracle, self._provider
         if config.path is not None:
             return Source.given(config.path, self.config)
+        if isinstance(provider, SimPOReward):
+            method = SimPO(beta=provider.beta, gamma=provider.gamma)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
-        self._warn_of_two_tokenizers()
         oracle = self.logps_of("oracle_logps", self.oracle)
+        warn_of_two_tokenizers(oracle, self.base_logps)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
         )
+
+    @property
+    def _provider(self) -> Reward | None:
+        return None if self.config.rewards.name is None else self.config.rewards.provider()
+
+    @cached_property
+    def rewards(self) -> Artifact | None:
+        """Token rewards of `--rewards`, for the method and as the selection's scores; None without."""
+        config, provider = self.config.rewards, self._provider
+        if provider is None:
+            return None
+        if isinstance(provider, Contrastive):
+            check_differ(*(self._revision(direction) for direction in DIRECTIONS))
+        inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
+        warn_of_two_tokenizers(*inputs.values())
+        return self._run(
+            rewards_stage(config, self.data, inputs),
+            lambda directory: build_rewards(config, self.data, inputs, directory),
+        )
+
+    def _reward_input(self, name: str) -> Artifact:
+        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        if name == "base":
+            return self.base_logps
+        if name in ("oracle", "simpo"):
+            return self.logps_of("oracle_logps", self.oracle)
+        if name in DIRECTIONS:
+            return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
+        return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+
+    @cached_property
+    def _eval_model(self) -> Source:
+        """The model that contrastive prompts are put to."""
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        if provider.model == "reference":
+            return self._first
+        if provider.model == "base":
+            return self.base
+        return self.oracle if provider.model == "oracle" else Source.given(provider.model, self.config)
+
+    def _revision(self, direction: str) -> Artifact:
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        return self._run(
+            revision_stage(provider, self.data, direction),
+            lambda directory: build_revision(provider, self.data, direction, directory),
+        )
+
+    @property
+    def _first(self) -> Source:
+        """What the policy starts from; its reference."""
+        return self.base if self.config.policy_init == "base" else self.start
 
     @cached_property
     def selection(self) -> Artifact | None:
@@ -126,7 +206,7 @@ class Pipeline:
         rule, seed = self.config.selection, self.config.seed
         if not rule.active:
             return None
-        scores = self.scores if rule.needs_scores else None
+        scores = (self.rewards or self.scores) if rule.needs_scores else None
         return self._run(
             selection_stage(rule, self.data, scores, seed),
             lambda directory: build_selection(rule, self.data, scores, seed, directory),
@@ -136,18 +216,22 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
-        start = self.base if config.policy_init == "base" else self.start
-        selection = self.selection
-        needs_ref = "ref_logps" in config.loss.needs
-        ref = self._logps("ref_logps", start, config.dtype) if needs_ref else None
-        return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection)
+        start, selection, needs = self._first, self.selection, config.loss.needs
+        rewards = self.rewards if "token_rewards" in needs else None
+        ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
+        inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
@@ -182,18 +266,8 @@ class Pipeline:
             self._tokenizers[source.path] = own_tokenizer(source.path, data)
         return self._tokenizers[source.path]
 
-    def _warn_of_two_tokenizers(self) -> None:
-        tokenizers = [self._tokenizer(source) for source in (self.oracle, self.base)]
-        oracle, base = (None if tokenizer is None else tokenizer.fingerprint for tokenizer in tokenizers)
-        if oracle != base and dist.is_main():
-            logger.warning(
-                "oracle.path %s and the base have different tokenizers: their difference also holds how each splits "
-                "the text; give --base the model that the oracle was trained from, with --policy_init model",
-                self.oracle.path,
-            )
-
     def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
-        """Log-probs of a model on the policy's token ids, or on `tokens` of its own."""
+        """Log-probs of a model on the run's tokens, or on `tokens`: of its own, or in other contexts."""
         data = self.data if tokens is None else tokens
         stage = logps_stage(data, source.fingerprint, dtype)
 
@@ -206,15 +280,28 @@ class Pipeline:
 
     def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
         """Run a stage in a folder named by its key, so that what is equal is made once."""
-        directory = self.output_dir / "stages" / f"{stage.name}-{stage.key[:12]}"
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
         self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
         return self.made[label]
 
 
-def starts_from_base(config: RunConfig) -> bool:
-    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
-    oracle = config.selection.needs_scores and config.oracle.path is None
-    return config.policy_init == "base" or oracle
+def of_one_vocabulary(config: RunConfig) -> set[str]:
+    """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
+    by_scores = config.rewards.name is None and config.selection.needs_scores
+    trains_oracle = config.oracle.path is None and (by_scores or bool(config.rewards.reads & {"oracle", "simpo"}))
+    settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
+    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
+
+
+def given_models(config: RunConfig) -> dict[str, str]:
+    """Ready checkpoints beside the model, by the setting that names them."""
+    rewards = config.rewards
+    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
+    given = {
+        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
+        "rewards.weak": rewards.weak, "rewards.model": asked,
+    }  # fmt: skip
+    return {setting: path for setting, path in given.items() if path is not None}
 
 
 def train(config: RunConfig) -> RunResult:

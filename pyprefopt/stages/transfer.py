@@ -22,6 +22,7 @@ from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.data import split_names
 from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.prepared import Prepared, is_prepared
+from pyprefopt.train import dist
 from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -217,3 +218,13 @@ def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Pa
         moved: Any = transfer_values(values, **columns)
         ValueStore.write(directory / split, policy, moved, key="moved to the policy's tokens")
     return {}
+
+
+def warn_of_two_tokenizers(*logps: Artifact) -> None:
+    """Say that log-probs which are to be subtracted were made on different tokens."""
+    if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and dist.is_main():
+        logger.warning(
+            "the models of %s have different tokenizers, and the difference also holds how each splits the text; for "
+            "an oracle, give the model that it was trained from as --base (with --policy_init model)",
+            " and ".join(artifact.name for artifact in logps),
+        )

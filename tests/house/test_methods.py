@@ -10,9 +10,11 @@ from typing import get_args
 
 import pytest
 
+from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
 from pyprefopt.losses.method import Need, TrainsOn, Unit
 from pyprefopt.train.resolve import configure, recipe
+from tests.losses.pairs import REQUIRED, made
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,8 +25,9 @@ def test_a_method_has_all_four(name):
     assert Path(inspect.getsourcefile(method)).parent == ROOT / "pyprefopt" / "losses"
     assert (ROOT / "configs" / "method" / f"{name}.yaml").is_file()
     assert (ROOT / "configs" / "embedded" / f"{name}.yaml").is_file()
-    tests = ROOT / "tests" / "losses" / f"test_{name}.py"
-    assert f"import {method.__name__}" in tests.read_text() or f", {method.__name__}" in tests.read_text()
+    source = Path(inspect.getsourcefile(method))
+    tests = ROOT / "tests" / "losses" / f"test_{source.stem}.py"
+    assert re.search(rf"^from pyprefopt\.losses import .*\b{method.__name__}\b", tests.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -32,7 +35,7 @@ def test_a_method_declares_what_it_needs(name):
     method = METHODS[name]
     assert is_dataclass(method)
     assert method.needs <= set(get_args(Need))
-    assert method().unit in get_args(Unit)
+    assert made(name).unit in get_args(Unit)
     assert method.trains_on in get_args(TrainsOn)
     assert method.__doc__
 
@@ -40,10 +43,19 @@ def test_a_method_declares_what_it_needs(name):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_recipe_writes_all_of_the_methods_settings_with_the_defaults(name):
     """The YAML is where people look the values up; a value there and another in the class would be two truths."""
-    written = recipe("method", name)["loss"]
-    assert set(written) == {f.name for f in fields(METHODS[name])}
-    assert METHODS[name](**written) == METHODS[name]()
-    assert configure(method=name, model="m").loss == METHODS[name]()
+    written = recipe("method", name).get("loss", {})
+    required = REQUIRED.get(name, {})
+    assert set(written) | set(required) == {f.name for f in fields(METHODS[name])}
+    assert METHODS[name](**required, **written) == made(name)
+    assert configure(method=name, model="m", loss=required).loss == made(name)
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED))
+def test_a_setting_without_a_published_value_is_asked_for(name):
+    for setting in REQUIRED[name]:
+        given = {other: value for other, value in REQUIRED[name].items() if other != setting}
+        with pytest.raises(ConfigError, match=rf"loss\.{setting} must be .*; it has no default"):
+            configure(method=name, model="m", loss=given)
 
 
 def test_no_file_without_a_method():

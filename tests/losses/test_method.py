@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from pyprefopt.losses import METHODS, chosen_minus_rejected, count_units, weighted_sums
-from pyprefopt.types import Sums
-from tests.losses.pairs import batch_of, losses, random_pairs
+from pyprefopt.losses.method import side_signs
+from tests.losses.pairs import batch_of, kl_of, losses, made, random_pairs, sums_of
+from tests.reference.losses import Response
 
-PAIR_METHODS = sorted(name for name, method in METHODS.items() if method().unit == "pair")
+ON_TOKENS = sorted(name for name, method in METHODS.items() if "reward_head" not in method.needs)
+PAIR_METHODS = sorted(name for name in ON_TOKENS if made(name).unit == "pair")
+# Gradients are stopped inside: their tests compare with the derivative as the papers define it.
+STOPPED = {"dpo-reg": {"sequence_weight": "static"}, "simpo-reg": {"sequence_weight": "static"}}
 
 
-def per_pair(name: str, pairs, layout: str = "shared") -> torch.Tensor:
-    return losses(METHODS[name](), *batch_of(pairs, torch.float64, layout))
+def scored_batch(pairs, layout: str = "shared", dtype: torch.dtype = torch.float64):
+    """With scores, as candidate sets have them: rejected responses below chosen ones."""
+    batch, logps = batch_of(pairs, dtype, layout)
+    score = torch.zeros(len(batch.response_row)).index_fill(0, batch.pair_chosen, 1.0)
+    return replace(batch, response_score=score), logps
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+def per_unit(name: str, pairs, layout: str = "shared") -> torch.Tensor:
+    return losses(made(name), *scored_batch(pairs, layout))
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
 @pytest.mark.parametrize("select", [False, True])
 def test_gradcheck(name, select):
-    batch, logps = batch_of(random_pairs(5, 3, select=select, longest=6), torch.float64)
-    assert torch.autograd.gradcheck(lambda values: losses(METHODS[name](), batch, values), logps)
+    pairs = random_pairs(5, 3, select=select, longest=6)
+    batch, logps = scored_batch(pairs)
+    method = replace(made(name), **STOPPED.get(name, {}))
+    kl = kl_of(pairs, torch.float64) if name == "tdpo2" else None
+    assert torch.autograd.gradcheck(lambda values: losses(method, batch, values, kl), logps)
 
 
 @pytest.mark.parametrize("name", PAIR_METHODS)
 def test_order_of_pairs_does_not_matter(name):
     pairs = random_pairs(6, select=True)
     order = [3, 0, 5, 1, 4, 2]
-    assert torch.equal(per_pair(name, [pairs[i] for i in order]), per_pair(name, pairs)[order])
+    assert torch.equal(per_unit(name, [pairs[i] for i in order]), per_unit(name, pairs)[order])
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ON_TOKENS)
 def test_layout_does_not_matter(name):
     pairs = random_pairs(7, select=True)
-    assert torch.equal(per_pair(name, pairs, "separate"), per_pair(name, pairs, "shared"))
+    assert torch.equal(per_unit(name, pairs, "separate"), per_unit(name, pairs, "shared"))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ON_TOKENS)
 def test_split_of_a_batch_does_not_matter(name):
     """Sums and counts of two micro-batches add up to those of one."""
     pairs = random_pairs(8, select=True)
-    method = METHODS[name]()
+    method = made(name)
 
     def totals(part) -> torch.Tensor:
-        batch, logps = batch_of(part, torch.float64)
+        batch, logps = scored_batch(part)
         return torch.stack([losses(method, batch, logps).sum(), count_units(method.unit, batch).double()])
 
     torch.testing.assert_close(totals(pairs[:2]) + totals(pairs[2:]), totals(pairs), rtol=1e-12, atol=0)
@@ -54,33 +69,33 @@ def test_split_of_a_batch_does_not_matter(name):
 @pytest.mark.parametrize("name", PAIR_METHODS)
 def test_swapped_responses_swap_the_margin(name):
     batch, logps = batch_of(random_pairs(9), torch.float64)
-    method = METHODS[name]()
-    weights = method.token_weights(batch, logps.detach())
-    sums = Sums(policy=weighted_sums(weights, logps, batch), ref=weighted_sums(weights, batch.ref_logps, batch))
+    method = made(name)
+    sums = sums_of(method, batch, logps)
     swapped = replace(batch, pair_chosen=batch.pair_rejected, pair_rejected=batch.pair_chosen)
     margins = [chosen_minus_rejected(method.rewards(sums, b), b) for b in (batch, swapped)]
     assert torch.equal(margins[0], -margins[1])
     assert not torch.equal(method.loss(sums, batch), method.loss(sums, swapped))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ON_TOKENS)
 def test_batch_that_counts_nothing_has_no_loss_and_no_gradient(name):
     """A rank with fewer micro-batches runs one masked token that belongs to no pair."""
     batch, logps = batch_of(random_pairs(1, 1, longest=2), torch.float64)
     none = torch.zeros(0, dtype=torch.int64)
     empty = replace(batch, token_mask=torch.zeros_like(batch.token_mask), pair_chosen=none, pair_rejected=none)
-    total = losses(METHODS[name](), empty, logps).sum()
+    total = losses(made(name), empty, logps).sum()
     (gradient,) = torch.autograd.grad(total, logps)
     assert total.item() == 0
     assert torch.equal(gradient, torch.zeros_like(logps))
-    assert count_units(METHODS[name]().unit, empty).item() == 0
+    assert count_units(made(name).unit, empty).item() == 0
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ON_TOKENS)
 def test_weights_carry_no_gradient(name):
     batch, logps = batch_of(random_pairs(2, select=True), torch.float64)
-    weights = METHODS[name]().token_weights(batch, logps.detach())
-    assert weights.shape == (1, logps.numel())
+    weights = made(name).token_weights(batch, logps.detach())
+    assert weights.shape[0] in (1, 2)
+    assert weights.shape[1:] == logps.shape
     assert not weights.requires_grad
 
 
@@ -110,9 +125,92 @@ def test_count_units():
     assert count_units("token", batch) == logps.numel() == sum(len(r.policy) for pair in pairs for r in pair)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ON_TOKENS)
 def test_settings_are_frozen_with_defaults(name):
-    method = METHODS[name]()
-    assert method == METHODS[name]()
+    method = made(name)
+    assert method == made(name)
     with pytest.raises(AttributeError):
         setattr(method, fields(method)[0].name, 1)
+
+
+def test_signs_of_the_sides():
+    batch, _ = batch_of(random_pairs(4, 3), torch.float64)
+    chosen = torch.isin(batch.response_index, batch.pair_chosen)
+    assert torch.equal(side_signs(batch), torch.where(chosen, 1.0, -1.0).double())
+
+
+# --- user weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_user_weights_change_the_loss_and_ones_do_not(name):
+    batch, logps = scored_batch(random_pairs(11, longest=8))
+    ones = replace(batch, user_weights=torch.ones_like(logps.detach()))
+    halves = replace(batch, user_weights=torch.full_like(logps.detach(), 0.5))
+    kl = kl_of(random_pairs(11, longest=8), torch.float64)
+    before = losses(made(name), batch, logps, kl)
+    assert torch.equal(losses(made(name), ones, logps, kl), before)
+    assert not torch.allclose(losses(made(name), halves, logps, kl), before)
+
+
+# --- edges --------------------------------------------------------------------------------------------------------
+
+
+def one(policy: list[float], ref: list[float] | None = None, reward: float = 0.5) -> Response:
+    n = len(policy)
+    return Response(policy, ref or [-1.0] * n, [True] * n, 1.0, [reward] * n, [0.1] * n)
+
+
+LONG = [-2.0, -0.5, -1.0, -3.0] * 500
+EDGES = {
+    "one token each": (one([-1.0]), one([-2.0])),
+    "equal responses": (one([-1.0, -2.0]), one([-1.0, -2.0])),
+    "all probabilities equal": (one([-0.3] * 7), one([-0.3] * 3)),
+    "certain": (one([0.0, 0.0]), one([-700.0, -800.0])),
+    "hopeless": (one([-700.0, -800.0]), one([0.0, 0.0])),
+    "very long": (one(LONG), one([-1.0])),
+    "large rewards": (one([-1.0, -2.0], reward=50.0), one([-1.0], reward=-50.0)),
+}
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
+@pytest.mark.parametrize("edge", sorted(EDGES))
+def test_edges_stay_finite(name, edge):
+    batch, logps = scored_batch([EDGES[edge]], dtype=torch.float32)
+    total = losses(made(name), batch, logps).sum()
+    (gradient,) = torch.autograd.grad(total, logps)
+    assert total.isfinite()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_a_token_of_weight_zero_counts_nothing_even_at_minus_infinity(name):
+    """A user weight of 0 takes a token out, whatever its log-prob is."""
+    pair = (one([-1.0, -2.0, -0.5]), one([-1.5, -0.7]))
+    batch, logps = scored_batch([pair])
+    method, kl = made(name), torch.tensor([0.2, 0.3], dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    outcomes = []
+    for value in (-2.0, -math.inf) if name != "confpo" else (-3.0, -math.inf):  # ConfPO selects by the probability
+        values = logps.detach().index_fill(0, torch.tensor(1), value).requires_grad_()
+        total = losses(method, replace(batch, user_weights=weights), values, kl).sum()
+        (gradient,) = torch.autograd.grad(total, values)
+        outcomes.append((total, gradient))
+    if name == "confpo":  # the mean moves with the probability: finite is what can be asked for
+        assert outcomes[1][0].isfinite()
+        assert outcomes[1][1].isfinite().all()
+    else:
+        assert torch.equal(outcomes[0][0], outcomes[1][0])
+        assert torch.equal(outcomes[0][1], outcomes[1][1])
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_a_response_without_a_scored_token_counts_zero(name):
+    """Truncation and masks can leave a response with nothing to weight."""
+    whole, gone = one([-1.0, -2.0]), one([-1.0, -3.0])
+    gone.selected = [False, False]
+    batch, logps = scored_batch([(whole, gone)])
+    total = losses(made(name), batch, logps).sum()
+    (gradient,) = torch.autograd.grad(total, logps)
+    assert total.isfinite()
+    assert gradient.isfinite().all()

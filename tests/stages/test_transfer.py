@@ -132,13 +132,32 @@ def test_oracle_and_base_of_one_other_tokenizer(
         assert scores[key]["values"] == pytest.approx(wanted, abs=1e-4)
     mixed = pipeline(inputs, tmp_path / "mixed", oracle={"path": str(bytewise)})
     _ = mixed.scores
-    assert "and the base have different tokenizers" in caplog.text
+    assert "oracle_logps and base_logps have different tokenizers" in caplog.text
 
 
 def sft(inputs: Path, output_dir: Path) -> Path:
     """A policy to start from, of the toy's tokenizer."""
     settings: dict[str, Any] = {"method": "sft", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
     return pyprefopt.train(small(inputs, output_dir, **settings)).policy
+
+
+def test_revision_prompts_need_the_policys_tokens(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    rewards = {"name": "contrastive", "model": "oracle"}
+    run = pipeline(inputs, tmp_path, rewards=rewards, oracle={"path": str(bytewise)})
+    with pytest.raises(ConfigError, match=r"oracle\.path must be a model with the policy's vocabulary"):
+        _ = run.data
+
+
+def test_rewards_of_models_of_another_tokenizer(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    weak = write_other(tmp_path / "weak", "byte_bpe", seed=1)
+    rewards = {"name": "strong_weak", "strong": str(bytewise), "weak": str(weak)}
+    run = pipeline(inputs, tmp_path / "run", rewards=rewards, oracle={})
+    assert run.rewards is not None
+    values = lines(run.data.directory / "train", run.rewards.directory / "train")
+    strong, weak_lines = (moved(run, model)[0] for model in (bytewise, weak))
+    for key in [key for key in values if key[1]]:
+        apart = [s - w for s, w in zip(strong[key]["values"], weak_lines[key]["values"], strict=True)]
+        assert values[key]["values"] == pytest.approx(apart, abs=1e-5)
 
 
 CUTS = [

@@ -16,6 +16,7 @@ from pyprefopt.train.config import BaseConfig, OracleConfig, RunConfig, Selectio
 from pyprefopt.train.configfile import dotted_names, dump_yaml, hints, parse_yaml
 from pyprefopt.train.options import comments
 from pyprefopt.train.resolve import configure, load_config, recipe, resolve, to_yaml
+from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,8 @@ def test_empty_yaml_is_the_default_run(tmp_path):
         ({"method": "dpo", "loss": {"gamma": 1}}, "unknown setting 'loss.gamma'"),
         ({"loss": {"zzz": 1}}, "; method sepo has loss.reward_scale, loss.normalizer"),
         ({"bf16": True}, "unknown setting 'bf16'; use dtype bfloat16"),
-        ({"method": "dop"}, "method must be one of dpo, sepo, sft, simpo, got 'dop'; did you mean 'dpo'?"),
+        ({"method": "dop"}, f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
+        ({"method": "rto"}, "method rto is not there yet (PPO on token rewards); use dpo-reg or tgdpo"),
         ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
         ({"learning_rate": True}, "learning_rate must be a number, got True"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
@@ -318,4 +320,4 @@ def _unchecked(example):
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m"}, {"data": "d.jsonl"}])
 def test_shipped_recipes_break_no_rule(method, source):
-    configure(method=method, **source)
+    configure(method=method, loss=REQUIRED.get(method, {}), **source)

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
-from pyprefopt.losses import DPO, SFT, SimPO
+from pyprefopt.losses import DPO, SFT, TGDPO, SimPO
+from pyprefopt.train.callbacks import NegativeWeights
 from pyprefopt.train.evaluation import evaluate
 from pyprefopt.train.metrics import TALLY, append_line, averages, drop_lines_after, ranking_tally, tally
+from pyprefopt.train.progress import Progress
 from pyprefopt.train.step import method_sums
 from tests.reference.packing import Group, Response, pack_groups
 from tests.train.toy import ToyLoader, ToyModel, dummy_like, make_groups, with_ref_logps
@@ -40,6 +42,7 @@ def test_averages_by_hand():
         "rewards/margins": sum(margins) / 2,
         "logps/chosen": (-4 + -2) / 2,
         "logps/rejected": (-4 + -3) / 2,
+        "weights/negative": 0.0,
     }
     assert metrics == pytest.approx(expected, rel=1e-6)
 
@@ -73,7 +76,29 @@ def test_without_pairs_there_is_only_a_loss():
     batch = batch_of(make_groups(3, single=True))
     logps = ToyModel()(batch)
     metrics = averages(counts(SFT(), batch, logps))
-    assert metrics == pytest.approx({"loss": -float(logps.detach().mean())}, rel=1e-6)
+    assert metrics == pytest.approx({"loss": -float(logps.detach().mean()), "weights/negative": 0.0}, rel=1e-6)
+
+
+def guided() -> tuple:
+    """Rewards 3, -3 (chosen) and 3 (rejected): f 2.5, -0.5 and -0.5 at alpha 0.5."""
+    group = pair(2, 1)
+    group.responses[0].values |= {"token_rewards": [3.0, -3.0], "ref_logps": [-1.0, -1.0]}
+    group.responses[1].values |= {"token_rewards": [3.0], "ref_logps": [-1.0]}
+    return batch_of([group]), torch.tensor([-1.0, -3.0, -4.0])
+
+
+@pytest.mark.parametrize(("method", "share"), [(TGDPO(), 2 / 3), (TGDPO(clamp=True), 0), (TGDPO(shape="sigmoid"), 0)])
+def test_the_share_of_negative_weights_is_reported(method, share):
+    batch, logps = guided()
+    assert averages(counts(method, batch, logps))["weights/negative"] == pytest.approx(share)
+
+
+def test_negative_weights_are_warned_of_once(caplog):
+    watcher, progress = NegativeWeights("policy"), Progress(10, 10, step=3)
+    for metrics in (None, {"weights/negative": 0.0}, {"weights/negative": 0.25}, {"weights/negative": 0.5}):
+        watcher.on_step(progress, metrics)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("policy: 25.0 % of the token weights of step 3 are negative")
 
 
 def test_evaluate_needs_no_engine_and_leaves_the_mode():

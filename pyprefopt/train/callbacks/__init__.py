@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from pyprefopt.train.callbacks.base import Callback
 from pyprefopt.train.callbacks.files import MetricsFile, TensorBoard
 from pyprefopt.train.callbacks.screen import ProgressBar
+from pyprefopt.train.callbacks.warn import NegativeWeights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Callback", "MetricsFile", "ProgressBar", "TensorBoard", "default_callbacks"]
+__all__ = ["Callback", "MetricsFile", "NegativeWeights", "ProgressBar", "TensorBoard", "default_callbacks"]
 
 
 def default_callbacks(stage: str, output_dir: Path) -> list[Callback]:
@@ -24,4 +25,5 @@ def default_callbacks(stage: str, output_dir: Path) -> list[Callback]:
         MetricsFile(stage, output_dir / "metrics.jsonl"),
         TensorBoard(output_dir / "tensorboard" / stage),
         ProgressBar(stage),
+        NegativeWeights(stage),
     ]

@@ -1,0 +1,56 @@
+"""Shaping functions f of token rewards: named ones, and functions of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import runpy
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyprefopt.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+# Of alpha times the token reward, its sign turned in rejected responses. f(0) = 1.
+SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda guidance: 1 + guidance,  # TGDPO, Eq. 21
+    "sigmoid": lambda guidance: 2 * torch.sigmoid(guidance),  # its authors' smoother suggestion; always positive
+}
+
+
+def check_shape(setting: str, shape: str) -> None:
+    """ConfigError unless `shape` is a name of SHAPES or a function that can be loaded."""
+    if shape not in SHAPES and ":" not in shape:
+        names = ", ".join(SHAPES)
+        raise ConfigError(
+            f"{setting} must be one of {names}, or FILE.py:NAME of a function f(token_rewards, response_length, side), "
+            f"got {shape!r}{did_you_mean(shape, SHAPES)}"
+        )
+    if shape not in SHAPES:
+        custom_shape(shape)
+
+
+@cache
+def custom_shape(path: str) -> Shape:
+    """The function NAME of FILE.py, called with [M] each: rewards, the response's length, +1 chosen or -1 rejected."""
+    file, _, name = path.rpartition(":")
+    if not Path(file).is_file():
+        raise ConfigError(f"loss.shape must name an existing file, got '{file}' in {path!r}; write FILE.py:NAME")
+    function = runpy.run_path(file).get(name)
+    if not callable(function):
+        raise ConfigError(f"loss.shape must name a function of {file}, and it has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def file_digest(shape: str) -> str:
+    """`, sha256=...` of a custom shape's file, so that a changed function is another method; '' for a named one."""
+    if shape in SHAPES:
+        return ""
+    return f", sha256={hashlib.sha256(Path(shape.rpartition(':')[0]).read_bytes()).hexdigest()}"

@@ -1,0 +1,62 @@
+"""Token-level DPO (Zeng et al. 2024): DPO with the sequential KL divergence of both responses inside the sigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pyprefopt.errors import check
+from pyprefopt.losses.dpo import DPO, logistic_loss
+from pyprefopt.losses.method import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyprefopt.types import PackedBatch, Sums
+
+# K of a response is the sum over its scored positions of KL(reference || policy) over the whole vocabulary.
+
+
+@dataclass(frozen=True)
+class TDPO1(DPO):
+    """TDPO1 (Zeng et al. 2024; TGDPO Table 7): the margin is beta (m_w - m_l) - beta (K_l - K_w), nothing detached."""
+
+    kl_scale: float = 1.0  # factor of the difference of the divergences; 1 is the paper's, 0 is dpo
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "ref_kl"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.kl_scale >= 0, "loss.kl_scale", self.kl_scale, ">= 0", "usual 1; 0 is dpo")
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """beta (m + kl_scale K), [R]: the margin's part of each response."""
+        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
+        return super().rewards(sums, batch) + self.beta * self.kl_scale * sums.kl
+
+
+@dataclass(frozen=True)
+class TDPO2(DPO):
+    """TDPO2 (Zeng et al. 2024): the margin is beta (m_w - m_l) - beta alpha (K_l - K_w), no gradient through K_w."""
+
+    alpha: float = 0.5  # factor of the difference of the divergences; usual 0.01 to 0.7, 0 is dpo
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "ref_kl"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.alpha >= 0, "loss.alpha", self.alpha, ">= 0", "usual range 0.01 to 0.7; 0 is dpo")
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """beta (m + alpha K), [R]: the margin's part of each response."""
+        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
+        return super().rewards(sums, batch) + self.beta * self.alpha * sums.kl
+
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """-log sigmoid of the margin, in which the chosen response's divergence is a constant, [P]."""
+        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
+        m = super().rewards(sums, batch)
+        chosen = m + self.beta * self.alpha * sums.kl.detach()
+        rejected = m + self.beta * self.alpha * sums.kl
+        margin = chosen[batch.pair_chosen] - rejected[batch.pair_rejected]
+        return logistic_loss(margin, self.label_smoothing)

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.losses import DPO, TDPO1, TDPO2
+from tests.losses.pairs import assert_like_reference, batch_of, kl_of, losses, random_pairs
+from tests.reference import losses as reference
+from tests.reference.losses import Response, sigmoid
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("select", [False, True])
+@pytest.mark.parametrize(
+    ("method", "scale"), [(TDPO1(beta=0.3), 1.0), (TDPO1(beta=0.3, kl_scale=0.2), 0.2), (TDPO2(beta=0.3), 0.5)]
+)
+def test_like_reference(dtype, select, method, scale):
+    assert_like_reference(
+        method, lambda chosen, rejected: reference.tdpo(chosen, rejected, 0.3, scale), dtype, select=select
+    )
+
+
+def worked():
+    """Equal log-ratios; divergences 2 (chosen) and 5 (rejected)."""
+    pair = (Response([-1.0], [-1.0], [True]), Response([-2.0, -1.0], [-2.0, -1.0], [True] * 2))
+    batch, logps = batch_of([pair], torch.float64)
+    return batch, logps, torch.tensor([2.0, 5.0], dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "margin"), [(TDPO1(beta=0.5), -0.5 * 3), (TDPO2(beta=0.5, alpha=0.2), -0.5 * 0.2 * 3)]
+)
+def test_worked_by_hand(method, margin):
+    got = losses(method, *worked()).item()
+    assert got == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
+
+
+def test_gradient_by_the_divergences():
+    """TDPO1 pulls on both, TDPO2 on the rejected response's alone."""
+    slope = sigmoid(0.5 * 3) * 0.5  # of -log sigmoid(z) at z = -1.5, times beta
+    batch, logps, kl = worked()
+    (both,) = torch.autograd.grad(losses(TDPO1(beta=0.5), batch, logps, kl).sum(), kl)
+    assert both.tolist() == pytest.approx([-slope, slope], rel=1e-12)
+    (one,) = torch.autograd.grad(losses(TDPO2(beta=0.5, alpha=1.0), batch, logps, kl).sum(), kl)
+    assert one.tolist() == pytest.approx([0.0, slope], rel=1e-12)
+
+
+def test_tdpo2_reports_the_margin_that_it_compares():
+    batch, logps, kl = worked()
+    method = TDPO2(beta=0.5, alpha=0.2)
+    from tests.losses.pairs import sums_of
+
+    rewards = method.rewards(sums_of(method, batch, logps, kl), batch)
+    assert (rewards[0] - rewards[1]).item() == pytest.approx(-0.3, rel=1e-12)
+
+
+@pytest.mark.parametrize("method", [TDPO1(kl_scale=0.0), TDPO2(alpha=0.0)])
+def test_without_divergence_it_is_dpo(method):
+    pairs = random_pairs(5, select=True)
+    batch, logps = batch_of(pairs, torch.float64)
+    assert torch.equal(losses(method, batch, logps, kl_of(pairs, torch.float64)), losses(DPO(), batch, logps))
+
+
+@pytest.mark.parametrize("method", [TDPO1(), TDPO2()])
+def test_where_policy_and_reference_are_equal_it_is_ln_2(method):
+    """All divergences are 0 there, and so is the margin."""
+    batch, _ = batch_of(random_pairs(5), torch.float64)
+    got = losses(method, batch, batch.ref_logps.clone(), torch.zeros(len(batch.response_row), dtype=torch.float64))
+    assert torch.equal(got, torch.full_like(got, math.log(2)))
+
+
+@pytest.mark.parametrize(("method", "name"), [(TDPO1, "kl_scale"), (TDPO2, "alpha")])
+def test_settings_are_checked(method, name):
+    with pytest.raises(ConfigError, match=rf"loss\.{name} must be >= 0, got -0\.5"):
+        method(**{name: -0.5})
