@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from pyprefopt.data.atomic import sha256_file
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
+from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
-from pyprefopt.stages.data import split_names
+from pyprefopt.stages.data import kind_of_rows, split_names
 from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.prepared import Prepared, is_prepared
 from pyprefopt.train import dist
@@ -85,12 +85,13 @@ def _texts(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) 
     from pyprefopt.data.read import scan_candidates, scan_preferences
 
     source: Any = config.eval_data if split == "eval" and config.eval_data is not None else config.data
-    form = config.format
+    form, candidates = config.format, kind_of_rows(config) == "candidates"
     if source is None:  # the embedded set, which the data stage wrote
-        source = data.directory / "toy" / ("train.parquet" if split == "train" else "test.parquet")
+        name = "train.parquet" if split == "train" else "test.parquet"
+        source = data.directory / "toy" / (f"candidates-{name}" if candidates else name)
     elif is_prepared(source):
         source, form = _inputs_of(Prepared("eval_data" if split == "eval" else "data", source))
-    scan = scan_candidates if KINDS.index("response") in policy.kinds else scan_preferences
+    scan = scan_candidates if candidates else scan_preferences
     frame = scan(source, format=form).frame
     return frame.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
 

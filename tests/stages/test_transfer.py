@@ -15,9 +15,12 @@ import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.prepare import prepare
 from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.toy import write_candidates
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.run import Pipeline
+from pyprefopt.stages.transfer import build_tokens
+from pyprefopt.train.resolve import configure
 from tests.reference.transfer import Token, transfer
 from tests.stages.other import CHAT, write_other
 from tests.stages.runs import losses, small
@@ -158,6 +161,29 @@ def test_rewards_of_models_of_another_tokenizer(inputs: Path, bytewise: Path, tm
     for key in [key for key in values if key[1]]:
         apart = [s - w for s, w in zip(strong[key]["values"], weak_lines[key]["values"], strict=True)]
         assert values[key]["values"] == pytest.approx(apart, abs=1e-5)
+
+
+def test_candidates_are_read_too_but_not_cut_ones(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    train, test = write_candidates(tmp_path, train=16, test=16)
+    rows = {"method": "rrhf", "data": str(train), "eval_data": str(test), "policy_init": None, "base": {}, "oracle": {}}
+    ours, theirs, _ = moved(pipeline(inputs, tmp_path / "run", **rows), bytewise)
+    assert max(segment for _, segment in ours) > 2
+    for key in [key for key in ours if key[1]]:
+        wanted = transfer(theirs[key]["values"], places(theirs[key]), places(ours[key]))
+        assert ours[key]["values"] == pytest.approx(wanted, abs=1e-4)
+    cut = pipeline(inputs, tmp_path / "cut", **rows, max_tokens=40, max_prompt_tokens=39)
+    with pytest.raises(DataError, match=r"train row 0, response 1: it was cut, and candidates that are cut cannot"):
+        moved(cut, bytewise)
+
+
+def test_the_embedded_set(tmp_path: Path, bytewise: Path) -> None:
+    run = Pipeline(configure(method="sepo", output_dir=str(tmp_path), oracle={"path": str(bytewise)}))
+    assert run.data.facts["train"]["rows"] == 2000
+    tokenizer = data.load_tokenizer(bytewise)
+    directory = tmp_path / "tokens"
+    directory.mkdir()
+    facts = build_tokens(run.config, run.data, tokenizer, str(bytewise), directory)["facts"]
+    assert {split: facts[split]["rows"] for split in facts} == {"train": 2000, "eval": 400}
 
 
 CUTS = [
