@@ -122,7 +122,7 @@ def test_oracle_and_base_of_one_other_tokenizer(
 ) -> None:
     """Their difference on their own tokens is what is moved; of two tokenizers it is warned."""
     base = write_other(tmp_path / "base", "byte_bpe", seed=1)
-    policy = {"model": str(sft(inputs, tmp_path / "sft")), "policy_init": "model"}
+    policy = {"policy_init": "model"}
     run = pipeline(inputs, tmp_path / "run", **policy, base={"path": str(base)}, oracle={"path": str(bytewise)})
     scores = lines(run.data.directory / "train", run.scores.directory / "train")
     assert "different tokenizers" not in caplog.text
@@ -133,15 +133,10 @@ def test_oracle_and_base_of_one_other_tokenizer(
         apart = [o - b for o, b in zip(oracle[key]["values"], other[key]["values"], strict=True)]
         wanted = transfer(apart, places(oracle[key]), places(scores[key]))
         assert scores[key]["values"] == pytest.approx(wanted, abs=1e-4)
-    mixed = pipeline(inputs, tmp_path / "mixed", oracle={"path": str(bytewise)})
+    ready = {"base": {"path": str(inputs / "config.json")}, "oracle": {"path": str(bytewise)}}
+    mixed = pipeline(inputs, tmp_path / "mixed", **policy, **ready)
     _ = mixed.scores
     assert "oracle_logps and base_logps have different tokenizers" in caplog.text
-
-
-def sft(inputs: Path, output_dir: Path) -> Path:
-    """A policy to start from, of the toy's tokenizer."""
-    settings: dict[str, Any] = {"method": "sft", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
-    return pyprefopt.train(small(inputs, output_dir, **settings)).policy
 
 
 def test_revision_prompts_need_the_policys_tokens(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
