@@ -71,7 +71,7 @@ class BaseConfig(OptimConfig):
 class OracleConfig(OptimConfig):
     """The DPO oracle that scores tokens (SePO): trained from the base, or an existing checkpoint."""
 
-    path: str | None = None  # use this checkpoint directory, same vocabulary, any size (alias: --oracle)
+    path: str | None = None  # use this checkpoint directory, of any size and tokenizer (alias: --oracle)
     fraction: float = 1.0  # share of the training pairs that the oracle sees (SePO Fig. 5); (0, 1]
     sample: int = 0  # which random share of that size, numbered from 0; of one seed, other samples are other pairs
     loss: DPO = field(default_factory=DPO)
