@@ -12,12 +12,12 @@ import numpy as np
 
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
-from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.models import Source, open_model
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
@@ -52,6 +52,7 @@ class Training:
     token_rewards: Artifact | None = None
     fraction: float = 1.0  # of the training pairs
     sample: int = 0  # which such share
+    user_weights: bool = False  # those of the data, where it has any, multiply the method's
 
     def stage(self, config: RunConfig) -> Stage:
         """The stage's key."""
@@ -63,25 +64,38 @@ class Training:
             artifact = getattr(self, name)
             if artifact is not None:
                 inputs[name] = artifact.fingerprint
+        if self.user_weights and self.data.manifest.get("weights"):
+            inputs["user_weights"] = content_hash(self.data.manifest["weights"])
         return Stage(self.name, settings, inputs, seed=config.seed)
 
     def train_loader(self, config: RunConfig) -> StepLoader:
         """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
-        if self.method.trains_on == "pairs":
+        if self.method.trains_on != "responses":
             return self._loader(config, "train", self._columns(config, "train"))
         own = (self.data.directory / "sft").exists()
-        return self._loader(config, "sft" if own else "train", {"only": None if own else "chosen"})
+        split, only = ("sft", None) if own else ("train", "chosen")
+        return self._loader(config, split, {"only": only, **self._weights(split)})
 
     def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test pairs, with what the method needs and as whole responses; None without a test split."""
+        """The test rows, with what the method needs and as whole responses; None without a test split.
+
+        Candidates have no chosen response: SFT is then judged by the ranking alone.
+        """
         if not (self.data.directory / "eval").exists():
             return None, None
-        on_pairs = self.method.trains_on == "pairs"
-        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen"}
-        return self._loader(config, "eval", columns), self._loader(config, "eval", {})
+        ranking = self._loader(config, "eval", {})
+        if self.method.trains_on != "responses":
+            return self._loader(config, "eval", self._columns(config, "eval")), ranking
+        if KINDS.index("chosen") not in ranking.packer.store.kinds:
+            return None, ranking
+        return self._loader(config, "eval", {"only": "chosen", **self._weights("eval")}), ranking
+
+    def _weights(self, split: str) -> dict[str, Any]:
+        path = self.data.directory / f"{split}_weights"
+        return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
-        columns: dict[str, Any] = {}
+        columns = self._weights(split)
         for name in ("ref_logps", "token_rewards"):
             artifact = getattr(self, name)
             if artifact is not None:

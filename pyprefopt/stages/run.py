@@ -29,7 +29,9 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
+from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
 from pyprefopt.train import dist
+from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
@@ -79,7 +81,10 @@ class Pipeline:
                 resolve_source(path, trust_remote_code=self.config.trust_remote_code)
             except ConfigError as error:
                 raise ConfigError(f"{setting}: {error}") from None
-            check_vocabulary(setting, path, data)
+            if setting == "rewards.model" or (setting == "base.path" and starts_from_base(self.config)):
+                check_vocabulary(setting, path, data)
+            else:  # it scores only, and may have a tokenizer of its own
+                own_tokenizer(Source(path, ""), data)
         if isinstance(self._provider, Contrastive):
             for direction in DIRECTIONS:
                 self._provider.prompt(direction)
@@ -101,7 +106,7 @@ class Pipeline:
     @cached_property
     def base_logps(self) -> Artifact:
         """The base's log-probs in float32: what tokens are scored against."""
-        return self._logps("base_logps", self.base, "float32")
+        return self.logps_of("base_logps", self.base)
 
     @cached_property
     def oracle(self) -> Source:
@@ -124,7 +129,7 @@ class Pipeline:
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
-        oracle = self._logps("oracle_logps", self.oracle, "float32")
+        oracle = self.logps_of("oracle_logps", self.oracle)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
@@ -153,10 +158,10 @@ class Pipeline:
         if name == "base":
             return self.base_logps
         if name in ("oracle", "simpo"):
-            return self._logps("oracle_logps", self.oracle, "float32")
+            return self.logps_of("oracle_logps", self.oracle)
         if name in DIRECTIONS:
-            return self._logps(f"{name}_logps", self._eval_model, "float32", data=self._revision(name))
-        return self._logps(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config), "float32")
+            return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
+        return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
 
     @cached_property
     def _eval_model(self) -> Source:
@@ -174,7 +179,7 @@ class Pipeline:
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
         return self._run(
             revision_stage(provider, self.data, direction),
-            lambda directory: build_revision(provider, self.data, direction, directory),
+            lambda directory: build_revision(self.config, provider, self.data, direction, directory),
         )
 
     @property
@@ -202,7 +207,14 @@ class Pipeline:
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
         return self._train(
-            "policy", config, config.loss, start, ref_logps=ref, selection=selection, token_rewards=rewards
+            "policy",
+            config,
+            config.loss,
+            start,
+            ref_logps=ref,
+            selection=selection,
+            token_rewards=rewards,
+            user_weights=True,
         )
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
@@ -220,19 +232,51 @@ class Pipeline:
         )
         return Source(str(target), artifact.fingerprint)
 
-    def _logps(self, name: str, source: Source, dtype: str, data: Artifact | None = None) -> Artifact:
-        """Log-probs of a model on the responses of `data` (None: the run's)."""
-        scored = data or self.data
+    def logps_of(self, name: str, source: Source, dtype: str = "float32") -> Artifact:
+        """Log-probs of any model on the policy's tokens, called `name` in messages and in the summary.
+
+        A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
+        policy's (`data.align.transfer_values`), so that the total of each response is its own.
+        """
+        tokenizer = own_tokenizer(source, self.data)
+        if tokenizer is None:
+            return self._logps(name, source, dtype)
+        config = self.config
+        tokens = self._by_content(
+            tokens_stage(self.data, tokenizer),
+            lambda directory: build_tokens(config, self.data, tokenizer, source.path, directory),
+            label=f"{name}: tokens",
+        )
+        own = self._logps(f"{name}: own", source, dtype, tokens)
+        return self._by_content(
+            moved_stage(self.data, tokens, own),
+            lambda directory: build_moved(self.data, tokens, own, directory),
+            label=name,
+        )
+
+    def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
+        """Log-probs of a model on the policy's token ids, or on `tokens` of its own."""
+        data = self.data if tokens is None else tokens
+        stage = logps_stage(data, source.fingerprint, dtype)
 
         def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, scored, dtype=dtype, trained=False).to(init_distributed())
-            return build_logps(self.config, scored, model, directory, title=name, key=stage.key)
+            config = self.config if tokens is None else roomy(self.config, tokens)
+            model = open_model(config, source, data, dtype=dtype, trained=False).to(init_distributed())
+            return build_logps(config, data, model, directory, title=name, key=stage.key)
 
-        stage = logps_stage(scored, source.fingerprint, dtype)
-        folder = self.shared or self.output_dir / "stages"
-        directory = folder / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
-        self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
-        return self.made[name]
+        return self._by_content(stage, build, label=name, collective=True)
+
+    def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
+        """Run a stage in a folder named by its key, so that what is equal is made once."""
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
+        self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
+        return self.made[label]
+
+
+def starts_from_base(config: RunConfig) -> bool:
+    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
+    oracle = uses_oracle(config) and config.oracle.path is None
+    return config.policy_init == "base" or config.rewards.model == "base" or oracle
 
 
 def given_models(config: RunConfig) -> dict[str, str]:

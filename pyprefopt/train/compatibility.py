@@ -33,16 +33,17 @@ def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
+def uses_oracle(c: RunConfig) -> bool:
+    """Whether an oracle scores tokens: for the token rewards, or, without these, for the selection."""
+    return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
+
+
 def _on_candidates(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "candidates"
 
 
-def _uses_oracle(c: RunConfig) -> bool:
-    return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
-
-
 def _uses_base(c: RunConfig) -> bool:
-    return "base" in c.rewards.reads or _uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
+    return "base" in c.rewards.reads or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
 
 
 def _uses_rewards(c: RunConfig) -> bool:
@@ -155,7 +156,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # stages
     Rule(
-        lambda c: not _uses_oracle(c) and c.oracle != OracleConfig(),
+        lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
         "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
         "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
         "selection.rejected_ratio (and selection.method not to random), or --rewards",

@@ -37,15 +37,28 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
     zero-loss batch counts no tokens.
     """
     rewards, plain = rewards.detach().double(), weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
-    chosen, rejected = rewards[batch.pair_chosen], rewards[batch.pair_rejected]
+    better, worse = ranked_pairs(batch)
+    chosen, rejected = rewards[better], rewards[worse]
     scored = batch.token_mask.sum(dtype=torch.float64)
     return torch.stack([
         losses.detach().double().sum(),
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
-        plain[batch.pair_chosen].sum(), plain[batch.pair_rejected].sum(),
-        batch_units(method, batch), scored.new_tensor(batch.pair_chosen.numel()),
+        plain[better].sum(), plain[worse].sum(),
+        batch_units(method, batch), scored.new_tensor(better.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
     ])  # fmt: skip
+
+
+def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """The better and the worse response of each pair, [pairs]: indices into R.
+
+    Chosen and rejected; of candidates every two responses of a prompt whose scores differ.
+    """
+    if batch.pair_chosen.numel():
+        return batch.pair_chosen, batch.pair_rejected
+    group, score = batch.response_group, batch.response_score
+    better, worse = ((group[:, None] == group[None]) & (score[:, None] > score[None])).nonzero(as_tuple=True)
+    return better, worse
 
 
 def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor) -> Tensor:
@@ -73,7 +86,8 @@ def ranking_tally(batch: PackedBatch, logps: Tensor) -> Tensor:
     """[pairs ranked right, pairs], f64: mean log-prob of chosen > rejected over their scored tokens, a tie is 1/2."""
     sums = weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
     means = sums / batch.scored_length.double().clamp(min=1)
-    difference = means[batch.pair_chosen] - means[batch.pair_rejected]
+    better, worse = ranked_pairs(batch)
+    difference = means[better] - means[worse]
     return torch.stack([((difference.sign() + 1) / 2).sum(), difference.new_tensor(difference.numel())])
 
 

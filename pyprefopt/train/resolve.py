@@ -15,8 +15,8 @@ from pyprefopt.train.compatibility import check_compatible
 from pyprefopt.train.config import RewardsConfig, RunConfig
 from pyprefopt.train.configfile import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
 
-NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
+NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
 def parse_args(argv: Sequence[str]) -> RunConfig:

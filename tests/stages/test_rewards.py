@@ -15,6 +15,7 @@ from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.data.tokenize import load_tokenizer
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.rewards.contrastive import START
+from pyprefopt.stages.fit import Training
 from pyprefopt.stages.run import Pipeline, RunResult
 from tests.reference import rewards as slow
 from tests.stages.runs import MODEL, SMALL, small
@@ -159,13 +160,11 @@ def test_prompts_are_keyed_by_what_they_say(chats, tmp_path):
     assert stored(other.rewards.directory) != [] != made.facts
 
 
-def test_a_folder_of_tokens_has_no_texts(chats, tmp_path):
+def test_a_prepared_folder_leads_back_to_its_texts(chats, tmp_path):
     prepare(str(chats / "pairs.jsonl"), load_tokenizer(chats / "tokenizer"), tmp_path / "folder")
-    run = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards=contrastive(chats))
-    with pytest.raises(ConfigError, match=r"rewards contrastive reads more of the rows than their tokens"):
-        _ = run.rewards
-    fine = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards={"name": "random"})
-    assert stored(fine.rewards.directory)
+    given = {"rewards": contrastive(chats), "data": str(tmp_path / "folder")}
+    run, raw = pipeline(chats, tmp_path / "run", **given), pipeline(chats, tmp_path / "raw", rewards=contrastive(chats))
+    assert stored(run.rewards.directory) == stored(raw.rewards.directory)
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -277,3 +276,47 @@ def test_rewards_are_made_once(rewarded):
     changed = Pipeline(replace(run.config, rewards=rewards))
     assert not changed.rewards.reused
     np.testing.assert_allclose(responses(changed.rewards.directory), 2.0 * before)
+
+
+# --- methods ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["tgdpo", "dpo-reg", "simpo-reg", "tis-dpo"])
+def test_a_method_that_needs_rewards_gets_those_of_the_runs_oracle(sepo, rewarded, method):
+    run = rewarded(method=method, policy_init="base", rewards={"beta": 0.5}, max_steps=1)
+    config = run.config
+    assert config.rewards.name == "dpo"
+    assert config.rewards.transform == ("sigmoid_centered" if method.endswith("-reg") else "raw")
+    policy = run.policy
+    assert Path(policy.path).is_dir()
+    values = stored(run.rewards.directory)
+    training = Training(
+        "policy", config, config.loss, run.base, run.data, Path("unused"), token_rewards=run.rewards
+    )  # fmt: skip
+    store = SegmentStore.open(run.data.directory / "train")
+    masks = store.table["mask"].to_pylist()
+    for batch in training.train_loader(config).step(0):
+        for response, line in enumerate(batch.response_line.tolist()):
+            given = batch.token_rewards[batch.response_index == response].tolist()
+            own = [value for value, own in zip(values[line], masks[line], strict=True) if own]
+            assert given == pytest.approx(own, abs=0)
+
+
+def test_rewards_reach_the_loss_and_its_key(sepo, rewarded):
+    """Two seeds of a random reward: two policies; the same seed: the same key."""
+    first, second, again = (
+        rewarded(
+            method="tgdpo",
+            policy_init="base",
+            oracle={},
+            max_steps=1,
+            rewards={"name": "random", "noise_seed": seed},
+        )
+        for seed in (0, 1, 0)
+    )
+    keys = []
+    for run in (first, second, again):
+        _ = run.policy
+        keys.append(run.made["policy"].manifest)
+    assert keys[0]["key"] == keys[2]["key"] != keys[1]["key"]
+    assert keys[0]["fingerprint"] == keys[2]["fingerprint"] != keys[1]["fingerprint"]
