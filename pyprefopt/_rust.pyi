@@ -20,6 +20,7 @@ __all__ = [
     "render_chat",
     "select_tokens",
     "spans_to_mask",
+    "transfer_values",
     "truncate_positions",
     "truncate_text",
 ]
@@ -27,6 +28,7 @@ __version__: str
 
 # align
 def spans_to_mask(columns: Any) -> Any: ...
+def transfer_values(columns: Any) -> Any: ...
 
 # formats
 @final

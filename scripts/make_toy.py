@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pyprefopt.data.toy import write_toy
+from pyprefopt.data.toy import write_candidates, write_toy
 
 
 def main() -> None:
@@ -17,6 +17,8 @@ def main() -> None:
     parser.add_argument("--sft", type=int, default=2000, help="SFT rows; a multiple of 8")
     args = parser.parse_args()
     paths = write_toy(args.out, seed=args.seed, train=args.train, test=args.test, sft=args.sft)
+    candidates = write_candidates(args.out, seed=args.seed, train=args.train, test=args.test)
+    print(f"candidates {candidates[0]}\ntest candidates {candidates[1]}")
     print(f"train {paths.train}\ntest {paths.test}\nsft {paths.sft}\ntokenizer {paths.tokenizer}")
 
 

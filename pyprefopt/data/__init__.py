@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyprefopt.data.align import spans_to_mask as spans_to_mask
+    from pyprefopt.data.align import transfer_values as transfer_values
     from pyprefopt.data.inspect import inspect as inspect
     from pyprefopt.data.loader import StepLoader as StepLoader
     from pyprefopt.data.pack import Packer as Packer
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.truncate import truncate_column as truncate_column
 
 _HOMES = {
-    "align": ("spans_to_mask",),
+    "align": ("spans_to_mask", "transfer_values"),
     "inspect": ("inspect",),
     "loader": ("StepLoader",),
     "pack": ("Packer", "pack", "pack_lengths"),

@@ -14,6 +14,7 @@ from pyprefopt._rust import (
     render_chat,
     select_tokens,
     spans_to_mask,
+    transfer_values,
     truncate_positions,
     truncate_text,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "render_chat",
     "select_tokens",
     "spans_to_mask",
+    "transfer_values",
     "truncate_positions",
     "truncate_text",
 ]

@@ -1,4 +1,4 @@
-"""Spans of text and the tokens that overlap them."""
+"""Spans of text and the tokens that overlap them; values of one tokenization as another's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pyprefopt.data import _native
 from pyprefopt.data.columns import Column, apply, to_series
 from pyprefopt.errors import DataError
 
+_OFFSETS = pl.List(pl.UInt32)
 _SPANS = pl.List(pl.Struct({"start": pl.UInt32, "end": pl.UInt32}))
 
 
@@ -22,8 +23,7 @@ def spans_to_mask(spans: Column, starts: Column, ends: Column) -> Column:
 
 
 def _mask(spans: pl.Series, starts: pl.Series, ends: pl.Series) -> pl.Series:
-    offsets = pl.List(pl.UInt32)
-    given = {"spans": (spans, _SPANS), "starts": (starts, offsets), "ends": (ends, offsets)}
+    given = {"spans": (spans, _SPANS), "starts": (starts, _OFFSETS), "ends": (ends, _OFFSETS)}
     try:
         columns = pl.DataFrame({name: column.cast(dtype) for name, (column, dtype) in given.items()})
     except pl.exceptions.PolarsError as error:
@@ -35,3 +35,53 @@ def _mask(spans: pl.Series, starts: pl.Series, ends: pl.Series) -> pl.Series:
     except (TypeError, ValueError) as error:
         raise DataError(f"spans_to_mask: {error}") from None
     return to_series(spans.name, mask, pl.List(pl.Boolean))
+
+
+def transfer_values(
+    values: Column,
+    starts_from: Column,
+    ends_from: Column,
+    starts_to: Column,
+    ends_to: Column,
+    *,
+    turns_from: Column | None = None,
+    turns_to: Column | None = None,
+    mask_from: Column | None = None,
+    mask_to: Column | None = None,
+) -> Column:
+    """list<f32>: the values of one tokenization of each response on the tokens of another; each total is kept.
+
+    values: list<f32>, one a token `from`; starts, ends, turns, mask: columns of two segments frames of the same text.
+    A value is shared out over the tokens that overlap its bytes, by bytes in common. Tokens of the very same bytes, as
+    many on one side as on the other, are matched one to one, and so are the template's tokens (without offsets) of the
+    same turn on the same side of the content; where their numbers differ they share their total evenly. So equal
+    tokenizations give equal values. What meets no token (a space that the other tokenizer drops) goes to the next
+    token, or to the last. Tokens outside a mask neither give nor take; without turns all are of one turn.
+    Null values stay null; a line without tokens to take them gives zeros. Columns of any kind, see `top_k_mask`.
+    Raises DataError where the columns of a line have different lengths.
+    """
+    columns = [values, starts_from, ends_from, starts_to, ends_to, turns_from, turns_to, mask_from, mask_to]
+    return apply(_transfer, columns, pl.List(pl.Float32))
+
+
+_TRANSFER = {
+    "values": pl.List(pl.Float32),
+    **dict.fromkeys(("starts_from", "ends_from", "starts_to", "ends_to"), _OFFSETS),
+    **dict.fromkeys(("turns_from", "turns_to"), pl.List(pl.UInt16)),
+    **dict.fromkeys(("mask_from", "mask_to"), pl.List(pl.Boolean)),
+}
+
+
+def _transfer(*columns: pl.Series | None) -> pl.Series:
+    given = {name: column for name, column in zip(_TRANSFER, columns, strict=True) if column is not None}
+    try:
+        typed = pl.DataFrame({name: column.cast(_TRANSFER[name]) for name, column in given.items()})
+    except pl.exceptions.PolarsError as error:
+        got = ", ".join(f"{name} {column.dtype}" for name, column in given.items())
+        rule = "values must be lists of numbers, starts, ends and turns lists of whole numbers, masks lists of bool"
+        raise DataError(f"transfer_values: {rule}; got {got} ({error})") from None
+    try:
+        moved = _native.transfer_values(typed.to_struct("values"))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"transfer_values: {error}") from None
+    return to_series("values", moved, pl.List(pl.Float32))

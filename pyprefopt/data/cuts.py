@@ -28,7 +28,7 @@ UNITS = ("tokens", "characters", "words", "sentences")
 ROUNDINGS = ("ceil", "floor")
 RATIO_BASES = ("own", "shared_min")
 CUT_ENDS = ("none", "eos", "template")
-_PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected")  # cut with the ids
+_PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected", "user_weights")  # cut with ids
 _TRANSCRIPT = "\n\nHuman:"  # how HH-RLHF's begin
 _SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
 
@@ -253,6 +253,7 @@ def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Rule) -> pl.Expr
         return pl.concat_list(head, column.list.tail(after))
     dtype = schema[name].inner  # type: ignore[attr-defined]
     last = {"ids": pl.lit(eos, dtype), "mask": pl.lit(value=True), "turns": column.list.get(cut.field("kept") - 1)}
+    last["user_weights"] = pl.lit(1.0, pl.Float32)  # the weight of what is no content
     return pl.when(was_cut).then(pl.concat_list(head, last.get(name, pl.lit(None, dtype)))).otherwise(column)
 
 

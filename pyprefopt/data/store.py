@@ -28,6 +28,7 @@ _OPTIONAL = {
     "score": pa.float32(),
     "cut": pa.uint32(),
 }
+USER_WEIGHTS = "user_weights"  # a further column of segments that came with weights: list<f32>, null for prompts
 KINDS = ("prompt", "chosen", "rejected", "response")
 
 

@@ -189,6 +189,18 @@ def load_tokenizer(
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
 
 
+def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
+    """A model's own tokenizer, as the files of its folder say; `chat_template` is the Jinja file where it has none.
+
+    Raises ConfigError where it names no EOS token.
+    """
+    source = resolve(path)
+    config = _read_config(source)
+    if "eos_token" not in _special_tokens(config):
+        raise ConfigError(f"{path} names no EOS token; write eos_token into its tokenizer_config.json")
+    return load_tokenizer(path, chat_template=chat_template if _own_template(source, config) is None else None)
+
+
 def open_native(
     file: Path, content: bytes, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
 ) -> _native.Tokenizer:

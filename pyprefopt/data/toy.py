@@ -39,6 +39,7 @@ MARKER = "says"
 PROMPT_WORDS = 9  # words of a prompt, the animal included
 RESPONSE_WORDS = 40  # words of a response: twice CHOICES for the markers and sounds, the rest filler
 CHOICES = 12  # sounds of a response: 0.3 of its 41 tokens, as many as the default selection takes
+CANDIDATES = (12, 8, 4, 0)  # right sounds of each of a prompt's responses; the others are its partner's
 BORROWED = 4  # filler words of a rejected response that come from the pair before
 
 UNK, PAD, EOS = "<|unk|>", "<|pad|>", "<|end|>"
@@ -141,6 +142,25 @@ def pairs(seed: str, rows: int) -> pl.DataFrame:
     return pl.DataFrame(records, {**schema, "chosen_planted": spans, "rejected_planted": spans}, orient="row")
 
 
+def candidates(seed: str, rows: int) -> pl.DataFrame:
+    """`rows` candidate sets: prompt str, responses list<str> in random order, scores list<f64>: shares of right sounds.
+
+    All responses of a prompt are of the same filler words, and over the rows every sound is right as often as wrong.
+    """
+    import polars as pl
+
+    writer, records = _Writer(seed), []
+    for animal in writer.animals(rows):
+        filler, responses = writer.filler(RESPONSE_WORDS - 2 * CHOICES), []
+        rights = writer.shuffled(list(CANDIDATES))
+        for right in rights:
+            sounds = [SOUNDS[animal]] * right + [SOUNDS[partner(animal)]] * (CHOICES - right)
+            responses.append(writer.response(writer.shuffled(filler), writer.shuffled(sounds))[0])
+        records.append((writer.prompt(animal), responses, [right / CHOICES for right in rights]))
+    schema = pl.Schema({"prompt": pl.String, "responses": pl.List(pl.String), "scores": pl.List(pl.Float64)})  # type: ignore[arg-type]
+    return pl.DataFrame(records, schema, orient="row")
+
+
 def instructions(seed: str, rows: int) -> pl.DataFrame:
     """`rows` SFT examples: prompt and response str; sounds in random order, own and partner's alike."""
     import polars as pl
@@ -189,8 +209,7 @@ def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: 
     Raises:
         ConfigError: a split's size is not a positive multiple of the number of animals.
     """
-    for name, rows in (("train", train), ("test", test), ("sft", sft)):
-        check(rows > 0 and rows % len(ANIMALS) == 0, name, rows, f"a positive multiple of {len(ANIMALS)}")
+    _check_rows(train=train, test=test, sft=sft)
     root = Path(directory)
     paths = ToyPaths(root / "train.parquet", root / "test.parquet", root / "sft.parquet", root / "tokenizer")
     write_tokenizer(paths.tokenizer)
@@ -198,3 +217,19 @@ def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: 
     pairs(f"{seed}-test", test).write_parquet(paths.test)
     instructions(f"{seed}-sft", sft).write_parquet(paths.sft)
     return paths
+
+
+def write_candidates(directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400) -> tuple[Path, Path]:
+    """Write candidate sets of the same world into `directory`: the paths of train and test; else as `write_toy`."""
+    _check_rows(train=train, test=test)
+    root = Path(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    paths = (root / "candidates-train.parquet", root / "candidates-test.parquet")
+    for path, split, rows in zip(paths, ("train", "test"), (train, test), strict=True):
+        candidates(f"{seed}-candidates-{split}", rows).write_parquet(path)
+    return paths
+
+
+def _check_rows(**splits: int) -> None:
+    for name, rows in splits.items():
+        check(rows > 0 and rows % len(ANIMALS) == 0, name, rows, f"a positive multiple of {len(ANIMALS)}")

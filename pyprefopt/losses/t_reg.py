@@ -40,6 +40,7 @@ class DPOReg(DPO):
     sequence_weight: SequenceWeight = "gradient"  # w: DPO's gradient weight, detached; static, none: 1 (the ablation)
 
     needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "token_rewards"})
+    reward_transform: ClassVar[str] = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +66,7 @@ class SimPOReg(SimPO):
     reg_length_norm: bool = True  # R divided by |y|, as SimPO's reward is; false: R is a sum, as in DPO-REG
 
     needs: ClassVar[frozenset[Need]] = frozenset({"token_rewards"})
+    reward_transform: ClassVar[str] = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()

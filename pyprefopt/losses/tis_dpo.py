@@ -30,6 +30,7 @@ class TISDPO(DPO):
     upper: float = 1.5  # log-ratios above are lowered to it, nats
 
     needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "token_rewards"})
+    reward_transform: ClassVar[str] = "raw"  # the log-ratio itself, of contrastive prompts too
 
     def __post_init__(self) -> None:
         super().__post_init__()

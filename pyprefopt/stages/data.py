@@ -16,8 +16,11 @@ from tqdm import tqdm
 from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
+from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
+from pyprefopt.rewards import Column
 from pyprefopt.stages.artifact import Stage, content_hash
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
@@ -41,6 +44,10 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
+    settings["kind"] = kind_of_rows(config)
+    settings |= {"texts": True} if needs_texts(config) else {}
+    provider = None if config.rewards.name is None else config.rewards.provider()
+    settings |= {"token_rewards": provider.column} if isinstance(provider, Column) else {}
     data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
@@ -49,6 +56,18 @@ def data_stage(config: RunConfig) -> Stage:
     if config.model is None:
         inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
+
+
+def needs_texts(config: RunConfig) -> bool:
+    """Whether token rewards are made of what the messages say, not of their tokens alone."""
+    return "better" in config.rewards.reads
+
+
+def texts_of(data: Path, split: str) -> pl.DataFrame:
+    """`row`, `prompt`, `chosen`, `rejected` of a split, as read; kept where `needs_texts`."""
+    import polars as pl
+
+    return pl.read_parquet(data / f"{split}_texts" / "rows.parquet")
 
 
 def _hash_data(source: str) -> str:
@@ -98,6 +117,7 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     intake.settle(directory)
     facts: dict[str, Any] = intake.counts()
     stores: dict[str, SegmentStore] = {}
+    weights: dict[str, str] = {}
     for name, segments in splits.items():
         if segments.is_empty():
             if name == "eval":
@@ -105,12 +125,17 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
             raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
         if isinstance(segments, Part):
             store = stores[name] = segments.write(directory / name)
+            given = store.table[USER_WEIGHTS] if USER_WEIGHTS in store.table.column_names else None
         else:
-            store = stores[name] = SegmentStore.write(segments, directory / name)
+            store = stores[name] = SegmentStore.write(segments.drop(USER_WEIGHTS, strict=False), directory / name)
+            given = segments.get_column(USER_WEIGHTS, default=None)
+        if given is not None:
+            weights[name] = ValueStore.write(directory / f"{name}_weights", store, given, key=USER_WEIGHTS).fingerprint
         facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
             ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
+    texts = {name: _write_texts(frame, directory / f"{name}_texts") for name, frame in intake.texts.items()}
     tokenizer.save(directory / "tokenizer")
     if config.model is None:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -119,7 +144,21 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
         atomic_write(directory / "model" / "config.json", content.encode())
     fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
     longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
-    return {"facts": facts, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "longest": longest}
+    sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
+    made = {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
+    return made | ({"texts": texts} if texts else {})
+
+
+def kind_of_rows(config: RunConfig) -> str:
+    """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
+    return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
+def _write_texts(frame: pl.DataFrame, directory: Path) -> str:
+    """Keep the rows' messages; their hash."""
+    directory.mkdir(exist_ok=True)
+    frame.write_parquet(directory / "rows.parquet")
+    return sha256_file(directory / "rows.parquet")
 
 
 def split_names(data: Path) -> list[str]:
@@ -134,7 +173,10 @@ def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
     paths = toy.write_toy(directory / "toy")
     tokenizer = config.tokenizer or (str(paths.tokenizer) if config.model is None else None)
     base = replace(config.base, data=str(paths.sft))
-    return replace(config, data=str(paths.train), eval_data=str(paths.test), base=base, tokenizer=tokenizer)
+    train, test = paths.train, paths.test
+    if kind_of_rows(config) == "candidates":
+        train, test = toy.write_candidates(directory / "toy")
+    return replace(config, data=str(train), eval_data=str(test), base=base, tokenizer=tokenizer)
 
 
 @dataclass
@@ -150,6 +192,7 @@ class Intake:
     rejected_before: int = 0  # when a prepared folder was made
     responses_cut: int = 0
     spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
+    texts: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row and messages, where they are needed
 
     def splits(self) -> dict[str, Any]:
         """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
@@ -173,8 +216,6 @@ class Intake:
 
     def _pairs(self) -> dict[str, Any]:
         """The splits `train` and `eval`: of two sources, or of one by prompt."""
-        from pyprefopt.data.read import scan_preferences
-
         config = self.config
         assert config.data is not None  # noqa: S101  (filled by _with_toy)
         splits: dict[str, Any] = {}
@@ -183,7 +224,7 @@ class Intake:
             if config.eval_data is None:
                 splits = splits["train"].hold_out(lambda prompts: hold_out(prompts, config.eval_ratio, config.seed))
         else:
-            pairs = self._read(scan_preferences, config.data, format=config.format)
+            pairs = self._read_rows(config.data)
             if config.eval_data is None:
                 pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
                 pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
@@ -193,9 +234,7 @@ class Intake:
         if is_prepared(config.eval_data):
             splits["eval"] = self._prepared("eval_data", config.eval_data or "")
         elif config.eval_data is not None:
-            splits["eval"] = self._tokenize(
-                "eval", self._read(scan_preferences, config.eval_data, format=config.format)
-            )
+            splits["eval"] = self._tokenize("eval", self._read_rows(config.eval_data))
         return splits
 
     def _prepared(self, setting: str, path: str) -> Part:
@@ -208,18 +247,33 @@ class Intake:
         self.bar.update(2)
         return folder.part()
 
+    def _read_rows(self, path: str) -> ReadResult:
+        """Pairs, or candidates with what their method needs of them."""
+        import polars as pl
+
+        from pyprefopt.data.read import scan_candidates, scan_preferences
+        from pyprefopt.stages.candidates import drop_unranked
+
+        if kind_of_rows(self.config) == "preferences":
+            return self._read(scan_preferences, path, format=self.config.format)
+        read = self._read(scan_candidates, path, format=self.config.format)
+        sets, unranked = drop_unranked(read.frame)
+        self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
+        return replace(read, frame=sets)
+
     def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
         self.bar.set_postfix_str(f"reading {Path(path).name}")
         result = scan(path, **options)
         self.bar.update()
         self.rejects.append(result.rejects)
-        self.rows_in += result.rows_in
+        self.rows_in += result.frame.height + result.rejects.height  # rows, or sets of rows of one prompt
         return result
 
     def _tokenize(self, name: str, read: ReadResult) -> pl.DataFrame:
         import polars as pl
 
         from pyprefopt.data.tokenize import tokenize_rows
+        from pyprefopt.data.weights import attach_weights, weight_columns
 
         config = self.config
         self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
@@ -227,12 +281,19 @@ class Intake:
             read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
         )
         self.bar.update()
-        self.rejects.append(result.rejects.with_columns(file=pl.lit(read.file)))
-        self.rows_used += read.frame.height - result.rejects.height
+        segments, rejects = result.segments, result.rejects
+        if names := weight_columns(read.frame.columns):
+            logger.info("%s: the weights of %s multiply the method's", read.file, " and ".join(names))
+            segments, badly_weighted = attach_weights(segments, read.frame)
+            rejects = pl.concat([rejects, badly_weighted])
+        self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
+        self.rows_used += read.frame.height - rejects.height
         self.responses_cut += result.responses_cut
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
-        return result.segments
+        if name != "sft" and needs_texts(config):
+            self.texts[name] = read.frame.select("row", "prompt", "chosen", "rejected")
+        return segments
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
         from pyprefopt.data.truncate import truncate

@@ -12,12 +12,12 @@ import numpy as np
 
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
-from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.models import Source, open_trained
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
@@ -49,39 +49,62 @@ class Training:
     target: Path  # where the trained model goes
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
-    fraction: float = 1.0
+    token_rewards: Artifact | None = None
+    fraction: float = 1.0  # of the training pairs
+    sample: int = 0  # which such share
+    user_weights: bool = False  # those of the data, where it has any, multiply the method's
 
     def stage(self, config: RunConfig) -> Stage:
         """The stage's key."""
         given, optim = asdict(config), asdict(self.optim)
         settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
-        settings |= {"method": repr(self.method), "fraction": self.fraction}
+        settings |= {"method": repr(self.method), "fraction": self.fraction, "sample": self.sample}
         inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
-        for name in ("ref_logps", "selection"):
+        for name in ("ref_logps", "selection", "token_rewards"):
             artifact = getattr(self, name)
             if artifact is not None:
                 inputs[name] = artifact.fingerprint
+        if self.user_weights and self.data.manifest.get("weights"):
+            inputs["user_weights"] = content_hash(self.data.manifest["weights"])
         return Stage(self.name, settings, inputs, seed=config.seed)
 
     def train_loader(self, config: RunConfig) -> StepLoader:
         """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
-        if self.method.trains_on == "pairs":
+        if self.method.trains_on != "responses":
             return self._loader(config, "train", self._columns(config, "train"))
         own = (self.data.directory / "sft").exists()
-        return self._loader(config, "sft" if own else "train", {"only": None if own else "chosen"})
+        split, only = ("sft", None) if own else ("train", "chosen")
+        return self._loader(config, split, {"only": only, **self._weights(split)})
 
     def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test pairs, with what the method needs and as whole responses; None without a test split."""
+        """The test rows, with what the method needs and as whole responses; None without a test split.
+
+        Candidates have no chosen response: SFT is then judged by the ranking alone.
+        """
         if not (self.data.directory / "eval").exists():
             return None, None
-        on_pairs = self.method.trains_on == "pairs"
-        columns = self._columns(config, "eval") if on_pairs else {"only": "chosen"}
-        return self._loader(config, "eval", columns), self._loader(config, "eval", {})
+        ranking = self._loader(config, "eval", {})
+        if self.method.trains_on != "responses":
+            return self._loader(config, "eval", self._columns(config, "eval")), ranking
+        if KINDS.index("chosen") not in ranking.packer.store.kinds:
+            return None, ranking
+        return self._loader(config, "eval", {"only": "chosen", **self._weights("eval")}), ranking
+
+    def _weights(self, split: str) -> dict[str, Any]:
+        path = self.data.directory / f"{split}_weights"
+        if self.user_weights and path.exists() and "reward_head" in self.method.needs:
+            raise DataError(
+                "the data has token weights (chosen_weights, rejected_weights), and a reward model scores whole "
+                "responses; drop these columns, or train with a method on tokens"
+            )
+        return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
-        columns: dict[str, Any] = {}
-        if self.ref_logps is not None:
-            columns["ref_logps"] = ValueStore.open(self.ref_logps.directory / split)
+        columns = self._weights(split)
+        for name in ("ref_logps", "token_rewards"):
+            artifact = getattr(self, name)
+            if artifact is not None:
+                columns[name] = ValueStore.open(artifact.directory / split)
         if self.selection is not None:
             chosen_ratio, rejected_ratio = config.selection.ratios
             columns["selected"] = ValueStore.open(self.selection.directory / split)
@@ -99,7 +122,7 @@ class Training:
         )  # fmt: skip
         return StepLoader(
             packer,
-            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed),
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,
             max_groups=config.per_device_train_batch_size,
@@ -119,11 +142,11 @@ def _require_scores(store: SegmentStore, split: str) -> None:
         )
 
 
-def draw(count: int, fraction: float, seed: int) -> np.ndarray:
-    """`fraction` of the groups 0..count-1 (at least one), seeded, ascending."""
+def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
+    """`fraction` of the groups 0..count-1 (at least one), ascending; each (seed, sample) draws on its own."""
     if fraction == 1.0:
         return np.arange(count)
-    return np.sort(permutation(count, seed=seed, epoch=0)[: max(1, round(fraction * count))])
+    return np.sort(permutation(count, seed=seed, epoch=sample)[: max(1, round(fraction * count))])
 
 
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
@@ -154,7 +177,7 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
         return {}
     tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
     save_policy(model, training.target, tokenizer, state_dict=result.weights)
-    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name)
+    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | _convergence(job, result)
     recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": dist.world_size()}
     fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
     return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
@@ -177,6 +200,19 @@ def _check_reference(job: Job) -> None:
             f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
             f"delete {job.output_dir / 'stages'}/logps-* and run again"
         )
+
+
+def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
+    """Whether the training came below `until_converged`, where it was told to; else nothing."""
+    below, window = job.optim.until_converged, job.optim.convergence_window
+    if below is None:
+        return {}
+    if not result.converged:
+        logger.warning(
+            "%s: not converged after %d steps: the mean loss of the last %d is %.4g, until_converged is %.4g; raise "
+            "num_train_epochs or learning_rate", job.stage, result.steps, window, result.moving_loss, below,
+        )  # fmt: skip
+    return {"converged": result.converged, "moving_loss": result.moving_loss}
 
 
 def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:

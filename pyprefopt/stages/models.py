@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from pyprefopt.losses.method import Need
 
+# Files of tokenizers that are not in the one format that is read here.
+SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+
 logger = logging.getLogger("pyprefopt")
 
 
@@ -90,36 +93,65 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
         vocab_size=int(data.manifest["vocab_size"]),
         **head,
     )
-    _check_context(model.config, source.path, int(data.manifest["longest"]))
+    _check_context(model.config, source.path, data.manifest)
     return model
 
 
-def _check_context(model: Any, path: str, longest: int) -> None:
+def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
     """ConfigError where a prompt with its response is longer than what the model was made for."""
-    context = getattr(model, "max_position_embeddings", None)
-    if context is not None and longest > context:
+    context, longest = getattr(model, "max_position_embeddings", None), int(manifest["longest"])
+    if context is None or longest <= context:
+        return
+    if "longest_row" in manifest:  # tokens of its own, which no setting of the run bounds
         raise ConfigError(
-            f"max_tokens must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
-            f"prompt and response have {longest} tokens; set --max_tokens {context}, and --max_prompt_tokens below it"
+            f"{path} reads at most {context} tokens (max_position_embeddings), and {manifest['longest_row']} has "
+            f"{longest} of its tokens; lower --max_tokens, which cuts the text for both, or drop that row"
         )
+    setting = manifest.get("length_setting", "max_tokens")  # what bounds these tokens
+    below = ", and --max_prompt_tokens below it" if setting == "max_tokens" else ""
+    raise ConfigError(
+        f"{setting} must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
+        f"prompt and response have {longest} tokens; set --{setting} {context}{below}"
+    )
 
 
 def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
-    """A base or oracle from outside (`setting`: base.path or oracle.path) must read the same token ids as the policy.
+    """A model that is trained, or started from (`setting`: base.path), must read the same token ids as the policy.
 
     Raises:
         ConfigError: its tokenizer gives a token another id (first difference named).
     """
-    path = resolve(model) / "tokenizer.json"
+    difference = vocabulary_difference(model, data)
+    if difference is not None:
+        raise ConfigError(
+            f"{setting} must be a model with the policy's vocabulary, got {model}: {difference}; give a model of the "
+            "same tokenizer"
+        )
+
+
+def vocabulary_difference(model: str, data: Artifact) -> str | None:
+    """The first token that the tokenizer of `model` gives another id than the policy's; None where ids are the same.
+
+    Raises:
+        ConfigError: the model's tokenizer has no tokenizer.json, so that nobody can tell.
+    """
+    folder = resolve(model)
+    path, own = folder / "tokenizer.json", data.directory / "tokenizer" / "tokenizer.json"
     if not path.exists():
-        return  # a bare checkpoint: its number of embeddings is checked when it is loaded
-    ours, theirs = _vocabulary(data.directory / "tokenizer" / "tokenizer.json"), _vocabulary(path)
+        slow = [name for name in SLOW_TOKENIZERS if (folder / name).exists()]
+        if slow:
+            raise ConfigError(
+                f"{model} has {slow[0]} and no tokenizer.json; save its tokenizer as a fast one there: "
+                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        return None  # a bare checkpoint: its number of embeddings is checked when it is loaded
+    if path.read_bytes() == own.read_bytes():
+        return None
+    ours, theirs = _vocabulary(own), _vocabulary(path)
     for token, index in ours.items():
         if theirs.get(token) != index:
-            raise ConfigError(
-                f"{setting} must be a model with the policy's vocabulary, got {model}: token {token!r} is "
-                f"{theirs.get(token, 'absent')} there and {index} here; give a model of the same tokenizer"
-            )
+            return f"token {token!r} is {theirs.get(token, 'absent')} there and {index} here"
+    return None
 
 
 def _vocabulary(path: Path) -> Mapping[str, int]:
@@ -129,4 +161,4 @@ def _vocabulary(path: Path) -> Mapping[str, int]:
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
 
 
-__all__ = ["Source", "check_vocabulary", "open_model", "open_trained", "start_model"]
+__all__ = ["Source", "check_vocabulary", "open_model", "open_trained", "start_model", "vocabulary_difference"]

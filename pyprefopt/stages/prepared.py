@@ -16,12 +16,16 @@ from pyprefopt.data.atomic import MANIFEST, read_manifest, sha256_file
 from pyprefopt.data.hub import resolve
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ConfigError
+from pyprefopt.losses import METHODS
+from pyprefopt.stages.candidates import check_ranked
 from pyprefopt.train.config import RunConfig, TruncationConfig
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.tokenizer import Tokenizer
+
+TEXT_REWARDS = ("contrastive", "column")  # made of messages or further columns, which a folder of tokens lacks
 
 
 def is_prepared(path: str | None) -> bool:
@@ -59,13 +63,21 @@ class Prepared:
         from pyprefopt.data.sources import kind_of
 
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
-        kind = "instructions" if self.setting == "base.data" else "preferences"
+        candidates = METHODS[config.method].trains_on == "candidates"
+        kind = "instructions" if self.setting == "base.data" else "candidates" if candidates else "preferences"
         if kind_of(settings["format"]) != kind:
             raise ConfigError(
                 f"{self.setting} must hold {kind}, got '{self.directory}' of {kind_of(settings['format'])}"
             )
+        if kind == "preferences" and config.rewards.name in TEXT_REWARDS:
+            raise ConfigError(
+                f"rewards {config.rewards.name} reads more of the rows than their tokens, and the prepared "
+                f"{self.setting} '{self.directory}' holds only these; pass the raw data, or other rewards"
+            )
         self._check_tokenizer(tokenizer)
-        if kind == "preferences" and config.format not in ("auto", settings["format"]):
+        if kind == "candidates":
+            check_ranked(self.store, f"{self.setting} '{self.directory}'")
+        if kind != "instructions" and config.format not in ("auto", settings["format"]):
             self._refuse("format", config.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
             wanted, found = getattr(config, name), self.manifest[longest]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
-from pyprefopt.losses import SFT, Method
+from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
+from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
+from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
+from pyprefopt.stages.rewards import build_rewards, rewards_stage
 from pyprefopt.stages.score import (
     build_logps,
     build_scores,
@@ -26,6 +29,7 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
+from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
@@ -44,16 +48,26 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
 
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
+
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -61,14 +75,18 @@ class Pipeline:
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
-        for name in ("base", "oracle"):  # looked at before anything is trained for hours
-            path = getattr(self.config, name).path
-            if path is not None:
-                try:
-                    resolve_source(path, trust_remote_code=self.config.trust_remote_code)
-                except ConfigError as error:
-                    raise ConfigError(f"{name}.path: {error}") from None
-                check_vocabulary(f"{name}.path", path, data)
+        for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
+            try:
+                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
+            except ConfigError as error:
+                raise ConfigError(f"{setting}: {error}") from None
+            if setting == "rewards.model" or (setting == "base.path" and starts_from_base(self.config)):
+                check_vocabulary(setting, path, data)
+            else:  # it scores only, and may have a tokenizer of its own
+                own_tokenizer(Source(path, ""), data)
+        if isinstance(self._provider, Contrastive):
+            for direction in DIRECTIONS:
+                self._provider.prompt(direction)
         return data
 
     @cached_property
@@ -87,29 +105,86 @@ class Pipeline:
     @cached_property
     def base_logps(self) -> Artifact:
         """The base's log-probs in float32: what tokens are scored against."""
-        return self._logps("base_logps", self.base, "float32")
+        return self.logps_of("base_logps", self.base)
 
     @cached_property
     def oracle(self) -> Source:
-        """The DPO oracle: `--oracle`, or trained from the base."""
-        config = self.config.oracle
+        """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
+        config, provider = self.config.oracle, self._provider
         if config.path is not None:
             return Source.given(config.path, self.config)
+        if isinstance(provider, SimPOReward):
+            method = SimPO(beta=provider.beta, gamma=provider.gamma)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
-        oracle = self._logps("oracle_logps", self.oracle, "float32")
+        oracle = self.logps_of("oracle_logps", self.oracle)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
         )
+
+    @property
+    def _provider(self) -> Reward | None:
+        return None if self.config.rewards.name is None else self.config.rewards.provider()
+
+    @cached_property
+    def rewards(self) -> Artifact | None:
+        """Token rewards of `--rewards`, for the method and as the selection's scores; None without."""
+        config, provider = self.config.rewards, self._provider
+        if provider is None:
+            return None
+        if isinstance(provider, Contrastive):
+            check_differ(*(self._revision(direction) for direction in DIRECTIONS))
+        inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
+        return self._run(
+            rewards_stage(config, self.data, inputs),
+            lambda directory: build_rewards(config, self.data, inputs, directory),
+        )
+
+    def _reward_input(self, name: str) -> Artifact:
+        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        if name == "base":
+            return self.base_logps
+        if name in ("oracle", "simpo"):
+            return self.logps_of("oracle_logps", self.oracle)
+        if name in DIRECTIONS:
+            return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
+        return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+
+    @cached_property
+    def _eval_model(self) -> Source:
+        """The model that contrastive prompts are put to."""
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        if provider.model == "reference":
+            return self._first
+        if provider.model == "base":
+            return self.base
+        return self.oracle if provider.model == "oracle" else Source.given(provider.model, self.config)
+
+    def _revision(self, direction: str) -> Artifact:
+        provider = self._provider
+        assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
+        return self._run(
+            revision_stage(provider, self.data, direction),
+            lambda directory: build_revision(provider, self.data, direction, directory),
+        )
+
+    @property
+    def _first(self) -> Source:
+        """What the policy starts from; its reference."""
+        return self.base if self.config.policy_init == "base" else self.start
 
     @cached_property
     def selection(self) -> Artifact | None:
@@ -117,7 +192,7 @@ class Pipeline:
         rule, seed = self.config.selection, self.config.seed
         if not rule.active:
             return None
-        scores = self.scores if rule.needs_scores else None
+        scores = (self.rewards or self.scores) if rule.needs_scores else None
         return self._run(
             selection_stage(rule, self.data, scores, seed),
             lambda directory: build_selection(rule, self.data, scores, seed, directory),
@@ -127,32 +202,95 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
-        start = self.base if config.policy_init == "base" else self.start
-        selection = self.selection
-        needs_ref = "ref_logps" in config.loss.needs
-        ref = self._logps("ref_logps", start, config.dtype) if needs_ref else None
-        return self._train("policy", config, config.loss, start, ref_logps=ref, selection=selection)
+        start, selection, needs = self._first, self.selection, config.loss.needs
+        rewards = self.rewards if "token_rewards" in needs else None
+        ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
+        inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        say_strength(config)
+        return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
         return Source(str(target), artifact.fingerprint)
 
-    def _logps(self, name: str, source: Source, dtype: str) -> Artifact:
-        def build(directory: Path) -> dict[str, Any]:
-            model = open_model(self.config, source, self.data, dtype=dtype, trained=False).to(init_distributed())
-            return build_logps(self.config, self.data, model, directory, title=name, key=stage.key)
+    def logps_of(self, name: str, source: Source, dtype: str = "float32") -> Artifact:
+        """Log-probs of any model on the policy's tokens, called `name` in messages and in the summary.
 
-        stage = logps_stage(self.data, source.fingerprint, dtype)
-        directory = self.output_dir / "stages" / f"logps-{stage.key[:12]}"  # by content: equal inputs are scored once
-        self.made[name] = run_stage(stage, directory, build, label=name, collective=True)
-        return self.made[name]
+        A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
+        policy's (`data.align.transfer_values`), so that the total of each response is its own.
+        """
+        tokenizer = own_tokenizer(source, self.data)
+        if tokenizer is None:
+            return self._logps(name, source, dtype)
+        config = self.config
+        tokens = self._by_content(
+            tokens_stage(self.data, tokenizer),
+            lambda directory: build_tokens(config, self.data, tokenizer, source.path, directory),
+            label=f"{name}: tokens",
+        )
+        own = self._logps(f"{name}: own", source, dtype, tokens)
+        return self._by_content(
+            moved_stage(self.data, tokens, own),
+            lambda directory: build_moved(self.data, tokens, own, directory),
+            label=name,
+        )
+
+    def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
+        """Log-probs of a model on the run's tokens, or on `tokens`: of its own, or in other contexts."""
+        data = self.data if tokens is None else tokens
+        stage = logps_stage(data, source.fingerprint, dtype)
+
+        def build(directory: Path) -> dict[str, Any]:
+            config = self.config if tokens is None else roomy(self.config, tokens)
+            model = open_model(config, source, data, dtype=dtype, trained=False).to(init_distributed())
+            return build_logps(config, data, model, directory, title=name, key=stage.key)
+
+        return self._by_content(stage, build, label=name, collective=True)
+
+    def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
+        """Run a stage in a folder named by its key, so that what is equal is made once."""
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
+        self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
+        return self.made[label]
+
+
+def starts_from_base(config: RunConfig) -> bool:
+    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
+    by_scores = config.rewards.name is None and config.selection.needs_scores
+    oracle = by_scores or config.rewards.reads & {"oracle", "simpo"}
+    return config.policy_init == "base" or (bool(oracle) and config.oracle.path is None)
+
+
+def given_models(config: RunConfig) -> dict[str, str]:
+    """Ready checkpoints beside the model, by the setting that names them."""
+    rewards = config.rewards
+    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
+    given = {
+        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
+        "rewards.weak": rewards.weak, "rewards.model": asked,
+    }  # fmt: skip
+    return {setting: path for setting, path in given.items() if path is not None}
+
+
+def say_strength(config: RunConfig) -> None:
+    """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
+    factor, scale = getattr(config.loss, "reward_factor", None), config.rewards.beta
+    if factor is not None and scale is not None:
+        logger.info(
+            "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
+            factor, scale, factor * scale,
+        )  # fmt: skip
 
 
 def train(config: RunConfig) -> RunResult:

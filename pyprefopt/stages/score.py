@@ -98,11 +98,12 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     facts: dict[str, Any] = {"chosen": {}, "rejected": {}}
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
-        scores = _flat(oracle.directory / split) - _flat(base.directory / split)
-        _require_finite(store, scores, split)
+        scores = flat_values(oracle.directory / split) - flat_values(base.directory / split)
+        remedy = "look for NaN in the weights of oracle.path and base.path, or train the oracle less hard"
+        require_finite(store, scores, split, what="the oracle's score", remedy=remedy)
         ValueStore.write(directory / split, store, scores, key="log pi_oracle - log pi_base")
         if split == "train":
-            for side, tokens in _sides(store).items():
+            for side, tokens in response_sides(store).items():
                 facts[side]["mean_score"] = float(scores[tokens].mean(dtype=np.float64))
     if facts["chosen"]["mean_score"] < 0:
         logger.warning(
@@ -142,14 +143,14 @@ def build_selection(
         selected = select_tokens(frame, **settings)["selected"]
         ValueStore.write(directory / split, store, selected, key="selection")
         if split == "train":
-            facts = _selection_facts(store, _flat(directory / split), data.directory / "train_planted")
+            facts = _selection_facts(store, flat_values(directory / split), data.directory / "train_planted")
     return {"facts": facts}
 
 
 def _selection_facts(store: SegmentStore, selected: np.ndarray, planted_store: Path) -> dict[str, Any]:
-    planted = _flat(planted_store) if planted_store.exists() else None
+    planted = flat_values(planted_store) if planted_store.exists() else None
     facts: dict[str, Any] = {}
-    for side, tokens in _sides(store).items():
+    for side, tokens in response_sides(store).items():
         ours = selected[tokens]
         facts[side] = {"selected_share": float(ours.mean())}
         if planted is not None:
@@ -164,13 +165,13 @@ def _selection_facts(store: SegmentStore, selected: np.ndarray, planted_store: P
     return facts
 
 
-def _flat(directory: Path) -> np.ndarray:
+def flat_values(directory: Path) -> np.ndarray:
     """All values of a store, one response after another."""
     values = pc.list_flatten(ValueStore.open(directory).values)
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _require_finite(store: SegmentStore, scores: np.ndarray, split: str) -> None:
+def require_finite(store: SegmentStore, scores: np.ndarray, split: str, *, what: str, remedy: str) -> None:
     """DataError naming split, row and token of the first score that is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if not bad.size:
@@ -178,13 +179,12 @@ def _require_finite(store: SegmentStore, scores: np.ndarray, split: str) -> None
     line = int(np.searchsorted(store.response_offsets, bad[0], side="right")) - 1
     row, token = store.table["row"][line].as_py(), int(bad[0] - store.response_offsets[line])
     raise DataError(
-        f"{split} row {row}, {KINDS[store.kinds[line]]}, token {token}: the oracle's score must be finite, got "
-        f"{scores[bad[0]]} ({bad.size} such tokens); look for NaN in the weights of oracle.path and base.path, or "
-        "train the oracle less hard"
+        f"{split} row {row}, {KINDS[store.kinds[line]]}, token {token}: {what} must be finite, got "
+        f"{scores[bad[0]]} ({bad.size} such tokens); {remedy}"
     )
 
 
-def _sides(store: SegmentStore) -> dict[str, np.ndarray]:
+def response_sides(store: SegmentStore) -> dict[str, np.ndarray]:
     """Which of the flat values are the chosen (rejected) responses' own tokens."""
     kinds = np.repeat(store.kinds, np.diff(store.response_offsets))
     return {side: (kinds == KINDS.index(side)) & store.response_mask for side in ("chosen", "rejected")}

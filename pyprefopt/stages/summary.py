@@ -41,7 +41,7 @@ def format_table(summary: dict[str, Any]) -> str:
     parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}", _stage_table(stages)]
     parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
     if "selection" in stages:
-        parts.append(_selection_table(stages["selection"], stages.get("scores")))
+        parts.append(_selection_table(stages["selection"], stages.get("scores"), stages.get("rewards")))
     return "\n\n".join(parts)
 
 
@@ -70,11 +70,14 @@ def _training_table(name: str, facts: dict[str, Any]) -> str:
     return _align(rows)
 
 
-def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None) -> str:
+def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, rewards: dict[str, Any] | None) -> str:
     sides = ("chosen", "rejected")
-    rows: list[tuple[str, ...]] = [("oracle's selection" if scores else "random selection", *sides)]
+    title = "oracle's selection" if scores else "selection by token rewards" if rewards else "random selection"
+    rows: list[tuple[str, ...]] = [(title, *sides)]
     if scores:
         rows.append(("mean oracle score of a token", *(f"{scores[side]['mean_score']:+.3f}" for side in sides)))
+    if rewards:
+        rows.append(("mean reward of a token", *(f"{rewards[side]['mean_reward']:+.3f}" for side in sides)))
     for fact, title in (
         ("selected_share", "share of tokens selected"),
         ("planted_recall", "planted tokens found (recall)"),

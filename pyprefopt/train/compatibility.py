@@ -8,7 +8,15 @@ from typing import Any
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
-from pyprefopt.train.config import BaseConfig, LoraConfig, OracleConfig, RunConfig, SelectionConfig
+from pyprefopt.train.config import (
+    BaseConfig,
+    LoraConfig,
+    OptimConfig,
+    OracleConfig,
+    RewardsConfig,
+    RunConfig,
+    SelectionConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +37,20 @@ def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
+def _uses_oracle(c: RunConfig) -> bool:
+    return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
+
+
 def _on_candidates(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "candidates"
 
 
 def _uses_base(c: RunConfig) -> bool:
-    return c.selection.needs_scores or c.policy_init == "base" or _on_responses(c)
+    return "base" in c.rewards.reads or _uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
+
+
+def _uses_rewards(c: RunConfig) -> bool:
+    return "token_rewards" in METHODS[c.method].needs or (c.selection.needs_scores and not _on_responses(c))
 
 
 def _only_path(section: BaseConfig | OracleConfig) -> bool:
@@ -163,9 +179,10 @@ RULES: tuple[Rule, ...] = (
     ),
     # stages
     Rule(
-        lambda c: not c.selection.needs_scores and c.oracle != OracleConfig(),
-        "oracle.* is used only by token selection by scores, which method {c.method} does not do here; leave oracle "
-        "out, or set selection.chosen_ratio and selection.rejected_ratio (and selection.method not to random)",
+        lambda c: not _uses_oracle(c) and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
+        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
+        "selection.rejected_ratio (and selection.method not to random), or --rewards",
         {"method": "dpo", "oracle": {"path": "oracle"}},
         "oracle",
     ),
@@ -187,6 +204,72 @@ RULES: tuple[Rule, ...] = (
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
         {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
+    ),
+    Rule(
+        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
+        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
+        "oracle.fraction below 1 or leave oracle.sample out",
+        {"oracle": {"sample": 1}},
+        "oracle.sample",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is None and part.convergence_window != OptimConfig.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window is the number of steps that until_converged averages the loss over; set until_converged "
+        "beside it or leave it out",
+        {"convergence_window": 5},
+        "convergence_window",
+    ),
+    # token rewards
+    Rule(
+        lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
+        "rewards.* needs rewards.name, got None; pass --rewards dpo (or another provider), or leave rewards.* out",
+        {"method": "sepo", "rewards": {"noise_std": 0.5}},
+        "rewards",
+    ),
+    Rule(
+        lambda c: c.rewards.name is not None and not _uses_rewards(c),
+        "rewards {c.rewards.name} is used only by methods that need token rewards and by selection by scores, and "
+        "method {c.method} does neither here; leave rewards out, or set selection.chosen_ratio and "
+        "selection.rejected_ratio (and selection.method not to random)",
+        {"method": "dpo", "rewards": {"name": "random"}},
+        "rewards",
+    ),
+    Rule(
+        lambda c: c.rewards.noise_seed != 0 and c.rewards.noise_std == 0 and c.rewards.name != "random",
+        "rewards.noise_seed needs rewards.noise_std > 0 or rewards random, got noise_std {c.rewards.noise_std}; set it "
+        "or leave noise_seed out",
+        {"method": "sepo", "rewards": {"name": "dpo", "noise_seed": 1}},
+        "rewards.noise_seed",
+    ),
+    Rule(
+        lambda c: c.rewards.name in ("dpo", "simpo") and c.oracle.path is not None and c.rewards.beta is None,
+        "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; pass "
+        "--rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
+        {"method": "sepo", "rewards": {"name": "dpo"}, "oracle": {"path": "oracle"}},
+        "oracle.path",
+    ),
+    Rule(
+        lambda c: c.rewards.gamma is not None and c.oracle.path is not None,
+        "rewards.gamma is a setting of the oracle's training, and oracle.path names a ready one; leave out either",
+        {"method": "sepo", "rewards": {"name": "simpo", "beta": 2.5, "gamma": 1.0}, "oracle": {"path": "oracle"}},
+        "rewards.gamma",
+    ),
+    Rule(
+        lambda c: c.rewards.name == "simpo" and c.oracle.loss != OracleConfig().loss,
+        "oracle.loss.* is of an oracle trained by DPO, and that of rewards simpo is trained by SimPO; use rewards.beta "
+        "and rewards.gamma",
+        {"method": "sepo", "rewards": {"name": "simpo"}, "oracle": {"loss": {"beta": 0.5}}},
+        "oracle.loss",
+    ),
+    Rule(
+        lambda c: (c.rewards.max_tokens or 0) > c.max_tokens_per_batch,
+        "rewards.max_tokens must be <= max_tokens_per_batch ({c.max_tokens_per_batch}), got {c.rewards.max_tokens}; "
+        "lower it or raise max_tokens_per_batch",
+        {"method": "sepo", "rewards": {"name": "contrastive", "max_tokens": 8192}, "max_tokens_per_batch": 4096},
+        "rewards.max_tokens",
     ),
     # data
     Rule(

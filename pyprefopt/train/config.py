@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-from pyprefopt.errors import check
+from pyprefopt.errors import ConfigError, check
 from pyprefopt.losses import DPO, METHODS
+from pyprefopt.rewards import REWARDS, Reward, Transform
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -19,6 +20,8 @@ class OptimConfig:
     learning_rate: float = 5e-7  # peak learning rate of AdamW; usual 1e-7 to 1e-5, toy models 1e-4 to 1e-3
     num_train_epochs: float = 1.0  # passes over the training data; usual 1 to 3
     max_steps: int = -1  # optimizer steps; -1: as many as num_train_epochs gives
+    until_converged: float | None = None  # end once the mean loss of the last steps is below this; usual 0.1 (dpo)
+    convergence_window: int = 10  # optimizer steps that this mean is over; usual 5 to 50
     global_batch_size: int = 128  # pairs (rows, for SFT) of one optimizer step over all ranks; usual 32 to 256
     lr_scheduler_type: Schedule = "cosine"  # decay after the warm-up, to 0 (constant: none)
     warmup_ratio: float = 0.03  # share of the steps that the learning rate rises over; 0 to 0.1
@@ -33,6 +36,9 @@ class OptimConfig:
         check(self.learning_rate > 0, f"{where}learning_rate", self.learning_rate, "> 0", "usual range 1e-7 to 1e-5")
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
+        below, window = self.until_converged, self.convergence_window
+        check(below is None or math.isfinite(below), f"{where}until_converged", below, "a finite loss", "usual 0.1")
+        check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         schedules = ("cosine", "linear", "constant")
         check(
@@ -67,11 +73,13 @@ class OracleConfig(OptimConfig):
 
     path: str | None = None  # use this checkpoint directory, same vocabulary, any size (alias: --oracle)
     fraction: float = 1.0  # share of the training pairs that the oracle sees (SePO Fig. 5); (0, 1]
+    sample: int = 0  # which random share of that size, numbered from 0; of one seed, other samples are other pairs
     loss: DPO = field(default_factory=DPO)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(0 < self.fraction <= 1, "oracle.fraction", self.fraction, "in (0, 1]")
+        check(0 <= self.sample < 2**64, "oracle.sample", self.sample, "in [0, 2^64)")
 
     def _prefix(self) -> str:
         return "oracle."
@@ -152,6 +160,75 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardsConfig:
+    """Token rewards: for methods that need them, and as the scores of a selection. Off where name is None."""
+
+    name: Literal["dpo", "simpo", "contrastive", "strong_weak", "column", "random"] | None = None  # alias: --rewards
+    beta: float | None = None  # scale of the values; None: dpo as oracle.loss.beta, simpo 2.5, others 1
+    transform: Transform | None = None  # raw, or sigmoid(r) - 0.5; None: raw, contrastive (and T-REG) sigmoid_centered
+    noise_std: float = 0.0  # standard deviation of noise added to every reward, in its own unit; 0: none
+    noise_seed: int = 0  # seed of that noise, and of rewards random
+    gamma: float | None = None  # simpo: target margin of the oracle's training, absolute; None: 1.4
+    form: Literal["log_ratio", "length_norm"] | None = None  # simpo: against the base, or per length; None: log_ratio
+    strong: str | None = None  # strong_weak: checkpoint directory or hub name
+    weak: str | None = None  # strong_weak: checkpoint directory or hub name
+    column: str | None = None  # column: NAME of the data's chosen_NAME and rejected_NAME; None: rewards
+    model: str | None = None  # contrastive: reference, base, oracle or a checkpoint; None: reference
+    better_prompt: str | None = None  # contrastive: text file with {conversation}, {answer}, {start}; None: shipped
+    worse_prompt: str | None = None  # contrastive: the same for the opposite direction; None: shipped
+    prefix: Literal["marker", "none"] | None = None  # contrastive: the answer is forced after a marker; None: marker
+    context: Literal["full", "last"] | None = None  # contrastive: whole conversation or last question; None: full
+    wrap: Literal["chat", "raw"] | None = None  # contrastive: through the chat template, or bare text; None: chat
+    score_eos: bool | None = None  # contrastive: score the turn's end too, which else gets 0; None: false
+    max_tokens: int | None = None  # contrastive: revision prompt and answer, tokens; None: 4096
+    overflow: Literal["raise", "zero"] | None = None  # contrastive: of longer ones; None: raise
+
+    def __post_init__(self) -> None:
+        check(self.name is None or self.name in REWARDS, "rewards.name", self.name, f"one of {', '.join(REWARDS)}")
+        check(
+            self.transform in (None, "raw", "sigmoid_centered"),
+            "rewards.transform",
+            self.transform,
+            "raw or sigmoid_centered",
+        )
+        good = self.noise_std >= 0 and math.isfinite(self.noise_std)
+        check(
+            good, "rewards.noise_std", self.noise_std, ">= 0 and finite", "usual 0 to 2 times the rewards' own spread"
+        )
+        check(0 <= self.noise_seed < 2**32, "rewards.noise_seed", self.noise_seed, "in [0, 2^32)")
+        if self.name is not None:
+            self.provider()
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What it takes: columns, as the provider names them, and `base` or `oracle` where contrastive asks them."""
+        if self.name is None:
+            return frozenset()
+        asked = [self.model] if self.model in ("base", "oracle") else []
+        return frozenset([*self.provider().reads, *asked])
+
+    def provider(self) -> Reward:
+        """The provider with its settings; ConfigError for a setting that is another provider's, or is missing."""
+        assert self.name is not None  # noqa: S101  (callers ask where rewards are on)
+        own = fields(REWARDS[self.name])  # type: ignore[arg-type]
+        given = {n: value for n in _PROVIDER_SETTINGS if (value := getattr(self, n)) is not None}
+        for name in given:
+            if name not in {f.name for f in own}:
+                users = [other for other, cls in REWARDS.items() if name in {f.name for f in fields(cls)}]  # type: ignore[arg-type]
+                raise ConfigError(
+                    f"rewards.{name} is a setting of rewards {', '.join(users)}, got rewards {self.name}; leave it out"
+                )
+        missing = [f.name for f in own if f.default is MISSING and f.name not in given]
+        if missing:
+            raise ConfigError(f"rewards.{missing[0]} must be set for rewards {self.name}; pass --rewards.{missing[0]}")
+        return REWARDS[self.name](**given)
+
+
+_COMMON = ("name", "transform", "noise_std", "noise_seed")
+_PROVIDER_SETTINGS = tuple(f.name for f in fields(RewardsConfig) if f.name not in _COMMON)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Low-rank adapters through PEFT. Off where r is 0."""
 
@@ -192,6 +269,7 @@ class RunConfig(OptimConfig):
     base: BaseConfig = field(default_factory=BaseConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
     seed: int = 0  # seed of weights, data order and hold-out

@@ -41,13 +41,14 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
     """
     rewards = rewards.detach().double()
     plain = torch.full_like(rewards, math.nan) if logps is None else _plain_sums(batch, logps)
-    chosen, rejected = rewards[batch.pair_chosen], rewards[batch.pair_rejected]
+    better, worse = ranked_pairs(batch)
+    chosen, rejected = rewards[better], rewards[worse]
     scored = batch.token_mask.sum(dtype=torch.float64)
     return torch.stack([
         losses.detach().double().sum(),
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
-        plain[batch.pair_chosen].sum(), plain[batch.pair_rejected].sum(),
-        batch_units(method, batch), scored.new_tensor(batch.pair_chosen.numel()),
+        plain[better].sum(), plain[worse].sum(),
+        batch_units(method, batch), scored.new_tensor(better.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
     ])  # fmt: skip
 
@@ -63,6 +64,18 @@ def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor | None) 
         return batch.token_mask.new_tensor(math.nan, dtype=torch.float64)
     weights = method.token_weights(batch, logps.detach())[0]
     return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
+
+
+def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """The better and the worse response of each pair, [pairs]: indices into R.
+
+    Chosen and rejected; of candidates every two responses of a prompt whose scores differ.
+    """
+    if batch.pair_chosen.numel():
+        return batch.pair_chosen, batch.pair_rejected
+    group, score = batch.response_group, batch.response_score
+    better, worse = ((group[:, None] == group[None]) & (score[:, None] > score[None])).nonzero(as_tuple=True)
+    return better, worse
 
 
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
@@ -92,7 +105,8 @@ def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
     else:
         assert outputs.logps is not None  # noqa: S101  (a model gives one of them)
         values = _plain_sums(batch, outputs.logps) / batch.scored_length.double().clamp(min=1)
-    difference = values[batch.pair_chosen] - values[batch.pair_rejected]
+    better, worse = ranked_pairs(batch)
+    difference = values[better] - values[worse]
     return torch.stack([((difference.sign() + 1) / 2).sum(), difference.new_tensor(difference.numel())])
 
 

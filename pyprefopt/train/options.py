@@ -16,7 +16,7 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.train.config import RunConfig
 from pyprefopt.train.configfile import dotted_names, hints, unknown_setting
 
-ALIASES = {"base": "base.path", "oracle": "oracle.path"}
+ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
 
 
 def split(argv: Sequence[str]) -> dict[str, list[str]]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
+from pyprefopt.rewards import REWARDS, Contrastive
 from pyprefopt.train import options
 from pyprefopt.train.compatibility import check_compatible
-from pyprefopt.train.config import RunConfig
+from pyprefopt.train.config import RewardsConfig, RunConfig
 from pyprefopt.train.configfile import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
 
+DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
@@ -65,10 +67,31 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
                 layer.pop(section, None)
     selection = given.get("selection")
     how = selection.get("method") if isinstance(selection, Mapping) else None
-    for layer in layers:  # a recipe's ratios are for top_k and random, its oracle is for what goes by scores
-        if how in ("threshold", "random"):
-            layer.pop({"threshold": "selection", "random": "oracle"}[how], None)
+    for layer in layers:  # a recipe's ratios are for top_k and random
+        if how == "threshold":
+            layer.pop("selection", None)
+    rewards = given.get("rewards")
+    provider = rewards.get("name") if isinstance(rewards, Mapping) else None
+    for layer in layers:  # a recipe's rewards are of the provider that it names
+        if provider is not None and layer.get("rewards", {}).get("name") != provider:
+            layer.pop("rewards", None)
+    merged = _merge(*layers, *user)
+    for layer in layers:  # a recipe's oracle is for what reads one
+        _drop_oracle(layer, merged, scored=how != "random")
     return _merge(*layers, *user)
+
+
+def _drop_oracle(layer: dict[str, Any], merged: Mapping[str, Any], *, scored: bool) -> None:
+    """Take out of a recipe what the token rewards of `merged` do not read; without rewards, where nothing is scored."""
+    rewards = merged.get("rewards")
+    given = rewards if isinstance(rewards, Mapping) else {}
+    name = given.get("name")
+    if name is None and "token_rewards" in METHODS[_method(merged)].needs:
+        name = DEFAULT_REWARDS
+    if name == "simpo" and "oracle" in layer:
+        layer["oracle"] = {setting: value for setting, value in layer["oracle"].items() if setting != "loss"}
+    elif (name not in ("dpo", "simpo", None) and given.get("model") != "oracle") or (name is None and not scored):
+        layer.pop("oracle", None)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -84,8 +107,25 @@ def resolve(config: RunConfig) -> RunConfig:
     if not config.selection.active and config.selection.method != "threshold":
         filled["selection"] = replace(config.selection, **selection)
     config = replace(config, **filled)
+    config = replace(config, rewards=_rewards(config))
     check_compatible(config)
     return config
+
+
+def _rewards(config: RunConfig) -> RewardsConfig:
+    """The provider of a method that needs one, and what of its settings follows from others."""
+    rewards = config.rewards
+    if rewards.name is None and "token_rewards" in METHODS[config.method].needs:
+        rewards = replace(rewards, name=DEFAULT_REWARDS)
+    if rewards.name == "dpo" and rewards.beta is None and config.oracle.path is None:
+        rewards = replace(rewards, beta=config.oracle.loss.beta)
+    if rewards.name == "contrastive" and rewards.max_tokens is None:
+        rewards = replace(rewards, max_tokens=min(Contrastive.max_tokens, config.max_tokens_per_batch))
+    if rewards.name is not None and rewards.transform is None:
+        provider = REWARDS[rewards.name]
+        wanted = getattr(METHODS[config.method], "reward_transform", None) if provider.log_ratio else None
+        rewards = replace(rewards, transform=wanted or provider.transform)
+    return rewards
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:

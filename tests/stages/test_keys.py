@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 
 from pyprefopt.losses import DPO, SFT
+from pyprefopt.rewards import Contrastive
 from pyprefopt.stages.artifact import Artifact
 from pyprefopt.stages.data import data_stage
 from pyprefopt.stages.fit import Training
 from pyprefopt.stages.models import Source, start_model
+from pyprefopt.stages.revision import revision_stage
+from pyprefopt.stages.rewards import rewards_stage
 from pyprefopt.stages.score import logps_stage, selection_stage
 from pyprefopt.train.config import LoraConfig, RunConfig, SelectionConfig
 from pyprefopt.train.configfile import dotted_names
 from pyprefopt.train.resolve import configure
 
 DATA = {"data"}
-OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "global_batch_size", "lr_scheduler_type", "warmup_ratio",
+OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "until_converged", "convergence_window",
+         "global_batch_size", "lr_scheduler_type", "warmup_ratio",
          "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")  # fmt: skip
 TRAINED = {"base", "oracle", "policy"}
 
@@ -35,16 +39,29 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
     "lora.target_modules": (("q_proj",), TRAINED),
     "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
-    "oracle.fraction": (0.5, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
+    "oracle.fraction": (0.5, {"oracle"}), "oracle.sample": (1, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
     "oracle.loss.label_smoothing": (0.1, {"oracle"}),
     "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
     "selection.chosen_threshold": (0.5, {"selection"}), "selection.rejected_threshold": (0.5, {"selection"}),
     "selection.rounding": ("floor", {"selection"}), "selection.method": ("random", {"selection"}),
     "selection.minimum": (2, {"selection"}), "selection.excluded_ids": ((7,), {"selection"}),
 }  # fmt: skip
-VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
+VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 0.1, 5, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
 for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
     FLIPS |= {prefix + name: (value, {stage}) for name, value in VALUES.items()}
+
+# Setting of token rewards -> (provider, another value, the stages whose own key changes).
+REWARD_FLIPS: dict[str, tuple[str, Any, set[str]]] = {
+    "beta": ("dpo", 0.7, {"rewards"}), "transform": ("dpo", "sigmoid_centered", {"rewards"}),
+    "noise_std": ("dpo", 0.5, {"rewards"}), "noise_seed": ("random", 1, {"rewards"}),
+    "gamma": ("simpo", 0.5, {"rewards"}), "form": ("simpo", "length_norm", {"rewards"}),
+    "column": ("column", "credits", {"data", "rewards"}), "name": ("dpo", "random", {"rewards"}),
+    "prefix": ("contrastive", "none", {"rewards", "revision"}), "wrap": ("contrastive", "raw", {"rewards", "revision"}),
+    "context": ("contrastive", "last", {"rewards", "revision"}), "score_eos": ("contrastive", True, {"rewards"}),
+    "max_tokens": ("contrastive", 99, {"rewards", "revision"}),
+    "overflow": ("contrastive", "zero", {"rewards", "revision"}),
+}  # fmt: skip
+REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  # their content is an input
 
 # Settings that change which stages there are, or where a model comes from, or nothing in the results.
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
@@ -64,15 +81,14 @@ def keys(config: RunConfig) -> dict[str, str]:
     """The keys of all stages of a SePO run, as if every input had the same content."""
     data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
     scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
-    source = Source("model", "model")
+    source, oracle = Source("model", "model"), config.oracle
+    drawn = {"fraction": oracle.fraction, "sample": oracle.sample}
     stages = {
         "data": data_stage(config),
         "ref_logps": logps_stage(data, "model", config.dtype),
         "selection": selection_stage(config.selection, data, scores if config.selection.needs_scores else None, 0),
         "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
-        "oracle": Training(
-            "oracle", config.oracle, config.oracle.loss, source, data, Path("o"), fraction=config.oracle.fraction
-        ).stage(config),
+        "oracle": Training("oracle", oracle, oracle.loss, source, data, Path("o"), **drawn).stage(config),
         "policy": Training("policy", config, config.loss, source, data, Path("p")).stage(config),
     }
     return {name: stage.key for name, stage in stages.items()}
@@ -90,7 +106,25 @@ def base_config() -> RunConfig:
 
 def test_every_setting_is_listed() -> None:
     known = {name for name, _ in dotted_names(RunConfig, "sepo")}
-    assert known == set(FLIPS) | STRUCTURAL | RECORDED
+    rewards = {f"rewards.{name}" for name in set(REWARD_FLIPS) | REWARD_SOURCES}
+    assert known == set(FLIPS) | rewards | STRUCTURAL | RECORDED
+
+
+@pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
+def test_flip_of_rewards(name: str) -> None:
+    provider, value, expected = REWARD_FLIPS[name]
+    config = configure(method="sepo", model="model", data="pairs.jsonl", rewards={"name": provider})
+    before, after = reward_keys(config), reward_keys(flip(config, f"rewards.{name}", value))
+    assert {stage for stage in before if before[stage] != after.get(stage)} == expected
+
+
+def reward_keys(config: RunConfig) -> dict[str, str]:
+    """The keys of a run's stages, and of those that make its token rewards."""
+    data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
+    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
+    if isinstance(provider, Contrastive):
+        stages["revision"] = revision_stage(provider, data, "better")
+    return keys(config) | {name: stage.key for name, stage in stages.items()}
 
 
 @pytest.mark.parametrize("name", sorted(FLIPS))

@@ -164,15 +164,14 @@ def test_selection_by_threshold_of_cut_pairs(inputs: Path, sepo: RunResult, tmp_
         assert line["selected"] == wanted or sum(line["selected"]) == 1
 
 
-def test_an_oracle_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
-    oracle = tmp_path / "oracle"
-    oracle.mkdir()
-    for file in (sepo.output_dir / "stages/oracle/model").iterdir():
+def test_a_base_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in (sepo.output_dir / "stages/base/model").iterdir():
         text = file.read_bytes()
-        (oracle / file.name).write_bytes(text.replace(b'"meow"', b'"moew"') if file.name == "tokenizer.json" else text)
-    base = {"path": str(sepo.output_dir / "stages/base/model")}
-    with pytest.raises(ConfigError, match=r"oracle\.path must be a model with the policy's vocabulary.*meow"):
-        pyprefopt.train(small(inputs, tmp_path / "run", oracle={"path": str(oracle)}, base=base))
+        (base / file.name).write_bytes(text.replace(b'"meow"', b'"moew"') if file.name == "tokenizer.json" else text)
+    with pytest.raises(ConfigError, match=r"base\.path must be a model with the policy's vocabulary.*meow"):
+        pyprefopt.train(small(inputs, tmp_path / "run", base={"path": str(base)}))
 
 
 def test_check_takes_one_step_and_leaves_nothing(

@@ -1,0 +1,295 @@
+"""User weights: a number per response token, given as such or as spans of text, brought onto the tokens.
+
+The column `{response}_weights` (chosen_weights, rejected_weights; responses_weights of candidates, response_weights of
+instructions) stands beside the column `{response}`. Each response's entry is one of
+- list<number>: one weight for each token of its content, in order;
+- list<{start, end, weight}>: spans of its content, in characters, half open, in any order, none overlapping another.
+  A character outside of all spans weighs 1. A token weighs the mean over its bytes that are no ASCII white space
+  (of ` word` the word counts), or over all its bytes where it has no other;
+- null: every token weighs 1.
+The content is that of the response's last message. Tokens that the template writes (the end of turn) and those of
+earlier messages weigh 1. A weight is finite and >= 0: a negative one would turn a token's gradient round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pyprefopt.data.rejects import REJECTS
+from pyprefopt.data.store import USER_WEIGHTS
+from pyprefopt.errors import DataError
+
+RESPONSES = ("chosen", "rejected", "response", "responses")
+_SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
+_SHAPES = "lists of numbers (one per token of the content) or of {start, end, weight} (spans of characters)"
+
+Problem = tuple[str, Any, str, str]  # place in the list, value, rule, remedy
+
+
+def weight_columns(names: Sequence[str]) -> list[str]:
+    """Those of the columns that hold user weights, in the order of the responses."""
+    return [f"{name}_weights" for name in RESPONSES if f"{name}_weights" in names and name in names]
+
+
+def attach_weights(segments: pl.DataFrame, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`segments` with the column `user_weights` (list<f32>, null for prompts), and rejects of schema REJECTS.
+
+    segments: of `tokenize_rows`, with offsets, before any truncation, which then cuts the weights along.
+    frame: the rows that they were made of. Rows with bad weights leave the segments; the first fault of each is told.
+    Raises DataError where a column is of a type that holds no weights, or the segments have no offsets.
+    """
+    if "starts" not in segments.columns:
+        raise DataError("user weights need the tokens' places in the text; tokenize with offsets=True")
+    tokens = _Tokens(segments.filter(pl.col("segment") > 0))
+    weights, bad = np.ones(len(tokens.starts)), []
+    for name in weight_columns(frame.columns):
+        lines, wrong = _lines(frame, name)
+        bad.append(wrong)
+        for kind, part in _by_kind(lines.join(tokens.lines, on=("row", "segment"), maintain_order="left"), name):
+            problems = (_fill_tokens if kind == "tokens" else _fill_spans)(part, tokens, weights)
+            bad.append(_rejects(part, problems))
+    rejects = pl.concat([REJECTS.to_frame(), *bad]).unique("row", keep="first", maintain_order=True).sort("row")
+    counts = np.where(segments["segment"].to_numpy() == 0, 0, segments["ids"].list.len().to_numpy())
+    column = _lists(weights.astype(np.float32), counts, segments["segment"].to_numpy() == 0)
+    weighted = segments.with_columns(column.alias(USER_WEIGHTS))
+    return weighted.filter(~pl.col("row").is_in(rejects["row"].implode())), rejects
+
+
+class _Tokens:
+    """The tokens of all responses, flat."""
+
+    def __init__(self, responses: pl.DataFrame) -> None:
+        self.starts, self.is_content = _flat_places(responses["starts"])
+        self.ends, _ = _flat_places(responses["ends"])
+        offsets = np.append(0, np.cumsum(responses["ids"].list.len().to_numpy(), dtype=np.int64))
+        before = np.append(0, np.cumsum(self.is_content))[offsets]
+        self.lines = responses.select("row", "segment", left_out="cut").with_columns(
+            first=pl.Series(before[:-1], dtype=pl.Int64), count=pl.Series(np.diff(before), dtype=pl.Int64)
+        )  # `first`: the line's first content token, as an index into `content`
+
+    @cached_property
+    def content(self) -> NDArray[np.int64]:
+        """Which of the flat tokens are content."""
+        return np.flatnonzero(self.is_content)
+
+
+def _flat_places(column: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    values = column.to_arrow().flatten()
+    return (
+        np.asarray(pc.fill_null(values, 0).to_numpy(zero_copy_only=False), np.int64),
+        np.asarray(values.is_valid().to_numpy(zero_copy_only=False)),
+    )
+
+
+def _lists(values: NDArray[np.float32], counts: NDArray[Any], nulls: NDArray[np.bool_]) -> pl.Series:
+    offsets = pa.array(np.append(0, np.cumsum(counts, dtype=np.int64)))
+    return pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(nulls)))
+
+
+def _lines(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One line a response with weights: row, segment, field, text, shortened, weights; and rejects."""
+    side = name.removesuffix("_weights")
+    whole = pl.col(f"{side}_complete") if f"{side}_complete" in frame.columns else pl.lit(value=True)
+    lost = pl.col(f"{side}_cut") > 0 if f"{side}_cut" in frame.columns and side != "responses" else pl.lit(value=False)
+    if side != "responses":
+        number = 2 if side == "rejected" else 1
+        lines = frame.select(
+            "row", segment=pl.lit(number, pl.UInt16), field=pl.lit(name), text=_text(pl.col(side)),
+            shortened=~whole.cast(pl.Boolean).fill_null(value=True) | lost.fill_null(value=False), weights=pl.col(name),
+        )  # fmt: skip
+        return lines.filter(pl.col("weights").is_not_null()), REJECTS.to_frame()
+    _check_nested(frame.schema[name], name)
+    given = frame.filter(pl.col(name).is_not_null())
+    wrong = given.filter(pl.col(name).list.len() != pl.col(side).list.len())
+    rejects = _table(
+        (row, name, entry, f"{name} must have one entry for each of the {count} responses, got {len(entry)}",
+         "null stands for a response whose tokens all weigh 1")
+        for row, entry, count in wrong.select("row", name, pl.col(side).list.len().alias("count")).iter_rows()
+    )  # fmt: skip
+    good = given.filter(pl.col(name).list.len() == pl.col(side).list.len(), pl.col(side).list.len() > 0)
+    lines = good.select("row", pl.col(side).alias("text"), pl.col(name).alias("weights")).explode("text", "weights")
+    place = pl.int_range(pl.len()).over("row")
+    lines = lines.with_columns(segment=(place + 1).cast(pl.UInt16), field=pl.format(name + "[{}]", place))
+    lines = lines.with_columns(text=_text(pl.col("text")), shortened=pl.lit(value=False))
+    return lines.filter(pl.col("weights").is_not_null()), rejects
+
+
+def _text(chat: pl.Expr) -> pl.Expr:
+    return chat.list.last().struct.field("content").fill_null("")
+
+
+def _check_nested(dtype: pl.DataType, name: str) -> None:
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    if dtype != pl.Null and not isinstance(inner, pl.List | pl.Null):
+        raise DataError(f"column '{name}' must hold, for each response, {_SHAPES}, got {dtype}; rename or drop it")
+
+
+def _by_kind(lines: pl.DataFrame, name: str) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The lines with their weights in one type: `tokens`, list<f64>, or `spans`, list<{start, end i64, weight f64}>."""
+    dtype = lines.schema["weights"]
+    inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None
+    spans = pl.List(pl.Struct({"start": pl.Int64, "end": pl.Int64, "weight": pl.Float64}))
+    kinds = {field.name: field.dtype for field in inner.fields} if isinstance(inner, pl.Struct) else {}
+    whole = all(kinds.get(at, pl.String()) == pl.Null or kinds.get(at, pl.String()).is_integer() for at in _ENDS)
+    if whole and (kinds.get("weight", pl.String()) == pl.Null or kinds.get("weight", pl.String()).is_numeric()):
+        named = pl.col("weights").list.eval(pl.struct(pl.element().struct.field("start", "end", "weight")))
+        yield "spans", lines.with_columns(named.cast(spans))
+    elif inner is not None and inner.is_numeric():
+        yield "tokens", lines.with_columns(pl.col("weights").cast(pl.List(pl.Float64)))
+    elif inner == pl.Null:  # every list is empty: no span
+        yield "spans", lines.with_columns(pl.col("weights").list.head(0).cast(spans))
+    elif dtype != pl.Null:
+        raise DataError(
+            f"column '{name}' must hold {_SHAPES}, got {dtype}; give one of the two (in JSON lines or Parquet: a CSV "
+            "file has no lists), or rename or drop the column"
+        )
+
+
+_ENDS = ("start", "end")
+_RANGE = "a weight must be a finite number >= 0"
+_REMEDY = "clamp it or leave it out: a negative weight would turn the token's gradient round"
+
+
+def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float64]) -> dict[int, Problem]:
+    """Write lists of weights onto the content tokens; what is wrong, by line."""
+    lists = lines["weights"].to_arrow()
+    values = pc.fill_null(lists.flatten(), float("nan")).to_numpy(zero_copy_only=False)
+    counts, kept = lines["weights"].list.len().to_numpy().astype(np.int64), lines["count"].to_numpy()
+    starts = np.cumsum(counts) - counts
+    problems: dict[int, Problem] = {}
+    for at in np.flatnonzero(~_is_weight(values))[::-1]:  # the first of a line is kept
+        line = int(np.searchsorted(starts + counts, at, side="right"))
+        token = int(at - starts[line])
+        problems[line] = (f"[{token}]", lines["weights"][line][token], _RANGE, _REMEDY)
+    wanted = kept + lines["left_out"].to_numpy().astype(np.int64)
+    for line in np.flatnonzero(counts != wanted).tolist():
+        rule = f"there must be one weight for each of the {wanted[line]} tokens of the content, got {counts[line]}"
+        remedy = "count the tokens with `starts` in data.tokenize's segments, or give spans {start, end, weight}"
+        problems[line] = ("", lines["weights"][line].to_list(), rule, remedy)
+    good = np.setdiff1d(np.arange(lines.height), list(problems))
+    source, target = (_ranges(first[good], kept[good]) for first in (starts, lines["first"].to_numpy()))
+    weights[tokens.content[target]] = values[source]
+    return problems
+
+
+def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float64]) -> dict[int, Problem]:
+    """Write the mean weight of each content token's bytes; what is wrong, by line."""
+    text, spans = _Text(lines["text"]), _Spans(lines)
+    problems = spans.problems()
+    good = np.setdiff1d(np.arange(lines.height), list(problems))
+    used = np.isin(spans.line, good)
+    line = spans.line[used]
+    first, last = (text.byte_of(line, at[used]) for at in (spans.start, spans.end))
+    by_byte = np.ones(len(text.bytes))
+    by_byte[_ranges(first, last - first)] = np.repeat(spans.weight[used], last - first)
+    counts = lines["count"].to_numpy()[good]
+    token = tokens.content[_ranges(lines["first"].to_numpy()[good], counts)]
+    at = np.repeat(text.first_byte[good], counts)
+    first, last = tokens.starts[token] + at, tokens.ends[token] + at
+    solid = (~_SPACE[text.bytes]).astype(np.float64)
+    inked = _sums(solid, first, last)
+    total = np.where(inked > 0, _sums(by_byte * solid, first, last), _sums(by_byte, first, last))
+    size = np.where(inked > 0, inked, last - first)
+    weights[token] = np.where(size > 0, total / np.maximum(size, 1), 1.0)
+    return problems
+
+
+class _Text:
+    """Texts as one array of bytes."""
+
+    def __init__(self, texts: pl.Series) -> None:
+        self.bytes = np.frombuffer("".join(texts).encode(), np.uint8)
+        begins = np.flatnonzero((self.bytes & 0xC0) != 0x80)  # a character's first byte
+        self._begins = np.append(begins, len(self.bytes))
+        self._characters = _before(texts.str.len_chars().to_numpy())
+        self.first_byte = _before(texts.str.len_bytes().to_numpy())
+
+    def byte_of(self, line: NDArray[np.int64], character: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a character of a line begins, over all texts."""
+        begins: NDArray[np.int64] = self._begins[self._characters[line] + character]
+        return begins
+
+
+class _Spans:
+    """The spans of all lines, flat, by line and start; those of shortened texts end with the text."""
+
+    def __init__(self, lines: pl.DataFrame) -> None:
+        numbered = lines.select("weights", line=pl.int_range(pl.len(), dtype=pl.Int64)).filter(
+            pl.col("weights").list.len() > 0
+        )
+        flat = numbered.explode("weights").with_columns(place=pl.int_range(pl.len()).over("line"))
+        flat = flat.with_columns(given=pl.col("weights")).unnest("weights").sort("line", "start", maintain_order=True)
+        length, loose = lines["text"].str.len_chars().cast(pl.Int64).to_numpy(), lines["shortened"].to_numpy()
+        missing = flat.select(pl.any_horizontal(pl.col("start", "end", "weight").is_null())).to_series().to_numpy()
+        self.line = flat["line"].to_numpy()
+        ends = [flat[name].fill_null(0).to_numpy() for name in _ENDS]
+        self.length, clipped = length[self.line], loose[self.line]
+        self.start, self.end = (np.where(clipped, np.minimum(at, self.length), at) for at in ends)
+        self.weight = flat["weight"].fill_null(float("nan")).to_numpy()
+        self.place, self.given, self.missing = flat["place"].to_numpy(), flat["given"], missing
+        self.outside = (ends[0] < 0) | (ends[1] <= ends[0]) | (self.end > self.length)
+        same = np.append(self.line[1:] == self.line[:-1], False)[: len(self.line)]
+        self.overlaps = same & (np.append(self.start[1:], 0)[: len(self.line)] < self.end)
+
+    def problems(self) -> dict[int, Problem]:
+        """The first fault of each bad line."""
+        found: dict[int, Problem] = {}
+        remedy = "mend the span; characters count from 0, the end is not in it"
+        for wrong, rule, how in (
+            (
+                self.overlaps,
+                "spans must not overlap, but the next one begins before this one ends",
+                "cut or merge them",
+            ),
+            (~_is_weight(self.weight), _RANGE, _REMEDY),
+            (self.outside, "a span must lie in the text, 0 <= start < end <= {} characters", remedy),
+            (self.missing, "a span must have start, end and weight", remedy),
+        ):
+            for at in np.flatnonzero(wrong)[::-1]:
+                problem = (f"[{self.place[at]}]", self.given[int(at)], rule.format(self.length[at]), how)
+                found[int(self.line[at])] = problem
+        return found
+
+
+def _rejects(lines: pl.DataFrame, problems: dict[int, Problem]) -> pl.DataFrame:
+    return _table(
+        (lines["row"][line], lines["field"][line] + place, value, rule, remedy)
+        for line, (place, value, rule, remedy) in sorted(problems.items())
+    )
+
+
+def _table(faults: Iterator[tuple[Any, str, Any, str, str]]) -> pl.DataFrame:
+    rows = [
+        ("", row, field, str(value)[:80], "bad_weights", rule, remedy) for row, field, value, rule, remedy in faults
+    ]
+    return pl.DataFrame(rows, REJECTS, orient="row")
+
+
+def _is_weight(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32)) & (values >= 0)
+
+
+def _before(counts: NDArray[Any]) -> NDArray[np.int64]:
+    return np.cumsum(counts, dtype=np.int64) - counts.astype(np.int64)
+
+
+def _ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """first[0], first[0] + 1, … (counts[0] of them), first[1], …"""
+    return np.repeat(first - _before(counts), counts) + np.arange(counts.sum())
+
+
+def _sums(values: NDArray[np.float64], first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum over each half-open range, each added up on its own: no rounding comes from its neighbours."""
+    if not len(first):
+        return np.zeros(0)
+    both = np.stack([first, last], axis=1).ravel()
+    return np.add.reduceat(np.append(values, 0.0), both)[::2] * (last > first)

@@ -1,0 +1,48 @@
+"""What a method that ranks candidates needs of its data: two responses of a prompt at least, and a score of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyprefopt.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.store import SegmentStore
+
+ALONE = ("one_response", "there must be at least 2 responses to rank", "drop the row, or train sft on it")
+UNSCORED = ("no_score", "each response must have a score, a finite number", "score every response, or drop the row")
+
+
+def drop_unranked(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidate sets that can be ranked, and rejects (schema REJECTS) for the others."""
+    import polars as pl
+
+    from pyprefopt.data.rejects import REJECTS
+
+    scores, count = pl.col("scores").cast(pl.List(pl.Float32)), pl.col("responses").list.len()
+    scored = scores.list.eval(pl.element().is_finite().fill_null(value=False)).list.all().fill_null(value=False)
+    shown = pl.struct(scores.alias("scores")).struct.json_encode().str.slice(0, 80)
+
+    def rejected(rows: pl.DataFrame, field: str, value: pl.Expr, why: tuple[str, str, str]) -> pl.DataFrame:
+        said = {"file": "", "field": field} | dict(zip(("reason", "rule", "remedy"), why, strict=True))
+        told = rows.select("row", value=value, **{name: pl.lit(text) for name, text in said.items()})
+        return told.select(REJECTS.names()).cast(REJECTS)
+
+    alone, several = frame.filter(count < 2), frame.filter(count >= 2)
+    bad = [rejected(alone, "responses", pl.format("{} response", count), ALONE)]
+    bad.append(rejected(several.filter(~scored), "scores", shown, UNSCORED))
+    return several.filter(scored), pl.concat(bad).sort("row")
+
+
+def check_ranked(store: SegmentStore, where: str) -> None:
+    """DataError naming the first row of a prepared folder that cannot be ranked."""
+    responses = np.diff(store.group_offsets) - 1
+    unscored = np.add.reduceat((store.segments > 0) & ~np.isfinite(store.scores), store.group_offsets[:-1])
+    for bad, (_, rule, remedy) in ((responses < 2, ALONE), (unscored > 0, UNSCORED)):
+        if bad.any():
+            row = store.rows[int(np.argmax(bad))]
+            raise DataError(f"{where}, row {row} (and {bad.sum() - 1} more): {rule}; {remedy}")

@@ -1,0 +1,126 @@
+"""Stages `revision_better` and `revision_worse`: every response behind a prompt that asks to write it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyprefopt.data.store import KINDS, SegmentStore
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
+from pyprefopt.stages.data import split_names, texts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import polars as pl
+
+    from pyprefopt.data.tokenizer import Tokenizer
+    from pyprefopt.rewards import Contrastive
+
+READ = ("prefix", "context", "wrap", "max_tokens", "overflow")
+
+
+def revision_stage(provider: Contrastive, data: Artifact, direction: str) -> Stage:
+    """Keyed by the texts, their tokens and the prompt's wording, not by the file that it came from."""
+    settings = {name: getattr(provider, name) for name in READ} | {"forced": provider.forced}
+    prompt = content_hash(provider.prompt(direction))
+    inputs = {"data": data.fingerprint, "texts": content_hash(data.manifest.get("texts")), "prompt": prompt}
+    return Stage(f"revision_{direction}", settings, inputs)
+
+
+def build_revision(provider: Contrastive, data: Artifact, direction: str, directory: Path) -> dict[str, Any]:
+    """Stores of the splits, one group a response: the revision prompt, then the response's own ids and mask.
+
+    A group's row is the response's line in the data's store; lines whose revision is too long are left out.
+    """
+    from pyprefopt.data.tokenize import load_tokenizer
+
+    tokenizer = load_tokenizer(data.directory / "tokenizer")
+    longest, facts, prints = 0, {}, {}
+    for split in split_names(data.directory):
+        source = SegmentStore.open(data.directory / split)
+        frame = _segments(provider, tokenizer, source, texts_of(data.directory, split), direction, split)
+        store = SegmentStore.write(frame, directory / split)
+        longest = max(longest, int(store.longest_rows.max()))
+        left_out = int((source.segments != 0).sum()) - store.num_rows
+        facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
+        prints[split] = store.fingerprint
+    vocab_size = data.manifest["vocab_size"]
+    return {
+        "facts": facts, "fingerprint": content_hash(prints), "longest": longest, "vocab_size": vocab_size,
+        "length_setting": "rewards.max_tokens",
+    }  # fmt: skip
+
+
+def check_differ(better: Artifact, worse: Artifact) -> None:
+    """ConfigError where the two prompts are the same tokens, so that every reward would be 0."""
+    if better.fingerprint == worse.fingerprint:
+        raise ConfigError(
+            "rewards.better_prompt and rewards.worse_prompt must differ in their tokens, but are the same (a small "
+            "tokenizer may know none of their words); give two files in words that it knows"
+        )
+
+
+def _segments(
+    provider: Contrastive, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, direction: str, split: str
+) -> pl.DataFrame:
+    import polars as pl
+
+    lines = np.flatnonzero(store.segments != 0)
+    prompts = tokenizer.encode(pl.Series("ids", list(_prompts(provider, tokenizer, store, texts, direction, split))))
+    segments = pl.from_arrow(store.table.select(["row", "ids", "mask"]))
+    assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
+    responses = segments[lines].rename({"row": "source_row"})
+    frame = responses.with_columns(row=pl.Series(lines, dtype=pl.UInt64), prompt=prompts)
+    length = pl.col("prompt").list.len() + pl.col("ids").list.len()
+    long = frame.filter(length > provider.max_tokens).with_columns(length=length)
+    if long.height and provider.overflow == "raise":
+        first = long.row(0, named=True)
+        raise DataError(
+            f"{split} row {first['source_row']}: revision prompt and response must have at most rewards.max_tokens = "
+            f"{provider.max_tokens} tokens, got {first['length']} ({long.height} such responses); raise it (and "
+            "max_tokens_per_batch), or pass --rewards.overflow zero to give them rewards of 0"
+        )
+    frame = frame.filter(length <= provider.max_tokens)
+    if frame.is_empty():
+        raise DataError(
+            f"{split}: no revision prompt with its response has at most rewards.max_tokens = {provider.max_tokens} "
+            "tokens; raise it"
+        )
+    none = pl.col("prompt").list.eval(pl.lit(value=False))
+    prompt = frame.select("row", pl.lit(0, pl.UInt16).alias("segment"), kind=pl.lit("prompt"), ids="prompt", mask=none)
+    response = frame.select(
+        "row", pl.lit(1, pl.UInt16).alias("segment"), kind=pl.lit("response"), ids="ids", mask="mask"
+    )
+    return pl.concat([prompt, response]).sort("row", "segment")
+
+
+def _prompts(
+    provider: Contrastive, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, direction: str, split: str
+) -> Iterator[str]:
+    """The text before every response, in the order of the store's lines."""
+    prompt = provider.prompt(direction)
+    rows = {row["row"]: row for row in texts.iter_rows(named=True)}
+    where = store.table["row"].to_numpy()
+    for line in np.flatnonzero(store.segments != 0):
+        row, kind = rows[int(where[line])], KINDS[store.kinds[line]]
+        revision = provider.revision(prompt, _messages(row["prompt"]), provider.answer(_messages(row[kind])))
+        try:
+            yield _opened(provider, tokenizer, revision)
+        except ConfigError as error:
+            raise DataError(f"{split} row {int(where[line])}: the revision prompt: {error}") from None
+
+
+def _opened(provider: Contrastive, tokenizer: Tokenizer, revision: str) -> str:
+    """The revision as a user's message with the assistant's turn open, or as bare text; then what is forced."""
+    if provider.wrap == "raw":
+        return f"{tokenizer.bos_token or ''}{revision}\n{provider.forced}"
+    chat = [{"role": "user", "content": revision}]
+    return tokenizer.render(chat, add_generation_prompt=True) + provider.forced
+
+
+def _messages(chat: list[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [{"role": message["role"], "content": message["content"] or ""} for message in chat]

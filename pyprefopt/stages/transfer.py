@@ -1,0 +1,219 @@
+"""A model of another tokenizer: the same texts in its own tokens, and its log-probs moved to the policy's tokens.
+
+The model reads the text that the policy reads, with the chat template of its own tokenizer (the policy's where it has
+none). A response that was cut for the policy is cut at the same byte, and ends with a turn end where the policy's does.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pyprefopt.data.atomic import sha256_file
+from pyprefopt.data.pack import Packer
+from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
+from pyprefopt.stages.data import split_names
+from pyprefopt.stages.models import Source, vocabulary_difference
+from pyprefopt.stages.prepared import Prepared, is_prepared
+from pyprefopt.train.config import RunConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.tokenize import Tokenizer
+
+SIDES = ("chosen", "rejected")
+OFFSETS = ("starts", "ends", "turns")
+
+logger = logging.getLogger("pyprefopt")
+
+
+def own_tokenizer(source: Source, data: Artifact) -> Tokenizer | None:
+    """The tokenizer of a model that does not read the policy's token ids; None where it does.
+
+    Raises:
+        ConfigError: it has a tokenizer of another format, or one without an EOS token.
+    """
+    from pyprefopt.data.tokenizer import load_own_tokenizer
+
+    difference = vocabulary_difference(source.path, data)
+    if difference is None:
+        return None
+    logger.info("%s reads the texts with its own tokenizer (%s)", source.path, difference)
+    return load_own_tokenizer(source.path, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
+
+
+def tokens_stage(data: Artifact, tokenizer: Tokenizer) -> Stage:
+    """The policy's texts in another tokenizer's tokens."""
+    texts = content_hash(sorted(data.manifest["inputs"].values()))
+    return Stage("tokens", {}, {"data": data.fingerprint, "texts": texts, "tokenizer": tokenizer.fingerprint})
+
+
+def build_tokens(
+    config: RunConfig, data: Artifact, tokenizer: Tokenizer, model: str, directory: Path
+) -> dict[str, Any]:
+    """Write the splits `train` and `eval`: line by line the policy's, in the tokens of `model`.
+
+    Raises:
+        DataError: a row cannot be tokenized by it, or (candidates) was cut.
+    """
+    facts: dict[str, Any] = {}
+    longest, longest_row = 0, ""
+    for split in split_names(data.directory):
+        policy = SegmentStore.open(data.directory / split)
+        frame = _cut_as(policy, _texts(config, data, split, policy), split)
+        store = SegmentStore.write(_tokenize(frame, tokenizer, model, split), directory / split)
+        facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
+        if store.longest_rows.max() > longest:
+            longest = int(store.longest_rows.max())
+            longest_row = f"{split} row {store.rows[int(store.longest_rows.argmax())]}"
+    return {"facts": facts, "vocab_size": tokenizer.vocab_size, "longest": longest, "longest_row": longest_row}
+
+
+def _texts(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
+    """The rows of a split as they were read, with their texts whole."""
+    import polars as pl
+
+    from pyprefopt.data.read import scan_candidates, scan_preferences
+
+    source: Any = config.eval_data if split == "eval" and config.eval_data is not None else config.data
+    form = config.format
+    if source is None:  # the embedded set, which the data stage wrote
+        source = data.directory / "toy" / ("train.parquet" if split == "train" else "test.parquet")
+    elif is_prepared(source):
+        source, form = _inputs_of(Prepared("eval_data" if split == "eval" else "data", source))
+    scan = scan_candidates if KINDS.index("response") in policy.kinds else scan_preferences
+    frame = scan(source, format=form).frame
+    return frame.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
+
+
+def _inputs_of(folder: Prepared) -> tuple[list[str], str]:
+    """The files that a prepared folder was made of, and their format.
+
+    Raises:
+        ConfigError: they are not there as they were; or the folder has no offsets.
+    """
+    needed = f"{folder.setting} '{folder.directory}' holds tokens, and a model of another tokenizer needs the texts"
+    if not set(OFFSETS) <= set(folder.store.table.column_names):
+        raise ConfigError(f"{needed} and the tokens' places in them; prepare it again with offsets")
+    files = folder.manifest["inputs"]
+    for entry in files:
+        file = entry["file"]
+        if file is None or not Path(file).is_file() or sha256_file(file) != entry["sha256"]:
+            raise ConfigError(
+                f"{needed}, but {file or 'the table that it was made of'} is not there as it was; pass the raw data"
+            )
+    return [entry["file"] for entry in files], str(folder.manifest["settings"]["format"])
+
+
+def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFrame:
+    """The texts cut where the policy's tokens end, without a turn end where those have none."""
+    import polars as pl
+
+    if frame.height != policy.num_rows:
+        raise DataError(f"{split}: {policy.num_rows} rows were tokenized, {frame.height} are there now; run again")
+    lines = pl.DataFrame(policy.table.select(["row", "segment", "ends", "mask", "cut"]))
+    prompts = lines.filter((pl.col("segment") == 0) & (pl.col("cut") > 0))
+    if prompts.height:
+        raise DataError(
+            f"{split} row {prompts['row'][0]}: its prompt was cut to max_prompt_tokens, and a model of another "
+            "tokenizer needs it whole; prepare the data again without prompt_overflow"
+        )
+    lines = lines.filter(pl.col("segment") != 0).select(
+        "row",
+        "segment",
+        "cut",
+        bytes=pl.col("ends").list.max(),
+        ended=pl.col("ends").list.last().is_null() & pl.col("mask").list.last(),
+    )
+    if "responses" in frame:
+        _refuse_cut(lines, split)
+        return frame
+    for number, side in enumerate(SIDES, start=1):
+        part = lines.filter(segment=number)
+        chats = _cut_chats(frame[side], part["cut"], part["bytes"])
+        frame = frame.with_columns(chats, part["ended"].alias(f"{side}_complete"))
+    return frame
+
+
+def _refuse_cut(lines: pl.DataFrame, split: str) -> None:
+    """Candidates have no mark for a response that was cut."""
+    import polars as pl
+
+    cut = lines.filter((pl.col("cut") > 0) | ~pl.col("ended")).head(1)
+    if cut.height:
+        raise DataError(
+            f"{split} row {cut['row'][0]}, response {cut['segment'][0]}: it was cut, and candidates that are cut "
+            "cannot be read by a model of another tokenizer; raise --max_tokens, leave truncation out, or drop the row"
+        )
+
+
+def _cut_chats(chats: pl.Series, cut: pl.Series, ends: pl.Series) -> pl.Series:
+    """The chats with `ends` bytes of the last message's content where tokens were cut; a character stays whole."""
+    import polars as pl
+
+    places = np.flatnonzero(cut.to_numpy() > 0)
+    shorter = chats.gather(places).to_list()
+    for chat, end in zip(shorter, ends.gather(places), strict=True):
+        content = chat[-1]["content"].encode()
+        while end < len(content) and content[end] & 0xC0 == 0x80:  # inside a character
+            end += 1  # noqa: PLW2901
+        chat[-1]["content"] = content[:end].decode()
+    order = np.arange(len(chats))
+    order[places] = len(chats) + np.arange(len(places))
+    return pl.concat([chats, pl.Series(chats.name, shorter, dtype=chats.dtype)]).gather(order)
+
+
+def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str) -> pl.DataFrame:
+    from pyprefopt.data.tokenize import tokenize_rows
+
+    result = tokenize_rows(frame, tokenizer)
+    if result.rejects.height:
+        first = result.rejects.sort("row").row(0, named=True)
+        raise DataError(
+            f"{split} row {first['row']}, {first['field']}: the tokenizer of {model} cannot read it: {first['rule']} "
+            f"({first['reason']}; {result.rejects.height} such rows); drop these rows from the data"
+        )
+    return result.segments
+
+
+def roomy(config: RunConfig, tokens: Artifact) -> RunConfig:
+    """The settings with a micro-batch that holds the longest row in these tokens: no setting bounds their number."""
+    longest = 0
+    for split in split_names(tokens.directory):
+        store = SegmentStore.open(tokens.directory / split)
+        longest = max(longest, int(Packer(store, layout=config.layout).lengths(np.arange(store.num_rows)).max()))
+    if longest <= config.max_tokens_per_batch:
+        return config
+    logger.info("%s: micro-batches of %d tokens, for the longest row", tokens.name, longest)
+    return replace(config, max_tokens_per_batch=longest)
+
+
+def moved_stage(data: Artifact, tokens: Artifact, logps: Artifact) -> Stage:
+    """Per-token values on other tokens (`logps`), moved to the policy's."""
+    return Stage("moved", {}, {"data": data.fingerprint, "tokens": tokens.fingerprint, "logps": logps.fingerprint})
+
+
+def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Path) -> dict[str, Any]:
+    """Write the values on the policy's tokens; what each response has in all stays the same."""
+    from pyprefopt.data.align import transfer_values
+
+    for split in split_names(data.directory):
+        policy, other = (SegmentStore.open(artifact.directory / split) for artifact in (data, tokens))
+        for name in ("row", "segment"):
+            if not policy.table[name].equals(other.table[name]):
+                raise DataError(f"{split}: the {name}s of the two tokenizations differ; delete {tokens.directory}")
+        columns: dict[str, pa.ChunkedArray] = {}
+        for end, store in (("from", other), ("to", policy)):
+            columns |= {f"{name}_{end}": store.table[name] for name in (*OFFSETS, "mask")}
+        values = ValueStore.open(logps.directory / split).check(other).values
+        moved: Any = transfer_values(values, **columns)
+        ValueStore.write(directory / split, policy, moved, key="moved to the policy's tokens")
+    return {}

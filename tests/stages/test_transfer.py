@@ -1,0 +1,215 @@
+"""Oracles of other tokenizers: their log-probs on the policy's tokens, end to end and stage by stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import pyprefopt
+from pyprefopt import data
+from pyprefopt.data.prepare import prepare
+from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.stages.models import Source
+from pyprefopt.stages.run import Pipeline
+from tests.reference.transfer import Token, transfer
+from tests.stages.other import CHAT, write_other
+from tests.stages.runs import losses, small
+
+GIVEN: dict[str, Any] = {"max_steps": 1, "base": {"max_steps": 1, "learning_rate": 1e-3, "global_batch_size": 16}}
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "byte_bpe"])
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_other(tmp_path_factory.mktemp("other") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_other(tmp_path_factory.mktemp("other") / "bytes", "byte_bpe")
+
+
+def moved(pipeline: Pipeline, model: Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """Lines of train by (row, segment) with `values`: the policy's with the moved ones, the model's; its tokens."""
+    source = Source.given(str(model), pipeline.config)
+    artifact = pipeline.logps_of("logps", source)
+    made = pipeline.made
+    return (
+        lines(pipeline.data.directory / "train", artifact.directory / "train"),
+        lines(made["logps: tokens"].directory / "train", made["logps: own"].directory / "train"),
+        made["logps: tokens"].directory,
+    )
+
+
+def lines(segments: Path, values: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    store = SegmentStore.open(segments)
+    table = store.table.append_column("values", ValueStore.open(values).check(store).values)
+    return {(line["row"], line["segment"]): line for line in table.to_pylist()}
+
+
+def tokens(line: dict[str, Any]) -> list[Token]:
+    places = zip(line["starts"], line["ends"], line["turns"], line["mask"], strict=True)
+    return [Token(None if start is None else (start, end), turn, mask) for start, end, turn, mask in places]
+
+
+def pipeline(inputs: Path, output_dir: Path, **settings: Any) -> Pipeline:
+    return Pipeline(small(inputs, output_dir, **GIVEN | settings))
+
+
+def test_sepo_with_an_oracle_of_another_tokenizer(inputs: Path, other: Path, tmp_path: Path) -> None:
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN, oracle={"path": str(other)}))
+    stages = result.summary["stages"]
+    assert {"oracle_logps: tokens", "oracle_logps: own", "oracle_logps", "scores", "selection", "policy"} <= set(stages)
+    assert stages["selection"]["chosen"]["selected_share"] == pytest.approx(0.3, abs=0.02)
+    assert all(math.isfinite(loss) for *_, loss in losses(tmp_path / "run"))
+    again = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN, oracle={"path": str(other)}))
+    assert all(stage["reused"] for stage in again.summary["stages"].values())
+
+
+def test_values_are_moved_as_the_twin_moves_them(inputs: Path, other: Path, tmp_path: Path) -> None:
+    ours, theirs, _ = moved(pipeline(inputs, tmp_path), other)
+    assert ours.keys() == theirs.keys()
+    for key, line in ours.items():
+        if key[1] == 0:
+            assert line["values"] is None
+            continue
+        assert line["values"] == pytest.approx(
+            transfer(theirs[key]["values"], tokens(theirs[key]), tokens(line)), abs=1e-4
+        )
+        assert math.fsum(line["values"]) == pytest.approx(math.fsum(theirs[key]["values"]), rel=1e-6)
+        assert line["values"][-1] == theirs[key]["values"][-1] != 0  # the turn's end
+
+
+def test_the_model_reads_its_own_template_and_tokens(inputs: Path, other: Path, tmp_path: Path) -> None:
+    """Ids and log-probs are those of transformers: own chat template, own tokenizer, the whole text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, theirs, _ = moved(pipeline(inputs, tmp_path), other)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(other), AutoTokenizer.from_pretrained(other)
+    frame = data.read_preferences(str(inputs / "train.parquet"))
+    for row, segment, side in ((0, 1, "chosen"), (5, 2, "rejected")):
+        prompt, response = (
+            [{k: m[k] for k in ("role", "content")} for m in frame[name][row]] for name in ("prompt", side)
+        )
+        ids = tokenizer.apply_chat_template(prompt + response, tokenize=True, return_tensors="pt", return_dict=True)[
+            "input_ids"
+        ]
+        assert theirs[row, 0]["ids"] + theirs[row, segment]["ids"] == ids[0].tolist()
+        with torch.no_grad():
+            logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        assert theirs[row, segment]["values"] == pytest.approx(
+            logps[-len(theirs[row, segment]["ids"]) :].tolist(), abs=1e-3
+        )
+
+
+def test_the_policys_tokenizer_moves_nothing(inputs: Path, tmp_path: Path) -> None:
+    run = pipeline(inputs, tmp_path)
+    run.logps_of("logps", run.start)
+    assert set(run.made) == {"data", "logps"}
+
+
+CUTS = [
+    {"truncation": {"ratio": 0.5}},
+    {"truncation": {"ratio": 0.4, "cut_end": "eos"}},
+    {"truncation": {"tokens": 7, "cut_end": "template"}},
+    {"max_tokens": 40, "max_prompt_tokens": 39},
+]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_cut_response_is_cut_at_the_same_byte(
+    inputs: Path, bytewise: Path, tmp_path: Path, cut: dict[str, Any]
+) -> None:
+    run = pipeline(inputs, tmp_path, **cut)
+    ours, theirs, _ = moved(run, bytewise)
+    assert any(line["cut"] for line in ours.values())
+    tokenizer = data.load_tokenizer(bytewise)
+    texts = data.read_preferences(str(inputs / "train.parquet"))
+    for (row, segment), line in ours.items():
+        if segment == 0:
+            continue
+        content = texts[("chosen", "rejected")[segment - 1]][row][-1]["content"].encode()
+        end = max(end for end in line["ends"] if end is not None)
+        ended = line["ends"][-1] is None
+        wanted = tokenizer.encode([content[:end].decode()])[0].to_list() + [tokenizer.eos_token_id] * ended
+        assert theirs[row, segment]["ids"] == wanted
+        assert math.fsum(line["values"]) == pytest.approx(math.fsum(theirs[row, segment]["values"]), rel=1e-6)
+
+
+def test_a_cut_within_a_character_keeps_it(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    """The policy's bytes end inside a character; the other tokenizer reads the whole of it."""
+    policy = write_other(tmp_path / "policy", "byte_bpe", seed=1)
+    wide = write_other(tmp_path / "wide", "wordpiece")
+    frame = pl.DataFrame({"prompt": ["why"] * 4, "chosen": ["日本語の文"] * 4, "rejected": ["ab é"] * 4})
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    settings = {"data": str(tmp_path / "pairs.parquet"), "eval_data": None, "eval_ratio": 0.0, "model": str(policy)}
+    run = pipeline(inputs, tmp_path / "run", **settings, tokenizer=None, truncation={"tokens": 4})
+    ours, theirs, _ = moved(run, wide)
+    for key, line in ours.items():
+        if key[1]:
+            assert math.fsum(line["values"]) == pytest.approx(math.fsum(theirs[key]["values"]), rel=1e-6)
+    content = [end for end in theirs[0, 1]["ends"] if end is not None]
+    assert max(content) == 6  # four of the tokens of 日本語: one character and a part of the next
+
+
+def test_without_a_template_of_its_own_it_reads_the_policys(inputs: Path, tmp_path: Path) -> None:
+    plain = write_other(tmp_path / "plain", "byte_bpe", template=None)
+    _, theirs, folder = moved(pipeline(inputs, tmp_path / "run"), plain)
+    tokenizer = data.load_tokenizer(plain, chat_template=inputs / "tokenizer" / "chat_template.jinja")
+    prompt = data.read_preferences(str(inputs / "train.parquet"))["prompt"][0].to_list()
+    text = tokenizer.render(prompt, add_generation_prompt=True)
+    assert theirs[0, 0]["ids"] == tokenizer.encode([text])[0].to_list()
+    assert (folder / "manifest.json").exists()
+
+
+def test_a_prepared_folder_is_read_through_its_inputs(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "pairs.parquet"
+    raw.write_bytes((inputs / "train.parquet").read_bytes())
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    prepare(str(raw), tokenizer, tmp_path / "folder", max_prompt_tokens=64, max_tokens=128)
+    folder = pipeline(inputs, tmp_path / "prepared", data=str(tmp_path / "folder"))
+    assert moved(folder, bytewise)[0] == moved(pipeline(inputs, tmp_path / "raw"), bytewise)[0]
+    raw.write_bytes(raw.read_bytes() + b" ")
+    changed = pipeline(inputs, tmp_path / "changed", data=str(tmp_path / "folder"))
+    with pytest.raises(
+        ConfigError, match=r"data .* holds tokens, and .*pairs\.parquet is not there as it was; pass the raw"
+    ):
+        moved(changed, bytewise)
+
+
+def test_a_row_that_is_too_long_for_it_is_named(inputs: Path, tmp_path: Path) -> None:
+    short = write_other(tmp_path / "short", "byte_bpe", max_position_embeddings=100)
+    with pytest.raises(
+        ConfigError, match=r"short reads at most 100 tokens .*, and train row \d+ has \d+ of its tokens"
+    ):
+        moved(pipeline(inputs, tmp_path / "run"), short)
+
+
+def test_a_row_that_its_tokenizer_cannot_read_is_named(inputs: Path, tmp_path: Path) -> None:
+    refusing = (
+        "{% for m in messages %}{% if 'meow' in m.content %}{{ raise_exception('no cats') }}{% endif %}{% endfor %}"
+    )
+    strict = write_other(tmp_path / "strict", "byte_bpe", template=refusing + CHAT)
+    with pytest.raises(DataError, match=r"train row 1, rejected: the tokenizer of .*strict cannot read it: .*no cats"):
+        moved(pipeline(inputs, tmp_path / "run"), strict)
+
+
+def test_tokenizers_that_cannot_be_read_are_told_before_anything_is_trained(inputs: Path, tmp_path: Path) -> None:
+    slow = write_other(tmp_path / "slow", "byte_bpe")
+    (slow / "tokenizer.json").rename(slow / "tokenizer.model")
+    nameless = write_other(tmp_path / "nameless", "byte_bpe")
+    (nameless / "tokenizer_config.json").write_text(json.dumps({}))
+    for model, words in (
+        (slow, r"has tokenizer\.model and no tokenizer\.json"),
+        (nameless, "names no EOS token; write"),
+    ):
+        run = pipeline(inputs, tmp_path / f"run-{model.name}", oracle={"path": str(model)})
+        with pytest.raises(ConfigError, match=words):
+            _ = run.data
+        assert set(run.made) == {"data"}

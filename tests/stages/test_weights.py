@@ -1,0 +1,92 @@
+"""User weights in whole runs: they reach the policy's loss, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import pyprefopt
+from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.errors import DataError
+from pyprefopt.stages.run import RunResult
+from tests.stages.runs import losses, small
+
+SIDES = ("chosen", "rejected")
+
+
+def weighted(inputs: Path, target: Path, weight: float = 2.0) -> str:
+    """The toy's training pairs with their planted spans weighted."""
+    frame = pl.read_parquet(inputs / "train.parquet")
+    named = pl.struct(pl.element().struct.field("start", "end"), weight=pl.lit(weight))
+    spans = [pl.col(f"{side}_planted").list.eval(named).alias(f"{side}_weights") for side in SIDES]
+    frame.with_columns(spans).write_parquet(target)
+    return str(target)
+
+
+def one_step(inputs: Path, out: Path, **settings) -> list[tuple[str, int, float]]:
+    alone = {"base": {}, "oracle": {}, "policy_init": None, "max_steps": 2}
+    pyprefopt.train(small(inputs, out, **alone | settings))
+    return losses(out)
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo", "sft"])
+def test_weights_change_the_loss_and_ones_do_not(method: str, inputs: Path, tmp_path: Path) -> None:
+    plain = one_step(inputs, tmp_path / "plain", method=method)
+    ones = one_step(inputs, tmp_path / "ones", method=method, data=weighted(inputs, tmp_path / "1.parquet", 1.0))
+    twos = one_step(inputs, tmp_path / "twos", method=method, data=weighted(inputs, tmp_path / "2.parquet"))
+    assert ones == plain
+    assert twos[-1] != plain[-1]  # the first loss of dpo is ln 2 whatever the weights
+
+
+def test_the_planted_tokens_are_those_that_weigh_two(inputs: Path, tmp_path: Path) -> None:
+    settings = {"truncation": {"ratio": 0.5, "cut_end": "eos"}}
+    one_step(inputs, tmp_path, method="simpo", data=weighted(inputs, tmp_path / "2.parquet"), **settings)
+    data = tmp_path / "stages/data"
+    store = SegmentStore.open(data / "train")
+    weights = ValueStore.open(data / "train_weights").check(store).values.to_pylist()
+    planted = ValueStore.open(data / "train_planted").values.to_pylist()
+    assert weights == [line and [2.0 if token else 1.0 for token in line] for line in planted]
+    assert not (data / "eval_weights").exists()
+
+
+def test_test_pairs_that_are_held_out_bring_their_weights(inputs: Path, tmp_path: Path) -> None:
+    path = weighted(inputs, tmp_path / "2.parquet")
+    settings = {"method": "simpo", "eval_data": None, "eval_ratio": 0.2}
+    one_step(inputs, tmp_path, data=path, **settings)
+    plain = tmp_path / "plain"
+    one_step(inputs, plain, **settings)
+    evaluations = []
+    for folder in (tmp_path, plain):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        evaluations.append(next(line for line in lines if "eval_loss" in line))
+    ours, theirs = evaluations
+    assert ours["eval_loss"] != theirs["eval_loss"]
+    assert ours["eval_ranking_accuracy"] == theirs["eval_ranking_accuracy"]  # over all tokens, each counted once
+
+
+def test_only_the_policy_is_made_again_for_other_weights(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(sepo.output_dir, tmp_path / "copy")
+    made = []
+    for weight in (2.0, 3.0):
+        data = weighted(inputs, tmp_path / "pairs.parquet", weight)
+        result = pyprefopt.train(small(inputs, tmp_path / "copy", data=data))
+        made.append({name for name, stage in result.summary["stages"].items() if not stage["reused"]})
+    assert made == [{"data", "policy"}] * 2
+
+
+def test_rows_with_bad_weights_are_bad_rows(inputs: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(inputs / "train.parquet")
+    row = pl.int_range(pl.len())
+    given = pl.when(row == 5).then(pl.lit([1.0, -1.0])).otherwise(pl.lit(None, pl.List(pl.Float64)))
+    frame.with_columns(rejected_weights=given).write_parquet(tmp_path / "pairs.parquet")
+    settings = {"method": "simpo", "data": str(tmp_path / "pairs.parquet")}
+    with pytest.raises(DataError, match=r"pairs.parquet, row 5, rejected_weights: .*one weight for each of the 40"):
+        one_step(inputs, tmp_path / "run", **settings)
+    one_step(inputs, tmp_path / "run", **settings, on_error="skip")
+    (rejected,) = [json.loads(line) for line in (tmp_path / "run/rejected.jsonl").read_text().splitlines()]
+    assert (rejected["row"], rejected["reason"]) == (5, "bad_weights")
+    assert SegmentStore.open(tmp_path / "run/stages/data/train").num_rows == 63
