@@ -15,7 +15,8 @@ from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import DataError
 from pyprefopt.modeling import RewardModel, load_model
-from tests.stages.runs import losses, small, write_inputs
+from tests.stages.runs import losses, small, train, write_inputs
+from tests.train.ranks import run_ranks
 
 SETTINGS = {"learning_rate": 3e-3, "num_train_epochs": 6.0, "base": {"max_steps": 2}, "save_steps": 0}
 
@@ -87,3 +88,23 @@ def test_tdpo_learns_beside_its_reference(inputs: Path, tmp_path: Path, more: di
     assert own[0] == pytest.approx(math.log(2), abs=1e-5)  # policy and reference are one
     assert own[-1] < own[0] - 0.02
     AutoModelForCausalLM.from_pretrained(result.policy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "stage"), [("reward", 0), ("reward", 3), ("tdpo1", 2)])
+def test_two_ranks_train_as_one_where_one_of_them_has_nothing_to_do(
+    inputs: Path, tmp_path: Path, method: str, stage: int
+) -> None:
+    settings = {**SETTINGS, "oracle": {}, "method": method, "max_steps": 3, "max_tokens_per_batch": 4096}
+    assert run_ranks(1, train, str(inputs), str(tmp_path / "one"), **settings) == [0]
+    assert run_ranks(2, train, str(inputs), str(tmp_path / "two"), zero_stage=stage, **settings) == [0, 0]
+    one, two = (losses(tmp_path / name) for name in ("one", "two"))
+    assert [line[:2] for line in one] == [line[:2] for line in two]
+    assert [line[2] for line in one] == pytest.approx([line[2] for line in two], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["reward", "tdpo1"])
+def test_a_check_takes_a_step(inputs: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pyprefopt.train(small(inputs, tmp_path, **SETTINGS, oracle={}, method=method, check=True))
+    assert "check passed" in capsys.readouterr().out
