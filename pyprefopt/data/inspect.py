@@ -77,8 +77,8 @@ def _settings(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name} {value}"
+        elif value != []:
+            yield f"{prefix}{name} {' '.join(value) if isinstance(value, list) else value}"
 
 
 def _histograms(store: SegmentStore) -> Iterator[str]:

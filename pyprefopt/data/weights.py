@@ -29,6 +29,7 @@ from pyprefopt.errors import DataError
 
 BOOKS = ("chosen_cut", "rejected_cut")  # how much of a text went when it was cut: spans may then reach beyond its end
 RESPONSES = ("chosen", "rejected", "response", "responses")
+_LINES = 2048  # responses that are worked on at a time: their bytes lie in memory as numbers
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
 _SHAPES = "lists of numbers (one per token of the content) or of {start, end, weight} (spans of characters)"
 
@@ -57,16 +58,16 @@ def attach_weights(segments: pl.DataFrame, frame: pl.DataFrame) -> tuple[pl.Data
     if "starts" not in segments.columns:
         raise DataError("user weights need the tokens' places in the text; tokenize with offsets=True")
     tokens = _Tokens(segments.filter(pl.col("segment") > 0))
-    weights, bad = np.ones(len(tokens.starts)), []
+    weights, bad = np.ones(len(tokens.starts), np.float32), []
     for name in weight_columns(frame.columns):
         lines, wrong = _lines(frame, name)
         bad.append(wrong)
         for kind, part in _by_kind(lines.join(tokens.lines, on=("row", "segment"), maintain_order="left"), name):
-            problems = (_fill_tokens if kind == "tokens" else _fill_spans)(part, tokens, weights)
-            bad.append(_rejects(part, problems))
+            fill = _fill_tokens if kind == "tokens" else _fill_spans
+            bad += [_rejects(some, fill(some, tokens, weights)) for some in part.iter_slices(_LINES)]
     rejects = pl.concat([REJECTS.to_frame(), *bad]).unique("row", keep="first", maintain_order=True).sort("row")
     counts = np.where(segments["segment"].to_numpy() == 0, 0, segments["ids"].list.len().to_numpy())
-    column = _lists(weights.astype(np.float32), counts, segments["segment"].to_numpy() == 0)
+    column = _lists(weights, counts, segments["segment"].to_numpy() == 0)
     weighted = segments.with_columns(column.alias(USER_WEIGHTS))
     return weighted.filter(~pl.col("row").is_in(rejects["row"].implode())), rejects
 
@@ -89,10 +90,10 @@ class _Tokens:
         return np.flatnonzero(self.is_content)
 
 
-def _flat_places(column: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _flat_places(column: pl.Series) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
     values = column.to_arrow().flatten()
     return (
-        np.asarray(pc.fill_null(values, 0).to_numpy(zero_copy_only=False), np.int64),
+        np.asarray(pc.fill_null(values, 0).to_numpy(zero_copy_only=False), np.uint32),
         np.asarray(values.is_valid().to_numpy(zero_copy_only=False)),
     )
 
@@ -166,7 +167,7 @@ _RANGE = "a weight must be a finite number >= 0"
 _REMEDY = "clamp it or leave it out: a negative weight would turn the token's gradient round"
 
 
-def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float64]) -> dict[int, Problem]:
+def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32]) -> dict[int, Problem]:
     """Write lists of weights onto the content tokens; what is wrong, by line."""
     lists = lines["weights"].to_arrow()
     values = pc.fill_null(lists.flatten(), float("nan")).to_numpy(zero_copy_only=False)
@@ -188,7 +189,7 @@ def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float
     return problems
 
 
-def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float64]) -> dict[int, Problem]:
+def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32]) -> dict[int, Problem]:
     """Write the mean weight of each content token's bytes; what is wrong, by line."""
     text, spans = _Text(lines["text"]), _Spans(lines)
     problems = spans.problems()
@@ -204,8 +205,8 @@ def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float6
     first, last = tokens.starts[token] + at, tokens.ends[token] + at
     solid = (~_SPACE[text.bytes]).astype(np.float64)
     inked = _sums(solid, first, last)
-    total = np.where(inked > 0, _sums(by_byte * solid, first, last), _sums(by_byte, first, last))
-    size = np.where(inked > 0, inked, last - first)
+    total, size, blank = _sums(by_byte * solid, first, last), inked, inked == 0
+    total[blank], size[blank] = _sums(by_byte, first[blank], last[blank]), (last - first)[blank]
     weights[token] = np.where(size > 0, total / np.maximum(size, 1), 1.0)
     return problems
 

@@ -335,3 +335,12 @@ def test_one_response_a_row(tokenizer, tmp_path):
     frame = data.read_candidates(json_rows(tmp_path, rows), format="candidate_rows")
     segments, _ = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
     assert segments.filter(pl.col("segment") > 0)[USER_WEIGHTS].list.first().to_list() == [0.0, 1.0]
+
+
+def test_lines_are_worked_on_some_at_a_time(tokenizer, tmp_path, monkeypatch):
+    frame = data.read_preferences(json_rows(tmp_path, weighted_pairs(9)))
+    whole = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
+    monkeypatch.setattr("pyprefopt.data.weights._LINES", 2)
+    parts = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
+    assert all(one.equals(other) for one, other in zip(whole, parts, strict=True))
+    assert whole[0].filter(segment=1)[USER_WEIGHTS].list.first().to_list() == [0, 1, 1, 3, 1, 1, 6, 1, 1]
