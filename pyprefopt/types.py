@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +78,23 @@ class PackedBatch:
         return cls(**load_file(path))
 
 
+class Outputs(NamedTuple):
+    """What a model says of a batch; a model has what it was opened for."""
+
+    logps: Tensor | None = None  # [M], log-probs of the scored tokens; None: a model without a vocabulary
+    kl: Tensor | None = None  # [M], KL(reference || policy) over the vocabulary where each token is predicted
+    scores: Tensor | None = None  # [R], a reward model's score of each response
+
+    @classmethod
+    def of(cls, given: Tensor | Outputs) -> Outputs:
+        """What a model's forward gave: a bare tensor is log-probs."""
+        return given if isinstance(given, Outputs) else cls(logps=given)
+
+
 @dataclass(frozen=True)
 class Sums:
     """Weighted sums of log-probs per response, as a method's `loss` receives them."""
 
-    policy: Tensor  # [K, R]
+    policy: Tensor  # [K, R]; where the method needs `reward_head`, [1, R]: the model's scores
     ref: Tensor | None = None  # [K, R], where the method needs `ref_logps`
-    kl: Tensor | None = None  # [R], where the method needs `ref_kl`
+    kl: Tensor | None = None  # [R], where the method needs `ref_kl`: summed over the tokens in `token_mask`

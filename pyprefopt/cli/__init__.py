@@ -1,4 +1,4 @@
-"""The command line: `pyprefopt train|prepare|score|truncate|inspect`: parse, run, say in one line what went wrong."""
+"""The command line: `pyprefopt COMMAND`. Parse, run, and say in one line what went wrong."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
+    "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_tgdpo, alpha_treg",
     "prepare": "preference data to a folder of token segments that training reads",
     "score": "token rewards of a preference set, by any provider",
     "truncate": "keep the first part of every response of a file",

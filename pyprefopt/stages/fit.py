@@ -18,7 +18,7 @@ from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
-from pyprefopt.stages.models import Source, open_model
+from pyprefopt.stages.models import Source, open_trained
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import init_distributed
@@ -50,14 +50,15 @@ class Training:
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
     token_rewards: Artifact | None = None
-    fraction: float = 1.0
+    fraction: float = 1.0  # of the training pairs
+    sample: int = 0  # which such share
     user_weights: bool = False  # those of the data, where it has any, multiply the method's
 
     def stage(self, config: RunConfig) -> Stage:
         """The stage's key."""
         given, optim = asdict(config), asdict(self.optim)
         settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
-        settings |= {"method": repr(self.method), "fraction": self.fraction}
+        settings |= {"method": repr(self.method), "fraction": self.fraction, "sample": self.sample}
         inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
         for name in ("ref_logps", "selection", "token_rewards"):
             artifact = getattr(self, name)
@@ -110,7 +111,7 @@ class Training:
         store = SegmentStore.open(self.data.directory / split)
         return StepLoader(
             Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"), **columns),
-            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed),
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,
             max_groups=config.per_device_train_batch_size,
@@ -120,16 +121,16 @@ class Training:
         )
 
 
-def draw(count: int, fraction: float, seed: int) -> np.ndarray:
-    """`fraction` of the groups 0..count-1 (at least one), seeded, ascending."""
+def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
+    """`fraction` of the groups 0..count-1 (at least one), ascending; each (seed, sample) draws on its own."""
     if fraction == 1.0:
         return np.arange(count)
-    return np.sort(permutation(count, seed=seed, epoch=0)[: max(1, round(fraction * count))])
+    return np.sort(permutation(count, seed=seed, epoch=sample)[: max(1, round(fraction * count))])
 
 
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
-    model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
+    model = open_trained(config, training.start, training.data, training.method.needs)
     evaluation, ranking = training.eval_loaders(config)
     job = Job(
         stage=training.name,
@@ -150,7 +151,7 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
         return {}
     tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
     save_policy(model, training.target, tokenizer, state_dict=result.weights)
-    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name)
+    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | _convergence(job, result)
     recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": dist.world_size()}
     fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
     return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
@@ -173,6 +174,19 @@ def _check_reference(job: Job) -> None:
             f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
             f"delete {job.output_dir / 'stages'}/logps-* and run again"
         )
+
+
+def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
+    """Whether the training came below `until_converged`, where it was told to; else nothing."""
+    below, window = job.optim.until_converged, job.optim.convergence_window
+    if below is None:
+        return {}
+    if not result.converged:
+        logger.warning(
+            "%s: not converged after %d steps: the mean loss of the last %d is %.4g, until_converged is %.4g; raise "
+            "num_train_epochs or learning_rate", job.stage, result.steps, window, result.moving_loss, below,
+        )  # fmt: skip
+    return {"converged": result.converged, "moving_loss": result.moving_loss}
 
 
 def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.adapters import is_lora
 from pyprefopt.modeling.load import load_model, model_hash
 from pyprefopt.modeling.logps import LogpsModel
+from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.stages.artifact import Artifact, content_hash
 from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pyprefopt.losses.method import Need
 
 # Files of tokenizers that are not in the one format that is read here.
 SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
@@ -41,6 +45,22 @@ def start_model(config: RunConfig, data: Artifact) -> Source:
 
 def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
     """Load a model behind the log-prob engine; LoRA and checkpointing only where it is to be trained."""
+    return LogpsModel(_load(config, source, data, dtype=dtype, trained=trained))
+
+
+def open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> LogpsModel:
+    """Load the model that a stage trains, with what its method needs of a model.
+
+    The reference of `ref_kl` is the model that the stage starts from: a second copy, or (LoRA) the adapter off.
+    """
+    model = _load(config, source, data, dtype=config.dtype, trained=True)
+    if "ref_kl" not in needs:
+        return LogpsModel(model)
+    frozen = None if is_lora(model) else open_model(config, source, data, dtype=config.dtype, trained=False)
+    return ReferencedModel(model, frozen)
+
+
+def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> Any:
     model = load_model(
         source.path,
         dtype=dtype,
@@ -51,7 +71,7 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
         vocab_size=int(data.manifest["vocab_size"]),
     )
     _check_context(model.config, source.path, data.manifest)
-    return LogpsModel(model)
+    return model
 
 
 def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
@@ -118,4 +138,4 @@ def _vocabulary(path: Path) -> Mapping[str, int]:
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
 
 
-__all__ = ["Source", "check_vocabulary", "open_model", "start_model", "vocabulary_difference"]
+__all__ = ["Source", "check_vocabulary", "open_model", "open_trained", "start_model", "vocabulary_difference"]

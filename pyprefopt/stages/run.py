@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
@@ -30,12 +30,22 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
-from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
+from pyprefopt.stages.transfer import (
+    build_moved,
+    build_tokens,
+    moved_stage,
+    own_tokenizer,
+    roomy,
+    tokens_stage,
+    warn_of_two_tokenizers,
+)  # fmt: skip
 from pyprefopt.train import dist
-from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenizer import Tokenizer
 
 logger = logging.getLogger("pyprefopt")
 
@@ -50,16 +60,27 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run. Asking for a stage makes all that it needs, and nothing else."""
+    """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    def __init__(self, config: RunConfig) -> None:
+    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    """
+
+    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
         assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
+        self._tokenizers: dict[str, Tokenizer | None] = {}  # of models by path; None: the policy's
+
+    def place(self, stage: Stage) -> Path:
+        """The folder of a stage's artifact."""
+        if self.shared is not None:
+            return self.shared / f"{stage.name}-{stage.key[:12]}"
+        return self.output_dir / "stages" / stage.name
 
     def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.output_dir / "stages" / stage.name, build, **options)
+        artifact = run_stage(stage, self.place(stage), build, **options)
         self.made[stage.name] = artifact
         return artifact
 
@@ -72,10 +93,10 @@ class Pipeline:
                 resolve_source(path, trust_remote_code=self.config.trust_remote_code)
             except ConfigError as error:
                 raise ConfigError(f"{setting}: {error}") from None
-            if setting == "rewards.model" or (setting == "base.path" and starts_from_base(self.config)):
+            if setting in of_one_vocabulary(self.config):
                 check_vocabulary(setting, path, data)
             else:  # it scores only, and may have a tokenizer of its own
-                own_tokenizer(Source(path, ""), data)
+                self._tokenizers[path] = own_tokenizer(path, data)
         if isinstance(self._provider, Contrastive):
             for direction in DIRECTIONS:
                 self._provider.prompt(direction)
@@ -107,18 +128,21 @@ class Pipeline:
             return Source.given(config.path, self.config)
         if isinstance(provider, SimPOReward):
             method = SimPO(beta=provider.beta, gamma=provider.gamma)
-            return self._train("oracle", config, method, self.base, fraction=config.fraction)
+            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
         ref = (
             self.base_logps
             if self.config.dtype == "float32"
             else self._logps("oracle_ref", self.base, self.config.dtype)
         )
-        return self._train("oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction)
+        return self._train(
+            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
+        )
 
     @cached_property
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
         oracle = self.logps_of("oracle_logps", self.oracle)
+        warn_of_two_tokenizers(oracle, self.base_logps)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
@@ -137,6 +161,7 @@ class Pipeline:
         if isinstance(provider, Contrastive):
             check_differ(*(self._revision(direction) for direction in DIRECTIONS))
         inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
+        warn_of_two_tokenizers(*inputs.values())
         return self._run(
             rewards_stage(config, self.data, inputs),
             lambda directory: build_rewards(config, self.data, inputs, directory),
@@ -205,23 +230,19 @@ class Pipeline:
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
-        return self._train(
-            "policy",
-            config,
-            config.loss,
-            start,
-            ref_logps=ref,
-            selection=selection,
-            token_rewards=rewards,
-            user_weights=True,
-        )
+        inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
+        config, stage = self.config, training.stage(self.config)
+        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+            target = self.place(stage) / "model"
+            config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
-            training.stage(self.config),
-            lambda directory: run_training(self.config, training, directory),
+            stage,
+            lambda directory: run_training(config, training, directory),
             outputs=[target],
             collective=True,
         )
@@ -233,7 +254,7 @@ class Pipeline:
         A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
         policy's (`data.align.transfer_values`), so that the total of each response is its own.
         """
-        tokenizer = own_tokenizer(source, self.data)
+        tokenizer = self._tokenizer(source)
         if tokenizer is None:
             return self._logps(name, source, dtype)
         config = self.config
@@ -249,8 +270,15 @@ class Pipeline:
             label=name,
         )
 
+    def _tokenizer(self, source: Source) -> Tokenizer | None:
+        """A model's own tokenizer; None where it reads the policy's token ids."""
+        data = self.data
+        if source.path not in self._tokenizers:
+            self._tokenizers[source.path] = own_tokenizer(source.path, data)
+        return self._tokenizers[source.path]
+
     def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
-        """Log-probs of a model on the policy's token ids, or on `tokens` of its own."""
+        """Log-probs of a model on the run's tokens, or on `tokens`: of its own, or in other contexts."""
         data = self.data if tokens is None else tokens
         stage = logps_stage(data, source.fingerprint, dtype)
 
@@ -263,15 +291,17 @@ class Pipeline:
 
     def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
         """Run a stage in a folder named by its key, so that what is equal is made once."""
-        directory = self.output_dir / "stages" / f"{stage.name}-{stage.key[:12]}"
+        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
         self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
         return self.made[label]
 
 
-def starts_from_base(config: RunConfig) -> bool:
-    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
-    oracle = uses_oracle(config) and config.oracle.path is None
-    return config.policy_init == "base" or config.rewards.model == "base" or oracle
+def of_one_vocabulary(config: RunConfig) -> set[str]:
+    """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
+    by_scores = config.rewards.name is None and config.selection.needs_scores
+    trains_oracle = config.oracle.path is None and (by_scores or bool(config.rewards.reads & {"oracle", "simpo"}))
+    settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
+    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
 
 
 def given_models(config: RunConfig) -> dict[str, str]:

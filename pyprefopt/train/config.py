@@ -20,6 +20,8 @@ class OptimConfig:
     learning_rate: float = 5e-7  # peak learning rate of AdamW; usual 1e-7 to 1e-5, toy models 1e-4 to 1e-3
     num_train_epochs: float = 1.0  # passes over the training data; usual 1 to 3
     max_steps: int = -1  # optimizer steps; -1: as many as num_train_epochs gives
+    until_converged: float | None = None  # end once the mean loss of the last steps is below this; usual 0.1 (dpo)
+    convergence_window: int = 10  # optimizer steps that this mean is over; usual 5 to 50
     global_batch_size: int = 128  # pairs (rows, for SFT) of one optimizer step over all ranks; usual 32 to 256
     lr_scheduler_type: Schedule = "cosine"  # decay after the warm-up, to 0 (constant: none)
     warmup_ratio: float = 0.03  # share of the steps that the learning rate rises over; 0 to 0.1
@@ -34,6 +36,9 @@ class OptimConfig:
         check(self.learning_rate > 0, f"{where}learning_rate", self.learning_rate, "> 0", "usual range 1e-7 to 1e-5")
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
+        below, window = self.until_converged, self.convergence_window
+        check(below is None or math.isfinite(below), f"{where}until_converged", below, "a finite loss", "usual 0.1")
+        check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         schedules = ("cosine", "linear", "constant")
         check(
@@ -66,13 +71,15 @@ class BaseConfig(OptimConfig):
 class OracleConfig(OptimConfig):
     """The DPO oracle that scores tokens (SePO): trained from the base, or an existing checkpoint."""
 
-    path: str | None = None  # use this checkpoint directory, same vocabulary, any size (alias: --oracle)
+    path: str | None = None  # use this checkpoint directory, of any size and tokenizer (alias: --oracle)
     fraction: float = 1.0  # share of the training pairs that the oracle sees (SePO Fig. 5); (0, 1]
+    sample: int = 0  # which random share of that size, numbered from 0; of one seed, other samples are other pairs
     loss: DPO = field(default_factory=DPO)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(0 < self.fraction <= 1, "oracle.fraction", self.fraction, "in (0, 1]")
+        check(0 <= self.sample < 2**64, "oracle.sample", self.sample, "in [0, 2^64)")
 
     def _prefix(self) -> str:
         return "oracle."

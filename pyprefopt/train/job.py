@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `model` maps a PackedBatch to log-probs [M], `train` and `eval` bring what `method` needs."""
+    """One training: `model` maps a PackedBatch to log-probs [M] or Outputs, `train` and `eval` bring the rest."""
 
     stage: str
     model: nn.Module
@@ -65,3 +66,5 @@ class FitResult:
     weights: dict[str, Tensor] | None
     peak_memory: int  # bytes: device memory on a GPU, else the process's resident set
     seconds: float  # of this call; a resumed training took longer
+    moving_loss: float = math.nan  # mean training loss of the last `convergence_window` steps
+    converged: bool = False  # whether that was below `until_converged`, and ended the training

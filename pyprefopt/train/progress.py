@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyprefopt.train.metrics import TALLY, Metrics, averages
 
-_OWN = ("total_steps", "steps_per_epoch", "resumed")  # of this run, not of the checkpoint
+_OWN = ("total_steps", "steps_per_epoch", "until_converged", "window", "resumed")  # of this run, not the checkpoint
 
 
 @dataclass
@@ -21,11 +21,14 @@ class Progress:
 
     total_steps: int
     steps_per_epoch: int
+    until_converged: float | None = None  # end once `moving_loss` is below this
+    window: int = 1  # steps of `moving_loss`
     resumed: bool = False
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
     num_scored_tokens: int = 0  # tokens so far that the method could weight
     pending: list[float] = field(default_factory=lambda: [0.0] * len(TALLY))
+    recent: list[float] = field(default_factory=list)  # losses of the last `window` steps
     now: Metrics = field(default_factory=dict)  # values of the last step that are no means
     last: Metrics = field(default_factory=dict)  # the last logged training metrics
     eval_before: Metrics = field(default_factory=dict)
@@ -37,15 +40,32 @@ class Progress:
         """Passes over the training data so far."""
         return self.step / self.steps_per_epoch
 
+    @property
+    def moving_loss(self) -> float:
+        """Mean loss of the last `window` steps, or of all where there are fewer."""
+        return math.fsum(self.recent) / len(self.recent) if self.recent else math.nan
+
+    @property
+    def converged(self) -> bool:
+        """Whether a whole window's mean loss is below `until_converged`; the same on every rank, as the losses are."""
+        full = len(self.recent) == self.window
+        return full and self.until_converged is not None and self.moving_loss < self.until_converged
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= self.total_steps or self.converged
+
     def due(self, every: int) -> bool:
         """Every so many steps (0: never), and always at the last one."""
-        return self.step == self.total_steps or bool(every and self.step % every == 0)
+        return self.done or bool(every and self.step % every == 0)
 
     def advance(self, totals: Tensor, grad_norm: float, learning_rate: float, seconds: float) -> None:
         """Count a step whose global tally is `totals`; `grad_norm` is before clipping."""
         tokens = int(totals[TALLY.index("num_tokens")])
         self.step += 1
         self.pending = (torch.tensor(self.pending, dtype=torch.float64) + totals).tolist()
+        self.recent = [*self.recent, averages(totals)["loss"]][-self.window :]
         self.num_tokens += tokens
         self.num_scored_tokens += int(totals[TALLY.index("num_scored_tokens")])
         self.now = {"grad_norm": grad_norm, "learning_rate": learning_rate, "tokens_per_second": tokens / seconds}

@@ -34,7 +34,8 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     is finished and a checkpoint written); ArtifactError for a checkpoint of another launch.
     """
     started, run = time.monotonic(), job.run
-    progress = Progress(total_steps(job.optim, job.train.steps_per_epoch), job.train.steps_per_epoch)
+    steps, optim = job.train.steps_per_epoch, job.optim
+    progress = Progress(total_steps(optim, steps), steps, optim.until_converged, optim.convergence_window)
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
     watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
     with _engine(job, watchers) as engine, _sigterm() as told_to_stop:
@@ -43,7 +44,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
         if not progress.resumed:
             _evaluate(job, engine, progress, watchers)
 
-        while progress.step < progress.total_steps:
+        while not progress.done:
             step_started = time.monotonic()
             rate = learning_rate(progress.step, progress.total_steps, job.optim)
             totals = accumulate(job, engine, progress.step)
@@ -63,7 +64,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
         return FitResult(
             steps=progress.step, metrics=progress.last, eval_before=progress.eval_before,
             eval_after=progress.eval_last, weights=engine.export_state_dict(), peak_memory=peak_memory(),
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - started, moving_loss=progress.moving_loss, converged=progress.converged,
         )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from pyprefopt.train.configfile import dotted_names
 from pyprefopt.train.resolve import configure
 
 DATA = {"data"}
-OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "global_batch_size", "lr_scheduler_type", "warmup_ratio",
+OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "until_converged", "convergence_window",
+         "global_batch_size", "lr_scheduler_type", "warmup_ratio",
          "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")  # fmt: skip
 TRAINED = {"base", "oracle", "policy"}
 
@@ -38,14 +39,14 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
     "lora.target_modules": (("q_proj",), TRAINED),
     "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
-    "oracle.fraction": (0.5, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
+    "oracle.fraction": (0.5, {"oracle"}), "oracle.sample": (1, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
     "oracle.loss.label_smoothing": (0.1, {"oracle"}),
     "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
     "selection.chosen_threshold": (0.5, {"selection"}), "selection.rejected_threshold": (0.5, {"selection"}),
     "selection.rounding": ("floor", {"selection"}), "selection.method": ("random", {"selection"}),
     "selection.minimum": (2, {"selection"}), "selection.excluded_ids": ((7,), {"selection"}),
 }  # fmt: skip
-VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
+VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 0.1, 5, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
 for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
     FLIPS |= {prefix + name: (value, {stage}) for name, value in VALUES.items()}
 
@@ -80,15 +81,14 @@ def keys(config: RunConfig) -> dict[str, str]:
     """The keys of all stages of a SePO run, as if every input had the same content."""
     data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
     scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
-    source = Source("model", "model")
+    source, oracle = Source("model", "model"), config.oracle
+    drawn = {"fraction": oracle.fraction, "sample": oracle.sample}
     stages = {
         "data": data_stage(config),
         "ref_logps": logps_stage(data, "model", config.dtype),
         "selection": selection_stage(config.selection, data, scores if config.selection.needs_scores else None, 0),
         "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
-        "oracle": Training(
-            "oracle", config.oracle, config.oracle.loss, source, data, Path("o"), fraction=config.oracle.fraction
-        ).stage(config),
+        "oracle": Training("oracle", oracle, oracle.loss, source, data, Path("o"), **drawn).stage(config),
         "policy": Training("policy", config, config.loss, source, data, Path("p")).stage(config),
     }
     return {name: stage.key for name, stage in stages.items()}
