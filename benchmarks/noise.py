@@ -113,7 +113,7 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 def page(found: dict[str, dict[str, list[float]]], rows: int, seeds: int) -> str:
     """The page docs/noise.md."""
-    settings = "; ".join(f"{name}: {json.dumps(given)}" for name, given in METHODS.items())
+    settings = "\n".join(f"* {name}: `{json.dumps(given)}`" for name, given in METHODS.items())
     return f"""# Noise on the token rewards
 
 Written by `python -m benchmarks.noise`: test ranking accuracy (mean log-prob of chosen above rejected) after training
@@ -123,9 +123,12 @@ rewards of the same method. {rows} pairs to train and {rows} to test, a model of
 
 {table(found)}
 
-Settings: {settings}. `dpo-reg` passes rewards through sigmoid - 0.5 first. For `sepo` the rewards are what selects the
-tokens, so noise changes which tokens are trained on; for the others it changes how much each one counts.
-The task is made up and small: the table says how the methods differ in kind, not what they reach on real data.
+For `sepo` the rewards are what selects the tokens, so noise changes which tokens are trained on; for the others it
+changes how much each one counts. `dpo-reg` passes the rewards through sigmoid - 0.5 first, and noise comes on top. The
+last row is rewards of nothing but noise, of the clean rewards' size. The task is made up and small: the table says how
+the methods differ in kind, not what they reach on real data. Settings beside the shared ones in the script:
+
+{settings}
 """
 
 

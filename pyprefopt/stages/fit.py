@@ -13,7 +13,7 @@ import numpy as np
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
@@ -118,6 +118,15 @@ class Training:
             seed=config.seed,
             rank=dist.rank(),
             world_size=dist.world_size(),
+        )
+
+
+def check_user_weights(method: Method, data: Artifact) -> None:
+    """ConfigError where the data brings weights of tokens, and the method weighs none."""
+    if data.manifest.get("weights") and "reward_head" in method.needs:
+        raise ConfigError(
+            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
+            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
         )
 
 

@@ -17,7 +17,7 @@ from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
-from pyprefopt.stages.fit import Training, run_training
+from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -227,10 +227,12 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
         inputs = {"ref_logps": ref, "selection": selection, "token_rewards": rewards}
+        say_strength(config)
         return self._train("policy", config, config.loss, start, **inputs, user_weights=True)
 
     def _train(self, name: str, optim: OptimConfig, method: Method, start: Source, **inputs: Any) -> Source:
@@ -313,6 +315,16 @@ def given_models(config: RunConfig) -> dict[str, str]:
         "rewards.weak": rewards.weak, "rewards.model": asked,
     }  # fmt: skip
     return {setting: path for setting, path in given.items() if path is not None}
+
+
+def say_strength(config: RunConfig) -> None:
+    """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
+    factor, scale = getattr(config.loss, "reward_factor", None), config.rewards.beta
+    if factor is not None and scale is not None:
+        logger.info(
+            "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
+            factor, scale, factor * scale,
+        )  # fmt: skip
 
 
 def train(config: RunConfig) -> RunResult:
