@@ -178,23 +178,6 @@ RULES: tuple[Rule, ...] = (
         {"method": "dpo", "selection": {"minimum": 2}},
         "selection",
     ),
-    Rule(
-        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
-        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
-        "oracle.fraction below 1 or leave oracle.sample out",
-        {"oracle": {"sample": 1}},
-        "oracle.sample",
-    ),
-    Rule(
-        lambda c: any(
-            part.until_converged is None and part.convergence_window != OptimConfig.convergence_window
-            for part in (c, c.base, c.oracle)
-        ),
-        "convergence_window is the number of steps that until_converged averages the loss over; set until_converged "
-        "beside it or leave it out",
-        {"convergence_window": 5},
-        "convergence_window",
-    ),
     # token rewards (before what asks a provider what it reads)
     Rule(
         lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
@@ -283,6 +266,23 @@ RULES: tuple[Rule, ...] = (
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
         {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
+    ),
+    Rule(
+        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
+        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
+        "oracle.fraction below 1 or leave oracle.sample out",
+        {"oracle": {"sample": 1}},
+        "oracle.sample",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is None and part.convergence_window != OptimConfig.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window is the number of steps that until_converged averages the loss over; set until_converged "
+        "beside it or leave it out",
+        {"convergence_window": 5},
+        "convergence_window",
     ),
     # data
     Rule(

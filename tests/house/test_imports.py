@@ -58,7 +58,8 @@ def test_import_linter():
         ("pyprefopt/train/x.py:def f():\n    import transformers", "transformers and PEFT stay"),
         ("pyprefopt/data/x.py:import torch", "torch in data only in the loader"),
         ("pyprefopt/train/x.py:def f():\n    import polars", "No Polars"),
-        ("pyprefopt/losses/x.py:import numpy", "Losses see torch"),
+        ("pyprefopt/losses/x.py:import numpy", "Losses and rewards see torch"),
+        ("pyprefopt/rewards/x.py:import polars", "Losses and rewards see torch"),
     ],
 )
 def test_import_linter_finds(tmp_path, broken, contract):

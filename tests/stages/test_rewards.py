@@ -19,6 +19,7 @@ from pyprefopt.stages.fit import Training
 from pyprefopt.stages.run import Pipeline, RunResult
 from tests.reference import rewards as slow
 from tests.stages.runs import MODEL, SMALL, small
+from tests.train.ranks import run_ranks
 
 BETTER, WORSE = "{conversation} says meow {answer} {start}", "{conversation} says woof {answer} {start}"
 CHATS = [
@@ -119,19 +120,23 @@ def test_prompts_of_the_same_tokens_are_refused(chats, tmp_path):
 
 
 def test_long_revisions_are_an_error_or_zero(chats, tmp_path):
-    whole = pipeline(chats, tmp_path / "whole", rewards=contrastive(chats))
-    sizes = SegmentStore.open(whole._revision("better").directory / "train").longest_rows
+    """The prompt `worse` has a token more here, so that one response is too long under it alone."""
+    (tmp_path / "worse.txt").write_text("purr " + WORSE)
+    worse = {"worse_prompt": str(tmp_path / "worse.txt")}
+    whole = pipeline(chats, tmp_path / "whole", rewards=contrastive(chats, **worse))
+    sizes = SegmentStore.open(whole._revision("worse").directory / "train").longest_rows
     limit = int(sizes.max()) - 1
     with pytest.raises(
         DataError, match=rf"at most rewards.max_tokens = {limit} tokens, got {limit + 1}.*overflow zero"
     ):
-        _ = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, max_tokens=limit)).rewards
-    cut = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, max_tokens=limit, overflow="zero"))
+        _ = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, **worse, max_tokens=limit)).rewards
+    cut = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, **worse, max_tokens=limit, overflow="zero"))
     full, part = stored(whole.rewards.directory), stored(cut.rewards.directory)
     responses = [line for line, values in enumerate(full) if values is not None]
     for line, size in zip(responses, sizes, strict=True):
         assert part[line] == (full[line] if size <= limit else [0.0] * len(full[line]))
-    assert cut._revision("better").facts["train"]["left_out"] == int((sizes > limit).sum())
+    assert cut._revision("worse").facts["train"]["left_out"] == int((sizes > limit).sum()) > 0
+    assert cut._revision("better").facts["train"]["left_out"] == 0
 
 
 def test_the_context_of_the_model_bounds_the_revision(chats, tmp_path):
@@ -283,9 +288,8 @@ def test_rewards_are_made_once(rewarded):
 
 @pytest.mark.parametrize("method", ["tgdpo", "dpo-reg", "simpo-reg", "tis-dpo"])
 def test_a_method_that_needs_rewards_gets_those_of_the_runs_oracle(sepo, rewarded, method):
-    run = rewarded(method=method, policy_init="base", rewards={"beta": 0.5}, max_steps=1)
+    run = rewarded(method=method, policy_init="base", rewards={"name": "dpo", "beta": 0.5}, max_steps=1)
     config = run.config
-    assert config.rewards.name == "dpo"
     assert config.rewards.transform == ("sigmoid_centered" if method.endswith("-reg") else "raw")
     policy = run.policy
     assert Path(policy.path).is_dir()
@@ -382,3 +386,18 @@ def test_bad_columns(credited, chosen, message):
 def test_a_column_that_is_not_there(chats, tmp_path):
     with pytest.raises(DataError, match=r"the rows have no column 'chosen_rewards'.*--rewards.column NAME"):
         _ = pipeline(chats, tmp_path, rewards={"name": "column"}).rewards
+
+
+def make_rewards(chats: str, output_dir: str) -> None:
+    """In a process of its own: the rewards of the revision prompts."""
+    run = pipeline(Path(chats), Path(output_dir), rewards=contrastive(Path(chats)), max_tokens_per_batch=256)
+    assert run.rewards is not None
+
+
+@pytest.mark.slow
+def test_two_ranks_score_as_one(chats, tmp_path):
+    one = pipeline(chats, tmp_path / "one", rewards=contrastive(chats))
+    assert run_ranks(2, make_rewards, str(chats), str(tmp_path / "two")) == [0, 0]
+    for ours, theirs in zip(stored(tmp_path / "two/stages/rewards"), stored(one.rewards.directory), strict=True):
+        assert (ours is None) == (theirs is None)
+        np.testing.assert_allclose(ours or [], theirs or [], atol=1e-5)

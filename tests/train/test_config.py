@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
+from pyprefopt.rewards import REWARDS
 from pyprefopt.train.compatibility import RULES
 from pyprefopt.train.config import BaseConfig, OracleConfig, RunConfig, SelectionConfig, TruncationConfig
-from pyprefopt.train.configfile import dotted_names, dump_yaml, hints, parse_yaml
+from pyprefopt.train.configfile import as_dict, dotted_names, dump_yaml, hints, parse_yaml
 from pyprefopt.train.options import comments
-from pyprefopt.train.resolve import configure, load_config, recipe, resolve, to_yaml
+from pyprefopt.train.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -321,3 +322,48 @@ def _unchecked(example):
 @pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m"}, {"data": "d.jsonl"}])
 def test_shipped_recipes_break_no_rule(method, source):
     configure(method=method, loss=REQUIRED.get(method, {}), **source)
+
+
+# --- token rewards ------------------------------------------------------------------------------------------------
+
+PROVIDERS = {"strong_weak": {"strong": "large", "weak": "small"}}
+
+
+@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}], ids=["embedded", "given"])
+@pytest.mark.parametrize("provider", sorted(REWARDS))
+@pytest.mark.parametrize("method", [*sorted(m for m in METHODS if "token_rewards" in METHODS[m].needs), "sepo"])
+def test_every_provider_goes_with_every_recipe(method, provider, source):
+    config = configure(method=method, rewards={"name": provider, **PROVIDERS.get(provider, {})}, **source)
+    assert config.rewards.name == provider
+    ratio = REWARDS[provider].log_ratio and method in ("dpo-reg", "simpo-reg")
+    plain = REWARDS[provider].transform if method != "tis-dpo" else "raw"
+    assert config.rewards.transform == ("sigmoid_centered" if ratio else plain)
+    assert configure(**{**as_dict(config), "loss": config.loss}) == config
+
+
+def test_the_scale_of_dpo_rewards_is_the_oracles_own():
+    assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}).rewards.beta == 0.3
+    assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}, rewards={"beta": 0.7}).rewards.beta == 0.7
+    assert configure(method="sepo").rewards.name is None
+
+
+def test_rewards_on_the_command_line():
+    config = parse_args(["--method", "tgdpo", "--rewards", "random", "--rewards.noise_seed", "3"])
+    assert (config.rewards.name, config.rewards.noise_seed) == ("random", 3)
+
+
+@pytest.mark.parametrize(
+    ("given_rewards", "message"),
+    [
+        ({"name": "rando"}, "rewards.name must be one of 'dpo', 'simpo'"),
+        ({"noise_std": -1.0}, "rewards.noise_std must be >= 0 and finite, got -1.0"),
+        ({"noise_std": float("inf")}, "rewards.noise_std must be >= 0 and finite"),
+        ({"noise_seed": -1}, "rewards.noise_seed must be in [0, 2^32), got -1"),
+        ({"transform": "sigmoid"}, "rewards.transform must be one of 'raw', 'sigmoid_centered'"),
+        ({"name": "simpo", "beta": -1.0}, "rewards.beta must be > 0, got -1.0"),
+    ],
+)
+def test_bad_rewards(given_rewards, message):
+    with pytest.raises(ConfigError) as error:
+        configure(method="tgdpo", rewards=given_rewards)
+    assert message in str(error.value)
