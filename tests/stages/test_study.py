@@ -276,6 +276,14 @@ def test_options_go_to_the_study_and_to_its_runs(tmp_path):
     assert (config.loss.reward_scale, config.oracle.learning_rate) == (2.0, 3e-5)
 
 
+@pytest.mark.parametrize("name", ["ratios", "oracle_data", "oracle_size"])
+def test_other_methods_train_on_selected_tokens_too(name):
+    """The oracle's settings are taken although the method alone would not use them."""
+    config, _ = read(name, STUDIES[name], ["--method", "simpo", "--oracle.learning_rate", "5e-5"])
+    assert config.oracle.learning_rate == 5e-5
+    assert config.selection.active
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
