@@ -184,6 +184,7 @@ class Packer:
         chosen_ratio: float,
         rejected_ratio: float,
         only: int | None,
+        last_token: bool,
         selected: Any | None,
         token_rewards: Any | None,
         user_weights: Any | None,

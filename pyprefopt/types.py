@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,8 @@ class PackedBatch:
 
     A segment sees its parent and itself, causally, and nothing else. In the `separate` layout every response
     carries its own prompt and parents are -1; in the `shared` layout the prompt stands once and is the parent.
-    Inputs end at the last position that a scored token reads, so a segment can be empty.
+    Inputs end at the last position that a scored token reads, so a segment can be empty; with `last_index` they are
+    all of the response.
     """
 
     input_ids: Tensor  # [N] i64
@@ -50,6 +51,7 @@ class PackedBatch:
     token_rewards: Tensor | None = None  # [M] f32
     user_weights: Tensor | None = None  # [M] f32
     ref_logps: Tensor | None = None  # [M] f32
+    last_index: Tensor | None = None  # [R] i64, input position of each response's last token, where a head reads it
 
     def map(self, function: Callable[[Any], Any]) -> PackedBatch:
         """A copy with `function` applied to every array that is there."""
@@ -78,10 +80,23 @@ class PackedBatch:
         return cls(**load_file(path))
 
 
+class Outputs(NamedTuple):
+    """What a model says of a batch; a model has what it was opened for."""
+
+    logps: Tensor | None = None  # [M], log-probs of the scored tokens; None: a model without a vocabulary
+    kl: Tensor | None = None  # [M], KL(reference || policy) over the vocabulary where each token is predicted
+    scores: Tensor | None = None  # [R], a reward model's score of each response
+
+    @classmethod
+    def of(cls, given: Tensor | Outputs) -> Outputs:
+        """What a model's forward gave: a bare tensor is log-probs."""
+        return given if isinstance(given, Outputs) else cls(logps=given)
+
+
 @dataclass(frozen=True)
 class Sums:
     """Weighted sums of log-probs per response, as a method's `loss` receives them."""
 
-    policy: Tensor  # [K, R]
+    policy: Tensor  # [K, R]; where the method needs `reward_head`, [1, R]: the model's scores
     ref: Tensor | None = None  # [K, R], where the method needs `ref_logps`
-    kl: Tensor | None = None  # [R], where the method needs `ref_kl`
+    kl: Tensor | None = None  # [R], where the method needs `ref_kl`: summed over the tokens in `token_mask`

@@ -113,7 +113,7 @@ class StepLoader:
 
     def dummy_batch(self) -> PackedBatch:
         """A batch that counts nothing, with the optional arrays that the packer gives; NumPy."""
-        return dummy_batch(self.packer.values)
+        return dummy_batch(self.packer.values, last_token=self.packer.last_token)
 
     def scan(self, *, pad: bool = False) -> Iterator[PackedBatch]:
         """This rank's share of all groups, each once, packed as one whole: for scoring, evaluation and benchmarks.

@@ -87,11 +87,12 @@ class Packer:
     with its lines (PyArrow or Polars; null for prompts), or flat NumPy as in `ValueStore.write`.
     chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`.
     only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
+    last_token: a head reads each response at its last token: all its tokens are inputs, and batches have `last_index`.
     budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
-    The columns are held as they are (memory-mapped where the store is). Inputs end before the last scored token of a
-    response: it is only a target, and what follows it is not computed. Raises DataError naming the row for a prompt
-    without a token, and for values that are not one per token.
+    The columns are held as they are (memory-mapped where the store is). Without `last_token`, inputs end before the
+    last scored token of a response: it is only a target, and what follows it is not computed. Raises DataError naming
+    the row for a prompt without a token, and for values that are not one per token.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Packer:
         chosen_ratio: float = 1.0,
         rejected_ratio: float = 1.0,
         only: Literal["chosen", "rejected", "response"] | None = None,
+        last_token: bool = False,
         budget_names: tuple[str, str] = ("max_tokens", "the max_tokens of data.tokenize"),
     ) -> None:
         check(layout in ("shared", "separate"), "layout", layout, "'shared' or 'separate'")
@@ -116,7 +118,7 @@ class Packer:
             check(selected is not None or ratio == 1, name, ratio, "1 without `selected`")
         given = {"token_rewards": token_rewards, "user_weights": user_weights, "ref_logps": ref_logps}
         self.store, self.layout, self.num_groups = store, layout, store.num_rows
-        self.budget_names = budget_names
+        self.budget_names, self.last_token = budget_names, last_token
         self.values = tuple(name for name, column in given.items() if column is not None)
         given |= {"selected": selected}
         lists = {name: None if given[name] is None else value_lists(store, given[name], name) for name in given}
@@ -124,7 +126,7 @@ class Packer:
             self._native = _native.Packer(
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
                 layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
-                only=None if only is None else KINDS.index(only), **lists,
+                only=None if only is None else KINDS.index(only), last_token=last_token, **lists,
             )  # fmt: skip
 
     def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
@@ -180,11 +182,11 @@ def pack(
     return packer.pack(max_tokens=max_tokens)
 
 
-def dummy_batch(values: Sequence[str] = ()) -> PackedBatch:
+def dummy_batch(values: Sequence[str] = (), *, last_token: bool = False) -> PackedBatch:
     """A batch of one token that counts nothing: for ranks that have fewer micro-batches than others.
 
     Its lengths are 1, so that a method may divide by them; its line and row are -1; it has no pair. `values` names the
-    optional arrays that it must have (zeros).
+    optional per-token arrays that it must have (zeros); `last_token`: as in Packer.
     """
     per_token = ("input_ids", "position_ids", "hidden_index", "target_ids", "response_index", "token_position")
     arrays: dict[str, Any] = {name: np.zeros(1, np.int64) for name in (*per_token, "response_group")}
@@ -193,6 +195,8 @@ def dummy_batch(values: Sequence[str] = ()) -> PackedBatch:
     arrays |= {name: np.zeros(0, np.int64) for name in ("pair_chosen", "pair_rejected")}
     arrays |= {name: np.zeros(1, np.float32) for name in ("token_mask", *values)}
     arrays |= {"segment_offsets": np.array([0, 1]), "response_score": np.full(1, np.nan, np.float32)}
+    if last_token:
+        arrays["last_index"] = np.zeros(1, np.int64)
     return PackedBatch(**arrays)
 
 

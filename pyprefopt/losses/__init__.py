@@ -8,6 +8,7 @@ from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.ipo import IPO
 from pyprefopt.losses.method import Method, chosen_minus_rejected, count_units, weighted_sums
 from pyprefopt.losses.r_dpo import RDPO
+from pyprefopt.losses.reward import BradleyTerry
 from pyprefopt.losses.rrhf import RRHF
 from pyprefopt.losses.sepo import SePO
 from pyprefopt.losses.sft import SFT
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "dpo-sft": DPOSFT,
     "confpo": ConfPO,
     "tis-dpo": TISDPO,
+    "reward": BradleyTerry,
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "TDPO2",
     "TGDPO",
     "TISDPO",
+    "BradleyTerry",
     "ConfPO",
     "DPOReg",
     "Method",

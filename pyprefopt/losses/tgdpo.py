@@ -40,6 +40,11 @@ class TGDPO(DPO):
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"TGDPO({settings}{file_digest(self.shape)})"
 
+    @property
+    def reward_factor(self) -> float | None:
+        """What multiplies the token rewards: only its product with their own scale matters. None for a function."""
+        return self.alpha if self.shape in SHAPES else None
+
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
         """f of the token rewards: [1, M]."""
         rewards, side = given_rewards(batch), side_signs(batch)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pyprefopt.modeling.load import load_model, model_hash, toy_config
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
+from pyprefopt.modeling.reference import ReferencedModel
+from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.modeling.save import save_policy
 
 __all__ = [
     "LogpsModel",
     "MemoryEstimate",
+    "ReferencedModel",
+    "RewardModel",
     "estimate_memory",
     "load_model",
     "model_hash",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -64,6 +66,30 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
 def is_lora(model: nn.Module) -> bool:
     """Whether `model` is a PEFT model."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """While inside, `model` computes what it did before `add_lora`.
+
+    PEFT's own switch also turns the adapters' `requires_grad` off and on, which is not for the middle of a step.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer._disable_adapters = was
+
+
+def base_layer(layer: nn.Module) -> nn.Module:
+    """`layer` without the adapter on it, where it has one."""
+    return cast("nn.Module", layer.get_base_layer()) if hasattr(layer, "get_base_layer") else layer  # type: ignore[operator]
 
 
 def save_adapter(model: nn.Module, directory: Path, state_dict: dict[str, Tensor]) -> None:

@@ -6,16 +6,20 @@ import copy
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -27,6 +31,15 @@ from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
 logger = logging.getLogger(__name__)
 
 _NEEDS_IT = "packed batches need an architecture that uses transformers' attention interface"
+Head = Literal["language", "reward"]
+# Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
+_HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
+    "language": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING, "causal language model", frozenset()),
+    "reward": (
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "model with a sequence classification class", frozenset({"score.weight"}),
+    ),
+}  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -39,6 +52,8 @@ def load_model(
     gradient_checkpointing: bool = False,
     lora: LoraSettings | None = None,
     vocab_size: int | None = None,
+    head: Head = "language",
+    pad_token_id: int | None = None,
 ) -> PreTrainedModel:
     """A causal language model with packed attention, on the CPU, in training mode.
 
@@ -47,19 +62,24 @@ def load_model(
     dtype: float32, bfloat16 or float64 (tests), of weights and computation.
     lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
     vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
+    head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
+        has it; `pad_token_id` is then the id that transformers skips at the end of padded texts (None: it refuses
+        padded ones), and must not be one that a response may end with.
     Every dropout of the model is set to 0, so that policy and reference agree at step 0; LoRA's own dropout stays.
     """
     wanted = _dtype(dtype)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     config = _read_config(path, trust_remote_code)
+    if head == "reward":
+        config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
+        config.pad_token_id = pad_token_id
     original = copy.deepcopy(config)
     _prepare(config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
-        raise ConfigError(
-            f"model must be a causal language model, got model_type {config.model_type!r} ({str(path)!r})"
-        )
+    _, architectures, kind, _ = _HEADS[head]
+    if type(config) not in architectures and not trust_remote_code:
+        raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
     try:
-        model = _build_model(path, config, wanted, seed=seed, trust_remote_code=trust_remote_code)
+        model = _build_model(path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, head=head)
     except KeyError as error:  # what architectures with a fixed table of attention classes answer
         if error.args != (ATTENTION_NAME,):
             raise
@@ -226,29 +246,46 @@ def _prepare(config: PreTrainedConfig) -> None:
 
 
 def _build_model(
-    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool, head: Head
 ) -> PreTrainedModel:
     """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
+    auto, _, kind, optional = _HEADS[head]
     options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
         if path.is_file():
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+            model = auto.from_config(config, dtype=torch.float32, **options)
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
             return cast("PreTrainedModel", model)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            **options,
-        )  # fmt: skip
-    if missing := sorted(info["missing_keys"]):
+        with _told_here():
+            model, info = auto.from_pretrained(
+                path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
+                output_loading_info=True, **options,
+            )  # fmt: skip
+    if missing := sorted(set(info["missing_keys"]) - optional):
         raise ConfigError(
             f"model {str(path)!r} lacks {len(missing)} weights of {type(model).__name__} (first: {missing[0]}), "
-            "which would be random; give a checkpoint of a causal language model"
+            f"which would be random; give a checkpoint of a {kind}"
         )
-    if unexpected := sorted(info["unexpected_keys"]):
+    if unexpected := sorted(name for name in info["unexpected_keys"] if head == "language" or "lm_head" not in name):
         logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])
     return cast("PreTrainedModel", model)
+
+
+@contextmanager
+def _told_here() -> Iterator[None]:
+    """While inside, transformers does not warn of weights that are missing or unused: what matters is told below."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    reporter.addFilter(keep)
+    try:
+        yield
+    finally:
+        reporter.removeFilter(keep)
 
 
 def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention import ATTENTION_NAME, PackedLayout
-from pyprefopt.modeling.head import HeadTransform, token_logps
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps
+from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,43 +24,30 @@ if TYPE_CHECKING:
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-class LogpsModel(nn.Module):
-    """A causal language model (plain, or under PEFT) whose forward takes a PackedBatch and returns log-probs [M].
+class PackedModel(nn.Module):
+    """A transformers model (plain, or under PEFT) that is run on packed batches."""
 
-    Hidden states come from the base model, the head is applied to the scored positions only. Everything happens
-    inside `forward`, so DeepSpeed ZeRO-3 gathers the head's weight as it does any other. At construction two probes
-    on a few made-up tokens compare the engine with `model(...).logits` and documents in a pack with documents alone
-    (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
-    """
-
-    def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        config = self.causal.config
-        if config._attn_implementation != ATTENTION_NAME:
+        attention = self.causal.config._attn_implementation
+        if attention != ATTENTION_NAME:
             raise ConfigError(
-                f"attention implementation must be {ATTENTION_NAME!r}, got {config._attn_implementation!r}; "
+                f"attention implementation must be {ATTENTION_NAME!r}, got {attention!r}; "
                 "load the model with pyprefopt.modeling.load_model"
             )
-        if self.causal.get_output_embeddings() is None:
-            raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
-        self.transform = HeadTransform.from_config(config.get_text_config())
         self.train(model.training)
-        if probe:
-            _probe(self)
 
     @property
     def causal(self) -> PreTrainedModel:
         """The transformers model, below PEFT where there is PEFT."""
         return causal_lm(self.model)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype)."""
-        # Indexing would add gradients of a repeated position up in any order; an embedding's backward pass has one.
-        hidden = F.embedding(batch.hidden_index, self.hidden_states(batch))  # [M, H]
-        return token_logps(self.causal.get_output_embeddings(), hidden, batch.target_ids, self.transform)
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Last hidden states of the pack, [N, H]."""
+        return _run(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogpsModel:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Casts (`bfloat16()`, `to(dtype)`) leave buffers' precision alone: rotary frequencies must stay float32."""
         before = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -70,14 +58,43 @@ class LogpsModel(nn.Module):
                 self.get_submodule(owner)._buffers[leaf] = buffer.to(after.device)
         return self
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """Last hidden states of the pack, [N, H]."""
-        return _run(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
+
+class LogpsModel(PackedModel):
+    """A causal language model (plain, or under PEFT) whose forward takes a PackedBatch and returns log-probs [M].
+
+    Hidden states come from the base model, the head is applied to the scored positions only. Everything happens
+    inside `forward`, so DeepSpeed ZeRO-3 gathers the head's weight as it does any other. At construction two probes
+    on a few made-up tokens compare the engine with `model(...).logits` and documents in a pack with documents alone
+    (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
+    """
+
+    def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
+        super().__init__(model)
+        if self.causal.get_output_embeddings() is None:
+            raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
+        self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
+        if probe:
+            _probe(self)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype)."""
+        return self.logps(batch)
+
+    def logps(self, batch: PackedBatch) -> Tensor:
+        """The same, whatever else a subclass's forward gives."""
+        head, hidden, transform = self.readout(batch)
+        return token_logps(head, hidden, batch.target_ids, transform)
+
+    def readout(self, batch: PackedBatch) -> Readout:
+        """The head, and the hidden states [M, H] that it reads for the scored tokens."""
+        # Indexing would add gradients of a repeated position up in any order; an embedding's backward pass has one.
+        hidden = F.embedding(batch.hidden_index, self.hidden_states(batch))
+        return Readout(self.causal.get_output_embeddings(), hidden, self.transform)
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a LogpsModel, a PEFT model, or itself."""
-    if isinstance(model, LogpsModel):
+    if isinstance(model, PackedModel):
         model = model.model
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
@@ -88,9 +105,12 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     training = model.training
     model.eval()
     try:
-        return model(batch)  # type: ignore[no-any-return]
+        logps = Outputs.of(model(batch)).logps
     finally:
         model.train(training)
+    if logps is None:
+        raise ConfigError("a reward model has no log-probs; score tokens with a causal language model")
+    return logps
 
 
 def _run(module: nn.Module, batch: PackedBatch) -> Any:
@@ -123,10 +143,10 @@ def _compare(model: LogpsModel) -> None:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")
     tokens = (torch.arange(23, device=weight.device) * 7919 + 3) % vocabulary  # fixed: the RNG is left alone
     pack = _documents([tokens[:11], tokens[11:]])
-    ours = model(pack)
+    ours = model.logps(pack)
     logits = _run(causal, pack).logits[0, pack.hidden_index].to(ours.dtype)
     whole = torch.log_softmax(logits, dim=-1).gather(1, pack.target_ids[:, None])[:, 0]
-    alone = torch.cat([model(_documents([part])) for part in (tokens[:11], tokens[11:])])
+    alone = torch.cat([model.logps(_documents([part])) for part in (tokens[:11], tokens[11:])])
     tolerance = _TOLERANCE[weight.dtype]
     for what, other in (("its own logits", whole), ("documents run alone", alone)):
         difference = (ours - other).abs().mean().item()

@@ -39,6 +39,8 @@ def estimate_memory(
     exist one vocabulary block at a time: three float32 blocks (logits, probabilities, gradient).
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
+    reference = getattr(model, "reference", None)  # a frozen model beside the policy
+    beside = [] if reference is None else list({id(p): p for p in reference.parameters()}.values())
     trained = [p for p in parameters if p.requires_grad]
     config = causal_lm(model).config.get_text_config()
     size = parameters[0].element_size()
@@ -49,7 +51,7 @@ def estimate_memory(
     kept = layers * hidden * tokens * size + layer if gradient_checkpointing else layers * layer
     logits = 3 * 4 * tokens * min(4096, config.vocab_size)
     return MemoryEstimate(
-        parameters=sum(p.numel() * p.element_size() for p in parameters),
+        parameters=sum(p.numel() * p.element_size() for p in parameters + beside),
         gradients=sum(p.numel() * p.element_size() for p in trained),
         optimizer=sum(4 * optimizer_states * p.numel() for p in trained) + masters,
         activations=kept + logits,

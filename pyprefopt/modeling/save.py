@@ -1,4 +1,4 @@
-"""Write a policy as a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+"""Write a policy or a reward model as a directory that transformers' `AutoModelFor…` classes load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.adapters import is_lora, merged_state_dict, save_adapter
-from pyprefopt.modeling.logps import LogpsModel, causal_lm
+from pyprefopt.modeling.logps import PackedModel, causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ def save_policy(
     *,
     state_dict: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write `model` (a LogpsModel, PEFT model or transformers model) to `directory`, in one step: all of it or nothing.
+    """Write `model` (packed, PEFT or plain transformers model) to `directory`, in one step: all of it or nothing.
 
     LoRA is merged into the weights; the adapter alone is in `adapter/`. The configuration is the source's own: its
     attention, cache and dropout settings, not those of training. `tokenizer_files` are copied beside it.
@@ -51,7 +51,7 @@ def save_policy(
 
 
 def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | None) -> None:
-    if isinstance(model, LogpsModel):
+    if isinstance(model, PackedModel):
         if state_dict is not None:
             state_dict = {name.removeprefix("model."): tensor for name, tensor in state_dict.items()}
         model = model.model

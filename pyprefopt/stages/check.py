@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyprefopt.modeling.memory import estimate_memory
-from pyprefopt.stages.models import open_model
+from pyprefopt.stages.models import open_trained
 from pyprefopt.train import dist
 from pyprefopt.train.config import RunConfig
 
@@ -38,7 +38,7 @@ def report(pipeline: Pipeline) -> str:
     """What the check saw, and the memory that training will take."""
     config, data = pipeline.config, pipeline.data
     facts = data.facts
-    model = open_model(config, pipeline.start, data, dtype=config.dtype, trained=True)
+    model = open_trained(config, pipeline.start, data, config.loss.needs)
     estimate = estimate_memory(
         model, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
     )

@@ -21,6 +21,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
+from pyprefopt.stages.candidates import best_responses, drop_unranked
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
@@ -43,7 +44,7 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
-    settings["kind"] = kind_of_rows(config)
+    settings |= {"kind": kind_of_rows(config), "best": wants_best(config)}
     data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
@@ -114,6 +115,7 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
             store = stores[name] = SegmentStore.write(segments.drop(USER_WEIGHTS, strict=False), directory / name)
             given = segments.get_column(USER_WEIGHTS, default=None)
         if given is not None:
+            _check_used(config, name)
             weights[name] = ValueStore.write(directory / f"{name}_weights", store, given, key=USER_WEIGHTS).fingerprint
         facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if name in intake.spans:
@@ -131,9 +133,24 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
+def _check_used(config: RunConfig, split: str) -> None:
+    """ConfigError for weights that nothing would read: a base learns without weights."""
+    if split == "sft" and METHODS[config.method].trains_on != "responses":
+        raise ConfigError(
+            f"response_weights of base.data {config.base.data!r} are not used by method {config.method}, whose base "
+            "learns without weights; leave the column out of that file"
+        )
+
+
 def kind_of_rows(config: RunConfig) -> str:
     """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
     return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
+def wants_best(config: RunConfig) -> bool:
+    """Whether a base is to be trained on candidates, which have no chosen responses: it learns the best ones."""
+    trained = config.policy_init == "base" and config.base.path is None and config.base.data == "chosen"
+    return trained and kind_of_rows(config) == "candidates"
 
 
 def split_names(data: Path) -> list[str]:
@@ -180,6 +197,9 @@ class Intake:
             splits["sft"] = self._prepared("base.data", config.base.data)
         elif own_sft:
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
+        elif wants_best(config):
+            train = splits["train"]
+            splits["sft"] = best_responses(train.frame() if isinstance(train, Part) else train)
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
             count = 2 * config.global_batch_size
             splits = {
@@ -226,7 +246,6 @@ class Intake:
         import polars as pl
 
         from pyprefopt.data.read import scan_candidates, scan_preferences
-        from pyprefopt.stages.candidates import drop_unranked
 
         if kind_of_rows(self.config) == "preferences":
             return self._read(scan_preferences, path, format=self.config.format)

@@ -13,12 +13,12 @@ import numpy as np
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
-from pyprefopt.stages.models import Source, open_model
+from pyprefopt.stages.models import Source, open_trained
 from pyprefopt.train import dist
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import init_distributed
@@ -109,8 +109,14 @@ class Training:
 
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
+        if getattr(self.method, "reads_scores", False):
+            _require_scores(store, split)
+        packer = Packer(
+            store, layout=config.layout, last_token="reward_head" in self.method.needs,
+            budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
+        )  # fmt: skip
         return StepLoader(
-            Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"), **columns),
+            packer,
             groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=config.max_tokens_per_batch,
@@ -118,6 +124,25 @@ class Training:
             seed=config.seed,
             rank=dist.rank(),
             world_size=dist.world_size(),
+        )
+
+
+def _require_scores(store: SegmentStore, split: str) -> None:
+    """DataError naming the first row whose response has no score."""
+    missing = np.flatnonzero(np.isnan(store.scores) & (store.kinds > 0))
+    if missing.size:
+        raise DataError(
+            f"{split} row {store.table['row'][int(missing[0])].as_py()}: a response has no score ({missing.size} such "
+            "responses), but loss.margin_scale reads score_chosen and score_rejected; add them, or set it to 0"
+        )
+
+
+def check_user_weights(method: Method, data: Artifact) -> None:
+    """ConfigError where the data brings weights of tokens, and the method weighs none."""
+    if data.manifest.get("weights") and "reward_head" in method.needs:
+        raise ConfigError(
+            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
+            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
         )
 
 
@@ -130,7 +155,12 @@ def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
 
 def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
     """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
-    model = open_model(config, training.start, training.data, dtype=config.dtype, trained=True)
+    model = open_trained(config, training.start, training.data, training.method.needs)
+    if "reward_head" in training.method.needs and config.truncation.active and config.truncation.cut_end == "none":
+        logger.warning(
+            "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
+            "template ends them as whole ones do"
+        )
     evaluation, ranking = training.eval_loaders(config)
     job = Job(
         stage=training.name,

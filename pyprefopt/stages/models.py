@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.adapters import is_lora
 from pyprefopt.modeling.load import load_model, model_hash
-from pyprefopt.modeling.logps import LogpsModel
+from pyprefopt.modeling.logps import LogpsModel, PackedModel
+from pyprefopt.modeling.reference import ReferencedModel
+from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.stages.artifact import Artifact, content_hash
 from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyprefopt.losses.method import Need
+
+logger = logging.getLogger("pyprefopt")
 # Files of tokenizers that are not in the one format that is read here.
 SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
@@ -41,6 +49,39 @@ def start_model(config: RunConfig, data: Artifact) -> Source:
 
 def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
     """Load a model behind the log-prob engine; LoRA and checkpointing only where it is to be trained."""
+    return LogpsModel(_load(config, source, data, dtype=dtype, trained=trained))
+
+
+def open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
+    """Load the model that a stage trains, with what its method needs of a model.
+
+    The reference of `ref_kl` is the model that the stage starts from: a second copy, or (LoRA) the adapter off.
+    """
+    if "reward_head" in needs:
+        pad = _padding(data)
+        return RewardModel(
+            _load(config, source, data, dtype=config.dtype, trained=True, head="reward", pad_token_id=pad)
+        )
+    model = _load(config, source, data, dtype=config.dtype, trained=True)
+    if "ref_kl" not in needs:
+        return LogpsModel(model)
+    frozen = None if is_lora(model) else open_model(config, source, data, dtype=config.dtype, trained=False)
+    return ReferencedModel(model, frozen)
+
+
+def _padding(data: Artifact) -> int | None:
+    """The tokenizer's padding token, where no response can end with it; else None: padded texts cannot be scored."""
+    from tokenizers import Tokenizer
+
+    directory = data.directory / "tokenizer"
+    names = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if names["pad_token"] == names["eos_token"]:
+        logger.info("the tokenizer pads with its end token: transformers will score one text at a time")
+        return None
+    return Tokenizer.from_file(str(directory / "tokenizer.json")).token_to_id(names["pad_token"])
+
+
+def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool, **head: Any) -> Any:
     model = load_model(
         source.path,
         dtype=dtype,
@@ -49,9 +90,10 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
         gradient_checkpointing=trained and config.gradient_checkpointing,
         lora=config.lora if trained and config.lora.r > 0 else None,
         vocab_size=int(data.manifest["vocab_size"]),
+        **head,
     )
     _check_context(model.config, source.path, data.manifest)
-    return LogpsModel(model)
+    return model
 
 
 def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
@@ -118,4 +160,4 @@ def _vocabulary(path: Path) -> Mapping[str, int]:
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
 
 
-__all__ = ["Source", "check_vocabulary", "open_model", "start_model", "vocabulary_difference"]
+__all__ = ["Source", "check_vocabulary", "open_model", "open_trained", "start_model", "vocabulary_difference"]

@@ -135,6 +135,14 @@ class Part:
         """Whether no row is kept."""
         return not self.keep.any()
 
+    def frame(self) -> pl.DataFrame:
+        """The kept rows' segments."""
+        import polars as pl
+
+        store = self.folder.store
+        kept = np.repeat(self.keep, np.diff(store.group_offsets))
+        return pl.DataFrame(store.table.filter(pa.array(kept)))
+
     def first(self, count: int) -> Part:
         """The first `count` kept rows."""
         return replace(self, keep=self.keep & (np.cumsum(self.keep) <= count))

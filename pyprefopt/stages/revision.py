@@ -10,6 +10,7 @@ import numpy as np
 from pyprefopt.data.store import KINDS, SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
+from pyprefopt.stages.column import rows_hash
 from pyprefopt.stages.data import split_names
 from pyprefopt.stages.transfer import texts_of
 
@@ -31,7 +32,7 @@ def revision_stage(provider: Contrastive, data: Artifact, direction: str) -> Sta
     prompt = content_hash(provider.prompt(direction))
     inputs = {
         "data": data.fingerprint,
-        "texts": content_hash(sorted(data.manifest["inputs"].values())),
+        "texts": rows_hash(data),
         "prompt": prompt,
     }
     return Stage(f"revision_{direction}", settings, inputs)

@@ -29,6 +29,10 @@ class Rule:
     culprit: str  # the dotted setting of the example without which it is fine
 
 
+def _needs(c: RunConfig, need: str) -> bool:
+    return need in METHODS[c.method].needs
+
+
 def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
@@ -79,6 +83,26 @@ RULES: tuple[Rule, ...] = (
         "candidates, which are neither; leave selection out",
         {"method": "rrhf", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
         "selection",
+    ),
+    Rule(
+        lambda c: _needs(c, "reward_head") and c.selection.active,
+        "selection takes tokens whose log-probs count, and method {c.method} trains a score of whole responses; leave "
+        "selection out",
+        {"method": "reward", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3}},
+        "selection",
+    ),
+    Rule(
+        lambda c: _needs(c, "reward_head") and c.lora.r > 0,
+        "lora.r does not apply to method {c.method}, whose new head an adapter cannot hold; leave lora out",
+        {"method": "reward", "lora": {"r": 8}},
+        "lora",
+    ),
+    Rule(
+        lambda c: _needs(c, "ref_kl") and c.zero_stage == 3,
+        "zero_stage 3 does not apply to method {c.method}: the reference beside the policy is whole on every rank, and "
+        "its head is read together with the policy's; set zero_stage 2",
+        {"method": "tdpo2", "zero_stage": 3},
+        "zero_stage",
     ),
     Rule(
         lambda c: _on_responses(c) and c.policy_init is not None,
@@ -154,34 +178,6 @@ RULES: tuple[Rule, ...] = (
         {"method": "dpo", "selection": {"minimum": 2}},
         "selection",
     ),
-    # stages
-    Rule(
-        lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
-        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
-        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
-        "selection.rejected_ratio (and selection.method not to random), or --rewards",
-        {"method": "dpo", "oracle": {"path": "oracle"}},
-        "oracle",
-    ),
-    Rule(
-        lambda c: c.oracle.path is not None and not _only_path(c.oracle),
-        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
-        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
-        "oracle.learning_rate",
-    ),
-    Rule(
-        lambda c: not _uses_base(c) and c.base != BaseConfig(),
-        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
-        "leave base out, or set policy_init base",
-        {"method": "dpo", "model": "model", "base": {"path": "base"}},
-        "base",
-    ),
-    Rule(
-        lambda c: c.base.path is not None and not _only_path(c.base),
-        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
-        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
-        "base.data",
-    ),
     Rule(
         lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
         "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
@@ -199,11 +195,23 @@ RULES: tuple[Rule, ...] = (
         {"convergence_window": 5},
         "convergence_window",
     ),
-    # token rewards
+    # token rewards (before what asks a provider what it reads)
     Rule(
         lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
         "rewards.* needs rewards.name, got None; pass --rewards dpo (or another provider), or leave rewards.* out",
         {"method": "sepo", "rewards": {"noise_std": 0.5}},
+        "rewards",
+    ),
+    Rule(
+        lambda c: c.rewards.name is not None and c.rewards.foreign is not None,
+        "rewards.{c.rewards.foreign} is a setting of another provider than rewards {c.rewards.name}; leave it out",
+        {"method": "sepo", "rewards": {"name": "dpo", "gamma": 1.0}},
+        "rewards.gamma",
+    ),
+    Rule(
+        lambda c: c.rewards.missing is not None,
+        "rewards.{c.rewards.missing} must be set for rewards {c.rewards.name}; pass --rewards.{c.rewards.missing}",
+        {"method": "sepo", "rewards": {"name": "strong_weak", "strong": "large"}},
         "rewards",
     ),
     Rule(
@@ -247,6 +255,34 @@ RULES: tuple[Rule, ...] = (
         "lower it or raise max_tokens_per_batch",
         {"method": "sepo", "rewards": {"name": "contrastive", "max_tokens": 8192}, "max_tokens_per_batch": 4096},
         "rewards.max_tokens",
+    ),
+    # stages
+    Rule(
+        lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
+        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
+        "selection.rejected_ratio (and selection.method not to random), or --rewards",
+        {"method": "dpo", "oracle": {"path": "oracle"}},
+        "oracle",
+    ),
+    Rule(
+        lambda c: c.oracle.path is not None and not _only_path(c.oracle),
+        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        "oracle.learning_rate",
+    ),
+    Rule(
+        lambda c: not _uses_base(c) and c.base != BaseConfig(),
+        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
+        "leave base out, or set policy_init base",
+        {"method": "dpo", "model": "model", "base": {"path": "base"}},
+        "base",
+    ),
+    Rule(
+        lambda c: c.base.path is not None and not _only_path(c.base),
+        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
+        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
+        "base.data",
     ),
     # data
     Rule(

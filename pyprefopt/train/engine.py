@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pyprefopt.types import PackedBatch
+    from pyprefopt.types import Outputs, PackedBatch
 
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
 _REFUSED = {  # what a user's JSON may not set, and why
@@ -179,10 +179,10 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def __call__(self, batch: PackedBatch) -> Tensor:
-        """Log-probs [M] of the model."""
-        logps: Tensor = self._engine(batch)
-        return logps
+    def __call__(self, batch: PackedBatch) -> Tensor | Outputs:
+        """What the model gives: log-probs [M], or Outputs."""
+        given: Tensor | Outputs = self._engine(batch)
+        return given
 
     @property
     def training(self) -> bool:

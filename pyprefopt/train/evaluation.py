@@ -10,6 +10,7 @@ import torch
 from pyprefopt.train.dist import all_sum
 from pyprefopt.train.metrics import TALLY, averages, ranking_tally, tally
 from pyprefopt.train.step import method_sums
+from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,8 @@ def evaluate(
     """`eval_loss`, `eval_rewards/*`, `eval_logps/*` over `loader`, `eval_ranking_accuracy` over `ranking`.
 
     Global sums over global counts; every rank calls this and gets the same. Ranking accuracy is the share of pairs
-    whose chosen response has the higher mean log-prob over all its tokens, a tie counts 1/2.
+    whose chosen response has the higher mean log-prob over all its tokens (of a reward model: the higher score), a tie
+    counts 1/2.
     """
     device = getattr(model, "device", None) or next(model.parameters()).device  # type: ignore[union-attr]
     metrics: Metrics = {}
@@ -42,9 +44,9 @@ def evaluate(
         return all_sum(sums).cpu()
 
     def method_counts(batch: PackedBatch) -> Tensor:
-        logps = model(batch)
-        sums = method_sums(method, batch, logps)
-        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), logps)
+        outputs = Outputs.of(model(batch))
+        sums = method_sums(method, batch, outputs)
+        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), outputs.logps)
 
     if loader is not None:
         means = averages(total(loader, len(TALLY), method_counts))

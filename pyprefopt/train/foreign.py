@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _ALWAYS = "it is always so, leave it out"
 FOREIGN = {
+    "alpha": "use loss.alpha",
     "attn_implementation": "attention is built in, leave it out",
     "batch_size": "use global_batch_size (over all ranks)",
     "beta": "use loss.beta",
@@ -13,6 +14,7 @@ FOREIGN = {
     "eval_strategy": "use eval_steps",
     "fp16": "float16 is refused because it overflows; use dtype bfloat16 with zero_stage >= 1",
     "gamma": "use loss.gamma (simpo) or loss.reward_scale (sepo)",
+    "gamma_beta_ratio": "use loss.gamma, which is gamma_beta_ratio * loss.beta",
     "gradient_accumulation_steps": "it follows from global_batch_size and max_tokens_per_batch; set those",
     "label_smoothing": "use loss.label_smoothing",
     "lora_alpha": "use lora.alpha",
@@ -34,7 +36,10 @@ FOREIGN = {
     "ref_model": "the reference of dpo is the policy's start; for sepo's base use base.path",
     "report_to": "metrics.jsonl and TensorBoard events are always written, leave it out",
     "resume_from_checkpoint": "give the same command again: it goes on from the last checkpoint",
+    "rpo_alpha": "use method dpo-sft with loss.alpha (of a sum over tokens, not a mean)",
     "save_strategy": "use save_steps",
+    "simpo_gamma": "use method simpo with loss.gamma",
+    "tgdpo_alpha": "use loss.alpha, which is tgdpo_alpha * loss.beta / rewards.beta",
     "torch_dtype": "use dtype",
     "train_batch_size": "use global_batch_size (over all ranks)",
     "use_peft": "use lora.r",

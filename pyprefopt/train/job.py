@@ -36,7 +36,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `model` maps a PackedBatch to log-probs [M], `train` and `eval` bring what `method` needs."""
+    """One training: `model` maps a PackedBatch to log-probs [M] or Outputs, `train` and `eval` bring the rest."""
 
     stage: str
     model: nn.Module

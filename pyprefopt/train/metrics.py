@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from pyprefopt.losses import count_units
 from pyprefopt.losses.method import weighted_sums
+from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,16 +29,18 @@ TALLY = (
     "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative",
 )  # fmt: skip
 PAIR_MEANS = TALLY[1:7]
+FROM_LOGPS = ("logps/chosen", "logps/rejected", "weights/negative")
 
 
-def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, logps: Tensor) -> Tensor:
+def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, logps: Tensor | None) -> Tensor:
     """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
 
     `losses` [units], `rewards` [R] as the method gives them, `logps` [M]. `rewards/accuracies` counts chosen >
     rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens. A
-    zero-loss batch counts no tokens.
+    zero-loss batch counts no tokens. Without `logps` (a reward model) what comes from them is NaN.
     """
-    rewards, plain = rewards.detach().double(), weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
+    rewards = rewards.detach().double()
+    plain = torch.full_like(rewards, math.nan) if logps is None else _plain_sums(batch, logps)
     better, worse = ranked_pairs(batch)
     chosen, rejected = rewards[better], rewards[worse]
     scored = batch.token_mask.sum(dtype=torch.float64)
@@ -47,6 +51,19 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         batch_units(method, batch), scored.new_tensor(better.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
     ])  # fmt: skip
+
+
+def _plain_sums(batch: PackedBatch, logps: Tensor) -> Tensor:
+    """Sum of each response's scored tokens, [R] f64."""
+    return weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
+
+
+def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor | None) -> Tensor:
+    """How many scored tokens the method gives a negative weight in its margin, which turns their gradient round."""
+    if logps is None:
+        return batch.token_mask.new_tensor(math.nan, dtype=torch.float64)
+    weights = method.token_weights(batch, logps.detach())[0]
+    return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
 
 
 def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -61,12 +78,6 @@ def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     return better, worse
 
 
-def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor) -> Tensor:
-    """How many scored tokens the method gives a negative weight in its margin, which turns their gradient round."""
-    weights = method.token_weights(batch, logps.detach())[0]
-    return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
-
-
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
     """How many units of the method's loss the micro-batch holds, 0-dim f64; none in a zero-loss batch."""
     scored = batch.token_mask.sum(dtype=torch.float64)
@@ -74,20 +85,28 @@ def batch_units(method: Method, batch: PackedBatch) -> Tensor:
 
 
 def averages(totals: Tensor) -> dict[str, float]:
-    """Means of a global tally: the loss per unit, negative weights per scored token, the rest per pair (if any)."""
+    """Means of a global tally: the loss per unit, negative weights per scored token, the rest per pair (if any).
+
+    What comes from log-probs is left out where the model has none.
+    """
     sums = dict(zip(TALLY, totals.tolist(), strict=True))
     means = {"loss": sums["loss"] / sums["units"]} if sums["units"] else {}
     if sums["num_scored_tokens"]:
         means["weights/negative"] = sums["weights/negative"] / sums["num_scored_tokens"]
-    return means | ({name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {})
+    means |= {name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {}
+    return {name: mean for name, mean in means.items() if not (name in FROM_LOGPS and math.isnan(mean))}
 
 
-def ranking_tally(batch: PackedBatch, logps: Tensor) -> Tensor:
-    """[pairs ranked right, pairs], f64: mean log-prob of chosen > rejected over their scored tokens, a tie is 1/2."""
-    sums = weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
-    means = sums / batch.scored_length.double().clamp(min=1)
+def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
+    """[pairs ranked right, pairs], f64, a tie is 1/2: by mean log-prob of scored tokens, or by the model's score."""
+    outputs = Outputs.of(given)
+    if outputs.scores is not None:
+        values = outputs.scores.detach().double()
+    else:
+        assert outputs.logps is not None  # noqa: S101  (a model gives one of them)
+        values = _plain_sums(batch, outputs.logps) / batch.scored_length.double().clamp(min=1)
     better, worse = ranked_pairs(batch)
-    difference = means[better] - means[worse]
+    difference = values[better] - values[worse]
     return torch.stack([((difference.sign() + 1) / 2).sum(), difference.new_tensor(difference.numel())])
 
 

@@ -72,6 +72,11 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:  # a recipe's ratios are for top_k and random
         if how == "threshold":
             layer.pop("selection", None)
+    rewards = given.get("rewards")
+    provider = rewards.get("name") if isinstance(rewards, Mapping) else None
+    for layer in layers:  # a recipe's rewards are of the provider that it names
+        if provider is not None and layer.get("rewards", {}).get("name") != provider:
+            layer.pop("rewards", None)
     merged = _merge(*layers, *user)
     for layer in layers:  # a recipe's oracle is for what reads one
         _drop_oracle(layer, merged, scored=how != "random")

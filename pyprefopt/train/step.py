@@ -12,7 +12,7 @@ from pyprefopt.errors import DataError, TrainingError
 from pyprefopt.losses import weighted_sums
 from pyprefopt.train.dist import all_sum, world_size
 from pyprefopt.train.metrics import TALLY, batch_units, tally
-from pyprefopt.types import Sums
+from pyprefopt.types import Outputs, Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,11 +45,11 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
     outcomes: list[tuple[PackedBatch, Tensor]] = []
     engine.train()
     for i, batch in enumerate(batches):
-        logps = engine(batch)
-        sums = method_sums(job.method, batch, logps)
+        outputs = Outputs.of(engine(batch))
+        sums = method_sums(job.method, batch, outputs)
         losses, rewards = job.method.loss(sums, batch), job.method.rewards(sums, batch).detach()
         engine.backward(losses.sum() * (world_size() / units), last=i == len(batches) - 1)
-        totals += tally(job.method, batch, losses, rewards, logps)
+        totals += tally(job.method, batch, losses, rewards, outputs.logps)
         outcomes.append((batch, rewards))
     totals = all_sum(totals).cpu()
     if not math.isfinite(totals[TALLY.index("loss")]):
@@ -58,24 +58,42 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
     return totals
 
 
-def method_sums(method: Method, batch: PackedBatch, logps: Tensor) -> Sums:
-    """Weighted sums per response, as `method.loss` takes them; DataError where the batch lacks what it needs.
+def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> Sums:
+    """Sums per response, as `method.loss` takes them, from what the model gave.
 
-    User weights multiply the method's weights and change no length.
+    User weights multiply the method's weights and change no length. DataError where batch or model lack what the
+    method needs.
     """
+    outputs = Outputs.of(given)
+    _require_needs(method, batch, outputs)
+    if outputs.logps is None:
+        assert outputs.scores is not None  # noqa: S101  (a model gives one of them)
+        return Sums(policy=outputs.scores[None])
+    with torch.no_grad():
+        weights = method.token_weights(batch, outputs.logps.detach())
+        weights = weights if batch.user_weights is None else weights * batch.user_weights
+    ref = kl = None
+    if "ref_logps" in method.needs and batch.ref_logps is not None:
+        ref = weighted_sums(weights, batch.ref_logps, batch)
+    if "ref_kl" in method.needs and outputs.kl is not None:
+        kl = weighted_sums(batch.token_mask[None], outputs.kl, batch)[0]
+    return Sums(policy=weighted_sums(weights, outputs.logps, batch), ref=ref, kl=kl)
+
+
+def _require_needs(method: Method, batch: PackedBatch, outputs: Outputs) -> None:
+    """DataError naming what is missing and who should have given it."""
+    by_model = {"ref_kl": outputs.kl, "reward_head": outputs.scores}
     for need in sorted(method.needs):
-        if getattr(batch, need, None) is None:
+        if need in by_model and by_model[need] is None:
+            raise DataError(
+                f"{type(method).__name__} needs {need}, but the model does not give it; "
+                "open it with pyprefopt.stages.models.open_trained"
+            )
+        if need not in by_model and getattr(batch, need, None) is None:
             raise DataError(
                 f"{type(method).__name__} needs {need}, but the batch of rows {list_rows(batch.response_row.tolist())} "
                 f"has none; compute {need} for all rows and give them to the Packer"
             )
-    with torch.no_grad():
-        weights = method.token_weights(batch, logps.detach())
-        weights = weights if batch.user_weights is None else weights * batch.user_weights
-    ref = None
-    if "ref_logps" in method.needs and batch.ref_logps is not None:
-        ref = weighted_sums(weights, batch.ref_logps, batch)
-    return Sums(policy=weighted_sums(weights, logps, batch), ref=ref)
 
 
 def require_finite_gradient(norm: float, job: Job, step: int) -> None:

@@ -29,8 +29,8 @@ def assert_equal(got: PackedBatch, wanted: PackedBatch) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
-def slow_costs(made: list[Group], layout: str) -> list[int]:
-    return [len(pack_groups([group], layout).input_ids) for group in made]
+def slow_costs(made: list[Group], layout: str, last_token: bool = False) -> list[int]:
+    return [len(pack_groups([group], layout, last_token=last_token).input_ids) for group in made]
 
 
 def slow_bins(costs: list[int], max_tokens: int, max_groups: int) -> list[list[int]]:
@@ -50,9 +50,9 @@ def slow_bins(costs: list[int], max_tokens: int, max_groups: int) -> list[list[i
     return [sorted(one) for one in bins]
 
 
-def twin(made: list[Group], lines: np.ndarray, layout: str, values: tuple[str, ...]) -> PackedBatch:
+def twin(made: list[Group], lines: np.ndarray, layout: str, values: tuple[str, ...], last_token: bool) -> PackedBatch:
     """The twin's batch with the store's line numbers, and every optional array that was asked for."""
-    batch = pack_groups(made, layout)
+    batch = pack_groups(made, layout, last_token=last_token)
     arrays = {field.name: getattr(batch, field.name) for field in fields(PackedBatch)}
     empty = {name: np.zeros(0, np.float32) for name in values if arrays[name] is None}
     return PackedBatch(**arrays | empty | {"response_line": lines})
@@ -68,8 +68,8 @@ def cases(draw):
 
 
 @settings(deadline=None)
-@given(cases(), st.randoms(use_true_random=False))
-def test_agrees_with_the_twin(case, random):
+@given(cases(), st.booleans(), st.randoms(use_true_random=False))
+def test_agrees_with_the_twin(case, last_token, random):
     made, layout, selected, values, room, max_groups = case
     table = frame(made)
     ratios = {"chosen_ratio": 0.5, "rejected_ratio": 0.25} if selected else {}
@@ -77,8 +77,9 @@ def test_agrees_with_the_twin(case, random):
         response.ratio = ratios.get(f"{response.kind}_ratio", 1.0)
     segments = SegmentStore.from_frame(table)
     column = table["selected"] if selected else None
-    packer = Packer(segments, layout=layout, selected=column, **ratios, **{n: table[n] for n in values})
-    costs = slow_costs(made, layout)
+    options = {"layout": layout, "selected": column, "last_token": last_token}
+    packer = Packer(segments, **options, **ratios, **{n: table[n] for n in values})
+    costs = slow_costs(made, layout, last_token)
     np.testing.assert_array_equal(packer.lengths(), costs)
 
     order = list(range(len(made)))
@@ -91,7 +92,7 @@ def test_agrees_with_the_twin(case, random):
         members = [order[i] for i in one]
         first = segments.group_offsets
         lines = np.concatenate([np.arange(first[g] + 1, first[g + 1]) for g in members])
-        assert_equal(batch, twin([made[g] for g in members], lines, layout, values))
+        assert_equal(batch, twin([made[g] for g in members], lines, layout, values, last_token))
 
 
 def test_by_hand_in_both_layouts():
@@ -262,7 +263,7 @@ def test_batches_survive_a_file(tmp_path):
 
 def test_a_dummy_batch_has_the_shapes_and_dtypes_of_a_real_one():
     made = [Group([1], [Response([2, 3])])]
-    real, dummy = pack_groups(made), dummy_batch(["ref_logps"])
+    real, dummy = pack_groups(made, last_token=True), dummy_batch(["ref_logps"], last_token=True)
     for field in fields(PackedBatch):
         array = getattr(real, field.name)
         if array is not None:

@@ -58,3 +58,46 @@ def test_pre_commit_runs_what_is_installed():
     hooks = [hook for repo in repos for hook in repo["hooks"]]
     assert hooks
     assert {hook["language"] for hook in hooks} == {"system"}
+
+
+# TGDPO, Tables 8 to 10: (method, file) -> learning rate and the loss's settings; then the rewards' beta and gamma.
+TGDPO = {
+    "tgdpo-llama3-8b-pairrm": (7e-7, {"beta": 0.1, "alpha": 0.5}, ("dpo", 0.01, None)),
+    "tgdpo-llama3-8b-armorm": (7e-7, {"beta": 0.1, "alpha": 0.2}, ("dpo", 0.01, None)),
+    "tgdpo-llama3.2-3b-armorm": (7e-7, {"beta": 0.1, "alpha": 2.0}, ("dpo", 0.1, None)),
+    "tgdpo-gemma2-2b-armorm": (5e-7, {"beta": 0.1, "alpha": 0.5}, ("dpo", 0.1, None)),
+    "tgdpo-llama3-8b-sft": (7e-7, {"beta": 0.1, "alpha": 0.2}, ("dpo", 0.1, None)),
+    "tgdpo-llama3-8b-sft-simpo-reward": (7e-7, {"beta": 0.01, "alpha": 1.2}, ("simpo", 2.5, 0.5)),
+    "tgdpo-llama3-8b-pairrm-dpo": (7e-7, {"beta": 0.01}, None),
+    "tgdpo-llama3-8b-armorm-dpo": (7e-7, {"beta": 0.01}, None),
+    "tgdpo-llama3.2-3b-armorm-dpo": (7e-7, {"beta": 0.1}, None),
+    "tgdpo-gemma2-2b-armorm-dpo": (5e-7, {"beta": 0.1}, None),
+    "tgdpo-llama3-8b-sft-dpo": (5e-7, {"beta": 0.1}, None),
+    "tgdpo-llama3-8b-pairrm-simpo": (1e-6, {"beta": 2.5, "gamma": 1.4}, None),
+    "tgdpo-llama3-8b-armorm-simpo": (1e-6, {"beta": 10.0, "gamma": 3.0}, None),
+    "tgdpo-llama3.2-3b-armorm-simpo": (1e-6, {"beta": 10.0, "gamma": 3.0}, None),
+    "tgdpo-gemma2-2b-armorm-simpo": (5e-7, {"beta": 20.0, "gamma": 2.0}, None),
+    "tgdpo-llama3-8b-sft-simpo": (5e-7, {"beta": 2.5, "gamma": 0.5}, None),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TGDPO))
+def test_tgdpos_tables(name):
+    rate, loss, rewards = TGDPO[name]
+    config = load_config(CONFIGS / "paper" / f"{name}.yaml")
+    assert config.learning_rate == rate
+    assert {setting: getattr(config.loss, setting) for setting in loss} == loss
+    assert (config.global_batch_size, config.num_train_epochs, config.warmup_ratio) == (128, 1, 0.1)
+    assert (config.max_tokens, config.lr_scheduler_type) == (2048, "cosine")
+    if rewards is not None:
+        assert (config.rewards.name, config.rewards.beta, config.rewards.gamma) == rewards
+        assert config.base.path == config.model  # the oracle starts where the policy does
+        if config.rewards.name == "dpo":
+            assert config.oracle.loss.beta == config.rewards.beta
+
+
+def test_no_paper_file_falls_back_to_the_toy_set():
+    for file in (CONFIGS / "paper").iterdir():
+        config = load_config(file)
+        assert config.data is not None
+        assert config.model is not None

@@ -47,6 +47,16 @@ def test_equal_models_have_no_margin():
     assert torch.equal(got, torch.full_like(got, math.log(2)))
 
 
+@pytest.mark.parametrize("shift", [-30.0, 7.0])
+def test_a_shift_of_both_responses_changes_nothing(shift):
+    """Only the difference of the two sums is compared."""
+    pairs = random_pairs(4)
+    before = losses(DPO(beta=0.3), *batch_of(pairs, torch.float64))
+    for response in (r for pair in pairs for r in pair):
+        response.policy[0] += shift
+    torch.testing.assert_close(losses(DPO(beta=0.3), *batch_of(pairs, torch.float64)), before, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("margin", "expected"), [(1e6, 0.0), (-1e6, 1e5)])
 def test_extreme_margins_stay_finite(margin, expected):
     batch, logps = batch_of(pair_with_margin(margin), torch.float32)

@@ -82,6 +82,11 @@ def test_a_function_of_ones_own(custom):
     assert got == pytest.approx(math.log1p(math.exp(-(1.5 + 0.5 - 2 * 0.5))), rel=1e-12)
 
 
+def test_the_factor_of_the_rewards(custom):
+    assert TGDPO(alpha=0.7).reward_factor == 0.7
+    assert TGDPO(shape=f"{custom}:by_length").reward_factor is None
+
+
 def test_the_functions_content_is_part_of_what_the_loss_is(custom):
     method = TGDPO(shape=f"{custom}:by_length")
     before = repr(method)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pyprefopt.modeling.head import HeadTransform, token_logps
+from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_logps_and_kl
 
 TRANSFORMS = [HeadTransform(), HeadTransform(scale=0.3), HeadTransform(cap=2.0), HeadTransform(scale=1.7, cap=3.0)]
 
@@ -115,3 +118,101 @@ def test_a_tied_weight_gets_both_gradients() -> None:
     ours = torch.autograd.grad(token_logps(head, head.weight[ids], targets, HeadTransform()).sum(), head.weight)[0]
     theirs = torch.autograd.grad(plain(head, head.weight[ids], targets, HeadTransform()).sum(), head.weight)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def plain_kl(policy: Readout, reference: Readout) -> Tensor:
+    """Sum over the vocabulary of p_ref (log p_ref - log p), all logits at once."""
+    own, ref = (torch.log_softmax(r.logits(r.hidden), dim=-1) for r in (policy, reference))
+    return (ref.exp() * (ref - own)).sum(-1)
+
+
+def readouts(
+    rows: int, vocabulary: int, kind: type[nn.Linear] = nn.Linear, *, bias: bool = False,
+    transform: HeadTransform = TRANSFORMS[0], dtype: torch.dtype = torch.float64,
+) -> tuple[Readout, Readout, Tensor]:  # fmt: skip
+    """A policy, a reference of another width, scale and cap, and targets."""
+    hidden, targets = inputs(rows, 4, vocabulary, dtype)
+    ref_hidden, _ = inputs(rows, 6, vocabulary, dtype)
+    policy = Readout(make_head(kind, 4, vocabulary, bias, dtype), hidden, transform)
+    reference = Readout(make_head(nn.Linear, 6, vocabulary, not bias, dtype), ref_hidden.detach(), HeadTransform(0.7))
+    return policy, reference, targets
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 40), vocabulary=st.sampled_from([1, 2, 255, 256, 257, 2100]), bias=st.booleans(),
+    transform=st.sampled_from(TRANSFORMS), kind=st.sampled_from([nn.Linear, NotPlain]),
+)  # fmt: skip
+def test_kl_equals_the_sum_over_the_vocabulary(
+    rows: int, vocabulary: int, bias: bool, transform: HeadTransform, kind: type[nn.Linear]
+) -> None:
+    policy, reference, targets = readouts(rows, vocabulary, kind, bias=bias, transform=transform)
+    leaves = (policy.hidden, *policy.head.parameters())
+    logps, kl = token_logps_and_kl(policy, reference, targets)
+    expected = plain(policy.head, policy.hidden, targets, transform), plain_kl(policy, reference)
+    torch.testing.assert_close((logps, kl), expected, rtol=1e-10, atol=1e-10)
+    assert kl.min() > -1e-12
+    a, b = torch.randn(2, rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = torch.autograd.grad((a * logps + b * kl).sum(), leaves)
+    theirs = torch.autograd.grad((a * expected[0] + b * expected[1]).sum(), leaves)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_kl_by_hand() -> None:
+    head = nn.Linear(1, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+    hidden = torch.tensor([[3.0], [1.0]], dtype=torch.float64).log().requires_grad_()  # p = (3/4, 1/4), (1/2, 1/2)
+    reference = Readout(head, hidden.detach().flip(0), HeadTransform())
+    _, kl = token_logps_and_kl(Readout(head, hidden, HeadTransform()), reference, torch.tensor([0, 1]))
+    expected = [0.5 * math.log(4 / 3), 0.75 * math.log(3) - math.log(2)]  # sum of q log(q / p)
+    torch.testing.assert_close(kl, torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0)
+    (gradient,) = torch.autograd.grad(kl.sum(), hidden)
+    torch.testing.assert_close(gradient[:, 0], torch.tensor([0.25, -0.25], dtype=torch.float64))  # p - q
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, NotPlain])
+def test_kl_gradcheck(kind: type[nn.Linear]) -> None:
+    policy, reference, targets = readouts(5, 600, kind, bias=True, transform=HeadTransform(1.7, 3.0))
+    torch.autograd.gradcheck(
+        lambda h, *_: token_logps_and_kl(Readout(policy.head, h, policy.transform), reference, targets),
+        (policy.hidden, *policy.head.parameters()), fast_mode=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_models_have_no_divergence_and_no_gradient(dtype: torch.dtype) -> None:
+    policy, _, targets = readouts(30, 2100, dtype=dtype)
+    _, kl = token_logps_and_kl(policy, Readout(policy.head, policy.hidden.detach(), policy.transform), targets)
+    assert torch.equal(kl, torch.zeros_like(kl))
+    kl.sum().backward()
+    assert policy.head.weight.grad is not None
+    assert not policy.head.weight.grad.any()
+
+
+def test_kl_in_float32_is_near_float64() -> None:
+    policy, reference, targets = readouts(200, 2100, dtype=torch.float32)
+    exact = [Readout(make_head(nn.Linear, r.head.in_features, 2100, r.head.bias is not None), r.hidden.double(),
+                     r.transform) for r in (policy, reference)]  # fmt: skip
+    logps, kl = token_logps_and_kl(policy, reference, targets)
+    for head, other in zip((policy.head, reference.head), exact, strict=True):
+        other.head.load_state_dict({name: t.double() for name, t in head.state_dict().items()})
+    expected = token_logps_and_kl(*exact, targets)
+    torch.testing.assert_close((logps.double(), kl.double()), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_large_logits_do_not_overflow_the_divergence() -> None:
+    policy, reference, targets = readouts(6, 600, dtype=torch.float32)
+    loud = Readout(policy.head, policy.hidden * 1e4, policy.transform)
+    logps, kl = token_logps_and_kl(loud, reference, targets)
+    torch.testing.assert_close(kl, plain_kl(loud, reference), rtol=1e-5, atol=1e-2)
+    (logps.sum() + kl.sum()).backward()
+    assert policy.head.weight.grad is not None
+    assert policy.head.weight.grad.isfinite().all()
+
+
+def test_another_vocabulary_is_refused() -> None:
+    policy, _, targets = readouts(5, 300)
+    _, reference, _ = readouts(5, 301)
+    with pytest.raises(ConfigError, match="one vocabulary, but have 300 and 301"):
+        token_logps_and_kl(policy, reference, targets)

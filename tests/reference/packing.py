@@ -39,7 +39,7 @@ class Group:
     row: int = 0
 
 
-def pack_groups(groups: list[Group], layout: str = "shared") -> PackedBatch:
+def pack_groups(groups: list[Group], layout: str = "shared", *, last_token: bool = False) -> PackedBatch:
     """All groups in one micro-batch, in the given order."""
     inputs: list[int] = []
     positions: list[int] = []
@@ -51,6 +51,7 @@ def pack_groups(groups: list[Group], layout: str = "shared") -> PackedBatch:
         k: [] for k in ("row", "line", "length", "scored", "ratio", "group", "score", "chosen", "rejected")
     }
     values: dict[str, list[float]] = {}
+    last_index: list[int] = []
     line = 0
 
     def add_segment(ids: list[int], start: int, parent: int) -> int:
@@ -71,12 +72,14 @@ def pack_groups(groups: list[Group], layout: str = "shared") -> PackedBatch:
         for i, response in enumerate(group.responses):
             scored = response.scored()
             kept = response.ids[: scored[-1]] if scored else []  # the last scored token is a target, never an input
+            kept = response.ids if last_token else kept
             if layout == "shared":
                 first = add_segment(kept, prompt_length, prompt_segment)
                 last_prompt = prompt_first + prompt_length - 1
             else:
                 first = add_segment(group.prompt + kept, 0, -1) + prompt_length
                 last_prompt = first - 1
+            last_index.append(first + len(kept) - 1 if kept else last_prompt)
             position = 0
             r = len(per_response["row"])
             for t in range(len(response.ids)):
@@ -114,5 +117,6 @@ def pack_groups(groups: list[Group], layout: str = "shared") -> PackedBatch:
         response_score=array(per_response["score"], np.float32),
         pair_chosen=array(per_response["chosen"]),
         pair_rejected=array(per_response["rejected"]),
+        last_index=array(last_index) if last_token else None,
         **{name: array(column, np.float32) for name, column in values.items()},
     )  # fmt: skip

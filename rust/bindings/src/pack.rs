@@ -32,6 +32,7 @@ struct Packer {
     layout: Layout,
     ratios: (f32, f32), // chosen, rejected
     only: Option<u8>,   // take responses of this kind alone
+    last_token: bool,   // responses are read at their last token, so all of them is input
 }
 
 impl Packer {
@@ -57,6 +58,7 @@ impl Packer {
             line: line as i64,
             score: self.scores[line],
             ratio,
+            whole: self.last_token,
         }
     }
 
@@ -210,7 +212,7 @@ fn to_arrays(py: Python<'_>, bins: Bins) -> Pair<'_> {
 impl Packer {
     #[new]
     #[pyo3(signature = (ids, mask, kinds, scores, rows, offsets, *, layout, chosen_ratio, rejected_ratio, only,
-                        selected, token_rewards, user_weights, ref_logps))]
+                        last_token, selected, token_rewards, user_weights, ref_logps))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -224,6 +226,7 @@ impl Packer {
         chosen_ratio: f32,
         rejected_ratio: f32,
         only: Option<u8>,
+        last_token: bool,
         selected: Option<AnyArray>,
         token_rewards: Option<AnyArray>,
         user_weights: Option<AnyArray>,
@@ -252,6 +255,7 @@ impl Packer {
             layout: Layout::parse(layout).map_err(to_py)?,
             ratios: (chosen_ratio, rejected_ratio),
             only,
+            last_token,
         };
         py.detach(|| packer.check_lines().and_then(|()| packer.check()))
             .map_err(to_py)?;
@@ -328,6 +332,8 @@ fn to_dict(py: Python<'_>, batch: Batch) -> PyResult<Bound<'_, PyDict>> {
     for (name, values) in VALUES.iter().zip(batch.values) {
         dict.set_item(name, values.map(|values| values.into_pyarray(py)))?;
     }
+    let last_index = batch.last_index.map(|index| index.into_pyarray(py));
+    dict.set_item("last_index", last_index)?;
     Ok(dict)
 }
 

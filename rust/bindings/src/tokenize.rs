@@ -193,7 +193,7 @@ impl Tokenizer {
     }
 
     /// As `tokenize`, of rows that `parse_rows` takes; the rejects of both.
-    #[allow(clippy::too_many_arguments)] // settings by name
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // settings by name; PyO3 takes them by value
     #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
     fn prepare(
         &self,

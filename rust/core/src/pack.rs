@@ -50,6 +50,8 @@ pub struct Response<'a> {
     pub line: i64,
     pub score: f32,
     pub ratio: f32,
+    /// Every token is an input, the last one too: for a head that reads the whole response.
+    pub whole: bool,
 }
 
 /// A prompt with its responses; `row` is the input row, for messages.
@@ -65,8 +67,11 @@ impl Response<'_> {
         self.mask.get(t) && self.selected.is_none_or(|selected| selected.get(t))
     }
 
-    /// The tokens that are inputs: those before the last scored one, which is only a target.
+    /// The tokens that are inputs: all, or those before the last scored one, which is only a target.
     fn kept(&self) -> usize {
+        if self.whole {
+            return self.ids.len();
+        }
         (0..self.ids.len())
             .rev()
             .find(|&t| self.is_scored(t))
@@ -154,6 +159,8 @@ pub struct Batch {
     pub pair_chosen: Vec<i64>,
     pub pair_rejected: Vec<i64>,
     pub values: [Option<Vec<f32>>; 3],
+    /// The input position of each response's last token (of the prompt's, where it has none); only of whole responses.
+    pub last_index: Option<Vec<i64>>,
 }
 
 /// One batch per bin, in parallel. The groups must have passed [`Group::check`].
@@ -174,6 +181,7 @@ impl Batch {
         let mut batch = Self {
             segment_offsets: vec![0],
             values,
+            last_index: first.is_some_and(|response| response.whole).then(Vec::new),
             ..Self::default()
         };
         let tokens = groups.iter().map(|group| group.cost(layout)).sum();
@@ -216,6 +224,13 @@ impl Batch {
                 }
             };
             self.add_tokens(response, r, first, last_prompt)?;
+            if let Some(last_index) = &mut self.last_index {
+                last_index.push(if kept.is_empty() {
+                    last_prompt
+                } else {
+                    first + kept.len() as i64 - 1
+                });
+            }
             self.response_row.push(group.row as i64);
             self.response_group.push(index);
             match response.kind {
@@ -296,6 +311,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_whole_response_is_read_at_its_last_token() {
+        let response = |ids, whole| Response {
+            ids,
+            mask: Bits::new(&[0b001], 0, 3), // the last two tokens are the template's
+            selected: None,
+            values: [None; 3],
+            kind: Kind::Response,
+            line: 1,
+            score: 0.0,
+            ratio: 1.0,
+            whole,
+        };
+        let pack = |ids, whole, layout| {
+            let group = Group {
+                row: 0,
+                prompt: &[5, 6],
+                responses: vec![response(ids, whole)],
+            };
+            let cost = group.cost(layout);
+            let batch = assemble(&[vec![group]], layout).unwrap().remove(0);
+            assert_eq!(cost, batch.input_ids.len());
+            (batch.input_ids, batch.last_index)
+        };
+        for layout in [Layout::Shared, Layout::Separate] {
+            assert_eq!(pack(&[7, 8, 9], false, layout), (vec![5, 6], None));
+            let whole = pack(&[7, 8, 9], true, layout);
+            assert_eq!(whole, (vec![5, 6, 7, 8, 9], Some(vec![4])));
+            assert_eq!(pack(&[], true, layout), (vec![5, 6], Some(vec![1])));
+        }
+    }
+
+    #[test]
     fn a_group_says_what_is_wrong_with_it() {
         let response = Response {
             ids: &[1, 2],
@@ -306,6 +353,7 @@ mod tests {
             line: 1,
             score: 0.0,
             ratio: 1.0,
+            whole: false,
         };
         let group = |prompt, responses| Group {
             row: 7,

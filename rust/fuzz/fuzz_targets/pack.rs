@@ -56,6 +56,7 @@ fn check_batches(layout: u8, bytes: &[u8]) {
                 line: row as i64,
                 score: 0.0,
                 ratio: 1.0,
+                whole: bits[0] & 32 > 0,
             };
             let count = usize::from(bits[0] >> 6);
             let responses =

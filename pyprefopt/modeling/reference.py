@@ -1,0 +1,61 @@
+"""A policy with its reference beside it: log-probs, and the divergence from the reference over the whole vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.adapters import adapters_off, base_layer, is_lora
+from pyprefopt.modeling.head import Readout, token_logps_and_kl
+from pyprefopt.modeling.logps import LogpsModel
+from pyprefopt.types import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pyprefopt.types import PackedBatch
+
+
+class ReferencedModel(LogpsModel):
+    """A policy whose forward also gives KL(reference || policy) where each scored token is predicted.
+
+    reference: the frozen model; None where the policy has LoRA: the reference is then the policy with its adapter off.
+
+    The reference is no submodule: it is neither trained, saved nor sharded, but follows to another device or dtype.
+    """
+
+    def __init__(self, policy: nn.Module, reference: LogpsModel | None = None, *, probe: bool = True) -> None:
+        super().__init__(policy, probe=probe)
+        if reference is None and not is_lora(policy):
+            raise ConfigError("reference must be given where the policy has no LoRA adapter to switch off, got None")
+        if reference is not None:
+            reference.requires_grad_(False).eval()
+        self._beside = (reference,)  # in a tuple, where torch does not look for modules
+
+    @property
+    def reference(self) -> LogpsModel | None:
+        """The frozen model; None: the policy without its adapter."""
+        return self._beside[0]
+
+    def forward(self, batch: PackedBatch) -> Outputs:  # type: ignore[override]
+        """Log-probs [M] and divergences [M] in nats, in max(float32, the model's dtype)."""
+        reference = self._reference_readout(batch)  # first: switching an adapter touches no graph then
+        policy = self.readout(batch)
+        logps, kl = token_logps_and_kl(policy, reference, batch.target_ids)
+        return Outputs(logps=logps, kl=kl)
+
+    @torch.no_grad()
+    def _reference_readout(self, batch: PackedBatch) -> Readout:
+        if self.reference is not None:
+            return self.reference.readout(batch)
+        with adapters_off(self.model):
+            head, hidden, transform = self.readout(batch)
+        return Readout(base_layer(head), hidden, transform)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.reference is not None:
+            self.reference._apply(fn, recurse)
+        return super()._apply(fn, recurse)

@@ -1,0 +1,89 @@
+"""Runs whose method needs more of the model than log-probs: a reward model, and a divergence from the reference."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import pyprefopt
+from pyprefopt.data.pack import Packer
+from pyprefopt.data.store import SegmentStore
+from pyprefopt.errors import DataError
+from pyprefopt.modeling import RewardModel, load_model
+from tests.stages.runs import losses, small, write_inputs
+
+SETTINGS = {"learning_rate": 3e-3, "num_train_epochs": 6.0, "base": {"max_steps": 2}, "save_steps": 0}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("inputs")
+    write_inputs(directory)
+    return directory
+
+
+def test_a_reward_model_learns_and_loads_as_a_classifier(inputs: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):  # rejected: one word again and again, which a tiny model can tell from a text
+        word = pl.col("chosen").str.split(" ").list.first()
+        pairs = pl.read_parquet(inputs / f"{split}.parquet", columns=["prompt", "chosen"])
+        rejected = pl.concat_str([word] * 8, separator=" ")
+        pairs.with_columns(rejected=rejected).write_parquet(tmp_path / f"{split}.parquet")
+    data = {"data": str(tmp_path / "train.parquet"), "eval_data": str(tmp_path / "test.parquet")}
+    settings = {**SETTINGS, "oracle": {}, "method": "reward", **data}
+    result = pyprefopt.train(small(inputs, tmp_path, **settings))
+    own = [loss for stage, _, loss in losses(tmp_path) if stage == "policy"]
+    assert own[-1] < 0.8 * own[0]
+    before, after = (result.summary["stages"]["policy"][name] for name in ("eval_before", "eval_after"))
+    assert after["eval_ranking_accuracy"] > max(0.6, before["eval_ranking_accuracy"])
+    assert after["eval_ranking_accuracy"] >= after["eval_rewards/accuracies"]  # the same scores; a tie counts 1/2
+    assert after["eval_loss"] < before["eval_loss"]
+    assert not [name for name in after if "logps" in name or "weights" in name]  # it has no log-probs
+    classifier = AutoModelForSequenceClassification.from_pretrained(result.policy).eval()
+    store = SegmentStore.open(next((tmp_path / "stages" / "data").rglob("eval")))
+    batch = Packer(store, last_token=True).pack(groups=None, max_tokens=10_000)[0].to()
+    scores = RewardModel(load_model(result.policy, head="reward"))(batch).scores
+    ids = store.table["ids"].to_pylist()
+    for g, r in enumerate(batch.pair_chosen.tolist()[:5]):
+        prompt = ids[int(batch.response_line[r]) - 1]
+        text = torch.tensor([prompt + ids[int(batch.response_line[r])]])
+        assert classifier(input_ids=text).logits.item() == pytest.approx(scores[r].item(), abs=1e-4), g
+
+
+def test_a_cut_response_is_read_where_it_ends(inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {**SETTINGS, "oracle": {}, "method": "reward", "truncation": {"ratio": 0.5}, "max_steps": 1}
+    pyprefopt.train(small(inputs, tmp_path, **settings))
+    assert "a reward model reads the last token" in caplog.text
+    store = SegmentStore.open(next((tmp_path / "stages" / "data").rglob("train")))
+    assert store.kinds.size
+    batch = Packer(store, last_token=True).pack(max_tokens=100_000)[0]
+    ends = [store.table["ids"][int(line)].as_py()[-1] for line in batch.response_line]
+    assert batch.input_ids[batch.last_index].tolist() == ends
+    assert len(batch.input_ids) == sum(len(ids) for ids in store.table["ids"].to_pylist())
+
+
+def test_a_margin_needs_scores(inputs: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "oracle": {}, "method": "reward", "loss": {"margin_scale": 1.0}, "max_steps": 1}
+    with pytest.raises(DataError, match=r"row 0: a response has no score .*loss\.margin_scale"):
+        pyprefopt.train(small(inputs, tmp_path / "without", **settings))
+    pairs = pl.read_parquet(inputs / "train.parquet")
+    scored = pairs.with_columns(score_chosen=pl.lit(2.0), score_rejected=pl.lit(0.0))
+    scored.write_parquet(tmp_path / "scored.parquet")
+    settings |= {"data": str(tmp_path / "scored.parquet"), "eval_data": None, "eval_ratio": 0.2}
+    pyprefopt.train(small(inputs, tmp_path / "with", **settings))
+    (first,) = [loss for stage, _, loss in losses(tmp_path / "with") if stage == "policy"]
+    assert first > 1.5  # near log(1 + e^2): the margin is asked for
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": {"r": 4}}, {"zero_stage": 2, "gradient_checkpointing": True}])
+def test_tdpo_learns_beside_its_reference(inputs: Path, tmp_path: Path, more: dict) -> None:
+    settings = {**SETTINGS, "oracle": {}, "method": "tdpo2", "loss": {"beta": 0.5}, **more}
+    result = pyprefopt.train(small(inputs, tmp_path, **settings))
+    own = [loss for stage, _, loss in losses(tmp_path) if stage == "policy"]
+    assert own[0] == pytest.approx(math.log(2), abs=1e-5)  # policy and reference are one
+    assert own[-1] < own[0] - 0.02
+    AutoModelForCausalLM.from_pretrained(result.policy)
