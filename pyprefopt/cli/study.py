@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
+    from pyprefopt.stages.studies import check_method
     from pyprefopt.train.configfile import read_yaml
     from pyprefopt.train.options import split
     from pyprefopt.train.resolve import parse_args
@@ -61,9 +62,12 @@ def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, A
         if axis.option in given
     }
     file = given.get("config", [])
-    named = set(given) | (set(_dotted(read_yaml(file[0]))) if len(file) == 1 else set())
+    from_file = read_yaml(file[0]) if len(file) == 1 else {}
+    named = set(given) | set(_dotted(from_file))
     _refuse_varied(name, study, named)
-    defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings}
+    check_method(study, *(given.get("method") or [from_file.get("method", study.methods[0])]))
+    varied = {axis.setting: (values.get(axis.option) or axis.values)[0] for axis in study.axes if axis.setting}
+    defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings, **varied}
     words = [f"--{setting}={value}" for setting, value in defaults.items() if setting not in named]
     for option, found in given.items():
         words += [f"--{option}={found[0]}"] if len(found) == 1 else [f"--{option}", *found]

@@ -106,6 +106,7 @@ class Study:
 
 
 SELECTING = ("sepo", "simpo", "dpo")  # methods that train on selected tokens; the first is the papers'
+SELECTED = {"selection.chosen_ratio": 0.3, "selection.rejected_ratio": 0.3}
 
 STUDIES = {
     "ratios": Study(
@@ -129,6 +130,7 @@ STUDIES = {
             ),
             Axis("samples", "sample", "oracle.sample", (0, 1, 2), (0, 1, 2)),
         ),
+        settings=SELECTED,
         repeats=("seed", "sample"),
         keep=lambda values: values["fraction"] < 1 or values["sample"] == 0,  # all pairs are one sample
     ),
@@ -137,6 +139,7 @@ STUDIES = {
         SELECTING,
         (Axis("oracle_models", "oracle", None, ("16", "32", "64", "128", "256"), ("16", "64", "128"), True,
                    check_oracle_model),),
+        settings=SELECTED,
         excludes=("oracle.path", "base.path"),
         run=run_weak_to_strong,
     ),
@@ -163,14 +166,20 @@ def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:
     return config
 
 
+def check_method(study: Study, *methods: str) -> None:
+    """ConfigError for a method that the study is not about."""
+    for method in methods:
+        known = f"one of {', '.join(study.methods)} in this study"
+        check(method in study.methods, "method", method, known, "leave it out for the first of them")
+
+
 def check_study(study: Study, config: RunConfig) -> None:
     """What a study asks of its runs, besides what each run asks of its settings.
 
     Raises:
         ConfigError: another method than the study's, nothing to compare the runs on, or `--check`.
     """
-    known = f"one of {', '.join(study.methods)} in this study"
-    check(config.method in study.methods, "method", config.method, known, "leave it out for the first of them")
+    check_method(study, config.method)
     held_out = config.data is None or config.eval_data is not None or config.eval_ratio > 0
     check(held_out, "eval_ratio", config.eval_ratio, "> 0 in a study without eval_data", "runs are compared on it")
     check(not config.check, "check", config.check, "false in a study", "check a single run: pyprefopt train --check")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,11 @@ from pyprefopt.stages.studies import STUDIES, with_settings
 from pyprefopt.stages.study import StudyResult, format_summary, grid, run_study
 from pyprefopt.stages.study_tables import METRICS, T95, interval, summarize_cells
 from pyprefopt.train.config import RunConfig
-from pyprefopt.train.configfile import dotted_names
+from pyprefopt.train.configfile import as_dict, dotted_names, dump_yaml
 from pyprefopt.train.resolve import configure
 from tests.stages.runs import digest, small
 
+ROOT = Path(__file__).parent.parent.parent
 RATIOS = {"chosen_ratios": [0.3, 0.6], "rejected_ratios": [0.3]}
 
 
@@ -203,6 +207,27 @@ def test_seeds_are_runs_of_their_own(inputs, tmp_path):
     assert (counts["base"], counts["oracle"], counts["policy"]) == (2, 2, 2)
 
 
+@pytest.mark.slow
+def test_two_ranks_make_the_same_tables(ratios, inputs, tmp_path):
+    settings = as_dict(small(inputs, tmp_path / "two", threads=None))
+    for varied in ("chosen_ratio", "rejected_ratio"):
+        del settings["selection"][varied]
+    del settings["seed"]
+    (tmp_path / "run.yaml").write_text(dump_yaml(settings))
+    words = [option for name, found in RATIOS.items() for option in (f"--{name}", *map(str, found))]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", str(ROOT / "scripts" / "study.py")]
+    done = subprocess.run(
+        [*launcher, "ratios", "--config", str(tmp_path / "run.yaml"), *words, "--plots", "false"],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = pl.read_csv(tmp_path / "two" / "cells.csv")
+    for column in ("ranking_accuracy", "reward_margin", "score_chosen", "moving_loss"):
+        ours = [value for value in cells[column].to_list() if value is not None]
+        assert ours == pytest.approx([v for v in ratios.cells[column].to_list() if v is not None], abs=1e-4)
+
+
 def test_draw_gives_other_pairs_for_another_sample():
     first, second = (draw(100, 0.3, seed=0, sample=sample) for sample in (0, 1))
     assert len(first) == len(second) == 30
@@ -274,6 +299,14 @@ def test_options_go_to_the_study_and_to_its_runs(tmp_path):
     assert own == {"values": {"chosen_ratios": [0.2, 0.4]}, "quick": True, "plots": False, "seeds": [4, 5]}
     assert (config.method, config.output_dir, config.learning_rate) == ("sepo", "runs/study-ratios", 2e-4)
     assert (config.loss.reward_scale, config.oracle.learning_rate) == (2.0, 3e-5)
+
+
+@pytest.mark.parametrize("name", ["ratios", "oracle_data", "oracle_size"])
+def test_other_methods_train_on_selected_tokens_too(name):
+    """The oracle's settings are taken although the method alone would not use them."""
+    config, _ = read(name, STUDIES[name], ["--method", "simpo", "--oracle.learning_rate", "5e-5"])
+    assert config.oracle.learning_rate == 5e-5
+    assert config.selection.active
 
 
 @pytest.mark.parametrize(
