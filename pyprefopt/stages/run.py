@@ -40,6 +40,7 @@ from pyprefopt.stages.transfer import (
     warn_of_two_tokenizers,
 )  # fmt: skip
 from pyprefopt.train import dist
+from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml

@@ -57,16 +57,6 @@ def test_a_setting_without_a_published_value_is_asked_for(name):
             configure(method=name, model="m", loss=given)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_has_a_section_with_its_settings(name):
-    text = (ROOT / "docs" / "methods.md").read_text()
-    sections = dict(re.findall(r"^## ([\w-]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
-    of_parents = "".join(sections.get(other, "") for other in METHODS if issubclass(METHODS[name], METHODS[other]))
-    for setting in fields(METHODS[name]):
-        assert f"`loss.{setting.name}" in of_parents, f"docs/methods.md, {name}: loss.{setting.name}"
-    assert f"[`{name}`](#{name})" in text
-
-
 def test_no_file_without_a_method():
     files = {folder: {file.stem for file in (ROOT / "configs" / folder).iterdir()} for folder in ("method", "embedded")}
     assert files["method"] == set(METHODS)
