@@ -17,7 +17,9 @@ PARTS = {
     "pyprefopt/losses/__init__.py",
     "pyprefopt/configs/method/hinge.yaml",
     "tests/losses/test_hinge.py",
+    "docs/methods.md",
 }
+CHANGED = {"pyprefopt/losses/__init__.py", "docs/methods.md"}  # the others are new
 TRAIN = """
 import sys
 from pathlib import Path
@@ -58,14 +60,14 @@ def apply(diff: str, text: str) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the example's lines in it."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("pyprefopt", "tests"):
+    for name in ("pyprefopt", "tests", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "golden"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     (copy / "configs").symlink_to("pyprefopt/configs")
     for name, content in parts().items():
         file = copy / name
-        assert file.exists() == name.endswith("__init__.py")
-        file.write_text(apply(content, file.read_text()) if file.exists() else content, encoding="utf-8")
+        assert file.exists() == (name in CHANGED)
+        file.write_text(apply(content, file.read_text("utf-8")) if name in CHANGED else content, encoding="utf-8")
     return copy
 
 
@@ -78,7 +80,7 @@ def run(project: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_example_has_the_four_parts():
+def test_the_example_has_all_parts():
     assert set(parts()) == PARTS
     assert sum(line.startswith("+") for line in parts()["pyprefopt/losses/__init__.py"].splitlines()) == 2
 

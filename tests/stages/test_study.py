@@ -189,7 +189,7 @@ def test_guidance_to_convergence(ratios, inputs, tmp_path):
 
 
 def test_strength_of_the_regulariser(ratios, inputs, tmp_path):
-    config = small(inputs, after(ratios, tmp_path), method="dpo-reg")
+    config = small(inputs, after(ratios, tmp_path), method="dpo-reg", rewards={"name": "dpo"})
     result = run_study("alpha_treg", config, values={"alphas": [0.0, 1000.0]})
     assert result.cells["alpha"].to_list() == [0.0, 1000.0]
     assert result.cells["reward_margin"].n_unique() == 2
