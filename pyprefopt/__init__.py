@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyprefopt.stages.run import RunResult as RunResult
     from pyprefopt.stages.run import train as train
+    from pyprefopt.stages.study import run_study as run_study
     from pyprefopt.train.config import RunConfig as RunConfig
     from pyprefopt.train.resolve import configure as configure
     from pyprefopt.train.resolve import load_config as load_config
@@ -20,6 +21,7 @@ _LAZY = {
     "RunResult": "pyprefopt.stages.run",
     "configure": "pyprefopt.train.resolve",
     "load_config": "pyprefopt.train.resolve",
+    "run_study": "pyprefopt.stages.study",
     "train": "pyprefopt.stages.run",
 }
 _ROOMS = ("data", "losses", "modeling", "stages")

@@ -176,7 +176,10 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
         (["--data"], "data must have one value, got []"),
         (["--check", "maybe"], "'maybe'"),
         (["train", "now"], "unexpected argument 'now'"),
-        (["trian"], "unknown command 'trian'; did you mean 'train'?; there are train, prepare, truncate, inspect"),
+        (
+            ["trian"],
+            "unknown command 'trian'; did you mean 'train'?; there are train, prepare, score, truncate, inspect",
+        ),
         (["--method", "dop"], f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
         (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),
         (["--gradient_accumulation_steps", "4"], "it follows from global_batch_size and max_tokens_per_batch"),

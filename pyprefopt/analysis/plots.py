@@ -89,7 +89,7 @@ def curves(axes: Axes, frame: pl.DataFrame, hue: str, window: int) -> None:
 
 
 def densities(axes: Axes, scores: pl.DataFrame, hue: str, side: str, names: Sequence[str]) -> None:
-    """The distribution of the token scores of one side, a line a value of `hue`; the mean of its runs' histograms."""
+    """The distribution of the token scores of one side, a line a value of `hue`; of the first seed."""
     import polars as pl
 
     for name in names:

@@ -13,6 +13,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
     "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_tgdpo, alpha_treg",
     "prepare": "preference data to a folder of token segments that training reads",
+    "score": "token rewards of a preference set, by any provider",
     "truncate": "keep the first part of every response of a file",
     "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",
 }

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.toy import write_toy as write_toy
     from pyprefopt.data.truncate import truncate as truncate
     from pyprefopt.data.truncate import truncate_column as truncate_column
+    from pyprefopt.data.weights import attach_weights as attach_weights
 
 _HOMES = {
     "align": ("spans_to_mask", "transfer_values"),
@@ -52,6 +53,7 @@ _HOMES = {
     "tokenize": ("load_tokenizer", "tokenize"),
     "toy": ("write_toy",),
     "truncate": ("truncate", "truncate_column"),
+    "weights": ("attach_weights",),
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names}
 

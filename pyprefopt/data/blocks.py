@@ -36,6 +36,7 @@ class PrepareConfig:
     boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
     truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
+    user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the books of cut texts
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -111,8 +112,8 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     """Parse, tokenize and cut the rows of one block; lay out its shard."""
     from pyprefopt.data.rejects import count_rejects
 
-    offsets = config.offsets or bool(config.truncation)
-    made = tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits)
+    offsets = config.offsets or bool(config.truncation) or bool(config.user_weights)
+    made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
     table, rejects = _columns(_cut(made.segments, config, tokenizer), config), made.rejects
     return PreparedBlock(
         index=block.index,
@@ -129,6 +130,24 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
         shard=table,
     )
+
+
+def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> TokenizedBlock:
+    """The segments with the column `user_weights`, where the input has weights."""
+    import polars as pl
+
+    from pyprefopt.data.carried import carried_columns, check_unseen
+    from pyprefopt.data.sources import kind_of, parse_block
+    from pyprefopt.data.weights import attach_weights, weight_fields
+
+    if not config.user_weights:
+        check_unseen(block, weight_fields(kind_of(config.format)))
+        return made
+    parsed = parse_block(block, config.format, carry=True)
+    rows = parsed.frame.hstack(carried_columns(parsed, config.user_weights))
+    segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
+    rejects = pl.concat([made.rejects, bad.with_columns(file=pl.lit(block.file))]).sort("row")
+    return made._replace(segments=segments.to_arrow(), rejects=rejects)
 
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:

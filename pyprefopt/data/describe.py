@@ -31,6 +31,12 @@ _MEANING = {  # field -> what it is taken as
     "tools": "tools",
     "row": "left out (rows are counted anew)",
 }
+_WEIGHTS = {  # beside the fields of the format
+    "chosen_weights": "weights of the chosen response's tokens",
+    "rejected_weights": "weights of the rejected response's tokens",
+    "responses_weights": "weights of the responses' tokens",
+    "response_weights": "weights of the response's tokens",
+}
 _OTHERWISE = {  # where a format takes a field for something else
     ("hh", "chosen"): "prompt and chosen response",
     ("hh", "rejected"): "prompt and rejected response",
@@ -89,6 +95,8 @@ def describe(source: Source) -> dict[str, Any]:
 def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
     from pyprefopt.data import _native
     from pyprefopt.data.detect import texts_of
+    from pyprefopt.data.sources import kind_of
+    from pyprefopt.data.weights import weight_fields
 
     names = (
         rows.column_names
@@ -96,7 +104,9 @@ def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  #
         else _native.detect_format(texts_of(rows, [format]), [format])[1]
     )
     taken = _native.format_fields(format)
-    return {name: _OTHERWISE.get((format, name), _MEANING[name]) if name in taken else None for name in names}
+    meant = {name: _OTHERWISE.get((format, name), _MEANING[name]) for name in names if name in taken}
+    weights = {name: _WEIGHTS[name] for name in weight_fields(kind_of(format))}
+    return {name: meant.get(name, weights.get(name)) for name in names}
 
 
 def _role() -> pl.Expr:

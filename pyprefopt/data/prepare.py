@@ -24,6 +24,7 @@ from pyprefopt.data.shards import SCHEMA_VERSION
 from pyprefopt.data.sources import open_source
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.data.tables import FRAME, as_tables
+from pyprefopt.data.weights import BOOKS, weight_fields
 from pyprefopt.data.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
 from pyprefopt.errors import ArtifactError, DataError, check
 
@@ -87,6 +88,7 @@ def prepare(
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
     opened = open_source(_rereadable(source), format=format)
+    weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(
         format=opened.format,
         max_prompt_tokens=max_prompt_tokens,
@@ -95,6 +97,7 @@ def prepare(
         boundary=boundary,
         truncation=dict(truncation or {}),
         offsets=offsets,
+        user_weights=(*weights, *opened.named(BOOKS)) if weights else (),
     )
     check_config(config, tokenizer)
     run, directory = runner(engine), Path(out).expanduser()
@@ -225,7 +228,7 @@ class _Job:
         self.workspace.finish(facts | totals | longest)
 
     def _missing(self) -> Iterator[Any]:
-        for block in self.source.blocks():
+        for block in self.source.blocks(extra=self.config.user_weights):
             if block.index not in self.workspace.records:
                 yield block
 

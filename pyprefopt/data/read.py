@@ -10,8 +10,10 @@ from typing import Any, Literal, overload
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.carried import carried_columns, check_unseen
 from pyprefopt.data.rejects import raise_for, write_rejected
 from pyprefopt.data.sources import ParsedBlock, Source, open_source, parse_block
+from pyprefopt.data.weights import weight_fields
 from pyprefopt.errors import DataError, check
 
 OnError = Literal["raise", "skip"]
@@ -89,8 +91,8 @@ def read_candidates(
     Rows have `prompt` (or `instruction`) and `responses`, `completions` or `candidates`: lists of texts, messages,
     chats, or objects {response, overall_score}; with `scores` or `ratings` beside them. Or one response a row:
     `prompt`, `response`, `score`; rows of the same prompt are then one set, at the place of the first of them, and
-    their other columns become lists. Arguments and errors as in `read_preferences`; `format` is candidates or
-    candidate_rows.
+    their other columns become lists, `response_weights` under the name `responses_weights`. Arguments and errors as in
+    `read_preferences`; `format` is candidates or candidate_rows.
 
     Returns:
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
@@ -118,7 +120,8 @@ def read_instructions(
 
     Rows have `messages` or `conversations` (ending with the assistant), `prompt` and `response` or `completion`, or
     `instruction` (with an optional `input` and `history`) and `output`; each with optional `system`, `tools` and
-    `template_kwargs`, of which the last two are columns of the result where the input has them. Arguments and errors
+    `template_kwargs`, of which the last two are columns of the result where the input has them, as is
+    `response_weights` (weights of tokens, see `pyprefopt.data.weights`). Arguments and errors
     as in `read_preferences`; `format` is messages, prompt_response or instruction.
     """
     _check_on_error(on_error, rejected_path)
@@ -147,13 +150,22 @@ def _used(
 
 
 def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
-    parsed = [parse_block(block, opened.format, carry=carry) for block in opened.blocks(carry=carry)]
+    fields = weight_fields(opened.kind)
+    extra = [] if carry else opened.named(fields)
+    parsed = []
+    for block in opened.blocks(carry=carry, extra=extra):
+        if not carry and not extra:
+            check_unseen(block, fields)
+        parsed.append(parse_block(block, opened.format, carry=carry or bool(extra)))
     frame = pl.DataFrame(pa.concat_tables([block.table for block in parsed]))
     frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])
     file = opened.files[0] if len(opened.files) == 1 else str(source)
     if carry:
         carried = _carried(parsed, file, csv=opened.container == "csv").drop("row", strict=False)
         frame = pl.concat([frame, carried], how="horizontal")
+    elif extra:
+        weights = pl.concat([carried_columns(block, extra) for block in parsed], how="vertical_relaxed")
+        frame = pl.concat([frame, weights], how="horizontal")
     rejects = pl.concat([block.rejects for block in parsed])
     return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in parsed))
 
@@ -203,4 +215,5 @@ def _grouped(frame: pl.DataFrame) -> pl.DataFrame:
     sets = frame.group_by(key, maintain_order=True).agg(
         pl.first("row"), pl.col("response").alias("responses"), pl.col("score").alias("scores"), *own
     )
-    return sets.select("row", "prompt", "responses", "scores", *key[1:], *own)
+    named = {"response_weights": "responses_weights"}
+    return sets.select("row", "prompt", "responses", "scores", *key[1:], *own).rename(named, strict=False)

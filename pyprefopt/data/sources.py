@@ -116,15 +116,23 @@ class Source:
 
         return describe(self)
 
-    def blocks(self, *, carry: bool = False) -> Iterator[Block]:
+    def named(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are fields of its rows; of text files by the first rows."""
+        known = {name for part in self.parts for name in part.columns or ()}
+        if not known:
+            known = set(detected(self.first_block.rows, [self.format])[1])
+        return [name for name in names if name in known]
+
+    def blocks(self, *, carry: bool = False, extra: Sequence[str] = ()) -> Iterator[Block]:
         """All rows, in order (a reader's only once).
 
-        With `carry`, typed rows bring the columns that the format does not take, too.
+        With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
         """
         index = first_row = 0
+        fields = None if carry else [*_native.format_fields(self.format), *extra]
         for part in self.parts:
             empty = True
-            for rows, count, line in part.blocks(None if carry else _native.format_fields(self.format), BLOCK_BYTES):
+            for rows, count, line in part.blocks(fields, BLOCK_BYTES):
                 block = Block(index, part.name, first_row, rows, count, line)
                 if empty and part is not self.parts[0]:
                     self._check(block)

@@ -157,8 +157,7 @@ def candidates(seed: str, rows: int) -> pl.DataFrame:
             sounds = [SOUNDS[animal]] * right + [SOUNDS[partner(animal)]] * (CHOICES - right)
             responses.append(writer.response(writer.shuffled(filler), writer.shuffled(sounds))[0])
         records.append((writer.prompt(animal), responses, [right / CHOICES for right in rights]))
-    schema = pl.Schema({"prompt": pl.String, "responses": pl.List(pl.String), "scores": pl.List(pl.Float64)})  # type: ignore[arg-type]
-    return pl.DataFrame(records, schema, orient="row")
+    return pl.DataFrame(records, ["prompt", "responses", "scores"], orient="row")
 
 
 def instructions(seed: str, rows: int) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import DataError
 
+BOOKS = ("chosen_cut", "rejected_cut")  # how much of a text went when it was cut: spans may then reach beyond its end
 RESPONSES = ("chosen", "rejected", "response", "responses")
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
 _SHAPES = "lists of numbers (one per token of the content) or of {start, end, weight} (spans of characters)"
@@ -37,6 +38,13 @@ Problem = tuple[str, Any, str, str]  # place in the list, value, rule, remedy
 def weight_columns(names: Sequence[str]) -> list[str]:
     """Those of the columns that hold user weights, in the order of the responses."""
     return [f"{name}_weights" for name in RESPONSES if f"{name}_weights" in names and name in names]
+
+
+def weight_fields(kind: str) -> tuple[str, ...]:
+    """What the weights of rows of a kind (see `sources.kind_of`) are called in files."""
+    if kind == "preferences":
+        return "chosen_weights", "rejected_weights"
+    return ("responses_weights",) if kind == "candidates" else ("response_weights",)
 
 
 def attach_weights(segments: pl.DataFrame, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

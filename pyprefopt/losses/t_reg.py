@@ -88,7 +88,7 @@ class SimPOReg(SimPO):
 class DPOSFT(DPO):
     """DPO + alpha * negative log-likelihood of the chosen response (T-REG, Table 2; its text turns the sign)."""
 
-    alpha: float = 0.1  # strength of the likelihood term, a sum over tokens; usual 0.001 to 0.1, 0 is dpo
+    alpha: float = 0.01  # strength of the likelihood term, a sum over tokens; usual 0.001 to 0.1, 0 is dpo
 
     def __post_init__(self) -> None:
         super().__post_init__()

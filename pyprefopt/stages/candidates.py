@@ -1,4 +1,4 @@
-"""What a method that ranks candidates needs of its data: two responses of a prompt at least, and a score of each."""
+"""What a method that ranks candidates needs of its data: of each prompt two responses or more, each with a score."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ def drop_unranked(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     bad = [rejected(alone, "responses", pl.format("{} response", count), ALONE)]
     bad.append(rejected(several.filter(~scored), "scores", shown, UNSCORED))
     return several.filter(scored), pl.concat(bad).sort("row")
+
+
+def best_responses(segments: pl.DataFrame) -> pl.DataFrame:
+    """Of each prompt the response with the highest score (the first of equals), as segments for SFT."""
+    import polars as pl
+
+    first = ["row", "score", "segment"]
+    best = segments.filter(pl.col("segment") > 0).sort(first, descending=[False, True, False])
+    best = best.unique("row", keep="first", maintain_order=True).select("row", "segment")
+    prompts = best.with_columns(segment=pl.lit(0, pl.UInt16))
+    kept = segments.join(pl.concat([prompts, best]), on=["row", "segment"], how="semi", maintain_order="left")
+    return kept.drop(USER_WEIGHTS, strict=False).with_columns(pl.col("segment").clip(upper_bound=1))
 
 
 def check_ranked(store: SegmentStore, where: str) -> None:

@@ -20,8 +20,8 @@ from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
-from pyprefopt.rewards import Column
 from pyprefopt.stages.artifact import Stage, content_hash
+from pyprefopt.stages.candidates import best_responses, drop_unranked
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
@@ -44,10 +44,7 @@ def data_stage(config: RunConfig) -> Stage:
     """What the data depends on: settings, and the content of every file that is read."""
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
-    settings["kind"] = kind_of_rows(config)
-    settings |= {"texts": True} if needs_texts(config) else {}
-    provider = None if config.rewards.name is None else config.rewards.provider()
-    settings |= {"token_rewards": provider.column} if isinstance(provider, Column) else {}
+    settings |= {"kind": kind_of_rows(config), "best": wants_best(config)}
     data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
@@ -56,18 +53,6 @@ def data_stage(config: RunConfig) -> Stage:
     if config.model is None:
         inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
-
-
-def needs_texts(config: RunConfig) -> bool:
-    """Whether token rewards are made of what the messages say, not of their tokens alone."""
-    return "better" in config.rewards.reads
-
-
-def texts_of(data: Path, split: str) -> pl.DataFrame:
-    """`row`, `prompt`, `chosen`, `rejected` of a split, as read; kept where `needs_texts`."""
-    import polars as pl
-
-    return pl.read_parquet(data / f"{split}_texts" / "rows.parquet")
 
 
 def _hash_data(source: str) -> str:
@@ -130,12 +115,12 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
             store = stores[name] = SegmentStore.write(segments.drop(USER_WEIGHTS, strict=False), directory / name)
             given = segments.get_column(USER_WEIGHTS, default=None)
         if given is not None:
+            _check_used(config, name)
             weights[name] = ValueStore.write(directory / f"{name}_weights", store, given, key=USER_WEIGHTS).fingerprint
         facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if name in intake.spans:
             planted = planted_mask(segments, intake.spans[name])
             ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
-    texts = {name: _write_texts(frame, directory / f"{name}_texts") for name, frame in intake.texts.items()}
     tokenizer.save(directory / "tokenizer")
     if config.model is None:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -145,8 +130,16 @@ def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
     longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
     sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
-    made = {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
-    return made | ({"texts": texts} if texts else {})
+    return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
+
+
+def _check_used(config: RunConfig, split: str) -> None:
+    """ConfigError for weights that nothing would read: a base learns without weights."""
+    if split == "sft" and METHODS[config.method].trains_on != "responses":
+        raise ConfigError(
+            f"response_weights of base.data {config.base.data!r} are not used by method {config.method}, whose base "
+            "learns without weights; leave the column out of that file"
+        )
 
 
 def kind_of_rows(config: RunConfig) -> str:
@@ -154,11 +147,10 @@ def kind_of_rows(config: RunConfig) -> str:
     return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
 
 
-def _write_texts(frame: pl.DataFrame, directory: Path) -> str:
-    """Keep the rows' messages; their hash."""
-    directory.mkdir(exist_ok=True)
-    frame.write_parquet(directory / "rows.parquet")
-    return sha256_file(directory / "rows.parquet")
+def wants_best(config: RunConfig) -> bool:
+    """Whether a base is to be trained on candidates, which have no chosen responses: it learns the best ones."""
+    trained = config.policy_init == "base" and config.base.path is None and config.base.data == "chosen"
+    return trained and kind_of_rows(config) == "candidates"
 
 
 def split_names(data: Path) -> list[str]:
@@ -192,7 +184,6 @@ class Intake:
     rejected_before: int = 0  # when a prepared folder was made
     responses_cut: int = 0
     spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
-    texts: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row and messages, where they are needed
 
     def splits(self) -> dict[str, Any]:
         """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
@@ -206,6 +197,9 @@ class Intake:
             splits["sft"] = self._prepared("base.data", config.base.data)
         elif own_sft:
             splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
+        elif wants_best(config):
+            train = splits["train"]
+            splits["sft"] = best_responses(train.frame() if isinstance(train, Part) else train)
         if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
             count = 2 * config.global_batch_size
             splits = {
@@ -252,7 +246,6 @@ class Intake:
         import polars as pl
 
         from pyprefopt.data.read import scan_candidates, scan_preferences
-        from pyprefopt.stages.candidates import drop_unranked
 
         if kind_of_rows(self.config) == "preferences":
             return self._read(scan_preferences, path, format=self.config.format)
@@ -291,8 +284,6 @@ class Intake:
         self.responses_cut += result.responses_cut
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
-        if name != "sft" and needs_texts(config):
-            self.texts[name] = read.frame.select("row", "prompt", "chosen", "rejected")
         return segments
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:

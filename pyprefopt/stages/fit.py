@@ -13,7 +13,7 @@ import numpy as np
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, DataError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
@@ -92,11 +92,6 @@ class Training:
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
-        if self.user_weights and path.exists() and "reward_head" in self.method.needs:
-            raise DataError(
-                "the data has token weights (chosen_weights, rejected_weights), and a reward model scores whole "
-                "responses; drop these columns, or train with a method on tokens"
-            )
         return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
@@ -139,6 +134,15 @@ def _require_scores(store: SegmentStore, split: str) -> None:
         raise DataError(
             f"{split} row {store.table['row'][int(missing[0])].as_py()}: a response has no score ({missing.size} such "
             "responses), but loss.margin_scale reads score_chosen and score_rejected; add them, or set it to 0"
+        )
+
+
+def check_user_weights(method: Method, data: Artifact) -> None:
+    """ConfigError where the data brings weights of tokens, and the method weighs none."""
+    if data.manifest.get("weights") and "reward_head" in method.needs:
+        raise ConfigError(
+            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
+            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
         )
 
 

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
     from pyprefopt.losses.method import Need
 
+logger = logging.getLogger("pyprefopt")
 # Files of tokenizers that are not in the one format that is read here.
 SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-
-logger = logging.getLogger("pyprefopt")
 
 
 @dataclass(frozen=True)

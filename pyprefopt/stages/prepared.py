@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from pyprefopt.data.tokenizer import Tokenizer
 
-TEXT_REWARDS = ("contrastive", "column")  # made of messages or further columns, which a folder of tokens lacks
-
 
 def is_prepared(path: str | None) -> bool:
     """Whether `path` is a finished folder of segments."""
@@ -68,11 +66,6 @@ class Prepared:
         if kind_of(settings["format"]) != kind:
             raise ConfigError(
                 f"{self.setting} must hold {kind}, got '{self.directory}' of {kind_of(settings['format'])}"
-            )
-        if kind == "preferences" and config.rewards.name in TEXT_REWARDS:
-            raise ConfigError(
-                f"rewards {config.rewards.name} reads more of the rows than their tokens, and the prepared "
-                f"{self.setting} '{self.directory}' holds only these; pass the raw data, or other rewards"
             )
         self._check_tokenizer(tokenizer)
         if kind == "candidates":
@@ -141,6 +134,14 @@ class Part:
     def is_empty(self) -> bool:
         """Whether no row is kept."""
         return not self.keep.any()
+
+    def frame(self) -> pl.DataFrame:
+        """The kept rows' segments."""
+        import polars as pl
+
+        store = self.folder.store
+        kept = np.repeat(self.keep, np.diff(store.group_offsets))
+        return pl.DataFrame(store.table.filter(pa.array(kept)))
 
     def first(self, count: int) -> Part:
         """The first `count` kept rows."""

@@ -10,7 +10,9 @@ import numpy as np
 from pyprefopt.data.store import KINDS, SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
-from pyprefopt.stages.data import split_names, texts_of
+from pyprefopt.stages.column import rows_hash
+from pyprefopt.stages.data import split_names
+from pyprefopt.stages.transfer import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from pyprefopt.data.tokenizer import Tokenizer
     from pyprefopt.rewards import Contrastive
+    from pyprefopt.train.config import RunConfig
 
 READ = ("prefix", "context", "wrap", "max_tokens", "overflow")
 
@@ -27,11 +30,17 @@ def revision_stage(provider: Contrastive, data: Artifact, direction: str) -> Sta
     """Keyed by the texts, their tokens and the prompt's wording, not by the file that it came from."""
     settings = {name: getattr(provider, name) for name in READ} | {"forced": provider.forced}
     prompt = content_hash(provider.prompt(direction))
-    inputs = {"data": data.fingerprint, "texts": content_hash(data.manifest.get("texts")), "prompt": prompt}
+    inputs = {
+        "data": data.fingerprint,
+        "texts": rows_hash(data),
+        "prompt": prompt,
+    }
     return Stage(f"revision_{direction}", settings, inputs)
 
 
-def build_revision(provider: Contrastive, data: Artifact, direction: str, directory: Path) -> dict[str, Any]:
+def build_revision(
+    config: RunConfig, provider: Contrastive, data: Artifact, direction: str, directory: Path
+) -> dict[str, Any]:
     """Stores of the splits, one group a response: the revision prompt, then the response's own ids and mask.
 
     A group's row is the response's line in the data's store; lines whose revision is too long are left out.
@@ -42,7 +51,7 @@ def build_revision(provider: Contrastive, data: Artifact, direction: str, direct
     longest, facts, prints = 0, {}, {}
     for split in split_names(data.directory):
         source = SegmentStore.open(data.directory / split)
-        frame = _segments(provider, tokenizer, source, texts_of(data.directory, split), direction, split)
+        frame = _segments(provider, tokenizer, source, texts_of(config, data, split, source), direction, split)
         store = SegmentStore.write(frame, directory / split)
         longest = max(longest, int(store.longest_rows.max()))
         left_out = int((source.segments != 0).sum()) - store.num_rows

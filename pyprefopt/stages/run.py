@@ -6,17 +6,18 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.modeling.load import resolve_source
-from pyprefopt.rewards import DIRECTIONS, Contrastive, Reward, SimPOReward
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
+from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
-from pyprefopt.stages.fit import Training, run_training
+from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -29,11 +30,23 @@ from pyprefopt.stages.score import (
     selection_stage,
 )  # fmt: skip
 from pyprefopt.stages.summary import format_table, summarize, write_summary
-from pyprefopt.stages.transfer import build_moved, build_tokens, moved_stage, own_tokenizer, roomy, tokens_stage
+from pyprefopt.stages.transfer import (
+    build_moved,
+    build_tokens,
+    moved_stage,
+    own_tokenizer,
+    roomy,
+    tokens_stage,
+    warn_of_two_tokenizers,
+)  # fmt: skip
 from pyprefopt.train import dist
+from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenizer import Tokenizer
 
 logger = logging.getLogger("pyprefopt")
 
@@ -59,6 +72,7 @@ class Pipeline:
         self.output_dir = Path(config.output_dir)
         self.shared = shared
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
+        self._tokenizers: dict[str, Tokenizer | None] = {}  # of models by path; None: the policy's
 
     def place(self, stage: Stage) -> Path:
         """The folder of a stage's artifact."""
@@ -80,10 +94,10 @@ class Pipeline:
                 resolve_source(path, trust_remote_code=self.config.trust_remote_code)
             except ConfigError as error:
                 raise ConfigError(f"{setting}: {error}") from None
-            if setting == "rewards.model" or (setting == "base.path" and starts_from_base(self.config)):
+            if setting in of_one_vocabulary(self.config):
                 check_vocabulary(setting, path, data)
             else:  # it scores only, and may have a tokenizer of its own
-                own_tokenizer(Source(path, ""), data)
+                self._tokenizers[path] = own_tokenizer(path, data)
         if isinstance(self._provider, Contrastive):
             for direction in DIRECTIONS:
                 self._provider.prompt(direction)
@@ -129,6 +143,7 @@ class Pipeline:
     def scores(self) -> Artifact:
         """Token scores: log pi_oracle - log pi_base."""
         oracle = self.logps_of("oracle_logps", self.oracle)
+        warn_of_two_tokenizers(oracle, self.base_logps)
         return self._run(
             scores_stage(oracle, self.base_logps),
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
@@ -147,20 +162,31 @@ class Pipeline:
         if isinstance(provider, Contrastive):
             check_differ(*(self._revision(direction) for direction in DIRECTIONS))
         inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
+        warn_of_two_tokenizers(*inputs.values())
         return self._run(
             rewards_stage(config, self.data, inputs),
             lambda directory: build_rewards(config, self.data, inputs, directory),
         )
 
     def _reward_input(self, name: str) -> Artifact:
-        """A provider's column: log-probs of one model on the responses' tokens, in float32."""
+        """A provider's column: log-probs of one model on the responses' tokens, in float32, or the data's values."""
         if name == "base":
             return self.base_logps
         if name in ("oracle", "simpo"):
             return self.logps_of("oracle_logps", self.oracle)
+        if name == "column":
+            return self._column
         if name in DIRECTIONS:
             return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
         return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+
+    @property
+    def _column(self) -> Artifact:
+        assert isinstance(self._provider, Column)  # noqa: S101  (nobody else reads one)
+        name = self._provider.column
+        return self._run(
+            column_stage(name, self.data), lambda directory: build_column(self.config, name, self.data, directory)
+        )
 
     @cached_property
     def _eval_model(self) -> Source:
@@ -178,7 +204,7 @@ class Pipeline:
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
         return self._run(
             revision_stage(provider, self.data, direction),
-            lambda directory: build_revision(provider, self.data, direction, directory),
+            lambda directory: build_revision(self.config, provider, self.data, direction, directory),
         )
 
     @property
@@ -202,6 +228,7 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, config.dtype) if "ref_logps" in needs else None
@@ -230,7 +257,7 @@ class Pipeline:
         A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
         policy's (`data.align.transfer_values`), so that the total of each response is its own.
         """
-        tokenizer = own_tokenizer(source, self.data)
+        tokenizer = self._tokenizer(source)
         if tokenizer is None:
             return self._logps(name, source, dtype)
         config = self.config
@@ -245,6 +272,13 @@ class Pipeline:
             lambda directory: build_moved(self.data, tokens, own, directory),
             label=name,
         )
+
+    def _tokenizer(self, source: Source) -> Tokenizer | None:
+        """A model's own tokenizer; None where it reads the policy's token ids."""
+        data = self.data
+        if source.path not in self._tokenizers:
+            self._tokenizers[source.path] = own_tokenizer(source.path, data)
+        return self._tokenizers[source.path]
 
     def _logps(self, name: str, source: Source, dtype: str, tokens: Artifact | None = None) -> Artifact:
         """Log-probs of a model on the run's tokens, or on `tokens`: of its own, or in other contexts."""
@@ -265,11 +299,11 @@ class Pipeline:
         return self.made[label]
 
 
-def starts_from_base(config: RunConfig) -> bool:
-    """Whether the base is trained further, as the policy or as the oracle, and so must read the policy's token ids."""
-    by_scores = config.rewards.name is None and config.selection.needs_scores
-    oracle = by_scores or config.rewards.reads & {"oracle", "simpo"}
-    return config.policy_init == "base" or (bool(oracle) and config.oracle.path is None)
+def of_one_vocabulary(config: RunConfig) -> set[str]:
+    """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
+    trains_oracle = config.oracle.path is None and uses_oracle(config)
+    settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
+    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
 
 
 def given_models(config: RunConfig) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.data.atomic import atomic_write
+from pyprefopt.losses import METHODS
 from pyprefopt.stages.artifact import Artifact
 from pyprefopt.train.config import RunConfig
 
@@ -37,7 +38,8 @@ def write_summary(output_dir: Path, summary: dict[str, Any]) -> None:
 def format_table(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
     stages = summary["stages"]
-    pairs = [f"{stages['data'][split]['rows']:,} {name} pairs" for split, name in SPLITS if split in stages["data"]]
+    what = "candidate sets" if METHODS[summary["method"]].trains_on == "candidates" else "pairs"
+    pairs = [f"{stages['data'][split]['rows']:,} {name} {what}" for split, name in SPLITS if split in stages["data"]]
     parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}", _stage_table(stages)]
     parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
     if "selection" in stages:

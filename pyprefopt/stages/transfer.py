@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from pyprefopt.data.atomic import sha256_file
 from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
+from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
-from pyprefopt.stages.data import split_names
-from pyprefopt.stages.models import Source, vocabulary_difference
+from pyprefopt.stages.data import kind_of_rows, split_names
+from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.prepared import Prepared, is_prepared
+from pyprefopt.train import dist
 from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ OFFSETS = ("starts", "ends", "turns")
 logger = logging.getLogger("pyprefopt")
 
 
-def own_tokenizer(source: Source, data: Artifact) -> Tokenizer | None:
+def own_tokenizer(model: str, data: Artifact) -> Tokenizer | None:
     """The tokenizer of a model that does not read the policy's token ids; None where it does.
 
     Raises:
@@ -43,11 +44,11 @@ def own_tokenizer(source: Source, data: Artifact) -> Tokenizer | None:
     """
     from pyprefopt.data.tokenizer import load_own_tokenizer
 
-    difference = vocabulary_difference(source.path, data)
+    difference = vocabulary_difference(model, data)
     if difference is None:
         return None
-    logger.info("%s reads the texts with its own tokenizer (%s)", source.path, difference)
-    return load_own_tokenizer(source.path, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
+    logger.info("%s reads the texts with its own tokenizer (%s)", model, difference)
+    return load_own_tokenizer(model, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
 
 
 def tokens_stage(data: Artifact, tokenizer: Tokenizer) -> Stage:
@@ -68,7 +69,7 @@ def build_tokens(
     longest, longest_row = 0, ""
     for split in split_names(data.directory):
         policy = SegmentStore.open(data.directory / split)
-        frame = _cut_as(policy, _texts(config, data, split, policy), split)
+        frame = _cut_as(policy, texts_of(config, data, split, policy), split)
         store = SegmentStore.write(_tokenize(frame, tokenizer, model, split), directory / split)
         facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if store.longest_rows.max() > longest:
@@ -77,19 +78,20 @@ def build_tokens(
     return {"facts": facts, "vocab_size": tokenizer.vocab_size, "longest": longest, "longest_row": longest_row}
 
 
-def _texts(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
+def texts_of(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
     """The rows of a split as they were read, with their texts whole."""
     import polars as pl
 
     from pyprefopt.data.read import scan_candidates, scan_preferences
 
     source: Any = config.eval_data if split == "eval" and config.eval_data is not None else config.data
-    form = config.format
+    form, candidates = config.format, kind_of_rows(config) == "candidates"
     if source is None:  # the embedded set, which the data stage wrote
-        source = data.directory / "toy" / ("train.parquet" if split == "train" else "test.parquet")
+        name = "train.parquet" if split == "train" else "test.parquet"
+        source = data.directory / "toy" / (f"candidates-{name}" if candidates else name)
     elif is_prepared(source):
         source, form = _inputs_of(Prepared("eval_data" if split == "eval" else "data", source))
-    scan = scan_candidates if KINDS.index("response") in policy.kinds else scan_preferences
+    scan = scan_candidates if candidates else scan_preferences
     frame = scan(source, format=form).frame
     return frame.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
 
@@ -217,3 +219,13 @@ def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Pa
         moved: Any = transfer_values(values, **columns)
         ValueStore.write(directory / split, policy, moved, key="moved to the policy's tokens")
     return {}
+
+
+def warn_of_two_tokenizers(*logps: Artifact) -> None:
+    """Say that log-probs which are to be subtracted were made on different tokens."""
+    if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and dist.is_main():
+        logger.warning(
+            "the models of %s have different tokenizers, and the difference also holds how each splits the text; for "
+            "an oracle, give the model that it was trained from as --base (with --policy_init model)",
+            " and ".join(artifact.name for artifact in logps),
+        )

@@ -37,7 +37,8 @@ def _on_responses(c: RunConfig) -> bool:
     return METHODS[c.method].trains_on == "responses"
 
 
-def _uses_oracle(c: RunConfig) -> bool:
+def uses_oracle(c: RunConfig) -> bool:
+    """Whether an oracle scores tokens: for the token rewards, or, without these, for the selection."""
     return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
 
 
@@ -46,7 +47,7 @@ def _on_candidates(c: RunConfig) -> bool:
 
 
 def _uses_base(c: RunConfig) -> bool:
-    return "base" in c.rewards.reads or _uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
+    return "base" in c.rewards.reads or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
 
 
 def _uses_rewards(c: RunConfig) -> bool:
@@ -177,34 +178,6 @@ RULES: tuple[Rule, ...] = (
         {"method": "dpo", "selection": {"minimum": 2}},
         "selection",
     ),
-    # stages
-    Rule(
-        lambda c: not _uses_oracle(c) and c.oracle != OracleConfig(),
-        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
-        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
-        "selection.rejected_ratio (and selection.method not to random), or --rewards",
-        {"method": "dpo", "oracle": {"path": "oracle"}},
-        "oracle",
-    ),
-    Rule(
-        lambda c: c.oracle.path is not None and not _only_path(c.oracle),
-        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
-        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
-        "oracle.learning_rate",
-    ),
-    Rule(
-        lambda c: not _uses_base(c) and c.base != BaseConfig(),
-        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
-        "leave base out, or set policy_init base",
-        {"method": "dpo", "model": "model", "base": {"path": "base"}},
-        "base",
-    ),
-    Rule(
-        lambda c: c.base.path is not None and not _only_path(c.base),
-        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
-        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
-        "base.data",
-    ),
     Rule(
         lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
         "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
@@ -222,11 +195,23 @@ RULES: tuple[Rule, ...] = (
         {"convergence_window": 5},
         "convergence_window",
     ),
-    # token rewards
+    # token rewards (before what asks a provider what it reads)
     Rule(
         lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
         "rewards.* needs rewards.name, got None; pass --rewards dpo (or another provider), or leave rewards.* out",
         {"method": "sepo", "rewards": {"noise_std": 0.5}},
+        "rewards",
+    ),
+    Rule(
+        lambda c: c.rewards.name is not None and c.rewards.foreign is not None,
+        "rewards.{c.rewards.foreign} is a setting of another provider than rewards {c.rewards.name}; leave it out",
+        {"method": "sepo", "rewards": {"name": "dpo", "gamma": 1.0}},
+        "rewards.gamma",
+    ),
+    Rule(
+        lambda c: c.rewards.missing is not None,
+        "rewards.{c.rewards.missing} must be set for rewards {c.rewards.name}; pass --rewards.{c.rewards.missing}",
+        {"method": "sepo", "rewards": {"name": "strong_weak", "strong": "large"}},
         "rewards",
     ),
     Rule(
@@ -270,6 +255,34 @@ RULES: tuple[Rule, ...] = (
         "lower it or raise max_tokens_per_batch",
         {"method": "sepo", "rewards": {"name": "contrastive", "max_tokens": 8192}, "max_tokens_per_batch": 4096},
         "rewards.max_tokens",
+    ),
+    # stages
+    Rule(
+        lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
+        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
+        "selection.rejected_ratio (and selection.method not to random), or --rewards",
+        {"method": "dpo", "oracle": {"path": "oracle"}},
+        "oracle",
+    ),
+    Rule(
+        lambda c: c.oracle.path is not None and not _only_path(c.oracle),
+        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        "oracle.learning_rate",
+    ),
+    Rule(
+        lambda c: not _uses_base(c) and c.base != BaseConfig(),
+        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
+        "leave base out, or set policy_init base",
+        {"method": "dpo", "model": "model", "base": {"path": "base"}},
+        "base",
+    ),
+    Rule(
+        lambda c: c.base.path is not None and not _only_path(c.base),
+        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
+        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
+        "base.data",
     ),
     # data
     Rule(

@@ -6,7 +6,7 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-from pyprefopt.errors import ConfigError, check
+from pyprefopt.errors import check
 from pyprefopt.losses import DPO, METHODS
 from pyprefopt.rewards import REWARDS, Reward, Transform
 
@@ -71,7 +71,7 @@ class BaseConfig(OptimConfig):
 class OracleConfig(OptimConfig):
     """The DPO oracle that scores tokens (SePO): trained from the base, or an existing checkpoint."""
 
-    path: str | None = None  # use this checkpoint directory, same vocabulary, any size (alias: --oracle)
+    path: str | None = None  # use this checkpoint directory, of any size and tokenizer (alias: --oracle)
     fraction: float = 1.0  # share of the training pairs that the oracle sees (SePO Fig. 5); (0, 1]
     sample: int = 0  # which random share of that size, numbered from 0; of one seed, other samples are other pairs
     loss: DPO = field(default_factory=DPO)
@@ -196,8 +196,6 @@ class RewardsConfig:
             good, "rewards.noise_std", self.noise_std, ">= 0 and finite", "usual 0 to 2 times the rewards' own spread"
         )
         check(0 <= self.noise_seed < 2**32, "rewards.noise_seed", self.noise_seed, "in [0, 2^32)")
-        if self.name is not None:
-            self.provider()
 
     @property
     def reads(self) -> frozenset[str]:
@@ -207,21 +205,28 @@ class RewardsConfig:
         asked = [self.model] if self.model in ("base", "oracle") else []
         return frozenset([*self.provider().reads, *asked])
 
+    @property
+    def foreign(self) -> str | None:
+        """The first setting given that is another provider's."""
+        return next((name for name in self._given if name not in self._own), None)
+
+    @property
+    def missing(self) -> str | None:
+        """The first setting that the provider must have and has not."""
+        return next((n for n, f in self._own.items() if f.default is MISSING and n not in self._given), None)
+
     def provider(self) -> Reward:
-        """The provider with its settings; ConfigError for a setting that is another provider's, or is missing."""
+        """The provider with its settings; ConfigError where one of these breaks its rule."""
         assert self.name is not None  # noqa: S101  (callers ask where rewards are on)
-        own = fields(REWARDS[self.name])  # type: ignore[arg-type]
-        given = {n: value for n in _PROVIDER_SETTINGS if (value := getattr(self, n)) is not None}
-        for name in given:
-            if name not in {f.name for f in own}:
-                users = [other for other, cls in REWARDS.items() if name in {f.name for f in fields(cls)}]  # type: ignore[arg-type]
-                raise ConfigError(
-                    f"rewards.{name} is a setting of rewards {', '.join(users)}, got rewards {self.name}; leave it out"
-                )
-        missing = [f.name for f in own if f.default is MISSING and f.name not in given]
-        if missing:
-            raise ConfigError(f"rewards.{missing[0]} must be set for rewards {self.name}; pass --rewards.{missing[0]}")
-        return REWARDS[self.name](**given)
+        return REWARDS[self.name](**self._given)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name in _PROVIDER_SETTINGS if (value := getattr(self, name)) is not None}
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return {} if self.name is None else {f.name: f for f in fields(REWARDS[self.name])}  # type: ignore[arg-type]
 
 
 _COMMON = ("name", "transform", "noise_std", "noise_seed")

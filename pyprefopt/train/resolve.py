@@ -54,13 +54,15 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by precedence: dataclass defaults < configs/method/NAME < configs/embedded/NAME < `user`, left to right.
 
     The embedded layer lies in only where the tiny model meets the toy data: no model and no data given. Defaults of
-    the dataclasses are not written out here; they hold for whatever no layer names.
+    the dataclasses are not written out here; they hold for whatever no layer names. A method without an embedded recipe
+    of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
     method = _method(given)
     layers = [recipe("method", method)]
     if given.get("model") is None and given.get("data") is None:
-        layers.append(recipe("embedded", method))
+        own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
+        layers.append(recipe("embedded", method if own else "default"))
     for section in ("base", "oracle"):
         if isinstance(given.get(section), Mapping) and given[section].get("path") is not None:
             for layer in layers:  # a ready checkpoint is not trained: the recipes for training it do not apply

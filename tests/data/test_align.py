@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 from pyprefopt.data.align import spans_to_mask, transfer_values
 from pyprefopt.data.tokenize import load_tokenizer, tokenize
 from pyprefopt.errors import DataError
-from tests.data.frames import byte_tokenizer, preferences, word_tokenizer
+from tests.data.frames import (
+    REAL_TOKENIZERS,
+    SHARED,
+    alpaca,
+    byte_tokenizer,
+    needs_shared,
+    preferences,
+    word_tokenizer,
+)
 from tests.reference.transfer import Token, transfer
 
 SPANS = pl.List(pl.Struct({"start": pl.UInt32, "end": pl.UInt32}))
 OFFSETS = pl.List(pl.UInt32)
+PER_TOKEN = ("starts", "ends", "turns", "mask")
 
 ranges = st.tuples(st.integers(0, 12), st.integers(0, 4)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 line = st.tuples(st.none() | st.lists(ranges, max_size=3), st.lists(st.none() | ranges, max_size=6))
@@ -208,6 +217,24 @@ def test_bytes_to_words_and_back(tmp_path):
     assert there.list.sum().to_list() == pytest.approx(values.list.sum().to_list())
     assert there[0][0] == sum(values[0][:3])  # "yes"
     assert there[1][0] == sum(values[1][:2])  # "é", two tokens of bytes
+
+
+@needs_shared
+@pytest.mark.parametrize("target", REAL_TOKENIZERS)
+def test_real_tokenizers_on_real_texts(target):
+    """Totals to float32's last digits, and the very same values for the same tokenizer."""
+    sides = []
+    for name in ("gpt-neox-20b", target):
+        path = SHARED / "tokenizers" / f"{name}.json"
+        segments = tokenize(alpaca(), load_tokenizer(path, eos_token="<|endoftext|>", chat_template="chatml"))
+        sides.append(segments.filter(pl.col("segment") > 0))
+    source, other = sides
+    numbers = [[-1.0 - (7 * i) % 11 / 4 for i in range(n)] for n in source["ids"].list.len()]
+    values = pl.Series(numbers, dtype=pl.List(pl.Float32))
+    columns = {f"{n}_{end}": side[n] for end, side in (("from", source), ("to", other)) for n in PER_TOKEN}
+    got = transfer_values(values, **columns).to_list()
+    assert [math.fsum(line) for line in got] == pytest.approx([math.fsum(line) for line in numbers], rel=1e-6)
+    assert (got == numbers) == (target == "gpt-neox-20b")
 
 
 def test_lines_that_do_not_fit_are_told():

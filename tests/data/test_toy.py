@@ -8,8 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pyprefopt.data.read import read_instructions, read_preferences
-from pyprefopt.data.toy import ANIMALS, CHOICES, RESPONSE_WORDS, SOUNDS, partner, write_toy
+from pyprefopt.data.read import read_candidates, read_instructions, read_preferences
+from pyprefopt.data.toy import (
+    ANIMALS,
+    CANDIDATES,
+    CHOICES,
+    RESPONSE_WORDS,
+    SOUNDS,
+    partner,
+    write_candidates,
+    write_toy,
+)
 from pyprefopt.errors import ConfigError
 
 SIDES = ("chosen", "rejected")
@@ -140,3 +149,28 @@ def test_every_word_is_one_token_and_transformers_loads_the_tokenizer(toy):
 def test_a_split_that_cannot_balance_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="test must be a positive multiple of 8, got 401"):
         write_toy(tmp_path, test=401)
+
+
+def test_candidates_of_the_same_world(tmp_path):
+    train, test = write_candidates(tmp_path / "one", train=64, test=16)
+    again = write_candidates(tmp_path / "two", train=64, test=16)
+    assert [path.read_bytes() for path in again] == [train.read_bytes(), test.read_bytes()]
+    frame = read_candidates(train)
+    assert frame.height == 64
+    rights, wrongs = Counter(), Counter()
+    for row in pl.read_parquet(train).to_dicts():
+        animal = next(index for index, name in enumerate(ANIMALS) if name in row["prompt"].split())
+        texts = [text.split() for text in row["responses"]]
+        sounds = [[word for word in text if word in SOUNDS] for text in texts]
+        found = [words.count(SOUNDS[animal]) / CHOICES for words in sounds]
+        assert found == row["scores"]
+        assert sorted(found) == sorted(right / CHOICES for right in CANDIDATES)
+        assert all(set(words) <= {SOUNDS[animal], SOUNDS[partner(animal)]} for words in sounds)
+        fillers = [sorted(word for word in text if word not in (*SOUNDS, "says")) for text in texts]
+        assert all(filler == fillers[0] for filler in fillers)
+        assert {len(text) for text in texts} == {RESPONSE_WORDS}
+        rights[SOUNDS[animal]] += 1
+        wrongs[SOUNDS[partner(animal)]] += 1
+    assert rights == wrongs == dict.fromkeys(SOUNDS, 8)
+    with pytest.raises(ConfigError, match="test must be a positive multiple of 8, got 9"):
+        write_candidates(tmp_path, train=8, test=9)

@@ -247,3 +247,91 @@ def test_tokens_without_places_are_refused(tokenizer):
     frame = data.read_preferences(pl.DataFrame([PAIR]))
     with pytest.raises(DataError, match="offsets=True"):
         attach_weights(tokenize_rows(frame, tokenizer, offsets=False).segments, frame)
+
+
+# -- files: prepared folders, instructions, one response a row
+
+
+def prepared(source, tokenizer, out, **settings):
+    from pyprefopt.data.prepare import prepare
+
+    return prepare(str(source), tokenizer, out, **settings)
+
+
+def weighted_pairs(count):
+    rows = []
+    for number in range(count):
+        given_ = ([span(0, 1, number)], None, [])[number % 3]
+        rows.append(PAIR | {"prompt": f"p{number}", "chosen_weights": given_, "rejected_weights": [number / 2]})
+    return rows
+
+
+def columns_of(segments):
+    store = SegmentStore.from_frame(segments)
+    names = ["row", "segment", "kind", "ids", "mask", USER_WEIGHTS]
+    return store.table.select(names).combine_chunks()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("truncation", [{}, {"ratio": 0.5, "cut_end": "eos"}])
+def test_prepared_folders_bring_the_weights_along(kind, truncation, tokenizer, tmp_path, monkeypatch):
+    from pyprefopt.data import sources
+
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 600)
+    monkeypatch.setattr(sources, "UNIT_ROWS", 4)
+    rows = weighted_pairs(20)
+    rows[13]["rejected_weights"] = [1.0, 2.0]
+    path = json_rows(tmp_path, rows)
+    if kind == "parquet":
+        path = tmp_path / "pairs.parquet"
+        data.read_preferences(tmp_path / "pairs.jsonl").drop("row").write_parquet(path)
+    store = prepared(path, tokenizer, tmp_path / "out", truncation=truncation, offsets=False, on_error="skip")
+    frame = data.read_preferences(path)
+    segments, rejects = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
+    if truncation:
+        segments = data.truncate(segments, **truncation, tokenizer=tokenizer)
+    assert len(store.manifest["shards"]) > 1
+    assert columns_of(pl.DataFrame(store.table)).equals(columns_of(segments))
+    assert store.manifest["rejected"] == {"bad_weights": 1} == {rejects[0, "reason"]: 1}
+    (bad,) = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert (bad["row"], bad["field"], bad["file"]) == (13, "rejected_weights", str(path))
+
+
+def test_a_folder_without_weights_has_no_such_column(tokenizer, tmp_path):
+    store = prepared(json_rows(tmp_path, [PAIR | {"chosen_cut": 0}]), tokenizer, tmp_path / "out")
+    assert USER_WEIGHTS not in store.table.column_names
+
+
+@pytest.mark.parametrize("row", [PAIR, {"prompt": "why", "response": "b"}])
+def test_weights_that_only_later_rows_have_are_told(row, tokenizer, tmp_path, monkeypatch):
+    from pyprefopt.data import sources
+
+    monkeypatch.setattr(sources, "HEAD_BYTES", 100)
+    name = "chosen_weights" if "chosen" in row else "response_weights"
+    path = json_rows(tmp_path, [row] * 20 + [row | {name: [span(0, 1)]}])
+    with pytest.raises(DataError, match=f"the field '{name}' is in rows after the first ones"):
+        prepared(path, tokenizer, tmp_path / "out")
+    if name == "response_weights":
+        with pytest.raises(DataError, match=f"the field '{name}' is in rows after the first ones"):
+            data.read_instructions(path)
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_instructions(typed, tokenizer, tmp_path):
+    rows = [
+        {"prompt": "why", "response": "c ab", "other": 1, "response_weights": w} for w in ([span(0, 1, 4)], None, [])
+    ]
+    frame = data.read_instructions(pl.DataFrame(rows) if typed else json_rows(tmp_path, rows))
+    assert frame.columns == ["row", "prompt", "response", "response_weights"]
+    segments, rejects = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
+    assert rejects.is_empty()
+    assert segments.filter(segment=1)[USER_WEIGHTS].list.first().to_list() == [4.0, 1.0, 1.0]
+
+
+def test_one_response_a_row(tokenizer, tmp_path):
+    rows = [
+        {"prompt": "why", "response": r, "score": 1, "response_weights": [span(0, 1, n)]} for n, r in enumerate("ab")
+    ]
+    frame = data.read_candidates(json_rows(tmp_path, rows), format="candidate_rows")
+    segments, _ = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
+    assert segments.filter(pl.col("segment") > 0)[USER_WEIGHTS].list.first().to_list() == [0.0, 1.0]

@@ -29,7 +29,7 @@ def test_config_parses(file):
     if kind in ("method", "embedded"):
         settings = parse_yaml(text, str(file))
         assert "method" not in settings  # the file's name says it
-        typed(RunConfig, settings, file.stem)
+        typed(RunConfig, settings, "dpo" if file.stem == "default" else file.stem)
     elif kind == "paper":
         load_config(file)
     elif kind == "model":

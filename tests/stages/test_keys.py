@@ -55,7 +55,7 @@ REWARD_FLIPS: dict[str, tuple[str, Any, set[str]]] = {
     "beta": ("dpo", 0.7, {"rewards"}), "transform": ("dpo", "sigmoid_centered", {"rewards"}),
     "noise_std": ("dpo", 0.5, {"rewards"}), "noise_seed": ("random", 1, {"rewards"}),
     "gamma": ("simpo", 0.5, {"rewards"}), "form": ("simpo", "length_norm", {"rewards"}),
-    "column": ("column", "credits", {"data", "rewards"}), "name": ("dpo", "random", {"rewards"}),
+    "column": ("column", "credits", {"rewards"}), "name": ("dpo", "random", {"rewards"}),
     "prefix": ("contrastive", "none", {"rewards", "revision"}), "wrap": ("contrastive", "raw", {"rewards", "revision"}),
     "context": ("contrastive", "last", {"rewards", "revision"}), "score_eos": ("contrastive", True, {"rewards"}),
     "max_tokens": ("contrastive", 99, {"rewards", "revision"}),
@@ -120,7 +120,8 @@ def test_flip_of_rewards(name: str) -> None:
 
 def reward_keys(config: RunConfig) -> dict[str, str]:
     """The keys of a run's stages, and of those that make its token rewards."""
-    data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
+    manifest = {"key": "data", "vocab_size": 10, "inputs": {}}
+    data = Artifact("data", Path("data"), manifest, reused=False)
     stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
     if isinstance(provider, Contrastive):
         stages["revision"] = revision_stage(provider, data, "better")

@@ -160,13 +160,11 @@ def test_prompts_are_keyed_by_what_they_say(chats, tmp_path):
     assert stored(other.rewards.directory) != [] != made.facts
 
 
-def test_a_folder_of_tokens_has_no_texts(chats, tmp_path):
+def test_a_prepared_folder_leads_back_to_its_texts(chats, tmp_path):
     prepare(str(chats / "pairs.jsonl"), load_tokenizer(chats / "tokenizer"), tmp_path / "folder")
-    run = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards=contrastive(chats))
-    with pytest.raises(ConfigError, match=r"rewards contrastive reads more of the rows than their tokens"):
-        _ = run.rewards
-    fine = pipeline(chats, tmp_path / "run", data=str(tmp_path / "folder"), rewards={"name": "random"})
-    assert stored(fine.rewards.directory)
+    given = {"rewards": contrastive(chats), "data": str(tmp_path / "folder")}
+    run, raw = pipeline(chats, tmp_path / "run", **given), pipeline(chats, tmp_path / "raw", rewards=contrastive(chats))
+    assert stored(run.rewards.directory) == stored(raw.rewards.directory)
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -322,3 +320,65 @@ def test_rewards_reach_the_loss_and_its_key(sepo, rewarded):
         keys.append(run.made["policy"].manifest)
     assert keys[0]["key"] == keys[2]["key"] != keys[1]["key"]
     assert keys[0]["fingerprint"] == keys[2]["fingerprint"] != keys[1]["fingerprint"]
+
+
+# --- columns of the data ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def credited(chats: Path, tmp_path: Path):
+    """Write the three pairs with rewards of their own, and give a run over them."""
+
+    def make(chosen: list, rejected: list, name: str = "rewards", **settings) -> Pipeline:
+        rows = [json.loads(line) for line in (chats / "pairs.jsonl").read_text().splitlines()]
+        for row, one, other in zip(rows, chosen, rejected, strict=True):
+            row |= {f"chosen_{name}": one, f"rejected_{name}": other}
+        (tmp_path / "credited.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = {"data": str(tmp_path / "credited.jsonl"), "rewards": {"name": "column"}}
+        return pipeline(chats, tmp_path / "run", **{**given, **settings})
+
+    return make
+
+
+def test_a_reward_per_token(credited):
+    """Contents: says meow | says moo moo | buzz; says woof | says | says hoot says hoot. The turn's end gets 0."""
+    run = credited([[1, -2.5], [0.5, 0, -0.5], [3]], [[-1, 0], None, [1, 2, -3, 4]])
+    found = [line for line in stored(run.rewards.directory) if line is not None]
+    assert found == [[1, -2.5, 0], [-1, 0, 0], [0.5, 0, -0.5, 0], [0, 0], [3, 0], [1, 2, -3, 4, 0]]
+
+
+def test_spans_of_characters_and_a_name_of_ones_own(credited):
+    span = [{"start": 5, "end": 9, "weight": -2.0}]
+    rewards = {"name": "column", "column": "credits", "beta": 0.5}
+    run = credited([span, [], []], [[], [], span], name="credits", rewards=rewards)
+    found = [line for line in stored(run.rewards.directory) if line is not None]
+    assert found == [[0, -1, 0], [0, 0, 0], [0, 0, 0, 0], [0, 0], [0, 0], [0, -1, 0, 0, 0]]
+
+
+def test_rewards_of_a_truncated_response(credited):
+    given = [[1, -2.5], [0.5, 0, -0.5], [3]], [[-1, 0], [7], [1, 2, -3, 4]]
+    run = credited(*given, truncation={"tokens": 1, "cut_end": "template"})
+    found = [line for line in stored(run.rewards.directory) if line is not None]
+    assert [line[0] for line in found] == [1, -1, 0.5, 7, 3, 1]
+    assert not any(value for line in found for value in line[1:])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            [[1, 2, 3], [0, 0, 0], [1]],
+            r"train row 0, chosen_rewards: there must be one reward for each of the 2 tokens",
+        ),
+        ([[1, None], [0, 0, 0], [1]], r"train row 0, chosen_rewards\[1\]: a reward must be a finite number, got None"),
+        (["no", "no", "no"], r"column 'chosen_rewards' must hold"),
+    ],
+)
+def test_bad_columns(credited, chosen, message):
+    with pytest.raises(DataError, match=message):
+        _ = credited(chosen, [[0, 0], [0], [0, 0, 0, 0]]).rewards
+
+
+def test_a_column_that_is_not_there(chats, tmp_path):
+    with pytest.raises(DataError, match=r"the rows have no column 'chosen_rewards'.*--rewards.column NAME"):
+        _ = pipeline(chats, tmp_path, rewards={"name": "column"}).rewards

@@ -10,8 +10,13 @@ import polars as pl
 import pytest
 
 import pyprefopt
+from pyprefopt import data
 from pyprefopt.data.store import SegmentStore, ValueStore
-from pyprefopt.errors import DataError
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.losses import DPO
+from pyprefopt.stages.artifact import Artifact
+from pyprefopt.stages.data import build_data
+from pyprefopt.stages.fit import check_user_weights
 from pyprefopt.stages.run import RunResult
 from tests.stages.runs import losses, small
 
@@ -33,7 +38,10 @@ def one_step(inputs: Path, out: Path, **settings) -> list[tuple[str, int, float]
     return losses(out)
 
 
-@pytest.mark.parametrize("method", ["dpo", "simpo", "sft"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("method", ["dpo", pytest.param("simpo", marks=SLOW), pytest.param("sft", marks=SLOW)])
 def test_weights_change_the_loss_and_ones_do_not(method: str, inputs: Path, tmp_path: Path) -> None:
     plain = one_step(inputs, tmp_path / "plain", method=method)
     ones = one_step(inputs, tmp_path / "ones", method=method, data=weighted(inputs, tmp_path / "1.parquet", 1.0))
@@ -90,3 +98,40 @@ def test_rows_with_bad_weights_are_bad_rows(inputs: Path, tmp_path: Path) -> Non
     (rejected,) = [json.loads(line) for line in (tmp_path / "run/rejected.jsonl").read_text().splitlines()]
     assert (rejected["row"], rejected["reason"]) == (5, "bad_weights")
     assert SegmentStore.open(tmp_path / "run/stages/data/train").num_rows == 63
+
+
+def test_a_prepared_folder_brings_its_weights(inputs: Path, tmp_path: Path) -> None:
+    raw = weighted(inputs, tmp_path / "2.parquet")
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    data.prepare(raw, tokenizer, tmp_path / "folder", max_prompt_tokens=64, max_tokens=128, offsets=False)
+    settings = {"eval_data": None, "eval_ratio": 0.2}
+    for name, path in (("raw", raw), ("prepared", str(tmp_path / "folder"))):
+        made = build_data(small(inputs, tmp_path / "run", data=path, **settings), tmp_path / name)
+        assert set(made["weights"]) == {"train", "eval"}
+    for split in ("train", "eval"):
+        stores = [ValueStore.open(tmp_path / run / f"{split}_weights") for run in ("raw", "prepared")]
+        assert stores[0].values.to_pylist() == stores[1].values.to_pylist()
+
+
+def test_instructions_bring_their_weights_to_sft(inputs: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(inputs / "sft.parquet")
+    found = []
+    for weight in (1.0, 3.0):
+        given = pl.lit([{"start": 0, "end": 9, "weight": weight}])
+        frame.with_columns(response_weights=given).write_parquet(tmp_path / f"{weight}.parquet")
+        base = {"data": str(tmp_path / f"{weight}.parquet")}
+        found.append(one_step(inputs, tmp_path / f"run-{weight}", method="sft", base=base))
+    assert found[0] != found[1]
+    with pytest.raises(ConfigError, match=r"response_weights of base\.data .* are not used by method sepo"):
+        build_data(small(inputs, tmp_path / "run", base=base), tmp_path / "stage")
+
+
+def test_a_method_that_weighs_no_token_refuses_weights(tmp_path: Path) -> None:
+    class Head:
+        needs = frozenset({"reward_head"})
+
+    manifest = {"key": "data", "weights": {"train": "hash"}}
+    with pytest.raises(ConfigError, match=r"data brings weights of tokens \(train\), but Head scores whole responses"):
+        check_user_weights(Head(), Artifact("data", tmp_path, manifest, reused=False))  # type: ignore[arg-type]
+    check_user_weights(Head(), Artifact("data", tmp_path, {"key": "data", "weights": {}}, reused=False))  # type: ignore[arg-type]
+    check_user_weights(DPO(), Artifact("data", tmp_path, manifest, reused=False))

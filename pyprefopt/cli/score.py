@@ -1,0 +1,78 @@
+"""`pyprefopt score IN --rewards NAME --out OUT`; what `deepspeed scripts/score.py` runs on every rank."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
+
+if TYPE_CHECKING:
+    from pyprefopt.train.config import RunConfig
+
+METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
+NAMES = (
+    "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
+    "max_prompt_tokens", "max_tokens", "output_dir", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout",
+    "threads",
+)  # fmt: skip
+SECTIONS = ("rewards", "base", "oracle")
+USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]
+
+Token rewards of all responses of IN: preference data in any known format, or a folder made by pyprefopt prepare.
+OUT is a .parquet file (a line a response: row, segment, kind, ids, mask, starts, ends, rewards), or for a prepared
+folder also a folder of values (row, segment, values).
+
+  --rewards NAME   dpo (default), simpo, contrastive, strong_weak, column or random; --rewards.beta and so on
+  --model M        where base and oracle are trained from; the model that contrastive prompts are put to
+  --base, --oracle ready checkpoints instead; --base.learning_rate, --oracle.loss.beta and so on where they are trained
+
+and, as for pyprefopt train (pyprefopt train --help explains each):
+  {", ".join(NAMES)}"""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Score as the options say."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return
+    try:
+        config, out = _parse(argv)
+    except PyprefoptError as error:
+        error.all_ranks_alike = True
+        raise
+    logger = logging.getLogger("pyprefopt")
+    if not logger.handlers:  # what stages say: all of it from rank 0, warnings from the others
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+
+    from pyprefopt.stages.scoring import score
+
+    facts = score(config, out)
+    if os.environ.get("RANK", "0") == "0":
+        sides = ("chosen", "rejected")
+        shown = (f"{side} {facts[side]['mean_reward']:+.4f} (sd {facts[side]['std_reward']:.4f})" for side in sides)
+        print(f"{out}: rewards {config.rewards.name}; mean of a token: {', '.join(shown)}")
+
+
+def _parse(argv: Sequence[str]) -> tuple[RunConfig, str]:
+    """The run's settings and where the rewards go."""
+    from pyprefopt.train.options import split
+    from pyprefopt.train.resolve import parse_args
+
+    words = list(argv)
+    source = words.pop(0) if words and not words[0].startswith("-") else None
+    given = split(words)
+    out = given.pop("out", [])
+    for name in given:
+        if name not in NAMES and name.partition(".")[0] not in SECTIONS:
+            raise ConfigError(
+                f"{name} is no setting of score{did_you_mean(name, NAMES)}; it takes {', '.join(NAMES)}, and those of "
+                f"{', '.join(SECTIONS)}"
+            )
+    if source is None or len(out) != 1:
+        raise ConfigError("IN and --out OUT must be given; write pyprefopt score IN --rewards NAME --out OUT")
+    fixed = {"method": [METHOD], "data": [source], "eval_ratio": ["0"]} | {"output_dir": ["runs/score"]}
+    return parse_args([word for name, values in (fixed | given).items() for word in (f"--{name}", *values)]), out[0]
