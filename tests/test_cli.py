@@ -178,7 +178,7 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
         (["train", "now"], "unexpected argument 'now'"),
         (
             ["trian"],
-            "unknown command 'trian'; did you mean 'train'?; there are train, prepare, score, truncate, inspect",
+            "unknown command 'trian'; did you mean 'train'?; there are train, study, prepare, score, truncate, inspect",
         ),
         (["--method", "dop"], f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
         (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),

@@ -92,11 +92,6 @@ class Training:
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
-        if self.user_weights and path.exists() and "reward_head" in self.method.needs:
-            raise DataError(
-                "the data has token weights (chosen_weights, rejected_weights), and a reward model scores whole "
-                "responses; drop these columns, or train with a method on tokens"
-            )
         return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
 
     def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
