@@ -22,7 +22,13 @@ class RDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.alpha >= 0, "loss.alpha", self.alpha, ">= 0", "usual range 0.001 to 0.1; 0 is dpo")
+        check(
+            0 <= self.alpha < float("inf"),
+            "loss.alpha",
+            self.alpha,
+            ">= 0 and finite",
+            "usual range 0.001 to 0.1; 0 is dpo",
+        )
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """The preferred reward r = beta m + alpha |y|, [R]: what is left of it beside the length is learned."""

@@ -27,7 +27,7 @@ def _regularizer(policy: Tensor, weight: Tensor | float, batch: PackedBatch) -> 
 
 
 def _check(alpha: float, sequence_weight: str) -> None:
-    check(alpha >= 0, "loss.alpha", alpha, ">= 0", _ALPHA)
+    check(0 <= alpha < float("inf"), "loss.alpha", alpha, ">= 0 and finite", _ALPHA)
     known = ("gradient", "static", "none")
     check(sequence_weight in known, "loss.sequence_weight", sequence_weight, f"one of {', '.join(known)}")
 
@@ -92,7 +92,13 @@ class DPOSFT(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.alpha >= 0, "loss.alpha", self.alpha, ">= 0", "usual range 0.001 to 0.1; 0 is dpo")
+        check(
+            0 <= self.alpha < float("inf"),
+            "loss.alpha",
+            self.alpha,
+            ">= 0 and finite",
+            "usual range 0.001 to 0.1; 0 is dpo",
+        )
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """DPO's loss and -alpha S_w, [P]."""

@@ -45,7 +45,13 @@ class TDPO2(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.alpha >= 0, "loss.alpha", self.alpha, ">= 0", "usual range 0.01 to 0.7; 0 is dpo")
+        check(
+            0 <= self.alpha < float("inf"),
+            "loss.alpha",
+            self.alpha,
+            ">= 0 and finite",
+            "usual range 0.01 to 0.7; 0 is dpo",
+        )
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + alpha K), [R]: the margin's part of each response."""

@@ -32,7 +32,13 @@ class TGDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.alpha >= 0, "loss.alpha", self.alpha, ">= 0", "usual range 0.2 to 2; 0 is dpo")
+        check(
+            0 <= self.alpha < float("inf"),
+            "loss.alpha",
+            self.alpha,
+            ">= 0 and finite",
+            "usual range 0.2 to 2; 0 is dpo",
+        )
         check_shape("loss.shape", self.shape)
 
     def __repr__(self) -> str:
