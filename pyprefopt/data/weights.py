@@ -118,10 +118,11 @@ def _lines(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     _check_nested(frame.schema[name], name)
     given = frame.filter(pl.col(name).is_not_null())
     wrong = given.filter(pl.col(name).list.len() != pl.col(side).list.len())
+    shown = wrong.select("row", name, pl.col(side).list.len().alias("count"))
     rejects = _table(
         (row, name, entry, f"{name} must have one entry for each of the {count} responses, got {len(entry)}",
          "null stands for a response whose tokens all weigh 1")
-        for row, entry, count in wrong.select("row", name, pl.col(side).list.len().alias("count")).iter_rows()
+        for row, entry, count in map(shown.row, range(shown.height))
     )  # fmt: skip
     good = given.filter(pl.col(name).list.len() == pl.col(side).list.len(), pl.col(side).list.len() > 0)
     lines = good.select("row", pl.col(side).alias("text"), pl.col(name).alias("weights")).explode("text", "weights")
@@ -179,10 +180,10 @@ def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float
         token = int(at - starts[line])
         problems[line] = (f"[{token}]", lines["weights"][line][token], _RANGE, _REMEDY)
     wanted = kept + lines["left_out"].to_numpy().astype(np.int64)
-    for line in np.flatnonzero(counts != wanted).tolist():
+    for line in map(int, np.flatnonzero(counts != wanted)):
         rule = f"there must be one weight for each of the {wanted[line]} tokens of the content, got {counts[line]}"
         remedy = "count the tokens with `starts` in data.tokenize's segments, or give spans {start, end, weight}"
-        problems[line] = ("", lines["weights"][line].to_list(), rule, remedy)
+        problems[line] = ("", lines.select("weights").row(line)[0], rule, remedy)
     good = np.setdiff1d(np.arange(lines.height), list(problems))
     source, target = (_ranges(first[good], kept[good]) for first in (starts, lines["first"].to_numpy()))
     weights[tokens.content[target]] = values[source]

@@ -27,7 +27,7 @@ class TDPO1(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.kl_scale >= 0, "loss.kl_scale", self.kl_scale, ">= 0", "usual 1; 0 is dpo")
+        check(0 <= self.kl_scale < float("inf"), "loss.kl_scale", self.kl_scale, ">= 0 and finite", "usual 1; 0 is dpo")
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + kl_scale K), [R]: the margin's part of each response."""

@@ -41,5 +41,5 @@ def test_a_long_chosen_response_is_pushed_less():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"loss\.alpha must be >= 0, got -1"):
+    with pytest.raises(ConfigError, match=r"loss\.alpha must be >= 0 and finite, got -1"):
         RDPO(alpha=-1)

@@ -72,5 +72,5 @@ def test_where_policy_and_reference_are_equal_it_is_ln_2(method):
 
 @pytest.mark.parametrize(("method", "name"), [(TDPO1, "kl_scale"), (TDPO2, "alpha")])
 def test_settings_are_checked(method, name):
-    with pytest.raises(ConfigError, match=rf"loss\.{name} must be >= 0, got -0\.5"):
+    with pytest.raises(ConfigError, match=rf"loss\.{name} must be >= 0 and finite, got -0\.5"):
         method(**{name: -0.5})

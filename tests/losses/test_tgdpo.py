@@ -98,7 +98,7 @@ def test_the_functions_content_is_part_of_what_the_loss_is(custom):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": -1.0}, r"loss\.alpha must be >= 0, got -1\.0"),
+        ({"alpha": -1.0}, r"loss\.alpha must be >= 0 and finite, got -1\.0"),
         ({"beta": 0.0}, r"loss\.beta must be > 0"),
         ({"shape": "linaer"}, r"loss\.shape must be one of linear, sigmoid, .*did you mean 'linear'"),
         ({"shape": "nowhere.py:f"}, r"loss\.shape must name an existing file, got 'nowhere\.py'"),
