@@ -52,7 +52,9 @@ def _explain(error: PyprefoptError) -> int:
     """Print the error, from rank 0 alone if every rank has the same. PYPREFOPT_DEBUG=1 shows the traceback."""
     if os.environ.get("PYPREFOPT_DEBUG") == "1":
         raise error
-    rank = int(os.environ.get("RANK", "0"))
+    from pyprefopt.train import dist
+
+    rank = dist.rank()
     if rank == 0 or not error.all_ranks_alike:
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
     return 2

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
+from pyprefopt.cli.ranks import alike, show_log
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.train.dist import is_main
 
 if TYPE_CHECKING:
     from pyprefopt.train.config import RunConfig
@@ -38,20 +38,14 @@ def run(argv: Sequence[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return
-    try:
+    with alike():
         config, out = _parse(argv)
-    except PyprefoptError as error:
-        error.all_ranks_alike = True
-        raise
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:  # what stages say: all of it from rank 0, warnings from the others
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    show_log()
 
     from pyprefopt.stages.scoring import score
 
     facts = score(config, out)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main():
         sides = ("chosen", "rejected")
         shown = (f"{side} {facts[side]['mean_reward']:+.4f} (sd {facts[side]['std_reward']:.4f})" for side in sides)
         print(f"{out}: rewards {config.rewards.name}; mean of a token: {', '.join(shown)}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
+from pyprefopt.cli.ranks import alike, show_log
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.train.dist import is_main
 
 if TYPE_CHECKING:
     from pyprefopt.stages.studies import Study
@@ -24,25 +24,19 @@ def run(argv: Sequence[str]) -> None:
         print(_overview(STUDIES))
         return
     name = words[0]
-    try:
+    with alike():
         if name not in STUDIES:
             raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
         if "--help" in words or "-h" in words:
             print(_options(name, STUDIES[name]))
             return
         config, own = read(name, STUDIES[name], words[1:])
-    except PyprefoptError as error:
-        error.all_ranks_alike = True
-        raise
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    show_log()
 
     from pyprefopt.stages.study import format_summary, run_study
 
     result = run_study(name, config, **own)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main():
         print(f"study {name}: {result.cells.height} runs, {result.output_dir}\n{format_summary(result)}")
 
 

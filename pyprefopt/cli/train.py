@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 
-from pyprefopt.errors import PyprefoptError
+from pyprefopt.cli.ranks import alike, show_log
 
 
 def run(argv: Sequence[str]) -> None:
     """Train as the options say."""
-    try:
+    with alike():
         from pyprefopt.train.resolve import parse_args
 
         config = parse_args(argv)
-    except PyprefoptError as error:
-        error.all_ranks_alike = True
-        raise
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:  # what stages say: all of it from rank 0, warnings from the others
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    show_log()
 
     from pyprefopt.stages.run import train
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check
 from pyprefopt.losses.dpo import DPO, logistic_loss
-from pyprefopt.losses.method import Need
+from pyprefopt.losses.method import Need, check_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ class TDPO1(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(0 <= self.kl_scale < float("inf"), "loss.kl_scale", self.kl_scale, ">= 0 and finite", "usual 1; 0 is dpo")
+        check_factor("loss.kl_scale", self.kl_scale, "usual 1; 0 is dpo")
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + kl_scale K), [R]: the margin's part of each response."""
@@ -45,13 +44,7 @@ class TDPO2(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(
-            0 <= self.alpha < float("inf"),
-            "loss.alpha",
-            self.alpha,
-            ">= 0 and finite",
-            "usual range 0.01 to 0.7; 0 is dpo",
-        )
+        check_factor("loss.alpha", self.alpha, "usual range 0.01 to 0.7; 0 is dpo")
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + alpha K), [R]: the margin's part of each response."""

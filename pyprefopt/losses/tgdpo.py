@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, given_rewards, side_signs
+from pyprefopt.losses.method import Need, check_factor, given_rewards, side_signs
 from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, file_digest
 
 if TYPE_CHECKING:
@@ -32,13 +31,7 @@ class TGDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(
-            0 <= self.alpha < float("inf"),
-            "loss.alpha",
-            self.alpha,
-            ">= 0 and finite",
-            "usual range 0.2 to 2; 0 is dpo",
-        )
+        check_factor("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo")
         check_shape("loss.shape", self.shape)
 
     def __repr__(self) -> str:
