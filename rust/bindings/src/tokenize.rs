@@ -212,11 +212,11 @@ impl Tokenizer {
         let format = format_of(format)?;
         rows.check(first_line)?;
         py.detach(|| {
-            let (texts, lines) = rows.split();
+            let (kind, (texts, lines)) = (rows.rows(), rows.split());
             let mut made = Made::default();
             made.add(texts.len(), offsets, |index, columns| {
                 let number = first_row + index as u64;
-                prepare_row(&work, texts[index], number, format, rows.rows(), columns);
+                prepare_row(&work, texts[index], number, format, kind, columns);
             })?;
             if let Some(first_line) = first_line {
                 name_lines(made.rejects_mut(), |row| {
