@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyprefopt.data.blocks import OFFSETS, tokenize_block
 from pyprefopt.data.engines import in_threads
 from pyprefopt.data.rejects import raise_for
-from pyprefopt.data.sources import open_source
+from pyprefopt.data.sources import Block, open_source
 from pyprefopt.data.tables import to_table
 from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, check_number, did_you_mean
@@ -140,18 +140,23 @@ def _tokenize_source(
     options: dict[str, Any],
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
-    work = partial(tokenize_block, format=opened.format, tokenizer=tokenizer, **options)
-    made = list(in_threads(opened.blocks(), work))
+
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+        made = tokenize_block(block, opened.format, tokenizer, **options)
+        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in
+
+    frames, rejects, rows_in = zip(*in_threads(opened.blocks(), work), strict=True)
     if on_error == "raise":
-        raise_for(pl.concat([block.rejects for block in made]), sum(block.rows_in for block in made))
-    return _frame(pa.concat_tables([block.segments for block in made]), options["offsets"])
+        raise_for(pl.concat(rejects), sum(rows_in))
+    whole: pl.DataFrame = pl.concat(frames, rechunk=False)
+    return whole
 
 
 def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
     """The table in Polars' types; its columns are not copied."""
-    frame = pl.from_arrow(segments, rechunk=False)
+    frame, schema = pl.from_arrow(segments, rechunk=False), _schema(offsets)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
-    return frame.cast(_schema(offsets))
+    return frame if frame.schema == schema else frame.cast(schema)
 
 
 def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:

@@ -10,5 +10,5 @@ mod row;
 
 pub use budget::{Boundary, Limits, PromptOverflow};
 pub use columns::Columns;
-pub use encoder::{Encoded, Encoder, Mismatch};
+pub use encoder::{Encoded, Encoder, Mismatch, Shared};
 pub use row::{Response, Row, Tokenization, tokenize_row};

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pyprefopt_core::template::{ChatTemplate, Message};
 use pyprefopt_core::tokenize::{
-    Boundary, Columns, Encoder, Limits, PromptOverflow, Response, Row, Tokenization, tokenize_row,
+    Boundary, Columns, Encoder, Limits, PromptOverflow, Response, Row, Shared, Tokenization,
+    tokenize_row,
 };
 
 const TINY: &str = include_str!("../tiny-tokenizer.json");
@@ -53,14 +54,18 @@ fuzz_target!(|data: &[u8]| {
     }
     let (shared, tail) = text.split_at(at);
     let other = format!("{shared}other");
-    let pair = ENCODER
-        .encode_sharing(at, &[&text, &other])
+    let mut pair = Shared::default();
+    ENCODER
+        .encode_sharing(at, &[&text, &other], &mut pair)
         .expect("texts can be encoded");
-    assert_eq!(pair[0], encoded);
-    assert_eq!(
-        pair[1],
-        ENCODER.encode(&other).expect("a text can be encoded")
-    );
+    let alone = ENCODER.encode(&other).expect("a text can be encoded");
+    for (rest, whole) in pair.rests.iter().zip([&encoded, &alone]) {
+        assert_eq!([&pair.prefix.ids[..], &rest.ids].concat(), whole.ids);
+        assert_eq!(
+            [&pair.prefix.offsets[..], &rest.offsets].concat(),
+            whole.offsets
+        );
+    }
     check_row(shared, tail, cut);
 });
 

@@ -56,9 +56,24 @@ pub struct Blocks {
 }
 
 enum Scanner {
-    Lines { line: u64 },
+    Lines(Lines),
     Array(Array),
     Csv(Csv),
+}
+
+/// Lines so far, and the one that has not ended.
+#[derive(Default)]
+struct Lines {
+    ended: u64,
+    bytes: usize,
+    written: bool, // more than spaces stand in it
+}
+
+impl Lines {
+    fn grow(&mut self, more: &[u8]) {
+        self.bytes += more.len();
+        self.written = self.written || !more.trim_ascii_start().is_empty();
+    }
 }
 
 /// A piece of so many bytes comes from a file that may fill blocks.
@@ -68,7 +83,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 impl Blocks {
     pub fn new(layout: Layout, limits: Limits) -> Self {
         let scanner = match layout {
-            Layout::Lines => Scanner::Lines { line: 1 },
+            Layout::Lines => Scanner::Lines(Lines::default()),
             Layout::Array => Scanner::Array(Array::default()),
             Layout::Csv { delimiter } => Scanner::Csv(Csv::new(delimiter)),
         };
@@ -86,20 +101,21 @@ impl Blocks {
 
     /// The blocks that are full with this piece.
     pub fn push(&mut self, piece: &[u8]) -> Result<Vec<TextBlock>> {
-        self.pending.extend_from_slice(piece);
         if self.block.data.is_empty() && piece.len() >= LARGE {
             // The pages of a block are touched once: a buffer that grows is copied again and again.
             self.block.data.reserve(self.limits.bytes + piece.len());
         }
-        if !self.started {
-            if self.pending.len() < BOM.len() {
-                return Ok(Vec::new());
-            }
-            self.start()?;
-        }
         let mut full = Vec::new();
-        self.scan(&mut full, false)?;
-        if self.pending.len() > self.limits.row_bytes {
+        if self.started && matches!(self.scanner, Scanner::Lines(_)) {
+            self.push_lines(piece, &mut full);
+        } else {
+            self.pending.extend_from_slice(piece);
+            if !self.started && self.pending.len() < BOM.len() {
+                return Ok(full);
+            }
+            self.scan(&mut full, false)?;
+        }
+        if self.unfinished() > self.limits.row_bytes {
             return Err(Error::Argument(format!(
                 "the row at line {} is longer than {} MiB; its end is missing, or it must be split",
                 self.line(),
@@ -111,9 +127,6 @@ impl Blocks {
 
     /// The last block, if any; fails where the text ends in the middle of an array or of a quoted cell.
     pub fn finish(&mut self) -> Result<Vec<TextBlock>> {
-        if !self.started {
-            self.start()?;
-        }
         let mut full = Vec::new();
         self.scan(&mut full, true)?;
         let block = std::mem::take(&mut self.block);
@@ -133,28 +146,87 @@ impl Blocks {
         Ok(())
     }
 
+    /// The line on which the next row begins.
     fn line(&self) -> u64 {
         match &self.scanner {
-            Scanner::Lines { line } => *line,
+            Scanner::Lines(lines) => lines.ended + 1,
             Scanner::Array(array) => array.line(),
             Scanner::Csv(csv) => csv.line(),
         }
     }
 
+    /// Bytes of the row that has not ended yet.
+    fn unfinished(&self) -> usize {
+        match &self.scanner {
+            Scanner::Lines(lines) => lines.bytes,
+            _ => self.pending.len(),
+        }
+    }
+
+    /// Copy the piece into the block, as a whole where the block does not end in it.
+    fn push_lines(&mut self, piece: &[u8], full: &mut Vec<TextBlock>) {
+        let mut copied = 0;
+        let mut from = 0;
+        while let Some(length) = memchr(b'\n', &piece[from..]) {
+            let row = &piece[from..=from + length];
+            from += row.len();
+            self.block.rows += self.end_line(row);
+            let bytes = self.block.data.len() + from - copied;
+            if bytes >= self.limits.bytes || self.block.rows >= self.limits.rows {
+                self.block.data.extend_from_slice(&piece[copied..from]);
+                copied = from;
+                self.end_block(full);
+            }
+        }
+        self.block.data.extend_from_slice(&piece[copied..]);
+        if let Scanner::Lines(lines) = &mut self.scanner {
+            lines.grow(&piece[from..]);
+        }
+    }
+
+    /// How many rows end with this end of a line.
+    fn end_line(&mut self, end: &[u8]) -> u64 {
+        let Scanner::Lines(lines) = &mut self.scanner else {
+            return 0;
+        };
+        lines.grow(end);
+        let ended = lines.ended + 1;
+        let row = std::mem::replace(
+            lines,
+            Lines {
+                ended,
+                ..Lines::default()
+            },
+        );
+        u64::from(row.written)
+    }
+
+    fn end_block(&mut self, full: &mut Vec<TextBlock>) {
+        let fresh = TextBlock {
+            first_line: self.line(),
+            ..TextBlock::default()
+        };
+        let block = std::mem::replace(&mut self.block, fresh);
+        full.extend((block.rows > 0).then_some(block));
+    }
+
     /// Move every whole row from `pending` into the block; at the `end` of the text the rest is a row too.
     fn scan(&mut self, full: &mut Vec<TextBlock>, end: bool) -> Result<()> {
+        if !self.started {
+            self.start()?;
+        }
         let mut pending = std::mem::take(&mut self.pending);
+        if matches!(self.scanner, Scanner::Lines(_)) {
+            self.push_lines(&pending, full);
+            self.block.rows += if end { self.end_line(b"") } else { 0 };
+            return Ok(());
+        }
         let mut used = 0;
         while let Some((next, row)) = self.next_row(&mut pending, used, end)? {
             used = next;
             self.block.rows += u64::from(row);
             if self.block.data.len() >= self.limits.bytes || self.block.rows >= self.limits.rows {
-                let fresh = TextBlock {
-                    first_line: self.line(),
-                    ..TextBlock::default()
-                };
-                let block = std::mem::replace(&mut self.block, fresh);
-                full.extend((block.rows > 0).then_some(block));
+                self.end_block(full);
             }
         }
         pending.drain(..used);
@@ -171,18 +243,7 @@ impl Blocks {
     ) -> Result<Option<(usize, bool)>> {
         let out = &mut self.block.data;
         match &mut self.scanner {
-            Scanner::Lines { line } => {
-                let rest = &pending[from..];
-                let length = match memchr(b'\n', rest) {
-                    Some(at) => at + 1,
-                    None if end && !rest.is_empty() => rest.len(),
-                    None => return Ok(None),
-                };
-                *line += 1;
-                out.extend_from_slice(&rest[..length]);
-                let blank = rest[..length].trim_ascii_start().is_empty();
-                Ok(Some((from + length, !blank)))
-            }
+            Scanner::Lines(_) => Ok(None), // they are copied by the piece
             Scanner::Array(array) => array.next_row(pending, from, end, out),
             Scanner::Csv(csv) => csv.next_row(pending, from, end, out),
         }

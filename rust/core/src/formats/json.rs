@@ -169,7 +169,7 @@ impl<'a> Fields<'a> {
             rule,
             remedy,
         };
-        let text = std::str::from_utf8(row).map_err(|error| {
+        let text = simdutf8::compat::from_utf8(row).map_err(|error| {
             let at = error.valid_up_to();
             let rule = format!(
                 "a row must be UTF-8; the byte at column {} (0x{:02x}) is not",

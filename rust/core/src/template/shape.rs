@@ -20,7 +20,6 @@ const MOST_FAILURES: u32 = 4;
 #[derive(Debug)]
 pub struct Shape {
     roles: Vec<String>,
-    prompt_messages: usize,
     guards: Vec<Guard>,
     pieces: Vec<Piece>,
     boundary: usize,       // the response begins here
@@ -30,14 +29,13 @@ pub struct Shape {
     response: usize,       // content of the response
 }
 
-/// Where the parts of a chat stand in its text, in bytes.
+/// Where the parts of a prompt stand in its text, in bytes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Places {
     pub boundary: usize,
     pub generation: usize,
     pub turns: Vec<usize>,
     pub prompt: Option<Place>,
-    pub response: Option<Place>,
 }
 
 /// A content in the text; `lead` counts the bytes that the template took off its start.
@@ -58,9 +56,9 @@ struct Known {
 pub struct Shapes(RwLock<HashMap<u64, Known>>);
 
 impl Shape {
-    fn fits(&self, chat: &[Message], prompt_messages: usize) -> bool {
-        self.prompt_messages == prompt_messages
-            && self.roles.len() == chat.len()
+    /// Whether a chat, whose messages are no more than role and content, has this shape.
+    pub fn fits(&self, chat: &[Message]) -> bool {
+        self.roles.len() == chat.len()
             && self
                 .roles
                 .iter()
@@ -72,43 +70,59 @@ impl Shape {
                 .all(|guard| guard.holds(chat[guard.slot.message].content))
     }
 
-    /// Append the chat's text to `text`, which is empty or ends where another begins; places count from there.
-    pub fn write(&self, chat: &[Message], text: &mut String) -> Places {
-        let origin = text.len();
+    /// Append the prompt's text to `text`, which is empty.
+    pub fn write_prompt(&self, chat: &[Message], text: &mut String) -> Places {
         let mut places = Places::default();
-        for index in 0..=self.pieces.len() {
-            let at = text.len() - origin;
-            if index == self.boundary {
-                places.boundary = at;
+        let mut turns = self.turns.iter().peekable();
+        for (index, piece) in self.pieces[..self.boundary].iter().enumerate() {
+            while turns.next_if(|turn| **turn == index).is_some() {
+                places.turns.push(text.len());
             }
             if index == self.generation {
-                places.generation = at;
+                places.generation = text.len();
             }
-            for _ in self.turns.iter().filter(|turn| **turn == index) {
-                places.turns.push(at);
-            }
-            match self.pieces.get(index) {
-                None => break,
-                Some(Piece::Literal(literal)) => text.push_str(literal),
-                Some(Piece::Slot(slot)) => {
-                    let content = chat[slot.message].content;
-                    let shown = slot.of(content);
-                    text.push_str(shown);
-                    if index == self.response || Some(index) == self.prompt {
-                        let place = Some(Place {
-                            range: at..at + shown.len(),
-                            lead: content.len() - strip_start(content, &slot.start).len(),
-                        });
-                        if index == self.response {
-                            places.response = place;
-                        } else {
-                            places.prompt = place;
-                        }
-                    }
-                }
+            let place = write(piece, chat, text);
+            if Some(index) == self.prompt {
+                places.prompt = place;
             }
         }
+        places.boundary = text.len();
+        places.turns.extend(turns.map(|_| places.boundary));
+        if self.generation == self.boundary {
+            places.generation = places.boundary;
+        }
         places
+    }
+
+    /// Append what follows on the prompt's text, and say where the response's content stands in it.
+    pub fn write_response(&self, chat: &[Message], text: &mut String) -> Option<Place> {
+        let mut response = None;
+        for (index, piece) in (self.boundary..).zip(&self.pieces[self.boundary..]) {
+            let place = write(piece, chat, text);
+            if index == self.response {
+                response = place;
+            }
+        }
+        response
+    }
+}
+
+/// Append a piece, and say where it stands if it is a content.
+fn write(piece: &Piece, chat: &[Message], text: &mut String) -> Option<Place> {
+    let start = text.len();
+    match piece {
+        Piece::Literal(literal) => {
+            text.push_str(literal);
+            None
+        }
+        Piece::Slot(slot) => {
+            let content = chat[slot.message].content;
+            text.push_str(slot.of(content));
+            Some(Place {
+                range: start..text.len(),
+                lead: content.len() - strip_start(content, &slot.start).len(),
+            })
+        }
     }
 }
 
@@ -125,12 +139,9 @@ impl ChatTemplate {
         {
             let known = self.shapes.0.read().unwrap_or_else(PoisonError::into_inner);
             let entry = known.get(&key);
-            if let Some(shape) = entry.and_then(|entry| {
-                entry
-                    .shapes
-                    .iter()
-                    .find(|shape| shape.fits(chat, prompt_messages))
-            }) {
+            if let Some(shape) =
+                entry.and_then(|entry| entry.shapes.iter().find(|shape| shape.fits(chat)))
+            {
                 return Some(shape.clone());
             }
             let full = |entry: &Known| {
@@ -148,7 +159,7 @@ impl ChatTemplate {
             .unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(key).or_default();
         match &learned {
-            Some(shape) if !entry.shapes.iter().any(|s| s.fits(chat, prompt_messages)) => {
+            Some(shape) if !entry.shapes.iter().any(|s| s.fits(chat)) => {
                 entry.shapes.push(shape.clone());
             }
             Some(_) => {}
@@ -233,7 +244,6 @@ impl ChatTemplate {
                     .iter()
                     .map(|message| message.role.to_string())
                     .collect(),
-                prompt_messages,
                 guards,
                 response: *response,
                 boundary,

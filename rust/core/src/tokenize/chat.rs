@@ -1,12 +1,13 @@
 //! A row's prompt and responses as text, and where their parts stand in it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use minijinja::value::Value;
 
 use super::row::{Response, Row};
 use crate::reject::Reject;
-use crate::template::{ChatTemplate, Message, Options, Place};
+use crate::template::{ChatTemplate, Message, Options, Place, Places, Shape};
 
 /// Stands in for a content, to find its place; no text holds it.
 const PLACEHOLDER: &str = "\u{f8ff}content\u{f8ff}";
@@ -41,11 +42,31 @@ pub(super) fn render(
     template: &ChatTemplate,
     row: &Row,
     find_generation: bool,
-) -> Result<Texts, Reject> {
+    shapes: &mut Recent,
+    out: &mut Texts,
+) -> Result<(), Reject> {
     check(row)?;
-    match by_shape(template, row) {
-        Some(texts) => Ok(texts),
-        None => Chat::new(template, row)?.render_all(row, find_generation),
+    if by_shape(template, row, shapes, out).is_none() {
+        *out = Chat::new(template, row)?.render_all(row, find_generation)?;
+    }
+    Ok(())
+}
+
+/// Shapes that rows before had; most rows have one of them.
+#[derive(Default)]
+pub(super) struct Recent(Vec<Arc<Shape>>);
+
+impl Recent {
+    const MOST: usize = 16;
+
+    fn find(&mut self, template: &ChatTemplate, chat: &[Message]) -> Option<Arc<Shape>> {
+        if let Some(shape) = self.0.iter().find(|shape| shape.fits(chat)) {
+            return Some(shape.clone());
+        }
+        let shape = template.shape(chat)?;
+        self.0.truncate(Self::MOST - 1);
+        self.0.push(shape.clone());
+        Some(shape)
     }
 }
 
@@ -86,41 +107,66 @@ fn check(row: &Row) -> Result<(), Reject> {
     }
 }
 
-fn by_shape(template: &ChatTemplate, row: &Row) -> Option<Texts> {
-    if row.tools.is_some() || row.template_kwargs.is_some() {
+fn by_shape(
+    template: &ChatTemplate,
+    row: &Row,
+    shapes: &mut Recent,
+    out: &mut Texts,
+) -> Option<()> {
+    let plain = |message: &Message| message.extra.is_none();
+    if row.tools.is_some() || row.template_kwargs.is_some() || !row.prompt.iter().all(plain) {
         return None;
     }
-    let mut texts = Texts::default();
-    let mut chat = row.prompt.clone();
-    for response in &row.responses {
+    out.responses
+        .resize_with(row.responses.len(), Default::default);
+    let mut chat = Vec::with_capacity(row.prompt.len() + 1);
+    chat.extend_from_slice(&row.prompt);
+    let mut of_first = None;
+    for (index, response) in row.responses.iter().enumerate() {
         let [message] = response.messages.as_slice() else {
             return None;
         };
         chat.truncate(row.prompt.len());
         chat.push(*message);
-        let shape = template.shape(&chat)?;
-        let size = chat.iter().map(|message| message.content.len() + 64).sum();
-        let mut text = String::with_capacity(size);
-        let places = shape.write(&chat, &mut text);
-        texts.prompt = Prompt {
-            bytes: places.boundary,
-            generation: places.generation,
-            parts: Parts {
-                content: places.prompt,
-                stop: places.boundary,
-                turns: places.turns,
-                ..Parts::default()
-            },
-        };
-        let parts = Parts {
+        let shape = plain(message).then(|| shapes.find(template, &chat))??;
+        let (before, rest) = out.responses.split_at_mut(index);
+        let (text, parts) = &mut rest[0];
+        text.clear();
+        match (before.first(), &of_first) {
+            (Some((first, _)), Some(other)) if Arc::ptr_eq(other, &shape) => {
+                text.push_str(&first[..out.prompt.bytes]); // of one shape: of one prompt
+            }
+            (Some((first, _)), _) => {
+                shape.write_prompt(&chat, text);
+                if *text != first[..out.prompt.bytes] {
+                    return None;
+                }
+            }
+            _ => {
+                out.prompt = of_prompt(shape.write_prompt(&chat, text));
+                of_first = Some(shape.clone());
+            }
+        }
+        let content = shape.write_response(&chat, text)?;
+        *parts = Parts {
             first_turn: row.prompt.len(),
-            ..ended(&mut text, places.response?, response.complete)
+            ..ended(text, content, response.complete)
         };
-        texts.responses.push((text, parts));
     }
-    let prompt = &texts.responses.first()?.0[..texts.prompt.bytes];
-    let same = |(text, _): &(String, Parts)| text.starts_with(prompt);
-    texts.responses.iter().all(same).then_some(texts)
+    Some(())
+}
+
+fn of_prompt(places: Places) -> Prompt {
+    Prompt {
+        bytes: places.boundary,
+        generation: places.generation,
+        parts: Parts {
+            content: places.prompt,
+            stop: places.boundary,
+            turns: places.turns,
+            ..Parts::default()
+        },
+    }
 }
 
 /// The text's end: of the content where it was cut, else the last visible character behind it.

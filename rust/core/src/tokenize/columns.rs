@@ -4,10 +4,12 @@ use std::mem::take;
 use std::ops::Range;
 
 use super::chat::Parts;
+use super::row::Scratch;
 use crate::reject::Reject;
 
 /// Lines of the segments table, prompt first, then its responses; lists lie end to end with their lengths in `lengths`.
-#[derive(Debug, Default, Clone, PartialEq)]
+/// All of them are of one template.
+#[derive(Default)]
 pub struct Columns {
     pub rows: Vec<u64>,
     pub numbers: Vec<u16>,
@@ -26,6 +28,7 @@ pub struct Columns {
     pub responses_cut: usize,
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
+    pub(super) scratch: Scratch,
 }
 
 /// What a line is about.

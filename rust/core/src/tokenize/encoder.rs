@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
-use super::fast::{Engine, File};
+use super::fast::{Engine, File, Unsettled};
 use super::probe::probe_text;
 use crate::{Error, Result};
 
@@ -25,9 +25,38 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.ids.clear();
         self.offsets.clear();
+    }
+}
+
+/// Tokens of texts that begin alike: `prefix`, and behind it `rests`, one a text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shared {
+    pub prefix: Encoded,
+    pub rests: Vec<Encoded>,
+}
+
+impl Shared {
+    fn clear(&mut self, texts: usize) {
+        self.prefix.clear();
+        self.rests.iter_mut().for_each(Encoded::clear);
+        self.rests.resize_with(texts, Encoded::default);
+    }
+
+    fn fill(
+        &mut self,
+        engine: &Engine,
+        texts: &[&str],
+        cut: usize,
+    ) -> std::result::Result<(), Unsettled> {
+        let Encoded { ids, offsets } = &mut self.prefix;
+        engine.encode(&texts[0][..cut], 0, true, ids, Some(offsets))?;
+        for (text, Encoded { ids, offsets }) in texts.iter().zip(&mut self.rests) {
+            engine.encode(&text[cut..], cut, false, ids, Some(offsets))?;
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +162,13 @@ impl Encoder {
 
     /// As `encode`, behind what `out` holds.
     pub fn encode_into(&self, text: &str, out: &mut Encoded) -> Result<()> {
-        self.encode_behind(text, 0, out)
+        check_length(text)?;
+        let (ids, offsets) = (&mut out.ids, &mut out.offsets);
+        let encode = |engine: &Engine| engine.encode(text, 0, true, ids, Some(offsets)).is_ok();
+        if self.fast().is_some_and(encode) {
+            return Ok(());
+        }
+        self.encode_reference(text, out)
     }
 
     /// Ids only, behind those that `ids` holds.
@@ -153,21 +188,6 @@ impl Encoder {
         Ok(())
     }
 
-    /// The tokens of `text[from..]` as they stand in the tokens of `text`; `from` is 0, or comes from the fast engine.
-    fn encode_behind(&self, text: &str, from: usize, out: &mut Encoded) -> Result<()> {
-        check_length(text)?;
-        let (ids, offsets) = (&mut out.ids, &mut out.offsets);
-        let encode = |engine: &Engine| {
-            engine
-                .encode(&text[from..], from, from == 0, ids, Some(offsets))
-                .is_ok()
-        };
-        if self.fast().is_some_and(encode) {
-            return Ok(());
-        }
-        self.encode_reference(text, out)
-    }
-
     fn encode_reference(&self, text: &str, out: &mut Encoded) -> Result<()> {
         let encoding = self
             .reference
@@ -180,48 +200,20 @@ impl Encoder {
         Ok(())
     }
 
-    /// Tokens of each of `texts`, whose first `shared` bytes are the same and are tokenized once.
-    pub fn encode_sharing(&self, shared: usize, texts: &[&str]) -> Result<Vec<Encoded>> {
-        let each = || texts.iter().map(|text| self.encode(text)).collect();
-        let (Some(first), Some(engine)) = (texts.first(), self.fast()) else {
-            return each();
-        };
-        let cut = engine.restart(first, shared.min(first.len()));
-        if cut == 0 || texts.len() == 1 {
-            return each();
-        }
-        let mut prefix = Encoded::default();
-        if engine
-            .encode(
-                &first[..cut],
-                0,
-                true,
-                &mut prefix.ids,
-                Some(&mut prefix.offsets),
-            )
-            .is_err()
-        {
-            return each();
-        }
-        let whole = |text: &&str| {
-            let mut out = prefix.clone();
-            check_length(text)?;
-            if engine
-                .encode(
-                    &text[cut..],
-                    cut,
-                    false,
-                    &mut out.ids,
-                    Some(&mut out.offsets),
-                )
-                .is_err()
-            {
-                out.clear();
-                self.encode_reference(text, &mut out)?;
+    /// Tokens of each of `texts`, whose first `shared` bytes are the same: those of a part that all begin with, where the
+    /// engine can tell it, and the rest of each.
+    pub fn encode_sharing(&self, shared: usize, texts: &[&str], out: &mut Shared) -> Result<()> {
+        out.clear(texts.len());
+        texts.iter().try_for_each(|text| check_length(text))?;
+        if let (Some(engine), [first, _, ..]) = (self.fast(), texts) {
+            let cut = engine.restart(first, shared.min(first.len()));
+            if cut > 0 && out.fill(engine, texts, cut).is_ok() {
+                return Ok(());
             }
-            Ok(out)
-        };
-        texts.iter().map(whole).collect()
+            out.clear(texts.len());
+        }
+        let mut each = texts.iter().zip(&mut out.rests);
+        each.try_for_each(|(text, rest)| self.encode_into(text, rest))
     }
 
     /// Whether nothing is left to be proved on a sample of the user's texts.

@@ -38,8 +38,13 @@ pub struct Engine {
     normalized: Finder, // and those that are looked for afterwards
     divisible: bool,    // a visible character and a space never stand together in one token
     vocab_size: usize,
-    caches: Vec<Mutex<Option<Box<Cache>>>>,
+    caches: Vec<Slot>,
 }
+
+/// A thread's cache, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Slot(Mutex<Option<Box<Cache>>>);
 
 enum Kind {
     Bytes(Box<ByteBpe>),
@@ -117,7 +122,7 @@ impl Engine {
             model,
             raw,
             normalized,
-            caches: (0..CACHES).map(|_| Mutex::new(None)).collect(),
+            caches: (0..CACHES).map(|_| Slot::default()).collect(),
         })
     }
 
@@ -153,7 +158,7 @@ impl Engine {
         offsets: Option<&mut Vec<(u32, u32)>>,
     ) -> Result<(), Unsettled> {
         let slot = &self.caches[rayon::current_thread_index().unwrap_or(0) % CACHES];
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = (
             ids.len(),
             offsets.as_ref().map_or(0, |offsets| offsets.len()),

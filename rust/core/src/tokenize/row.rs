@@ -1,7 +1,8 @@
 //! One row of preferences, candidates or instructions: a prompt with its responses, tokenized into columns.
 
+use super::Shared;
 use super::budget::{self, Limits};
-use super::chat::{self, Texts};
+use super::chat::{self, Recent, Texts};
 use super::columns::{Columns, Head};
 use super::{Encoded, Encoder};
 use crate::reject::Reject;
@@ -43,7 +44,10 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.len(),
         out.without_bos,
     );
-    if let Err(reject) = append(work, row, out) {
+    let mut scratch = std::mem::take(&mut out.scratch);
+    let result = append(work, row, &mut scratch, out);
+    out.scratch = scratch;
+    if let Err(reject) = result {
         out.truncate(before.0, before.1);
         out.responses_cut = before.2;
         out.apart.truncate(before.3);
@@ -52,13 +56,37 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
     }
 }
 
-fn append(work: &Tokenization, row: &Row, out: &mut Columns) -> Result<(), Reject> {
-    let texts = chat::render(work.template, row, work.limits.cuts_prompts())?;
-    let tokens = split(work, &texts, row)?;
+/// What a row needs on its way, kept for the next row.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub shapes: Recent,
+    pub texts: Texts,
+    tokens: RowTokens,
+}
+
+fn append(
+    work: &Tokenization,
+    row: &Row,
+    scratch: &mut Scratch,
+    out: &mut Columns,
+) -> Result<(), Reject> {
+    let Scratch {
+        shapes,
+        texts,
+        tokens,
+    } = scratch;
+    chat::render(
+        work.template,
+        row,
+        work.limits.cuts_prompts(),
+        shapes,
+        texts,
+    )?;
+    tokens.fill(work, texts, row)?;
     if tokens.apart {
         out.apart.push(row.row);
     }
-    let (ids, offsets) = tokens.prompt();
+    let Encoded { ids, offsets } = &tokens.shared.prefix;
     check_bos(work, row, ids)?;
     out.without_bos += usize::from(work.bos.is_some() && ids.first() != work.bos.as_ref());
     let kept = budget::prompt(work, &texts.prompt, row, ids, offsets)?;
@@ -110,77 +138,54 @@ fn append(work: &Tokenization, row: &Row, out: &mut Columns) -> Result<(), Rejec
     Ok(())
 }
 
-/// Tokens of a row: each response with the prompt before it, or apart from it.
+/// Tokens of a row: the prompt's, which are the shared ones, and each response's behind `skip` that are the prompt's.
+#[derive(Default)]
 struct RowTokens {
-    whole: Vec<Encoded>,
-    boundary: usize, // tokens of the prompt
-    shift: usize,    // bytes of the prompt, where the responses were tokenized apart
+    shared: Shared,
+    skip: usize,
+    shift: usize, // bytes of the prompt, where the responses were tokenized apart
     apart: bool,
-    prompt_apart: Encoded,
 }
 
 impl RowTokens {
-    fn prompt(&self) -> (&[u32], &[(u32, u32)]) {
-        if self.apart {
-            return (&self.prompt_apart.ids, &self.prompt_apart.offsets);
-        }
-        (
-            &self.whole[0].ids[..self.boundary],
-            &self.whole[0].offsets[..self.boundary],
-        )
-    }
-
     fn response(&self, index: usize) -> (&[u32], &[(u32, u32)], usize) {
-        let tokens = &self.whole[index];
-        (
-            &tokens.ids[self.boundary..],
-            &tokens.offsets[self.boundary..],
-            self.shift,
-        )
+        let Encoded { ids, offsets } = &self.shared.rests[index];
+        (&ids[self.skip..], &offsets[self.skip..], self.shift)
     }
-}
 
-fn split(work: &Tokenization, texts: &Texts, row: &Row) -> Result<RowTokens, Reject> {
-    let bytes = texts.prompt.bytes;
-    let all: Vec<&str> = texts
-        .responses
-        .iter()
-        .map(|(text, _)| text.as_str())
-        .collect();
-    let refuse = |error: crate::Error| {
-        Reject::new(
-            "prompt",
-            all[0],
-            "tokenizer",
-            error.to_string(),
-            "drop the row",
-        )
-    };
-    let whole = work.encoder.encode_sharing(bytes, &all).map_err(refuse)?;
-    if let Some(boundary) = common_boundary(&whole, bytes) {
-        return Ok(RowTokens {
-            whole,
-            boundary,
-            shift: 0,
-            apart: false,
-            prompt_apart: Encoded::default(),
-        });
+    fn fill(&mut self, work: &Tokenization, texts: &Texts, row: &Row) -> Result<(), Reject> {
+        let bytes = texts.prompt.bytes;
+        let whole = || texts.responses.iter().map(|(text, _)| text.as_str());
+        let refuse = |error: crate::Error| {
+            let (text, rule) = (whole().next().unwrap_or_default(), error.to_string());
+            Reject::new("prompt", text, "tokenizer", rule, "drop the row")
+        };
+        let all: Vec<&str> = whole().collect();
+        let shared = &mut self.shared;
+        work.encoder
+            .encode_sharing(bytes, &all, shared)
+            .map_err(refuse)?;
+        if let Some(skip) = common_boundary(&shared.rests, bytes) {
+            (self.skip, self.shift, self.apart) = (skip, 0, false);
+            shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
+            shared
+                .prefix
+                .offsets
+                .extend(&shared.rests[0].offsets[..skip]);
+            return Ok(());
+        }
+        let prompt = &all[0][..bytes];
+        budget::check_apart(work, row, prompt)?;
+        (self.skip, self.shift, self.apart) = (0, bytes, true);
+        // What generation sees: the prompt's tokens stand before the response's first byte is known.
+        let tails: Vec<&str> = all.iter().map(|text| &text[bytes..]).collect();
+        work.encoder
+            .encode_sharing(0, &tails, shared)
+            .map_err(refuse)?;
+        work.encoder
+            .encode_into(prompt, &mut shared.prefix)
+            .map_err(refuse)
     }
-    let prompt = &all[0][..bytes];
-    budget::check_apart(work, row, prompt)?;
-    // What generation sees: the prompt's tokens stand before the response's first byte is known.
-    let apart = all
-        .iter()
-        .map(|text| work.encoder.encode(&text[bytes..]))
-        .collect::<crate::Result<_>>()
-        .map_err(refuse)?;
-    Ok(RowTokens {
-        whole: apart,
-        boundary: 0,
-        shift: bytes,
-        apart: true,
-        prompt_apart: work.encoder.encode(prompt).map_err(refuse)?,
-    })
 }
 
 /// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.

@@ -1,14 +1,16 @@
 //! Added tokens: found in the text before anything else, the leftmost first, the longest of those that begin together.
 
-use super::file::AddedToken;
+use aho_corasick::Span;
+use aho_corasick::packed::Searcher;
 
-const BLOCK: usize = 32;
+use super::file::AddedToken;
 
 /// A set of added tokens to look for.
 #[derive(Default)]
 pub struct Finder {
-    heads: Vec<[u8; 2]>, // the first two bytes that a token may have
-    tokens: Vec<Token>,  // longest first
+    heads: Vec<[u8; 2]>,        // the first two bytes that a token may have
+    searcher: Option<Searcher>, // of heads; none where the processor has no such instructions
+    tokens: Vec<Token>,         // longest first
 }
 
 struct Token {
@@ -58,6 +60,7 @@ impl Finder {
                 finder.heads.len()
             ));
         }
+        finder.searcher = Searcher::new(&finder.heads);
         finder
             .tokens
             .sort_by_key(|token| std::cmp::Reverse(token.content.len()));
@@ -111,27 +114,12 @@ impl Finder {
         if self.heads.is_empty() {
             return None;
         }
-        let mut at = from;
-        while let (Some(first), Some(second)) = (chunk(text, at), chunk(text, at + 1)) {
-            let mut hit = 0;
-            for &[a, b] in &self.heads {
-                for (x, y) in first.iter().zip(second) {
-                    hit |= u8::from(*x == a) & u8::from(*y == b);
-                }
-            }
-            if hit != 0 {
-                break;
-            }
-            at += BLOCK;
+        if let Some(searcher) = &self.searcher {
+            let span = Span::from(from..text.len());
+            return searcher.find_in(text, span).map(|found| found.start());
         }
         let begins = |pair: &[u8]| self.heads.iter().any(|head| head == pair);
-        text.get(at..)?
-            .windows(2)
-            .position(begins)
-            .map(|more| at + more)
+        let place = text.get(from..)?.windows(2).position(begins)?;
+        Some(from + place)
     }
-}
-
-fn chunk(text: &[u8], at: usize) -> Option<&[u8; BLOCK]> {
-    text.get(at..)?.first_chunk()
 }

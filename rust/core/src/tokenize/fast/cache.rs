@@ -88,7 +88,7 @@ impl<'a> Out<'a> {
     fn reserve(&mut self, more: usize) {
         let room = self.length + more;
         if self.buffer.len() < room {
-            self.buffer.resize((room + 1024).max(room * 5 / 4), 0);
+            self.buffer.resize((room + 256).max(room * 5 / 4), 0);
         }
     }
 }

@@ -2,9 +2,7 @@
 //!
 //! A scanner is asked for the end of the word that begins at a byte; it looks at nothing before it.
 
-use super::classes::{
-    ASCII, CLASSES, Classes, LETTER, LOWER, MARK, NUMBER, PUNCTUATION, SPACE, UPPER,
-};
+use super::classes::{ASCII, CLASSES, LETTER, LOWER, MARK, NUMBER, PUNCTUATION, SPACE, UPPER};
 
 const VISIBLE: u8 = LETTER | NUMBER | SPACE; // all that is none of these goes together
 
@@ -14,30 +12,30 @@ pub trait Scan {
     fn end(&mut self, text: &[u8], at: usize) -> usize;
 }
 
-/// The text with its classes.
+/// The text with the classes of its characters.
 #[derive(Clone, Copy)]
 struct Text<'a> {
     bytes: &'a [u8],
-    classes: &'static Classes,
 }
 
 impl<'a> Text<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            classes: &CLASSES,
-        }
+        Self { bytes }
     }
 
     /// Classes and length of the character at `at`; none at the end.
-    #[inline]
+    #[inline(always)]
     fn class(self, at: usize) -> Option<(u8, usize)> {
-        let first = *self.bytes.get(at)?;
-        if first < 128 {
-            return Some((ASCII[first as usize], 1));
+        match ASCII.get(*self.bytes.get(at)? as usize) {
+            Some(class) => Some((*class, 1)),
+            None => self.wide_class(at),
         }
+    }
+
+    #[cold]
+    fn wide_class(self, at: usize) -> Option<(u8, usize)> {
         let (c, length) = character(self.bytes, at)?;
-        Some((self.classes.of(c), length))
+        Some((CLASSES.of(c), length))
     }
 
     fn has(self, at: usize, classes: u8) -> bool {
