@@ -97,6 +97,13 @@ impl Columns {
         self.lengths.push(self.ids.len() - first);
     }
 
+    /// Append a prompt's tokens to lines that do not say where they stand.
+    pub(super) fn push_placeless(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.inside.resize(self.ids.len(), false);
+        self.mask.resize(self.ids.len(), false);
+    }
+
     /// Append tokens; those behind `parts.stop` are left out. `shift`: bytes of the text before that which `offsets` count in.
     pub(super) fn push_tokens(
         &mut self,

@@ -31,11 +31,13 @@ impl Encoded {
     }
 }
 
-/// Tokens of texts that begin alike: `prefix`, and behind it `rests`, one a text.
+/// Tokens of texts that begin alike: `prefix`, and behind it `rests`, one a text. The prefix has no offsets where it is
+/// `placeless`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
     pub prefix: Encoded,
     pub rests: Vec<Encoded>,
+    pub placeless: bool,
 }
 
 impl Shared {
@@ -52,7 +54,8 @@ impl Shared {
         cut: usize,
     ) -> std::result::Result<(), Unsettled> {
         let Encoded { ids, offsets } = &mut self.prefix;
-        engine.encode(&texts[0][..cut], 0, true, ids, Some(offsets))?;
+        let offsets = (!self.placeless).then_some(offsets);
+        engine.encode(&texts[0][..cut], 0, true, ids, offsets)?;
         for (text, Encoded { ids, offsets }) in texts.iter().zip(&mut self.rests) {
             engine.encode(&text[cut..], cut, false, ids, Some(offsets))?;
         }

@@ -82,6 +82,8 @@ fn append(
         shapes,
         texts,
     )?;
+    // Where a prompt's tokens stand matters to those who keep it, and to a cut.
+    tokens.shared.placeless = out.lean && !work.limits.cuts_prompts();
     tokens.fill(work, texts, row)?;
     if tokens.apart {
         out.apart.push(row.row);
@@ -92,14 +94,13 @@ fn append(
     let kept = budget::prompt(work, &texts.prompt, row, ids, offsets)?;
     let first = out.ids.len();
     for range in &kept.ranges {
-        let parts = &texts.prompt.parts;
-        out.push_tokens(
-            &ids[range.clone()],
-            &offsets[range.clone()],
-            0,
-            parts,
-            false,
-        );
+        let ids = &ids[range.clone()];
+        if tokens.shared.placeless {
+            out.push_placeless(ids);
+        } else {
+            let offsets = &offsets[range.clone()];
+            out.push_tokens(ids, offsets, 0, &texts.prompt.parts, false);
+        }
     }
     let prompt_length = out.ids.len() - first;
     let head = Head {
@@ -168,10 +169,10 @@ impl RowTokens {
         if let Some(skip) = common_boundary(&shared.rests, bytes) {
             (self.skip, self.shift, self.apart) = (skip, 0, false);
             shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
-            shared
-                .prefix
-                .offsets
-                .extend(&shared.rests[0].offsets[..skip]);
+            if !shared.placeless {
+                let offsets = &shared.rests[0].offsets[..skip];
+                shared.prefix.offsets.extend(offsets);
+            }
             return Ok(());
         }
         let prompt = &all[0][..bytes];
