@@ -50,8 +50,8 @@ def preparation(path: Path, sides: list[str], pairs: int, repetitions: int) -> l
                 print(f"  {path.stem} {side}: {pairs / seconds[side][-1]:,.0f} rows/s", file=sys.stderr, flush=True)
         checks = {side: compare.tables(Path(folder), sides[0], side, pairs) for side in sides[1:]}
     rows = []
-    for peer in [side for side in sides if side in ("trl", "glued")]:
-        for ours in [side for side in sides if side not in ("trl", "glued")]:
+    for peer in [side for side in sides if side in report.PEERS]:
+        for ours in [side for side in sides if side not in report.PEERS]:
             rows.append(
                 {
                     "work": "preparation",
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--write", type=Path, help="write the results as a page, such as docs/speed.md")
     parser.add_argument("--only", nargs="+", choices=works, default=works, help="some of the comparisons")
-    parser.add_argument("--sides", nargs="+", default=["trl", "glued", "memory", "disk", "offsets"])
+    parser.add_argument("--sides", nargs="+", default=list(report.OURS))
     parser.add_argument("--pairs", type=int, default=21_000)
     parser.add_argument("--bytes", type=int, default=50_000_000)
     parser.add_argument("--scores", type=int, default=10_000_000)

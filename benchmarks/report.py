@@ -25,14 +25,16 @@ PACKAGES = (
 SETS = {"hh": "HH transcripts", "long": "long chats"}
 PEERS = {
     "trl": "TRL's `DPOTrainer` preparation, 2 processes",
-    "glued": "Polars + gigatoken + numba, by hand, in memory",
+    "glued": "by hand, in memory: Polars, f-strings, gigatoken, numba",
+    "expressions": "by hand, in memory: Polars expressions, gigatoken, numba",
 }
 OURS = {
+    "trl": "TRL, 2 processes",
+    "glued": "by hand, f-strings",
+    "expressions": "by hand, Polars expressions",
     "memory": "`tokenize(FILE, offsets=False)`, in memory",
     "disk": "`prepare(…, offsets=False)`, on disk",
     "offsets": "`prepare`, on disk, with offsets",
-    "trl": "TRL, 2 processes",
-    "glued": "by hand",
 }
 KERNELS = {
     "tokenize": ("tokenization", "`tokenizers`, `encode_batch_fast`"),

@@ -97,22 +97,11 @@ def messages(path: Path) -> Path:
     return folder
 
 
-def glued() -> Work:
-    """By hand: Polars reads and fills the template in, gigatoken tokenizes, numba and NumPy make masks and splits."""
-    import awkward as ak
-    import gigatoken
-    import numba
+def expressions(path: Path) -> Any:
+    """Texts of prompt, chosen and rejected, in one Arrow column: the template filled in by Polars."""
     import polars as pl
 
-    tokenizer = gigatoken.Tokenizer(TOKENIZER)
-
-    @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-    def response_mask(offsets: np.ndarray, prompts: int) -> np.ndarray:
-        mask = np.ones(offsets[-1], np.bool_)
-        mask[: offsets[prompts]] = False
-        return mask
-
-    def hh(path: Path) -> pl.DataFrame:
+    def hh() -> pl.DataFrame:
         parts = pl.col("chosen").str.split("\n\nAssistant:")
         head = parts.list.slice(0, parts.list.len() - 1).list.join("\n\nAssistant:")
         turns = head.str.strip_prefix("\n\nHuman:").str.replace_all("\n\nHuman:", EOS + "\n\nUser:", literal=True)
@@ -122,7 +111,7 @@ def glued() -> Work:
             rejected=pl.col("rejected").str.split("\n\nAssistant:").list.last() + EOS,
         )
 
-    def chats(path: Path) -> pl.DataFrame:
+    def chats() -> pl.DataFrame:
         role, content = (pl.element().struct.field(name) for name in ("role", "content"))
         name = role.replace_strict({"user": "User: ", "assistant": "Assistant: ", "system": "System: "})
         turn = pl.concat_str(name, content, pl.when(role == "assistant").then(pl.lit(EOS)).otherwise(pl.lit("")))
@@ -130,12 +119,54 @@ def glued() -> Work:
         prompt = pl.col("prompt").list.eval(turn).list.join("\n\n") + "\n\nAssistant:"
         return pl.read_ndjson(path).select(prompt.alias("prompt"), *answer)
 
+    frame = hh() if "hh" in path.name else chats()
+    return pl.concat([frame[name] for name in SEGMENTS]).to_arrow()
+
+
+def fstrings(path: Path) -> Any:
+    """The same column: Polars reads, Python's f-strings fill the template in, row by row."""
+    import polars as pl
+
+    names = {"user": "User: ", "assistant": "Assistant: ", "system": "System: "}
+    marker = "\n\nAssistant:"
+    prompts, chosen, rejected = [], [], []
+    for row in pl.read_ndjson(path).iter_rows(named=True):
+        if "hh" in path.name:
+            head, _, answer = row["chosen"].rpartition(marker)
+            turns = head.removeprefix("\n\nHuman:").replace("\n\nHuman:", f"{EOS}\n\nUser:")
+            prompts.append(f"User:{turns}{marker}")
+            chosen.append(f"{answer}{EOS}")
+            rejected.append(f"{row['rejected'].rpartition(marker)[2]}{EOS}")
+            continue
+        turns = "\n\n".join(
+            f"{names[m['role']]}{m['content']}{EOS if m['role'] == 'assistant' else ''}" for m in row["prompt"]
+        )
+        prompts.append(f"{turns}{marker}")
+        chosen.append(f" {row['chosen'][-1]['content']}{EOS}")
+        rejected.append(f" {row['rejected'][-1]['content']}{EOS}")
+    return pa.array(prompts + chosen + rejected, pa.large_string())
+
+
+def glued(texts: Callable[[Path], Any]) -> Work:
+    """By hand: `texts` reads and fills the template in, gigatoken tokenizes, numba and NumPy make masks and splits."""
+    import awkward as ak
+    import gigatoken
+    import numba
+
+    tokenizer = gigatoken.Tokenizer(TOKENIZER)
+
+    @numba.njit(cache=True)  # type: ignore[untyped-decorator]
+    def response_mask(offsets: np.ndarray, prompts: int) -> np.ndarray:
+        mask = np.ones(offsets[-1], np.bool_)
+        mask[: offsets[prompts]] = False
+        return mask
+
     def work(path: Path) -> Callable[[], pa.Table]:
-        frame = hh(path) if "hh" in path.name else chats(path)
-        texts = pl.concat([frame[name] for name in SEGMENTS])
-        layout = tokenizer.encode_batch(ak.from_arrow(texts.to_arrow())).layout
+        column = texts(path)
+        layout = tokenizer.encode_batch(ak.from_arrow(column)).layout
         ids, offsets = np.asarray(layout.content.data), np.asarray(layout.offsets)
-        mask, rows = response_mask(offsets, frame.height), frame.height
+        rows = len(column) // 3
+        mask = response_mask(offsets, rows)
         starts = [offsets[i * rows : (i + 1) * rows + 1] for i in range(3)]
         return lambda: table_of(
             *[
@@ -191,7 +222,8 @@ def disk(*, offsets: bool = False) -> Work:
     return work
 
 
-SIDES = {"trl": trl, "glued": glued, "memory": memory, "disk": disk, "offsets": partial(disk, offsets=True)}
+PEERS = {"trl": trl, "glued": partial(glued, fstrings), "expressions": partial(glued, expressions)}
+SIDES = {**PEERS, "memory": memory, "disk": disk, "offsets": partial(disk, offsets=True)}
 
 
 def main() -> None:
