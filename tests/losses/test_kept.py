@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyprefopt.losses import SimPO, Temporal
+from pyprefopt.losses import TGDPO, SimPO, Temporal
 from tests.losses.pairs import assert_like_reference, batch_of, random_pairs
 from tests.reference import losses as reference
 from tests.reference.losses import Response
@@ -12,6 +12,14 @@ from tests.reference.losses import Response
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_simpo_divides_by_the_whole_length(dtype):
     assert_like_reference(SimPO(), reference.simpo, dtype, select=True)
+
+
+def test_a_custom_shape_is_told_the_whole_length(tmp_path):
+    (tmp_path / "shape.py").write_text("def of_length(rewards, length, side):\n    return 0 * rewards + length\n")
+    batch, logps = batch_of(random_pairs(2, select=True), torch.float64)
+    assert not torch.equal(batch.response_length, batch.scored_length)
+    weights = TGDPO(shape=f"{tmp_path}/shape.py:of_length").token_weights(batch, logps.detach())[0]
+    assert torch.equal(weights, batch.response_length[batch.response_index].double())
 
 
 @pytest.mark.parametrize("decay", [0.8, 1.0])
