@@ -5,7 +5,8 @@
 A made-up task on which the signal is known: every response holds sixteen filler words and eight marked ones, of two
 kinds; a chosen response has more of the one, a rejected one of the other. Base and oracle are trained once, policies
 once for each method, noise level and seed. Noise is given in standard deviations of the method's own clean rewards, so
-that the methods can be compared; the last row is rewards that are nothing but noise, of the clean ones' size.
+that the methods can be compared. Two rows are controls: the method without rewards, and rewards that are nothing but
+noise, of the clean ones' size.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "dpo-reg": {"loss": {"beta": 0.5, "alpha": 0.5}},
     "sepo": {"selection": {"chosen_ratio": 0.2, "rejected_ratio": 0.2}},
 }
+WITHOUT: dict[str, dict[str, Any]] = {  # the same method where no reward counts: dpo, dpo, and simpo without a margin
+    "tgdpo": {"loss": {"beta": 0.5, "alpha": 0.0}},
+    "dpo-reg": {"loss": {"beta": 0.5, "alpha": 0.0}},
+    "sepo": {"selection": {"chosen_ratio": 1.0, "rejected_ratio": 1.0}},
+}
 MODEL = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
     "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
@@ -37,7 +43,7 @@ MODEL = {
 }  # fmt: skip
 STAGE = {"learning_rate": 3e-3, "global_batch_size": 32, "adam_beta2": 0.999}
 FILLER, MARKED = 16, 8
-CHANCE = "only noise"
+CHANCE, NONE = "only noise", "without rewards"
 
 
 def responses(source: random.Random, filler: list[str], good: int) -> str:
@@ -61,7 +67,9 @@ def write_task(directory: Path, rows: int) -> None:
         pl.DataFrame(lines).write_parquet(directory / f"{split}.parquet")
 
 
-def train(task: Path, method: str, rewards: dict[str, Any]) -> dict[str, Any]:
+def train(
+    task: Path, method: str, rewards: dict[str, Any], settings: dict[str, dict[str, Any]] = METHODS
+) -> dict[str, Any]:
     """One policy; base and oracle are those of the runs before. The summary's stages."""
     oracle = {**STAGE, "learning_rate": 1e-3, "loss": {"beta": 1.0}} if rewards["name"] == "dpo" else {}
     config = configure(
@@ -70,7 +78,7 @@ def train(task: Path, method: str, rewards: dict[str, Any]) -> dict[str, Any]:
         base={**STAGE, "data": str(task / "sft.parquet"), "num_train_epochs": 2.0},
         oracle=oracle, rewards=rewards, max_prompt_tokens=32,
         max_tokens=64, max_tokens_per_batch=4096, save_steps=0, output_dir=str(task / "run"), threads=1,
-        **{**STAGE, "learning_rate": 5e-4}, **METHODS[method],
+        **{**STAGE, "learning_rate": 5e-4}, **settings[method],
     )  # fmt: skip
     stages: dict[str, Any] = pyprefopt.train(config).summary["stages"]
     return stages
@@ -87,7 +95,8 @@ def measure(task: Path, levels: list[float], seeds: int) -> dict[str, dict[str, 
     for method in METHODS:
         clean = train(task, method, {"name": "dpo"})
         size = mean(clean["rewards"][side]["std_reward"] for side in ("chosen", "rejected"))
-        rows = found[method] = {"before": [accuracy(clean, "before")], "0": [accuracy(clean)]}
+        none = train(task, method, {"name": "dpo"}, WITHOUT)
+        rows = found[method] = {"before": [accuracy(clean, "before")], NONE: [accuracy(none)], "0": [accuracy(clean)]}
         for level in levels:
             noisy = [{"name": "dpo", "noise_std": level * size, "noise_seed": seed} for seed in range(seeds)]
             rows[f"{level:g}"] = [accuracy(train(task, method, rewards)) for rewards in noisy]
@@ -116,17 +125,23 @@ def page(found: dict[str, dict[str, list[float]]], rows: int, seeds: int) -> str
     settings = "\n".join(f"* {name}: `{json.dumps(given)}`" for name, given in METHODS.items())
     return f"""# Noise on the token rewards
 
-Written by `python -m benchmarks.noise`: test ranking accuracy (mean log-prob of chosen above rejected) after training
-with rewards of a DPO oracle to which noise is added (`--rewards.noise_std`), in standard deviations of the clean
-rewards of the same method. {rows} pairs to train and {rows} to test, a model of one layer, {seeds} seeds of the noise
-(lowest to highest in brackets), one seed of everything else; {platform.processor() or platform.machine()} CPU.
+Written by `python -m benchmarks.noise --rows {rows} --seeds {seeds}`: test ranking accuracy (mean log-prob of chosen
+above rejected) after training with rewards of a DPO oracle to which noise is added (`--rewards.noise_std`), in standard
+deviations of the clean rewards of the same method. {rows} pairs to train and {rows} to test, a model of one layer,
+{seeds} seeds of the noise (lowest to highest in brackets), one seed of everything else;
+{platform.processor() or platform.machine()} CPU.
 
 {table(found)}
 
 For `sepo` the rewards are what selects the tokens, so noise changes which tokens are trained on; for the others it
-changes how much each one counts. `dpo-reg` passes the rewards through sigmoid - 0.5 first, and noise comes on top. The
-last row is rewards of nothing but noise, of the clean rewards' size. The task is made up and small: the table says how
-the methods differ in kind, not what they reach on real data. Settings beside the shared ones in the script:
+changes how much each one counts. `dpo-reg` passes the rewards through sigmoid - 0.5 first, and noise comes on top.
+
+Two rows are controls. "{NONE}": alpha 0, and for sepo all tokens, which are dpo, dpo, and simpo without a margin.
+Where all responses have one length, as here, these differ by little but scale, to which Adam is blind. "{CHANCE}":
+rewards of nothing but noise, of the clean rewards' size.
+
+The task is made up and small: the table says how the methods differ in kind, not what they reach on real data. Settings
+beside the shared ones in the script:
 
 {settings}
 """
@@ -136,9 +151,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/noise.md"))
-    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--levels", type=float, nargs="+", default=[1.0, 4.0, 16.0])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder), given.rows)

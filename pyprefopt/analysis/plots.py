@@ -67,6 +67,22 @@ def line(axes: Axes, summary: pl.DataFrame, x: str, metric: str, *, even: bool =
     axes.set(xlabel=label(x), ylabel=label(metric))
 
 
+def at_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic x axis, marked at these sizes and nowhere else: marks of both kinds would overlap."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [_short(size) for size in sizes])
+    axes.set_xticks([], minor=True)
+
+
+_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def _short(count: int) -> str:
+    """18,640 as 18.6k."""
+    unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), (1, ""))
+    return f"{count / unit:.3g}{name}"
+
+
 def dots(axes: Axes, cells: pl.DataFrame, x: str, metric: str) -> None:
     """Every single run."""
     axes.scatter(cells[x].to_list(), cells[metric].to_list(), s=12, color="grey", alpha=0.7, label="runs")

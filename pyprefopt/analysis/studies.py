@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pyprefopt.analysis.plots import at_sizes, densities, dots, heatmap, line, panels, start
 from pyprefopt.analysis.plots import curves as loss_curves
-from pyprefopt.analysis.plots import densities, dots, heatmap, line, panels, start
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,7 @@ def oracle_size(*, cells: pl.DataFrame, summary: pl.DataFrame, scores: pl.DataFr
     figure, (accuracy, *sides) = panels(3)
     sizes = cells.select("oracle", "oracle_parameters").unique().sort("oracle_parameters")
     line(accuracy, summary.join(sizes, on="oracle"), "oracle_parameters", "ranking_accuracy")
-    accuracy.set_xscale("log")
+    at_sizes(accuracy, sizes["oracle_parameters"].to_list())
     start(accuracy, cells)
     for axes, side in zip(sides, ("chosen", "rejected"), strict=True):
         densities(axes, scores, "oracle", side, sizes["oracle"].to_list())

@@ -9,11 +9,14 @@ instructions) stands beside the column `{response}`. Each response's entry is on
 - null: every token weighs 1.
 The content is that of the response's last message. Tokens that the template writes (the end of turn) and those of
 earlier messages weigh 1. A weight is finite and >= 0: a negative one would turn a token's gradient round.
+Other numbers of tokens come the same way, under a name of their own (`TokenColumn`): rewards of the data are 0 where
+none is given, and may be negative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,9 +39,39 @@ _SHAPES = "lists of numbers (one per token of the content) or of {start, end, we
 Problem = tuple[str, Any, str, str]  # place in the list, value, rule, remedy
 
 
-def weight_columns(names: Sequence[str]) -> list[str]:
-    """Those of the columns that hold user weights, in the order of the responses."""
-    return [f"{name}_weights" for name in RESPONSES if f"{name}_weights" in names and name in names]
+@dataclass(frozen=True)
+class TokenColumn:
+    """What the columns `{response}_{name}` hold for tokens."""
+
+    name: str = "weights"
+    noun: str = "weight"  # what errors call one value
+    default: float = 1.0  # of tokens and characters that are given none
+    signed: bool = False  # a value may be negative
+
+    @property
+    def rule(self) -> str:
+        """What each value must be."""
+        return f"a {self.noun} must be a finite number" + ("" if self.signed else " >= 0")
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a value that is not."""
+        if self.signed:
+            return "mend it, or leave it out"
+        return f"clamp it or leave it out: a negative {self.noun} would turn the token's gradient round"
+
+    def accepts(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which values keep the rule, as float32."""
+        with np.errstate(over="ignore"):
+            return np.isfinite(values.astype(np.float32)) & (self.signed | (values >= 0))
+
+
+WEIGHTS = TokenColumn()
+
+
+def weight_columns(names: Sequence[str], kind: TokenColumn = WEIGHTS) -> list[str]:
+    """Those of the columns that hold user weights (or values of another kind), in the order of the responses."""
+    return [f"{name}_{kind.name}" for name in RESPONSES if f"{name}_{kind.name}" in names and name in names]
 
 
 def weight_fields(kind: str) -> tuple[str, ...]:
@@ -48,23 +81,26 @@ def weight_fields(kind: str) -> tuple[str, ...]:
     return ("responses_weights",) if kind == "candidates" else ("response_weights",)
 
 
-def attach_weights(segments: pl.DataFrame, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def attach_weights(
+    segments: pl.DataFrame, frame: pl.DataFrame, kind: TokenColumn = WEIGHTS
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`segments` with the column `user_weights` (list<f32>, null for prompts), and rejects of schema REJECTS.
 
     segments: of `tokenize_rows`, with offsets, before any truncation, which then cuts the weights along.
     frame: the rows that they were made of. Rows with bad weights leave the segments; the first fault of each is told.
+    kind: which columns of `frame` are taken, and what holds for their values.
     Raises DataError where a column is of a type that holds no weights, or the segments have no offsets.
     """
     if "starts" not in segments.columns:
         raise DataError("user weights need the tokens' places in the text; tokenize with offsets=True")
     tokens = _Tokens(segments.filter(pl.col("segment") > 0))
-    weights, bad = np.ones(len(tokens.starts), np.float32), []
-    for name in weight_columns(frame.columns):
-        lines, wrong = _lines(frame, name)
+    weights, bad = np.full(len(tokens.starts), kind.default, np.float32), []
+    for name in weight_columns(frame.columns, kind):
+        lines, wrong = _lines(frame, name, name.removesuffix(f"_{kind.name}"))
         bad.append(wrong)
-        for kind, part in _by_kind(lines.join(tokens.lines, on=("row", "segment"), maintain_order="left"), name):
-            fill = _fill_tokens if kind == "tokens" else _fill_spans
-            bad += [_rejects(some, fill(some, tokens, weights)) for some in part.iter_slices(_LINES)]
+        for shape, part in _by_shape(lines.join(tokens.lines, on=("row", "segment"), maintain_order="left"), name):
+            fill = _fill_tokens if shape == "tokens" else _fill_spans
+            bad += [_rejects(some, fill(some, tokens, weights, kind)) for some in part.iter_slices(_LINES)]
     rejects = pl.concat([REJECTS.to_frame(), *bad]).unique("row", keep="first", maintain_order=True).sort("row")
     counts = np.where(segments["segment"].to_numpy() == 0, 0, segments["ids"].list.len().to_numpy())
     column = _lists(weights, counts, segments["segment"].to_numpy() == 0)
@@ -103,9 +139,8 @@ def _lists(values: NDArray[np.float32], counts: NDArray[Any], nulls: NDArray[np.
     return pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(nulls)))
 
 
-def _lines(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _lines(frame: pl.DataFrame, name: str, side: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One line a response with weights: row, segment, field, text, shortened, weights; and rejects."""
-    side = name.removesuffix("_weights")
     whole = pl.col(f"{side}_complete") if f"{side}_complete" in frame.columns else pl.lit(value=True)
     lost = pl.col(f"{side}_cut") > 0 if f"{side}_cut" in frame.columns and side != "responses" else pl.lit(value=False)
     if side != "responses":
@@ -142,7 +177,7 @@ def _check_nested(dtype: pl.DataType, name: str) -> None:
         raise DataError(f"column '{name}' must hold, for each response, {_SHAPES}, got {dtype}; rename or drop it")
 
 
-def _by_kind(lines: pl.DataFrame, name: str) -> Iterator[tuple[str, pl.DataFrame]]:
+def _by_shape(lines: pl.DataFrame, name: str) -> Iterator[tuple[str, pl.DataFrame]]:
     """The lines with their weights in one type: `tokens`, list<f64>, or `spans`, list<{start, end i64, weight f64}>."""
     dtype = lines.schema["weights"]
     inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None
@@ -164,24 +199,24 @@ def _by_kind(lines: pl.DataFrame, name: str) -> Iterator[tuple[str, pl.DataFrame
 
 
 _ENDS = ("start", "end")
-_RANGE = "a weight must be a finite number >= 0"
-_REMEDY = "clamp it or leave it out: a negative weight would turn the token's gradient round"
 
 
-def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32]) -> dict[int, Problem]:
+def _fill_tokens(
+    lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32], kind: TokenColumn
+) -> dict[int, Problem]:
     """Write lists of weights onto the content tokens; what is wrong, by line."""
     lists = lines["weights"].to_arrow()
     values = pc.fill_null(lists.flatten(), float("nan")).to_numpy(zero_copy_only=False)
     counts, kept = lines["weights"].list.len().to_numpy().astype(np.int64), lines["count"].to_numpy()
     starts = np.cumsum(counts) - counts
     problems: dict[int, Problem] = {}
-    for at in np.flatnonzero(~_is_weight(values))[::-1]:  # the first of a line is kept
+    for at in np.flatnonzero(~kind.accepts(values))[::-1]:  # the first of a line is kept
         line = int(np.searchsorted(starts + counts, at, side="right"))
         token = int(at - starts[line])
-        problems[line] = (f"[{token}]", lines["weights"][line][token], _RANGE, _REMEDY)
+        problems[line] = (f"[{token}]", lines["weights"][line][token], kind.rule, kind.remedy)
     wanted = kept + lines["left_out"].to_numpy().astype(np.int64)
     for line in map(int, np.flatnonzero(counts != wanted)):
-        rule = f"there must be one weight for each of the {wanted[line]} tokens of the content, got {counts[line]}"
+        rule = f"there must be one {kind.noun} for each of the {wanted[line]} tokens of the content, got {counts[line]}"
         remedy = "count the tokens with `starts` in data.tokenize's segments, or give spans {start, end, weight}"
         problems[line] = ("", lines.select("weights").row(line)[0], rule, remedy)
     good = np.setdiff1d(np.arange(lines.height), list(problems))
@@ -190,15 +225,17 @@ def _fill_tokens(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float
     return problems
 
 
-def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32]) -> dict[int, Problem]:
+def _fill_spans(
+    lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32], kind: TokenColumn
+) -> dict[int, Problem]:
     """Write the mean weight of each content token's bytes; what is wrong, by line."""
     text, spans = _Text(lines["text"]), _Spans(lines)
-    problems = spans.problems()
+    problems = spans.problems(kind)
     good = np.setdiff1d(np.arange(lines.height), list(problems))
     used = np.isin(spans.line, good)
     line = spans.line[used]
     first, last = (text.byte_of(line, at[used]) for at in (spans.start, spans.end))
-    by_byte = np.ones(len(text.bytes))
+    by_byte = np.full(len(text.bytes), kind.default)
     by_byte[_ranges(first, last - first)] = np.repeat(spans.weight[used], last - first)
     counts = lines["count"].to_numpy()[good]
     token = tokens.content[_ranges(lines["first"].to_numpy()[good], counts)]
@@ -208,7 +245,7 @@ def _fill_spans(lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float3
     inked = _sums(solid, first, last)
     total, size, blank = _sums(by_byte * solid, first, last), inked, inked == 0
     total[blank], size[blank] = _sums(by_byte, first[blank], last[blank]), (last - first)[blank]
-    weights[token] = np.where(size > 0, total / np.maximum(size, 1), 1.0)
+    weights[token] = np.where(size > 0, total / np.maximum(size, 1), kind.default)
     return problems
 
 
@@ -249,7 +286,7 @@ class _Spans:
         same = np.append(self.line[1:] == self.line[:-1], False)[: len(self.line)]
         self.overlaps = same & (np.append(self.start[1:], 0)[: len(self.line)] < self.end)
 
-    def problems(self) -> dict[int, Problem]:
+    def problems(self, kind: TokenColumn) -> dict[int, Problem]:
         """The first fault of each bad line."""
         found: dict[int, Problem] = {}
         remedy = "mend the span; characters count from 0, the end is not in it"
@@ -259,7 +296,7 @@ class _Spans:
                 "spans must not overlap, but the next one begins before this one ends",
                 "cut or merge them",
             ),
-            (~_is_weight(self.weight), _RANGE, _REMEDY),
+            (~kind.accepts(self.weight), kind.rule, kind.remedy),
             (self.outside, "a span must lie in the text, 0 <= start < end <= {} characters", remedy),
             (self.missing, "a span must have start, end and weight", remedy),
         ):
@@ -281,11 +318,6 @@ def _table(faults: Iterator[tuple[Any, str, Any, str, str]]) -> pl.DataFrame:
         ("", row, field, str(value)[:80], "bad_weights", rule, remedy) for row, field, value, rule, remedy in faults
     ]
     return pl.DataFrame(rows, REJECTS, orient="row")
-
-
-def _is_weight(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    with np.errstate(over="ignore"):
-        return np.isfinite(values.astype(np.float32)) & (values >= 0)
 
 
 def _before(counts: NDArray[Any]) -> NDArray[np.int64]:

@@ -31,8 +31,7 @@ def build_column(config: RunConfig, name: str, data: Artifact, directory: Path) 
     """Write `chosen_NAME` and `rejected_NAME` of every split as values of its tokens.
 
     A value is given for each token of the content, or for spans of characters; what is not covered, and what the
-    template wrote, gets 0. Rules are those of user weights (`data.weights`), but a reward may be negative: its
-    positive and its negative part are brought onto the tokens as weights, and the 1 outside of spans cancels out.
+    template wrote, gets 0. Rules are those of user weights (`data.weights`), but a reward may be negative.
 
     Raises:
         ConfigError: the data was prepared without offsets.
@@ -48,9 +47,7 @@ def build_column(config: RunConfig, name: str, data: Artifact, directory: Path) 
         assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
         rows = texts_of(config, data, split, store)
         _check_columns(rows, name, split)
-        up, down = (_attach(segments, rows, name, split, sign) for sign in (1, -1))
-        values = (up - down).cast(pl.List(pl.Float32))
-        ValueStore.write(directory / split, store, values, key=f"column {name}")
+        ValueStore.write(directory / split, store, _attach(segments, rows, name, split), key=f"column {name}")
     return {}
 
 
@@ -64,45 +61,19 @@ def _check_columns(rows: pl.DataFrame, name: str, split: str) -> None:
             )
 
 
-def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, split: str, sign: int) -> pl.Series:
-    """One part of the rewards (`sign` 1: the positive, -1: the negative one) as weights of the tokens."""
-    import polars as pl
+def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, split: str) -> pl.Series:
+    """The rewards of each token."""
+    from pyprefopt.data.weights import TokenColumn, attach_weights
 
-    from pyprefopt.data.weights import attach_weights
-
-    parts = rows.with_columns(_part(rows, f"{side}_{name}", sign).alias(f"{side}_weights") for side in SIDES)
+    kind = TokenColumn(name, noun="reward", default=0.0, signed=True)
     try:
-        weighted, rejects = attach_weights(segments, parts)
+        rewarded, rejects = attach_weights(segments, rows, kind)
     except DataError as error:
-        raise DataError(f"{split}: {_renamed(str(error), name)}") from None
+        raise DataError(f"{split}: {error}") from None
     if rejects.height:
         first = rejects.row(0, named=True)
-        rule = _renamed(str(first["rule"]), name).replace("a finite number >= 0", "a finite number")
-        remedy = "look at the row" if rule != first["rule"] else first["remedy"]
         raise DataError(
-            f"{split} row {first['row']}, {_renamed(first['field'], name)}: {rule}, got {first['value']} "
-            f"({rejects.height} such rows); {remedy}"
+            f"{split} row {first['row']}, {first['field']}: {first['rule']}, got {first['value']} "
+            f"({rejects.height} such rows); {first['remedy']}"
         )
-    return weighted[USER_WEIGHTS].cast(pl.List(pl.Float64))
-
-
-def _part(rows: pl.DataFrame, column: str, sign: int) -> pl.Expr:
-    """The column with what has the other sign set to 0; a column of another type as it is."""
-    import polars as pl
-
-    dtype = rows.schema[column]
-    inner = dtype.inner if isinstance(dtype, pl.List) else None
-    if isinstance(inner, pl.Struct) and {field.name for field in inner.fields} >= {"start", "end", "weight"}:
-        own = pl.element().struct
-        part = (own.field("weight").cast(pl.Float64) * sign).clip(lower_bound=0)
-        return pl.col(column).list.eval(pl.struct(own.field("start"), own.field("end"), part.alias("weight")))
-    if inner is not None and inner.is_numeric():
-        return pl.col(column).list.eval((pl.element().cast(pl.Float64) * sign).clip(lower_bound=0))
-    return pl.col(column)
-
-
-def _renamed(text: str, name: str) -> str:
-    """A message of user weights in the words of this column."""
-    for side in SIDES:
-        text = text.replace(f"{side}_weights", f"{side}_{name}")
-    return text.replace("one weight for each", "one reward for each").replace("a weight must", "a reward must")
+    return rewarded[USER_WEIGHTS]

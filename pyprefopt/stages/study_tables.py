@@ -40,6 +40,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     "oracle_reward_accuracy": ("oracle", "eval_after", "eval_rewards/accuracies"),
     "score_chosen": ("scores", "chosen", "mean_score"),
     "score_rejected": ("scores", "rejected", "mean_score"),
+    "token_reward_chosen": ("rewards", "chosen", "mean_reward"),
+    "token_reward_rejected": ("rewards", "rejected", "mean_reward"),
     "selected_chosen": ("selection", "chosen", "selected_share"),
     "selected_rejected": ("selection", "rejected", "selected_share"),
     "recall_chosen": ("selection", "chosen", "planted_recall"),

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pyprefopt.analysis.plots import curves, densities, heatmap, line, panels
+from pyprefopt.analysis.plots import at_sizes, curves, densities, heatmap, line, panels
 from pyprefopt.analysis.studies import FIGURES
 from pyprefopt.stages.studies import STUDIES
 
@@ -60,6 +60,15 @@ def test_even_spacing_keeps_the_values_as_names():
     line(plot, summary({"alpha": [0.0, 1000.0, 0.5]}, "steps", [3.0, 1.0, 2.0]), "alpha", "steps", even=True)
     assert plot.lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
     assert [label.get_text() for label in plot.get_xticklabels()] == ["0", "0.5", "1000"]
+
+
+def test_sizes_are_the_only_marks_of_their_axis():
+    plot = axes()
+    at_sizes(plot, [640, 18_640, 435_840, 1_100_000_000])
+    plot.figure.canvas.draw()
+    assert plot.get_xscale() == "log"
+    assert [text.get_text() for text in plot.get_xticklabels()] == ["640", "18.6k", "436k", "1.1B"]
+    assert not plot.xaxis.get_minorticklocs().size
 
 
 def test_curves_are_moving_averages_of_the_mean_run():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyprefopt import data
 from pyprefopt.data.store import USER_WEIGHTS, SegmentStore
 from pyprefopt.data.tokenize import tokenize_rows
-from pyprefopt.data.weights import attach_weights, weight_columns
+from pyprefopt.data.weights import TokenColumn, attach_weights, weight_columns
 from pyprefopt.errors import DataError
 from tests.data.frames import byte_tokenizer
 from tests.reference import weights as twin
@@ -190,6 +190,43 @@ def test_bad_weights_are_bad_rows(weights, place, value, rule, tokenizer):
     assert value in bad["value"]
     assert rule in bad["rule"]
     assert bad["remedy"]
+
+
+CREDITS = TokenColumn("credits", noun="credit", default=0.0, signed=True)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ([-1.0, 0.5, 0.0], [-1.0, 0.5, 0.0, 0.0]),
+        ([span(2, 3, -2.0), span(3, 4, 1.0)], [0.0, -2.0, 1.0, 0.0]),
+        (None, [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_values_of_another_name_may_be_negative_and_are_0_elsewhere(given_, expected, tokenizer):
+    row = PAIR | {"chosen_credits": given_, "chosen_weights": [9.0], "rejected_weights": None}
+    frame = data.read_preferences(pl.DataFrame([row]))
+    assert weight_columns(frame.columns, CREDITS) == ["chosen_credits"]
+    segments, rejects = attach_weights(tokenize_rows(frame, tokenizer).segments, frame, CREDITS)
+    assert rejects.is_empty()
+    assert [*segments[1, USER_WEIGHTS].to_list()[:3], segments[1, USER_WEIGHTS][-1]] == expected
+    assert set(segments[2, USER_WEIGHTS]) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("given_", "rule", "remedy"),
+    [
+        ([1.0], "there must be one credit for each of the 3 tokens of the content, got 1", "count the tokens"),
+        ([1.0, None, 1.0], "a credit must be a finite number", "mend it"),
+        ([span(0, 1, -1e39)], "a credit must be a finite number", "mend it"),
+    ],
+)
+def test_errors_call_them_by_their_name(given_, rule, remedy, tokenizer):
+    frame = data.read_preferences(pl.DataFrame([PAIR | {"rejected_credits": None, "chosen_credits": given_}]))
+    _, rejects = attach_weights(tokenize_rows(frame, tokenizer).segments, frame, CREDITS)
+    assert rejects[0, "field"].startswith("chosen_credits")
+    assert rejects[0, "rule"] == rule
+    assert rejects[0, "remedy"].startswith(remedy)
 
 
 def test_the_first_fault_of_a_row_is_told_once(tokenizer, tmp_path):
