@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, check_factor, given_rewards, side_signs
+from pyprefopt.losses.method import Need, given_rewards, side_signs
 from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, file_digest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class TGDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo")
+        check_scale("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo", zero=True)
         check_shape("loss.shape", self.shape)
 
     def __repr__(self) -> str:

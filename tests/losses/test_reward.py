@@ -61,5 +61,5 @@ def test_a_common_shift_changes_nothing() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.margin_scale must be >= 0, got -1"):
+    with pytest.raises(ConfigError, match=r"loss\.margin_scale must be >= 0 and finite, got -1"):
         BradleyTerry(margin_scale=-1)
