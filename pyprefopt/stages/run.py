@@ -319,12 +319,19 @@ def given_models(config: RunConfig) -> dict[str, str]:
 
 def say_strength(config: RunConfig) -> None:
     """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
-    factor, scale = getattr(config.loss, "reward_factor", None), config.rewards.beta
-    if factor is not None and scale is not None:
+    factor = getattr(config.loss, "reward_factor", None)
+    if factor is None:
+        return
+    scale = config.rewards.provider().beta
+    if config.rewards.transform == "raw":
         logger.info(
             "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
             factor, scale, factor * scale,
         )  # fmt: skip
+    else:
+        logger.info(
+            "policy: the token rewards count loss.alpha = %g; rewards.beta = %g is inside the sigmoid", factor, scale
+        )
 
 
 def train(config: RunConfig) -> RunResult:

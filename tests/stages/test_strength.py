@@ -5,11 +5,25 @@ import pytest
 from pyprefopt.stages.run import say_strength
 from pyprefopt.train.resolve import configure
 
-GUIDED = {"method": "tgdpo", "loss": {"alpha": 0.2}, "rewards": {"beta": 0.5}}
 
-
-@pytest.mark.parametrize(("settings", "said"), [(GUIDED, ["0.2 * 0.5 = 0.1"]), ({"method": "dpo-reg"}, [])])
-def test_the_product_that_decides_is_told(caplog, settings, said):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"beta": 0.5}, "loss.alpha * rewards.beta = 0.2 * 0.5 = 0.1; only"),
+        ({"name": "simpo"}, "loss.alpha * rewards.beta = 0.2 * 2.5 = 0.5; only"),
+        ({"name": "column"}, "loss.alpha * rewards.beta = 0.2 * 1 = 0.2; only"),
+        ({"name": "contrastive"}, "loss.alpha = 0.2; rewards.beta = 1 is inside the sigmoid"),
+    ],
+)
+def test_the_number_that_decides_is_told(caplog, settings, said):
+    """The provider's own scale where none is given."""
     caplog.set_level("INFO", "pyprefopt")
-    say_strength(configure(model="m", **settings))
-    assert [record.getMessage().split("rewards.beta = ")[1].split(";")[0] for record in caplog.records] == said
+    say_strength(configure(model="m", method="tgdpo", loss={"alpha": 0.2}, rewards=settings))
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+def test_methods_without_a_factor_tell_nothing(caplog):
+    caplog.set_level("INFO", "pyprefopt")
+    say_strength(configure(model="m", method="dpo-reg"))
+    assert not caplog.records
