@@ -21,7 +21,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
-from pyprefopt.stages.candidates import best_responses, drop_unranked
+from pyprefopt.stages.candidates import best_responses, check_kind, drop_unranked
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
@@ -247,9 +247,16 @@ class Intake:
 
         from pyprefopt.data.read import scan_candidates, scan_preferences
 
-        if kind_of_rows(self.config) == "preferences":
-            return self._read(scan_preferences, path, format=self.config.format)
-        read = self._read(scan_candidates, path, format=self.config.format)
+        kind = kind_of_rows(self.config)
+        scan = scan_preferences if kind == "preferences" else scan_candidates
+        try:
+            read = self._read(scan, path, format=self.config.format)
+        except DataError:
+            if self.config.format == "auto":
+                check_kind(self.config.method, path, kind)
+            raise
+        if kind == "preferences":
+            return read
         sets, unranked = drop_unranked(read.frame)
         self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
         return replace(read, frame=sets)
