@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyprefopt.stages.run import say_strength
+from pyprefopt.stages.given import say_strength
 from pyprefopt.train.resolve import configure
 
 
