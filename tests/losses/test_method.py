@@ -160,22 +160,20 @@ def test_signs_of_the_sides():
 
 # --- equal models ------------------------------------------------------------------------------------------------
 
-AGAINST_REFERENCE = sorted(n for n in PAIR_METHODS if "ref_logps" in METHODS[n].needs)
-# Their loss has something beside the margin, or another target than 0.
-NOT_LN_2 = {"ipo", "r-dpo", "dpo-reg", "dpo-sft"}
+LN_2 = ["dpo", "d2po", "temporal", "tdpo1", "tdpo2", "tgdpo", "tis-dpo"]
+NO_MARGIN = [*LN_2, "ipo", "dpo-reg", "dpo-sft"]  # their loss has something beside the margin, or another target than 0
 
 
-@pytest.mark.parametrize("name", AGAINST_REFERENCE)
+@pytest.mark.parametrize("name", NO_MARGIN)
 @pytest.mark.parametrize("select", [False, True])
 def test_equal_models_have_no_margin(name, select):
-    """Margin 0 and ln 2, exactly; r-dpo's reward counts the length too."""
+    """Margin 0 and ln 2, exactly."""
     batch, _ = batch_of(random_pairs(13, select=select), torch.float32)
-    method, logps = made(name), batch.ref_logps.clone()
-    sums = sums_of(method, batch, logps, torch.zeros(len(batch.response_row)))
-    rewards = method.rewards(sums, batch) - (0.01 * batch.response_length if name == "r-dpo" else 0)
+    method = made(name)
+    sums = sums_of(method, batch, batch.ref_logps.clone(), torch.zeros(len(batch.response_row)))
+    rewards, loss = method.rewards(sums, batch), method.loss(sums, batch)
     assert torch.equal(rewards, torch.zeros_like(rewards))
-    if name not in NOT_LN_2:
-        loss = method.loss(sums, batch)
+    if name in LN_2:
         assert torch.equal(loss, torch.full_like(loss, math.log(2)))
 
 
