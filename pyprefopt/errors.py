@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -51,3 +52,9 @@ def check_number(setting: str, value: object, *, whole: bool = False, remedy: st
     """Raise a ConfigError unless the value is a number (NumPy's too, but no boolean), or with `whole` a whole one."""
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     check(is_number, setting, value, "a whole number" if whole else "a number", remedy)
+
+
+def check_scale(setting: str, value: float, remedy: str = "", *, zero: bool = False) -> None:
+    """Raise a ConfigError unless the value is finite and > 0; with `zero` it may be 0 too."""
+    rule = ">= 0" if zero else "> 0"
+    check(0 < value < math.inf or (zero and value == 0), setting, value, f"{rule} and finite", remedy)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
@@ -53,7 +53,7 @@ class Temporal:
 
     def __post_init__(self) -> None:
         no_default = "it has no default because no value is published; usual"
-        check(self.scale > 0, "loss.scale", self.scale, "> 0", f"{no_default} 1 to 100")
+        check_scale("loss.scale", self.scale, f"{no_default} 1 to 100")
         check(0 < self.decay <= 1, "loss.decay", self.decay, "in (0, 1]", f"{no_default} 0.9 to 1")
         check(self.estimator in ("exact", "sample"), "loss.estimator", self.estimator, "'exact' or 'sample'")
         check(self.support in ("own", "common"), "loss.support", self.support, "'own' or 'common'")

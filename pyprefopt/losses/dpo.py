@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class DPO:
     trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 0.01 to 0.5")
+        check_scale("loss.beta", self.beta, "usual range 0.01 to 0.5")
         check(0 <= self.label_smoothing < 0.5, "loss.label_smoothing", self.label_smoothing, "in [0, 0.5)")
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002

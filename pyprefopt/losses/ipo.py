@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class IPO:
     trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 0.01 to 1")
+        check_scale("loss.beta", self.beta, "usual range 0.01 to 1")
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
         """1 / |y|, or 1, for each scored token: [1, M]."""

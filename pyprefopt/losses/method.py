@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
-
-from pyprefopt.errors import check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,11 +38,6 @@ class Method(Protocol):
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """The method's own reward of each response, [R]; its chosen-minus-rejected is what `loss` compares."""
-
-
-def check_factor(setting: str, value: float, usual: str) -> None:
-    """Raise a ConfigError unless the factor of a term is a finite number, at least 0 (which leaves the term out)."""
-    check(0 <= value < math.inf, setting, value, ">= 0 and finite", usual)
 
 
 def weighted_sums(weights: Tensor, values: Tensor, batch: PackedBatch) -> Tensor:

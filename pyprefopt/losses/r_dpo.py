@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import check_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class RDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.alpha", self.alpha, "usual range 0.001 to 0.1; 0 is dpo")
+        check_scale("loss.alpha", self.alpha, "usual range 0.001 to 0.1; 0 is dpo", zero=True)
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """The preferred reward r = beta m + alpha |y|, [R]: what is left of it beside the length is learned."""

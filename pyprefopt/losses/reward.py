@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class BradleyTerry:
     trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
-        check(self.margin_scale >= 0, "loss.margin_scale", self.margin_scale, ">= 0", "0 asks for no margin")
+        check_scale("loss.margin_scale", self.margin_scale, "0 asks for no margin", zero=True)
 
     @property
     def reads_scores(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class RRHF:
     trains_on: ClassVar[TrainsOn] = "candidates"
 
     def __post_init__(self) -> None:
-        check(self.rank_weight >= 0, "loss.rank_weight", self.rank_weight, ">= 0", "usual 1")
-        check(self.sft_weight >= 0, "loss.sft_weight", self.sft_weight, ">= 0", "usual 1")
+        check_scale("loss.rank_weight", self.rank_weight, "usual 1", zero=True)
+        check_scale("loss.sft_weight", self.sft_weight, "usual 1", zero=True)
         both = self.rank_weight + self.sft_weight
         check(both > 0, "loss.rank_weight and loss.sft_weight", (self.rank_weight, self.sft_weight), "not both 0")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch.nn.functional as F
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class SePO:
     trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
-        check(self.reward_scale > 0, "loss.reward_scale", self.reward_scale, "> 0", "usual range 0.5 to 10")
+        check_scale("loss.reward_scale", self.reward_scale, "usual range 0.5 to 10")
         check(self.normalizer in ("ratio", "selected"), "loss.normalizer", self.normalizer, "'ratio' or 'selected'")
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class SimPO:
     trains_on: ClassVar[TrainsOn] = "pairs"
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "loss.beta", self.beta, "> 0", "usual range 2 to 10")
-        check(self.gamma >= 0, "loss.gamma", self.gamma, ">= 0", "usual range 0.3 to 1.6 at beta 2.5")
+        check_scale("loss.beta", self.beta, "usual range 2 to 10")
+        check_scale("loss.gamma", self.gamma, "usual range 0.3 to 1.6 at beta 2.5", zero=True)
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
         """1 / |y| for each scored token: [1, M]."""

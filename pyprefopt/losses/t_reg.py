@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, check_factor, chosen_minus_rejected, given_rewards
+from pyprefopt.losses.method import Need, chosen_minus_rejected, given_rewards
 from pyprefopt.losses.simpo import SimPO
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _regularizer(policy: Tensor, weight: Tensor | float, batch: PackedBatch) -> 
 
 
 def _check(alpha: float, sequence_weight: str) -> None:
-    check_factor("loss.alpha", alpha, _ALPHA)
+    check_scale("loss.alpha", alpha, _ALPHA, zero=True)
     known = ("gradient", "static", "none")
     check(sequence_weight in known, "loss.sequence_weight", sequence_weight, f"one of {', '.join(known)}")
 
@@ -92,7 +92,7 @@ class DPOSFT(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.alpha", self.alpha, "usual range 0.001 to 0.1; 0 is dpo")
+        check_scale("loss.alpha", self.alpha, "usual range 0.001 to 0.1; 0 is dpo", zero=True)
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """DPO's loss and -alpha S_w, [P]."""

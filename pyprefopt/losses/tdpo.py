@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO, logistic_loss
-from pyprefopt.losses.method import Need, check_factor
+from pyprefopt.losses.method import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class TDPO1(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.kl_scale", self.kl_scale, "usual 1; 0 is dpo")
+        check_scale("loss.kl_scale", self.kl_scale, "usual 1; 0 is dpo", zero=True)
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + kl_scale K), [R]: the margin's part of each response."""
@@ -44,7 +45,7 @@ class TDPO2(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.alpha", self.alpha, "usual range 0.01 to 0.7; 0 is dpo")
+        check_scale("loss.alpha", self.alpha, "usual range 0.01 to 0.7; 0 is dpo", zero=True)
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + alpha K), [R]: the margin's part of each response."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, check_factor, given_rewards, side_signs
-from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, file_digest
+from pyprefopt.losses.method import Need, given_rewards, side_signs
+from pyprefopt.losses.shapes import SHAPES, check_shape, custom_weights, file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class TGDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo")
+        check_scale("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo", zero=True)
         check_shape("loss.shape", self.shape)
 
     def __repr__(self) -> str:
@@ -50,6 +51,6 @@ class TGDPO(DPO):
         if self.shape in SHAPES:
             weights = SHAPES[self.shape](self.alpha * side * rewards)
         else:
-            weights = custom_shape(self.shape)(rewards, batch.response_length[batch.response_index], side)
+            weights = custom_weights(self.shape, rewards, batch.response_length[batch.response_index], side)
         weights = weights.clamp(min=0) if self.clamp else weights
         return (batch.token_mask * weights)[None]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.method import Need, given_rewards, side_signs
 
@@ -34,8 +34,8 @@ class TISDPO(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.weight_scale > 0, "loss.weight_scale", self.weight_scale, "> 0", "usual 1")
-        check(self.weight_rate >= 0, "loss.weight_rate", self.weight_rate, ">= 0", "usual range 0.5 to 2")
+        check_scale("loss.weight_scale", self.weight_scale, "usual 1")
+        check_scale("loss.weight_rate", self.weight_rate, "usual range 0.5 to 2", zero=True)
         check(math.isfinite(self.lower), "loss.lower", self.lower, "a finite number of nats", "usual -0.5")
         check(math.isfinite(self.upper), "loss.upper", self.upper, "a finite number of nats", "usual 1.5")
         check(self.lower <= self.upper, "loss.lower", self.lower, f"<= loss.upper ({self.upper})")

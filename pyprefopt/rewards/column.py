@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.rewards.provider import Tokens, Transform
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Column:
     reads: ClassVar[tuple[str, ...]] = ("column",)
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual 1")
+        check_scale("rewards.beta", self.beta, "usual 1")
         check(self.column.isidentifier(), "rewards.column", self.column, "the NAME of chosen_NAME and rejected_NAME")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
@@ -45,7 +45,7 @@ class Random:
     reads: ClassVar[tuple[str, ...]] = ("noise",)
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual 1")
+        check_scale("rewards.beta", self.beta, "usual 1")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pyprefopt.errors import ConfigError, check
+from pyprefopt.errors import ConfigError, check, check_scale
 from pyprefopt.rewards.provider import Tokens, Transform
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Contrastive:
     reads: ClassVar[tuple[str, ...]] = DIRECTIONS
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual 1")
+        check_scale("rewards.beta", self.beta, "usual 1")
         check(self.max_tokens > 0, "rewards.max_tokens", self.max_tokens, "> 0", "usual 2 times max_tokens")
         for name, allowed in (
             ("prefix", ("marker", "none")), ("context", ("full", "last")), ("wrap", ("chat", "raw")),

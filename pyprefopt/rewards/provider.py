@@ -31,6 +31,10 @@ class Reward(Protocol):
     log_ratio: ClassVar[bool]  # a difference of log-probs, which a method may want through a transform of its own
 
     @property
+    def beta(self) -> float:
+        """Scale of the values, before the transform."""
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Names of the columns that `values` takes: log-probs of models, or values of the data."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pyprefopt.errors import check
+from pyprefopt.errors import check, check_scale
 from pyprefopt.rewards.provider import Tokens, Transform
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class DPOReward:
     reads: ClassVar[tuple[str, ...]] = ("oracle", "base")
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual range 0.01 to 1")
+        check_scale("rewards.beta", self.beta, "usual range 0.01 to 1")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""
@@ -48,8 +48,8 @@ class SimPOReward:
     log_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual range 2 to 20")
-        check(self.gamma >= 0, "rewards.gamma", self.gamma, ">= 0", "usual range 0.3 to 3")
+        check_scale("rewards.beta", self.beta, "usual range 2 to 20")
+        check_scale("rewards.gamma", self.gamma, "usual range 0.3 to 3", zero=True)
         check(self.form in ("log_ratio", "length_norm"), "rewards.form", self.form, "'log_ratio' or 'length_norm'")
 
     @property
@@ -77,7 +77,7 @@ class StrongWeak:
     reads: ClassVar[tuple[str, ...]] = ("strong", "weak")
 
     def __post_init__(self) -> None:
-        check(self.beta > 0, "rewards.beta", self.beta, "> 0", "usual 1")
+        check_scale("rewards.beta", self.beta, "usual 1")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""

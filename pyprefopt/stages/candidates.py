@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyprefopt.data.store import USER_WEIGHTS
-from pyprefopt.errors import DataError
+from pyprefopt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,6 +37,20 @@ def drop_unranked(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     bad = [rejected(alone, "responses", pl.format("{} response", count), ALONE)]
     bad.append(rejected(several.filter(~scored), "scores", shown, UNSCORED))
     return several.filter(scored), pl.concat(bad).sort("row")
+
+
+def check_kind(method: str, path: str, kind: str) -> None:
+    """ConfigError where a file that was not understood as `kind` holds what other methods train on."""
+    from pyprefopt.data.read import scan_candidates, scan_preferences
+
+    scan, held, remedy = (scan_preferences, "preferences", "a method on pairs, such as dpo")
+    if kind == "preferences":
+        scan, held, remedy = (scan_candidates, "candidates", "method rrhf")
+    try:
+        scan(path)
+    except DataError:
+        return
+    raise ConfigError(f"method {method} trains on {kind}, and '{path}' holds {held}; give it {kind}, or take {remedy}")
 
 
 def best_responses(segments: pl.DataFrame) -> pl.DataFrame:

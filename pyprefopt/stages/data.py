@@ -21,7 +21,8 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Stage, content_hash
-from pyprefopt.stages.candidates import best_responses, drop_unranked
+from pyprefopt.stages.candidates import best_responses, check_kind, drop_unranked
+from pyprefopt.stages.planted import has_planted, planted_mask, planted_spans
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
 from pyprefopt.train.config import RunConfig
 
@@ -35,7 +36,6 @@ DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
     "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
-PLANTED = ("chosen_planted", "rejected_planted")  # columns that say which tokens carry the preference
 
 logger = logging.getLogger("pyprefopt")
 
@@ -247,9 +247,16 @@ class Intake:
 
         from pyprefopt.data.read import scan_candidates, scan_preferences
 
-        if kind_of_rows(self.config) == "preferences":
-            return self._read(scan_preferences, path, format=self.config.format)
-        read = self._read(scan_candidates, path, format=self.config.format)
+        kind = kind_of_rows(self.config)
+        scan = scan_preferences if kind == "preferences" else scan_candidates
+        try:
+            read = self._read(scan, path, format=self.config.format)
+        except DataError:
+            if self.config.format == "auto":
+                check_kind(self.config.method, path, kind)
+            raise
+        if kind == "preferences":
+            return read
         sets, unranked = drop_unranked(read.frame)
         self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
         return replace(read, frame=sets)
@@ -348,32 +355,6 @@ def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
     import polars as pl
 
     return segments.filter(pl.col("row").is_in(segments["row"].unique().sort().head(count).implode()))
-
-
-def has_planted(schema: pl.Schema) -> bool:
-    """Whether the data says which tokens carry the preference: both columns, lists of {start, end}."""
-    import polars as pl
-
-    spans = {pl.List(pl.Struct({"start": kind, "end": kind})) for kind in (pl.UInt32, pl.Int64)}  # Parquet, JSON
-    return all(schema.get(name) in spans for name in PLANTED)
-
-
-def planted_spans(frame: pl.DataFrame) -> pl.DataFrame:
-    """`chosen_planted` and `rejected_planted` by (row, segment)."""
-    import polars as pl
-
-    return pl.concat(
-        frame.select("row", pl.lit(segment, pl.UInt16).alias("segment"), pl.col(name).alias("spans"))
-        for segment, name in enumerate(PLANTED, start=1)
-    )
-
-
-def planted_mask(segments: pl.DataFrame, spans: pl.DataFrame) -> pl.Series:
-    """list<bool> per line of `segments`: the tokens that overlap a planted span."""
-    from pyprefopt.data.align import spans_to_mask
-
-    joined = segments.select("row", "segment").join(spans, on=["row", "segment"], how="left", maintain_order="left")
-    return spans_to_mask(joined["spans"], segments["starts"], segments["ends"])
 
 
 def skip_command() -> str | None:

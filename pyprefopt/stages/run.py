@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
+from pyprefopt.stages.given import given_models, of_one_vocabulary, say_strength
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -40,15 +40,12 @@ from pyprefopt.stages.transfer import (
     warn_of_two_tokenizers,
 )  # fmt: skip
 from pyprefopt.train import dist
-from pyprefopt.train.compatibility import uses_oracle
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.engine import deepspeed_config, init_distributed
 from pyprefopt.train.resolve import resolve, to_yaml
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
-
-logger = logging.getLogger("pyprefopt")
 
 
 @dataclass(frozen=True)
@@ -297,34 +294,6 @@ class Pipeline:
         directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
         self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
         return self.made[label]
-
-
-def of_one_vocabulary(config: RunConfig) -> set[str]:
-    """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
-    trains_oracle = config.oracle.path is None and uses_oracle(config)
-    settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
-    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
-
-
-def given_models(config: RunConfig) -> dict[str, str]:
-    """Ready checkpoints beside the model, by the setting that names them."""
-    rewards = config.rewards
-    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
-    given = {
-        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
-        "rewards.weak": rewards.weak, "rewards.model": asked,
-    }  # fmt: skip
-    return {setting: path for setting, path in given.items() if path is not None}
-
-
-def say_strength(config: RunConfig) -> None:
-    """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
-    factor, scale = getattr(config.loss, "reward_factor", None), config.rewards.beta
-    if factor is not None and scale is not None:
-        logger.info(
-            "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
-            factor, scale, factor * scale,
-        )  # fmt: skip
 
 
 def train(config: RunConfig) -> RunResult:

@@ -96,6 +96,65 @@ def test_tgdpos_tables(name):
             assert config.oracle.loss.beta == config.rewards.beta
 
 
+# The same tables for TDPO: DPO's rows with a KL scale of 0.01 (D.1).
+@pytest.mark.parametrize("name", sorted(name for name in TGDPO if name.endswith("-dpo")))
+def test_tgdpos_tdpo_is_its_dpo_with_a_kl_scale(name):
+    rate, loss, _ = TGDPO[name]
+    config = load_config(CONFIGS / "paper" / f"{name.removesuffix('dpo')}tdpo2.yaml")
+    assert (config.method, config.learning_rate, config.loss.alpha) == ("tdpo2", rate, 0.01)
+    assert config.loss.beta == loss["beta"]
+    assert config.model == load_config(CONFIGS / "paper" / f"{name}.yaml").model
+
+
+# T-REG, 4.1: the hyperparameters of SimPO's authors, for Llama-3-8B-Instruct (v0.2) and Gemma-2-9B-it.
+T_REG = {
+    "llama3-8b-dpo": (3e-7, {"beta": 0.01}),
+    "llama3-8b-simpo": (1e-6, {"beta": 10.0, "gamma": 3.0}),
+    "gemma2-9b-dpo": (5e-7, {"beta": 0.01}),
+    "gemma2-9b-simpo": (8e-7, {"beta": 10.0, "gamma": 5.0}),
+}
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+@pytest.mark.parametrize("name", sorted(T_REG))
+def test_t_regs_settings(name, regularised):
+    rate, loss = T_REG[name]
+    config = load_config(CONFIGS / "paper" / f"t-reg-{name}{'-reg' if regularised else ''}.yaml")
+    assert config.learning_rate == rate
+    assert {setting: getattr(config.loss, setting) for setting in loss} == loss
+    assert (config.global_batch_size, config.num_train_epochs, config.warmup_ratio) == (128, 1, 0.1)
+    assert (config.max_tokens, config.max_prompt_tokens, config.lr_scheduler_type) == (2048, 1800, "cosine")
+    if regularised:
+        assert config.method.endswith("-reg")
+        assert (config.loss.alpha, config.loss.sequence_weight) == (0.1, "gradient")
+        rewards = config.rewards  # Eq. 3, by the reference model
+        assert (rewards.name, rewards.transform, rewards.provider().model) == (
+            "contrastive", "sigmoid_centered", "reference",
+        )  # fmt: skip
+
+
+def test_sepos_settings():
+    """Table 1: 30 % of both sides for every policy; what the paper does not print is from its authors' code."""
+    files = sorted((CONFIGS / "paper").glob("sepo-*.yaml"))
+    assert len(files) == 5
+    for file in files:
+        config = load_config(file)
+        assert config.selection.ratios == (0.3, 0.3)
+        assert (config.learning_rate, config.global_batch_size, config.max_tokens) == (5e-7, 128, 4096)
+        assert (config.warmup_ratio, config.adam_beta1, config.adam_beta2) == (0.03, 0.9, 0.95)
+        oracle = config.oracle
+        assert (oracle.learning_rate, oracle.global_batch_size, oracle.loss.beta) == (5e-7, 256, 0.1)
+        assert (oracle.fraction, oracle.adam_beta2, oracle.num_train_epochs) == (1.0, 0.95, 1)
+
+
+def test_the_other_papers_settings():
+    rrhf, tdpo1, tdpo2 = (load_config(CONFIGS / "paper" / f"{name}.yaml") for name in ("rrhf", "tdpo1", "tdpo2"))
+    assert (rrhf.learning_rate, rrhf.num_train_epochs, rrhf.global_batch_size) == (2e-5, 3, 64)
+    assert (rrhf.loss.rank_weight, rrhf.loss.sft_weight) == (1, 1)
+    assert (tdpo1.loss.beta, tdpo1.loss.kl_scale) == (0.1, 1)
+    assert (tdpo2.loss.beta, tdpo2.loss.alpha) == (0.1, 0.5)
+
+
 def test_no_paper_file_falls_back_to_the_toy_set():
     for file in (CONFIGS / "paper").iterdir():
         config = load_config(file)

@@ -104,7 +104,7 @@ def test_a_sample_is_the_same_again_from_the_same_seed():
     [
         (D2PO, {"decay": 0.0}, r"loss\.decay must be in \(0, 1\], got 0\.0"),
         (D2PO, {"decay": 1.1}, r"loss\.decay must be in \(0, 1\], got 1\.1"),
-        (Temporal, {}, r"loss\.scale must be > 0, got nan; it has no default because no value is published"),
+        (Temporal, {}, r"loss\.scale must be > 0 and finite, got nan; it has no default because no value is published"),
         (Temporal, {"scale": 1.0}, r"loss\.decay must be in \(0, 1\], got nan; it has no default"),
         (Temporal, {"scale": 1.0, "decay": 0.9, "estimator": "mean"}, r"loss\.estimator must be 'exact' or 'sample'"),
         (Temporal, {"scale": 1.0, "decay": 0.9, "support": "all"}, r"loss\.support must be 'own' or 'common'"),

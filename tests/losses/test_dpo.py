@@ -69,9 +69,9 @@ def test_extreme_margins_stay_finite(margin, expected):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": -0.1}, r"loss\.beta must be > 0, got -0\.1; usual range 0\.01 to 0\.5"),
+        ({"beta": -0.1}, r"loss\.beta must be > 0 and finite, got -0\.1; usual range 0\.01 to 0\.5"),
         ({"label_smoothing": 0.5}, r"loss\.label_smoothing must be in \[0, 0\.5\), got 0\.5"),
-        ({"beta": math.nan}, r"loss\.beta must be > 0, got nan"),
+        ({"beta": math.nan}, r"loss\.beta must be > 0 and finite, got nan"),
     ],
 )
 def test_settings_are_checked(settings, message):

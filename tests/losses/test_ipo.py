@@ -34,5 +34,5 @@ def test_equal_models_are_as_far_from_the_target_as_it_is():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"loss\.beta must be > 0, got 0; usual range 0\.01 to 1"):
+    with pytest.raises(ConfigError, match=r"loss\.beta must be > 0 and finite, got 0; usual range 0\.01 to 1"):
         IPO(beta=0)

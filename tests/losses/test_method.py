@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS, chosen_minus_rejected, count_units, weighted_sums
 from pyprefopt.losses.method import side_signs
 from tests.losses.pairs import batch_of, kl_of, losses, made, random_pairs, sums_of
@@ -26,8 +27,11 @@ def scored_batch(pairs, layout: str = "shared", dtype: torch.dtype = torch.float
     return replace(batch, response_score=score), logps
 
 
-def per_unit(name: str, pairs, layout: str = "shared") -> torch.Tensor:
-    return losses(made(name), *scored_batch(pairs, layout))
+def per_unit(name: str, pairs, layout: str = "shared") -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each unit, and the gradient of their sum by the log-probs, [M]."""
+    batch, logps = scored_batch(pairs, layout)
+    values = losses(made(name), batch, logps)
+    return values.detach(), torch.autograd.grad(values.sum(), logps)[0]
 
 
 @pytest.mark.parametrize("name", ON_TOKENS)
@@ -44,13 +48,18 @@ def test_gradcheck(name, select):
 def test_order_of_pairs_does_not_matter(name):
     pairs = random_pairs(6, select=True)
     order = [3, 0, 5, 1, 4, 2]
-    assert torch.equal(per_unit(name, [pairs[i] for i in order]), per_unit(name, pairs)[order])
+    values, gradient = per_unit(name, pairs)
+    other_values, other_gradient = per_unit(name, [pairs[i] for i in order])
+    tokens = gradient.split([sum(sum(r.selected) for r in pair) for pair in pairs])
+    assert torch.equal(other_values, values[order])
+    torch.testing.assert_close(other_gradient, torch.cat([tokens[i] for i in order]), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ON_TOKENS)
 def test_layout_does_not_matter(name):
     pairs = random_pairs(7, select=True)
-    assert torch.equal(per_unit(name, pairs, "separate"), per_unit(name, pairs, "shared"))
+    for one, other in zip(per_unit(name, pairs, "separate"), per_unit(name, pairs, "shared"), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", ON_TOKENS)
@@ -64,6 +73,8 @@ def test_split_of_a_batch_does_not_matter(name):
         return torch.stack([losses(method, batch, logps).sum(), count_units(method.unit, batch).double()])
 
     torch.testing.assert_close(totals(pairs[:2]) + totals(pairs[2:]), totals(pairs), rtol=1e-12, atol=0)
+    gradients = [per_unit(name, part)[1] for part in (pairs[:2], pairs[2:])]
+    torch.testing.assert_close(torch.cat(gradients), per_unit(name, pairs)[1], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", PAIR_METHODS)
@@ -133,10 +144,37 @@ def test_settings_are_frozen_with_defaults(name):
         setattr(method, fields(method)[0].name, 1)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_number_of_the_settings_is_finite(name, value):
+    for setting in (f.name for f in fields(METHODS[name]) if f.type == "float"):
+        with pytest.raises(ConfigError, match=rf"loss\.{setting}\b.* must be"):
+            replace(made(name), **{setting: value})
+
+
 def test_signs_of_the_sides():
     batch, _ = batch_of(random_pairs(4, 3), torch.float64)
     chosen = torch.isin(batch.response_index, batch.pair_chosen)
     assert torch.equal(side_signs(batch), torch.where(chosen, 1.0, -1.0).double())
+
+
+# --- equal models ------------------------------------------------------------------------------------------------
+
+LN_2 = ["dpo", "d2po", "temporal", "tdpo1", "tdpo2", "tgdpo", "tis-dpo"]
+NO_MARGIN = [*LN_2, "ipo", "dpo-reg", "dpo-sft"]  # their loss has something beside the margin, or another target than 0
+
+
+@pytest.mark.parametrize("name", NO_MARGIN)
+@pytest.mark.parametrize("select", [False, True])
+def test_equal_models_have_no_margin(name, select):
+    """Margin 0 and ln 2, exactly."""
+    batch, _ = batch_of(random_pairs(13, select=select), torch.float32)
+    method = made(name)
+    sums = sums_of(method, batch, batch.ref_logps.clone(), torch.zeros(len(batch.response_row)))
+    rewards, loss = method.rewards(sums, batch), method.loss(sums, batch)
+    assert torch.equal(rewards, torch.zeros_like(rewards))
+    if name in LN_2:
+        assert torch.equal(loss, torch.full_like(loss, math.log(2)))
 
 
 # --- user weights -------------------------------------------------------------------------------------------------
@@ -151,6 +189,22 @@ def test_user_weights_change_the_loss_and_ones_do_not(name):
     before = losses(made(name), batch, logps, kl)
     assert torch.equal(losses(made(name), ones, logps, kl), before)
     assert not torch.allclose(losses(made(name), halves, logps, kl), before)
+
+
+@pytest.mark.parametrize("name", [name for name in ON_TOKENS if name != "confpo"])
+@pytest.mark.parametrize("select", [False, True])
+def test_user_weights_multiply_what_a_token_counts(name, select):
+    """As if both log-probs (and the divergence) of each token were that many times as large; no length changes.
+
+    ConfPO chooses its tokens by the log-probs.
+    """
+    pairs = random_pairs(12, select=select)
+    batch, logps = scored_batch(pairs)
+    weights = torch.rand(logps.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3
+    scaled = replace(batch, ref_logps=batch.ref_logps * weights)
+    kl = kl_of(pairs, torch.float64)  # of whole responses, so the same in both
+    got = losses(made(name), replace(batch, user_weights=weights), logps, kl)
+    torch.testing.assert_close(got, losses(made(name), scaled, logps * weights, kl), rtol=1e-10, atol=1e-12)
 
 
 # --- edges --------------------------------------------------------------------------------------------------------
@@ -214,3 +268,36 @@ def test_a_response_without_a_scored_token_counts_zero(name):
     (gradient,) = torch.autograd.grad(total, logps)
     assert total.isfinite()
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected", "both", "reference"])
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_minus_infinity_is_no_silent_nan(name, side):
+    """An impossible token gives a finite loss with a finite gradient, or a loss that stops the run."""
+    pairs = [(one([-1.0, -2.0, -0.5]), one([-1.5, -0.7])), (one([-1.0]), one([-2.0, -1.0]))]
+    batch, logps = scored_batch(pairs)
+    places = torch.tensor({"chosen": [1], "rejected": [3], "both": [1, 3], "reference": [1]}[side])
+    if side == "reference":
+        values, batch = logps, replace(batch, ref_logps=batch.ref_logps.index_fill(0, places, -math.inf))
+    else:
+        values = logps.detach().index_fill(0, places, -math.inf).requires_grad_()
+    kl = torch.tensor([0.2, 0.3, 0.1, 0.4], dtype=torch.float64)
+    loss = losses(made(name), batch, values, kl)
+    (gradient,) = torch.autograd.grad(loss.sum(), values)
+    group = batch.response_group[batch.response_index]
+    finite = loss.isfinite() if len(loss) == 2 else torch.stack([loss[:2].sum(), loss[2:].sum()]).isfinite()
+    assert finite[1]  # the other pair
+    assert gradient[group == 1].isfinite().all()
+    if finite[0]:
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_weights_of_zero_everywhere_are_finite(name):
+    pairs = random_pairs(14, 3)
+    batch, logps = scored_batch(pairs)
+    batch = replace(batch, user_weights=torch.zeros_like(logps.detach()))
+    loss = losses(made(name), batch, logps, torch.zeros(6, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(loss.sum(), logps)
+    assert loss.isfinite().all()
+    assert torch.equal(gradient, torch.zeros_like(gradient))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,22 @@ def test_trl_simpo(pairs, beta, gamma):
     theirs, *_ = cpo.CPOTrainer.cpo_loss(trainer, *means)
     batch, logps = batch_of(pairs, torch.float32)
     torch.testing.assert_close(losses(SimPO(beta=beta, gamma=gamma), batch, logps), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_trl_label_smoothing(pairs):
+    """TRL's trainer without a reference still has it: DPO with a reference that says 0 everywhere."""
+    cpo = pytest.importorskip("trl.experimental.cpo.cpo_trainer")
+    trainer = SimpleNamespace(
+        alpha=0.0, beta=0.3, label_smoothing=0.2, loss_type="sigmoid",
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+    )  # fmt: skip
+    theirs, *_ = cpo.CPOTrainer.cpo_loss(
+        trainer, *(torch.tensor([sum(p[side].policy) for p in pairs]) for side in (0, 1))
+    )
+    batch, logps = batch_of(pairs, torch.float32)
+    batch = replace(batch, ref_logps=torch.zeros_like(batch.ref_logps))
+    mine = losses(DPO(beta=0.3, label_smoothing=0.2), batch, logps)
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_liger_dpo(pairs):

@@ -11,8 +11,9 @@ from tests.reference.losses import Response
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_like_reference(dtype):
-    pairs = random_pairs(0)
+@pytest.mark.parametrize("masked", [False, True])
+def test_like_reference(dtype, masked):
+    pairs = random_pairs(0, select=masked)
     batch, logps = batch_of(pairs, dtype)
     got = losses(SFT(), batch, logps)
     (gradient,) = torch.autograd.grad(got.sum(), logps)

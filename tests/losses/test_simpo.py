@@ -11,13 +11,15 @@ from tests.reference.losses import Response
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("select", [False, True])
 @pytest.mark.parametrize(("beta", "gamma"), [(2.5, 1.4), (10.0, 3.0), (2.0, 0.0)])
-def test_like_reference(dtype, beta, gamma):
+def test_like_reference(dtype, select, beta, gamma):
+    """|y| counts the tokens before selection."""
     assert_like_reference(
         SimPO(beta=beta, gamma=gamma),
         lambda chosen, rejected: reference.simpo(chosen, rejected, beta, gamma),
         dtype,
-        select=False,
+        select=select,
     )
 
 

@@ -31,7 +31,8 @@ def test_dpo_reg_like_reference(dtype, select, weight, smoothing):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("length_norm", [True, False])
-def test_simpo_reg_like_reference(dtype, weight, length_norm):
+@pytest.mark.parametrize("select", [False, True])
+def test_simpo_reg_like_reference(dtype, weight, length_norm, select):
     method = SimPOReg(beta=2.0, gamma=0.5, alpha=0.25, sequence_weight=weight, reg_length_norm=length_norm)
 
     def twin(chosen, rejected):
@@ -39,7 +40,7 @@ def test_simpo_reg_like_reference(dtype, weight, length_norm):
         plain = reference.simpo(chosen, rejected, 2.0, 0.5)
         return reference.regularized(chosen, rejected, plain, w, 0.25, 2.0, length_norm)
 
-    assert_like_reference(method, twin, dtype, select=False)
+    assert_like_reference(method, twin, dtype, select=select)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

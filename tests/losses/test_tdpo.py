@@ -1,11 +1,13 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.losses import DPO, TDPO1, TDPO2
-from tests.losses.pairs import assert_like_reference, batch_of, kl_of, losses, random_pairs
+from pyprefopt.losses import DPO, TDPO1, TDPO2, weighted_sums
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_logps_and_kl
+from tests.losses.pairs import TOLERANCE, assert_like_reference, batch_of, kl_of, losses, random_pairs
 from tests.reference import losses as reference
 from tests.reference.losses import Response, sigmoid
 
@@ -74,3 +76,48 @@ def test_where_policy_and_reference_are_equal_it_is_ln_2(method):
 def test_settings_are_checked(method, name):
     with pytest.raises(ConfigError, match=rf"loss\.{name} must be >= 0 and finite, got -0\.5"):
         method(**{name: -0.5})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("method", "scale"), [(TDPO1(beta=0.3), 1.0), (TDPO1(beta=0.3, kl_scale=0.4), 0.4), (TDPO2(beta=0.3), 0.5)]
+)
+def test_value_and_gradient_through_the_vocabulary(dtype, method, scale):
+    """From logits to loss, with the divergence as the engine computes it (vocabulary of two blocks)."""
+    vocabulary, lengths = 300, [(4, 3), (1, 6), (5, 1)]
+    draws = torch.Generator().manual_seed(0)
+    count = sum(map(sum, lengths))
+    own, other = (2 * torch.randn(count, vocabulary, generator=draws, dtype=torch.float64) for _ in range(2))
+    targets = torch.randint(0, vocabulary, (count,), generator=draws)
+    pairs = [tuple(Response([0.0] * n, [0.0] * n, [True] * n) for n in pair) for pair in lengths]
+    batch, _ = batch_of(pairs, dtype)
+    hidden = own.to(dtype).requires_grad_()
+    policy, ref = (Readout(head_of(vocabulary, dtype), h, HeadTransform()) for h in (hidden, other.to(dtype)))
+    logps, kl = token_logps_and_kl(policy, ref, targets)
+    with torch.no_grad():
+        ref_logps = token_logps(ref.head, ref.hidden, targets, ref.transform)
+    got = losses(
+        method, replace(batch, ref_logps=ref_logps), logps, weighted_sums(batch.token_mask[None], kl, batch)[0]
+    )
+    (gradient,) = torch.autograd.grad(got.sum(), hidden)
+
+    parts = [[t.split([n for pair in lengths for n in pair])[2 * p + r].tolist() for r in (0, 1)]
+             for t in (own, other, targets) for p in range(3)]  # fmt: skip
+    expected = [
+        reference.tdpo_from_logits(parts[p], parts[3 + p], parts[6 + p], 0.3, scale, isinstance(method, TDPO1))
+        for p in range(3)
+    ]
+    tolerance = TOLERANCE[dtype]
+    values = torch.tensor([e[0] for e in expected], dtype=torch.float64)
+    gradients = torch.tensor([token for e in expected for response in e[1] for token in response], dtype=torch.float64)
+    torch.testing.assert_close(got.double(), values, rtol=tolerance, atol=0)
+    largest = gradients.abs().max().item()
+    torch.testing.assert_close(gradient.double(), gradients, rtol=tolerance, atol=tolerance * largest)
+
+
+def head_of(vocabulary: int, dtype: torch.dtype) -> torch.nn.Linear:
+    """A head whose logits are its input."""
+    head = torch.nn.Linear(vocabulary, vocabulary, bias=False, dtype=dtype)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(vocabulary))
+    return head

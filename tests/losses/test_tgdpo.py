@@ -95,6 +95,24 @@ def test_the_functions_content_is_part_of_what_the_loss_is(custom):
     assert "alpha=0.5" in before
 
 
+def test_a_changed_function_is_read_again(custom):
+    batch, logps = worked()
+    before = TGDPO(shape=f"{custom}:by_length").token_weights(batch, logps)
+    custom.write_text(CUSTOM.replace("1 + side", "2 + side"))
+    assert torch.equal(TGDPO(shape=f"{custom}:by_length").token_weights(batch, logps), before + 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("1.0", "got float"), ("side.sum()", r"got shape \(\)"), ("side[:, None]", r"got shape \(3, 1\)")],
+)
+def test_a_function_gives_a_weight_for_each_token(custom, given, said):
+    custom.write_text(f"def wrong(token_rewards, response_length, side):\n    return {given}\n")
+    batch, logps = worked()
+    with pytest.raises(ConfigError, match=rf"loss\.shape .*:wrong must give a tensor of \(3,\).*{said}"):
+        TGDPO(shape=f"{custom}:wrong").token_weights(batch, logps)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

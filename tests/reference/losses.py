@@ -244,3 +244,43 @@ def rrhf(
         loss -= sft_weight * responses[best].policy[t]
         gradients[best][t] -= sft_weight
     return loss, gradients
+
+
+def bradley_terry(chosen: float, rejected: float, margin: float = 0.0) -> tuple[float, float, float]:
+    """The loss of two scores, and its derivative by each."""
+    z = chosen - rejected - margin
+    return minus_log_sigmoid(z), -sigmoid(-z), sigmoid(-z)
+
+
+def log_softmax(logits: list[float]) -> list[float]:
+    largest = max(logits)
+    total = largest + math.log(sum(math.exp(x - largest) for x in logits))
+    return [x - total for x in logits]
+
+
+def tdpo_from_logits(
+    policy: list[list[list[float]]],
+    ref: list[list[list[float]]],
+    targets: list[list[int]],
+    beta: float,
+    scale: float,
+    chosen_divergence_pulls: bool,
+) -> tuple[float, list[list[list[float]]]]:
+    """TDPO of one pair, chosen first, from logits [response][token][vocabulary]; and its derivative by the policy's.
+
+    `chosen_divergence_pulls`: TDPO1; else no derivative goes through the chosen response's divergence (TDPO2).
+    """
+    z = 0.0
+    for response, side in ((0, 1), (1, -1)):
+        for own, other, y in zip(policy[response], ref[response], targets[response], strict=True):
+            log_p, log_q = log_softmax(own), log_softmax(other)
+            kl = sum(math.exp(b) * (b - a) for a, b in zip(log_p, log_q, strict=True))
+            z += side * beta * (log_p[y] - log_q[y] + scale * kl)
+    gradients: list[list[list[float]]] = [[], []]
+    for response, side in ((0, 1), (1, -1)):
+        pulls = scale if response == 1 or chosen_divergence_pulls else 0.0
+        for own, other, y in zip(policy[response], ref[response], targets[response], strict=True):
+            p, q = ([math.exp(x) for x in log_softmax(logits)] for logits in (own, other))
+            by = [(1.0 if v == y else 0.0) - p[v] + pulls * (p[v] - q[v]) for v in range(len(p))]
+            gradients[response].append([-sigmoid(-z) * side * beta * g for g in by])
+    return minus_log_sigmoid(z), gradients

@@ -151,8 +151,8 @@ def test_every_provider_says_what_it_is(name):
 @pytest.mark.parametrize(
     ("provider", "settings", "message"),
     [
-        (DPOReward, {"beta": 0.0}, "rewards.beta must be > 0, got 0.0"),
-        (SimPOReward, {"gamma": -1.0}, "rewards.gamma must be >= 0, got -1.0"),
+        (DPOReward, {"beta": 0.0}, "rewards.beta must be > 0 and finite, got 0.0"),
+        (SimPOReward, {"gamma": -1.0}, "rewards.gamma must be >= 0 and finite, got -1.0"),
         (SimPOReward, {"form": "ratio"}, "rewards.form must be 'log_ratio' or 'length_norm', got 'ratio'"),
         (StrongWeak, {"strong": "s", "weak": "w", "beta": -1.0}, "rewards.beta must be > 0"),
         (Column, {"column": "my rewards"}, "rewards.column must be the NAME of chosen_NAME and rejected_NAME"),
@@ -167,3 +167,12 @@ def test_refusals(provider, settings, message):
     with pytest.raises(ConfigError) as error:
         provider(**settings)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_a_number_of_the_settings_is_finite(name, value):
+    given = {f.name: "x" for f in fields(REWARDS[name]) if f.name in ("strong", "weak")}
+    for setting in (f.name for f in fields(REWARDS[name]) if f.type == "float"):
+        with pytest.raises(ConfigError, match=rf"rewards\.{setting} must be .* and finite, got"):
+            REWARDS[name](**given, **{setting: value})

@@ -119,6 +119,24 @@ def test_candidates_without_scores_to_rank_are_bad_rows(inputs: Path, sets: tupl
     assert (facts["rows_in"], facts["rows_used"], facts["rows_rejected"]) == (48, 45, 3)
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("rrhf", r"method rrhf trains on candidates, and '.*train\.parquet' holds preferences; .* such as dpo"),
+        (
+            "dpo",
+            r"method dpo trains on preferences, and '.*candidates-train\.parquet' holds candidates; .* method rrhf",
+        ),
+    ],
+)
+def test_rows_for_other_methods_are_told(
+    method: str, message: str, inputs: Path, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = inputs / "train.parquet" if method == "rrhf" else sets[0]
+    with pytest.raises(ConfigError, match=message):
+        build_data(config(inputs, tmp_path / "run", sets, method=method, data=str(path)), tmp_path / "stage")
+
+
 def test_one_response_a_row_is_the_same_as_sets(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
     frame = pl.read_parquet(sets[0]).unique("prompt", maintain_order=True)
     frame.write_parquet(tmp_path / "sets.parquet")

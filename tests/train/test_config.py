@@ -156,7 +156,7 @@ def test_ranges_are_checked_at_birth(cls, setting, bad, dotted):
 
 
 def test_oracle_loss_errors_name_the_oracle():
-    with pytest.raises(ConfigError, match=r"^oracle\.loss\.beta must be > 0, got -1\.0"):
+    with pytest.raises(ConfigError, match=r"^oracle\.loss\.beta must be > 0 and finite, got -1\.0"):
         configure(oracle={"loss": {"beta": -1.0}})
 
 
@@ -360,7 +360,7 @@ def test_rewards_on_the_command_line():
         ({"noise_std": float("inf")}, "rewards.noise_std must be >= 0 and finite"),
         ({"noise_seed": -1}, "rewards.noise_seed must be in [0, 2^32), got -1"),
         ({"transform": "sigmoid"}, "rewards.transform must be one of 'raw', 'sigmoid_centered'"),
-        ({"name": "simpo", "beta": -1.0}, "rewards.beta must be > 0, got -1.0"),
+        ({"name": "simpo", "beta": -1.0}, "rewards.beta must be > 0 and finite, got -1.0"),
     ],
 )
 def test_bad_rewards(given_rewards, message):
