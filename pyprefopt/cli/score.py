@@ -18,6 +18,7 @@ NAMES = (
     "max_prompt_tokens", "max_tokens", "output_dir", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout",
     "threads",
 )  # fmt: skip
+FLAG = "trust_remote_code"  # the one of them that may stand without a value
 SECTIONS = ("rewards", "base", "oracle")
 USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
     facts = score(config, out)
     if is_main():
         sides = ("chosen", "rejected")
-        shown = (f"{side} {facts[side]['mean_reward']:+.4f} (sd {facts[side]['std_reward']:.4f})" for side in sides)
+        shown = (f"{side} {facts[side]['mean_reward']:+.4g} (sd {facts[side]['std_reward']:.4g})" for side in sides)
         print(f"{out}: rewards {config.rewards.name}; mean of a token: {', '.join(shown)}")
 
 
@@ -56,17 +57,37 @@ def _parse(argv: Sequence[str]) -> tuple[RunConfig, str]:
     from pyprefopt.train.options import split
     from pyprefopt.train.resolve import parse_args
 
-    words = list(argv)
-    source = words.pop(0) if words and not words[0].startswith("-") else None
+    sources, words = _split_sources(argv)
     given = split(words)
     out = given.pop("out", [])
     for name in given:
         if name not in NAMES and name.partition(".")[0] not in SECTIONS:
+            known = (*SECTIONS, "out", *NAMES)
             raise ConfigError(
-                f"{name} is no setting of score{did_you_mean(name, NAMES)}; it takes {', '.join(NAMES)}, and those of "
+                f"{name} is no setting of score{did_you_mean(name, known)}; it takes {', '.join(NAMES)}, and those of "
                 f"{', '.join(SECTIONS)}"
             )
-    if source is None or len(out) != 1:
+    if len(sources) > 1:
+        raise ConfigError(f"IN must be one file, folder or glob in quotes, got {' and '.join(sources)}; leave out one")
+    if not sources or len(out) != 1:
         raise ConfigError("IN and --out OUT must be given; write pyprefopt score IN --rewards NAME --out OUT")
-    fixed = {"method": [METHOD], "data": [source], "eval_ratio": ["0"]} | {"output_dir": ["runs/score"]}
+    fixed = {"method": [METHOD], "data": sources, "eval_ratio": ["0"]} | {"output_dir": ["runs/score"]}
     return parse_args([word for name, values in (fixed | given).items() for word in (f"--{name}", *values)]), out[0]
+
+
+def _split_sources(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are no option's value, wherever they stand, and the others. An option takes one word."""
+    sources: list[str] = []
+    words: list[str] = []
+    option = None  # the one before, if it still lacks its value
+    for word in argv:
+        if word.startswith("--"):
+            option = None if "=" in word else word[2:].replace("-", "_")
+            words.append(word)
+        elif option is None or (option == FLAG and word.lower() not in ("true", "false")):
+            sources.append(word)
+            option = None
+        else:
+            words.append(word)
+            option = None
+    return sources, words
