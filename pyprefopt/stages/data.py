@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pyprefopt.data.tokenize import Tokenizer
 
 DATA_SETTINGS = (
-    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
-    "tokenizer", "eos_token", "chat_template", "check",
+    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
+    "truncation", "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
 PLANTED = ("chosen_planted", "rejected_planted")  # columns that say which tokens carry the preference
 
@@ -271,7 +271,11 @@ class Intake:
         config = self.config
         self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
         result = tokenize_rows(
-            read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+            read.frame,
+            self.tokenizer,
+            max_prompt_tokens=config.max_prompt_tokens,
+            prompt_overflow=config.prompt_overflow,
+            max_tokens=config.max_tokens,
         )
         self.bar.update()
         segments, rejects = result.segments, result.rejects

@@ -267,7 +267,8 @@ class RunConfig(OptimConfig):
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp or alpaca; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
-    max_prompt_tokens: int = 1024  # longer prompts are bad rows; tokens
+    max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
+    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
     truncation: TruncationConfig = field(default_factory=TruncationConfig)
     # stages
@@ -300,6 +301,10 @@ class RunConfig(OptimConfig):
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
+        overflows = ("drop", "keep_start", "keep_end")
+        check(
+            self.prompt_overflow in overflows, "prompt_overflow", self.prompt_overflow, f"one of {', '.join(overflows)}"
+        )
         check(
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,
             f"> max_prompt_tokens ({self.max_prompt_tokens})", "it counts prompt and response",

@@ -50,6 +50,15 @@ def test_a_context_that_is_too_short_is_told(inputs: Path, tmp_path: Path) -> No
         pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "config.json")))
 
 
+def test_long_prompts_are_cut_as_the_error_says(inputs: Path, tmp_path: Path) -> None:
+    short = {**ONE_STAGE, "max_prompt_tokens": 8, "max_tokens": 128}
+    with pytest.raises(DataError, match="--prompt_overflow keep_end"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **short))
+    pyprefopt.train(small(inputs, tmp_path / "run", **short, prompt_overflow="keep_end"))
+    store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
+    assert (store.num_rows, int(store.lengths[store.segments == 0].max())) == (64, 8)
+
+
 def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
     oracle = tmp_path / "oracle"
     shutil.copytree(sepo.output_dir / "stages/oracle/model", oracle)
