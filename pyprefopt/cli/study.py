@@ -74,6 +74,8 @@ def _refuse_varied(name: str, study: Study, named: set[str]) -> None:
         raise ConfigError(
             f"{setting} is what study {name} varies; leave it out and give its values: --{options[setting]} …"
         )
+    if "overwrite" in named:
+        raise ConfigError("overwrite does not apply to a study, which keeps the policy of every run; leave it out")
     for setting in sorted(named & set(study.excludes)):
         raise ConfigError(f"{setting} does not apply to study {name}, which makes it for every run; leave it out")
 

@@ -18,6 +18,7 @@ from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
+from pyprefopt.stages.keep import CONFIG, check_data, check_key, check_output_dir
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -228,6 +229,7 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_data(config, self.data)
         check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
@@ -240,6 +242,8 @@ class Pipeline:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
         config, stage = self.config, training.stage(self.config)
+        if name == "policy":
+            check_key(config, stage)
         if self.shared is not None:  # everything in the artifact's folder, its metrics too
             target = self.place(stage) / "model"
             config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
@@ -345,7 +349,8 @@ def train(config: RunConfig) -> RunResult:
         if config.check:
             return _check(config, output_dir)
         if dist.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+            check_output_dir(config)
+            atomic_write(output_dir / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
         pipeline = Pipeline(config)
         policy = pipeline.policy
         summary = summarize(config, pipeline.made)

@@ -278,6 +278,7 @@ class RunConfig(OptimConfig):
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
+    overwrite: bool = False  # replace the finished policy of other settings or data that output_dir holds
     seed: int = 0  # seed of weights, data order and hold-out
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
     zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
