@@ -249,7 +249,11 @@ class Intake:
 
         if kind_of_rows(self.config) == "preferences":
             return self._read(scan_preferences, path, format=self.config.format)
-        read = self._read(scan_candidates, path, format=self.config.format)
+        try:
+            read = self._read(scan_candidates, path, format=self.config.format)
+        except DataError as error:
+            rule = f"method {self.config.method} ranks the responses of a prompt by their scores"
+            raise DataError(f"{error} ({rule})") from None
         sets, unranked = drop_unranked(read.frame)
         self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
         return replace(read, frame=sets)

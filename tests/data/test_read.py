@@ -265,6 +265,27 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
     [
         ("a.jsonl", "", "holds no rows"),
         ("a.jsonl", '{"question": "x", "choosen": "y"}', "no known schema.*did you mean 'chosen'"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "chosen": "y"}',
+            "its fields are prompt, chosen; the nearest format, preference, needs prompt, chosen, rejected; missing: "
+            "rejected; see --format",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "chosen": 1, "rejected": 2}',
+            "needs prompt, chosen, rejected; they are there, but of another type; see",
+        ),
+        (
+            "a.csv",
+            "instruction,completion\nx,y\n",
+            "the nearest format, alpaca, needs instruction, chosen, rejected; missing: chosen, rejected",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "responses": ["y", "z"], "scores": [1, 2]}',
+            r"rows must be preferences \(prompt, chosen, rejected\), but are of format candidates; their fields are p",
+        ),
         ("a.jsonl", "not json", "no known schema; its fields are none"),
         ("a.json", '[{"prompt": 1},', "broken JSON array: .* line 1 column"),
         ("a.jsonl.gz", "not gzip", "cannot be read"),

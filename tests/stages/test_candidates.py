@@ -211,3 +211,12 @@ def test_ranked_pairs_of_candidates_by_hand() -> None:
     assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(1, 0), (1, 2), (3, 4)]
     logps = torch.tensor([-2.0, -1.0, -3.0, -1.0, -5.0, -5.0])  # means: -2, -2, -1; -5, -5
     assert ranking_tally(batch, logps).tolist() == [0.5 + 0 + 0.5, 3]
+
+
+def test_pairs_are_no_candidates(inputs: Path, tmp_path: Path) -> None:
+    pairs = str(inputs / "train.parquet")
+    message = (
+        r"rows must be candidates \(prompt.*, responses.*but are of format preference.* \(method rrhf ranks the resp"
+    )
+    with pytest.raises(DataError, match=message):
+        build_data(config(inputs, tmp_path / "run", (Path(pairs), Path(pairs))), tmp_path / "stage")
