@@ -285,7 +285,10 @@ class Intake:
         segments, rejects = result.segments, result.rejects
         if names := weight_columns(read.frame.columns):
             logger.info("%s: the weights of %s multiply the method's", read.file, " and ".join(names))
-            segments, badly_weighted = attach_weights(segments, read.frame)
+            try:
+                segments, badly_weighted = attach_weights(segments, read.frame)
+            except DataError as error:
+                raise DataError(f"{read.file}: {error}") from None
             rejects = pl.concat([rejects, badly_weighted])
         self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - rejects.height
