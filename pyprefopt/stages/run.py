@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
-from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method, SimPO
-from pyprefopt.modeling.load import resolve_source
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage
+from pyprefopt.stages.early import check_excluded, check_given, given_models
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.keep import CONFIG, check_data, check_key, check_output_dir
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
@@ -89,19 +88,14 @@ class Pipeline:
     @cached_property
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
+        check_given(self.config)
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        check_excluded(self.config, data)
         for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
-            try:
-                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
-            except ConfigError as error:
-                raise ConfigError(f"{setting}: {error}") from None
             if setting in of_one_vocabulary(self.config):
                 check_vocabulary(setting, path, data)
             else:  # it scores only, and may have a tokenizer of its own
                 self._tokenizers[path] = own_tokenizer(path, data)
-        if isinstance(self._provider, Contrastive):
-            for direction in DIRECTIONS:
-                self._provider.prompt(direction)
         return data
 
     @cached_property
@@ -308,17 +302,6 @@ def of_one_vocabulary(config: RunConfig) -> set[str]:
     trains_oracle = config.oracle.path is None and uses_oracle(config)
     settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
     return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
-
-
-def given_models(config: RunConfig) -> dict[str, str]:
-    """Ready checkpoints beside the model, by the setting that names them."""
-    rewards = config.rewards
-    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
-    given = {
-        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
-        "rewards.weak": rewards.weak, "rewards.model": asked,
-    }  # fmt: skip
-    return {setting: path for setting, path in given.items() if path is not None}
 
 
 def say_strength(config: RunConfig) -> None:
