@@ -284,6 +284,16 @@ RULES: tuple[Rule, ...] = (
         {"convergence_window": 5},
         "convergence_window",
     ),
+    Rule(
+        lambda c: any(
+            part.until_converged is not None and 0 < part.max_steps < part.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window must be <= max_steps, since until_converged takes the mean of so many steps; raise "
+        "max_steps or lower convergence_window (of base.* and oracle.* too)",
+        {"until_converged": 0.1, "max_steps": 3},
+        "max_steps",
+    ),
     # data
     Rule(
         lambda c: c.base.data != BaseConfig.data and c.data is None,

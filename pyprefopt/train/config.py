@@ -37,7 +37,8 @@ class OptimConfig:
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
         below, window = self.until_converged, self.convergence_window
-        check(below is None or math.isfinite(below), f"{where}until_converged", below, "a finite loss", "usual 0.1")
+        reachable = below is None or 0 < below < math.inf
+        check(reachable, f"{where}until_converged", below, "a finite loss > 0, which no loss goes below", "usual 0.1")
         check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         schedules = ("cosine", "linear", "constant")
