@@ -293,7 +293,7 @@ class RunConfig(OptimConfig):
     save_steps: int = 100  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
     save_total_limit: int = 2  # checkpoints kept besides the best one
     logging_steps: int = 1  # write metrics every so many optimizer steps
-    threads: int | None = None  # CPU threads of each rank; None: cores / local ranks
+    threads: int | None = None  # CPU threads of each rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
     check: bool = False  # validate data and model, take one step, estimate memory, and stop
 
     def __post_init__(self) -> None:
