@@ -263,10 +263,10 @@ class RunConfig(OptimConfig):
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = False  # allow code from the model's repository to run
     # data
-    data: str | None = None  # training pairs: a file; None: the embedded set
-    eval_data: str | None = None  # test pairs: a file; None: eval_ratio of --data is held out, by prompt
+    data: str | None = None  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded set
+    eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
-    format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp or alpaca; auto: by its fields
+    format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
     max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
