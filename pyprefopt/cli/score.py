@@ -22,10 +22,12 @@ FLAG = "trust_remote_code"  # the one of them that may stand without a value
 SECTIONS = ("rewards", "base", "oracle")
 USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]
 
-Token rewards of all responses of IN: preference data in any known format, or a folder made by pyprefopt prepare.
-OUT is a .parquet file (a line a response: row, segment, kind, ids, mask, starts, ends, rewards), or for a prepared
-folder also a folder of values (row, segment, values).
+Token rewards of all responses of a set. For example:
+  pyprefopt score pairs.jsonl --rewards random --model DIR --out rewards.parquet
 
+  IN               preference data in any known format (file, folder or glob), or a folder made by pyprefopt prepare
+  --out OUT        a .parquet file (a line a response: row, segment, kind, ids, mask, starts, ends, rewards), or for a
+                   prepared folder also a folder of values (row, segment, values)
   --rewards NAME   dpo (default), simpo, contrastive, strong_weak, column or random; --rewards.beta and so on
   --model M        where base and oracle are trained from; the model that contrastive prompts are put to
   --base, --oracle ready checkpoints instead; --base.learning_rate, --oracle.loss.beta and so on where they are trained

@@ -116,6 +116,7 @@ def _overview(studies: Mapping[str, Study]) -> str:
             "",
             *lines,
             "",
+            "For example: pyprefopt study ratios --quick",
             "pyprefopt study NAME --help lists a study's own options. Besides them, a study takes those of train.",
         ]
     )

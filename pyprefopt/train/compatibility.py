@@ -198,6 +198,13 @@ RULES: tuple[Rule, ...] = (
         "rewards",
     ),
     Rule(
+        lambda c: c.rewards.name is not None and _on_candidates(c) and not _needs(c, "token_rewards"),
+        "rewards {c.rewards.name} does not apply to method {c.method}, which ranks candidates by their scores; leave "
+        "rewards out",
+        {"method": "rrhf", "rewards": {"name": "random"}},
+        "rewards",
+    ),
+    Rule(
         lambda c: c.rewards.name is not None and not _uses_rewards(c),
         "rewards {c.rewards.name} is used only by methods that need token rewards and by selection by scores, and "
         "method {c.method} does neither here; leave rewards out, or set selection.chosen_ratio and "

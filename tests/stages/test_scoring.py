@@ -102,4 +102,7 @@ def test_refusals(inputs, words, capsys, given, message):
 
 def test_help(capsys):
     assert main(["score", "--help"]) == 0
-    assert "usage: pyprefopt score IN --rewards NAME --out OUT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "usage: pyprefopt score IN --rewards NAME --out OUT" in printed
+    assert "\n  --out OUT " in printed
+    assert "\n  IN " in printed
