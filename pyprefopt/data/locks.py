@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Self, TextIO
 
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, ConfigError
 
 LOCK = ".lock"
 
@@ -21,14 +21,18 @@ class FolderLock:
     """
 
     def __init__(
-        self, directory: str | Path, *, name: str = LOCK, remedy: str = "wait for it, end it, or choose another folder"
+        self,
+        directory: str | Path,
+        *,
+        name: str = LOCK,
+        setting: str = "out",  # what the user calls the folder
+        remedy: str = "wait for it, end it, or choose another folder",
     ) -> None:
-        self.path, self.remedy = Path(directory) / name, remedy
+        self.path, self.setting, self.remedy = Path(directory) / name, setting, remedy
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+")
+        file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -41,6 +45,16 @@ class FolderLock:
         file.flush()
         self._file = file
         return self
+
+    def _open(self) -> TextIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("a+")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.setting} must be a folder that can be written, got '{self.path.parent}' ({error.strerror}: "
+                f"{error.filename}); choose another --{self.setting}"
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
