@@ -217,7 +217,7 @@ def test_values_of_another_name_may_be_negative_and_are_0_elsewhere(given_, expe
 @pytest.mark.parametrize(
     ("given_", "rule", "remedy"),
     [
-        ([1.0], "there must be one credit for each of the 3 tokens of the content, got 1", "count the tokens"),
+        ([1.0], "there must be one credit for each of the 3 tokens of the content, not 1", "count the tokens"),
         ([1.0, None, 1.0], "a credit must be a finite number", "mend it"),
         ([span(0, 1, -1e39)], "a credit must be a finite number", "mend it"),
     ],
