@@ -40,19 +40,6 @@ def check_shape(setting: str, shape: str) -> None:
         custom_shape(shape)
 
 
-def custom_weights(path: str, rewards: Tensor, lengths: Tensor, sides: Tensor) -> Tensor:
-    """What the user's function gives for [M] each: weights [M]. ConfigError where it gives anything else."""
-    weights = custom_shape(path)(rewards, lengths, sides)
-    shape = getattr(weights, "shape", None)
-    if shape != rewards.shape:
-        given = f"shape {tuple(shape)}" if shape is not None else type(weights).__name__
-        raise ConfigError(
-            f"loss.shape {path} must give a tensor of {tuple(rewards.shape)}, a weight for each of token_rewards, "
-            f"got {given}"
-        )
-    return weights
-
-
 @cache
 def custom_shape(path: str) -> Shape:
     """The function NAME of FILE.py, called with [M] each: rewards, the response's length, +1 chosen or -1 rejected.

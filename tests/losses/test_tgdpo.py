@@ -103,17 +103,6 @@ def test_a_changed_function_is_read_again(custom):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
-    [("1.0", "got float"), ("side.sum()", r"got shape \(\)"), ("side[:, None]", r"got shape \(3, 1\)")],
-)
-def test_a_function_gives_a_weight_for_each_token(custom, given, said):
-    custom.write_text(f"def wrong(token_rewards, response_length, side):\n    return {given}\n")
-    batch, logps = worked()
-    with pytest.raises(ConfigError, match=rf"loss\.shape .*:wrong must give a tensor of \(3,\).*{said}"):
-        TGDPO(shape=f"{custom}:wrong").token_weights(batch, logps)
-
-
-@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"alpha": -1.0}, r"loss\.alpha must be >= 0 and finite, got -1\.0"),
