@@ -277,6 +277,7 @@ class RunConfig(OptimConfig):
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
+    cache: str | None = None  # folder where runs share data, base, oracle, log-probs; None: each run has its own stages
     seed: int = 0  # seed of weights, data order and hold-out
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
     zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
