@@ -68,7 +68,7 @@ STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
 RECORDED = {
     "output_dir", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch", "threads",
     "layout", "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
-    "trust_remote_code",
+    "peak_tflops", "trust_remote_code",
 }  # fmt: skip
 
 
