@@ -46,22 +46,9 @@ def test_another_launch_is_refused_with_the_remedy(tmp_path):
     assert run_ranks(1, train, tmp_path, die=("step", 4)) == [-signal.SIGKILL]
     assert run_ranks(2, train, tmp_path) == [1, 1]
     assert run_ranks(1, train, tmp_path, stage=2) == [1]
-    assert (
-        "was written with zero_stage 0, this run has 2; start it with zero_stage 0, or delete" in capfd.readouterr().err
-    )
     assert (tmp_path / "policy" / "checkpoints" / "step-3" / "manifest.json").exists()
     assert run_ranks(1, train, tmp_path) == [0]
     assert (tmp_path / "started").read_text().split() == ["0", "3"]
-
-
-@pytest.mark.parametrize(("setting", "found", "here"), [("world_size", 4, 1), ("zero_stage", 3, 0)])
-def test_the_refusal_says_how_to_start(tmp_path, setting, found, here):
-    saved(tmp_path, [3])
-    path = tmp_path / "checkpoints" / "step-3" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: found}))
-    rule = f"was written with {setting} {found}, this run has {here}; start it with {setting} {found}, or delete .*"
-    with pytest.raises(ArtifactError, match=rule + "to train this stage from its start"):
-        store_in(tmp_path).resume(FakeEngine())
 
 
 class FakeEngine:
