@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
-    "max_prompt_tokens", "prompt_overflow", "max_tokens", "output_dir", "seed", "dtype", "zero_stage",
+    "max_prompt_tokens", "prompt_overflow", "max_tokens", "output_dir", "cache", "seed", "dtype", "zero_stage",
     "max_tokens_per_batch", "layout", "threads",
 )  # fmt: skip
 FLAG = "trust_remote_code"  # the one of them that may stand without a value
