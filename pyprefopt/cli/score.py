@@ -16,7 +16,7 @@ METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
     "max_prompt_tokens", "max_tokens", "output_dir", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout",
-    "threads",
+    "attention", "threads",
 )  # fmt: skip
 SECTIONS = ("rewards", "base", "oracle")
 USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]

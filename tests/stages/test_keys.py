@@ -67,7 +67,8 @@ REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  #
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
 RECORDED = {
     "output_dir", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch", "threads", "layout",
-    "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit", "logging_steps", "trust_remote_code",
+    "per_device_train_batch_size", "attention", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
+    "trust_remote_code",
 }  # fmt: skip
 
 
@@ -140,7 +141,9 @@ def test_flip(name: str) -> None:
 def test_recorded_settings_change_no_key(name: str) -> None:
     config = base_config()
     current = getattr(config, name)
-    other = {"layout": "separate", "zero_stage": 2}.get(name, not current if isinstance(current, bool) else 17)
+    other = {"layout": "separate", "attention": "loop", "zero_stage": 2}.get(
+        name, not current if isinstance(current, bool) else 17
+    )
     assert keys(config) == keys(replace(config, **{name: other}))
 
 
