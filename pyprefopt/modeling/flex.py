@@ -8,7 +8,7 @@ the kernel, so that one compiled kernel serves them all.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -38,9 +38,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         groups = 1
     score = None if rule.softcap is None else _soft_cap(rule.softcap, query.shape[1], query.device)
-    call: Callable[..., Any] = _compiled() if query.device.type == "cuda" else flex_attention
-    output = call(query, key, value, score, mask, rule.scaling, groups > 1)
+    output = _kernel(query.device)(query, key, value, score, mask, rule.scaling, groups > 1)
     return output.transpose(1, 2).contiguous()  # type: ignore[no-any-return]
+
+
+def _kernel(device: torch.device) -> Callable[..., Any]:
+    return _compiled() if device.type == "cuda" else cast("Callable[..., Any]", flex_attention)
 
 
 @lru_cache
