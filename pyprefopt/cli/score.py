@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
-    "max_prompt_tokens", "max_tokens", "output_dir", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout",
-    "attention", "threads",
+    "max_prompt_tokens", "max_tokens", "output_dir", "cache", "seed", "dtype", "zero_stage", "max_tokens_per_batch",
+    "layout", "attention", "threads",
 )  # fmt: skip
 SECTIONS = ("rewards", "base", "oracle")
 USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]

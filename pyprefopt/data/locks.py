@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -12,30 +14,45 @@ from pyprefopt.errors import ArtifactError
 
 LOCK = ".lock"
 
+POLL = 0.5  # seconds between two looks at a lock that another holds
+
+logger = logging.getLogger("pyprefopt")
+
 
 class FolderLock:
     """Holds `directory/.lock`, or the lock `name`, while the process lives; the folder is made where it is missing.
+
+    wait: where another holds it, wait until that one ends, and say once for whom; else ArtifactError.
 
     >>> with FolderLock("prepared"):  # doctest: +SKIP
     ...     write()
     """
 
     def __init__(
-        self, directory: str | Path, *, name: str = LOCK, remedy: str = "wait for it, end it, or choose another folder"
+        self,
+        directory: str | Path,
+        *,
+        name: str = LOCK,
+        remedy: str = "wait for it, end it, or choose another folder",
+        wait: bool = False,
     ) -> None:
-        self.path, self.remedy = Path(directory) / name, remedy
+        self.path, self.remedy, self.wait = Path(directory) / name, remedy, wait
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        told = False
+        while not _taken(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            file.close()
-            raise ArtifactError(f"{self.path.parent} is being written by {holder}; {self.remedy}") from None
+            if not self.wait:
+                file.close()
+                raise ArtifactError(f"{self.path.parent} is being written by {holder}; {self.remedy}")
+            if not told:
+                logger.info("%s is held by %s; waiting for it", self.path, holder)
+                told = True
+            time.sleep(POLL)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -47,3 +64,11 @@ class FolderLock:
             self._file.truncate(0)  # a finished folder does not depend on who wrote it
             self._file.close()  # gives the lock back; the file stays, so that no two processes lock different inodes
             self._file = None
+
+
+def _taken(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -7,12 +7,15 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.data.atomic import MANIFEST, atomic_write, read_manifest, write_manifest
+from pyprefopt.data.atomic import MANIFEST, atomic_write, read_manifest, sha256_file, write_manifest
+from pyprefopt.data.locks import FolderLock
+from pyprefopt.data.shards import are_shards
 from pyprefopt.stages.meter import Meter
 from pyprefopt.train import dist
 
@@ -66,13 +69,45 @@ Build = Callable[[Path], dict[str, Any]]
 
 
 def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dict[str, Any] | None:
-    """The manifest of `directory` if it was made for this stage's key and all its files are still there, else None."""
+    """The manifest of `directory` if it was made for this stage's key and is as it was written, else None.
+
+    All its files must be there, and every store of segments or values must have its content, bit by bit.
+    """
     if not (directory / MANIFEST).exists():
         return None
     manifest = read_manifest(directory)
-    if manifest.get("key") != stage.key:
+    if manifest.get("key") != stage.key or manifest.get("files") != _files(directory, outputs):
         return None
-    return manifest if manifest.get("files") == _files(directory, outputs) else None
+    altered = _altered(directory, manifest.get("stores"))
+    if altered is not None and dist.is_main():
+        logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
+    return manifest if altered is None else None
+
+
+def _store_folders(directory: Path) -> Iterator[Path]:
+    """Folders of segments and values, which have a manifest of their own."""
+    return (path.parent for path in sorted(directory.glob(f"*/{MANIFEST}")))
+
+
+def _stores(directory: Path) -> dict[str, str]:
+    """Name of each store -> hash of its manifest, which has the hashes of its shards."""
+    return {folder.name: sha256_file(folder / MANIFEST) for folder in _store_folders(directory)}
+
+
+def _altered(directory: Path, written: Any) -> Path | None:
+    """The first store that is not as it was `written`."""
+    if written != _stores(directory):
+        return directory
+    return next((folder for folder in _store_folders(directory) if not is_whole(folder)), None)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every shard of a store is what its manifest says, bit by bit."""
+    shards = read_manifest(folder).get("shards")
+    if not shards or not are_shards(shards):
+        return False
+    files = {folder / shard["file"]: shard["sha256"] for shard in shards}
+    return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files.items())
 
 
 def _files(directory: Path, outputs: Sequence[Path]) -> dict[str, list[int]]:
@@ -93,6 +128,7 @@ def run_stage(
     label: str | None = None,
     outputs: Sequence[Path] = (),
     collective: bool = False,
+    run: str | None = None,
 ) -> Artifact:
     """Reuse the artifact in `directory`, or build it there.
 
@@ -100,45 +136,75 @@ def run_stage(
     on rank 0 alone, or on every rank where `collective`; the others wait for the manifest, never at a collective
     that could time out. A folder left by another key is removed; one left by this key (a killed run) is kept, so
     that training goes on from its checkpoints. `label`: what the user calls it, where that is not the stage's name.
+    `run`: the run's own folder, where `directory` is shared with other runs: only one makes it, the others wait.
     """
-    label = label or stage.name
-    manifest = finished(stage, directory, outputs)
-    if manifest is not None:
-        if dist.is_main():
-            logger.info("%s: done before, used again (%s)", label, directory)
-        return Artifact(label, directory, manifest, reused=True)
+    label, claim = label or stage.name, {"key": stage.key, "run": run}
+    with ExitStack() as turn:
+        if not dist.is_main():
+            manifest = _follow(stage, directory, outputs, claim if collective else None)
+        else:
+            manifest = finished(stage, directory, outputs)
+            if manifest is None and run is not None:
+                turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
+                manifest = finished(stage, directory, outputs)  # another run may have made it meanwhile
+        if manifest is None:
+            return _make(stage, directory, build, label, outputs, claim)
+    if dist.is_main():
+        logger.info("%s: done before, used again (%s)", label, directory)
+    return Artifact(label, directory, manifest, reused=True)
+
+
+def _follow(
+    stage: Stage, directory: Path, outputs: Sequence[Path], claim: dict[str, str | None] | None
+) -> dict[str, Any] | None:
+    """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 makes it (with the `claim`)."""
+
+    def look() -> dict[str, Any] | None:
+        if claim is not None and _claimed_by(directory) == claim and not (directory / MANIFEST).exists():
+            return {}
+        try:
+            return finished(stage, directory, outputs)
+        except FileNotFoundError:  # rank 0 is just removing what is no more as it was written
+            return None
+
+    return dist.wait_until(look, directory / MANIFEST) or None
+
+
+def _make(
+    stage: Stage, directory: Path, build: Build, label: str, outputs: Sequence[Path], claim: dict[str, str | None]
+) -> Artifact:
     if dist.is_main():
         logger.info("%s: making %s", label, directory)
-        _claim(stage, directory)
+        _claim(stage, directory, claim)
     meter, began = Meter(), time.perf_counter()
-    if collective:
-        _wait_for_claim(stage, directory)
-    if collective or dist.is_main():
-        extra = build(directory)
+    extra = build(directory)
     if dist.is_main():
         facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": meter.peak()}
         record = {"stage": stage.name, "key": stage.key, "settings": stage.settings, "inputs": stage.inputs}
-        write_manifest(directory, record | extra | {"facts": facts, "files": _files(directory, outputs)})
+        record |= extra | {"facts": facts, "files": _files(directory, outputs), "stores": _stores(directory)}
+        write_manifest(directory, record)
     return Artifact(label, directory, dist.wait_for_manifest(directory, stage.key), reused=False)
 
 
-def _claim(stage: Stage, directory: Path) -> None:
-    if _claimed_by(directory) != stage.key:
+def _claim(stage: Stage, directory: Path, claim: dict[str, str | None]) -> None:
+    before = _claimed_by(directory)
+    if before is None or before["key"] != stage.key:
         if directory.exists():
             logger.info("%s: settings or inputs changed, made again", stage.name)
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
-        atomic_write(directory / KEY_FILE, json.dumps({"key": stage.key}).encode())
+    elif (directory / MANIFEST).exists():  # finished once, and no more what it was: keep none of its stores
+        for folder in list(_store_folders(directory)):
+            shutil.rmtree(folder)
+    if before != claim:
+        atomic_write(directory / KEY_FILE, json.dumps(claim).encode())
     (directory / MANIFEST).unlink(missing_ok=True)  # an output is gone: nobody may take this for finished
 
 
-def _claimed_by(directory: Path) -> str | None:
+def _claimed_by(directory: Path) -> dict[str, str | None] | None:
+    """Key and run of who makes, or made, the folder."""
     try:
-        return str(json.loads((directory / KEY_FILE).read_text())["key"])
+        claim: dict[str, str | None] = json.loads((directory / KEY_FILE).read_text())
     except FileNotFoundError:  # not claimed, or rank 0 is just removing what another key left
         return None
-
-
-def _wait_for_claim(stage: Stage, directory: Path) -> None:
-    while _claimed_by(directory) != stage.key:
-        time.sleep(0.1)
+    return claim

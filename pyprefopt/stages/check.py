@@ -31,6 +31,7 @@ def one_step(config: RunConfig) -> RunConfig:
         base=replace(config.base, max_steps=1),
         oracle=replace(config.oracle, max_steps=1),
         output_dir=str(Path(config.output_dir) / "check"),
+        cache=None,
     )
 
 

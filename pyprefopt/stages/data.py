@@ -20,7 +20,7 @@ from pyprefopt.data.store import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
-from pyprefopt.stages.artifact import Stage, content_hash
+from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.candidates import best_responses, check_kind, drop_unranked
 from pyprefopt.stages.planted import has_planted, planted_mask, planted_spans
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
@@ -36,6 +36,8 @@ DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
     "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
+
+REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
 
 logger = logging.getLogger("pyprefopt")
 
@@ -307,14 +309,13 @@ class Intake:
 
         from pyprefopt.data.rejects import no_rejects, raise_for, write_rejected
 
-        rejects, target = pl.concat([no_rejects(), *self.rejects]), directory.parent.parent / "rejected.jsonl"
+        rejects, target = pl.concat([no_rejects(), *self.rejects]), directory / REJECTED
         if rejects.is_empty():
-            target.unlink(missing_ok=True)  # of earlier data
             return
         if self.config.on_error == "raise":
             raise_for(rejects, self.rows_in, command=skip_command(), recorded="rejected.jsonl")
         write_rejected(target, rejects)
-        logger.warning("%d of %d rows are bad and were left out; reasons in %s", rejects.height, self.rows_in, target)
+        logger.warning("%d of %d rows are bad and were left out", rejects.height, self.rows_in)
 
     def counts(self) -> dict[str, int]:
         """The books, for the manifest and the final table."""
@@ -329,6 +330,16 @@ class Intake:
             "rows_rejected": rejected,
             "responses_cut": self.responses_cut,
         }
+
+
+def show_rejected(data: Artifact, output_dir: Path) -> None:
+    """Put the list of rows that were left out where the user looks, and none where none were."""
+    target = output_dir / REJECTED
+    if not (data.directory / REJECTED).exists():
+        target.unlink(missing_ok=True)  # of earlier data
+        return
+    atomic_write(target, (data.directory / REJECTED).read_bytes())
+    logger.warning("%d rows were left out; reasons in %s", data.facts["rows_rejected"], target)
 
 
 def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

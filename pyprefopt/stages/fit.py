@@ -178,7 +178,7 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
         key=training.stage(config).key,
     )
     if training.ref_logps is not None:
-        _check_reference(job)
+        _check_reference(job, training.ref_logps.directory)
     result = fit(job)
     if not dist.is_main():
         return {}
@@ -190,7 +190,7 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
     return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
 
 
-def _check_reference(job: Job) -> None:
+def _check_reference(job: Job, stored: Path) -> None:
     """The policy starts as the reference, so its log-probs must be the stored ones, up to rounding; says how far off.
 
     Raises:
@@ -205,7 +205,7 @@ def _check_reference(job: Job) -> None:
     if not mean <= REFERENCE_TOLERANCE[job.run.dtype]:
         raise ArtifactError(
             f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
-            f"delete {job.output_dir / 'stages'}/logps-* and run again"
+            f"delete {stored} and run again"
         )
 
 

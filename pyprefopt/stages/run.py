@@ -15,7 +15,7 @@ from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPORewa
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
-from pyprefopt.stages.data import build_data, data_stage
+from pyprefopt.stages.data import build_data, data_stage, show_rejected
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.given import given_models, of_one_vocabulary, say_strength
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
@@ -61,6 +61,7 @@ class Pipeline:
     """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
     `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
+    `config.cache` is such a folder for all but the policy, and for runs of several processes.
     """
 
     def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
@@ -68,24 +69,35 @@ class Pipeline:
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.shared = shared
+        self.cache = None if config.cache is None else Path(config.cache).expanduser()
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
         self._tokenizers: dict[str, Tokenizer | None] = {}  # of models by path; None: the policy's
 
-    def place(self, stage: Stage) -> Path:
-        """The folder of a stage's artifact."""
-        if self.shared is not None:
-            return self.shared / f"{stage.name}-{stage.key[:12]}"
-        return self.output_dir / "stages" / stage.name
+    def place(self, stage: Stage, *, by_content: bool = False) -> Path:
+        """The folder of a stage's artifact; `by_content`: named by its key also in the run's own stages."""
+        folder, own = self._folder(stage.name), self.output_dir / "stages"
+        named = f"{stage.name}-{stage.key[:12]}"
+        return folder / named if folder is not None else own / (named if by_content else stage.name)
 
-    def _run(self, stage: Stage, build: Build, **options: Any) -> Artifact:
-        artifact = run_stage(stage, self.place(stage), build, **options)
-        self.made[stage.name] = artifact
+    def _folder(self, name: str) -> Path | None:
+        """Where a stage called so stands beside those of other runs; None: in the run's own stages."""
+        return self.shared if name == "policy" else self.cache or self.shared
+
+    def _run(self, stage: Stage, build: Build, *, label: str | None = None, **options: Any) -> Artifact:
+        """Run a stage; with a `label`, its name in messages, what is equal is made once under whatever label."""
+        if self.cache is not None and stage.name != "policy":
+            options["run"] = str(self.output_dir.resolve())
+        directory = self.place(stage, by_content=label is not None)
+        artifact = run_stage(stage, directory, build, label=label, **options)
+        self.made[label or stage.name] = artifact
         return artifact
 
     @cached_property
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        if dist.is_main():
+            show_rejected(data, self.output_dir)
         for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
             try:
                 resolve_source(path, trust_remote_code=self.config.trust_remote_code)
@@ -237,7 +249,7 @@ class Pipeline:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
         config, stage = self.config, training.stage(self.config)
-        if self.shared is not None:  # everything in the artifact's folder, its metrics too
+        if self._folder(name) is not None:  # everything in the artifact's folder, its metrics too
             target = self.place(stage) / "model"
             config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
         artifact = self._run(
@@ -258,13 +270,13 @@ class Pipeline:
         if tokenizer is None:
             return self._logps(name, source, dtype)
         config = self.config
-        tokens = self._by_content(
+        tokens = self._run(
             tokens_stage(self.data, tokenizer),
             lambda directory: build_tokens(config, self.data, tokenizer, source.path, directory),
             label=f"{name}: tokens",
         )
         own = self._logps(f"{name}: own", source, dtype, tokens)
-        return self._by_content(
+        return self._run(
             moved_stage(self.data, tokens, own),
             lambda directory: build_moved(self.data, tokens, own, directory),
             label=name,
@@ -287,13 +299,7 @@ class Pipeline:
             model = open_model(config, source, data, dtype=dtype, trained=False).to(init_distributed())
             return build_logps(config, data, model, directory, title=name, key=stage.key)
 
-        return self._by_content(stage, build, label=name, collective=True)
-
-    def _by_content(self, stage: Stage, build: Build, *, label: str, collective: bool = False) -> Artifact:
-        """Run a stage in a folder named by its key, so that what is equal is made once."""
-        directory = (self.shared or self.output_dir / "stages") / f"{stage.name}-{stage.key[:12]}"
-        self.made[label] = run_stage(stage, directory, build, label=label, collective=collective)
-        return self.made[label]
+        return self._run(stage, build, label=name, collective=True)
 
 
 def train(config: RunConfig) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,20 @@ import pyarrow.compute as pc
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from pyprefopt.data.atomic import atomic_write
-from pyprefopt.data.loader import StepLoader
+from pyprefopt.data.atomic import MANIFEST, atomic_write
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.select import select_tokens, used_settings
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore, scatter_values
-from pyprefopt.errors import DataError
+from pyprefopt.errors import ArtifactError, DataError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
-from pyprefopt.stages.artifact import Artifact, Stage
+from pyprefopt.stages.artifact import Artifact, Stage, is_whole
 from pyprefopt.stages.data import split_names
 from pyprefopt.train import dist
 from pyprefopt.train.config import RunConfig, SelectionConfig
+from pyprefopt.types import PackedBatch
+
+PART_BATCHES = 4  # micro-batches of a part, which a killed run scores again at most
+LEAST_PARTS = 16  # where there are as many micro-batches, so that ranks have equal shares
 
 logger = logging.getLogger("pyprefopt")
 
@@ -36,50 +39,57 @@ def logps_stage(data: Artifact, model_fingerprint: str, dtype: str) -> Stage:
 def build_logps(
     config: RunConfig, data: Artifact, model: LogpsModel, directory: Path, *, title: str, key: str
 ) -> dict[str, Any]:
-    """Per-token log-probs of every response of `train` and `eval`; each rank scores its share.
+    """Per-token log-probs of every response of `train` and `eval`; the ranks score parts in turn.
 
-    The ranks hand over through files, not through a collective, and a part that a killed run left is used again.
+    They hand over through files, not through a collective. Parts are the same for any number of ranks, and those that
+    a killed run left are used again.
     """
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
-        world = dist.world_size()
-        share = f"{config.layout}-{config.max_tokens_per_batch}"  # decides which rank scores what
-        parts = [directory / f"{split}-{share}-{rank}-of-{world}.safetensors" for rank in range(world)]
-        if not parts[dist.rank()].exists():
-            atomic_write(parts[dist.rank()], save(_score_share(config, store, model, f"{title} {split}")))
+        if _scored(directory / split, store, key):
+            continue
+        packer = Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"))
+        bins = packer.plan(max_tokens=config.max_tokens_per_batch)
+        count = min(len(bins), max(LEAST_PARTS, -(-len(bins) // PART_BATCHES)))
+        share = f"{split}-{config.layout}-{config.max_tokens_per_batch}"  # decides which part has what
+        parts = [directory / f"{share}-{part:05d}-of-{count}.safetensors" for part in range(count)]
+        own = range(dist.rank(), count, dist.world_size())
+        for part in tqdm(own, desc=f"{title} {split}", unit="part", disable=not dist.is_main()):
+            if not parts[part].exists():
+                atomic_write(parts[part], save(_score_part(model, packer.assemble(bins[part::count]))))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
-            for part in directory.glob(f"{split}-*.safetensors"):
-                part.unlink(missing_ok=True)
+            for path in directory.glob(f"{split}-*.safetensors"):
+                path.unlink(missing_ok=True)
     return {}
 
 
-def _score_share(config: RunConfig, store: SegmentStore, model: LogpsModel, title: str) -> dict[str, np.ndarray]:
-    """This rank's log-probs: which lines of the segments, how many tokens each, the values one after another."""
-    packer = Packer(store, layout=config.layout, budget_names=("max_tokens_per_batch", "max_tokens"))
-    loader = StepLoader(
-        packer,
-        num_groups=store.num_rows,
-        global_batch_size=config.global_batch_size,
-        max_tokens=config.max_tokens_per_batch,
-        seed=config.seed,
-        rank=dist.rank(),
-        world_size=dist.world_size(),
-    )
+def _scored(directory: Path, store: SegmentStore, key: str) -> bool:
+    """Whether a killed run has finished this split, for these tokens and this key."""
+    if not (directory / MANIFEST).exists():
+        return False
+    try:
+        ValueStore.open(directory).check(store, key=key)
+    except ArtifactError:
+        return False
+    return is_whole(directory)
+
+
+def _score_part(model: LogpsModel, batches: Sequence[PackedBatch]) -> dict[str, np.ndarray]:
+    """Log-probs of a part: which lines of the segments, how many tokens each, the values one after another."""
     device = next(model.parameters()).device
     columns: dict[str, list[np.ndarray]] = {"lines": [], "lengths": [], "values": []}
-    for batch in tqdm(loader.scan(), desc=title, unit="batch", disable=not dist.is_main()):
-        columns["lines"].append(batch.response_line.numpy())
-        columns["lengths"].append(batch.scored_length.numpy().astype(np.int64))
+    for batch in batches:
+        columns["lines"].append(np.asarray(batch.response_line))
+        columns["lengths"].append(np.asarray(batch.scored_length).astype(np.int64))
         columns["values"].append(score_logps(model, batch.to(device)).float().cpu().numpy())
-    kinds = {"lines": np.int64, "lengths": np.int64, "values": np.float32}
-    return {name: np.concatenate([np.empty(0, kinds[name]), *arrays]) for name, arrays in columns.items()}
+    return {name: np.concatenate(arrays) for name, arrays in columns.items()}
 
 
 def _gather(parts: list[Path]) -> tuple[np.ndarray, ...]:
-    while not all(part.exists() for part in parts):
-        time.sleep(0.1)
+    for part in parts:
+        dist.wait_until(lambda part=part: part.exists() or None, part)  # type: ignore[misc]
     loaded = [load_file(part) for part in parts]
     return tuple(np.concatenate([arrays[name] for arrays in loaded]) for name in ("lines", "lengths", "values"))
 

@@ -277,6 +277,7 @@ class RunConfig(OptimConfig):
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
+    cache: str | None = None  # folder where runs share data, base, oracle, log-probs; None: each run has its own stages
     seed: int = 0  # seed of weights, data order and hold-out
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
     zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
@@ -291,6 +292,7 @@ class RunConfig(OptimConfig):
     save_steps: int = 100  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
     save_total_limit: int = 2  # checkpoints kept besides the best one
     logging_steps: int = 1  # write metrics every so many optimizer steps
+    peak_tflops: float | None = None  # TFLOP/s of one device in this dtype, for MFU; None: of the card, where known
     threads: int | None = None  # CPU threads of each rank; None: cores / local ranks
     check: bool = False  # validate data and model, take one step, estimate memory, and stop
 
@@ -314,6 +316,6 @@ class RunConfig(OptimConfig):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
         for name in ("save_total_limit", "logging_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "> 0")
-        for name in ("per_device_train_batch_size", "threads"):
+        for name in ("per_device_train_batch_size", "threads", "peak_tflops"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "> 0", "leave it out for the default")

@@ -6,13 +6,18 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprefopt.data.locks import LOCK, FolderLock
 from pyprefopt.errors import ArtifactError, TrainingError, check
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+
+T = TypeVar("T")
 
 
 def _env(name: str, default: int) -> int:
@@ -120,17 +125,26 @@ def wait_for_manifest(directory: str | Path, key: str, poll: float = 0.5) -> dic
     No collective, so nothing times out while rank 0 works for hours. Ends with an ArtifactError where the launcher
     has gone, since nobody would write the manifest any more.
     """
-    path, launcher = Path(directory) / "manifest.json", os.getppid()
-    while True:
+    path = Path(directory) / "manifest.json"
+
+    def look() -> dict[str, Any] | None:
         try:
             manifest: dict[str, Any] = json.loads(path.read_bytes())
-            if manifest.get("key") == key:
-                return manifest
         except (FileNotFoundError, json.JSONDecodeError):
-            pass
+            return None
+        return manifest if manifest.get("key") == key else None
+
+    return wait_until(look, path, poll)
+
+
+def wait_until(look: Callable[[], T | None], path: str | Path, poll: float = 0.1) -> T:
+    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has gone."""
+    launcher = os.getppid()
+    while (found := look()) is None:
         if os.getppid() != launcher:
             raise ArtifactError(f"{path} was not written: the launcher of rank {rank()} has ended; start the run again")
         time.sleep(poll)
+    return found
 
 
 class RunLock(FolderLock):

@@ -26,7 +26,8 @@ Metrics = dict[str, float]
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative",
+    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative", "num_computed_tokens",
+    "num_useful_tokens", "num_useful_context",
 )  # fmt: skip
 PAIR_MEANS = TALLY[1:7]
 FROM_LOGPS = ("logps/chosen", "logps/rejected", "weights/negative")
@@ -37,7 +38,7 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
 
     `losses` [units], `rewards` [R] as the method gives them, `logps` [M]. `rewards/accuracies` counts chosen >
     rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens. A
-    zero-loss batch counts no tokens. Without `logps` (a reward model) what comes from them is NaN.
+    zero-loss batch counts no tokens but computed ones. Without `logps` (a reward model) what comes from them is NaN.
     """
     rewards = rewards.detach().double()
     plain = torch.full_like(rewards, math.nan) if logps is None else _plain_sums(batch, logps)
@@ -50,7 +51,28 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         plain[better].sum(), plain[worse].sum(),
         batch_units(method, batch), scored.new_tensor(better.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
+        scored.new_tensor(batch.input_ids.numel()), *(scored > 0) * useful_tokens(batch),
     ])  # fmt: skip
+
+
+def useful_tokens(batch: PackedBatch) -> Tensor:
+    """[tokens that the loss depends on, positions that these see (summed)], f64: each prompt once, whatever the layout.
+
+    Inputs end where the last scored token is read. What is repeated, in the separate layout, are prompts, with what a
+    template puts before a response's first token.
+    """
+    if not len(batch.response_index):
+        return torch.zeros(2, dtype=torch.float64, device=batch.input_ids.device)
+    first = torch.searchsorted(
+        batch.response_index, torch.arange(len(batch.response_row), device=batch.input_ids.device)
+    )
+    first = first.clamp(max=len(batch.response_index) - 1)
+    prompt = (batch.position_ids[batch.hidden_index[first]] + 1 - batch.token_position[first]).double()  # [R] tokens
+    group = batch.response_group
+    again = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] == group[:-1]])
+    repeated = prompt * (again & (batch.segment_parent.max() < 0))
+    seen = (batch.position_ids + 1).sum(dtype=torch.float64) - (repeated * (repeated + 1) / 2).sum()
+    return torch.stack([seen.new_tensor(batch.input_ids.numel()) - repeated.sum(), seen])
 
 
 def _plain_sums(batch: PackedBatch, logps: Tensor) -> Tensor:

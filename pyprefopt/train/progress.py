@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from pyprefopt.train.metrics import TALLY, Metrics, averages
+from pyprefopt.train.throughput import Throughput
 
-_OWN = ("total_steps", "steps_per_epoch", "until_converged", "window", "resumed")  # of this run, not the checkpoint
+_OWN = (
+    "total_steps",
+    "steps_per_epoch",
+    "until_converged",
+    "window",
+    "resumed",
+    "speed",
+)  # of this run, not the checkpoint
 
 
 @dataclass
@@ -24,6 +32,7 @@ class Progress:
     until_converged: float | None = None  # end once `moving_loss` is below this
     window: int = 1  # steps of `moving_loss`
     resumed: bool = False
+    speed: Throughput | None = None  # of the steps of this process
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
     num_scored_tokens: int = 0  # tokens so far that the method could weight
@@ -60,15 +69,15 @@ class Progress:
         """Every so many steps (0: never), and always at the last one."""
         return self.done or bool(every and self.step % every == 0)
 
-    def advance(self, totals: Tensor, grad_norm: float, learning_rate: float, seconds: float) -> None:
-        """Count a step whose global tally is `totals`; `grad_norm` is before clipping."""
+    def advance(self, totals: Tensor, grad_norm: float, learning_rate: float, rates: Metrics) -> None:
+        """Count a step whose global tally is `totals`; `grad_norm` is before clipping, `rates` how fast it was."""
         tokens = int(totals[TALLY.index("num_tokens")])
         self.step += 1
         self.pending = (torch.tensor(self.pending, dtype=torch.float64) + totals).tolist()
         self.recent = [*self.recent, averages(totals)["loss"]][-self.window :]
         self.num_tokens += tokens
         self.num_scored_tokens += int(totals[TALLY.index("num_scored_tokens")])
-        self.now = {"grad_norm": grad_norm, "learning_rate": learning_rate, "tokens_per_second": tokens / seconds}
+        self.now = {"grad_norm": grad_norm, "learning_rate": learning_rate, **rates}
 
     def flush(self) -> Metrics:
         """Metrics of the steps since the last call: means over all of them, tokens since the start, the last step's."""

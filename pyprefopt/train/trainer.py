@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from pyprefopt.errors import TrainingError
+from pyprefopt.modeling.flops import count_flops
 from pyprefopt.train.callbacks import Callback, default_callbacks
 from pyprefopt.train.checkpoint import CheckpointStore
 from pyprefopt.train.dist import any_rank, deepspeed_runner
@@ -23,6 +20,7 @@ from pyprefopt.train.job import FitResult, Job, Loader
 from pyprefopt.train.progress import Progress
 from pyprefopt.train.schedule import learning_rate, total_steps
 from pyprefopt.train.step import accumulate, require_finite_gradient
+from pyprefopt.train.throughput import Throughput, peak_memory, peak_tflops
 
 __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 
@@ -36,9 +34,11 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     started, run = time.monotonic(), job.run
     steps, optim = job.train.steps_per_epoch, job.optim
     progress = Progress(total_steps(optim, steps), steps, optim.until_converged, optim.convergence_window)
+    flops = count_flops(job.model)  # while its weights are whole
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
     watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
     with _engine(job, watchers) as engine, _sigterm() as told_to_stop:
+        progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
         progress.restore(store.resume(engine))
         _notify(watchers, "on_start", progress)
         if not progress.resumed:
@@ -50,7 +50,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
             totals = accumulate(job, engine, progress.step)
             norm = engine.step(rate)
             require_finite_gradient(norm, job, progress.step)
-            progress.advance(totals, norm, rate, time.monotonic() - step_started)
+            progress.advance(totals, norm, rate, speed.add(totals, time.monotonic() - step_started))
 
             _notify(watchers, "on_step", progress, progress.flush() if progress.due(run.logging_steps) else None)
             if progress.due(run.eval_steps):
@@ -66,14 +66,6 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
             eval_after=progress.eval_last, weights=engine.export_state_dict(), peak_memory=peak_memory(),
             seconds=time.monotonic() - started, moving_loss=progress.moving_loss, converged=progress.converged,
         )  # fmt: skip
-
-
-def peak_memory() -> int:
-    """Most bytes used so far: of this rank's GPU since its engine was built, else resident memory of the process."""
-    if on_device := (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0):
-        return on_device
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _evaluate(job: Job, engine: Engine, progress: Progress, watchers: Sequence[Callback]) -> None:

@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+# Of the machine, or of the number of ranks, and not of the training.
+TIMED = ("tokens_per_second", "useful_tokens_per_second", "padding_share", "peak_memory_gib")
 SETTINGS = {"learning_rate": 1e-2, "num_train_epochs": 2.5, "global_batch_size": 6, "logging_steps": 2}
 
 
@@ -121,4 +123,4 @@ def train(
 def metrics_of(directory: Path) -> list[dict]:
     """Lines of `metrics.jsonl` without times."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]

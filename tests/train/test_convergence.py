@@ -102,7 +102,7 @@ def test_the_moving_average_by_hand():
     assert math.isnan(progress.moving_loss)
     seen = []
     for loss in (0.1, 0.2, 1.2, 0.6, 0.0, 0.3):
-        progress.advance(step_of(loss), 1.0, 1e-3, 1.0)
+        progress.advance(step_of(loss), 1.0, 1e-3, {})
         seen.append((round(progress.moving_loss, 12), progress.done))
     assert seen == [
         (0.1, False), (0.15, False),  # below, but not a whole window

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.train.callbacks.base import Callback
@@ -22,7 +21,6 @@ class ProgressBar(Callback):
         self.stage = stage
         self._bar: Any = None
         self._progress: Progress | None = None
-        self._began = (0.0, 0)  # seconds, tokens
 
     def on_start(self, progress: Progress) -> None:
         """Open the bar, where a resumed run stands."""
@@ -32,7 +30,7 @@ class ProgressBar(Callback):
             desc=self.stage, total=progress.total_steps, initial=progress.step, unit="step", mininterval=0.5,
             dynamic_ncols=True,
         )  # fmt: skip
-        self._progress, self._began = progress, (time.monotonic(), progress.num_tokens)
+        self._progress = progress
         if progress.resumed:
             self._bar.write(f"{self.stage}: goes on from the checkpoint of step {progress.step}")
 
@@ -55,7 +53,5 @@ class ProgressBar(Callback):
             return
         self._bar.close()
         self._bar = None
-        seconds, tokens = time.monotonic() - self._began[0], self._progress.num_tokens - self._began[1]
-        print(
-            f"{self.stage}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s, evaluation included"
-        )
+        if self._progress.speed is not None:
+            print(f"{self.stage}: {self._progress.speed.line()}")
