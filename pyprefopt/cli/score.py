@@ -16,7 +16,7 @@ METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
     "max_prompt_tokens", "prompt_overflow", "max_tokens", "output_dir", "cache", "seed", "dtype", "zero_stage",
-    "max_tokens_per_batch", "layout", "threads",
+    "max_tokens_per_batch", "layout", "attention", "threads",
 )  # fmt: skip
 FLAG = "trust_remote_code"  # the one of them that may stand without a value
 SECTIONS = ("rewards", "base", "oracle")

@@ -26,7 +26,8 @@ from transformers import (
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
-from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES
+from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
+from pyprefopt.modeling.ways import check_way
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def load_model(
     seed: int = 0,
     trust_remote_code: bool = False,
     gradient_checkpointing: bool = False,
+    attention: str = "auto",
     lora: LoraSettings | None = None,
     vocab_size: int | None = None,
     head: Head = "language",
@@ -60,6 +62,7 @@ def load_model(
     source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
         state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
     dtype: float32, bfloat16 or float64 (tests), of weights and computation.
+    attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, said in the log).
     lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
     vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
     head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
@@ -67,14 +70,14 @@ def load_model(
         padded ones), and must not be one that a response may end with.
     Every dropout of the model is set to 0, so that policy and reference agree at step 0; LoRA's own dropout stays.
     """
-    wanted = _dtype(dtype)
+    wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     config = _read_config(path, trust_remote_code)
     if head == "reward":
         config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
         config.pad_token_id = pad_token_id
     original = copy.deepcopy(config)
-    _prepare(config)
+    _prepare(config, way)
     _, architectures, kind, _ = _HEADS[head]
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
@@ -228,7 +231,7 @@ def _counts(file: Path, root: Path, code: bool) -> bool:
     )
 
 
-def _prepare(config: PreTrainedConfig) -> None:
+def _prepare(config: PreTrainedConfig, way: str) -> None:
     """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
     text = config.get_text_config()
     if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
@@ -240,6 +243,7 @@ def _prepare(config: PreTrainedConfig) -> None:
     config._attn_implementation = ATTENTION_NAME
     for part in (config, text):
         part.use_cache = False
+        setattr(part, WAY_SETTING, way)
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
                 setattr(part, name, 0.0)

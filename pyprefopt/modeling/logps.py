@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.modeling.attention import ATTENTION_NAME, PackedLayout
+from pyprefopt.modeling.attention import ATTENTION_NAME
 from pyprefopt.modeling.head import HeadTransform, Readout, token_logps
+from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 # What a training stage reads besides its optimisation settings. World size, ZeRO stage, micro-batches, layout,
 # logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
 KEYED = ("dtype", "lora")
-RECORDED = ("zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "gradient_checkpointing")
+RECORDED = (
+    "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention",
+    "gradient_checkpointing",
+)  # fmt: skip
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 

@@ -88,6 +88,7 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
         gradient_checkpointing=trained and config.gradient_checkpointing,
+        attention=config.attention,
         lora=config.lora if trained and config.lora.r > 0 else None,
         vocab_size=int(data.manifest["vocab_size"]),
         **head,

@@ -287,6 +287,7 @@ class RunConfig(OptimConfig):
     deepspeed: str | None = None  # JSON file with further DeepSpeed settings; a conflict with ours is an error
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     lora: LoraConfig = field(default_factory=LoraConfig)
+    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, said
     max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
     per_device_train_batch_size: int | None = None  # at most this many pairs in a micro-batch; None: the budget decides
     layout: Literal["separate", "shared"] = "shared"  # the prompt stands once per response, or once per pair
@@ -315,6 +316,8 @@ class RunConfig(OptimConfig):
         )  # fmt: skip
         check(self.max_tokens_per_batch > 0, "max_tokens_per_batch", self.max_tokens_per_batch, "> 0")
         check(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'", "fp16 is refused")
+        ways = ("auto", "loop", "varlen", "flash", "flex")
+        check(self.attention in ways, "attention", self.attention, f"one of {', '.join(ways)}", "docs/gpu.md")
         check(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         for name in ("eval_steps", "save_steps"):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")

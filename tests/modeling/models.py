@@ -49,6 +49,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0,
     },
+    "phi": {**_BASE, "model_type": "phi", "partial_rotary_factor": 0.5, "num_key_value_heads": 4, "resid_pdrop": 0.1},
     "mistral": {**_GROUPED, "model_type": "mistral", "sliding_window": 8},
 }
 LAYOUTS = ("shared", "separate")

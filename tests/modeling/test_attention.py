@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.modeling import attention
-from pyprefopt.modeling.attention import PackedLayout, Run, packed_attention
+from pyprefopt.modeling import loop
+from pyprefopt.modeling.attention import packed_attention
+from pyprefopt.modeling.layout import PackedLayout, Run
 
 MODULE = nn.Identity()
 
@@ -89,7 +90,7 @@ def test_equals_a_dense_mask(
     offsets, parents = layout
     inputs = states(offsets[-1], 4, groups, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_QUERY_CHUNK", chunk)
+        patch.setattr(loop, "_QUERY_CHUNK", chunk)
         output, weights = packed_attention(
             MODULE, *inputs, None, packed_layout=PackedLayout.build(offsets, parents, offsets[-1]),
             sliding_window=window, softcap=cap,

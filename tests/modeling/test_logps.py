@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import LogpsModel, attention, load_model, score_logps, toy_config
+from pyprefopt.modeling import LogpsModel, load_model, loop, score_logps, toy_config
 from pyprefopt.modeling.adapters import merged_state_dict
 from tests.modeling.models import (
     ARCHITECTURES,
@@ -51,7 +51,7 @@ def weighted_gradients(model: torch.nn.Module, logps: Tensor) -> dict[str, Tenso
 def test_pack_equals_eager_runs_of_single_documents(
     name: str, layout: str, monkeypatch: pytest.MonkeyPatch, record_property: pytest.RecordProperty
 ) -> None:
-    monkeypatch.setattr(attention, "_QUERY_CHUNK", 7)  # several chunks a document
+    monkeypatch.setattr(loop, "_QUERY_CHUNK", 7)  # several chunks a document
     model, groups = packed_model(name), make_groups()
     twin = eager_twin(model.causal)
     logps = model(pack_groups(groups, layout).to())
@@ -136,7 +136,7 @@ def test_float64_is_computed_in_float64() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_gradient_checkpointing_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_QUERY_CHUNK", 7)
+    monkeypatch.setattr(loop, "_QUERY_CHUNK", 7)
     batch = pack_groups(make_groups()).to()
     plain, checkpointed = packed_model(name), packed_model(name, gradient_checkpointing=True)
     assert checkpointed.causal.is_gradient_checkpointing
