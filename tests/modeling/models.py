@@ -50,6 +50,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 3.0,
     },
     "mistral": {**_GROUPED, "model_type": "mistral", "sliding_window": 8},
+    "phi": {**_BASE, "model_type": "phi", "partial_rotary_factor": 0.5, "resid_pdrop": 0.1},  # a bias in the head
 }
 LAYOUTS = ("shared", "separate")
 
