@@ -207,6 +207,12 @@ def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
                 f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
                 "read that code, then set --trust_remote_code"
             )
+    elif "quantization_config" in settings:
+        method = (settings["quantization_config"] or {}).get("quant_method")
+        raise ConfigError(
+            f"model must have weights that can be trained and merged, but {str(file)!r} is quantized ({method}); QLoRA "
+            "is not supported: give the model's own checkpoint, and train it with --lora.r, or in bfloat16"
+        )
     elif model_type not in CONFIG_MAPPING:
         hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
         raise ConfigError(f"model_type must be one that transformers knows, got {model_type!r}{hint} ({str(file)!r})")

@@ -53,7 +53,7 @@ def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str,
 
 
 def open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
-    """Load the model that a stage trains, with what its method needs of a model.
+    """Load the model that a stage trains, with what its method needs of a model; its entropy is logged.
 
     The reference of `ref_kl` is the model that the stage starts from: a second copy, or (LoRA) the adapter off.
     """
@@ -64,9 +64,9 @@ def open_trained(config: RunConfig, source: Source, data: Artifact, needs: froze
         )
     model = _load(config, source, data, dtype=config.dtype, trained=True)
     if "ref_kl" not in needs:
-        return LogpsModel(model)
+        return LogpsModel(model, entropy=True)
     frozen = None if is_lora(model) else open_model(config, source, data, dtype=config.dtype, trained=False)
-    return ReferencedModel(model, frozen)
+    return ReferencedModel(model, frozen, entropy=True)
 
 
 def _padding(data: Artifact) -> int | None:

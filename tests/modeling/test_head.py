@@ -7,11 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_logps_and_kl
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
 
 TRANSFORMS = [HeadTransform(), HeadTransform(scale=0.3), HeadTransform(cap=2.0), HeadTransform(scale=1.7, cap=3.0)]
+
+
+def token_logps_and_kl(policy: Readout, reference: Readout, targets: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = token_outputs(policy, targets, reference=reference)
+    assert outputs.entropy is None
+    return outputs.logps, outputs.kl
 
 
 class NotPlain(nn.Linear):
@@ -216,3 +224,82 @@ def test_another_vocabulary_is_refused() -> None:
     _, reference, _ = readouts(5, 301)
     with pytest.raises(ConfigError, match="one vocabulary, but have 300 and 301"):
         token_logps_and_kl(policy, reference, targets)
+
+
+# --- entropy ------------------------------------------------------------------------------------------------------
+
+
+def plain_entropy(readout: Readout) -> Tensor:
+    logps = torch.log_softmax(readout.logits(readout.hidden), dim=-1)
+    return -(logps.exp() * logps).sum(-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 40), vocabulary=st.sampled_from([1, 2, 255, 256, 257, 2100]), bias=st.booleans(),
+    transform=st.sampled_from(TRANSFORMS), kind=st.sampled_from([nn.Linear, NotPlain]), kl=st.booleans(),
+)  # fmt: skip
+def test_entropy_equals_the_sum_over_the_vocabulary(
+    rows: int, vocabulary: int, bias: bool, transform: HeadTransform, kind: type[nn.Linear], kl: bool
+) -> None:
+    policy, reference, targets = readouts(rows, vocabulary, kind, bias=bias, transform=transform)
+    leaves = (policy.hidden, *policy.head.parameters())
+    ours = token_outputs(policy, targets, reference=reference if kl else None, entropy=True)
+    theirs = [plain(policy.head, policy.hidden, targets, transform), plain_entropy(policy), plain_kl(policy, reference)]
+    found, wanted = [ours.logps, ours.entropy, ours.kl][: 2 + kl], theirs[: 2 + kl]
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    weights = torch.randn(3, rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for chosen in ([0], [1], [0, 1], [0, 1, 2][: 2 + kl], [1, 2][: 1 + kl]):  # gradients of some, others unused
+        sums = [sum((weights[i] * values[i]).sum() for i in chosen) for values in (found, wanted)]
+        gradients = [torch.autograd.grad(total, leaves, retain_graph=True) for total in sums]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_entropy_by_hand() -> None:
+    head = nn.Linear(1, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+    hidden = torch.tensor([[3.0], [1.0]], dtype=torch.float64).log()  # p = (3/4, 1/4), (1/2, 1/2)
+    outputs = token_outputs(Readout(head, hidden, HeadTransform()), torch.tensor([0, 1]), entropy=True)
+    expected = torch.tensor([math.log(4) - 0.75 * math.log(3), math.log(2)], dtype=torch.float64)
+    torch.testing.assert_close(outputs.entropy, expected, rtol=1e-14, atol=0)
+
+
+def test_entropy_gradcheck() -> None:
+    policy, reference, targets = readouts(5, 600, bias=True, transform=HeadTransform(1.7, 3.0))
+    torch.autograd.gradcheck(
+        lambda h, *_: token_outputs(policy._replace(hidden=h), targets, reference=reference, entropy=True)[:2],
+        (policy.hidden, *policy.head.parameters()), fast_mode=True,
+    )  # fmt: skip
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that is not as large as the head's weight."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight, self.found = weight, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.found = max([self.found, *(t.numel() for t in tensors if t.shape != self.weight.shape)])
+        return result
+
+
+@pytest.mark.parametrize("kl", [False, True])
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tensor_grows_with_the_vocabulary(entropy: bool, kl: bool, dtype: torch.dtype) -> None:
+    largest = []
+    for vocabulary in (40_000, 120_000):
+        policy, reference, targets = readouts(200, vocabulary, dtype=dtype)
+        with Largest(policy.head.weight) as seen:
+            outputs = token_outputs(policy, targets, reference=reference if kl else None, entropy=entropy)
+            sum(values.sum() for values in outputs if values is not None).backward()
+        largest.append(seen.found)
+        assert policy.head.weight.grad is not None
+    assert largest[0] == largest[1] == 200 * 4096

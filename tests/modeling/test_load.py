@@ -219,3 +219,12 @@ def test_memory_estimate(config: Path) -> None:
     assert (half.parameters, half.gradients, half.optimizer) == (2 * count, 2 * count, 12 * count)
     assert estimate_memory(model, tokens=1000, gradient_checkpointing=True).activations < full.activations
     assert estimate_memory(model, tokens=2000).activations == 2 * full.activations
+
+
+def test_a_quantized_checkpoint_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config = write_config(tmp_path, {**toy_config(300), **quantized})
+    with pytest.raises(
+        ConfigError, match=r"is quantized \(bitsandbytes\); QLoRA is not supported: give the model's own"
+    ):
+        load_model(config)

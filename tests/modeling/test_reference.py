@@ -33,7 +33,7 @@ def plain_kl(policy: LogpsModel, reference: LogpsModel, batch: object) -> Tensor
 def test_equals_the_models_own_logits(name: str, layout: str) -> None:
     model, twin = referenced(name), packed_model(name)
     batch = pack_groups(make_groups(), layout).to()
-    logps, kl, _ = model(batch)
+    logps, kl, *_ = model(batch)
     expected = plain_kl(twin, model.reference, batch)
     assert expected.min() > 1e-3  # the models differ
     torch.testing.assert_close(kl, expected, rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_the_reference_is_not_a_part_but_follows() -> None:
     assert estimate_memory(model, tokens=8).parameters == 2 * before
     model.to(torch.float64)
     assert next(model.reference.parameters()).dtype == torch.float64
-    logps, kl, _ = model(pack_groups(make_groups()).to())
+    logps, kl, *_ = model(pack_groups(make_groups()).to())
     assert (logps.dtype, kl.dtype) == (torch.float64, torch.float64)
 
 
@@ -108,5 +108,5 @@ def test_no_logits_of_all_tokens(tmp_path: Path, target_modules: tuple[str, ...]
     tokens = torch.randint(0, vocabulary, (4, 200), generator=torch.Generator().manual_seed(0)).tolist()
     batch = pack_groups([Group(ids[:100], [Response(ids[100:])]) for ids in tokens]).to()
     with NoLargeTensor(len(batch.target_ids) * vocabulary // 4):
-        logps, kl, _ = model(batch)
+        logps, kl, *_ = model(batch)
         (logps.sum() + kl.sum()).backward()

@@ -1,8 +1,9 @@
-"""Run by test_zero3: one rank of DeepSpeed ZeRO-3 on the CPU, compared with plain runs; prints the differences."""
+"""Run by test_zero3: a rank of DeepSpeed ZeRO-3 on the CPU, compared with plain runs; prints the differences."""
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -18,12 +19,29 @@ from tests.reference.packing import pack_groups
 VARIANTS = [("llama", False, False), ("llama", True, True), ("gemma2", False, True), ("gpt_neox", False, False)]
 
 
+class Gathers:
+    """How often ZeRO-3 collects `parameter` from the ranks."""
+
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, parameter: torch.Tensor) -> None:
+        self.count = 0
+        coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+        name = "_PartitionedParameterCoordinator__all_gather_params"
+        gather = getattr(coordinator, name)
+
+        def counting(params: set[torch.Tensor], *args: object, **kwargs: object) -> None:
+            self.count += any(p is parameter for p in params)
+            gather(params, *args, **kwargs)
+
+        setattr(coordinator, name, counting)
+
+
 def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
     from deepspeed.utils import safe_get_full_grad
 
     options = {"lora": Lora() if lora else None, "gradient_checkpointing": checkpointing}
     plain, model = packed_model(name, **options), packed_model(name, **options)
-    batches = [pack_groups(make_groups(seed)).to() for seed in (0, 1)]
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    steps = [[pack_groups(make_groups(2 * step + r)).to() for r in range(world)] for step in range(2)]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # plain gloo, nothing is compiled
     config = {
         "train_micro_batch_size_per_gpu": 1,
@@ -35,17 +53,20 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
     optimizer = torch.optim.SGD(trained, lr=1e-4)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, optimizer=optimizer, config=config)
     reference = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=1e-4)
-    result = {"logps": 0.0, "gradients": 0.0, "count": 0}
-    for batch in batches:  # the second step runs on what the first one recorded
+    result = {"logps": 0.0, "gradients": 0.0, "count": 0, "gathers": 0}
+    head = Gathers(engine, engine.module.causal.get_output_embeddings().weight)
+    for batches in steps:  # the second step runs on what the first one recorded
         with torch.no_grad():
-            scored = engine(batch)
-        logps, expected = engine(batch), plain(batch)
+            scored = engine(batches[rank])
+        head.count = 0
+        logps, expected = engine(batches[rank]), [plain(batch) for batch in batches]
         result["logps"] = max(
-            result["logps"], (logps - expected).abs().max().item(), (scored - logps).abs().max().item()
+            result["logps"], (logps - expected[rank]).abs().max().item(), (scored - logps).abs().max().item()
         )
         engine.backward(logps.sum())
+        result["gathers"] = max(result["gathers"], head.count)
         reference.zero_grad()
-        expected.sum().backward()
+        sum(one.sum() / world for one in expected).backward()
         own = dict(plain.named_parameters())
         for key, parameter in engine.module.named_parameters():
             if parameter.requires_grad:
@@ -58,7 +79,7 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
         state = {key: tensor.clone() for key, tensor in engine.module.state_dict().items()}
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         saved = LogpsModel(load_model(save_policy(engine.module, Path(directory) / "policy", state_dict=state)))
-        result["saved"] = (saved(batches[0]) - plain(batches[0])).abs().max().item()
+        result["saved"] = (saved(steps[0][0]) - plain(steps[0][0])).abs().max().item()
     engine.destroy()
     return result
 
