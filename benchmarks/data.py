@@ -23,7 +23,6 @@ from benchmarks import compare, report, sets  # noqa: E402
 from benchmarks.workers import CORES, ROOT, Result, worker  # noqa: E402
 
 
-
 def preparation(path: Path, sides: list[str], pairs: int, repetitions: int) -> list[Result]:
     """Whole preparation of one set by all sides, by turns; each of ours against each peer."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}

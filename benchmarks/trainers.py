@@ -23,13 +23,14 @@ import torch
 from benchmarks.workers import CORES
 
 SEED = 0
+PAD = "<pad>"
 BETA = 0.1
 LEARNING_RATE = 1e-4
 BETAS = (0.9, 0.95)
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds by the wall, and of processor time in all threads: other people's work on the machine adds to one only."""
+    """Seconds by the wall, and of processor time in all threads, which other work on the machine does not add to."""
     return time.perf_counter(), time.process_time()
 
 
@@ -73,12 +74,12 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
     ids = SegmentStore.open(given.set / "segments").table["ids"].to_pylist()
     rows = datasets.Dataset.from_dict({name: ids[k::3] for k, name in enumerate(names)})
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>", eos_token="<pad>"
+        tokenizer_object=Tokenizer(models.WordLevel({PAD: 0}, PAD)), pad_token=PAD, eos_token=PAD
     )
     folder = tempfile.mkdtemp()
     arguments = DPOConfig(
-        output_dir=folder, per_device_train_batch_size=given.micro, gradient_accumulation_steps=given.batch // given.micro,
-        max_steps=given.steps, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, beta=BETA,
+        output_dir=folder, per_device_train_batch_size=given.micro,
+        gradient_accumulation_steps=given.batch // given.micro, max_steps=given.steps, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, beta=BETA,
         adam_beta1=BETAS[0], adam_beta2=BETAS[1], max_length=None, precompute_ref_log_probs=True,
         gradient_checkpointing=False, use_cpu=True, bf16=given.autocast, logging_steps=1, save_strategy="no",
         report_to=[], disable_tqdm=True, seed=SEED, dataloader_pin_memory=False,
@@ -167,10 +168,10 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             self.times: list[tuple[float, float]] = []
             self.losses: list[float] = []
 
-        def on_start(self, progress: Any) -> None:
+        def on_start(self, _: Any) -> None:
             self.times.append(clocks())
 
-        def on_step(self, progress: Any, metrics: Any) -> None:
+        def on_step(self, _: Any, metrics: Any) -> None:
             self.times.append(clocks())
             self.losses.append(metrics["loss"])
 
