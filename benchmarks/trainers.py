@@ -79,7 +79,8 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
     folder = tempfile.mkdtemp()
     arguments = DPOConfig(
         output_dir=folder, per_device_train_batch_size=given.micro,
-        gradient_accumulation_steps=given.batch // given.micro, max_steps=given.steps, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, beta=BETA,
+        gradient_accumulation_steps=given.batch // given.micro, max_steps=given.steps,
+        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, beta=BETA,
         adam_beta1=BETAS[0], adam_beta2=BETAS[1], max_length=None, precompute_ref_log_probs=True,
         gradient_checkpointing=False, use_cpu=True, bf16=given.autocast, logging_steps=1, save_strategy="no",
         report_to=[], disable_tqdm=True, seed=SEED, dataloader_pin_memory=False,
