@@ -185,6 +185,7 @@ class Packer:
         rejected_ratio: float,
         only: int | None,
         last_token: bool,
+        keep_unweighted: bool,
         selected: Any | None,
         token_rewards: Any | None,
         user_weights: Any | None,

@@ -27,7 +27,8 @@ class PackedBatch:
     A segment sees its parent and itself, causally, and nothing else. In the `separate` layout every response
     carries its own prompt and parents are -1; in the `shared` layout the prompt stands once and is the parent.
     Inputs end at the last position that a scored token reads, so a segment can be empty; with `last_index` they are
-    all of the response.
+    all of the response. M leaves out tokens of user weight 0 (unless a method reads them): lengths count them, but
+    nothing is computed for them, and a response with no other token has no segment. Its group still counts as a unit.
     """
 
     input_ids: Tensor  # [N] i64
@@ -39,10 +40,10 @@ class PackedBatch:
     response_index: Tensor  # [M] i64, ascending: which response the token belongs to
     token_position: Tensor  # [M] i64, t = 0.. within the response (before selection)
     token_mask: Tensor  # [M] f32, 1 for a token that counts, 0 for one that does not (zero-loss batches)
-    response_row: Tensor  # [R] i64, the input row (for messages)
+    response_row: Tensor  # [R] i64, the input row (for messages); -1: of a batch that counts nothing
     response_line: Tensor  # [R] i64, line of the segments table (key of per-token values)
     response_length: Tensor  # [R] f32, response tokens after truncation, before selection
-    scored_length: Tensor  # [R] f32, entries in M
+    scored_length: Tensor  # [R] f32, response tokens that selection kept, those of user weight 0 counted
     selection_ratio: Tensor  # [R] f32, the ratio k that selected the tokens; 1 without selection
     response_group: Tensor  # [R] i64, the prompt group inside this batch, 0..
     response_score: Tensor  # [R] f32, the data's own score of the response; NaN where absent
@@ -86,6 +87,7 @@ class Outputs(NamedTuple):
     logps: Tensor | None = None  # [M], log-probs of the scored tokens; None: a model without a vocabulary
     kl: Tensor | None = None  # [M], KL(reference || policy) over the vocabulary where each token is predicted
     scores: Tensor | None = None  # [R], a reward model's score of each response
+    entropy: Tensor | None = None  # [M], nats, of the distribution that each token is predicted by
 
     @classmethod
     def of(cls, given: Tensor | Outputs) -> Outputs:

@@ -88,11 +88,14 @@ class Packer:
     chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`.
     only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
     last_token: a head reads each response at its last token: all its tokens are inputs, and batches have `last_index`.
+    keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
     budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
-    The columns are held as they are (memory-mapped where the store is). Without `last_token`, inputs end before the
-    last scored token of a response: it is only a target, and what follows it is not computed. Raises DataError naming
-    the row for a prompt without a token, and for values that are not one per token.
+    The columns are held as they are (memory-mapped where the store is). Nothing is computed for a token whose user
+    weight is 0: it is not scored, though lengths count it. Without `last_token`, inputs end before the last scored
+    token of a response: it is only a target, and what follows it is not computed. A group without a scored token costs
+    nothing: its responses and its pair are in a batch, for the loss is a mean over it too, but none of its tokens.
+    Raises DataError naming the row for a prompt without a token, and for values that are not one per token.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Packer:
         rejected_ratio: float = 1.0,
         only: Literal["chosen", "rejected", "response"] | None = None,
         last_token: bool = False,
+        keep_unweighted: bool = False,
         budget_names: tuple[str, str] = ("max_tokens", "the max_tokens of data.tokenize"),
     ) -> None:
         check(layout in ("shared", "separate"), "layout", layout, "'shared' or 'separate'")
@@ -126,11 +130,15 @@ class Packer:
             self._native = _native.Packer(
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
                 layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
-                only=None if only is None else KINDS.index(only), last_token=last_token, **lists,
+                only=None if only is None else KINDS.index(only), last_token=last_token,
+                keep_unweighted=keep_unweighted, **lists,
             )  # fmt: skip
 
     def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
-        """Input tokens that each group costs in this layout, tails after the last scored token left out."""
+        """Input tokens that each group costs in this layout, tails after the last scored token left out.
+
+        0: no token of the group has a weight.
+        """
         with _data_errors():
             return self._native.lengths(self._indices(groups))
 
@@ -139,7 +147,8 @@ class Packer:
 
         Groups go by falling cost (ties: as given) into the fullest bin that has room (ties: the bin that was filled
         last), else into a new one. Bins are in the order they were opened, groups in a bin in the order given, so the
-        result depends on nothing else. DataError for a group larger than `max_tokens`.
+        result depends on nothing else. Groups that cost nothing are dealt out to the bins and count for neither bound.
+        DataError for a group larger than `max_tokens`.
         """
         _check_bounds(max_tokens, max_groups)
         try:

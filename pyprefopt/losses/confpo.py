@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -25,6 +25,8 @@ class ConfPO(SimPO):
 
     beta: float = 1.5  # scale of the mean log-prob of the selected tokens; usual 1 to 10
     gamma: float = 1.6  # target reward margin; usual 0.3 to 1.6
+
+    reads_unweighted: ClassVar[bool] = True  # tokens of user weight 0 are in the mean probability
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """1 / (number selected) for each selected token: [1, M]."""

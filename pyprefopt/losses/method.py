@@ -69,10 +69,13 @@ def given_rewards(batch: PackedBatch) -> Tensor:
 
 
 def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
-    """How many units of the loss this batch holds, a 0-dim float tensor."""
+    """How many units of the loss this batch holds, a 0-dim float tensor; a batch that counts nothing has row -1.
+
+    User weights change no count: a token of weight 0, and a pair of such tokens, is a unit like any other.
+    """
     if unit == "pair":
         return torch.tensor(float(batch.pair_chosen.shape[0]))
+    lengths = batch.scored_length * (batch.response_row >= 0)
     if unit == "token":
-        return batch.token_mask.sum()
-    counted = batch.response_index[batch.token_mask > 0]  # a zero-loss batch has a response, but none that counts
-    return torch.tensor(float(torch.unique(batch.response_group[counted]).numel()))
+        return lengths.sum()
+    return torch.tensor(float(torch.unique(batch.response_group[lengths > 0]).numel()))

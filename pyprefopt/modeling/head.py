@@ -1,4 +1,4 @@
-"""Log-probs of given tokens from hidden states, and the divergence from a reference, without the logits of all rows.
+"""Log-probs of given tokens from hidden states, entropy, and divergence from a reference, without all rows' logits.
 
 The vocabulary is walked in blocks, not the rows: a block's weight gradient is then one matrix product over all rows,
 complete when it is written, so nothing of the weight's size is added up block by block, and only [M] and [M, H]
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.products import product
+from pyprefopt.modeling import products
+from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,24 +45,13 @@ class HeadTransform:
         return cls(scale, None if cap is None else float(cap))
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Final logits from the head's output, any shape."""
+        """Final logits from the head's output, any shape; a new tensor, unless there is nothing to do."""
         logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def derivative(self, logits: Tensor) -> Tensor | float:
         """dy/dz, from the final logits y."""
         return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap) ** 2)
-
-
-def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: HeadTransform) -> Tensor:
-    """log p(target) for each row: hidden [M, H], targets [M] i64 -> [M] in max(float32, hidden's dtype).
-
-    A plain `nn.Linear` goes through the vocabulary blocks; any other head (LoRA on it, quantized) is called as a
-    module on blocks of rows under activation checkpointing.
-    """
-    if type(head) is nn.Linear and head.weight.dtype == hidden.dtype:
-        return _LinearLogps.apply(hidden, head.weight, head.bias, targets, transform)  # type: ignore[no-any-return]
-    return _module_logps(head, hidden, targets, transform)
 
 
 class Readout(NamedTuple):
@@ -82,176 +71,228 @@ class Readout(NamedTuple):
         return self.transform(self.head(rows).to(torch.promote_types(rows.dtype, torch.float32)))
 
 
-def token_logps_and_kl(policy: Readout, reference: Readout, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(target) and KL(reference || policy) over the whole vocabulary, for each row: [M], [M].
+def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: HeadTransform) -> Tensor:
+    """log p(target) for each row: hidden [M, H], targets [M] i64 -> [M] in max(float32, hidden's dtype)."""
+    logps = token_outputs(Readout(head, hidden, transform), targets).logps
+    assert logps is not None  # noqa: S101  (always there)
+    return logps
 
-    Both models are read block by block, so no tensor grows with rows x vocabulary; the reference has no gradient.
-    ConfigError where the two vocabularies differ in size.
+
+def token_outputs(
+    policy: Readout, targets: Tensor, *, reference: Readout | None = None, entropy: bool = False
+) -> Outputs:
+    """log p(target) for each row, [M] in max(float32, hidden's dtype); on demand entropy and KL(reference || policy).
+
+    All three have gradients for the policy (none for the reference) and come from one walk over the vocabulary. Plain
+    `nn.Linear` heads go through vocabulary blocks; any other head (LoRA on it, quantized) is called as a module on
+    blocks of rows under activation checkpointing. ConfigError where the two vocabularies differ in size.
     """
-    sizes = [getattr(readout.head, "out_features", None) for readout in (policy, reference)]
-    if sizes[0] != sizes[1]:
+    readouts = [policy] if reference is None else [policy, reference]
+    sizes = [getattr(readout.head, "out_features", None) for readout in readouts]
+    if sizes[0] != sizes[-1]:
         raise ConfigError(f"policy and reference must have one vocabulary, but have {sizes[0]} and {sizes[1]} ids")
-    if not (policy.plain and reference.plain):
-        return _module_logps_and_kl(policy, reference, targets)
-    weights = [(r.hidden, r.head.weight, r.head.bias, r.transform) for r in (policy, reference)]
-    return _LinearLogpsAndKl.apply(targets, *weights[0], *weights[1])  # type: ignore[no-any-return]
+    if not all(readout.plain for readout in readouts):
+        return _module_outputs(policy, targets, reference, entropy)
+    own, other = ((r.hidden, r.head.weight, r.head.bias, r.transform) for r in (readouts[0], readouts[-1]))
+    logps, spread, kl = _LinearHead.apply(
+        targets, entropy, *own, *(other if reference is not None else (None, None, None, None))
+    )
+    return Outputs(logps=logps, kl=kl, entropy=spread)
 
 
-def _module_logps_and_kl(policy: Readout, reference: Readout, targets: Tensor) -> tuple[Tensor, Tensor]:
-    rows = _rows(policy.head, len(targets))
+def _module_outputs(policy: Readout, targets: Tensor, reference: Readout | None, entropy: bool) -> Outputs:
+    count = len(targets)
+    rows = max(1, min(-(-count // 8), _MODULE_ELEMENTS // getattr(policy.head, "out_features", 2**17)))
 
-    def both(block: Tensor, ref_block: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            ref = torch.log_softmax(reference.logits(ref_block), dim=-1)
+    def outputs(ids: Tensor, block: Tensor, ref_block: Tensor | None = None) -> tuple[Tensor, ...]:
         own = torch.log_softmax(policy.logits(block), dim=-1)
-        return own.gather(1, ids[:, None])[:, 0], (ref.exp() * (ref - own)).sum(-1)
+        found = [own.gather(1, ids[:, None])[:, 0]]
+        if entropy:
+            found.append(-(own.exp() * own).sum(-1))
+        if reference is not None and ref_block is not None:
+            with torch.no_grad():
+                ref = torch.log_softmax(reference.logits(ref_block), dim=-1)
+            found.append((ref.exp() * (ref - own)).sum(-1))
+        return tuple(found)
 
-    blocks = zip(*(torch.split(t, rows) for t in (policy.hidden, reference.hidden, targets)), strict=True)
-    parts = [checkpoint(both, *block, use_reentrant=False) for block in blocks]
-    logps, kl = zip(*parts, strict=True)
-    return torch.cat(logps), torch.cat(kl)
-
-
-def _rows(head: nn.Module, count: int) -> int:
-    """Rows whose logits exist at once where a head is called as a module."""
-    return max(1, min(-(-count // 8), _MODULE_ELEMENTS // getattr(head, "out_features", 2**17)))
-
-
-def _module_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: HeadTransform) -> Tensor:
-    rows = _rows(head, len(hidden))
-
-    def logps(block: Tensor, ids: Tensor) -> Tensor:
-        dtype = torch.promote_types(block.dtype, torch.float32)
-        return -F.cross_entropy(transform(head(block).to(dtype)), ids, reduction="none")
-
-    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-    return torch.cat([checkpoint(logps, block, ids, use_reentrant=False) for block, ids in parts])
+    columns = [targets, policy.hidden] + ([] if reference is None else [reference.hidden])
+    blocks = zip(*(torch.split(column, rows) for column in columns), strict=True)
+    parts = [checkpoint(outputs, *block, use_reentrant=False) for block in blocks]
+    whole = [torch.cat(column) for column in zip(*parts, strict=True)]
+    kl = None if reference is None else whole[-1]
+    return Outputs(logps=whole[0], kl=kl, entropy=whole[1] if entropy else None)
 
 
-class _LinearLogps(torch.autograd.Function):
-    """log softmax(f(h W' + b)) at the target, f a HeadTransform."""
+class _Running:
+    """Logsumexp over the blocks so far, and means, under that softmax, of what comes with each block: all [M]."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: HeadTransform
-    ) -> Tensor:
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        logsumexp = torch.full(targets.shape, float("-inf"), dtype=dtype, device=hidden.device)
-        target_logit = torch.zeros_like(logsumexp)
-        for first, last in _blocks(weight):
-            logits = transform(_logits(hidden, weight, bias, first, last))
-            logsumexp = torch.logaddexp(logsumexp, torch.logsumexp(logits, dim=1))
-            inside, column = _columns(targets, first, last)
-            target_logit = torch.where(inside, logits.gather(1, column)[:, 0], target_logit)
-        ctx.save_for_backward(hidden, weight, bias, targets, logsumexp)
-        ctx.transform = transform
-        return target_logit - logsumexp
+    def __init__(self, like: Tensor) -> None:
+        self.logsumexp = torch.full_like(like, float("-inf"))
+        self.mean = torch.zeros_like(like)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """With p = softmax(y): dy = (1[target] - p) * grad."""
-        hidden, weight, bias, targets, logsumexp = ctx.saved_tensors
-
-        def d_final(logits: Tensor, first: int, last: int) -> Tensor:
-            inside, column = _columns(targets, first, last)
-            d_logits = torch.exp(logits - logsumexp[:, None]).neg_()
-            d_logits.scatter_add_(1, column, inside.to(d_logits.dtype)[:, None])
-            return d_logits.mul_(grad[:, None])
-
-        return *_pull_back(hidden, weight, bias, ctx.transform, ctx.needs_input_grad[:3], d_final), None, None
+    def add(self, logits: Tensor, values: Tensor | None = None) -> None:
+        """Take a block [M, columns] of logits, and of values to average; overwrites both."""
+        top = logits.amax(1)
+        mass = logits.sub_(top[:, None]).exp_()
+        sums = mass.sum(1)
+        own = top + sums.log()
+        total = torch.logaddexp(self.logsumexp, own)
+        if values is not None:
+            mean = values.mul_(mass).sum(1) / sums
+            self.mean = torch.exp(self.logsumexp - total) * self.mean + torch.exp(own - total) * mean
+        self.logsumexp = total
 
 
-class _LinearLogpsAndKl(torch.autograd.Function):
-    """log softmax(y) at the target, and sum of q (log q - log softmax(y)), q = softmax(y') of the reference."""
+class _Blocks:
+    """A model's final logits block by block, in at least float32, in one buffer where the product can write to it."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: HeadTransform) -> None:
+        self.hidden, self.weight, self.bias, self.transform = hidden, weight, bias, transform
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.fast = products.takes(hidden, weight)
+        size = 0 if self.fast else len(hidden) * _block_size(weight)
+        self._raw = torch.empty(size, dtype=hidden.dtype, device=hidden.device)
+        self._final = self._raw if self.dtype == hidden.dtype else self._raw.new_empty(size, dtype=self.dtype)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        """First and last vocabulary entry and logits [M, last - first] of each block."""
+        for first, last in _spans(self.weight):
+            yield first, last, self.read(first, last)
+
+    def read(self, first: int, last: int) -> Tensor:
+        """The block's logits; they may be changed in place, and the next block overwrites them."""
+        rows, columns = len(self.hidden), last - first
+        if self.fast:
+            logits = products.product(self.hidden, self.weight[first:last].T)
+            return self.transform(logits if self.bias is None else logits.add_(self.bias[first:last]))
+        raw, logits = (buffer[: rows * columns].view(rows, columns) for buffer in (self._raw, self._final))
+        weight = self.weight[first:last].T
+        if self.bias is None:
+            torch.mm(self.hidden, weight, out=raw)
+        else:
+            torch.addmm(self.bias[first:last], self.hidden, weight, out=raw)
+        if logits.dtype != raw.dtype:
+            logits.copy_(raw)
+        return self.transform(logits)
+
+
+class _LinearHead(torch.autograd.Function):
+    """log softmax(y) at the target, entropy of p = softmax(y), and sum of q (log q - log p), q the reference's.
+
+    y = f(h W' + b), f a HeadTransform. Entropy and divergence are None where they are not asked for.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        targets: Tensor,
+        targets: Tensor, entropy: bool,
         hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: HeadTransform,
-        ref_hidden: Tensor, ref_weight: Tensor, ref_bias: Tensor | None, ref_transform: HeadTransform,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        logsumexp = torch.full(targets.shape, float("-inf"), dtype=dtype, device=hidden.device)
-        ref_logsumexp, target_logit = logsumexp.clone(), torch.zeros_like(logsumexp)
-        excess = torch.zeros_like(logsumexp)  # mean of y' - y under the reference, over the blocks so far
-        for first, last in _blocks(weight):
-            logits = transform(_logits(hidden, weight, bias, first, last))
-            ref_logits = ref_transform(_logits(ref_hidden, ref_weight, ref_bias, first, last))
-            logsumexp = torch.logaddexp(logsumexp, torch.logsumexp(logits, dim=1))
+        ref_hidden: Tensor | None, ref_weight: Tensor | None, ref_bias: Tensor | None,
+        ref_transform: HeadTransform | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        blocks = _Blocks(hidden, weight, bias, transform)
+        target_logit = torch.zeros(targets.shape, dtype=blocks.dtype, device=hidden.device)
+        own, ref = _Running(target_logit), _Running(target_logit)
+        reference = None
+        if ref_hidden is not None and ref_weight is not None and ref_transform is not None:
+            reference = _Blocks(ref_hidden, ref_weight, ref_bias, ref_transform)
+        for first, last, logits in blocks:
             inside, column = _columns(targets, first, last)
             target_logit = torch.where(inside, logits.gather(1, column)[:, 0], target_logit)
-            own = torch.logsumexp(ref_logits, dim=1)  # the block's share of the reference's mass is exp(own - total)
-            total = torch.logaddexp(ref_logsumexp, own)
-            mean = (torch.exp(ref_logits - own[:, None]) * (ref_logits - logits)).sum(1)
-            excess = torch.exp(ref_logsumexp - total) * excess + torch.exp(own - total) * mean
-            ref_logsumexp = total
-        ctx.save_for_backward(targets, hidden, weight, bias, logsumexp, ref_hidden, ref_weight, ref_bias, ref_logsumexp)
+            if reference is not None:  # the mean of y' - y under the reference
+                ref_logits = reference.read(first, last)
+                ref.add(ref_logits, ref_logits - logits)
+            own.add(logits, logits.clone() if entropy else None)  # the mean of y
+        ctx.save_for_backward(
+            targets, hidden, weight, bias, own.logsumexp, own.mean, ref_hidden, ref_weight, ref_bias, ref.logsumexp
+        )
         ctx.transforms = transform, ref_transform
-        return target_logit - logsumexp, excess - ref_logsumexp + logsumexp
+        ctx.set_materialize_grads(False)
+        spread = own.logsumexp - own.mean if entropy else None
+        kl = None if reference is None else ref.mean - ref.logsumexp + own.logsumexp
+        return target_logit - own.logsumexp, spread, kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, kl_grad: Tensor) -> tuple[Tensor | None, ...]:
-        """With p = softmax(y): dy = (1[target] - p) * grad + (p - q) * kl_grad; none for the reference."""
-        targets, hidden, weight, bias, logsumexp, ref_hidden, ref_weight, ref_bias, ref_logsumexp = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad: Tensor | None, entropy_grad: Tensor | None, kl_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """dy = a (1[target] - p) + b (p - q) - c p (log p + H) for the gradients a, b, c of log-prob, KL, entropy."""
+        targets, hidden, weight, bias, logsumexp, mean, *reference, ref_logsumexp = ctx.saved_tensors
         transform, ref_transform = ctx.transforms
+        blocks = _Blocks(hidden, weight, bias, transform)
+        ref_hidden, ref_weight, ref_bias = reference
+        ref_blocks = None if kl_grad is None else _Blocks(ref_hidden, ref_weight, ref_bias, ref_transform)
+        grad = torch.zeros_like(logsumexp) if grad is None else grad
+        alone = kl_grad is None and entropy_grad is None
 
         def d_final(logits: Tensor, first: int, last: int) -> Tensor:
-            ref_logits = ref_transform(_logits(ref_hidden, ref_weight, ref_bias, first, last))
             inside, column = _columns(targets, first, last)
-            d_logits = torch.exp(logits - logsumexp[:, None]).mul_((kl_grad - grad)[:, None])
-            d_logits.sub_(torch.exp(ref_logits - ref_logsumexp[:, None]).mul_(kl_grad[:, None]))
+            log_p = logits.sub_(logsumexp[:, None])
+            if alone:  # p - 1[target]; -a multiplies rows of [M, H] later, which are shorter than these
+                return log_p.exp_().scatter_add_(1, column, inside.to(log_p.dtype).neg_()[:, None])
+            factor = -grad if kl_grad is None else kl_grad - grad
+            d_logits = torch.exp(log_p)
+            if entropy_grad is not None:
+                log_p.add_((logsumexp - mean)[:, None]).mul_(-entropy_grad[:, None]).add_(factor[:, None])
+                d_logits.mul_(log_p)
+            else:
+                d_logits.mul_(factor[:, None])
+            if ref_blocks is not None and kl_grad is not None:
+                q = ref_blocks.read(first, last).sub_(ref_logsumexp[:, None]).exp_()
+                d_logits.sub_(q.mul_(kl_grad[:, None]))
             return d_logits.scatter_add_(1, column, torch.where(inside, grad, 0)[:, None])
 
-        grads = _pull_back(hidden, weight, bias, transform, ctx.needs_input_grad[1:4], d_final)
-        return None, *grads, None, None, None, None, None
+        grads = _pull_back(blocks, ctx.needs_input_grad[2:5], d_final, -grad if alone else None)
+        return None, None, *grads, None, None, None, None, None
 
 
 def _pull_back(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    transform: HeadTransform,
+    blocks: _Blocks,
     wants: tuple[bool, ...],
     d_final: Callable[[Tensor, int, int], Tensor],
+    factor: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """From the gradient of the final logits y = f(z), block by block: dz = dy f'(z), dh = dz W, dW = dz' h.
 
-    `d_final(y, first, last)` gives dy of one block; `wants` says which of hidden, weight and bias need a gradient.
+    `d_final(y, first, last)` gives dy of one block, to be multiplied by `factor` [M] where there is one; it may
+    overwrite y. `wants` says which of hidden, weight and bias need a gradient.
     """
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    d_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device) if wants[0] else None
+    hidden, weight, bias = blocks.hidden, blocks.weight, blocks.bias
+    d_hidden = torch.zeros(hidden.shape, dtype=blocks.dtype, device=hidden.device) if wants[0] else None
     d_weight = torch.empty_like(weight) if wants[1] else None
     d_bias = torch.empty_like(bias) if bias is not None and wants[2] else None
-    for first, last in _blocks(weight):
-        logits = transform(_logits(hidden, weight, bias, first, last))
-        d_logits = d_final(logits, first, last).mul_(transform.derivative(logits))
+    scaled = hidden if factor is None else (hidden * factor[:, None]).to(hidden.dtype)
+    for first, last, logits in blocks:
+        slope = blocks.transform.derivative(logits)
+        d_logits = d_final(logits, first, last)
+        if isinstance(slope, Tensor) or slope != 1:
+            d_logits.mul_(slope)
         if d_bias is not None:
-            d_bias[first:last] = d_logits.sum(0).to(d_bias.dtype)
+            d_bias[first:last] = (d_logits.sum(0) if factor is None else factor @ d_logits).to(d_bias.dtype)
         d_logits = d_logits.to(hidden.dtype)  # the products below add up in float32 inside
-        if d_hidden is not None:
-            d_hidden += product(d_logits, weight[first:last])
-        if d_weight is not None:
-            d_weight[first:last] = product(d_logits.T, hidden)
+        if d_hidden is not None and d_hidden.dtype == d_logits.dtype and not blocks.fast:
+            d_hidden.addmm_(d_logits, weight[first:last])
+        elif d_hidden is not None:
+            d_hidden += products.product(d_logits, weight[first:last])
+        if d_weight is not None and blocks.fast:
+            d_weight[first:last] = products.product(d_logits.T, scaled)
+        elif d_weight is not None:
+            torch.mm(d_logits.T, scaled, out=d_weight[first:last])
+    if d_hidden is not None and factor is not None:
+        d_hidden.mul_(factor[:, None])
     return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias
 
 
-def _blocks(weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Cut the vocabulary into at least 8 blocks, unless it is tiny; the same blocks for every batch."""
-    vocabulary = len(weight)
-    size = max(256, min(_CPU_BLOCK if weight.device.type == "cpu" else _BLOCK, -(-vocabulary // 8)))
+def _block_size(weight: Tensor) -> int:
+    """At least 8 blocks, unless the vocabulary is tiny; the same for every batch."""
+    return max(256, min(_CPU_BLOCK if weight.device.type == "cpu" else _BLOCK, -(-len(weight) // 8)))
+
+
+def _spans(weight: Tensor) -> Iterator[tuple[int, int]]:
+    vocabulary, size = len(weight), _block_size(weight)
     for first in range(0, vocabulary, size):
         yield first, min(first + size, vocabulary)
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, first: int, last: int) -> Tensor:
-    """The head's output for one block, [M, last - first], in at least float32."""
-    logits = product(hidden, weight[first:last].T)
-    if bias is not None:
-        logits += bias[first:last]
-    return logits.to(torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _columns(targets: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention import ATTENTION_NAME, PackedLayout
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -66,22 +66,28 @@ class LogpsModel(PackedModel):
     inside `forward`, so DeepSpeed ZeRO-3 gathers the head's weight as it does any other. At construction two probes
     on a few made-up tokens compare the engine with `model(...).logits` and documents in a pack with documents alone
     (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
+
+    entropy: give that of each token's distribution too, while `entropy` is True; it may be changed at any time.
     """
 
-    def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, probe: bool = True, entropy: bool = False) -> None:
         super().__init__(model)
+        self.entropy = entropy
         if self.causal.get_output_embeddings() is None:
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
         if probe:
             _probe(self)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype)."""
-        return self.logps(batch)
+    def forward(self, batch: PackedBatch) -> Tensor | Outputs:
+        """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype).
+
+        With `entropy`, Outputs of log-probs and entropies.
+        """
+        return token_outputs(self.readout(batch), batch.target_ids, entropy=True) if self.entropy else self.logps(batch)
 
     def logps(self, batch: PackedBatch) -> Tensor:
-        """The same, whatever else a subclass's forward gives."""
+        """Log-probs [M], whatever else `forward` gives."""
         head, hidden, transform = self.readout(batch)
         return token_logps(head, hidden, batch.target_ids, transform)
 

@@ -27,7 +27,8 @@ def _available() -> bool:
     )
 
 
-def _takes(*operands: Tensor) -> bool:
+def takes(*operands: Tensor) -> bool:
+    """Whether the product of these goes through oneDNN."""
     if not _available() or torch.compiler.is_compiling():
         return False
     return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0 for t in operands)
@@ -35,7 +36,7 @@ def _takes(*operands: Tensor) -> bool:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, [M, K] and [K, N] -> [M, N], without a gradient; either may be a transposed view."""
-    return _linear(left, right.T, None) if _takes(left, right) else left @ right
+    return _linear(left, right.T, None) if takes(left, right) else left @ right
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -69,7 +70,7 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """x W' + b."""
-        if _takes(input, self.weight):
+        if takes(input, self.weight):
             return _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
         return F.linear(input, self.weight, self.bias)
 

@@ -9,7 +9,7 @@ import torch
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.adapters import adapters_off, base_layer, is_lora
-from pyprefopt.modeling.head import Readout, token_logps_and_kl
+from pyprefopt.modeling.head import Readout, token_outputs
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.types import Outputs
 
@@ -27,8 +27,10 @@ class ReferencedModel(LogpsModel):
     The reference is no submodule: it is neither trained, saved nor sharded, but follows to another device or dtype.
     """
 
-    def __init__(self, policy: nn.Module, reference: LogpsModel | None = None, *, probe: bool = True) -> None:
-        super().__init__(policy, probe=probe)
+    def __init__(
+        self, policy: nn.Module, reference: LogpsModel | None = None, *, probe: bool = True, entropy: bool = False
+    ) -> None:
+        super().__init__(policy, probe=probe, entropy=entropy)
         if reference is None and not is_lora(policy):
             raise ConfigError("reference must be given where the policy has no LoRA adapter to switch off, got None")
         if reference is not None:
@@ -40,12 +42,11 @@ class ReferencedModel(LogpsModel):
         """The frozen model; None: the policy without its adapter."""
         return self._beside[0]
 
-    def forward(self, batch: PackedBatch) -> Outputs:  # type: ignore[override]
+    def forward(self, batch: PackedBatch) -> Outputs:
         """Log-probs [M] and divergences [M] in nats, in max(float32, the model's dtype)."""
         reference = self._reference_readout(batch)  # first: switching an adapter touches no graph then
         policy = self.readout(batch)
-        logps, kl = token_logps_and_kl(policy, reference, batch.target_ids)
-        return Outputs(logps=logps, kl=kl)
+        return token_outputs(policy, batch.target_ids, reference=reference, entropy=self.entropy)
 
     @torch.no_grad()
     def _reference_readout(self, batch: PackedBatch) -> Readout:

@@ -113,6 +113,7 @@ class Training:
             _require_scores(store, split)
         packer = Packer(
             store, layout=config.layout, last_token="reward_head" in self.method.needs,
+            keep_unweighted=getattr(self.method, "reads_unweighted", False),
             budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
         )  # fmt: skip
         return StepLoader(
@@ -176,12 +177,13 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
     )
     if training.ref_logps is not None:
         _check_reference(job)
+    weightless = _count_weightless(job)
     result = fit(job)
     if not dist.is_main():
         return {}
     tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
     save_policy(model, training.target, tokenizer, state_dict=result.weights)
-    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | _convergence(job, result)
+    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | weightless | _convergence(job, result)
     recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": dist.world_size()}
     fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
     return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
@@ -194,7 +196,10 @@ def _check_reference(job: Job) -> None:
         ArtifactError: they are not, so the stored log-probs belong to other weights.
     """
     model = job.model.to(init_distributed())
-    batch = job.train.step(0)[0].to(next(model.parameters()).device)
+    batch = next((one for one in job.train.step(0) if one.target_ids.numel()), None)
+    if batch is None:  # no row of the step has a token with a weight
+        return
+    batch = batch.to(next(model.parameters()).device)
     assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
     off = ((score_logps(model, batch) - batch.ref_logps) * batch.token_mask).abs()
     mean, largest = float(off.mean()), float(off.max())
@@ -204,6 +209,20 @@ def _check_reference(job: Job) -> None:
             f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
             f"delete {job.output_dir / 'stages'}/logps-* and run again"
         )
+
+
+def _count_weightless(job: Job) -> dict[str, Any]:
+    """How many training rows have no token with a weight, where there are any; says so."""
+    loader = job.train
+    assert isinstance(loader, StepLoader)  # noqa: S101  (made above)
+    count, rows = int((loader.packer.lengths(loader.subset) == 0).sum()), loader.num_groups
+    if count == 0:
+        return {}
+    logger.warning(
+        "%s: %d of %d rows have no token with a weight: nothing is computed for them, and they change no weight of "
+        "the model; the mean loss counts them", job.stage, count, rows,
+    )  # fmt: skip
+    return {"weightless": count}
 
 
 def _convergence(job: Job, result: FitResult) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def _training_table(name: str, facts: dict[str, Any]) -> str:
     if facts.get("train_loss") is not None:
         first, last = facts["train_loss"]
         rows.append(("loss of the first and last step", _number(first), _number(last)))
+    if "weightless" in facts:
+        rows.append(("rows without a weighted token", f"{facts['weightless']:,}", ""))
     for metric in SHOWN:
         before, after = (facts[f"eval_{when}"].get(f"eval_{metric}") for when in ("before", "after"))
         if after is not None:

@@ -46,7 +46,7 @@ def evaluate(
     def method_counts(batch: PackedBatch) -> Tensor:
         outputs = Outputs.of(model(batch))
         sums = method_sums(method, batch, outputs)
-        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), outputs.logps)
+        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), outputs)
 
     if loader is not None:
         means = averages(total(loader, len(TALLY), method_counts))

@@ -26,19 +26,23 @@ Metrics = dict[str, float]
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative",
+    "logps/rejected", "units", "pairs", "num_tokens", "num_scored_tokens", "weights/negative", "entropy",
+    "num_weightless",
 )  # fmt: skip
 PAIR_MEANS = TALLY[1:7]
-FROM_LOGPS = ("logps/chosen", "logps/rejected", "weights/negative")
+TOKEN_MEANS = ("weights/negative", "entropy")
+FROM_LOGPS = ("logps/chosen", "logps/rejected", *TOKEN_MEANS)
 
 
-def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, logps: Tensor | None) -> Tensor:
+def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, given: Tensor | Outputs) -> Tensor:
     """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
 
-    `losses` [units], `rewards` [R] as the method gives them, `logps` [M]. `rewards/accuracies` counts chosen >
-    rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens. A
-    zero-loss batch counts no tokens. Without `logps` (a reward model) what comes from them is NaN.
+    `losses` [units], `rewards` [R] as the method gives them, `given` what the model gave. `rewards/accuracies` counts
+    chosen > rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens,
+    `num_weightless` counts groups without such a token. A zero-loss batch counts no tokens. What the model did not give
+    is NaN.
     """
+    logps, entropy = Outputs.of(given).logps, Outputs.of(given).entropy
     rewards = rewards.detach().double()
     plain = torch.full_like(rewards, math.nan) if logps is None else _plain_sums(batch, logps)
     better, worse = ranked_pairs(batch)
@@ -50,6 +54,8 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, l
         plain[better].sum(), plain[worse].sum(),
         batch_units(method, batch), scored.new_tensor(better.numel()),
         (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
+        scored.new_tensor(math.nan) if entropy is None else (entropy.detach().double() * batch.token_mask).sum(),
+        _weightless(batch),
     ])  # fmt: skip
 
 
@@ -66,6 +72,15 @@ def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor | None) 
     return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
 
 
+def _weightless(batch: PackedBatch) -> Tensor:
+    """Groups of which nothing is scored, so that nothing is computed for them, 0-dim f64; 0 where a head reads all."""
+    groups = batch.response_group[batch.response_row >= 0]
+    scored = batch.response_group[batch.response_index]
+    count = torch.unique(groups).numel() - torch.unique(scored).numel()
+    none = not groups.numel() or batch.last_index is not None
+    return batch.token_mask.new_tensor(0 if none else count, dtype=torch.float64)
+
+
 def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """The better and the worse response of each pair, [pairs]: indices into R.
 
@@ -80,19 +95,18 @@ def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
     """How many units of the method's loss the micro-batch holds, 0-dim f64; none in a zero-loss batch."""
-    scored = batch.token_mask.sum(dtype=torch.float64)
-    return count_units(method.unit, batch).to(scored) * (scored > 0)
+    return count_units(method.unit, batch).to(batch.token_mask.device, torch.float64)
 
 
 def averages(totals: Tensor) -> dict[str, float]:
-    """Means of a global tally: the loss per unit, negative weights per scored token, the rest per pair (if any).
+    """Means of a global tally: the loss per unit, TOKEN_MEANS per scored token, the rest per pair (if any).
 
     What comes from log-probs is left out where the model has none.
     """
     sums = dict(zip(TALLY, totals.tolist(), strict=True))
     means = {"loss": sums["loss"] / sums["units"]} if sums["units"] else {}
     if sums["num_scored_tokens"]:
-        means["weights/negative"] = sums["weights/negative"] / sums["num_scored_tokens"]
+        means |= {name: sums[name] / sums["num_scored_tokens"] for name in TOKEN_MEANS}
     means |= {name: sums[name] / sums["pairs"] for name in PAIR_MEANS} if sums["pairs"] else {}
     return {name: mean for name, mean in means.items() if not (name in FROM_LOGPS and math.isnan(mean))}
 

@@ -27,6 +27,7 @@ class Progress:
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
     num_scored_tokens: int = 0  # tokens so far that the method could weight
+    num_weightless: int = 0  # groups so far without such a token
     pending: list[float] = field(default_factory=lambda: [0.0] * len(TALLY))
     recent: list[float] = field(default_factory=list)  # losses of the last `window` steps
     now: Metrics = field(default_factory=dict)  # values of the last step that are no means
@@ -68,13 +69,15 @@ class Progress:
         self.recent = [*self.recent, averages(totals)["loss"]][-self.window :]
         self.num_tokens += tokens
         self.num_scored_tokens += int(totals[TALLY.index("num_scored_tokens")])
+        self.num_weightless += int(totals[TALLY.index("num_weightless")])
         self.now = {"grad_norm": grad_norm, "learning_rate": learning_rate, "tokens_per_second": tokens / seconds}
 
     def flush(self) -> Metrics:
         """Metrics of the steps since the last call: means over all of them, tokens since the start, the last step's."""
         means = averages(torch.tensor(self.pending, dtype=torch.float64))
         self.pending = [0.0] * len(TALLY)
-        self.last = means | {"num_tokens": self.num_tokens, "num_scored_tokens": self.num_scored_tokens} | self.now
+        counts = ("num_tokens", "num_scored_tokens", "num_weightless")
+        self.last = means | {name: getattr(self, name) for name in counts} | self.now
         return self.last
 
     def evaluated(self, metrics: Metrics) -> None:

@@ -49,7 +49,7 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
         sums = method_sums(job.method, batch, outputs)
         losses, rewards = job.method.loss(sums, batch), job.method.rewards(sums, batch).detach()
         engine.backward(losses.sum() * (world_size() / units), last=i == len(batches) - 1)
-        totals += tally(job.method, batch, losses, rewards, outputs.logps)
+        totals += tally(job.method, batch, losses, rewards, outputs)
         outcomes.append((batch, rewards))
     totals = all_sum(totals).cpu()
     if not math.isfinite(totals[TALLY.index("loss")]):

@@ -16,6 +16,10 @@ FLOATS = st.floats(-100, 100, width=32)
 def responses(draw, kind, *, selected, values):
     length = draw(st.integers(1, 7))
 
+    def floats(name):
+        zeros = st.just(0.0) if name == "user_weights" else st.nothing()  # tokens, responses, groups without a weight
+        return draw(st.lists(zeros | FLOATS, min_size=length, max_size=length))
+
     def bools():
         return draw(st.lists(st.booleans(), min_size=length, max_size=length))
 
@@ -25,7 +29,7 @@ def responses(draw, kind, *, selected, values):
         selected=bools() if selected else None,
         kind=kind,
         score=draw(st.just(float("nan")) | FLOATS),
-        values={name: draw(st.lists(FLOATS, min_size=length, max_size=length)) for name in values},
+        values={name: floats(name) for name in values},
     )
 
 

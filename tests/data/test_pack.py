@@ -29,15 +29,21 @@ def assert_equal(got: PackedBatch, wanted: PackedBatch) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
-def slow_costs(made: list[Group], layout: str, last_token: bool = False) -> list[int]:
-    return [len(pack_groups([group], layout, last_token=last_token).input_ids) for group in made]
+def slow_costs(made: list[Group], layout: str, last_token: bool = False, keep_unweighted: bool = False) -> list[int]:
+    """What stands in a batch; nothing for a group of which nothing is scored."""
+    packed = [pack_groups([group], layout, last_token=last_token, keep_unweighted=keep_unweighted) for group in made]
+    return [len(one.input_ids) if one.target_ids.size or last_token else 0 for one in packed]
 
 
-def slow_bins(costs: list[int], max_tokens: int, max_groups: int) -> list[list[int]]:
-    """Best-fit decreasing by trying every bin; among equal rooms the bin that was filled last."""
+def slow_bins(costs: list[int], max_tokens: int, max_groups: int, *, deal: bool = True) -> list[list[int]]:
+    """Best-fit decreasing by trying every bin; among equal rooms the bin that was filled last.
+
+    With `deal`, what costs nothing is dealt out afterwards.
+    """
     bins: list[list[int]] = []
     filled: list[int] = []
-    for time, item in enumerate(sorted(range(len(costs)), key=lambda i: -costs[i])):
+    free = [i for i in range(len(costs)) if deal and costs[i] == 0]
+    for time, item in enumerate(sorted(set(range(len(costs))) - set(free), key=lambda i: (-costs[i], i))):
         rooms = [max_tokens - sum(costs[i] for i in one) for one in bins]
         fits = [b for b in range(len(bins)) if rooms[b] >= costs[item] and len(bins[b]) < max_groups]
         if fits:
@@ -47,12 +53,16 @@ def slow_bins(costs: list[int], max_tokens: int, max_groups: int) -> list[list[i
         else:
             bins.append([item])
             filled.append(time)
+    for number, item in enumerate(free):
+        if not bins:
+            bins.append([])
+        bins[number % len(bins)].append(item)
     return [sorted(one) for one in bins]
 
 
-def twin(made: list[Group], lines: np.ndarray, layout: str, values: tuple[str, ...], last_token: bool) -> PackedBatch:
+def twin(made: list[Group], lines: np.ndarray, layout: str, values: tuple[str, ...], **options: bool) -> PackedBatch:
     """The twin's batch with the store's line numbers, and every optional array that was asked for."""
-    batch = pack_groups(made, layout, last_token=last_token)
+    batch = pack_groups(made, layout, **options)
     arrays = {field.name: getattr(batch, field.name) for field in fields(PackedBatch)}
     empty = {name: np.zeros(0, np.float32) for name in values if arrays[name] is None}
     return PackedBatch(**arrays | empty | {"response_line": lines})
@@ -68,8 +78,8 @@ def cases(draw):
 
 
 @settings(deadline=None)
-@given(cases(), st.booleans(), st.randoms(use_true_random=False))
-def test_agrees_with_the_twin(case, last_token, random):
+@given(cases(), st.booleans(), st.booleans(), st.randoms(use_true_random=False))
+def test_agrees_with_the_twin(case, last_token, keep_unweighted, random):
     made, layout, selected, values, room, max_groups = case
     table = frame(made)
     ratios = {"chosen_ratio": 0.5, "rejected_ratio": 0.25} if selected else {}
@@ -77,14 +87,14 @@ def test_agrees_with_the_twin(case, last_token, random):
         response.ratio = ratios.get(f"{response.kind}_ratio", 1.0)
     segments = SegmentStore.from_frame(table)
     column = table["selected"] if selected else None
-    options = {"layout": layout, "selected": column, "last_token": last_token}
-    packer = Packer(segments, **options, **ratios, **{n: table[n] for n in values})
-    costs = slow_costs(made, layout, last_token)
+    reads = {"last_token": last_token, "keep_unweighted": keep_unweighted}
+    packer = Packer(segments, layout=layout, selected=column, **reads, **ratios, **{n: table[n] for n in values})
+    costs = slow_costs(made, layout, **reads)
     np.testing.assert_array_equal(packer.lengths(), costs)
 
     order = list(range(len(made)))
     random.shuffle(order)
-    max_tokens = max(costs) + room
+    max_tokens = max([1, *costs]) + room
     got = packer.pack(np.array(order), max_tokens=max_tokens, max_groups=max_groups)
     bins = slow_bins([costs[i] for i in order], max_tokens, max_groups or len(made))
     assert len(got) == len(bins)
@@ -92,7 +102,7 @@ def test_agrees_with_the_twin(case, last_token, random):
         members = [order[i] for i in one]
         first = segments.group_offsets
         lines = np.concatenate([np.arange(first[g] + 1, first[g + 1]) for g in members])
-        assert_equal(batch, twin([made[g] for g in members], lines, layout, values, last_token))
+        assert_equal(batch, twin([made[g] for g in members], lines, layout, values, **reads))
 
 
 def test_by_hand_in_both_layouts():
@@ -131,6 +141,33 @@ def test_by_hand_in_both_layouts():
     assert (shared.lengths().item(), separate.lengths().item()) == (3, 5)
 
 
+def weighted_pair(chosen: list[float], rejected: list[float], row: int = 0) -> Group:
+    responses = [
+        Response([20 + t for t in range(len(weights))], kind=kind, values={"user_weights": weights})
+        for kind, weights in (("chosen", chosen), ("rejected", rejected))
+    ]
+    return Group([10, 11], responses, row)
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate"])
+def test_what_has_no_weight_is_not_packed(layout):
+    made = [weighted_pair([0, 0.5, 0, 0], [0, 0], 0), weighted_pair([0.0], [0, 0, 0], 1), weighted_pair([1], [2], 2)]
+    table = frame(made)
+    packer = Packer(SegmentStore.from_frame(table), layout=layout, user_weights=table["user_weights"])
+    assert packer.lengths().tolist() == [3, 0, 2 if layout == "shared" else 4]
+    (batch,) = packer.pack(max_tokens=7, max_groups=2)  # the second pair costs neither tokens nor a place
+    assert batch.target_ids.tolist() == [21, 20, 20]
+    assert batch.response_index.tolist() == [0, 4, 5]
+    assert batch.token_position.tolist() == [1, 0, 0]
+    assert batch.response_length.tolist() == batch.scored_length.tolist() == [4, 2, 1, 3, 1, 1]
+    assert batch.pair_chosen.tolist() == [0, 2, 4]
+    assert batch.input_ids.tolist() == [10, 11, 20, 10, 11] + ([] if layout == "shared" else [10, 11])
+    (batch,) = packer.pack(np.array([1]), max_tokens=7)
+    assert (batch.input_ids.tolist(), batch.segment_offsets.tolist(), batch.target_ids.size) == ([10], [0, 1], 0)
+    kept = Packer(packer.store, layout=layout, user_weights=table["user_weights"], keep_unweighted=True)
+    assert kept.pack(max_tokens=100)[0].target_ids.size == 12
+
+
 def test_a_set_of_one_kind_has_no_pairs():
     made = pairs(4)
     (batch,) = Packer(store(made), only="chosen").pack(max_tokens=1000)
@@ -154,7 +191,7 @@ def test_pack_takes_frames_and_stores_and_honours_selected():
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(60, 200), st.none() | st.integers(1, 4))
 def test_lengths_are_packed_as_the_twin_packs_them(lengths, max_tokens, max_groups):
     bins = pack_lengths(np.array(lengths, np.int64), max_tokens, max_groups)
-    assert [one.tolist() for one in bins] == slow_bins(lengths, max_tokens, max_groups or len(lengths))
+    assert [one.tolist() for one in bins] == slow_bins(lengths, max_tokens, max_groups or len(lengths), deal=False)
     assert sorted(bins.items) == list(range(len(lengths)))
 
 

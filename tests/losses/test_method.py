@@ -93,7 +93,10 @@ def test_batch_that_counts_nothing_has_no_loss_and_no_gradient(name):
     """A rank with fewer micro-batches runs one masked token that belongs to no pair."""
     batch, logps = batch_of(random_pairs(1, 1, longest=2), torch.float64)
     none = torch.zeros(0, dtype=torch.int64)
-    empty = replace(batch, token_mask=torch.zeros_like(batch.token_mask), pair_chosen=none, pair_rejected=none)
+    rows = torch.full_like(batch.response_row, -1)
+    empty = replace(
+        batch, token_mask=torch.zeros_like(batch.token_mask), pair_chosen=none, pair_rejected=none, response_row=rows
+    )
     total = losses(made(name), empty, logps).sum()
     (gradient,) = torch.autograd.grad(total, logps)
     assert total.item() == 0

@@ -101,7 +101,8 @@ def test_order_of_responses_does_not_matter():
 
 def test_a_batch_that_counts_nothing_has_no_loss():
     batch, logps = batch_of(random_prompts(1, 1))
-    empty = replace(batch, token_mask=torch.zeros_like(batch.token_mask))
+    rows = torch.full_like(batch.response_row, -1)
+    empty = replace(batch, token_mask=torch.zeros_like(batch.token_mask), response_row=rows)
     assert losses(RRHF(), empty, logps).sum().item() == 0
     assert count_units(RRHF().unit, empty).item() == 0
 

@@ -6,7 +6,7 @@ import torch
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, TDPO1, TDPO2, weighted_sums
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_logps_and_kl
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
 from tests.losses.pairs import TOLERANCE, assert_like_reference, batch_of, kl_of, losses, random_pairs
 from tests.reference import losses as reference
 from tests.reference.losses import Response, sigmoid
@@ -93,7 +93,7 @@ def test_value_and_gradient_through_the_vocabulary(dtype, method, scale):
     batch, _ = batch_of(pairs, dtype)
     hidden = own.to(dtype).requires_grad_()
     policy, ref = (Readout(head_of(vocabulary, dtype), h, HeadTransform()) for h in (hidden, other.to(dtype)))
-    logps, kl = token_logps_and_kl(policy, ref, targets)
+    logps, kl, *_ = token_outputs(policy, targets, reference=ref)
     with torch.no_grad():
         ref_logps = token_logps(ref.head, ref.hidden, targets, ref.transform)
     got = losses(

@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_logps_and_kl
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
 
 TRANSFORMS = [HeadTransform(), HeadTransform(scale=0.3), HeadTransform(cap=2.0), HeadTransform(scale=1.7, cap=3.0)]
+
+
+def token_logps_and_kl(policy: Readout, reference: Readout, targets: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = token_outputs(policy, targets, reference=reference)
+    assert outputs.entropy is None
+    return outputs.logps, outputs.kl
 
 
 class NotPlain(nn.Linear):

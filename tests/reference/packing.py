@@ -26,6 +26,13 @@ class Response:
         selected = self.selected or [True] * len(self.ids)
         return [t for t in range(len(self.ids)) if mask[t] and selected[t]]
 
+    def live(self, keep_unweighted: bool) -> list[int]:
+        """The scored tokens that can change a loss: those whose user weight is not 0."""
+        weights = self.values.get("user_weights")
+        if weights is None or keep_unweighted:
+            return self.scored()
+        return [t for t in self.scored() if weights[t] != 0]
+
     def length(self) -> int:
         return sum(self.mask or [True] * len(self.ids))
 
@@ -39,7 +46,9 @@ class Group:
     row: int = 0
 
 
-def pack_groups(groups: list[Group], layout: str = "shared", *, last_token: bool = False) -> PackedBatch:
+def pack_groups(  # noqa: PLR0912
+    groups: list[Group], layout: str = "shared", *, last_token: bool = False, keep_unweighted: bool = False
+) -> PackedBatch:
     """All groups in one micro-batch, in the given order."""
     inputs: list[int] = []
     positions: list[int] = []
@@ -66,24 +75,28 @@ def pack_groups(groups: list[Group], layout: str = "shared", *, last_token: bool
         prompt_line = line
         line += 1 + len(group.responses)
         prompt_length = len(group.prompt)
-        if layout == "shared":
+        group_lives = last_token or any(response.live(keep_unweighted) for response in group.responses)
+        if layout == "shared" and group_lives:
             prompt_segment = len(parents)
             prompt_first = add_segment(group.prompt, 0, -1)
         for i, response in enumerate(group.responses):
-            scored = response.scored()
-            kept = response.ids[: scored[-1]] if scored else []  # the last scored token is a target, never an input
+            scored, live = response.scored(), response.live(keep_unweighted)
+            kept = response.ids[: live[-1]] if live else []  # the last live token is a target, never an input
             kept = response.ids if last_token else kept
-            if layout == "shared":
+            if not live and not last_token:
+                pass
+            elif layout == "shared":
                 first = add_segment(kept, prompt_length, prompt_segment)
                 last_prompt = prompt_first + prompt_length - 1
             else:
                 first = add_segment(group.prompt + kept, 0, -1) + prompt_length
                 last_prompt = first - 1
-            last_index.append(first + len(kept) - 1 if kept else last_prompt)
+            if last_token:
+                last_index.append(first + len(kept) - 1 if kept else last_prompt)
             position = 0
             r = len(per_response["row"])
             for t in range(len(response.ids)):
-                if t in scored:
+                if t in live:
                     per_token["hidden_index"].append(first + t - 1 if t > 0 else last_prompt)
                     per_token["target_ids"].append(response.ids[t])
                     per_token["response_index"].append(r)
@@ -97,6 +110,9 @@ def pack_groups(groups: list[Group], layout: str = "shared", *, last_token: bool
             row |= {"ratio": response.ratio, "group": g, "score": response.score}
             for name, value in row.items():
                 per_response[name].append(value)
+
+    if not inputs:
+        add_segment(groups[0].prompt[:1], 0, -1)
 
     def array(data: list[float], dtype: type = np.int64) -> np.ndarray:
         return np.asarray(data, dtype=dtype)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pyprefopt.train.evaluation import evaluate
 from pyprefopt.train.metrics import TALLY, append_line, averages, drop_lines_after, ranking_tally, tally
 from pyprefopt.train.progress import Progress
 from pyprefopt.train.step import method_sums
+from pyprefopt.types import Outputs
 from tests.reference.packing import Group, Response, pack_groups
 from tests.train.toy import ToyLoader, ToyModel, dummy_like, make_groups, with_ref_logps
 
@@ -23,6 +25,10 @@ def batch_of(groups):
 def counts(method, batch, logps):
     sums = method_sums(method, batch, logps)
     return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), logps)
+
+
+def value(totals, name: str) -> float:
+    return totals[TALLY.index(name)].item()
 
 
 def pair(chosen: int, rejected: int, row: int = 0) -> Group:
@@ -61,15 +67,47 @@ def test_tallies_add_up_over_any_packing():
         whole = counts(DPO(), batch_of(groups), model(batch_of(groups)))
         parts = [batch_of(groups[:2]), batch_of(groups[2:3]), batch_of(groups[3:])]
         added = sum(counts(DPO(), part, model(part)) for part in parts)
-    assert torch.allclose(whole, added, rtol=1e-5)
+    assert torch.allclose(whole, added, rtol=1e-5, equal_nan=True)
     assert whole[TALLY.index("pairs")] == 7
     assert whole[TALLY.index("num_scored_tokens")] == sum(len(r.ids) for g in groups for r in g.responses)
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate"])
+def test_pairs_without_a_weight_count_whatever_they_are_packed_with(layout):
+    weightless, groups = pair(2, 3, row=7), [pair(2, 1), pair(1, 3)]
+    for group, weight in ((weightless, 0.0), *((group, 2.0) for group in groups)):
+        for response in group.responses:
+            response.values["user_weights"] = [weight] * len(response.ids)
+    packs = [[weightless, *groups], [weightless]]
+    together, alone = (pack_groups(made, layout).to() for made in packs)
+    method = SimPO(beta=1.0, gamma=1.0)
+    rest = counts(method, pack_groups(groups, layout).to(), torch.full((7,), -2.0))
+    totals = counts(method, together, torch.full((7,), -2.0)) - rest
+    apart = counts(method, alone, torch.zeros(0))
+    for found in (totals, apart):
+        assert value(found, "units") == value(found, "pairs") == value(found, "num_weightless") == 1
+        assert value(found, "num_tokens") == value(found, "num_scored_tokens") == 0
+        assert value(found, "loss") == pytest.approx(math.log1p(math.exp(1.0)))  # margin 0 less gamma
+        assert value(found, "rewards/margins") == 0
+    assert value(rest, "num_weightless") == 0
+
+
+def test_the_mean_entropy_is_a_tokens():
+    batch = batch_of([pair(2, 1), pair(1, 3)])
+    logps, entropy = torch.full((7,), -1.0), torch.arange(7.0)
+    assert averages(counts(DPO(), with_ref(batch), Outputs(logps, entropy=entropy)))["entropy"] == 3.0
+    assert "entropy" not in averages(counts(DPO(), with_ref(batch), logps))
+
+
+def with_ref(batch):
+    return replace(batch, ref_logps=torch.zeros_like(batch.token_mask))
 
 
 @pytest.mark.parametrize("method", [DPO(), SFT()])
 def test_a_zero_loss_batch_counts_nothing(method):
     batch = dummy_like(batch_of(with_ref_logps(make_groups(1), ToyModel()))).to()
-    assert counts(method, batch, ToyModel()(batch)).tolist() == [0.0] * len(TALLY)
+    logps = ToyModel()(batch)
+    assert counts(method, batch, Outputs(logps, entropy=logps)).tolist() == [0.0] * len(TALLY)
 
 
 def test_without_pairs_there_is_only_a_loss():

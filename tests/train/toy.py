@@ -61,7 +61,7 @@ def with_ref_logps(groups: list[Group], model: nn.Module) -> list[Group]:
 
 def dummy_like(batch: PackedBatch) -> PackedBatch:
     """A batch that scores nothing: one response of one token, masked, no pair."""
-    dummy = pack_groups([Group([0], [Response([0], kind="response")])])
+    dummy = pack_groups([Group([0], [Response([0], kind="response")], row=-1)])
     values = {
         n: np.zeros(1, np.float32)
         for n in ("token_rewards", "user_weights", "ref_logps")

@@ -30,9 +30,10 @@ struct Packer {
     rows: Vec<u64>,
     offsets: Vec<i64>,
     layout: Layout,
-    ratios: (f32, f32), // chosen, rejected
-    only: Option<u8>,   // take responses of this kind alone
-    last_token: bool,   // responses are read at their last token, so all of them is input
+    ratios: (f32, f32),    // chosen, rejected
+    only: Option<u8>,      // take responses of this kind alone
+    last_token: bool,      // responses are read at their last token, so all of them is input
+    keep_unweighted: bool, // tokens of user weight 0 are scored like the others
 }
 
 impl Packer {
@@ -59,6 +60,7 @@ impl Packer {
             score: self.scores[line],
             ratio,
             whole: self.last_token,
+            keep_unweighted: self.keep_unweighted,
         }
     }
 
@@ -93,13 +95,20 @@ impl Packer {
 
     fn bins(&self, groups: &[i64], max_tokens: usize, max_groups: Option<usize>) -> Result<Bins> {
         let costs = self.costs(groups)?;
-        let mut bins = fit(&costs, max_tokens, max_groups, |item| Error::Row {
-            row: self.rows[groups[item] as usize] as usize,
+        let (live, dead): (Vec<i64>, Vec<i64>) =
+            (0..costs.len() as i64).partition(|&item| costs[item as usize] > 0);
+        let live_costs: Vec<usize> = live.iter().map(|&item| costs[item as usize]).collect();
+        let mut bins = fit(&live_costs, max_tokens, max_groups, |item| Error::Row {
+            row: self.rows[groups[live[item] as usize] as usize] as usize,
             message: format!(
                 "prompt and responses take {} tokens in one micro-batch, more than the budget of {max_tokens}",
-                costs[item]
+                live_costs[item]
             ),
         })?;
+        for item in &mut bins.items {
+            *item = live[*item as usize];
+        }
+        let mut bins = bins.deal(&dead);
         for item in &mut bins.items {
             *item = groups[*item as usize];
         }
@@ -212,7 +221,7 @@ fn to_arrays(py: Python<'_>, bins: Bins) -> Pair<'_> {
 impl Packer {
     #[new]
     #[pyo3(signature = (ids, mask, kinds, scores, rows, offsets, *, layout, chosen_ratio, rejected_ratio, only,
-                        last_token, selected, token_rewards, user_weights, ref_logps))]
+                        last_token, keep_unweighted, selected, token_rewards, user_weights, ref_logps))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -227,6 +236,7 @@ impl Packer {
         rejected_ratio: f32,
         only: Option<u8>,
         last_token: bool,
+        keep_unweighted: bool,
         selected: Option<AnyArray>,
         token_rewards: Option<AnyArray>,
         user_weights: Option<AnyArray>,
@@ -256,6 +266,7 @@ impl Packer {
             ratios: (chosen_ratio, rejected_ratio),
             only,
             last_token,
+            keep_unweighted,
         };
         py.detach(|| packer.check_lines().and_then(|()| packer.check()))
             .map_err(to_py)?;

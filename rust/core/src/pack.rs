@@ -11,6 +11,7 @@ use crate::{Error, Result};
 
 /// Names of the optional per-token values, in the order of `Response::values`.
 pub const VALUES: [&str; 3] = ["token_rewards", "user_weights", "ref_logps"];
+const USER_WEIGHTS: usize = 1;
 
 /// Whether a prompt stands once per response or once per group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Kind {
 }
 
 /// One response: its tokens, which of them the assistant wrote, which of those are scored (no selection: all).
+///
+/// A scored token whose user weight is 0 is dead: it changes no loss, so nothing is computed for it alone.
 #[derive(Debug, Clone)]
 pub struct Response<'a> {
     pub ids: &'a [u32],
@@ -52,6 +55,8 @@ pub struct Response<'a> {
     pub ratio: f32,
     /// Every token is an input, the last one too: for a head that reads the whole response.
     pub whole: bool,
+    /// Tokens of user weight 0 live too: for a method that reads their log-probs.
+    pub keep_unweighted: bool,
 }
 
 /// A prompt with its responses; `row` is the input row, for messages.
@@ -67,15 +72,19 @@ impl Response<'_> {
         self.mask.get(t) && self.selected.is_none_or(|selected| selected.get(t))
     }
 
-    /// The tokens that are inputs: all, or those before the last scored one, which is only a target.
-    fn kept(&self) -> usize {
+    /// Whether a method may give token `t` a weight other than 0.
+    fn is_live(&self, t: usize) -> bool {
+        let weights = self.values[USER_WEIGHTS].filter(|_| !self.keep_unweighted);
+        self.is_scored(t) && weights.is_none_or(|weights| weights[t] != 0.0)
+    }
+
+    /// The tokens that are inputs: all, or those before the last live one, which is only a target. None: no token is
+    /// live, and the prompt is not needed for this response either.
+    fn kept(&self) -> Option<usize> {
         if self.whole {
-            return self.ids.len();
+            return Some(self.ids.len());
         }
-        (0..self.ids.len())
-            .rev()
-            .find(|&t| self.is_scored(t))
-            .unwrap_or(0)
+        (0..self.ids.len()).rev().find(|&t| self.is_live(t))
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -126,14 +135,20 @@ impl Group<'_> {
             .find_map(|response| response.check().err())
     }
 
-    /// Input tokens that the group takes in a batch, tails after the last scored token left out.
+    /// Input tokens that the group takes in a batch: what follows a response's last live token is left out, and so
+    /// is a prompt that no live token follows. 0: nothing in the group is live.
     pub fn cost(&self, layout: Layout) -> usize {
+        let (mut live, mut tokens) = (0, 0);
+        for kept in self.responses.iter().filter_map(Response::kept) {
+            live += 1;
+            tokens += kept;
+        }
         let prompts = if layout == Layout::Shared {
-            1
+            live.min(1)
         } else {
-            self.responses.len()
+            live
         };
-        prompts * self.prompt.len() + self.responses.iter().map(Response::kept).sum::<usize>()
+        prompts * self.prompt.len() + tokens
     }
 }
 
@@ -195,6 +210,9 @@ impl Batch {
                     message,
                 })?;
         }
+        if let (true, Some(group)) = (batch.input_ids.is_empty(), groups.first()) {
+            batch.add_segment(&group.prompt[..1], &[], 0, -1); // a model wants a token to run on
+        }
         batch.token_mask = vec![1.0; batch.target_ids.len()];
         Ok(batch)
     }
@@ -207,24 +225,27 @@ impl Batch {
     ) -> std::result::Result<(), String> {
         let prompt = group.prompt.len() as i64;
         let parent = self.segment_parent.len() as i64;
-        let mut last_prompt = match layout {
-            Layout::Shared => self.add_segment(group.prompt, &[], 0, -1) + prompt - 1,
-            Layout::Separate => 0, // set below, for each response
-        };
+        let mut last_prompt = prompt - 1 + self.input_ids.len() as i64;
+        if layout == Layout::Shared && group.cost(layout) > 0 {
+            self.add_segment(group.prompt, &[], 0, -1);
+        }
         let (mut chosen, mut rejected) = (None, None);
         for response in &group.responses {
             let r = self.response_row.len() as i64;
-            let kept = &response.ids[..response.kept()];
-            let first = match layout {
-                Layout::Shared => self.add_segment(kept, &[], prompt, parent),
-                Layout::Separate => {
-                    let first = self.add_segment(group.prompt, kept, 0, -1) + prompt;
-                    last_prompt = first - 1;
-                    first
-                }
-            };
+            let kept = response.kept().map(|kept| &response.ids[..kept]);
+            let mut first = 0;
+            if let Some(kept) = kept {
+                first = match layout {
+                    Layout::Shared => self.add_segment(kept, &[], prompt, parent),
+                    Layout::Separate => {
+                        let first = self.add_segment(group.prompt, kept, 0, -1) + prompt;
+                        last_prompt = first - 1;
+                        first
+                    }
+                };
+            }
             self.add_tokens(response, r, first, last_prompt)?;
-            if let Some(last_index) = &mut self.last_index {
+            if let (Some(last_index), Some(kept)) = (&mut self.last_index, kept) {
                 last_index.push(if kept.is_empty() {
                     last_prompt
                 } else {
@@ -258,7 +279,7 @@ impl Batch {
         first
     }
 
-    /// Append the scored tokens of response `r`, whose first token is input `first` where it is an input at all.
+    /// Append the live tokens of response `r`, whose first token is input `first` where it is an input at all.
     fn add_tokens(
         &mut self,
         response: &Response<'_>,
@@ -266,10 +287,10 @@ impl Batch {
         first: i64,
         last_prompt: i64,
     ) -> std::result::Result<(), String> {
-        let before = self.target_ids.len();
-        let mut position = 0;
+        let (mut position, mut scored) = (0, 0);
         for t in 0..response.ids.len() {
-            if response.is_scored(t) {
+            scored += usize::from(response.is_scored(t));
+            if response.is_live(t) {
                 self.hidden_index.push(if t == 0 {
                     last_prompt
                 } else {
@@ -294,8 +315,7 @@ impl Batch {
             }
             position += i64::from(response.mask.get(t));
         }
-        let scored = self.target_ids.len() - before;
-        self.response_index.resize(before + scored, r);
+        self.response_index.resize(self.target_ids.len(), r);
         self.response_line.push(response.line);
         self.response_length.push(position as f32);
         self.scored_length.push(scored as f32);
@@ -322,6 +342,7 @@ mod tests {
             score: 0.0,
             ratio: 1.0,
             whole,
+            keep_unweighted: false,
         };
         let pack = |ids, whole, layout| {
             let group = Group {
@@ -343,6 +364,62 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dead_is_not_packed() {
+        let response = |weights, line| Response {
+            ids: &[7, 8, 9],
+            mask: Bits::new(&[0b111], 0, 3),
+            selected: None,
+            values: [None, Some(weights), None],
+            kind: if line == 1 {
+                Kind::Chosen
+            } else {
+                Kind::Rejected
+            },
+            line,
+            score: 0.0,
+            ratio: 1.0,
+            whole: false,
+            keep_unweighted: false,
+        };
+        let dead: &[f32] = &[0.0; 3];
+        for layout in [Layout::Shared, Layout::Separate] {
+            let pack = |chosen, rejected| {
+                let group = Group {
+                    row: 0,
+                    prompt: &[5, 6],
+                    responses: vec![response(chosen, 1), response(rejected, 2)],
+                };
+                let cost = group.cost(layout);
+                (cost, assemble(&[vec![group]], layout).unwrap().remove(0))
+            };
+            let (cost, batch) = pack(&[0.5, 2.0, 0.0], dead);
+            assert_eq!((cost, &batch.input_ids), (3, &vec![5, 6, 7]));
+            assert_eq!(
+                (&batch.hidden_index, &batch.target_ids),
+                (&vec![1, 2], &vec![7, 8])
+            );
+            assert_eq!(batch.response_index, [0, 0]);
+            assert_eq!(batch.scored_length, [3.0, 3.0]);
+            assert_eq!(batch.response_length, [3.0, 3.0]);
+            assert_eq!(batch.values[USER_WEIGHTS], Some(vec![0.5, 2.0]));
+            let (cost, batch) = pack(dead, &[0.0, 0.0, 1.0]);
+            assert_eq!((cost, &batch.input_ids), (4, &vec![5, 6, 7, 8]));
+            assert_eq!(
+                (&batch.hidden_index, &batch.response_index),
+                (&vec![3], &vec![1])
+            );
+            let (cost, batch) = pack(dead, dead);
+            assert_eq!((cost, &batch.input_ids), (0, &vec![5]));
+            assert_eq!(batch.segment_offsets, [0, 1]);
+            assert_eq!(
+                (&batch.pair_chosen, &batch.pair_rejected),
+                (&vec![0], &vec![1])
+            );
+            assert!(batch.target_ids.is_empty());
+        }
+    }
+
+    #[test]
     fn a_group_says_what_is_wrong_with_it() {
         let response = Response {
             ids: &[1, 2],
@@ -354,6 +431,7 @@ mod tests {
             score: 0.0,
             ratio: 1.0,
             whole: false,
+            keep_unweighted: false,
         };
         let group = |prompt, responses| Group {
             row: 7,

@@ -117,6 +117,37 @@ impl Bins {
         Self { offsets, items }
     }
 
+    /// Deal items that cost nothing out to the bins, one after another; a bin is opened where there is none. Items
+    /// in a bin stay in ascending order.
+    ///
+    /// ```
+    /// use pyprefopt_core::pack::Bins;
+    /// let bins = Bins { offsets: vec![0, 2, 3], items: vec![1, 4, 3] };
+    /// let dealt = bins.deal(&[0, 2, 5]);
+    /// assert_eq!((dealt.offsets, dealt.items), (vec![0, 4, 6], vec![0, 1, 4, 5, 2, 3]));
+    /// ```
+    #[must_use]
+    pub fn deal(self, free: &[i64]) -> Self {
+        if free.is_empty() {
+            return self;
+        }
+        let mut bins: Vec<Vec<i64>> = self.iter().map(<[i64]>::to_vec).collect();
+        if bins.is_empty() {
+            bins.push(Vec::new());
+        }
+        let count = bins.len();
+        for (at, &item) in free.iter().enumerate() {
+            bins[at % count].push(item);
+        }
+        let (mut offsets, mut items) = (vec![0], Vec::new());
+        for mut bin in bins {
+            bin.sort_unstable();
+            items.append(&mut bin);
+            offsets.push(items.len() as i64);
+        }
+        Self { offsets, items }
+    }
+
     /// The items of each bin.
     pub fn iter(&self) -> impl Iterator<Item = &[i64]> {
         self.offsets
