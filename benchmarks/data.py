@@ -14,29 +14,13 @@ sys.path[0] = __file__.rpartition("/benchmarks/")[0] or ".."  # the repository, 
 import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks import compare, report, sets  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
-CORES = 2
-Result = dict[str, Any]
-
-
-def worker(*arguments: object, threads: int = CORES) -> Result:
-    """Run a module of this folder on CORES cores; its last line, JSON."""
-    numbers = {name: str(threads) for name in ("RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "OMP_NUM_THREADS")}
-    # TRL's processes take one core each
-    environment = os.environ | numbers | {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "true"}
-    command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+from benchmarks.workers import CORES, ROOT, Result, worker  # noqa: E402
 
 
 def preparation(path: Path, sides: list[str], pairs: int, repetitions: int) -> list[Result]:

@@ -12,6 +12,8 @@ from benchmarks.goals import AT_LEAST
 
 PACKAGES = (
     "pyprefopt",
+    "torch",
+    "deepspeed",
     "trl",
     "transformers",
     "datasets",
@@ -88,7 +90,7 @@ def _line(result: dict[str, Any]) -> list[str]:
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown tables."""
     rows = [_line(result) for result in results if result["work"] != "memory"]
-    text = _markdown(["work", "against", "peer", "ours", "ratio", "wanted"], rows) if rows else ""
+    text = markdown(["work", "against", "peer", "ours", "ratio", "wanted"], rows) if rows else ""
     packed = [r for r in results if r["work"] == "packing"]
     for one in packed:
         share = one["bins"] / one["lower_bound"]
@@ -98,21 +100,21 @@ def table(results: list[dict[str, Any]]) -> str:
     peaks = [r for r in results if r["work"] == "memory"]
     if peaks:
         lines = [
-            [SETS[r["set"]], f"{r['items']:,}", OURS[r["side"]], _mb(r["peak_bytes"]), _mb(r["before_bytes"])]
+            [SETS[r["set"]], f"{r['items']:,}", OURS[r["side"]], mb(r["peak_bytes"]), mb(r["before_bytes"])]
             for r in peaks
         ]
-        text += "\n" + _markdown(["set", "pairs", "side", "peak memory", "before the work (imports, tokenizer)"], lines)
+        text += "\n" + markdown(["set", "pairs", "side", "peak memory", "before the work (imports, tokenizer)"], lines)
     checks = sorted(
         {f"{SETS[r['set']]}, {OURS[r['ours']]}: {r['check']}" for r in results if r["work"] == "preparation"}
     )
     return text + ("\nChecked: " + "; ".join(checks) + ".\n" if checks else "")
 
 
-def _mb(size: int) -> str:
+def mb(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *rows])
 
 

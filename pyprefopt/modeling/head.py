@@ -17,12 +17,14 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling import products
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _BLOCK = 4096  # vocabulary entries of one block; 16,384 rows x 4,096 x 4 bytes = 256 MB
+_CPU_BLOCK = 1024  # on a CPU: 2,000 rows stay in its cache
 _MODULE_ELEMENTS = 2**24  # logits that exist at once where the head has to be called as a module
 
 
@@ -142,23 +144,27 @@ class _Running:
 
 
 class _Blocks:
-    """A model's final logits block by block, in one buffer that each block overwrites, in at least float32."""
+    """A model's final logits block by block, in at least float32, in one buffer where the product can write to it."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: HeadTransform) -> None:
         self.hidden, self.weight, self.bias, self.transform = hidden, weight, bias, transform
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
-        size = len(hidden) * _block_size(len(weight))
+        self.fast = products.takes(hidden, weight)
+        size = 0 if self.fast else len(hidden) * _block_size(weight)
         self._raw = torch.empty(size, dtype=hidden.dtype, device=hidden.device)
         self._final = self._raw if self.dtype == hidden.dtype else self._raw.new_empty(size, dtype=self.dtype)
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         """First and last vocabulary entry and logits [M, last - first] of each block."""
-        for first, last in _spans(len(self.weight)):
+        for first, last in _spans(self.weight):
             yield first, last, self.read(first, last)
 
     def read(self, first: int, last: int) -> Tensor:
         """The block's logits; they may be changed in place, and the next block overwrites them."""
         rows, columns = len(self.hidden), last - first
+        if self.fast:
+            logits = products.product(self.hidden, self.weight[first:last].T)
+            return self.transform(logits if self.bias is None else logits.add_(self.bias[first:last]))
         raw, logits = (buffer[: rows * columns].view(rows, columns) for buffer in (self._raw, self._final))
         weight = self.weight[first:last].T
         if self.bias is None:
@@ -265,24 +271,26 @@ def _pull_back(
         if d_bias is not None:
             d_bias[first:last] = (d_logits.sum(0) if factor is None else factor @ d_logits).to(d_bias.dtype)
         d_logits = d_logits.to(hidden.dtype)  # the products below add up in float32 inside
-        if d_hidden is not None and d_hidden.dtype == d_logits.dtype:
+        if d_hidden is not None and d_hidden.dtype == d_logits.dtype and not blocks.fast:
             d_hidden.addmm_(d_logits, weight[first:last])
         elif d_hidden is not None:
-            d_hidden += d_logits @ weight[first:last]
-        if d_weight is not None:
+            d_hidden += products.product(d_logits, weight[first:last])
+        if d_weight is not None and blocks.fast:
+            d_weight[first:last] = products.product(d_logits.T, scaled)
+        elif d_weight is not None:
             torch.mm(d_logits.T, scaled, out=d_weight[first:last])
     if d_hidden is not None and factor is not None:
         d_hidden.mul_(factor[:, None])
     return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias
 
 
-def _block_size(vocabulary: int) -> int:
+def _block_size(weight: Tensor) -> int:
     """At least 8 blocks, unless the vocabulary is tiny; the same for every batch."""
-    return max(256, min(_BLOCK, -(-vocabulary // 8)))
+    return max(256, min(_CPU_BLOCK if weight.device.type == "cpu" else _BLOCK, -(-len(weight) // 8)))
 
 
-def _spans(vocabulary: int) -> Iterator[tuple[int, int]]:
-    size = _block_size(vocabulary)
+def _spans(weight: Tensor) -> Iterator[tuple[int, int]]:
+    vocabulary, size = len(weight), _block_size(weight)
     for first in range(0, vocabulary, size):
         yield first, min(first + size, vocabulary)
 

@@ -27,6 +27,7 @@ from transformers import (
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
+from pyprefopt.modeling.products import use_fast_products
 from pyprefopt.modeling.ways import check_way
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def load_model(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    use_fast_products(model.base_model)
     model.source_config = original  # what `save_policy` writes
     if gradient_checkpointing:
         _checkpoint_activations(model)

@@ -1,0 +1,167 @@
+"""The results of `benchmarks/train.py` as Markdown tables and as docs/training-speed.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.report import markdown, mb
+
+Run = dict[str, Any]
+SIDES = {
+    "trl 4": "TRL's `DPOTrainer`, batches of 4 padded",
+    "trl 1": "TRL's `DPOTrainer`, micro-batch 1",
+    "separate": "DPO, packed, `--layout separate`",
+    "shared": "DPO, packed, `--layout shared`",
+    "sepo": "SePO on 30 % of the tokens, shared",
+}
+TITLES = {
+    "small": "The main setting",
+    "heavy": "A heavy backbone, float32",
+    "heavy-bf16": "A heavy backbone, bfloat16",
+    "text": "Real text",
+    "vocabulary": "By vocabulary",
+    "response": "By response length",
+    "ratio": "By share of selected tokens",
+}
+HEADS = {"vocabulary": "vocabulary", "response": "response tokens", "ratio": "selected"}
+AT_LEAST = {  # ratio to TRL's batches of 4 that is wanted: (table, side)
+    ("small", "separate"): 5.3,
+    ("small", "shared"): 6.0,
+    ("small", "sepo"): 9.1,
+    ("heavy", "shared"): 2.5,
+    ("heavy-bf16", "shared"): 2.6,
+    ("text", "shared"): 5.0,
+}
+SCORING_AT_LEAST = 3.0
+TOLERANCE = {"heavy-bf16": 1e-2}  # of a loss, relative; bfloat16 rounds TRL's and our log-probs in other places
+
+
+def difference(run: Run, side: str) -> float:
+    """Largest relative difference of a step's loss from that of TRL's batches of 4; NaN for another method."""
+    peer, mine = (run["sides"][name]["losses"] for name in ("trl 4", side))
+    if side == "sepo":
+        return float("nan")
+    return max(abs(a - b) / abs(a) for a, b in zip(peer, mine, strict=True))
+
+
+def equal(run: Run) -> bool:
+    """Whether all runs of DPO have TRL's losses at every step; without that no ratio means anything."""
+    bound = TOLERANCE.get(run["table"], 1e-4)
+    return all(difference(run, side) <= bound for side in run["sides"] if side != "sepo")
+
+
+def comparison(run: Run) -> str:
+    """One setting, all sides."""
+    sides, agree = run["sides"], equal(run)
+    rows = []
+    for name, side in sides.items():
+        pace = side["pairs_per_second"]
+        ratios = [
+            f"{pace / sides[peer]['pairs_per_second']:.2f}x" if agree else "losses differ"
+            for peer in ("trl 4", "trl 1")
+        ]
+        goal = AT_LEAST.get((run["table"], name))
+        rows.append(
+            [SIDES[name], f"{pace:.2f}", *ratios, f"{goal}x" if goal else "", memory(side, sides, "peak_bytes")]
+        )
+    head = ["run", "pairs/s", "against batches of 4", "against micro-batch 1", "wanted", "peak memory (share)"]
+    text = markdown(head, rows)
+    dpo = [side for side in sides if side not in ("trl 4", "sepo")]
+    worst = max(difference(run, side) for side in dpo)
+    losses = ", ".join(f"{loss:.6f}" for loss in sides["shared"]["losses"])
+    text += f"\nLosses of the steps: {losses}; largest relative difference from TRL's: {worst:.1e}.\n"
+    share = sides["shared"]["pairs_per_second"] / sides["sepo"]["pairs_per_second"]
+    text += f"A SePO step takes {share:.2f} of the time of a DPO step (wanted: below 0.6).\n" if agree else ""
+    return text + "\n" + scoring(run)
+
+
+def memory(side: Run, sides: Run, name: str) -> str:
+    """A peak, and its share of that of TRL's batches of 4."""
+    return f"{mb(side[name])} ({side[name] / sides['trl 4'][name]:.2f})"
+
+
+def scoring(run: Run) -> str:
+    """Reference log-probs of all pairs, prompts counted once a response."""
+    rows = []
+    sides = {name: side for name, side in run["sides"].items() if "scoring_seconds" in side}
+    for name, side in sides.items():
+        ratio = sides["trl 4"]["scoring_seconds"] / side["scoring_seconds"]
+        goal = "" if name.startswith("trl") else f"{SCORING_AT_LEAST:g}x"
+        pace = run["tokens"] / side["scoring_seconds"]
+        shown = f"{ratio:.2f}x" if equal(run) else "losses differ"
+        rows.append([SIDES[name], f"{pace:,.0f}", shown, goal, memory(side, sides, "scoring_peak_bytes")])
+    return markdown(["reference log-probs", "tokens/s", "against batches of 4", "wanted", "peak memory (share)"], rows)
+
+
+def growth(runs: list[Run]) -> str:
+    """One property's values, our side alone."""
+    rows = []
+    for run in runs:
+        (side,) = run["sides"].values()
+        value = f"{run['value']:.0%}" if run["table"] == "ratio" else f"{run['value']:,}"
+        extra = side["peak_bytes"] - side["before_bytes"]
+        rows.append([value, f"{side['pairs_per_second']:.2f}", mb(side["peak_bytes"]), mb(extra)])
+    return markdown([HEADS[runs[0]["table"]], "pairs/s", "peak memory", "above imports and model"], rows)
+
+
+def about(run: Run) -> str:
+    """How a table was measured."""
+    how = run["measured"]
+    seconds = "processor time" if how["clock"] == "cpu" else "wall time"
+    text = (
+        f"{how['steps']} steps of {how['batch']} pairs, the fastest of {how['repetitions']}, {how['threads']} "
+        f"thread{'s' * (how['threads'] > 1)}, {seconds}."
+    )
+    if "hidden" in run:
+        lengths = " / ".join(f"{run[f'mean_{name}']:.0f}" for name in ("prompt", "chosen", "rejected"))
+        text = (
+            f"Llama, vocabulary {run['vocabulary']:,}, hidden {run['hidden']}, {run['layers']} layers; mean tokens of "
+            f"prompt, chosen, rejected {lengths}. " + text
+        )
+    return text
+
+
+def tables(runs: list[Run]) -> str:
+    """All tables, in one order, the last run of each."""
+    parts = []
+    for name, title in TITLES.items():
+        found = [run for run in runs if run["table"] == name]
+        if not found:
+            continue
+        body = growth(found) if name in HEADS else comparison(found[-1])
+        parts.append(f"## {title}\n\n{about(found[-1])}\n\n{body}")
+    return "\n".join(parts)
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/training-speed.md."""
+    at = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    quick = any(run["measured"]["quick"] for run in found["runs"])
+    note = "**A quick run: it shows that everything runs, and measures nothing.**\n\n" if quick else ""
+    return f"""# Speed of training
+
+{note}Written by `python benchmarks/train.py --write docs/training-speed.md` on {at["date"]}: {at["cpu"]},
+{at["cores"]} cores, Python {at["python"]}, {versions}.
+
+{tables(found["runs"])}
+## How it is measured
+
+* Peer and we run by turns, each in a process of its own; of every step the fastest run counts. The first step, in
+  which memory is touched for the first time, does not count. Seconds are those of the whole loop: data, forward,
+  backward, clipping, AdamW, metrics.
+* Both sides build the model from one configuration with one seed, take the same pairs in the same order, 16 a step,
+  with the same learning rate and the same reference log-probs, precomputed. TRL runs without activation
+  checkpointing, which would make it slower, and is given token ids. No ratio is given unless the losses agree at
+  every step to 1e-4 (bfloat16: 1e-2).
+* Synthetic pairs: prompts of 64 to 256 tokens, uniform; responses log-normal, 95 % of them within 32 and 512, cut
+  there. Real text: AlpacaEval answers, GPT-NeoX-20B's tokenizer, at most 1,024 tokens.
+* SePO selects by chance here, so that a response's tail is seldom spared.
+* In bfloat16 TRL computes as its default says (float32 weights, products in bfloat16); we with bfloat16 weights and
+  a float32 copy for AdamW.
+* Peak memory is the process's resident set during training, or during scoring, with imports and model in it.
+* "Processor time" counts a process's own work, for a machine on which others work too; with one thread it is the
+  wall time of an idle core.
+* The whole setting: `python benchmarks/train.py --steps 33 --repetitions 1 --only small` (512 pairs counted); by
+  default a few steps.
+"""
