@@ -61,6 +61,7 @@ def together(runs: list[Result], clock: str, batch: int) -> Result:
         "losses": runs[0]["losses"],
         "peak_bytes": max(run["peak_bytes"] for run in runs),
         "before_bytes": max(run["before_bytes"] for run in runs),
+        "parameters": runs[0]["parameters"],
     }
     if f"scoring_{clock}" in runs[0]:
         merged["scoring_seconds"] = min(run[f"scoring_{clock}"] for run in runs)

@@ -85,7 +85,7 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
         gradient_checkpointing=False, use_cpu=True, bf16=given.autocast, logging_steps=1, save_strategy="no",
         report_to=[], disable_tqdm=True, seed=SEED, dataloader_pin_memory=False,
     )  # fmt: skip
-    found: dict[str, Any] = {"before_bytes": reset_peak()}
+    found: dict[str, Any] = {"before_bytes": reset_peak(), "parameters": count(model)}
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
@@ -96,6 +96,7 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
 
         def on_step_end(self, *_: object, **__: object) -> None:
             self.times.append(clocks())
+            found["peak_bytes"] = peak()
 
     class Peer(DPOTrainer):
         losses: list[float] = []  # noqa: RUF012
@@ -122,7 +123,6 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
     found["scoring_peak_bytes"] = peak()
     reset_peak()
     trainer.train()
-    found["peak_bytes"] = peak()
     micro = np.array(Peer.losses).reshape(given.steps, -1)
     return found | {"losses": micro.mean(1).tolist(), **steps(clock.times)}
 
@@ -141,7 +141,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     model = LogpsModel(load_model(given.set / "config.json", dtype=given.dtype, seed=SEED))
     store = SegmentStore.open(given.set / "segments")
     selective = given.ratio is not None
-    found: dict[str, Any] = {"before_bytes": reset_peak()}
+    found: dict[str, Any] = {"before_bytes": reset_peak(), "parameters": count(model)}
     columns: dict[str, Any] = {}
     if selective:
         share = {"chosen_ratio": given.ratio, "rejected_ratio": given.ratio} if given.ratio < 1 else {}
@@ -175,6 +175,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         def on_step(self, _: Any, metrics: Any) -> None:
             self.times.append(clocks())
             self.losses.append(metrics["loss"])
+            found["peak_bytes"] = peak()
 
     clock = Clock()
     method = SePO() if selective else DPO(beta=BETA)
@@ -182,7 +183,6 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     reset_peak()
     with profiled(given.profile):
         fit(job, [clock])
-    found["peak_bytes"] = peak()
     return found | {"losses": clock.losses, **steps(clock.times)}
 
 
@@ -205,13 +205,18 @@ def score(model: Any, store: Any, given: argparse.Namespace) -> np.ndarray:
     return scatter_values(store, *(np.concatenate(parts) for parts in (lines, lengths, values)))
 
 
+def count(model: torch.nn.Module) -> int:
+    """Weights of a model."""
+    return sum(p.numel() for p in model.parameters())
+
+
 def selection(store: Any, ratio: float) -> np.ndarray:
     """A random share of each response's tokens, so that no tail is spared more than chance gives."""
     random = np.random.default_rng(SEED)
     selected = np.zeros(int(store.response_offsets[-1]), np.bool_)
     for first, last in zip(store.response_offsets[:-1], store.response_offsets[1:], strict=True):
-        count = int(ratio * (last - first) + 0.5)
-        selected[first + random.permutation(last - first)[:count]] = True
+        kept = int(ratio * (last - first) + 0.5)
+        selected[first + random.permutation(last - first)[:kept]] = True
     return selected
 
 

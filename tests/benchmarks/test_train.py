@@ -109,6 +109,6 @@ def test_no_ratio_where_a_loss_differs():
 
 
 def test_the_fastest_run_of_each_step_counts_and_the_first_step_does_not():
-    both = {"peak_bytes": 1, "before_bytes": 1, "losses": [0.7, 0.6, 0.5]}
+    both = {"peak_bytes": 1, "before_bytes": 1, "parameters": 1, "losses": [0.7, 0.6, 0.5]}
     runs = [both | {"wall": [9.0, 1.0, 4.0], "cpu": [0, 0, 0]}, both | {"wall": [1.0, 3.0, 2.0], "cpu": [0, 0, 0]}]
     assert together(runs, "wall", 6)["pairs_per_second"] == pytest.approx(2 * 6 / (1.0 + 2.0))
