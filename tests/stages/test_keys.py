@@ -68,7 +68,7 @@ STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
 RECORDED = {
     "output_dir", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch", "threads",
     "layout", "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
-    "peak_tflops", "trust_remote_code",
+    "peak_tflops", "trust_remote_code", "compile",
 }  # fmt: skip
 
 
@@ -141,7 +141,9 @@ def test_flip(name: str) -> None:
 def test_recorded_settings_change_no_key(name: str) -> None:
     config = base_config()
     current = getattr(config, name)
-    other = {"layout": "separate", "zero_stage": 2}.get(name, not current if isinstance(current, bool) else 17)
+    other = {"layout": "separate", "zero_stage": 2, "compile": "on"}.get(
+        name, not current if isinstance(current, bool) else 17
+    )
     assert keys(config) == keys(replace(config, **{name: other}))
 
 
