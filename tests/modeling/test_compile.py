@@ -35,7 +35,7 @@ def test_value_and_gradient_as_without(name, options):
     for seed, count in ((0, 4), (1, 2), (2, 3)):
         batch = pack_groups(make_groups(seed)[:count]).to()
         ours, theirs = model(batch), plain(batch)
-        assert (ours - theirs).abs().max() < 1e-5
+        assert (ours - theirs).abs().max() < 5e-5  # of up to 20 nats: rounding in another order
         gradients = [
             torch.autograd.grad(logps.sum(), [p for p in module.parameters() if p.requires_grad])
             for module, logps in ((model, ours), (plain, theirs))
