@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.adapters import is_lora
+from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.load import load_model, model_hash
 from pyprefopt.modeling.logps import LogpsModel, PackedModel
 from pyprefopt.modeling.reference import ReferencedModel
@@ -57,6 +58,13 @@ def open_trained(config: RunConfig, source: Source, data: Artifact, needs: froze
 
     The reference of `ref_kl` is the model that the stage starts from: a second copy, or (LoRA) the adapter off.
     """
+    model = _open_trained(config, source, data, needs)
+    if config.compile == "on":
+        logger.info("compile: %d norms and feed-forward blocks, at their first use", compile_layers(model))
+    return model
+
+
+def _open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
     if "reward_head" in needs:
         pad = _padding(data)
         return RewardModel(

@@ -372,6 +372,13 @@ RULES: tuple[Rule, ...] = (
         "per_device_train_batch_size",
     ),
     Rule(
+        lambda c: c.compile == "on" and c.zero_stage == 3,
+        "compile on needs zero_stage <= 2, got 3: its hooks, which gather each layer's weights, break what is "
+        "compiled; set zero_stage 2 or leave compile out",
+        {"compile": "on", "zero_stage": 3},
+        "compile",
+    ),
+    Rule(
         lambda c: c.lora.r == 0 and c.lora != LoraConfig(),
         "lora.* needs lora.r > 0, got 0; set lora.r (usual 8 to 64) or leave the others out",
         {"lora": {"alpha": 32}},

@@ -286,6 +286,7 @@ class RunConfig(OptimConfig):
     zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
     deepspeed: str | None = None  # JSON file with further DeepSpeed settings; a conflict with ours is an error
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    compile: Literal["off", "on"] = "off"  # torch.compile of norms and feed-forward blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, said
     max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
@@ -319,6 +320,7 @@ class RunConfig(OptimConfig):
         ways = ("auto", "loop", "varlen", "flash", "flex")
         check(self.attention in ways, "attention", self.attention, f"one of {', '.join(ways)}", "docs/gpu.md")
         check(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        check(self.compile in ("off", "on"), "compile", self.compile, "'off' or 'on'")
         for name in ("eval_steps", "save_steps"):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
         for name in ("save_total_limit", "logging_steps"):

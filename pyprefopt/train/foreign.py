@@ -40,6 +40,7 @@ FOREIGN = {
     "save_strategy": "use save_steps",
     "simpo_gamma": "use method simpo with loss.gamma",
     "tgdpo_alpha": "use loss.alpha, which is tgdpo_alpha * loss.beta / rewards.beta",
+    "torch_compile": "use compile on",
     "torch_dtype": "use dtype",
     "train_batch_size": "use global_batch_size (over all ranks)",
     "use_peft": "use lora.r",
