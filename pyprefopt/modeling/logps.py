@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.modeling.attention import ATTENTION_NAME
+from pyprefopt.modeling.attention import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
 from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.types import Outputs
@@ -133,12 +133,21 @@ def _run(module: nn.Module, batch: PackedBatch) -> Any:
 
 @torch.no_grad()
 def _probe(model: LogpsModel) -> None:
-    """Compare the engine with the model's own logits, and a document in a pack with the same document alone."""
+    """Compare the engine with the model's own logits, and a document in a pack with the same document alone.
+
+    Attention goes its plain way: a GPU's is tried on its own, and the model may still be on the CPU.
+    """
     training = model.training
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    wanted = [(config, getattr(config, WAY_SETTING)) for config in configs if hasattr(config, WAY_SETTING)]
     model.eval()
     try:
+        for config, _ in wanted:
+            setattr(config, WAY_SETTING, "loop")
         _compare(model)
     finally:
+        for config, way in wanted:
+            setattr(config, WAY_SETTING, way)
         model.train(training)
 
 

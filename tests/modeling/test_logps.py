@@ -305,6 +305,14 @@ def test_the_probe_leaves_the_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_model_on_its_way_to_a_gpu_is_probed_on_the_cpu(tmp_path: Path) -> None:
+    model = load_model(write_config(tmp_path, toy_config(VOCAB)), attention="flex")
+    LogpsModel(model)
+    assert model.config.packed_attention == "flex"
+    with pytest.raises(ConfigError, match="got 'flex'"):
+        LogpsModel(model)(pack_groups([Group([1, 2], [Response([3, 4])])]).to())
+
+
 def test_the_probe_finds_a_wrong_head_transform() -> None:
     model = packed_model("llama").model
     model.config.final_logit_softcapping = 2.0  # the engine believes the config, Llama's forward does not read it
