@@ -53,7 +53,7 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
     optimizer = torch.optim.SGD(trained, lr=1e-4)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, optimizer=optimizer, config=config)
     reference = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=1e-4)
-    result = {"logps": 0.0, "gradients": 0.0, "count": 0, "gathers": 0}
+    result = {"logps": 0.0, "gradients": 0.0, "count": 0, "gathers": 0, "saved": 0.0}
     head = Gathers(engine, engine.module.causal.get_output_embeddings().weight)
     for batches in steps:  # the second step runs on what the first one recorded
         with torch.no_grad():
@@ -77,9 +77,10 @@ def compare(name: str, lora: bool, checkpointing: bool) -> dict[str, float]:
         reference.step()
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
         state = {key: tensor.clone() for key, tensor in engine.module.state_dict().items()}
-    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
-        saved = LogpsModel(load_model(save_policy(engine.module, Path(directory) / "policy", state_dict=state)))
-        result["saved"] = (saved(steps[0][0]) - plain(steps[0][0])).abs().max().item()
+    if rank == 0:  # the one that writes
+        with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+            saved = LogpsModel(load_model(save_policy(engine.module, Path(directory) / "policy", state_dict=state)))
+            result["saved"] = (saved(steps[0][0]) - plain(steps[0][0])).abs().max().item()
     engine.destroy()
     return result
 
