@@ -116,12 +116,20 @@ def scaling(given: argparse.Namespace, folder: Path, small: Shape, lengths: Leng
             yield case("ratio", path, {"sepo": ["ours", "--ratio", ratio]}, given, value=ratio)
 
 
+def keep(found: dict[str, Any], given: argparse.Namespace) -> None:
+    """Write what there is so far."""
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.write:
+        given.write.write_text(training_report.page(found), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--write", type=Path, help="write the results as a page, such as docs/training-speed.md")
     parser.add_argument("--add", type=Path, nargs="*", default=[], help="JSON of earlier runs, whose tables come first")
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="some of the tables")
+    parser.add_argument("--only", nargs="*", choices=TABLES, default=TABLES, help="some of the tables, or none")
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of each run; the first is not counted")
     parser.add_argument("--batch", type=int, default=16, help="pairs of an optimizer step")
     parser.add_argument("--repetitions", type=int, default=2)
@@ -143,10 +151,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for one in run(given, Path(folder)):
             found["runs"].append(one | {"measured": measured})
-            if given.out:
-                given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            if given.write:
-                given.write.write_text(training_report.page(found), encoding="utf-8")
+            keep(found, given)
+    keep(found, given)
     print(training_report.tables(found["runs"]))
 
 

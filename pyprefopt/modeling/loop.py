@@ -27,18 +27,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule
     groups = query.shape[1] // key.shape[1]  # grouped-query attention: query heads of one key head
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    outputs = [
-        _attend(query[:, :, run.start : run.stop], _keys(key, run), _keys(value, run), rule) for run in layout.runs
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+    runs = layout.runs
+    # Split once: the gradient of a slice is as long as the whole pack, and there would be one a document.
+    queries, keys, values = (torch.split(t, [run.stop - run.start for run in runs], dim=2) for t in (query, key, value))
+    outputs = [_attend(queries[i], _keys(keys, runs, i), _keys(values, runs, i), rule) for i in range(len(runs))]
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
-def _keys(states: Tensor, run: Run) -> Tensor:
-    """What `run` attends to: its parent, then itself, [1, heads, K, D]."""
-    own = states[:, :, run.start : run.stop]
+def _keys(parts: tuple[Tensor, ...], runs: tuple[Run, ...], index: int) -> Tensor:
+    """What run `index` attends to: its parent, which another run begins with, then itself, [1, heads, K, D]."""
+    run = runs[index]
     if run.parent_start == run.parent_stop:
-        return own
-    return torch.cat([states[:, :, run.parent_start : run.parent_stop], own], dim=2)
+        return parts[index]
+    parent = next(part for part, other in zip(parts, runs, strict=True) if other.start == run.parent_start)
+    return torch.cat([parent[:, :, : run.parent_stop - run.parent_start], parts[index]], dim=2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
