@@ -169,8 +169,8 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
     ("words", "message"),
     [
         (["--learnin_rate", "1"], "unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
-        (["--learning_rate", "fast"], "Error parsing --learning_rate: could not convert string to float: 'fast'"),
-        (["--dtype", "float16"], "invalid choice 'float16' for argument '--dtype'"),
+        (["--learning_rate", "fast"], "learning_rate must be a number, got 'fast'"),
+        (["--dtype", "float16"], "dtype must be one of 'float32', 'bfloat16', got 'float16'"),
         (["--learning_rate", "-1"], "learning_rate must be > 0, got -1.0"),
         (["--data", "a", "b"], "data must have one value, got ['a', 'b']"),
         (["--data"], "data must have one value, got []"),

@@ -74,6 +74,8 @@ def _refuse_varied(name: str, study: Study, named: set[str]) -> None:
         raise ConfigError(
             f"{setting} is what study {name} varies; leave it out and give its values: --{options[setting]} …"
         )
+    if "overwrite" in named:
+        raise ConfigError("overwrite does not apply to a study, which keeps the policy of every run; leave it out")
     for setting in sorted(named & set(study.excludes)):
         raise ConfigError(f"{setting} does not apply to study {name}, which makes it for every run; leave it out")
 
@@ -114,6 +116,7 @@ def _overview(studies: Mapping[str, Study]) -> str:
             "",
             *lines,
             "",
+            "For example: pyprefopt study ratios --quick",
             "pyprefopt study NAME --help lists a study's own options. Besides them, a study takes those of train.",
         ]
     )

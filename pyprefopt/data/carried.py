@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -29,7 +29,39 @@ def carried_columns(parsed: ParsedBlock, names: Sequence[str]) -> pl.DataFrame:
     try:
         return pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).select(names)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{parsed.file}: {', '.join(names)} must have one type over all rows: {error}") from error
+        raise DataError(f"{parsed.file}: {of_two_types([parsed], names) or one_line(error)}") from error
+
+
+def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = None) -> str:
+    """Which field (of `names`, if given) has which types in which rows; empty where no field is found to have two."""
+    first: dict[str, tuple[int, str]] = {}
+    for block in blocks:
+        lines = (block.carried or b"").split(b"\n") if not isinstance(block.carried, pa.Table) else []
+        for row, line in zip(block.table["row"].to_pylist(), lines, strict=False):  # the last line is empty
+            for name, value in _row(line).items():
+                kind = _kind(value) if names is None or name in names else None
+                before, told = first.setdefault(name, (row, kind)) if kind is not None else (row, kind)
+                if kind != told:
+                    return (
+                        f"field '{name}' must have one type over all rows, but is {told} in row {before} and {kind} in "
+                        f"row {row}; write all rows alike, or drop the field"
+                    )
+    return ""
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what Polars says of a field of two types."""
+    return f"a field must have one type over all rows: {str(error).splitlines()[0]}; give it one, or drop it"
+
+
+def _kind(value: Any) -> str | None:
+    """What a JSON value is, in words; None for null and empty lists, which are of any type."""
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+    if not isinstance(value, list):
+        return kinds.get(type(value))
+    inner = {kind.removeprefix("a ").removeprefix("an ") for entry in value if (kind := _kind(entry)) is not None}
+    plural = {"number": "numbers", "object": "objects", "text": "texts"}
+    return f"a list of {' and '.join(sorted(plural.get(kind, kind) for kind in inner))}" if inner else None
 
 
 def check_unseen(block: Block, names: Sequence[str]) -> None:

@@ -43,11 +43,12 @@ def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | N
     names = list(rows.column_names) if isinstance(rows, pa.Table) else []
     fields = {field for name in formats for field in _native.format_fields(name)}
     if names and not fields.intersection(names):
-        return None, names, _nearest(names)
+        return None, names, _nearest(names) + _lacking(names, formats)
     texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    advice = _UNMARKED if unmarked else _nearest(names) if names else _not_utf8(rows) or _NO_OBJECTS
+    advice = _nearest(names) + _lacking(names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
+    advice = _UNMARKED if unmarked else advice
     return found, names, advice
 
 
@@ -73,6 +74,33 @@ _UNMARKED = (
 )
 _NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
 _EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
+
+NEEDED = {  # format -> the fields without which a row is not of it; `|`: one of these
+    "sharegpt": ("conversations", "chosen", "rejected"), "hh": ("chosen", "rejected"),
+    "ultrafeedback": ("prompt", "chosen", "rejected"), "shp": ("history", "human_ref_A", "human_ref_B", "labels"),
+    "alpaca": ("instruction", "chosen", "rejected"), "preference": ("prompt", "chosen", "rejected"),
+    "candidates": ("prompt|instruction", "responses|completions|candidates"),
+    "candidate_rows": ("prompt", "response|completion", "score|rating"), "messages": ("messages|conversations",),
+    "prompt_response": ("prompt", "response|completion"), "instruction": ("instruction", "output"),
+}  # fmt: skip
+
+
+def _lacking(names: Sequence[str], formats: Sequence[str]) -> str:
+    """What the rows lack of the format that they come nearest to; empty where they have a field of none."""
+    found = {
+        name: [bool(set(field.split("|")).intersection(names)) for field in NEEDED[name]] for name in reversed(formats)
+    }
+    near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
+    if not any(found[near]):
+        return ""
+    missing = [field.replace("|", " or ") for field, there in zip(NEEDED[near], found[near], strict=True) if not there]
+    lack = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
+    return f"; the nearest format, {near}, needs {needed(near)}; {lack}"
+
+
+def needed(format: str) -> str:  # noqa: A002
+    """`prompt, response or completion`: the fields of a format, to be shown."""
+    return ", ".join(field.replace("|", " or ") for field in NEEDED[format])
 
 
 def _nearest(names: Sequence[str]) -> str:

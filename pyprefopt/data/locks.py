@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self, TextIO
 
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, ConfigError
 
 LOCK = ".lock"
 
@@ -33,16 +33,15 @@ class FolderLock:
         directory: str | Path,
         *,
         name: str = LOCK,
+        setting: str = "out",  # what the user calls the folder
         remedy: str = "wait for it, end it, or choose another folder",
         wait: bool = False,
     ) -> None:
-        self.path, self.remedy, self.wait = Path(directory) / name, remedy, wait
+        self.path, self.setting, self.remedy, self.wait = Path(directory) / name, setting, remedy, wait
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+")
-        told = False
+        file, told = self._open(), False
         while not _taken(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -58,6 +57,16 @@ class FolderLock:
         file.flush()
         self._file = file
         return self
+
+    def _open(self) -> TextIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("a+")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.setting} must be a folder that can be written, got '{self.path.parent}' ({error.strerror}: "
+                f"{error.filename}); choose another --{self.setting}"
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:

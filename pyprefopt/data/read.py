@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import polars as pl
 import pyarrow as pa
 
-from pyprefopt.data.carried import carried_columns, check_unseen
+from pyprefopt.data.carried import carried_columns, check_unseen, of_two_types, one_line
 from pyprefopt.data.rejects import raise_for, write_rejected
 from pyprefopt.data.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.data.weights import weight_fields
@@ -180,8 +180,7 @@ def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataF
     try:
         frame = pl.read_ndjson(lines, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        rule = "each field beside the prompt and the responses must have one type over all rows"
-        raise DataError(f"{file}: {rule}: {error}; give it one type, or remove it") from error
+        raise DataError(f"{file}: {of_two_types(blocks) or one_line(error)}") from error
     return frame.with_columns(_typed(column) for column in frame) if csv else frame
 
 

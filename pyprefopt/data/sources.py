@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.detect import detected, listed, texts_of
+from pyprefopt.data.detect import detected, listed, needed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
@@ -46,7 +46,8 @@ FORMATS = {  # kind -> formats, in the order in which they are tried
     "ranked": ("candidate_rows",),  # one response a row; `read_candidates` groups them. Tried only if asked for
     "instructions": ("messages", "prompt_response", "instruction"),
 }
-_KINDS = ("preferences", "candidates", "instructions")
+_PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
+_KINDS = tuple(_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -336,6 +337,13 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
     found, names, advice = detected(block.rows, tried)
+    if found is None and wanted == "auto":
+        other, _, _ = detected(block.rows, [name for names in FORMATS.values() for name in names if name not in known])
+        if other is not None:
+            raise DataError(
+                f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
+                f"fields are {listed(names)}; give other data"
+            )
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see --format")

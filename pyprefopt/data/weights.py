@@ -216,7 +216,7 @@ def _fill_tokens(
         problems[line] = (f"[{token}]", lines["weights"][line][token], kind.rule, kind.remedy)
     wanted = kept + lines["left_out"].to_numpy().astype(np.int64)
     for line in map(int, np.flatnonzero(counts != wanted)):
-        rule = f"there must be one {kind.noun} for each of the {wanted[line]} tokens of the content, got {counts[line]}"
+        rule = f"there must be one {kind.noun} for each of the {wanted[line]} tokens of the content, not {counts[line]}"
         remedy = "count the tokens with `starts` in data.tokenize's segments, or give spans {start, end, weight}"
         problems[line] = ("", lines.select("weights").row(line)[0], rule, remedy)
     good = np.setdiff1d(np.arange(lines.height), list(problems))
@@ -314,10 +314,14 @@ def _rejects(lines: pl.DataFrame, problems: dict[int, Problem]) -> pl.DataFrame:
 
 
 def _table(faults: Iterator[tuple[Any, str, Any, str, str]]) -> pl.DataFrame:
-    rows = [
-        ("", row, field, str(value)[:80], "bad_weights", rule, remedy) for row, field, value, rule, remedy in faults
-    ]
+    rows = [("", row, field, _shown(value), "bad_weights", rule, remedy) for row, field, value, rule, remedy in faults]
     return pl.DataFrame(rows, REJECTS, orient="row")
+
+
+def _shown(value: Any) -> str:
+    """A value in at most 80 characters; a long list says that it goes on."""
+    text = str(value)
+    return text if len(text) <= 80 else text[:76] + (" …]" if text.endswith("]") else " …")
 
 
 def _before(counts: NDArray[Any]) -> NDArray[np.int64]:

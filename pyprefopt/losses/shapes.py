@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Shape = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+_CALL = "a function f(token_rewards, response_length, side)"
 
 # Of alpha times the token reward, its sign turned in rejected responses. f(0) = 1.
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,37 +33,53 @@ def check_shape(setting: str, shape: str) -> None:
     if shape not in SHAPES and ":" not in shape:
         names = ", ".join(SHAPES)
         raise ConfigError(
-            f"{setting} must be one of {names}, or FILE.py:NAME of a function f(token_rewards, response_length, side), "
-            f"got {shape!r}{did_you_mean(shape, SHAPES)}"
+            f"{setting} must be one of {names}, or FILE.py:NAME of {_CALL}, got {shape!r}{did_you_mean(shape, SHAPES)}"
         )
     if shape not in SHAPES:
         custom_shape.cache_clear()  # the file may have changed since
         custom_shape(shape)
 
 
-def custom_weights(path: str, rewards: Tensor, lengths: Tensor, sides: Tensor) -> Tensor:
-    """What the user's function gives for [M] each: weights [M]. ConfigError where it gives anything else."""
-    weights = custom_shape(path)(rewards, lengths, sides)
-    shape = getattr(weights, "shape", None)
-    if shape != rewards.shape:
-        given = f"shape {tuple(shape)}" if shape is not None else type(weights).__name__
-        raise ConfigError(
-            f"loss.shape {path} must give a tensor of {tuple(rewards.shape)}, a weight for each of token_rewards, "
-            f"got {given}"
-        )
-    return weights
-
-
 @cache
 def custom_shape(path: str) -> Shape:
-    """The function NAME of FILE.py, called with [M] each: rewards, the response's length, +1 chosen or -1 rejected."""
+    """The function NAME of FILE.py, called with [M] each: rewards, the response's length, +1 chosen or -1 rejected.
+
+    It is tried on a few tokens first, and what it gives is checked at each call.
+    """
     file, _, name = path.rpartition(":")
     if not Path(file).is_file():
         raise ConfigError(f"loss.shape must name an existing file, got '{file}' in {path!r}; write FILE.py:NAME")
-    function = runpy.run_path(file).get(name)
+    try:
+        function = runpy.run_path(file).get(name)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"loss.shape {path!r}: the file must run, got {_told(error, file)}; mend it") from error
     if not callable(function):
         raise ConfigError(f"loss.shape must name a function of {file}, and it has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+
+    def checked(rewards: Tensor, length: Tensor, side: Tensor) -> Tensor:
+        try:
+            weights: Any = function(rewards, length, side)
+        except Exception as error:
+            raise ConfigError(f"loss.shape {path!r} must be {_CALL}, got {_told(error, file)}; mend it") from error
+        if not isinstance(weights, torch.Tensor) or weights.shape != rewards.shape:
+            got = f"shape {list(weights.shape)}" if isinstance(weights, torch.Tensor) else repr(weights)
+            raise ConfigError(
+                f"loss.shape {path!r} must be {_CALL} that gives each token a weight, a tensor of shape "
+                f"{list(rewards.shape)}, got {got}; return one as long as token_rewards"
+            )
+        return weights
+
+    checked(torch.linspace(-0.5, 0.5, 5), torch.tensor([3.0, 3, 3, 2, 2]), torch.tensor([1.0, 1, 1, -1, -1]))
+    return checked
+
+
+def _told(error: BaseException, file: str) -> str:
+    """The error in one line, with the last line of `file` that it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}" + (f" (line {line})" if line else "")
 
 
 def file_digest(shape: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.method import Need, given_rewards, side_signs
-from pyprefopt.losses.shapes import SHAPES, check_shape, custom_weights, file_digest
+from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,6 @@ class TGDPO(DPO):
         if self.shape in SHAPES:
             weights = SHAPES[self.shape](self.alpha * side * rewards)
         else:
-            weights = custom_weights(self.shape, rewards, batch.response_length[batch.response_index], side)
+            weights = custom_shape(self.shape)(rewards, batch.response_length[batch.response_index], side)
         weights = weights.clamp(min=0) if self.clamp else weights
         return (batch.token_mask * weights)[None]

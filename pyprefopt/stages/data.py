@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pyprefopt.data.tokenize import Tokenizer
 
 DATA_SETTINGS = (
-    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "max_tokens", "truncation",
-    "tokenizer", "eos_token", "chat_template", "check",
+    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
+    "truncation", "tokenizer", "eos_token", "chat_template", "check",
 )  # fmt: skip
 
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
@@ -280,13 +280,20 @@ class Intake:
         config = self.config
         self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
         result = tokenize_rows(
-            read.frame, self.tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+            read.frame,
+            self.tokenizer,
+            max_prompt_tokens=config.max_prompt_tokens,
+            prompt_overflow=config.prompt_overflow,
+            max_tokens=config.max_tokens,
         )
         self.bar.update()
         segments, rejects = result.segments, result.rejects
         if names := weight_columns(read.frame.columns):
             logger.info("%s: the weights of %s multiply the method's", read.file, " and ".join(names))
-            segments, badly_weighted = attach_weights(segments, read.frame)
+            try:
+                segments, badly_weighted = attach_weights(segments, read.frame)
+            except DataError as error:
+                raise DataError(f"{read.file}: {error}") from None
             rejects = pl.concat([rejects, badly_weighted])
         self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - rejects.height

@@ -212,9 +212,12 @@ def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
     if below is None:
         return {}
     if not result.converged:
+        limit = "num_train_epochs" if job.optim.max_steps == -1 else "max_steps"
+        remedy = f"raise {limit}" + (" or learning_rate" if result.steps >= window else ", or lower convergence_window")
         logger.warning(
-            "%s: not converged after %d steps: the mean loss of the last %d is %.4g, until_converged is %.4g; raise "
-            "num_train_epochs or learning_rate", job.stage, result.steps, window, result.moving_loss, below,
+            "%s: not converged after %d steps: the mean loss of the last %d is %.4g, until_converged is %.4g over "
+            "convergence_window %d; %s", job.stage, result.steps, min(window, result.steps), result.moving_loss, below,
+            window, remedy,
         )  # fmt: skip
     return {"converged": result.converged, "moving_loss": result.moving_loss}
 

@@ -155,7 +155,7 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
     if path.read_bytes() == own.read_bytes():
         return None
     ours, theirs = _vocabulary(own), _vocabulary(path)
-    for token, index in ours.items():
+    for token, index in sorted(ours.items(), key=lambda item: item[1]):
         if theirs.get(token) != index:
             return f"token {token!r} is {theirs.get(token, 'absent')} there and {index} here"
     return None

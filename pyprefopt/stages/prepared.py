@@ -76,6 +76,9 @@ class Prepared:
             wanted, found = getattr(config, name), self.manifest[longest]
             if found > wanted:
                 self._refuse(name, wanted, f">= {found}, the longest there", f"raise --{name}, or {again}")
+        overflow = settings["prompt_overflow"]
+        if config.prompt_overflow not in ("drop", overflow):
+            self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
         made = {"tokens" if name == "length" else name: value for name, value in settings["truncation"].items()}
         asked = config.truncation
         if self.setting == "data" and asked.active and vars(asked) != vars(TruncationConfig()) | made:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.atomic import atomic_write
-from pyprefopt.errors import ConfigError
 from pyprefopt.losses import SFT, Method, SimPO
-from pyprefopt.modeling.load import resolve_source
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
 from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage, show_rejected
+from pyprefopt.stages.early import check_excluded, check_given
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.given import given_models, of_one_vocabulary, say_strength
+from pyprefopt.stages.keep import CONFIG, check_data, check_key, check_output_dir
 from pyprefopt.stages.models import Source, check_vocabulary, open_model, start_model
 from pyprefopt.stages.revision import build_revision, check_differ, revision_stage
 from pyprefopt.stages.rewards import build_rewards, rewards_stage
@@ -95,21 +95,16 @@ class Pipeline:
     @cached_property
     def data(self) -> Artifact:
         """Segments of every split, and the tokenizer."""
+        check_given(self.config)
         data = self._run(data_stage(self.config), lambda directory: build_data(self.config, directory))
+        check_excluded(self.config, data)
         if dist.is_main():
             show_rejected(data, self.output_dir)
         for setting, path in given_models(self.config).items():  # looked at before anything is trained for hours
-            try:
-                resolve_source(path, trust_remote_code=self.config.trust_remote_code)
-            except ConfigError as error:
-                raise ConfigError(f"{setting}: {error}") from None
             if setting in of_one_vocabulary(self.config):
                 check_vocabulary(setting, path, data)
             else:  # it scores only, and may have a tokenizer of its own
                 self._tokenizers[path] = own_tokenizer(path, data)
-        if isinstance(self._provider, Contrastive):
-            for direction in DIRECTIONS:
-                self._provider.prompt(direction)
         return data
 
     @cached_property
@@ -237,6 +232,7 @@ class Pipeline:
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
+        check_data(config, self.data)
         check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
@@ -249,6 +245,8 @@ class Pipeline:
         target = self.output_dir / ("policy" if name == "policy" else f"stages/{name}/model")
         training = Training(name, optim, method, start, self.data, target, **inputs)
         config, stage = self.config, training.stage(self.config)
+        if name == "policy":
+            check_key(config, stage)
         if self._folder(name) is not None:  # everything in the artifact's folder, its metrics too
             target = self.place(stage) / "model"
             config, training = replace(config, output_dir=str(target.parent)), replace(training, target=target)
@@ -320,7 +318,8 @@ def train(config: RunConfig) -> RunResult:
         if config.check:
             return _check(config, output_dir)
         if dist.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+            check_output_dir(config)
+            atomic_write(output_dir / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
         pipeline = Pipeline(config)
         policy = pipeline.policy
         summary = summarize(config, pipeline.made)

@@ -61,7 +61,8 @@ def _stage_table(stages: dict[str, Any]) -> str:
 
 
 def _training_table(name: str, facts: dict[str, Any]) -> str:
-    rows = [(f"{name}, {facts['steps']} steps", "before", "after")]
+    ended = {True: ", converged", False: ", not converged", None: ""}[facts.get("converged")]
+    rows = [(f"{name}, {facts['steps']} steps{ended}", "before", "after")]
     if facts.get("train_loss") is not None:
         first, last = facts["train_loss"]
         rows.append(("loss of the first and last step", _number(first), _number(last)))

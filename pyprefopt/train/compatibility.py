@@ -198,6 +198,13 @@ RULES: tuple[Rule, ...] = (
         "rewards",
     ),
     Rule(
+        lambda c: c.rewards.name is not None and _on_candidates(c) and not _needs(c, "token_rewards"),
+        "rewards {c.rewards.name} does not apply to method {c.method}, which ranks candidates by their scores; leave "
+        "rewards out",
+        {"method": "rrhf", "rewards": {"name": "random"}},
+        "rewards",
+    ),
+    Rule(
         lambda c: c.rewards.name is not None and not _uses_rewards(c),
         "rewards {c.rewards.name} is used only by methods that need token rewards and by selection by scores, and "
         "method {c.method} does neither here; leave rewards out, or set selection.chosen_ratio and "
@@ -283,6 +290,16 @@ RULES: tuple[Rule, ...] = (
         "beside it or leave it out",
         {"convergence_window": 5},
         "convergence_window",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is not None and 0 < part.max_steps < part.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window must be <= max_steps, since until_converged takes the mean of so many steps; raise "
+        "max_steps or lower convergence_window (of base.* and oracle.* too)",
+        {"until_converged": 0.1, "max_steps": 3},
+        "max_steps",
     ),
     # data
     Rule(

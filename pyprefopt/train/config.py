@@ -37,7 +37,8 @@ class OptimConfig:
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
         below, window = self.until_converged, self.convergence_window
-        check(below is None or math.isfinite(below), f"{where}until_converged", below, "a finite loss", "usual 0.1")
+        reachable = below is None or 0 < below < math.inf
+        check(reachable, f"{where}until_converged", below, "a finite loss > 0, which no loss goes below", "usual 0.1")
         check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         schedules = ("cosine", "linear", "constant")
@@ -262,12 +263,13 @@ class RunConfig(OptimConfig):
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = False  # allow code from the model's repository to run
     # data
-    data: str | None = None  # training pairs: a file; None: the embedded set
-    eval_data: str | None = None  # test pairs: a file; None: eval_ratio of --data is held out, by prompt
+    data: str | None = None  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded set
+    eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
-    format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp or alpaca; auto: by its fields
+    format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
-    max_prompt_tokens: int = 1024  # longer prompts are bad rows; tokens
+    max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
+    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
     truncation: TruncationConfig = field(default_factory=TruncationConfig)
     # stages
@@ -278,6 +280,7 @@ class RunConfig(OptimConfig):
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
     cache: str | None = None  # folder where runs share data, base, oracle, log-probs; None: each run has its own stages
+    overwrite: bool = False  # replace the finished policy of other settings or data that output_dir holds
     seed: int = 0  # seed of weights, data order and hold-out
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
     zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
@@ -293,7 +296,7 @@ class RunConfig(OptimConfig):
     save_total_limit: int = 2  # checkpoints kept besides the best one
     logging_steps: int = 1  # write metrics every so many optimizer steps
     peak_tflops: float | None = None  # TFLOP/s of one device in this dtype, for MFU; None: of the card, where known
-    threads: int | None = None  # CPU threads of each rank; None: cores / local ranks
+    threads: int | None = None  # CPU threads of each rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
     check: bool = False  # validate data and model, take one step, estimate memory, and stop
 
     def __post_init__(self) -> None:
@@ -303,6 +306,10 @@ class RunConfig(OptimConfig):
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
+        overflows = ("drop", "keep_start", "keep_end")
+        check(
+            self.prompt_overflow in overflows, "prompt_overflow", self.prompt_overflow, f"one of {', '.join(overflows)}"
+        )
         check(
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,
             f"> max_prompt_tokens ({self.max_prompt_tokens})", "it counts prompt and response",

@@ -65,12 +65,17 @@ def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{where}, {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where} is not valid YAML: {_placed(error)}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must hold a mapping of settings, got {value!r}; write one `name: value` a line")
     return value
+
+
+def _placed(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    return " ".join(str(error).split()).replace(' in "<unicode string>",', " at")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def unknown_setting(name: str, method: str) -> ConfigError:
     else:
         # `oracle.beta`: by spelling the nearest is `oracle.path`, but the user means the same last word
         same_word = [k for k in known if k.rpartition(".")[2] == last]
-        hint = did_you_mean(name, same_word) or did_you_mean(name, known)
+        hint = did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"])
     return ConfigError(f"unknown setting '{name}'{hint}")
 
 
@@ -169,8 +174,13 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         matched, result = _match(value, option)
         if matched:
             return result
-    expected = " or ".join(_describe(option) for option in options)
-    raise ConfigError(f"{name} must be {expected}, got {value!r}")
+    raise ConfigError(f"{name} must be {expected(hint)}, got {value!r}")
+
+
+def expected(hint: Any) -> str:
+    """A setting's type in words: `a whole number or null`."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return " or ".join(_describe(option) for option in options)
 
 
 def _match(value: Any, hint: Any) -> tuple[bool, Any]:

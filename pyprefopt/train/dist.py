@@ -158,4 +158,5 @@ class RunLock(FolderLock):
         remedy = (
             "that is another run, or a worker left over from one: wait for it, end it, or choose another --output_dir"
         )
-        super().__init__(output_dir, name=LOCK if is_main() else f"{LOCK}-{rank()}", remedy=remedy)
+        name = LOCK if is_main() else f"{LOCK}-{rank()}"
+        super().__init__(output_dir, name=name, setting="output_dir", remedy=remedy)

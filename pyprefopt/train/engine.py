@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, TrainingError
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.dist import is_main, local_rank
 
@@ -46,8 +46,7 @@ def init_distributed() -> torch.device:
         os.environ["DS_ACCELERATOR"] = "cpu"
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = _free_port()
+    os.environ.setdefault("MASTER_PORT", _free_port())
     device = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
@@ -57,9 +56,23 @@ def init_distributed() -> torch.device:
     if not on_gpu:  # would be compiled with g++ for half a minute at the first collective; gloo is enough
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
-        deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+        try:
+            deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+        except torch.distributed.DistNetworkError as error:
+            raise TrainingError(_unreachable(error)) from error
         atexit.register(close)
     return device
+
+
+def _unreachable(error: Exception) -> str:
+    """What to do where the ranks cannot meet."""
+    port, first = os.environ["MASTER_PORT"], str(error).splitlines()[0]
+    if "EADDRINUSE" in str(error):
+        return (
+            f"master_port must be a free port, and {port} is in use, perhaps by another run; give another one: "
+            "deepspeed --master_port N scripts/train.py …"
+        )
+    return f"the ranks cannot meet at {os.environ['MASTER_ADDR']}:{port}: {first}; look at deepspeed --master_addr"
 
 
 def _free_port() -> str:

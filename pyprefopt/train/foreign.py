@@ -28,7 +28,7 @@ FOREIGN = {
     "max_prompt_length": "use max_prompt_tokens",
     "model_name_or_path": "use model",
     "optim": "AdamW is the only optimizer, leave it out",
-    "overwrite_output_dir": "finished stages are used again and others go on; for a new run name another output_dir",
+    "overwrite_output_dir": "use overwrite; finished stages that fit are used again, and others go on",
     "packing": _ALWAYS,
     "padding_free": _ALWAYS,
     "per_device_eval_batch_size": "evaluation fills micro-batches up to max_tokens_per_batch; set that",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_origin
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.train.config import RunConfig
-from pyprefopt.train.configfile import dotted_names, hints, unknown_setting
+from pyprefopt.train.configfile import dotted_names, expected, hints, unknown_setting
 
 ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
 
@@ -49,7 +49,7 @@ def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str)
         with contextlib.redirect_stderr(messages):
             result: Any = tyro.cli(
                 _shape(RunConfig, shown, method),
-                prog="train.py",
+                prog="pyprefopt train",
                 description=f"One run of {method}. Defaults are those of this very call: with --model or --data, of "
                 f"configs/method/{method}.yaml; without, of the embedded run (configs/embedded/{method}.yaml).",
                 args=words,
@@ -59,7 +59,7 @@ def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(_first_line(messages.getvalue())) from None
+        raise ConfigError(_in_our_words(_first_line(messages.getvalue()), given, method)) from None
     sys.stderr.write(messages.getvalue())
     values: dict[str, Any] = {}
     for name in given:
@@ -87,6 +87,16 @@ def _words(given: Mapping[str, list[str]], method: str) -> list[str]:
         else:
             raise ConfigError(f"{name} must have one value, got {values!r}; write --{name} value")
     return words
+
+
+def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> str:
+    """Setting, rule and value, where tyro names an option that was given."""
+    known = dict(dotted_names(RunConfig, method))
+    found = re.search(r"--([\w.]+)", message)
+    name = found[1] if found else ""
+    if name not in known or not given.get(name):
+        return message
+    return f"{name} must be {expected(known[name])}, got {' '.join(given[name])!r}"
 
 
 def _first_line(box: str) -> str:

@@ -142,7 +142,7 @@ def _method(settings: Mapping[str, Any]) -> str:
         raise ConfigError(f"method {method} is not there yet {NOT_YET[method]}")
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method), METHODS)}")
+        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method).lower(), METHODS)}")
     return str(method)
 
 

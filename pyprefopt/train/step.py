@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, SupportsInt
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
 from pyprefopt.errors import DataError, TrainingError
 from pyprefopt.losses import weighted_sums
-from pyprefopt.train.dist import all_sum, world_size
+from pyprefopt.train.dist import all_sum, any_rank, world_size
 from pyprefopt.train.metrics import TALLY, batch_units, tally
 from pyprefopt.types import Outputs, Sums
 
@@ -42,7 +42,7 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
             f"{list_rows(job.train.window(step))}; {type(job.method).__name__} needs at least one"
         )
     totals = torch.zeros(len(TALLY), dtype=torch.float64, device=engine.device)
-    outcomes: list[tuple[PackedBatch, Tensor]] = []
+    outcomes: list[tuple[PackedBatch, Tensor, Tensor | None]] = []
     engine.train()
     for i, batch in enumerate(batches):
         outputs = Outputs.of(engine(batch))
@@ -50,11 +50,12 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
         losses, rewards = job.method.loss(sums, batch), job.method.rewards(sums, batch).detach()
         engine.backward(losses.sum() * (world_size() / units), last=i == len(batches) - 1)
         totals += tally(job.method, batch, losses, rewards, outputs.logps)
-        outcomes.append((batch, rewards))
+        outcomes.append((batch, rewards, None if outputs.logps is None else outputs.logps.detach()))
     totals = all_sum(totals).cpu()
     if not math.isfinite(totals[TALLY.index("loss")]):
         rows = list_rows(_bad_rows(job, step, outcomes))
-        raise TrainingError(f"{job.stage}: the loss of step {step + 1} is not finite at rows {rows}; {_REMEDY}")
+        cause = _bad_weights(job.method, outcomes)
+        raise TrainingError(f"{job.stage}: the loss of step {step + 1} is not finite at rows {rows}{cause}; {_REMEDY}")
     return totals
 
 
@@ -111,9 +112,16 @@ def list_rows(rows: Iterable[SupportsInt], shown: int = 20) -> str:
     return ", ".join(map(str, distinct[:shown])) + more
 
 
-def _bad_rows(job: Job, step: int, outcomes: Sequence[tuple[PackedBatch, Tensor]]) -> list[int]:
+def _bad_rows(job: Job, step: int, outcomes: Sequence[tuple[PackedBatch, Tensor, Any]]) -> list[int]:
     """Rows of the step whose reward is not finite on any rank; all its rows where no reward tells."""
     window = [int(row) for row in job.train.window(step)]
-    mine = {int(row) for batch, rewards in outcomes for row in batch.response_row[~rewards.isfinite()].tolist()}
+    mine = {int(row) for batch, rewards, _ in outcomes for row in batch.response_row[~rewards.isfinite()].tolist()}
     flags = all_sum(torch.tensor([float(row in mine) for row in window], device=outcomes[0][1].device)).tolist()
     return [row for row, flag in zip(window, flags, strict=True) if flag] or window
+
+
+def _bad_weights(method: Method, outcomes: Sequence[tuple[PackedBatch, Tensor, Tensor | None]]) -> str:
+    """What to say where the method's weights of tokens, not the model, are what is not finite on any rank."""
+    fine = ((batch, logps) for batch, _, logps in outcomes if logps is not None and bool(logps.isfinite().all()))
+    bad = any(not bool(method.token_weights(batch, logps).isfinite().all()) for batch, logps in fine)
+    return f", where the token weights of loss.* are not finite ({method})" if any_rank(bad) else ""

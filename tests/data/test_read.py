@@ -154,8 +154,19 @@ def test_other_columns_are_carried_typed_and_stay_with_their_row(tmp_path):
 
 def test_a_field_without_a_common_type_is_refused(tmp_path):
     rows = [{**PLAIN, "m": 1}, {**PLAIN, "m": {"a": [1]}}, {**PLAIN, "m": [2]}]
-    with pytest.raises(DataError, match="must have one type over all rows"):
+    with pytest.raises(
+        DataError, match=r"'m' must have one type over all rows, but is a number in row 0 and an object"
+    ):
         read_preferences(jsonl(tmp_path / "a.jsonl", rows))
+
+
+def test_weights_of_two_kinds_name_their_rows(tmp_path):
+    spans = [{**PLAIN, "chosen_weights": [{"start": 0, "end": 1, "weight": 2}]}]
+    rows = [PLAIN, *spans, BAD["empty_response"], {**PLAIN, "chosen_weights": [1.0]}]
+    path = jsonl(tmp_path / "a.jsonl", [row for row in rows if isinstance(row, dict)])
+    message = r"a\.jsonl: field 'chosen_weights' .* is a list of objects in row 1 and a list of numbers in "
+    with pytest.raises(DataError, match=message + "row 3; write all rows alike, or drop the field$"):
+        scan_preferences(path)
 
 
 # -- containers
@@ -265,6 +276,27 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
     [
         ("a.jsonl", "", "holds no rows"),
         ("a.jsonl", '{"question": "x", "choosen": "y"}', "no known schema.*did you mean 'chosen'"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "chosen": "y"}',
+            "its fields are prompt, chosen; the nearest format, preference, needs prompt, chosen, rejected; missing: "
+            "rejected; see --format",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "chosen": 1, "rejected": 2}',
+            "needs prompt, chosen, rejected; they are there, but of another type; see",
+        ),
+        (
+            "a.csv",
+            "instruction,completion\nx,y\n",
+            "the nearest format, alpaca, needs instruction, chosen, rejected; missing: chosen, rejected",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "responses": ["y", "z"], "scores": [1, 2]}',
+            r"rows must be preferences \(prompt, chosen, rejected\), but are of format candidates; their fields are p",
+        ),
         ("a.jsonl", "not json", "no known schema; its fields are none"),
         ("a.json", '[{"prompt": 1},', "broken JSON array: .* line 1 column"),
         ("a.jsonl.gz", "not gzip", "cannot be read"),

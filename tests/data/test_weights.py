@@ -171,8 +171,9 @@ def span(start, end, weight=2.0):
         ([span(0, 1, -0.5)], "[0]", "-0.5", "finite number >= 0"),
         ([span(0, 1, 1e39)], "[0]", "1e+39", "finite number >= 0"),
         ([span(0, 1), span(1, 2, None)], "[1]", "None", "start, end and weight"),
-        ([1.0, 2.0], "", "[1.0, 2.0]", "for each of the 3 tokens of the content, got 2"),
-        ([1.0, 2.0, 1.0, 1.0], "", "1.0", "for each of the 3 tokens of the content, got 4"),
+        ([1.0, 2.0], "", "[1.0, 2.0]", "for each of the 3 tokens of the content, not 2"),
+        ([1.0] * 30, "", "1.0, 1.0,  …]", "for each of the 3 tokens of the content, not 30"),
+        ([1.0, 2.0, 1.0, 1.0], "", "1.0", "for each of the 3 tokens of the content, not 4"),
         ([], "", "[]", "for each of the 3 tokens"),
         ([1.0, float("nan"), 1.0], "[1]", "nan", "finite number >= 0"),
         ([1.0, None, 1.0], "[1]", "None", "finite number >= 0"),
@@ -216,7 +217,7 @@ def test_values_of_another_name_may_be_negative_and_are_0_elsewhere(given_, expe
 @pytest.mark.parametrize(
     ("given_", "rule", "remedy"),
     [
-        ([1.0], "there must be one credit for each of the 3 tokens of the content, got 1", "count the tokens"),
+        ([1.0], "there must be one credit for each of the 3 tokens of the content, not 1", "count the tokens"),
         ([1.0, None, 1.0], "a credit must be a finite number", "mend it"),
         ([span(0, 1, -1e39)], "a credit must be a finite number", "mend it"),
     ],

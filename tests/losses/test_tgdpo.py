@@ -103,17 +103,6 @@ def test_a_changed_function_is_read_again(custom):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
-    [("1.0", "got float"), ("side.sum()", r"got shape \(\)"), ("side[:, None]", r"got shape \(3, 1\)")],
-)
-def test_a_function_gives_a_weight_for_each_token(custom, given, said):
-    custom.write_text(f"def wrong(token_rewards, response_length, side):\n    return {given}\n")
-    batch, logps = worked()
-    with pytest.raises(ConfigError, match=rf"loss\.shape .*:wrong must give a tensor of \(3,\).*{said}"):
-        TGDPO(shape=f"{custom}:wrong").token_weights(batch, logps)
-
-
-@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"alpha": -1.0}, r"loss\.alpha must be >= 0 and finite, got -1\.0"),
@@ -131,3 +120,31 @@ def test_settings_are_checked(settings, message):
 def test_a_shape_must_be_a_function(custom, name):
     with pytest.raises(ConfigError, match=f"it has no function '{name}'"):
         TGDPO(shape=f"{custom}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def f(r, n, side:\n", r"the file must run, got SyntaxError: .* \(line 1\); mend it$"),
+        ("x = 1\nimport nothing_like_it\n", r"the file must run, got ModuleNotFoundError: .* \(line 2\); mend it$"),
+        ("raise SystemExit(3)\n", r"the file must run, got SystemExit: 3 \(line 1\); mend it$"),
+        ("def f(r):\n    return r\n", r"must be a function f\(token_rewards, response_length, side\), got TypeError: "),
+        ("def f(r, n, side):\n    return r @ side[:2]\n", r"side\), got RuntimeError: .* \(line 2\); mend it$"),
+        ("def f(r, n, side):\n    return 1.0\n", r"a tensor of shape \[5\], got 1\.0; return one as long as token_rew"),
+        ("def f(r, n, side):\n    return r[:, None]\n", r"a tensor of shape \[5\], got shape \[5, 1\]; return one"),
+        ("def f(r, n, side):\n    return r[1:]\n", r"a tensor of shape \[5\], got shape \[4\]; return one"),
+    ],
+)
+def test_a_shapes_mistakes_are_told_when_it_is_named(tmp_path, source, message):
+    file = tmp_path / "shapes.py"
+    file.write_text(source)
+    with pytest.raises(ConfigError, match=rf"^loss\.shape '{file}:f'.*{message}") as told:
+        TGDPO(shape=f"{file}:f")
+    assert "\n" not in str(told.value)
+
+
+def test_a_shape_is_checked_at_each_call(tmp_path):
+    file = tmp_path / "shapes.py"
+    file.write_text("def five(r, n, side):\n    return 1 + 0 * r[:5].new_ones(5)\n")
+    with pytest.raises(ConfigError, match=r"a tensor of shape \[3\], got shape \[5\]"):
+        losses(TGDPO(shape=f"{file}:five"), *worked())

@@ -15,6 +15,7 @@ import pyprefopt
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.data import hold_out
+from pyprefopt.stages.early import check_given
 from pyprefopt.stages.run import RunResult
 from tests.stages.runs import MODEL, digest, small, train
 from tests.train.ranks import run_ranks
@@ -50,6 +51,15 @@ def test_a_context_that_is_too_short_is_told(inputs: Path, tmp_path: Path) -> No
         pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "config.json")))
 
 
+def test_long_prompts_are_cut_as_the_error_says(inputs: Path, tmp_path: Path) -> None:
+    short = {**ONE_STAGE, "max_prompt_tokens": 8, "max_tokens": 128}
+    with pytest.raises(DataError, match="--prompt_overflow keep_end"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **short))
+    pyprefopt.train(small(inputs, tmp_path / "run", **short, prompt_overflow="keep_end"))
+    store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
+    assert (store.num_rows, int(store.lengths[store.segments == 0].max())) == (64, 8)
+
+
 def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
     oracle = tmp_path / "oracle"
     shutil.copytree(sepo.output_dir / "stages/oracle/model", oracle)
@@ -66,7 +76,61 @@ def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path
 def test_ready_checkpoints_are_looked_at_first(section: str, inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{section}\.path"):
         pyprefopt.train(small(inputs, tmp_path, **{section: {"path": str(tmp_path / "absent")}}))
-    assert not (tmp_path / "stages/base/model").exists()
+    assert not (tmp_path / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"oracle": {"path": "{tmp}"}, "rewards": {"beta": 1.0}},
+            r"oracle\.path: model must be a directory with a con",
+        ),
+        ({"rewards": {"name": "strong_weak", "strong": "./no", "weak": "./no"}}, r"rewards\.strong: model must exist"),
+        (
+            {"rewards": {"name": "contrastive", "better_prompt": "no.txt"}},
+            r"rewards\.better_prompt must be an existing",
+        ),
+        (
+            {"rewards": {"name": "column", "column": "credit"}},
+            r"column must be .* data '.*no 'chosen_credit', got 'cr",
+        ),
+        ({"rewards": {"name": "column", "column": "chosen_planted"}}, r"chosen_planted'; did you mean 'planted'\?;"),
+        ({"rewards": {"name": "column", "column": "plantd"}}, r"'chosen_plantd', got 'plantd'; did you mean 'planted'"),
+        ({"model": "./nothing"}, r"model must exist, got './nothing'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_what_settings_name_is_looked_at_before_the_data(
+    kind: str, settings: dict[str, Any], message: str, inputs: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / f"pairs.{kind}"
+    frame = pl.read_parquet(inputs / "train.parquet")
+    frame.write_ndjson(data) if kind == "jsonl" else frame.write_parquet(data)
+    given = json.loads(json.dumps(settings).replace("{tmp}", str(tmp_path)))
+    given["rewards"] = {"name": "dpo", **given.get("rewards", {})}
+    oracle = {"oracle": {}} | ({} if given["rewards"]["name"] == "dpo" else {"policy_init": "base"})
+    run = small(inputs, tmp_path / "run", **{"method": "tgdpo", **oracle, "data": str(data), **given})
+    with pytest.raises((ConfigError, DataError), match=message):
+        pyprefopt.train(run)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_column_that_only_later_rows_have_is_found(inputs: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(inputs / "train.parquet").drop("chosen_planted", "rejected_planted").to_dicts()
+    spans = {f"{side}_credit": [{"start": 0, "end": 1, "weight": 1.0}] for side in ("chosen", "rejected")}
+    rows = [*rows[:9], rows[9] | spans]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rewards = {"name": "column", "column": "credit"}
+    check_given(small(inputs, tmp_path, method="tgdpo", oracle={}, data=str(tmp_path / "pairs.jsonl"), rewards=rewards,
+                      eval_data=None))  # fmt: skip
+
+
+def test_excluded_ids_must_be_tokens(inputs: Path, tmp_path: Path) -> None:
+    selection = {"chosen_ratio": 0.3, "rejected_ratio": 0.3, "excluded_ids": [3, 99999]}
+    with pytest.raises(ConfigError, match=r"selection\.excluded_ids must be token ids, below \d+, got \[99999\]"):
+        pyprefopt.train(small(inputs, tmp_path, selection=selection, loss={"normalizer": "selected"}))
+    assert not (tmp_path / "stages" / "base").exists()
 
 
 def test_a_base_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pyprefopt.rewards import Contrastive
 from pyprefopt.stages.artifact import Artifact
 from pyprefopt.stages.data import data_stage
 from pyprefopt.stages.fit import Training
+from pyprefopt.stages.keep import UNKEYED
 from pyprefopt.stages.models import Source, start_model
 from pyprefopt.stages.revision import revision_stage
 from pyprefopt.stages.rewards import rewards_stage
@@ -30,7 +31,8 @@ TRAINED = {"base", "oracle", "policy"}
 # Setting -> (another value, the stages whose own key changes). What comes after them follows through their content.
 FLIPS: dict[str, tuple[Any, set[str]]] = {
     "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
-    "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (16, DATA), "max_tokens": (4096, DATA),
+    "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (16, DATA),
+    "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA),
     "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
     "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),
     "tokenizer": ("other.json", DATA), "eos_token": ("<end>", DATA), "chat_template": ("chatml", DATA),
@@ -65,11 +67,7 @@ REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  #
 
 # Settings that change which stages there are, or where a model comes from, or nothing in the results.
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
-RECORDED = {
-    "output_dir", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch", "threads",
-    "layout", "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
-    "peak_tflops", "trust_remote_code", "compile",
-}  # fmt: skip
+RECORDED = UNKEYED
 
 
 @pytest.fixture(autouse=True)

@@ -384,7 +384,7 @@ def test_bad_columns(credited, chosen, message):
 
 
 def test_a_column_that_is_not_there(chats, tmp_path):
-    with pytest.raises(DataError, match=r"the rows have no column 'chosen_rewards'.*--rewards.column NAME"):
+    with pytest.raises(DataError, match=r"has no 'chosen_rewards', got 'rewards'; pass --rewards.column NAME"):
         _ = pipeline(chats, tmp_path, rewards={"name": "column"}).rewards
 
 

@@ -80,7 +80,8 @@ def test_the_same_run_again_does_nothing(sepo: RunResult) -> None:
 
 def test_a_new_setting_runs_only_what_depends_on_it(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
     shutil.copytree(sepo.output_dir, tmp_path / "copy")
-    again = pyprefopt.train(small(inputs, tmp_path / "copy", loss={"reward_scale": 2.0}))
+    again = pyprefopt.train(small(inputs, tmp_path / "copy", loss={"reward_scale": 2.0}, overwrite=True))
+    assert not load_config(str(tmp_path / "copy" / "config.yaml")).overwrite
     made = {name for name, stage in again.summary["stages"].items() if not stage["reused"]}
     assert made == {"policy"}
 

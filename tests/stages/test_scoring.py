@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from pyprefopt.cli import main
+from pyprefopt.cli.score import _parse
 from pyprefopt.data.prepare import prepare
 from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.data.tokenize import load_tokenizer
@@ -53,9 +55,35 @@ def test_a_prepared_folder_gets_values_of_its_own_lines(inputs, words, tmp_path)
     assert flat.std() == pytest.approx(1, abs=0.05)
 
 
+def test_small_means_are_shown(inputs, words, tmp_path, capsys):
+    frame = pl.read_parquet(inputs / "train.parquet")
+    spans = pl.lit([{"start": 0, "end": 1, "weight": 5e-5}])
+    frame.with_columns(spans.alias(f"{side}_rewards") for side in ("chosen", "rejected")).write_parquet(tmp_path / "p")
+    (tmp_path / "p").rename(tmp_path / "p.parquet")
+    given = [str(tmp_path / "p.parquet"), "--rewards", "column", "--out", str(tmp_path / "rewards.parquet")]
+    assert main(["score", *given, *words]) == 0
+    assert re.search(r"mean of a token: chosen \+\d\.\d+e-0\d \(sd \d\.\d+e-0\d\), rejected", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--local_rank=0", "IN", "--rewards", "random", "--out", "o.parquet"],  # what a launcher makes of it
+        ["--rewards", "random", "IN", "--out=o.parquet"],
+        ["--rewards", "random", "--out", "o.parquet", "--trust-remote-code", "IN"],
+        ["--out", "o.parquet", "--rewards=random", "--seed", "1", "--local_rank", "0", "IN"],
+    ],
+)
+def test_the_input_may_stand_anywhere(given):
+    config, out = _parse([*given, "--model", "M"])
+    assert (config.data, out, config.rewards.name) == ("IN", "o.parquet", "random")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["IN", "more.jsonl", "--out", "o.parquet"], "error: IN must be one file, folder or glob in quotes, got "),
+        (["IN", "--reward", "random", "--out", "o"], "reward is no setting of score; did you mean 'rewards'?"),
         (["IN"], "error: IN and --out OUT must be given"),
         (["--rewards", "random", "--out", "o.parquet"], "error: IN and --out OUT must be given"),
         (["IN", "--out", "o.parquet", "--learning_rate", "1"], "error: learning_rate is no setting of score"),
@@ -74,4 +102,7 @@ def test_refusals(inputs, words, capsys, given, message):
 
 def test_help(capsys):
     assert main(["score", "--help"]) == 0
-    assert "usage: pyprefopt score IN --rewards NAME --out OUT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "usage: pyprefopt score IN --rewards NAME --out OUT" in printed
+    assert "\n  --out OUT " in printed
+    assert "\n  IN " in printed

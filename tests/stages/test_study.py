@@ -326,6 +326,7 @@ def test_other_methods_train_on_selected_tokens_too(name):
         (["ratios", "--data", "pairs.jsonl", "--model", "m", "--eval_ratio", "0"], ["eval_ratio", "eval_data"]),
         (["ratios", "--learnin_rate", "1"], ["learnin_rate", "learning_rate"]),
         (["oracle_size", "--oracle", "somewhere"], ["oracle.path", "leave it out"]),
+        (["ratios", "--overwrite"], ["overwrite does not apply to a study", "leave it out"]),
         (["oracle_size", "--oracle_models", "20"], ["oracle_models", "20", "8"]),
         (["oracle_size", "--oracle_models", "./nowhere"], ["nowhere"]),
         (["oracle_size", "--model", "m", "--data", "pairs.jsonl"], ["oracle_models", "must be given"]),

@@ -367,3 +367,25 @@ def test_bad_rewards(given_rewards, message):
     with pytest.raises(ConfigError) as error:
         configure(method="tgdpo", rewards=given_rewards)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max_steps", "two"], r"^max_steps must be a whole number, got 'two'$"),
+        (["--oracle.learning_rate", "abc"], r"^oracle\.learning_rate must be a number, got 'abc'$"),
+        (["--zero_stage=7"], r"^zero_stage must be one of 0, 1, 2, 3, got '7'$"),
+        (["--check", "maybe"], r"^check must be true or false, got 'maybe'$"),
+        (["--method", "DPO"], r"got 'DPO'; did you mean 'dpo'\?$"),
+        (["--reward", "random"], r"^unknown setting 'reward'; did you mean 'rewards'\?$"),
+    ],
+)
+def test_words_of_the_command_line_are_told_in_ours(words, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_args(words)
+
+
+def test_bad_yaml_is_told_by_line(tmp_path):
+    (tmp_path / "bad.yaml").write_text("method: [dpo\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML: while parsing a flow sequence at line 1, col"):
+        parse_args(["--config", str(tmp_path / "bad.yaml")])

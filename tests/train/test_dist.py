@@ -68,6 +68,16 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / below
+    for lock, setting in ((dist.RunLock(folder), "output_dir"), (FolderLock(folder), "out")):
+        message = rf"^{setting} must be a folder that can be written, got '{folder}' .*; choose another --{setting}$"
+        with pytest.raises(ConfigError, match=message), lock:
+            pass
+
+
 def test_each_rank_has_its_own_lock(tmp_path, monkeypatch):
     with dist.RunLock(tmp_path):
         monkeypatch.setenv("RANK", "1")

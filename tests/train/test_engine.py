@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -109,3 +113,18 @@ def test_after_destroy_the_model_is_a_plain_one():
     fresh = ToyModel()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(model(batch), fresh(batch))
+
+
+def test_a_port_in_use_is_named():
+    """In a process of its own: this one may have joined its group."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code = "from pyprefopt.train.engine import init_distributed; init_distributed()"
+        keep = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+        environment = keep | {"MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+    assert f"TrainingError: master_port must be a free port, and {port} is in use" in done.stderr

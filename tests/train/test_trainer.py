@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path, sta
     assert sorted(path.name for path in (job.directory / "checkpoints").iterdir()) == ["step-3", "step-4"]
     if stage < 3:  # under ZeRO-3 this rank's model is not whole any more
         assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class NoWeights(DPO):
+    """Every weight is NaN."""
+
+    def token_weights(self, batch, logps):
+        return (batch.token_mask * torch.nan)[None]
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    job = replace(make_job(tmp_path), method=NoWeights(beta=0.5))
+    with pytest.raises(
+        TrainingError, match=r"where the token weights of loss\.\* are not finite \(NoWeights\(beta=0\.5"
+    ):
+        fit(job)
 
 
 class InfiniteGradient(ToyModel):
