@@ -416,5 +416,5 @@ def test_truncate_from_the_command_line(capsys, tmp_path):
         (["--length", "1", "--unit", "words", "--rounding", "floor"], "rounding must be left out without ratio"),
         (["--length", "1", "--unit", "words", "--tokenizer", "t"], "tokenizer must be left out with unit 'words'"),
     ):
-        assert cli.main(["truncate", str(path), *words]) == 2
+        assert cli.main(["truncate", str(path), "--overwrite", *words]) == 2
         assert message in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprefopt.cli.arguments import Parser
+from pyprefopt.cli.arguments import Parser, flag
 
 FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
 
@@ -34,6 +34,7 @@ def parser() -> Parser:
     )  # fmt: skip
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
     made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
+    made.option("overwrite", "replace the file that is written, where it is there", **flag())
     return made
 
 
