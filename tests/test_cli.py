@@ -301,6 +301,40 @@ def test_prepare_inspect_and_truncate(tmp_path):
     assert cut[0]["chosen"] == row(0)["chosen"][:4]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("prepare", "stopped; give the same command again to go on\n"),
+        ("train", "stopped; give the same command again to go on\n"),
+        ("truncate", "stopped; nothing is written\n"),
+        ("inspect", "stopped\n"),
+    ],
+)
+def test_ctrl_c_is_told_in_one_line(capsys, monkeypatch, command, told):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
+    monkeypatch.setattr(f"pyprefopt.cli.{command}.run", interrupted)
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr() == ("", told)
+    monkeypatch.setenv("RANK", "1")  # the other ranks say nothing
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("PYPREFOPT_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        cli.main([command, "x"])
+
+
+def test_truncate_takes_tokens(tmp_path):
+    pairs, tokenizer = write_pairs(tmp_path / "p.jsonl"), write_tokenizer(tmp_path / "t")
+    for option in ("--tokens", "--length"):
+        words = ["truncate", str(pairs), option, "3", "--tokenizer", str(tokenizer), "--out", str(tmp_path / option)]
+        assert cli.main([*words[:-1], words[-1] + ".jsonl"]) == 0
+    assert (tmp_path / "--tokens.jsonl").read_bytes() == (tmp_path / "--length.jsonl").read_bytes()
+    assert json.loads((tmp_path / "--tokens.jsonl").open().readline())["chosen"] == "0 i"
+
+
 def test_describe_says_what_was_detected(tmp_path):
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     seen = pyprefopt("prepare", pairs, "--describe")
@@ -318,7 +352,7 @@ def test_describe_says_what_was_detected(tmp_path):
         (["prepare", "x.jsonl", "--max_tokens", "many"], "argument --max_tokens: invalid limit value: 'many'"),
         (["prepare", "x.jsonl", "--on_error", "skp"], "invalid choice: 'skp'"),
         (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
-        (["truncate", "x.jsonl"], "given exactly one of ratio and length"),
+        (["truncate", "x.jsonl"], "given exactly one of ratio and length (or tokens), got neither"),
         (
             ["inspect", "nowhere"],
             "error: nowhere must be a prepared folder, but it is not there; make one: pyprefopt prepare",

@@ -22,6 +22,7 @@ def parser() -> Parser:
     made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
     made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
     made.option("length", "units of each response that are kept", type=int)
+    made.option("tokens", "short for --length in tokens", type=int)
     made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
     made.option("rounding", "how a share becomes a number of units; None: ceil", choices=("ceil", "floor"))
     made.option(

@@ -45,8 +45,9 @@ class Rule:
     cut_end: CutEnd = "none"
 
     def __post_init__(self) -> None:
-        given = (self.ratio, self.length)
-        check((self.ratio is None) != (self.length is None), "truncate", given, "given exactly one of ratio and length")
+        if (self.ratio is None) == (self.length is None):
+            given = "neither" if self.ratio is None else f"ratio {self.ratio} and length {self.length}"
+            raise ConfigError(f"truncate must be given exactly one of ratio and length (or tokens), got {given}")
         if self.ratio is not None:
             check_number("ratio", self.ratio)
             check(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
@@ -308,7 +309,7 @@ def _is_nested(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.Struct)
 
 
-NO_TOKENIZER = "truncate: unit='tokens' needs tokenizer=…, or use unit='characters', 'words' or 'sentences'"
+NO_TOKENIZER = "truncate: unit 'tokens' needs a tokenizer; give one, or choose unit characters, words or sentences"
 
 
 def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:

@@ -76,7 +76,7 @@ def truncate(
     """
     if tokens is not None:
         check(length is None, "length and tokens", (length, tokens), "one of the two")
-        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"write length={tokens}")
+        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"give length {tokens} instead")
     rule = Rule(ratio, tokens if length is None else length, unit, rounding, ratio_base, cut_end)
     step = partial(truncate_frame, rule=rule, tokenizer=tokenizer, columns=columns)
     if isinstance(what, str | Path):

@@ -402,7 +402,7 @@ def test_a_damaged_manifest_is_made_again_on_request(tmp_path, tokenizer, damage
     if damage != "types":
         with pytest.raises(ArtifactError, match=r"manifest\.json"):
             SegmentStore.open(tmp_path / "out")
-    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*overwrite=True \(--overwrite\)"):
+    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*--overwrite \(in Python overwrite=True\)"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
     assert manifest.read_bytes() == whole

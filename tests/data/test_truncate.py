@@ -209,7 +209,7 @@ def test_an_appended_eos_has_no_score(toy):
     scored = segments.with_columns(scores=pl.col("ids").cast(pl.List(pl.Float32)))
     with pytest.raises(ConfigError, match=r"cut_end must be 'none' or 'template' beside \['scores'\], got 'eos'"):
         truncate(scored, ratio=0.5, cut_end="eos", tokenizer=toy)
-    with pytest.raises(ConfigError, match="needs tokenizer="):
+    with pytest.raises(ConfigError, match="needs a tokenizer"):
         truncate(segments, ratio=0.5, cut_end="eos")
 
 
@@ -343,14 +343,14 @@ def test_files_come_back_as_files(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of ratio and length"),
-        ({"ratio": 0.5, "length": 3}, "exactly one of ratio and length"),
+        ({}, "^truncate must be given exactly one of ratio and length .or tokens., got neither$"),
+        ({"ratio": 0.5, "length": 3}, "exactly one of ratio and length .*got ratio 0.5 and length 3$"),
         ({"ratio": 0.5, "tokens": 3}, "exactly one of ratio and length"),
         ({"tokens": 3, "length": 3}, "length and tokens must be one of the two"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
         ({"length": 0}, "length must be at least 1"),
         ({"tokens": 0}, "length must be at least 1"),
-        ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; write length=1"),
+        ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; give length 1 instead"),
         ({"length": 1, "unit": "lines"}, "unit must be one of tokens, characters, words, sentences, got 'lines'"),
         ({"tokens": 1, "rounding": "half_up"}, "rounding must be one of ceil, floor"),
         ({"tokens": 1, "rounding": "ceil"}, "rounding must be left out without ratio, got 'ceil'; only a ratio"),
@@ -369,7 +369,7 @@ def test_files_come_back_as_files(tmp_path, suffix):
         ({"ratio": 0.5, "ratio_base": "min"}, "ratio_base must be one of own, shared_min"),
         ({"ratio": 0.5, "cut_end": "bos"}, "cut_end must be one of none, eos, template"),
         ({"ratio": 0.5, "cut_end": "eos"}, "'none' or 'template' for text, .*tokenize first"),
-        ({"tokens": 1}, "needs tokenizer="),
+        ({"tokens": 1}, "needs a tokenizer"),
         ({"length": 1, "unit": "characters", "out": "x"}, "out must be"),
     ],
 )
