@@ -431,6 +431,12 @@ def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
         assert name in text
 
 
+def test_inspect_tells_an_unfinished_folder(capsys, tmp_path):
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 2
+    assert "out must be a finished folder, but its preparation was stopped; give the same" in capsys.readouterr().err
+
+
 def test_inspect_names_the_folder_and_how_to_make_one(capsys, tmp_path):
     for folder, why in ((tmp_path / "nosuch", "is not there"), (tmp_path, "holds no manifest.json")):
         assert cli.main(["inspect", str(folder)]) == 2

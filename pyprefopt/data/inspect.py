@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.data.atomic import MANIFEST
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
+from pyprefopt.data.workspace import WORK
 from pyprefopt.errors import ArtifactError, DataError
 
 BAR = 40  # characters of the longest bar
@@ -38,6 +39,11 @@ def inspect(
     """
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
+        if (directory / WORK).is_dir():
+            raise ArtifactError(
+                f"{directory} must be a finished folder, but its preparation was stopped; give the same pyprefopt "
+                "prepare command again: it goes on where it was"
+            )
         what = f"holds no {MANIFEST}" if directory.is_dir() else "is a file" if directory.exists() else "is not there"
         raise ArtifactError(
             f"{directory} must be a prepared folder, but it {what}; make one: pyprefopt prepare IN --tokenizer T --out "

@@ -26,7 +26,7 @@ from pyprefopt.data.template import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.errors import ConfigError, check
+from pyprefopt.errors import ConfigError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -168,7 +168,10 @@ def load_tokenizer(
     eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
-    check(isinstance(path, str | Path), "tokenizer", path, "a folder, a tokenizer.json or a hub name")
+    if not isinstance(path, str | Path):
+        kind = f"{type(path).__module__}.{type(path).__qualname__}"
+        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
+        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got a {kind}{remedy}")
     source = resolve(path)
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
@@ -187,6 +190,18 @@ def load_tokenizer(
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """ConfigError for what is no `Tokenizer`."""
+    if not isinstance(tokenizer, Tokenizer):
+        got = (
+            repr(str(tokenizer)) if isinstance(tokenizer, str | Path) else f"one of type {type(tokenizer).__qualname__}"
+        )
+        raise ConfigError(
+            f"tokenizer must be a pyprefopt Tokenizer, got {got}; pass data.load_tokenizer(…) of a folder, a "
+            "tokenizer.json or a hub name"
+        )
 
 
 def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
