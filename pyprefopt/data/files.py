@@ -25,6 +25,17 @@ CONTAINERS = {  # suffix -> container
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}  # of text files
 KNOWN = ".jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet or .arrow (.feather, .ipc)"
+_FOREIGN = {  # first bytes of what is no text -> what it is, and the remedy
+    b"\x1f\x8b": ("gzip", "add .gz to its name"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "add .zst to its name"),
+    b"BZh91AY&SY": ("bzip2", "add .bz2 to its name"),
+    b"\xfd7zXZ\x00": ("xz", "add .xz to its name"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"PAR1\x15": ("Parquet", "name it .parquet"),
+    b"ARROW1\x00\x00": ("Arrow", "name it .arrow"),
+    b"\xff\xfe": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
+    b"\xfe\xff": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
+}
 _COMPANIONS = ("readme", "license", "licence", "_success", "dataset_info", "dataset_infos", "state", "datacard")
 Paths = str | Path | Sequence[str | Path]
 
@@ -147,9 +158,19 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
         else:
             stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
         with raw, stream:
+            if file.compression is None:
+                _check_text(file, raw.read(16))
+                raw.seek(0)
             while piece := stream.read(PIECE_BYTES):
                 meter.read = raw.tell()
                 yield piece
+
+
+def _check_text(file: DataFile, head: bytes) -> None:
+    """DataError where the first bytes are those of something else than UTF-8 text."""
+    for magic, (what, remedy) in _FOREIGN.items():
+        if head.startswith(magic):
+            raise DataError(f"{file.name} must be text, as its name says, but its bytes are {what}; {remedy}")
 
 
 def schema_of(file: DataFile) -> pa.Schema:

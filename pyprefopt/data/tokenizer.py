@@ -168,10 +168,7 @@ def load_tokenizer(
     eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
-    if not isinstance(path, str | Path):
-        kind = f"{type(path).__module__}.{type(path).__qualname__}"
-        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
-        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got a {kind}{remedy}")
+    _check_path(path)
     source = resolve(path)
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
@@ -190,6 +187,13 @@ def load_tokenizer(
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | Path):
+        kind = type(path).__qualname__
+        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
+        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type {kind}{remedy}")
 
 
 def check_tokenizer(tokenizer: object) -> None:
