@@ -298,6 +298,23 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
             r"rows must be preferences \(prompt, chosen, rejected\), but are of format candidates; their fields are p",
         ),
         ("a.jsonl", "not json", "no known schema; its fields are none"),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "response": "r"}',
+            "read_instructions reads them, --method sft trains on",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "responses": ["r"]}',
+            "read_candidates reads them, --method rrhf trains on",
+        ),
+        (
+            "a.json",
+            '{"train": [{"prompt": "p"}]}',
+            "its rows are nested under 'train': write that list alone",
+        ),
+        ("a.csv", "What is it?,a thing\nWho?,you\n", "is the header missing. The first line of a CSV file names the"),
+        ("a.csv", "prompt;chosen;rejected\np;a;b\n", r"separated by commas .* or tabs .*: are these by ';'\?; see"),
         ("a.json", '[{"prompt": 1},', "broken JSON array: .* line 1 column"),
         ("a.jsonl.gz", "not gzip", "cannot be read"),
         ("a.parquet", "not parquet", "cannot be read"),
@@ -309,6 +326,14 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         scan_preferences(tmp_path / name)
+
+
+def test_columns_of_another_type_are_told_with_it(tmp_path):
+    pl.DataFrame({"prompt": [1], "chosen": ["a"], "rejected": ["b"]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(
+        DataError, match=r"they are there, but of another type \(prompt int64, chosen .*string, rejected"
+    ):
+        scan_preferences(tmp_path / "a.parquet")
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
