@@ -293,6 +293,7 @@ def test_prepare_inspect_and_truncate(tmp_path):
     assert "--overwrite" in other.stderr
     seen = pyprefopt("inspect", tmp_path / "out", "--row", 3, "--color", "always")
     assert "40 rows in, 39 used, 1 rejected" in seen.stdout
+    assert "\ntokenizer  eos_token </s>, tokenizer.json sha256 " in seen.stdout
     assert "\x1b[32m" in seen.stdout
     assert "\x1b" not in pyprefopt("inspect", tmp_path / "out").stdout
     words = ["truncate", pairs, "--ratio", "0.5", "--unit", "characters", "--out", tmp_path / "cut.jsonl"]

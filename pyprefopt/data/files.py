@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import lzma
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,7 +98,11 @@ def _one(path: Path, ignored: list[str]) -> list[Path]:
         if not found:
             raise DataError(f"no file matches {path}")
         return found
+    if re.match(r"[a-z][a-z0-9]+:/", str(path)):
+        raise DataError(f"{path} must be a file on this machine, not an address; download it and give the file")
     near = did_you_mean(path.name, [entry.name for entry in path.parent.glob("*")])
+    if not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.parent.exists() and not path.suffix:
+        near = "; if a data set of the hub is meant, download its files, or in Python give load_dataset(…)['train']"
     raise DataError(f"{path} must be a file; there is none{near}")
 
 

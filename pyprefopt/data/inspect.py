@@ -72,11 +72,22 @@ def _counts(store: SegmentStore, directory: Path) -> str:
         )
         lines += [f"  {reason}: {count:,}" for reason, count in manifest["rejected"].items()]
         lines.append(f"settings   {', '.join(_settings(manifest['settings']))}")
+        if "tokenizer" in manifest:
+            lines.append(f"tokenizer  {_identity(manifest['tokenizer'])}")
         lines.append(
             f"rows       {manifest['responses_cut']:,} responses cut to fit max_tokens, "
             f"{manifest['tokenized_apart']:,} with a token across the boundary"
         )
     return "\n".join(lines)
+
+
+def _identity(tokenizer: dict[str, Any]) -> str:
+    """Its special tokens, EOS first, and the beginnings of the hashes by which two folders are compared."""
+    special = tokenizer["special_tokens"]
+    names = sorted(special, key=lambda name: (name != "eos_token", name))
+    hashes = (("tokenizer.json", tokenizer["json"]), ("chat template", tokenizer["chat_template"]))
+    shown = [f"{name} {special[name]}" for name in names] + [f"{name} sha256 {value[:12]}" for name, value in hashes]
+    return ", ".join(shown)
 
 
 def _settings(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:

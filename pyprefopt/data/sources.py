@@ -52,7 +52,7 @@ _READERS = {  # of each kind
     "preferences": "data.read_preferences reads them",
     "candidates": "data.read_candidates reads them, --method rrhf trains on them",
     "ranked": "data.read_candidates reads them, --method rrhf trains on them",
-    "instructions": "data.read_instructions reads them, --method sft trains on them",
+    "instructions": "data.read_instructions reads them, training takes them as --base.data",
 }
 
 

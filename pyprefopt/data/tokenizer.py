@@ -21,12 +21,13 @@ from pyprefopt.data.hub import resolve
 from pyprefopt.data.template import (
     SHIPPED,
     check_compiles,
+    check_messages,
     local_seconds,
     read_chat_template,
     reference_renderer,
     to_json,
 )
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, DataError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -92,7 +93,7 @@ class Tokenizer:
 
     def encode(self, texts: Any) -> pl.Series:
         """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
-        column = texts if isinstance(texts, pl.Series) else pl.Series("ids", texts)
+        column = texts if isinstance(texts, pl.Series) else _texts(texts)
         self.prove(column)
         return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
 
@@ -126,6 +127,7 @@ class Tokenizer:
         **template_kwargs: Any,
     ) -> str:
         """One chat as text. Raises ConfigError with the template's own words where it refuses."""
+        check_messages(messages)
         try:
             return self.native.render(
                 to_json("messages", list(messages)) or "",
@@ -187,6 +189,20 @@ def load_tokenizer(
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def _texts(texts: Any) -> pl.Series:
+    """Strings of any library as a column; DataError for anything else."""
+    got = "one text" if isinstance(texts, str | bytes) else f"one of type {type(texts).__name__}"
+    try:
+        column = None if isinstance(texts, str | bytes) else pl.Series("ids", texts)
+    except (TypeError, pl.exceptions.PolarsError):
+        column = None
+    if column is not None and column.dtype not in (pl.String, pl.Null):
+        column, got = None, f"a column of {column.dtype}"
+    if column is None:
+        raise DataError(f"texts must be strings, as a list or a column, got {got}; for one text write [text]")
+    return column
 
 
 def _check_path(path: object) -> None:

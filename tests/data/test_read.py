@@ -301,7 +301,7 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
         (
             "a.jsonl",
             '{"prompt": "p", "response": "r"}',
-            "read_instructions reads them, --method sft trains on",
+            "read_instructions reads them, training takes them as --base.data",
         ),
         (
             "a.jsonl",
@@ -330,9 +330,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 
 def test_columns_of_another_type_are_told_with_it(tmp_path):
     pl.DataFrame({"prompt": [1], "chosen": ["a"], "rejected": ["b"]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(
-        DataError, match=r"they are there, but of another type \(prompt int64, chosen .*string, rejected"
-    ):
+    with pytest.raises(DataError, match=r"are there, but of another type \(prompt int64, chosen .*string, rejected"):
         scan_preferences(tmp_path / "a.parquet")
 
 
@@ -340,6 +338,13 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     jsonl(tmp_path / "pairs.jsonl", [PLAIN])
     with pytest.raises(DataError, match=r"pair\.jsonl must be a file; there is none; did you mean 'pairs\.jsonl'"):
         scan_preferences(tmp_path / "pair.jsonl")
+
+
+def test_addresses_and_hub_names_are_told():
+    with pytest.raises(DataError, match=r"a\.jsonl must be a file on this machine, not an address; download it"):
+        scan_preferences("https://example.org/a.jsonl")
+    with pytest.raises(DataError, match="there is none; if a data set of the hub is meant, download its files, or in"):
+        scan_preferences("someone/pairs_binarized")
 
 
 def test_a_forced_format_must_fit(tmp_path):

@@ -124,3 +124,20 @@ def test_another_tokenizer_is_told(tmp_path, given, told):
             ConfigError, match=r"got one of type Foreign; save it \(save_pretrained\) and pass its folder$"
         ):
             load_tokenizer(given)
+
+
+@pytest.mark.parametrize(
+    ("texts", "got"),
+    [("a b", "one text"), (5, "one of type int"), ([1, 2], "a column of Int64"), ([["a"]], "a column")],
+)
+def test_encode_takes_texts_alone(toy, texts, got):
+    with pytest.raises(
+        DataError, match=f"^texts must be strings, as a list or a column, got {got}.*for one text write"
+    ):
+        toy.encode(texts)
+
+
+def test_a_store_is_shown_in_one_line(toy):
+    segments = tokenize(data.read_preferences(pl.DataFrame(TRANSCRIPTS)), toy)
+    shown = repr(data.SegmentStore.from_frame(segments))
+    assert shown.startswith("SegmentStore(6 lines: row, segment, kind, ids, mask")
