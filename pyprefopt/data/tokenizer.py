@@ -193,15 +193,15 @@ def load_tokenizer(
 
 def _texts(texts: Any) -> pl.Series:
     """Strings of any library as a column; DataError for anything else."""
-    got = "one text" if isinstance(texts, str | bytes) else f"one of type {type(texts).__name__}"
+    told = "texts must be strings, as a list or a column, got {}; for one text write [text]"
+    if isinstance(texts, str | bytes):
+        raise DataError(told.format("one text"))
     try:
-        column = None if isinstance(texts, str | bytes) else pl.Series("ids", texts)
+        column = pl.Series("ids", texts)
     except (TypeError, pl.exceptions.PolarsError):
-        column = None
-    if column is not None and column.dtype not in (pl.String, pl.Null):
-        column, got = None, f"a column of {column.dtype}"
-    if column is None:
-        raise DataError(f"texts must be strings, as a list or a column, got {got}; for one text write [text]")
+        raise DataError(told.format(f"one of type {type(texts).__name__}")) from None
+    if column.dtype not in (pl.String, pl.Null):
+        raise DataError(told.format(f"a column of {column.dtype}"))
     return column
 
 
