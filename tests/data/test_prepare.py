@@ -291,7 +291,7 @@ def test_a_second_writer_is_refused(tmp_path, tokenizer, pairs):
 
 def test_a_folder_that_cannot_be_written(tmp_path, small, tokenizer, pairs, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtifactError, match="choose a folder, not a file"):
+    with pytest.raises(ConfigError, match=r"^out must be a folder that can be written, got .*; choose another --out$"):
         run(str(pairs), tokenizer, tmp_path / "file")
     write, calls = workspace.write_shard, []
 
