@@ -293,12 +293,47 @@ def test_prepare_inspect_and_truncate(tmp_path):
     assert "--overwrite" in other.stderr
     seen = pyprefopt("inspect", tmp_path / "out", "--row", 3, "--color", "always")
     assert "40 rows in, 39 used, 1 rejected" in seen.stdout
+    assert "\ntokenizer  eos_token </s>, tokenizer.json sha256 " in seen.stdout
     assert "\x1b[32m" in seen.stdout
     assert "\x1b" not in pyprefopt("inspect", tmp_path / "out").stdout
     words = ["truncate", pairs, "--ratio", "0.5", "--unit", "characters", "--out", tmp_path / "cut.jsonl"]
     assert pyprefopt(*words).stdout == f"{tmp_path / 'cut.jsonl'}\n"
     cut = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
     assert cut[0]["chosen"] == row(0)["chosen"][:4]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("prepare", "stopped; give the same command again to go on\n"),
+        ("train", "stopped; give the same command again to go on\n"),
+        ("truncate", "stopped; nothing is written\n"),
+        ("inspect", "stopped\n"),
+    ],
+)
+def test_ctrl_c_is_told_in_one_line(capsys, monkeypatch, command, told):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
+    monkeypatch.setattr(f"pyprefopt.cli.{command}.run", interrupted)
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr() == ("", told)
+    monkeypatch.setenv("RANK", "1")  # the other ranks say nothing
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("PYPREFOPT_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        cli.main([command, "x"])
+
+
+def test_truncate_takes_tokens(tmp_path):
+    pairs, tokenizer = write_pairs(tmp_path / "p.jsonl"), write_tokenizer(tmp_path / "t")
+    for option in ("--tokens", "--length"):
+        words = ["truncate", str(pairs), option, "3", "--tokenizer", str(tokenizer), "--out", str(tmp_path / option)]
+        assert cli.main([*words[:-1], words[-1] + ".jsonl"]) == 0
+    assert (tmp_path / "--tokens.jsonl").read_bytes() == (tmp_path / "--length.jsonl").read_bytes()
+    assert json.loads((tmp_path / "--tokens.jsonl").open().readline())["chosen"] == "0 i"
 
 
 def test_describe_says_what_was_detected(tmp_path):
@@ -318,7 +353,7 @@ def test_describe_says_what_was_detected(tmp_path):
         (["prepare", "x.jsonl", "--max_tokens", "many"], "argument --max_tokens: invalid limit value: 'many'"),
         (["prepare", "x.jsonl", "--on_error", "skp"], "invalid choice: 'skp'"),
         (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
-        (["truncate", "x.jsonl"], "given exactly one of ratio and length"),
+        (["truncate", "x.jsonl"], "given exactly one of ratio and length (or tokens), got neither"),
         (
             ["inspect", "nowhere"],
             "error: nowhere must be a prepared folder, but it is not there; make one: pyprefopt prepare",
@@ -397,6 +432,12 @@ def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
         assert name in text
 
 
+def test_inspect_tells_an_unfinished_folder(capsys, tmp_path):
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 2
+    assert "out must be a finished folder, but its preparation was stopped; give the same" in capsys.readouterr().err
+
+
 def test_inspect_names_the_folder_and_how_to_make_one(capsys, tmp_path):
     for folder, why in ((tmp_path / "nosuch", "is not there"), (tmp_path, "holds no manifest.json")):
         assert cli.main(["inspect", str(folder)]) == 2
@@ -416,5 +457,5 @@ def test_truncate_from_the_command_line(capsys, tmp_path):
         (["--length", "1", "--unit", "words", "--rounding", "floor"], "rounding must be left out without ratio"),
         (["--length", "1", "--unit", "words", "--tokenizer", "t"], "tokenizer must be left out with unit 'words'"),
     ):
-        assert cli.main(["truncate", str(path), *words]) == 2
+        assert cli.main(["truncate", str(path), "--overwrite", *words]) == 2
         assert message in capsys.readouterr().err

@@ -20,7 +20,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 where a setting, the data or an artifact breaks its rule."""
+    """Run one command; the exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        if os.environ.get("PYPREFOPT_DEBUG") == "1":
+            raise
+        return _stopped(words[0])
     return 0
 
 
@@ -46,6 +50,16 @@ def _overview() -> str:
     return "\n".join(
         ["usage: pyprefopt COMMAND [options]", "", *lines, "", "pyprefopt COMMAND --help lists a command's options"]
     )
+
+
+def _stopped(command: str) -> int:
+    """Say so, from rank 0; the exit code of a command that Ctrl-C ended."""
+    from pyprefopt.train import dist
+
+    if dist.rank() == 0:
+        remedy = {"inspect": "", "truncate": "; nothing is written"}
+        print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
+    return 130
 
 
 def _explain(error: PyprefoptError) -> int:

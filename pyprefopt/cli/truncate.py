@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprefopt.cli.arguments import Parser
+from pyprefopt.cli.arguments import Parser, flag
 
 FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
 
@@ -22,6 +22,7 @@ def parser() -> Parser:
     made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
     made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
     made.option("length", "units of each response that are kept", type=int)
+    made.option("tokens", "short for --length in tokens", type=int)
     made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
     made.option("rounding", "how a share becomes a number of units; None: ceil", choices=("ceil", "floor"))
     made.option(
@@ -34,6 +35,7 @@ def parser() -> Parser:
     )  # fmt: skip
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
     made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
+    made.option("overwrite", "replace the file that is written, where it is there", **flag())
     return made
 
 

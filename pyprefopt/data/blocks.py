@@ -156,7 +156,8 @@ def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
     from pyprefopt.data.truncate import truncate
 
     check_options(**config.limits)
-    known = [name for name in signature(truncate).parameters if name not in ("what", "tokenizer", "columns", "out")]
+    of_files = ("what", "tokenizer", "columns", "out", "format", "overwrite")
+    known = [name for name in signature(truncate).parameters if name not in of_files]
     for name in config.truncation:
         if name not in known:
             raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")

@@ -37,7 +37,7 @@ def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = No
     first: dict[str, tuple[int, str]] = {}
     for block in blocks:
         lines = (block.carried or b"").split(b"\n") if not isinstance(block.carried, pa.Table) else []
-        for row, line in zip(block.table["row"].to_pylist(), lines, strict=False):  # the last line is empty
+        for row, line in zip(block.table["row"].to_numpy(), lines, strict=False):  # the last line is empty
             for name, value in _row(line).items():
                 kind = _kind(value) if names is None or name in names else None
                 before, told = first.setdefault(name, (row, kind)) if kind is not None else (row, kind)

@@ -45,8 +45,9 @@ class Rule:
     cut_end: CutEnd = "none"
 
     def __post_init__(self) -> None:
-        given = (self.ratio, self.length)
-        check((self.ratio is None) != (self.length is None), "truncate", given, "given exactly one of ratio and length")
+        if (self.ratio is None) == (self.length is None):
+            given = "neither" if self.ratio is None else f"ratio {self.ratio} and length {self.length}"
+            raise ConfigError(f"truncate must be given exactly one of ratio and length (or tokens), got {given}")
         if self.ratio is not None:
             check_number("ratio", self.ratio)
             check(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
@@ -260,12 +261,13 @@ def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Rule) -> pl.Expr
 def _eos(rule: Rule, tokenizer: Tokenizer | str | Path | None, lists: Sequence[str]) -> int | None:
     if rule.cut_end != "eos":
         return None
-    eos = getattr(tokenizer, "eos_token_id", None)
-    if eos is None:
-        raise ConfigError("truncate: cut_end 'eos' needs tokenizer=load_tokenizer(…) with an eos_token")
+    from pyprefopt.data.tokenizer import Tokenizer
+
+    if not isinstance(tokenizer, Tokenizer):
+        raise ConfigError("truncate: cut_end 'eos' needs tokenizer=data.load_tokenizer(…), whose EOS token is written")
     scored = [name for name in lists if name in _SCORED]
     check(not scored, "cut_end", "eos", f"'none' or 'template' beside {scored}", "or truncate before scoring")
-    return int(eos)
+    return tokenizer.eos_token_id
 
 
 def _content(segments: pl.Series) -> pl.Series:
@@ -308,19 +310,18 @@ def _is_nested(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.Struct)
 
 
-NO_TOKENIZER = "truncate: unit='tokens' needs tokenizer=…, or use unit='characters', 'words' or 'sentences'"
+NO_TOKENIZER = "truncate: unit 'tokens' needs a tokenizer; give one, or choose unit characters, words or sentences"
 
 
 def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     """The handle that counts tokens; it needs no template."""
     from pyprefopt.data.hub import resolve
-    from pyprefopt.data.tokenizer import open_native
+    from pyprefopt.data.tokenizer import check_tokenizer, open_native
 
     if tokenizer is None:
         raise ConfigError(NO_TOKENIZER)
     if not isinstance(tokenizer, str | Path):
-        known = hasattr(tokenizer, "native")
-        check(known, "tokenizer", tokenizer, "a path, a hub name or what data.load_tokenizer gives")
+        check_tokenizer(tokenizer)
         return tokenizer.native
     source = resolve(tokenizer)
     file = source / "tokenizer.json" if source.is_dir() else source

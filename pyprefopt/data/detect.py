@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -43,11 +44,11 @@ def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | N
     names = list(rows.column_names) if isinstance(rows, pa.Table) else []
     fields = {field for name in formats for field in _native.format_fields(name)}
     if names and not fields.intersection(names):
-        return None, names, _nearest(names) + _lacking(names, formats)
+        return None, names, _nearest(names) + _lacking(rows, names, formats)
     texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    advice = _nearest(names) + _lacking(names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
+    advice = _nearest(names) + _lacking(rows, names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
     advice = _UNMARKED if unmarked else advice
     return found, names, advice
 
@@ -85,7 +86,7 @@ NEEDED = {  # format -> the fields without which a row is not of it; `|`: one of
 }  # fmt: skip
 
 
-def _lacking(names: Sequence[str], formats: Sequence[str]) -> str:
+def _lacking(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
     """What the rows lack of the format that they come nearest to; empty where they have a field of none."""
     found = {
         name: [bool(set(field.split("|")).intersection(names)) for field in NEEDED[name]] for name in reversed(formats)
@@ -95,7 +96,34 @@ def _lacking(names: Sequence[str], formats: Sequence[str]) -> str:
         return ""
     missing = [field.replace("|", " or ") for field, there in zip(NEEDED[near], found[near], strict=True) if not there]
     lack = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
+    if not missing and isinstance(rows, pa.Table):
+        known = {name for field in NEEDED[near] for name in field.split("|")}
+        lack += " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
     return f"; the nearest format, {near}, needs {needed(near)}; {lack}"
+
+
+def misread(rows: pa.Array | pa.Table, names: Sequence[str], container: str) -> str:
+    """What may be wrong with the file as a whole where its fields are those of no format; else empty."""
+    known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
+    if known.intersection(names) or not names:
+        return ""
+    if container == "csv":
+        found = next((mark for mark in ";|\t" if len(names) == 1 and mark in names[0]), None)
+        if found:
+            return f"; cells must be separated by commas (.csv) or tabs (.tsv): are these by {found!r}?"
+        return _nearest(names) or "; is the header missing? The first line of a CSV file names the fields"
+    nested = len(names) == 1 and not isinstance(rows, pa.Table) and _holds_rows(lines_bytes(rows), names[0])
+    return f"; its rows are nested under '{names[0]}': write that list alone, one object a line" if nested else ""
+
+
+def _holds_rows(lines: bytes, name: str) -> bool:
+    """Whether the field of the first line is a list of objects."""
+    try:
+        row = json.loads(lines.split(b"\n", 1)[0])
+    except ValueError:
+        return False
+    held = row.get(name) if isinstance(row, dict) else None
+    return isinstance(held, list) and bool(held) and isinstance(held[0], dict)
 
 
 def needed(format: str) -> str:  # noqa: A002

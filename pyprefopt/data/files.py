@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import lzma
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,17 @@ CONTAINERS = {  # suffix -> container
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}  # of text files
 KNOWN = ".jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet or .arrow (.feather, .ipc)"
+_FOREIGN = {  # first bytes of what is no text -> what it is, and the remedy
+    b"\x1f\x8b": ("gzip", "add .gz to its name"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "add .zst to its name"),
+    b"BZh91AY&SY": ("bzip2", "add .bz2 to its name"),
+    b"\xfd7zXZ\x00": ("xz", "add .xz to its name"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"PAR1\x15": ("Parquet", "name it .parquet"),
+    b"ARROW1\x00\x00": ("Arrow", "name it .arrow"),
+    b"\xff\xfe": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
+    b"\xfe\xff": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
+}
 _COMPANIONS = ("readme", "license", "licence", "_success", "dataset_info", "dataset_infos", "state", "datacard")
 Paths = str | Path | Sequence[str | Path]
 
@@ -86,7 +98,11 @@ def _one(path: Path, ignored: list[str]) -> list[Path]:
         if not found:
             raise DataError(f"no file matches {path}")
         return found
+    if re.match(r"[a-z][a-z0-9]+:/", str(path)):
+        raise DataError(f"{path} must be a file on this machine, not an address; download it and give the file")
     near = did_you_mean(path.name, [entry.name for entry in path.parent.glob("*")])
+    if not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.parent.exists() and not path.suffix:
+        near = "; if a data set of the hub is meant, download its files, or in Python give load_dataset(…)['train']"
     raise DataError(f"{path} must be a file; there is none{near}")
 
 
@@ -147,9 +163,19 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
         else:
             stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
         with raw, stream:
+            if file.compression is None:
+                _check_text(file, raw.read(16))
+                raw.seek(0)
             while piece := stream.read(PIECE_BYTES):
                 meter.read = raw.tell()
                 yield piece
+
+
+def _check_text(file: DataFile, head: bytes) -> None:
+    """DataError where the first bytes are those of something else than UTF-8 text."""
+    for magic, (what, remedy) in _FOREIGN.items():
+        if head.startswith(magic):
+            raise DataError(f"{file.name} must be text, as its name says, but its bytes are {what}; {remedy}")
 
 
 def schema_of(file: DataFile) -> pa.Schema:

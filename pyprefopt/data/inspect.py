@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.data.atomic import MANIFEST
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
+from pyprefopt.data.workspace import WORK
 from pyprefopt.errors import ArtifactError, DataError
 
 BAR = 40  # characters of the longest bar
@@ -38,6 +39,11 @@ def inspect(
     """
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
+        if (directory / WORK).is_dir():
+            raise ArtifactError(
+                f"{directory} must be a finished folder, but its preparation was stopped; give the same pyprefopt "
+                "prepare command again: it goes on where it was"
+            )
         what = f"holds no {MANIFEST}" if directory.is_dir() else "is a file" if directory.exists() else "is not there"
         raise ArtifactError(
             f"{directory} must be a prepared folder, but it {what}; make one: pyprefopt prepare IN --tokenizer T --out "
@@ -66,11 +72,22 @@ def _counts(store: SegmentStore, directory: Path) -> str:
         )
         lines += [f"  {reason}: {count:,}" for reason, count in manifest["rejected"].items()]
         lines.append(f"settings   {', '.join(_settings(manifest['settings']))}")
+        if "tokenizer" in manifest:
+            lines.append(f"tokenizer  {_identity(manifest['tokenizer'])}")
         lines.append(
             f"rows       {manifest['responses_cut']:,} responses cut to fit max_tokens, "
             f"{manifest['tokenized_apart']:,} with a token across the boundary"
         )
     return "\n".join(lines)
+
+
+def _identity(tokenizer: dict[str, Any]) -> str:
+    """Its special tokens, EOS first, and the beginnings of the hashes by which two folders are compared."""
+    special = tokenizer["special_tokens"]
+    names = sorted(special, key=lambda name: (name != "eos_token", name))
+    hashes = (("tokenizer.json", tokenizer["json"]), ("chat template", tokenizer["chat_template"]))
+    shown = [f"{name} {special[name]}" for name in names] + [f"{name} sha256 {value[:12]}" for name, value in hashes]
+    return ", ".join(shown)
 
 
 def _settings(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -85,7 +85,8 @@ class Packer:
     selected: list<bool>, the tokens that are scored, among those in `mask`; None: all in `mask`.
     token_rewards, ref_logps, user_weights: list<f32>. Each of these is a ValueStore of this store, or lists aligned
     with its lines (PyArrow or Polars; null for prompts), or flat NumPy as in `ValueStore.write`.
-    chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`.
+    chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`
+    (1 unless given, as for a threshold).
     only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
     last_token: a head reads each response at its last token: all its tokens are inputs, and batches have `last_index`.
     keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
@@ -178,16 +179,26 @@ def pack(
     *,
     max_tokens: int,
     layout: Layout = "shared",
-    chosen_ratio: float = 1.0,
-    rejected_ratio: float = 1.0,
+    chosen_ratio: float | None = None,
+    rejected_ratio: float | None = None,
 ) -> list[PackedBatch]:
     """Pack a whole set: a SegmentStore, or a segments frame (Polars, or a PyArrow table).
 
-    A column `selected` (from `select_top_k`) is honoured; say the ratios that it was made with.
+    A column `selected` (from `select_top_k`) is honoured; both ratios that it was made with must then be given, for
+    SePO divides by them: 1 for a side that was not selected by a ratio. ConfigError without them.
     """
     store = segments if isinstance(segments, SegmentStore) else SegmentStore.from_frame(segments)
     selected = store.table["selected"] if "selected" in store.table.column_names else None
-    packer = Packer(store, layout=layout, selected=selected, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio)
+    for name, ratio in (("chosen_ratio", chosen_ratio), ("rejected_ratio", rejected_ratio)):
+        remedy = "the one of select_top_k (0.3 unless you chose another), or 1 where no ratio selected"
+        check(selected is None or ratio is not None, name, ratio, "given with a column `selected`", remedy)
+    packer = Packer(
+        store,
+        layout=layout,
+        selected=selected,
+        chosen_ratio=1.0 if chosen_ratio is None else chosen_ratio,
+        rejected_ratio=1.0 if rejected_ratio is None else rejected_ratio,
+    )
     return packer.pack(max_tokens=max_tokens)
 
 

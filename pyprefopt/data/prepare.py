@@ -24,6 +24,7 @@ from pyprefopt.data.shards import SCHEMA_VERSION
 from pyprefopt.data.sources import open_source
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.data.tables import FRAME, as_tables
+from pyprefopt.data.tokenizer import check_tokenizer
 from pyprefopt.data.weights import BOOKS, weight_fields
 from pyprefopt.data.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
 from pyprefopt.errors import ArtifactError, DataError, check
@@ -87,6 +88,7 @@ def prepare(
         changed while it was read.
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    check_tokenizer(tokenizer)
     opened = open_source(_rereadable(source), format=format)
     weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(

@@ -5,6 +5,7 @@ Text files go row by row, and everything but the cut texts stays as it was; Parq
 
 from __future__ import annotations
 
+import glob
 import lzma
 import os
 import shutil
@@ -38,11 +39,13 @@ def rewrite(
     tokenizer: Tokenizer | str | Path | None,
     columns: Sequence[str] | None,
     format: str = "auto",  # noqa: A002
+    overwrite: bool = False,
 ) -> Path:
     """Cut the responses of `path` into `out`, or into `<stem>.truncated<suffix>` beside it; returns that path.
 
     Any file that reading takes, in any format of pairs or candidates. The result gets its name when it is whole.
-    ConfigError for other files and for out = path, DataError where there is no file, or a row cannot be cut.
+    ConfigError for other files, for out = path, and for a file that is there unless `overwrite`; DataError where there
+    is no input, or a row cannot be cut.
     """
     source = _source(path)
     endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
@@ -50,8 +53,10 @@ def rewrite(
     check(target.path.resolve() != path.resolve(), "out", str(out), "another file than the input")
     columns = (columns,) if isinstance(columns, str) else columns
     format, unknown = _format(source, columns, format)  # noqa: A001
-    folder, name = target.path.parent, target.path.name
-    parts = [folder / f".{name}.{os.getpid()}.{part}" for part in ("cut", "made", "packed")]
+    taken = target.path.exists() and not overwrite
+    remedy = "choose another --out, or replace it: --overwrite (in Python overwrite=True)"
+    check(not taken, "out", str(target.path), "a new file", remedy)
+    parts = _temporaries(target.path)
     try:
         if source.container in ("json", "csv"):
             form = text_file(source, target)
@@ -75,6 +80,32 @@ def rewrite(
         for temporary in parts:
             temporary.unlink(missing_ok=True)
     return target.path
+
+
+def _temporaries(target: Path) -> list[Path]:
+    """Where the result is made: beside the target, whose folder is made, and cleared of what killed runs left."""
+    folder, parts = target.parent, ("cut", "made", "packed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            for left in folder.glob(f".{glob.escape(target.name)}.*.{part}"):
+                pid = left.suffixes[-2][1:]
+                if pid.isdigit() and not _is_alive(int(pid)):
+                    left.unlink(missing_ok=True)
+    except OSError as error:
+        why = f"a file in a folder that can be written ({error.strerror}: {error.filename})"
+        check(False, "out", str(target), why, "choose another --out")
+    return [folder / f".{target.name}.{os.getpid()}.{part}" for part in parts]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _source(path: Path) -> DataFile:

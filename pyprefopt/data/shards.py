@@ -29,6 +29,9 @@ class ShardedTable:
     def __init__(self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any]) -> None:
         self._table, self.manifest = table, manifest
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_lines:,} lines: {', '.join(self.table.column_names)})"
+
     @cached_property
     def table(self) -> pa.Table:
         """All lines; shards on disk are mapped into memory when they are first asked for."""

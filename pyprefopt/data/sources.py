@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.detect import detected, listed, needed, texts_of
+from pyprefopt.data.detect import detected, listed, misread, needed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
@@ -48,6 +48,12 @@ FORMATS = {  # kind -> formats, in the order in which they are tried
 }
 _PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
 _KINDS = tuple(_PLAIN)
+_READERS = {  # of each kind
+    "preferences": "data.read_preferences reads them",
+    "candidates": "data.read_candidates reads them, --method rrhf trains on them",
+    "ranked": "data.read_candidates reads them, --method rrhf trains on them",
+    "instructions": "data.read_instructions reads them, training takes them as --base.data",
+}
 
 
 @dataclass(frozen=True)
@@ -342,9 +348,10 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         if other is not None:
             raise DataError(
                 f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
-                f"fields are {listed(names)}; give other data"
+                f"fields are {listed(names)}; {_READERS[kind_of(other)]}"
             )
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
+        advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see --format")
     return found, block

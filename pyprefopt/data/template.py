@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from calendar import timegm
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,7 @@ def apply_chat_template(
     Raises ConfigError with the template's own words where it refuses, or where it asks for too much work or memory.
     """
     source, tokens = _source(chat_template, special_tokens)
+    check_messages(messages)
     try:
         return _native.render_chat(
             source,
@@ -88,6 +89,12 @@ def apply_chat_template(
         )
     except ValueError as error:
         raise ConfigError(f"chat_template: {error}") from None
+
+
+def check_messages(messages: object) -> None:
+    """ConfigError for what is no list of messages."""
+    one = isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable)
+    check(not one, "messages", messages, "a list of {role, content}", "write [{'role': 'user', 'content': …}]")
 
 
 def _without_nones(message: Any) -> Any:

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from pyprefopt.data.blocks import OFFSETS, tokenize_block
 from pyprefopt.data.engines import in_threads
+from pyprefopt.data.read import CHAT
 from pyprefopt.data.rejects import raise_for
 from pyprefopt.data.sources import Block, open_source
 from pyprefopt.data.tables import to_table
-from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, load_tokenizer
+from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
@@ -95,8 +96,8 @@ def tokenize(
 
     source: a Polars frame as `read_preferences` (prompt, chosen, rejected), `read_instructions` (prompt, response) or
     `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes (files, a
-    folder, tables of other libraries), of `format`: its rows become tokens without a frame in between, which is
-    fastest. Candidates have kind `response`, segment 1…n.
+    folder, other tables), of `format`: its rows become tokens without a frame in between, which is fastest. A frame is
+    one of `read_*` where `prompt` is list<{role, content, extra}>. Candidates have kind `response`, segment 1…n.
     max_prompt_tokens, prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or
     its first tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and
     the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
@@ -107,7 +108,7 @@ def tokenize(
     generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
     there the row is bad either way.
     offsets: without them the columns `starts`, `ends` and `turns` are left out, which cuts by text and `align` need.
-    A LazyFrame stays lazy and runs in the streaming engine too.
+    A LazyFrame stays lazy and runs in the streaming engine too; one that is not of `read_*` is read as a whole then.
     Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
@@ -118,14 +119,23 @@ def tokenize(
         "boundary": boundary,
     }
     check_options(**options)
+    check_tokenizer(tokenizer)
     options["offsets"] = offsets
     if not isinstance(source, pl.DataFrame | pl.LazyFrame):
         return _tokenize_source(source, tokenizer, format, on_error, options)
-    check(format == "auto", "format", format, "auto for a frame, whose columns say what it is")
+    if not _is_read(source.collect_schema()):
+        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, on_error=on_error, options=options)
+        return source.map_batches(read, schema=_schema(offsets)) if isinstance(source, pl.LazyFrame) else read(source)
+    check(format == "auto", "format", format, "auto for a frame of read_*, whose columns say what it is")
     step = partial(_segments, tokenizer=tokenizer, on_error=on_error, options=options)
     if isinstance(source, pl.LazyFrame):
         return source.map_batches(step, schema=_schema(offsets), streamable=True)
     return step(source)
+
+
+def _is_read(schema: pl.Schema) -> bool:
+    """Whether the columns are those of `read_*`, and not rows as they came."""
+    return schema.get("prompt") == CHAT
 
 
 def _schema(offsets: bool) -> pl.Schema:
@@ -197,6 +207,7 @@ def tokenize_rows(
     Raises DataError where the frame is no preferences, instructions or candidates frame.
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
+    check_tokenizer(tokenizer)
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:

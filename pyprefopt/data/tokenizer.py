@@ -21,12 +21,13 @@ from pyprefopt.data.hub import resolve
 from pyprefopt.data.template import (
     SHIPPED,
     check_compiles,
+    check_messages,
     local_seconds,
     read_chat_template,
     reference_renderer,
     to_json,
 )
-from pyprefopt.errors import ConfigError, check
+from pyprefopt.errors import ConfigError, DataError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -92,7 +93,7 @@ class Tokenizer:
 
     def encode(self, texts: Any) -> pl.Series:
         """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
-        column = texts if isinstance(texts, pl.Series) else pl.Series("ids", texts)
+        column = texts if isinstance(texts, pl.Series) else _texts(texts)
         self.prove(column)
         return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
 
@@ -126,6 +127,7 @@ class Tokenizer:
         **template_kwargs: Any,
     ) -> str:
         """One chat as text. Raises ConfigError with the template's own words where it refuses."""
+        check_messages(messages)
         try:
             return self.native.render(
                 to_json("messages", list(messages)) or "",
@@ -168,7 +170,7 @@ def load_tokenizer(
     eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
-    check(isinstance(path, str | Path), "tokenizer", path, "a folder, a tokenizer.json or a hub name")
+    _check_path(path)
     source = resolve(path)
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
@@ -187,6 +189,39 @@ def load_tokenizer(
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def _texts(texts: Any) -> pl.Series:
+    """Strings of any library as a column; DataError for anything else."""
+    told = "texts must be strings, as a list or a column, got {}; for one text write [text]"
+    if isinstance(texts, str | bytes):
+        raise DataError(told.format("one text"))
+    try:
+        column = pl.Series("ids", texts)
+    except (TypeError, pl.exceptions.PolarsError):
+        raise DataError(told.format(f"one of type {type(texts).__name__}")) from None
+    if column.dtype not in (pl.String, pl.Null):
+        raise DataError(told.format(f"a column of {column.dtype}"))
+    return column
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | Path):
+        kind = type(path).__qualname__
+        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
+        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type {kind}{remedy}")
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """ConfigError for what is no `Tokenizer`."""
+    if not isinstance(tokenizer, Tokenizer):
+        got = (
+            repr(str(tokenizer)) if isinstance(tokenizer, str | Path) else f"one of type {type(tokenizer).__qualname__}"
+        )
+        raise ConfigError(
+            f"tokenizer must be a pyprefopt Tokenizer, got {got}; pass data.load_tokenizer(…) of a folder, a "
+            "tokenizer.json or a hub name"
+        )
 
 
 def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -46,6 +46,7 @@ def truncate(
     columns: Sequence[str] | None = None,
     out: str | Path | None = None,
     format: str = "auto",  # noqa: A002
+    overwrite: bool = False,
 ) -> Source:
     """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
 
@@ -67,23 +68,26 @@ def truncate(
     ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is refused.
     Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
     pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
-    or beside it as `<stem>.truncated<suffix>`; the written path comes back. In JSON files every other field stays as it
-    is written, in CSV files every other cell. The books of pairs are always those of `chosen` and `rejected`.
+    or beside it as `<stem>.truncated<suffix>`; the written path comes back. A file that is there is replaced with
+    `overwrite` alone. In JSON files every other field stays as it is written, in CSV files every other cell. The books
+    of pairs are always those of `chosen` and `rejected`.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
     if tokens is not None:
         check(length is None, "length and tokens", (length, tokens), "one of the two")
-        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"write length={tokens}")
+        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"give length {tokens} instead")
     rule = Rule(ratio, tokens if length is None else length, unit, rounding, ratio_base, cut_end)
     step = partial(truncate_frame, rule=rule, tokenizer=tokenizer, columns=columns)
     if isinstance(what, str | Path):
         from pyprefopt.data.rewrite import rewrite
 
         target = None if out is None else Path(out)
-        return type(what)(rewrite(Path(what), target, rule=rule, tokenizer=tokenizer, columns=columns, format=format))
+        options: dict[str, Any] = {"tokenizer": tokenizer, "columns": columns, "format": format, "overwrite": overwrite}
+        return type(what)(rewrite(Path(what), target, rule=rule, **options))
     check(format == "auto", "format", format, "left out for a frame", "it has columns: name those to cut, columns=(…)")
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
+    check(not overwrite, "overwrite", overwrite, "left out for a frame", "no file is written")
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)
     table = what.with_format("arrow")[:] if hasattr(what, "with_format") else what  # a `datasets` set

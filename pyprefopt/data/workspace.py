@@ -60,7 +60,7 @@ class Workspace:
             if not _holds(self.directory / shard["file"], shard["sha256"]):
                 raise ArtifactError(
                     f"{self.directory / shard['file']} is missing or damaged: its hash is not the manifest's; prepare "
-                    "again with overwrite=True (--overwrite)"
+                    "again with --overwrite (in Python overwrite=True)"
                 )
 
     def claim(self, key: str, *, overwrite: bool = False) -> None:
@@ -72,12 +72,12 @@ class Workspace:
         if manifest == {} and not overwrite:
             raise ArtifactError(
                 f"{self.directory / atomic.MANIFEST} is damaged: it is not what prepare wrote; make the folder again: "
-                "overwrite=True (--overwrite), or choose another folder"
+                "--overwrite (in Python overwrite=True), or choose another folder"
             )
         if manifest is not None and not overwrite:
             raise ArtifactError(
                 f"{self.directory} was made from another input, tokenizer or settings; choose another folder, or "
-                "replace it: overwrite=True (--overwrite)"
+                "replace it: --overwrite (in Python overwrite=True)"
             )
         if manifest is not None or self._claimed_by() != key:
             if manifest is not None or self._claimed_by() is not None:

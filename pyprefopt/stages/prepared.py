@@ -33,6 +33,13 @@ def is_prepared(path: str | None) -> bool:
     return read_manifest(Path(path).expanduser()).get("kind") == SegmentStore.kind
 
 
+_REMEDIES = {  # of a folder of this kind where another is needed
+    "instructions": "give it as --base.data, which SFT learns from",
+    "candidates": "give it as --data of --method rrhf, which trains on candidates",
+    "preferences": "give it as --data of a method on pairs, such as --method dpo",
+}
+
+
 class Prepared:
     """One prepared folder, given as `setting` (data, eval_data or base.data)."""
 
@@ -63,10 +70,9 @@ class Prepared:
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
         candidates = METHODS[config.method].trains_on == "candidates"
         kind = "instructions" if self.setting == "base.data" else "candidates" if candidates else "preferences"
-        if kind_of(settings["format"]) != kind:
-            raise ConfigError(
-                f"{self.setting} must hold {kind}, got '{self.directory}' of {kind_of(settings['format'])}"
-            )
+        found = kind_of(settings["format"])
+        if found != kind:
+            raise ConfigError(f"{self.setting} must hold {kind}, got '{self.directory}' of {found}; {_REMEDIES[found]}")
         self._check_tokenizer(tokenizer)
         if kind == "candidates":
             check_ranked(self.store, f"{self.setting} '{self.directory}'")

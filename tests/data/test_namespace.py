@@ -127,7 +127,7 @@ def test_series_have_it_too():
 
 
 def test_wrong_uses_are_told():
-    with pytest.raises(ConfigError, match="needs tokenizer="):
+    with pytest.raises(ConfigError, match="needs a tokenizer"):
         FRAME["text"].prefopt.truncate(ratio=0.5)
     with pytest.raises(ConfigError, match="unit must be 'tokens' for lists"):
         FRAME["ids"].prefopt.truncate(ratio=0.5, unit="words")

@@ -180,12 +180,24 @@ def test_a_set_of_one_kind_has_no_pairs():
 
 def test_pack_takes_frames_and_stores_and_honours_selected():
     table = frame(pairs(5)).with_columns(selected=pl.col("mask"))
-    from_frame, from_store = pack(table, max_tokens=50), pack(SegmentStore.from_frame(table), max_tokens=50)
+    ratios = {"chosen_ratio": 1, "rejected_ratio": 1}
+    stored = SegmentStore.from_frame(table)
+    from_frame, from_store = pack(table, max_tokens=50, **ratios), pack(stored, max_tokens=50, **ratios)
     assert len(from_frame) == len(from_store) > 1
     for ours, theirs in zip(from_frame, from_store, strict=True):
         assert_equal(ours, theirs)
     none = table.with_columns(selected=pl.col("mask").list.eval(pl.element() & False))
-    assert sum(batch.target_ids.size for batch in pack(none.lazy(), max_tokens=50)) == 0
+    assert sum(batch.target_ids.size for batch in pack(none.lazy(), max_tokens=50, **ratios)) == 0
+
+
+def test_pack_asks_for_the_ratios_that_selected():
+    table = frame(pairs(5)).with_columns(selected=pl.col("mask"))
+    for ratios, missing in (({}, "chosen_ratio"), ({"chosen_ratio": 0.3}, "rejected_ratio")):
+        with pytest.raises(ConfigError, match=f"^{missing} must be given with a column `selected`, got None; the one"):
+            pack(table, max_tokens=50, **ratios)
+    (batch,) = pack(table, max_tokens=500, chosen_ratio=0.3, rejected_ratio=0.5)
+    assert sorted(set(batch.selection_ratio.tolist())) == [np.float32(0.3), 0.5]
+    assert set(pack(table.drop("selected"), max_tokens=500)[0].selection_ratio.tolist()) == {1.0}
 
 
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(60, 200), st.none() | st.integers(1, 4))

@@ -291,7 +291,7 @@ def test_a_second_writer_is_refused(tmp_path, tokenizer, pairs):
 
 def test_a_folder_that_cannot_be_written(tmp_path, small, tokenizer, pairs, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtifactError, match="choose a folder, not a file"):
+    with pytest.raises(ConfigError, match=r"^out must be a folder that can be written, got .*; choose another --out$"):
         run(str(pairs), tokenizer, tmp_path / "file")
     write, calls = workspace.write_shard, []
 
@@ -402,7 +402,7 @@ def test_a_damaged_manifest_is_made_again_on_request(tmp_path, tokenizer, damage
     if damage != "types":
         with pytest.raises(ArtifactError, match=r"manifest\.json"):
             SegmentStore.open(tmp_path / "out")
-    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*overwrite=True \(--overwrite\)"):
+    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*--overwrite \(in Python overwrite=True\)"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
     assert manifest.read_bytes() == whole

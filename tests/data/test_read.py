@@ -298,6 +298,23 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
             r"rows must be preferences \(prompt, chosen, rejected\), but are of format candidates; their fields are p",
         ),
         ("a.jsonl", "not json", "no known schema; its fields are none"),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "response": "r"}',
+            "read_instructions reads them, training takes them as --base.data",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "responses": ["r"]}',
+            "read_candidates reads them, --method rrhf trains on",
+        ),
+        (
+            "a.json",
+            '{"train": [{"prompt": "p"}]}',
+            "its rows are nested under 'train': write that list alone",
+        ),
+        ("a.csv", "What is it?,a thing\nWho?,you\n", "is the header missing. The first line of a CSV file names the"),
+        ("a.csv", "prompt;chosen;rejected\np;a;b\n", r"separated by commas .* or tabs .*: are these by ';'\?; see"),
         ("a.json", '[{"prompt": 1},', "broken JSON array: .* line 1 column"),
         ("a.jsonl.gz", "not gzip", "cannot be read"),
         ("a.parquet", "not parquet", "cannot be read"),
@@ -311,10 +328,23 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         scan_preferences(tmp_path / name)
 
 
+def test_columns_of_another_type_are_told_with_it(tmp_path):
+    pl.DataFrame({"prompt": [1], "chosen": ["a"], "rejected": ["b"]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"are there, but of another type \(prompt int64, chosen .*string, rejected"):
+        scan_preferences(tmp_path / "a.parquet")
+
+
 def test_a_missing_file_names_the_nearest(tmp_path):
     jsonl(tmp_path / "pairs.jsonl", [PLAIN])
     with pytest.raises(DataError, match=r"pair\.jsonl must be a file; there is none; did you mean 'pairs\.jsonl'"):
         scan_preferences(tmp_path / "pair.jsonl")
+
+
+def test_addresses_and_hub_names_are_told():
+    with pytest.raises(DataError, match=r"a\.jsonl must be a file on this machine, not an address; download it"):
+        scan_preferences("https://example.org/a.jsonl")
+    with pytest.raises(DataError, match="there is none; if a data set of the hub is meant, download its files, or in"):
+        scan_preferences("someone/pairs_binarized")
 
 
 def test_a_forced_format_must_fit(tmp_path):

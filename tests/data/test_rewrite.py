@@ -7,6 +7,8 @@ import csv
 import gzip
 import json
 import lzma
+import os
+import subprocess
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +22,7 @@ from pyprefopt.data.truncate import truncate
 from pyprefopt.errors import ConfigError, DataError
 
 CUT = {"length": 2, "unit": "words"}
+PAIR = {"prompt": "q", "chosen": "x y z", "rejected": "z y x"}
 
 
 def test_what_is_not_cut_stays_as_it_was_written(tmp_path):
@@ -293,7 +296,7 @@ def test_a_format_can_be_forced(tmp_path):
     path = tmp_path / "pairs.jsonl"
     write(path, [{**SHP[0], "chosen": "x y z", "rejected": "z y x", "prompt": "q"}])
     assert json.loads(truncate(path, **CUT, format="shp").read_text())["human_ref_B"] == "a b"
-    assert json.loads(truncate(path, **CUT, format="preference").read_text())["chosen"] == "x y"
+    assert json.loads(truncate(path, **CUT, format="preference", overwrite=True).read_text())["chosen"] == "x y"
     for options, message in (
         ({"format": "messages"}, "format must be auto or one of sharegpt, .*got 'messages'"),
         ({"format": "shp", "columns": ["chosen"]}, "format must be left out where columns are named"),
@@ -304,3 +307,37 @@ def test_a_format_can_be_forced(tmp_path):
         truncate(path, **CUT, format="hh")
     with pytest.raises(ConfigError, match="format must be left out for a frame"):
         truncate(pl.DataFrame({"chosen": ["a"]}), **CUT, format="shp")
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path):
+    path, out = tmp_path / "pairs.jsonl", tmp_path / "pairs.truncated.jsonl"
+    write(path, [PAIR])
+    out.write_text("precious\n")
+    for options in ({}, {"out": out}):
+        with pytest.raises(ConfigError, match=r"^out must be a new file, got '.*truncated.jsonl'; .* --overwrite \("):
+            truncate(path, **CUT, **options)
+    assert out.read_text() == "precious\n"
+    assert json.loads(truncate(path, **CUT, overwrite=True).read_text())["chosen"] == "x y"
+    with pytest.raises(ConfigError, match="overwrite must be left out for a frame, got True; no file is written"):
+        truncate(pl.DataFrame({"chosen": ["a"]}), **CUT, overwrite=True)
+
+
+def test_the_folder_of_the_output_is_made(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write(path, [PAIR])
+    out = truncate(path, **CUT, out=tmp_path / "new" / "folder" / "cut.jsonl")
+    assert json.loads(out.read_text())["chosen"] == "x y"
+    with pytest.raises(ConfigError, match=r"^out must be a file in a folder that can be written .*another --out$"):
+        truncate(path, **CUT, out=path / "cut.jsonl")
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write(path, [PAIR])
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [tmp_path / f".cut.jsonl.{pid}.{part}" for pid in (dead.pid, os.getppid()) for part in ("cut", "packed")]
+    for file in left:
+        file.write_text("half")
+    truncate(path, **CUT, out=tmp_path / "cut.jsonl")
+    assert [file.exists() for file in left] == [False, False, True, True]  # a living process's stay

@@ -630,3 +630,30 @@ def test_latin1_is_told_with_its_remedy(tmp_path, name, head, message):
         read_preferences(tmp_path / name)
     with pytest.raises(DataError, match=rf"{name}, line \d: byte .* of the line \(0xe9\) is not UTF-8; .* iconv"):
         truncate(tmp_path / name, length=1, unit="words")
+
+
+@pytest.mark.parametrize(
+    ("packed", "told"),
+    [
+        (gzip.compress, r"gzip; add \.gz to its name$"),
+        (zstd, r"zstd; add \.zst to its name$"),
+        (bz2.compress, r"bzip2; add \.bz2 to its name$"),
+        (lzma.compress, r"xz; add \.xz to its name$"),
+        (lambda text: text.decode().encode("utf-16"), r"UTF-16; convert it to UTF-8: iconv -f utf-16 .*NEW$"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.csv"])
+def test_bytes_of_another_kind_than_the_name_says(tmp_path, packed, told, name):
+    path = tmp_path / name
+    path.write_bytes(packed(TEXTS[name]))
+    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {told}"):
+        open_source(path)
+    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {told}"):
+        truncate(path, length=1, unit="words")
+
+
+def test_a_table_under_a_texts_name(tmp_path):
+    for write, kind, remedy in ((FRAME.write_parquet, "Parquet", ".parquet"), (FRAME.write_ipc, "Arrow", ".arrow")):
+        write(tmp_path / "a.jsonl")
+        with pytest.raises(DataError, match=rf"but its bytes are {kind}; name it \{remedy}$"):
+            open_source(tmp_path / "a.jsonl")

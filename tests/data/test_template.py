@@ -313,3 +313,11 @@ def test_a_misspelt_name_is_no_template():
         with pytest.raises(ConfigError, match=rf"chat_template must be .* one of plain, chatml, got '{name}'{near}"):
             apply_chat_template(chat, name)
     assert apply_chat_template(chat, "{{ messages[0].content }}") == "a"
+
+
+@pytest.mark.parametrize("messages", ["hello", {"role": "user", "content": "x"}, 5, None])
+def test_what_is_no_list_of_messages_is_told(messages):
+    with pytest.raises(
+        ConfigError, match=r"^messages must be a list of .*; write \[\{'role': 'user', 'content': …\}\]$"
+    ):
+        apply_chat_template(messages, "chatml")

@@ -77,4 +77,67 @@ def test_candidates_instructions_and_tables_go_the_same_way(tmp_path, toy):
 
 def test_a_frame_says_itself_what_it_is(toy):
     with pytest.raises(ConfigError, match="format must be auto for a frame"):
-        tokenize(pl.DataFrame(), toy, format="hh")
+        tokenize(data.read_preferences(pl.DataFrame(TRANSCRIPTS)), toy, format="hh")
+
+
+def test_frames_of_raw_rows_are_read_as_tables(toy):
+    raw = pl.DataFrame({"prompt": ["p", "q"], "chosen": ["a b", "c"], "rejected": ["d", ""], "row": [7, 7]})
+    expected = tokenize(data.read_preferences(raw, on_error="skip"), toy)
+    assert_frame_equal(tokenize(raw, toy, on_error="skip"), expected)
+    lazy = tokenize(raw.lazy(), toy, on_error="skip", format="preference")
+    for engine in ("in-memory", "streaming"):
+        assert_frame_equal(lazy.collect(engine=engine), expected)
+    chats = pl.DataFrame({"messages": [[{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]]})
+    assert_frame_equal(tokenize(chats, toy), tokenize(data.read_instructions(chats), toy))
+    with pytest.raises(DataError, match="row 1"):
+        tokenize(raw, toy)
+    with pytest.raises(DataError, match="no known schema; its fields are a"):
+        tokenize(pl.DataFrame({"a": [1]}), toy)
+
+
+class Foreign:
+    """As a tokenizer of another library."""
+
+    def save_pretrained(self, folder):
+        raise NotImplementedError
+
+    def __repr__(self):
+        return "vocabulary " * 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("tok/dir", "'tok/dir'"), (Foreign(), "one of type Foreign"), (None, "one of type NoneType")]
+)
+def test_another_tokenizer_is_told(tmp_path, given, told):
+    frame = pl.DataFrame({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]})
+    message = rf"^tokenizer must be a pyprefopt Tokenizer, got {told}; pass data\.load_tokenizer\(…\) of a folder"
+    with pytest.raises(ConfigError, match=message):
+        tokenize(frame, given)
+    with pytest.raises(ConfigError, match=message):
+        tokenize_rows(data.read_preferences(frame), given)
+    with pytest.raises(ConfigError, match=message):
+        data.prepare(frame, given, tmp_path / "out")
+    if isinstance(given, Foreign):
+        with pytest.raises(ConfigError, match=message):
+            data.truncate(frame, length=1, tokenizer=given)
+        with pytest.raises(
+            ConfigError, match=r"got one of type Foreign; save it \(save_pretrained\) and pass its folder$"
+        ):
+            load_tokenizer(given)
+
+
+@pytest.mark.parametrize(
+    ("texts", "got"),
+    [("a b", "one text"), (5, "one of type int"), ([1, 2], "a column of Int64"), ([["a"]], "a column")],
+)
+def test_encode_takes_texts_alone(toy, texts, got):
+    with pytest.raises(
+        DataError, match=f"^texts must be strings, as a list or a column, got {got}.*for one text write"
+    ):
+        toy.encode(texts)
+
+
+def test_a_store_is_shown_in_one_line(toy):
+    segments = tokenize(data.read_preferences(pl.DataFrame(TRANSCRIPTS)), toy)
+    shown = repr(data.SegmentStore.from_frame(segments))
+    assert shown.startswith("SegmentStore(6 lines: row, segment, kind, ids, mask")

@@ -343,14 +343,14 @@ def test_files_come_back_as_files(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of ratio and length"),
-        ({"ratio": 0.5, "length": 3}, "exactly one of ratio and length"),
+        ({}, "^truncate must be given exactly one of ratio and length .or tokens., got neither$"),
+        ({"ratio": 0.5, "length": 3}, "exactly one of ratio and length .*got ratio 0.5 and length 3$"),
         ({"ratio": 0.5, "tokens": 3}, "exactly one of ratio and length"),
         ({"tokens": 3, "length": 3}, "length and tokens must be one of the two"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
         ({"length": 0}, "length must be at least 1"),
         ({"tokens": 0}, "length must be at least 1"),
-        ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; write length=1"),
+        ({"tokens": 1, "unit": "words"}, "unit must be 'tokens' with tokens, got 'words'; give length 1 instead"),
         ({"length": 1, "unit": "lines"}, "unit must be one of tokens, characters, words, sentences, got 'lines'"),
         ({"tokens": 1, "rounding": "half_up"}, "rounding must be one of ceil, floor"),
         ({"tokens": 1, "rounding": "ceil"}, "rounding must be left out without ratio, got 'ceil'; only a ratio"),
@@ -363,13 +363,13 @@ def test_files_come_back_as_files(tmp_path, suffix):
         ({"length": 1, "unit": "words", "columns": 5}, "columns must be the names of the columns to cut, got 5"),
         (
             {"length": 1, "tokenizer": 5},
-            "tokenizer must be a path, a hub name or what data.load_tokenizer gives, got 5",
+            "tokenizer must be a pyprefopt Tokenizer, got one of type int; pass data.load_tokenizer",
         ),
         ({"tokens": 1, "ratio_base": "shared_min"}, "ratio_base must be left out without ratio"),
         ({"ratio": 0.5, "ratio_base": "min"}, "ratio_base must be one of own, shared_min"),
         ({"ratio": 0.5, "cut_end": "bos"}, "cut_end must be one of none, eos, template"),
         ({"ratio": 0.5, "cut_end": "eos"}, "'none' or 'template' for text, .*tokenize first"),
-        ({"tokens": 1}, "needs tokenizer="),
+        ({"tokens": 1}, "needs a tokenizer"),
         ({"length": 1, "unit": "characters", "out": "x"}, "out must be"),
     ],
 )

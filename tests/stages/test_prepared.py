@@ -34,7 +34,9 @@ def test_a_prepared_sft_set(inputs, tmp_path):
     for name, path in (("raw", str(inputs / "sft.parquet")), ("prepared", folder)):
         build_data(small(inputs, tmp_path / "run", base={"data": path}), tmp_path / name)
     assert same(tmp_path / "raw/sft", tmp_path / "prepared/sft")
-    with pytest.raises(ConfigError, match=r"^data must hold preferences, got .* of instructions"):
+    with pytest.raises(
+        ConfigError, match=r"^data must hold preferences, got .* of instructions; give it as --base\.data, which SFT"
+    ):
         build_data(small(inputs, tmp_path / "run", data=folder), tmp_path / "stage")
 
 
