@@ -82,7 +82,7 @@ def test_only_the_policy_is_made_again_for_other_weights(inputs: Path, sepo: Run
     made = []
     for weight in (2.0, 3.0):
         data = weighted(inputs, tmp_path / "pairs.parquet", weight)
-        result = pyprefopt.train(small(inputs, tmp_path / "copy", data=data))
+        result = pyprefopt.train(small(inputs, tmp_path / "copy", data=data, overwrite=True))
         made.append({name for name, stage in result.summary["stages"].items() if not stage["reused"]})
     assert made == [{"data", "policy"}] * 2
 
