@@ -77,8 +77,6 @@ def run(given: argparse.Namespace) -> int:
     from pyprefopt.train.throughput import known_peak
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("pyprefopt.modeling.load").setLevel(logging.ERROR)  # weights are random, we know
-    logging.getLogger("pyprefopt.modeling.ways").setLevel(logging.INFO)
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device is there; --device cpu --quick runs everything at toy size")
     device, steps = torch.device(given.device), 1 if given.quick else given.steps
@@ -159,4 +157,6 @@ def _table(columns: tuple[str, ...], rows: Any) -> list[Row]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("pyprefopt.modeling.load").setLevel(logging.ERROR)  # weights are random, we know
+    logging.getLogger("pyprefopt.modeling.ways").setLevel(logging.INFO)
     sys.exit(main())

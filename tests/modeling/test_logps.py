@@ -224,7 +224,8 @@ class HeadRows(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for leaf in args:
-            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == self.storage and "mm" in str(func):
+            product = "mm" in str(func) or "linear" in str(func)
+            if product and isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == self.storage:
                 self.rows |= {other.shape[0] for other in args if isinstance(other, Tensor) and other is not leaf}
         return func(*args, **(kwargs or {}))
 

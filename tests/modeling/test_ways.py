@@ -211,7 +211,7 @@ def test_unknown_ways_are_refused(tmp_path: Path) -> None:
 def test_the_setting_reaches_the_layers(tmp_path: Path) -> None:
     model = load_model(write_config(tmp_path, ARCHITECTURES["llama"]), attention="varlen")
     with pytest.raises(ConfigError, match=r"got 'varlen': it needs a CUDA device, and this is cpu"):
-        LogpsModel(model)
+        LogpsModel(model)(pack_groups(make_groups()).to())
     assert WAY_SETTING not in model.source_config.to_dict()  # what is saved says nothing of this machine
     module = nn.Identity()
     module.config = SimpleNamespace(**{WAY_SETTING: "flex"})
