@@ -55,7 +55,12 @@ def pipeline(folder: Path, base: Path, **settings: Any) -> Pipeline:
 @pytest.fixture
 def settings(name: str, base: Path, runs: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Of a run of the method, with what it needs."""
-    given: dict[str, Any] = {"base": {"path": str(base)}, "output_dir": str(runs), "threads": THREADS}
+    given: dict[str, Any] = {
+        "base": {"path": str(base)},
+        "output_dir": str(runs),
+        "threads": THREADS,
+        "overwrite": True,
+    }
     rewarded = "token_rewards" in METHODS[name].needs
     if rewarded or name == "sepo":
         given["oracle"] = {"path": str(request.getfixturevalue("oracle"))}
