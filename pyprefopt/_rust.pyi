@@ -17,6 +17,7 @@ __all__ = [
     "kept_units",
     "pack_lengths",
     "parse_rows",
+    "quoted_names",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
@@ -44,6 +45,7 @@ def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, lis
 def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
+def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
 
 # template
 def render_chat(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from pyprefopt.data.detect import lines_bytes
+from pyprefopt.data import _native
+from pyprefopt.data.detect import lines_bytes, texts_of
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,13 +65,17 @@ def _kind(value: Any) -> str | None:
     return f"a list of {' and '.join(sorted(plural.get(kind, kind) for kind in inner))}" if inner else None
 
 
+def may_have(block: Block, names: Sequence[str]) -> list[str]:
+    """Those of the fields whose names stand in quotes somewhere in lines of text: no row has one of the others."""
+    return _native.quoted_names(texts_of(block.rows, ()), list(names))
+
+
 def check_unseen(block: Block, names: Sequence[str]) -> None:
     """DataError where lines of text have one of the fields that the source's first rows do not have."""
     if isinstance(block.rows, pa.Table):
         return  # its columns are known from the start
-    text = lines_bytes(block.rows)
-    for name in names:
-        if f'"{name}"'.encode() in text and any(name in _row(line) for line in text.split(b"\n")):
+    for name in may_have(block, names):
+        if any(name in _row(line) for line in lines_bytes(block.rows).split(b"\n")):
             raise DataError(
                 f"{block.file}: the field '{name}' is in rows after the first ones, which do not have it; put it into "
                 "the first row too (null stands for no weights), or drop it"

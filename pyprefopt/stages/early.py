@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyprefopt.data.detect import detected, lines_bytes
+from pyprefopt.data.carried import may_have
+from pyprefopt.data.detect import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.load import resolve_source
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
@@ -66,7 +67,7 @@ def _check_column(setting: str, path: str, form: str, name: str) -> None:
 def _has(source: Source, field: str) -> bool:
     if source.named([field]) or any(part.columns for part in source.parts):
         return bool(source.named([field]))
-    return any(f'"{field}"'.encode() in lines_bytes(block.rows) for block in source.blocks(carry=True))
+    return any(may_have(block, [field]) for block in source.blocks(carry=True))
 
 
 def _pairs(source: Source) -> list[str]:

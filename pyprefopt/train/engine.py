@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +43,9 @@ def init_distributed() -> torch.device:
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (alone | {"MASTER_PORT": "0"}).items():  # port 0: any free one, taken as it is found
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", _free_port())
     device = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
@@ -73,12 +72,6 @@ def _unreachable(error: Exception) -> str:
             "deepspeed --master_port N scripts/train.py …"
         )
     return f"the ranks cannot meet at {os.environ['MASTER_ADDR']}:{port}: {first}; look at deepspeed --master_addr"
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def close() -> None:

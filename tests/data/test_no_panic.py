@@ -142,6 +142,8 @@ def call(name: str, draw: Any) -> Any:  # noqa: PLR0911
         return function(column(), pick(FORMATS), first_line=line, carry=draw(st.booleans()))
     if name == "detect_format":
         return function(column(), draw(st.lists(st.sampled_from(FORMATS), max_size=3)))
+    if name == "quoted_names":
+        return function(column(), draw(st.lists(st.sampled_from(["", "a", '"']), max_size=2)))
     if name == "truncate_text":
         tokenizer = pick([None, TOKENIZER])
         base = draw(st.none() | arrays(np.int64))

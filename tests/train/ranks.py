@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -18,15 +19,20 @@ TIMED = ("tokens_per_second", "useful_tokens_per_second", "padding_share", "peak
 SETTINGS = {"learning_rate": 1e-2, "num_train_epochs": 2.5, "global_batch_size": 6, "logging_steps": 2}
 
 
+def free_port() -> str:
+    """A port that no process has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def run_ranks(world: int, function: Callable, *args, **kwargs) -> list[int]:
     """Run `function` on `world` ranks; exit codes. As a launcher does, one rank's failure ends the others."""
     context = multiprocessing.get_context("forkserver")
     heavy = ["deepspeed", "torch._dynamo", "torch.utils.tensorboard"]  # an optimizer imports dynamo
     context.set_forkserver_preload([*heavy, "pyprefopt.train.trainer", "tests.train.toy"])
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    from pyprefopt.train.engine import _free_port
-
-    port = _free_port()
+    port = free_port()
     processes = [context.Process(target=_rank, args=(r, world, port, (function, args, kwargs))) for r in range(world)]
     for process in processes:
         process.start()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.train.ranks import metrics_of, run_ranks, train
+from tests.train.ranks import free_port, metrics_of, run_ranks, train
 
 SCRIPT = Path(__file__).with_name("launched.py")
 ROOT = Path(__file__).parents[2]
@@ -33,10 +33,8 @@ COMMON = {"dropout": 0.0, "logging_steps": 1, "save_steps": 0}
 
 def launch(directory: Path, cases: dict) -> subprocess.Popen:
     launcher = Path(sys.executable).with_name("deepspeed")
-    from pyprefopt.train.engine import _free_port
-
     return start(
-        [launcher, "--num_accelerators", "2", "--master_port", _free_port()], directory, cases, directory / "output"
+        [launcher, "--num_accelerators", "2", "--master_port", free_port()], directory, cases, directory / "output"
     )
 
 
@@ -86,9 +84,7 @@ def of_the_environment(directory: Path, node: int, port: str) -> tuple[list, dic
 
 @pytest.mark.parametrize("how", [of_a_hostfile, of_the_environment])
 def test_two_nodes_of_one_rank_train_as_one(tmp_path, how):
-    from pyprefopt.train.engine import _free_port
-
-    port, cases, nodes = _free_port(), {"z2": {**COMMON, "per_batch": 5, "stage": 2}}, []
+    port, cases, nodes = free_port(), {"z2": {**COMMON, "per_batch": 5, "stage": 2}}, []
     for node in (0, 1):
         command, variables = how(tmp_path, node, port)
         nodes.append(start(command, tmp_path, cases, tmp_path / f"output{node}", **variables))

@@ -26,7 +26,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TextBlocks>()?;
     module.add_function(wrap_pyfunction!(format_fields, module)?)?;
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
-    module.add_function(wrap_pyfunction!(parse_rows, module)?)
+    module.add_function(wrap_pyfunction!(parse_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(quoted_names, module)?)
 }
 
 /// A text file's bytes into blocks of JSON lines, as they arrive.
@@ -191,6 +192,16 @@ fn detect_format(
     rows.check(None)?;
     let seen = py.detach(|| formats::detect(rows.split().0.into_iter(), &candidates));
     Ok((seen.format.map(Format::name), seen.fields, seen.unmarked))
+}
+
+/// Those of the names that stand in quotes somewhere in JSON lines, so that a row may have the field.
+#[pyfunction]
+fn quoted_names(py: Python<'_>, rows: Texts, names: Vec<String>) -> PyResult<Vec<String>> {
+    let lines = rows
+        .lines()
+        .ok_or_else(|| PyValueError::new_err("rows must be JSON lines, as bytes or u8"))?;
+    let found = py.detach(|| formats::quoted(lines, &names));
+    Ok(found.into_iter().map(str::to_owned).collect())
 }
 
 /// (table, rejects, JSON lines of the further fields) of rows that count from `first_row`, their lines from

@@ -24,7 +24,7 @@ mod raw;
 
 pub use blocks::{Blocks, Layout, Limits, TextBlock};
 pub use candidates::Candidates;
-pub use detect::{Detected, detect};
+pub use detect::{Detected, detect, quoted};
 pub use instruction::Instruction;
 pub use json::lines;
 pub use message::Message;

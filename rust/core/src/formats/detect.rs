@@ -1,5 +1,7 @@
 //! Which format rows have, by their fields and the kinds of their values.
 
+use memchr::memmem;
+
 use super::candidates::RESPONSES;
 use super::json::{Fields, text};
 use super::message::chat;
@@ -15,6 +17,12 @@ pub struct Detected {
     pub fields: Vec<String>,
     /// Whole texts without a prompt: where the prompt ends is not known.
     pub unmarked: bool,
+}
+
+/// Those of the names that a line of JSON may have as a field, since they stand in quotes somewhere.
+pub fn quoted<'n>(lines: &[u8], names: &'n [String]) -> Vec<&'n str> {
+    let stands = |name: &&String| memmem::find(lines, format!("\"{name}\"").as_bytes()).is_some();
+    names.iter().filter(stands).map(String::as_str).collect()
 }
 
 /// Look at rows in order until one fits one of the `candidates`; bad rows tell nothing and are passed over.
