@@ -46,22 +46,29 @@ def build_column(config: RunConfig, name: str, data: Artifact, directory: Path) 
         segments = pl.from_arrow(store.table)
         assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
         rows = texts_of(config, data, split, store)
-        _check_columns(rows, name, split)
-        ValueStore.write(directory / split, store, _attach(segments, rows, name, split), key=f"column {name}")
+        where = f"{_source(config, split)}, {split}"
+        _check_columns(rows, name, where)
+        ValueStore.write(directory / split, store, _attach(segments, rows, name, where), key=f"column {name}")
     return {}
 
 
-def _check_columns(rows: pl.DataFrame, name: str, split: str) -> None:
+def _source(config: RunConfig, split: str) -> str:
+    """Where the rows of a split come from, for messages."""
+    given = config.eval_data if split == "eval" and config.eval_data is not None else config.data
+    return str(given or "the embedded data")
+
+
+def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
     for side in SIDES:
         column = f"{side}_{name}"
         if column not in rows.columns:
             raise DataError(
-                f"{split}: the rows have no column '{column}'{did_you_mean(column, rows.columns)}; rewards column "
+                f"{where}: the rows have no column '{column}'{did_you_mean(column, rows.columns)}; rewards column "
                 "takes chosen_NAME and rejected_NAME, with --rewards.column NAME"
             )
 
 
-def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, split: str) -> pl.Series:
+def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str) -> pl.Series:
     """The rewards of each token."""
     from pyprefopt.data.weights import TokenColumn, attach_weights
 
@@ -69,11 +76,11 @@ def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, split: str) -
     try:
         rewarded, rejects = attach_weights(segments, rows, kind)
     except DataError as error:
-        raise DataError(f"{split}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     if rejects.height:
         first = rejects.row(0, named=True)
         raise DataError(
-            f"{split} row {first['row']}, {first['field']}: {first['rule']}, got {first['value']} "
-            f"({rejects.height} such rows); {first['remedy']}"
+            f"{where}, row {first['row']}, {first['field']}: {first['rule']}, got {first['value']} ({rejects.height} "
+            f"such rows); {first['remedy']} (--on_error skip leaves out no row for its rewards)"
         )
     return rewarded[USER_WEIGHTS]
