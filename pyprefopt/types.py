@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackedBatch:
     """One micro-batch without padding: NumPy arrays from `data.pack`, torch tensors after `to`.
 
@@ -53,6 +53,12 @@ class PackedBatch:
     user_weights: Tensor | None = None  # [M] f32
     ref_logps: Tensor | None = None  # [M] f32
     last_index: Tensor | None = None  # [R] i64, input position of each response's last token, where a head reads it
+
+    def __repr__(self) -> str:
+        return (
+            f"PackedBatch({len(self.pair_chosen):,} pairs, {len(self.response_row):,} responses, "
+            f"{len(self.input_ids):,} tokens, {len(self.target_ids):,} of them scored)"
+        )
 
     def map(self, function: Callable[[Any], Any]) -> PackedBatch:
         """A copy with `function` applied to every array that is there."""

@@ -134,6 +134,7 @@ def test_by_hand_in_both_layouts():
     np.testing.assert_array_equal(batch.segment_parent, [-1, 0, 0])
     np.testing.assert_array_equal(batch.hidden_index, [1, 2, 1])
     np.testing.assert_array_equal(batch.target_ids, [1, 2, 4])
+    assert repr(batch) == "PackedBatch(1 pairs, 2 responses, 3 tokens, 3 of them scored)"
     (batch,) = separate.pack(max_tokens=100)
     np.testing.assert_array_equal(batch.input_ids, [10, 11, 1, 10, 11])
     np.testing.assert_array_equal(batch.hidden_index, [1, 2, 4])
