@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -86,6 +87,14 @@ def test_what_a_store_says_about_its_groups(tmp_path):
     assert segments.scores[1] == 0.5
     assert np.isnan(segments.scores[2])
     assert isinstance(segments.table["ids"], pa.ChunkedArray)
+
+
+@pytest.mark.parametrize(("bound", "groups"), [(8, [1, 1, 1, 1]), (16, [2, 2]), (17, [2, 2]), (7, [1, 1, 1, 1])])
+def test_a_shard_holds_as_many_groups_as_fit(tmp_path, monkeypatch, bound, groups):
+    monkeypatch.setattr(shards, "SHARD_TOKENS", bound)
+    eight = Group([1, 2], [Response([3, 4, 5], kind="chosen"), Response([6, 7, 8], kind="rejected")], 0)
+    SegmentStore.write(frame([replace(eight, row=row) for row in range(4)]), tmp_path)
+    assert [shard["lines"] for shard in atomic.read_manifest(tmp_path)["shards"]] == [3 * count for count in groups]
 
 
 def test_an_unfinished_store_does_not_open(tmp_path, monkeypatch, small_shards):

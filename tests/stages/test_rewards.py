@@ -374,7 +374,10 @@ def test_rewards_of_a_truncated_response(credited):
             [[1, 2, 3], [0, 0, 0], [1]],
             r"credited.jsonl, train, row 0, chosen_rewards: there must be one reward for each of the 2 tokens",
         ),
-        ([[1, None], [0, 0, 0], [1]], r"credited.jsonl, train, row 0, chosen_rewards\[1\]: a reward must be a finite number, got None"),
+        (
+            [[1, None], [0, 0, 0], [1]],
+            r"credited.jsonl, train, row 0, chosen_rewards\[1\]: a reward must be a finite number, got None",
+        ),
         (["no", "no", "no"], r"credited.jsonl, train: column 'chosen_rewards' must hold"),
     ],
 )
