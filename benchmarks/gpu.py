@@ -28,9 +28,9 @@ from typing import Any
 from benchmarks import gpu_file
 
 Row = dict[str, Any]
-CHECKS = ("model", "dtype", "layout", "attention", "logps_mean", "logps_max", "gradient", "verdict", "reason")
+CHECKS = ("model", "dtype", "layout", "attention", "kernel", "logps_mean", "logps_max", "gradient", "verdict", "reason")
 STEPS = (
-    "method", "layout", "checkpointing", "attention", "seconds", "pairs_per_second", "tokens_per_second",
+    "method", "layout", "checkpointing", "attention", "kernel", "seconds", "pairs_per_second", "tokens_per_second",
     "useful_tokens_per_second", "mfu", "memory_gib", "verdict", "reason",
 )  # fmt: skip
 TRL = ("micro", "checkpointing", "seconds", "pairs_per_second", "memory_gib", "verdict")

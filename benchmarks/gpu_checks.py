@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.gpu_file import LAYOUTS, BatchFile
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model
+from pyprefopt.modeling.head import Kernel
 from pyprefopt.modeling.ways import CHOICES
 from pyprefopt.types import PackedBatch
 
@@ -49,6 +50,11 @@ def check(file: BatchFile, device: torch.device, *, quick: bool) -> Iterator[Row
             yield from _check_model(name, config, dtype, batches, device)
 
 
+def head_kernels(device: torch.device) -> tuple[Kernel, ...]:
+    """What can read the head's output on this device."""
+    return ("torch", "triton") if device.type == "cuda" else ("torch",)
+
+
 def rounded(vocabulary: int) -> int:
     """A multiple of 64, as GPUs like it."""
     return 64 * -(-vocabulary // 64)
@@ -70,23 +76,26 @@ def _check_model(
     weights = {key: x.to(getattr(torch, dtype)) for key, x in _weights(config).items()}
     exact, expected = _outcome(_model(config, "float64", "loop", weights, device), batches["separate"])
     own: dict[str, tuple[float, float]] = {}  # the loop's distance, by layout
-    for way in ("loop", *(one for one in CHOICES if one not in ("auto", "loop"))):
+    ways = [("loop", kernel) for kernel in head_kernels(device)]
+    for way, kernel in (*ways, *((one, "torch") for one in CHOICES if one not in ("auto", "loop"))):
         for layout, batch in batches.items():
-            row: Row = {"model": name, "dtype": dtype, "layout": layout, "attention": way}
+            row: Row = {"model": name, "dtype": dtype, "layout": layout, "attention": way, "kernel": kernel}
             try:
-                logps, gradient = _outcome(_model(config, dtype, way, weights, device), batch)
+                model = _model(config, dtype, way, weights, device)
+                model.kernel = kernel
+                logps, gradient = _outcome(model, batch)
             except ConfigError as error:
                 told = why(error, way)
                 yield row | {"verdict": "failed" if "trial" in told else "refused", "reason": told}
                 continue
-            except RuntimeError as error:  # of a kernel: the other ways are still worth a row
+            except Exception as error:  # of a kernel: the other ways are still worth a row
                 yield row | {"verdict": "failed", "reason": first_line(error)}
                 continue
             difference = (logps - exact).abs()
             found = difference.mean().item(), _distance(gradient, expected)
             own.setdefault(layout, found)
             limits = BOUNDS[dtype]
-            if way != "loop" and dtype == "bfloat16":
+            if (way, kernel) != ("loop", "torch") and dtype == "bfloat16":
                 limits = tuple(
                     min(limit, WORSE * mine + FLOOR) for limit, mine in zip(limits, own[layout], strict=True)
                 )

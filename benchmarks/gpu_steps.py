@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu_checks import first_line, rounded, why
+from benchmarks.gpu_checks import first_line, head_kernels, rounded, why
 from benchmarks.gpu_file import LAYOUTS, BatchFile
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, Method, SePO
 from pyprefopt.modeling import LogpsModel, load_model, score_logps
 from pyprefopt.modeling.attention import WAY_SETTING
 from pyprefopt.modeling.flops import Flops, count_flops
+from pyprefopt.modeling.head import Kernel
 from pyprefopt.modeling.ways import WAYS
 from pyprefopt.train.metrics import useful_tokens
 from pyprefopt.train.step import method_sums
@@ -76,9 +77,10 @@ class Bench:
             limit = 1e-5 if self.dtype == "float32" else 1e-2
             yield {"layout": layout, "off_ln_2": off, "verdict": "ok" if off <= limit else "failed"}
 
-    def time(self, name: str, layout: str, *, checkpointing: bool, way: str = "auto") -> Row:
+    def time(self, name: str, layout: str, *, checkpointing: bool, way: str = "auto", kernel: Kernel = "torch") -> Row:
         """Steps of one kind; or why there are none."""
         row: Row = {"method": name, "layout": layout, "checkpointing": checkpointing, "attention": way}
+        row["kernel"] = self.model.kernel = kernel
         causal = self.model.causal
         for part in (causal.config, causal.config.get_text_config()):
             setattr(part, WAY_SETTING, way)
@@ -88,7 +90,7 @@ class Bench:
             seconds, memory = _timed(lambda: self._step(method, batches), self.device, self.steps)
         except ConfigError as error:
             return row | {"verdict": "refused", "reason": why(error, way)}
-        except RuntimeError as error:  # of a kernel, too: the other ways are still worth a row
+        except Exception as error:  # of a kernel, too: the other ways are still worth a row
             self.optimizer.zero_grad(set_to_none=True)
             full = isinstance(error, torch.OutOfMemoryError)
             return row | {"verdict": "out of memory" if full else "failed", "reason": first_line(error)}
@@ -103,11 +105,12 @@ class Bench:
         }  # fmt: skip
 
     def all(self) -> Iterator[Row]:
-        """Both methods, both layouts, with and without checkpointing; then each way of attention by itself."""
+        """Methods, layouts and kernels of the head, with and without checkpointing; then each way of attention."""
         for checkpointing in (False, True):
             for name in METHODS:
                 for layout in LAYOUTS:
-                    yield self.time(name, layout, checkpointing=checkpointing)
+                    for kernel in head_kernels(self.device):
+                        yield self.time(name, layout, checkpointing=checkpointing, kernel=kernel)
         for way in WAYS:
             for layout in LAYOUTS:
                 yield self.time("dpo", layout, checkpointing=True, way=way)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+Kernel = Literal["torch", "triton"]
 
 _BLOCK = 4096  # vocabulary entries of one block; 16,384 rows x 4,096 x 4 bytes = 256 MB
 _CPU_BLOCK = 1024  # on a CPU: 2,000 rows stay in its cache
@@ -60,6 +63,7 @@ class Readout(NamedTuple):
     head: nn.Module
     hidden: Tensor
     transform: HeadTransform
+    kernel: Kernel = "torch"  # what reads the head's output
 
     @property
     def plain(self) -> bool:
@@ -71,9 +75,9 @@ class Readout(NamedTuple):
         return self.transform(self.head(rows).to(torch.promote_types(rows.dtype, torch.float32)))
 
 
-def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: HeadTransform) -> Tensor:
-    """log p(target) for each row: hidden [M, H], targets [M] i64 -> [M] in max(float32, hidden's dtype)."""
-    logps = token_outputs(Readout(head, hidden, transform), targets).logps
+def token_logps(policy: Readout, targets: Tensor) -> Tensor:
+    """log p(target) for each row: targets [M] i64 -> [M] in max(float32, hidden's dtype)."""
+    logps = token_outputs(policy, targets).logps
     assert logps is not None  # noqa: S101  (always there)
     return logps
 
@@ -95,7 +99,7 @@ def token_outputs(
         return _module_outputs(policy, targets, reference, entropy)
     own, other = ((r.hidden, r.head.weight, r.head.bias, r.transform) for r in (readouts[0], readouts[-1]))
     logps, spread, kl = _LinearHead.apply(
-        targets, entropy, *own, *(other if reference is not None else (None, None, None, None))
+        targets, entropy, policy.kernel, *own, *(other if reference is not None else (None, None, None, None))
     )
     return Outputs(logps=logps, kl=kl, entropy=spread)
 
@@ -124,11 +128,21 @@ def _module_outputs(policy: Readout, targets: Tensor, reference: Readout | None,
 
 
 class _Running:
-    """Logsumexp over the blocks so far, and means, under that softmax, of what comes with each block: all [M]."""
+    """Of the blocks so far, all [M]: logsumexp, means under that softmax of what came with them, the target's logit."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.logsumexp = torch.full_like(like, float("-inf"))
-        self.mean = torch.zeros_like(like)
+    def __init__(self, targets: Tensor, dtype: torch.dtype) -> None:
+        self.targets = targets
+        self.mean = torch.zeros(targets.shape, dtype=dtype, device=targets.device)
+        self.logsumexp, self.target = torch.full_like(self.mean, float("-inf")), torch.zeros_like(self.mean)
+
+    def find(self, logits: Tensor, first: int, last: int) -> None:
+        """Keep the logits of the targets that the block has."""
+        inside, column = _columns(self.targets, first, last)
+        self.target = torch.where(inside, logits.gather(1, column)[:, 0], self.target)
+
+    def add_raw(self, raw: Tensor, first: int, transform: HeadTransform, kernels: ModuleType) -> None:
+        """The same as `find` and `add`, with the logits as values, from the head's own output."""
+        kernels.add_block(raw, self.targets, first, transform, self.logsumexp, self.mean, self.target)
 
     def add(self, logits: Tensor, values: Tensor | None = None) -> None:
         """Take a block [M, columns] of logits, and of values to average; overwrites both."""
@@ -154,26 +168,24 @@ class _Blocks:
         self._raw = torch.empty(size, dtype=hidden.dtype, device=hidden.device)
         self._final = self._raw if self.dtype == hidden.dtype else self._raw.new_empty(size, dtype=self.dtype)
 
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
-        """First and last vocabulary entry and logits [M, last - first] of each block."""
-        for first, last in _spans(self.weight):
-            yield first, last, self.read(first, last)
+    def raw(self, first: int, last: int) -> Tensor:
+        """The head's own output for the block, in its dtype; it may be overwritten, and the next block does."""
+        weight = self.weight[first:last].T
+        if self.fast:
+            made = products.product(self.hidden, weight)
+            return made if self.bias is None else made.add_(self.bias[first:last])
+        raw = self._part(self._raw, last - first)
+        if self.bias is None:
+            return torch.mm(self.hidden, weight, out=raw)
+        return torch.addmm(self.bias[first:last], self.hidden, weight, out=raw)
 
     def read(self, first: int, last: int) -> Tensor:
         """The block's logits; they may be changed in place, and the next block overwrites them."""
-        rows, columns = len(self.hidden), last - first
-        if self.fast:
-            logits = products.product(self.hidden, self.weight[first:last].T)
-            return self.transform(logits if self.bias is None else logits.add_(self.bias[first:last]))
-        raw, logits = (buffer[: rows * columns].view(rows, columns) for buffer in (self._raw, self._final))
-        weight = self.weight[first:last].T
-        if self.bias is None:
-            torch.mm(self.hidden, weight, out=raw)
-        else:
-            torch.addmm(self.bias[first:last], self.hidden, weight, out=raw)
-        if logits.dtype != raw.dtype:
-            logits.copy_(raw)
-        return self.transform(logits)
+        raw = self.raw(first, last)
+        return self.transform(raw if raw.dtype == self.dtype else self._part(self._final, last - first).copy_(raw))
+
+    def _part(self, buffer: Tensor, columns: int) -> Tensor:
+        return buffer[: len(self.hidden) * columns].view(-1, columns)
 
 
 class _LinearHead(torch.autograd.Function):
@@ -185,20 +197,23 @@ class _LinearHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        targets: Tensor, entropy: bool,
+        targets: Tensor, entropy: bool, kernel: Kernel,
         hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: HeadTransform,
         ref_hidden: Tensor | None, ref_weight: Tensor | None, ref_bias: Tensor | None,
         ref_transform: HeadTransform | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         blocks = _Blocks(hidden, weight, bias, transform)
-        target_logit = torch.zeros(targets.shape, dtype=blocks.dtype, device=hidden.device)
-        own, ref = _Running(target_logit), _Running(target_logit)
+        own, ref = _Running(targets, blocks.dtype), _Running(targets, blocks.dtype)
         reference = None
         if ref_hidden is not None and ref_weight is not None and ref_transform is not None:
             reference = _Blocks(ref_hidden, ref_weight, ref_bias, ref_transform)
-        for first, last, logits in blocks:
-            inside, column = _columns(targets, first, last)
-            target_logit = torch.where(inside, logits.gather(1, column)[:, 0], target_logit)
+        ctx.kernels = _kernels(kernel, hidden) if reference is None else None
+        for first, last in _spans(weight):
+            if ctx.kernels is not None:
+                own.add_raw(blocks.raw(first, last), first, transform, ctx.kernels)
+                continue
+            logits = blocks.read(first, last)
+            own.find(logits, first, last)
             if reference is not None:  # the mean of y' - y under the reference
                 ref_logits = reference.read(first, last)
                 ref.add(ref_logits, ref_logits - logits)
@@ -210,7 +225,7 @@ class _LinearHead(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         spread = own.logsumexp - own.mean if entropy else None
         kl = None if reference is None else ref.mean - ref.logsumexp + own.logsumexp
-        return target_logit - own.logsumexp, spread, kl
+        return own.target - own.logsumexp, spread, kl
 
     @staticmethod
     @once_differentiable
@@ -225,6 +240,15 @@ class _LinearHead(torch.autograd.Function):
         ref_blocks = None if kl_grad is None else _Blocks(ref_hidden, ref_weight, ref_bias, ref_transform)
         grad = torch.zeros_like(logsumexp) if grad is None else grad
         alone = kl_grad is None and entropy_grad is None
+
+        def d_raw(first: int, last: int) -> Tensor:
+            if ctx.kernels is not None and alone:
+                raw: Tensor = ctx.kernels.to_gradient(blocks.raw(first, last), targets, first, transform, logsumexp)
+                return raw
+            logits = blocks.read(first, last)
+            slope = transform.derivative(logits)
+            d_logits = d_final(logits, first, last)
+            return d_logits.mul_(slope) if isinstance(slope, Tensor) or slope != 1 else d_logits
 
         def d_final(logits: Tensor, first: int, last: int) -> Tensor:
             inside, column = _columns(targets, first, last)
@@ -243,33 +267,31 @@ class _LinearHead(torch.autograd.Function):
                 d_logits.sub_(q.mul_(kl_grad[:, None]))
             return d_logits.scatter_add_(1, column, torch.where(inside, grad, 0)[:, None])
 
-        grads = _pull_back(blocks, ctx.needs_input_grad[2:5], d_final, -grad if alone else None)
-        return None, None, *grads, None, None, None, None, None
+        grads = _pull_back(blocks, ctx.needs_input_grad[3:6], d_raw, -grad if alone else None)
+        return None, None, None, *grads, None, None, None, None, None
 
 
 def _pull_back(
     blocks: _Blocks,
     wants: tuple[bool, ...],
-    d_final: Callable[[Tensor, int, int], Tensor],
+    d_raw: Callable[[int, int], Tensor],
     factor: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """From the gradient of the final logits y = f(z), block by block: dz = dy f'(z), dh = dz W, dW = dz' h.
+    """From the gradient dz of the head's output, block by block: dh = dz W, dW = dz' h.
 
-    `d_final(y, first, last)` gives dy of one block, to be multiplied by `factor` [M] where there is one; it may
-    overwrite y. `wants` says which of hidden, weight and bias need a gradient.
+    `d_raw(first, last)` gives dz of one block, to be multiplied by `factor` [M] where there is one. `wants` says which
+    of hidden, weight and bias need a gradient.
     """
     hidden, weight, bias = blocks.hidden, blocks.weight, blocks.bias
     d_hidden = torch.zeros(hidden.shape, dtype=blocks.dtype, device=hidden.device) if wants[0] else None
     d_weight = torch.empty_like(weight) if wants[1] else None
     d_bias = torch.empty_like(bias) if bias is not None and wants[2] else None
     scaled = hidden if factor is None else (hidden * factor[:, None]).to(hidden.dtype)
-    for first, last, logits in blocks:
-        slope = blocks.transform.derivative(logits)
-        d_logits = d_final(logits, first, last)
-        if isinstance(slope, Tensor) or slope != 1:
-            d_logits.mul_(slope)
+    for first, last in _spans(weight):
+        d_logits = d_raw(first, last)
         if d_bias is not None:
-            d_bias[first:last] = (d_logits.sum(0) if factor is None else factor @ d_logits).to(d_bias.dtype)
+            exact = d_logits.to(blocks.dtype)
+            d_bias[first:last] = (exact.sum(0) if factor is None else factor @ exact).to(d_bias.dtype)
         d_logits = d_logits.to(hidden.dtype)  # the products below add up in float32 inside
         if d_hidden is not None and d_hidden.dtype == d_logits.dtype and not blocks.fast:
             d_hidden.addmm_(d_logits, weight[first:last])
@@ -282,6 +304,28 @@ def _pull_back(
     if d_hidden is not None and factor is not None:
         d_hidden.mul_(factor[:, None])
     return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """ConfigError where `kernel` cannot run on this machine."""
+    if kernel == "torch":
+        return
+    try:
+        from pyprefopt.modeling import kernels
+    except ImportError:
+        raise ConfigError(
+            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set --head_kernel torch"
+        ) from None
+    kernels.check_here()
+
+
+def _kernels(kernel: Kernel, hidden: Tensor) -> ModuleType | None:
+    """The module of Triton kernels, where they are wanted and can compute this; None: PyTorch's operators do."""
+    if kernel == "torch":
+        return None
+    from pyprefopt.modeling import kernels
+
+    return kernels if kernels.take(hidden) else None
 
 
 def _block_size(weight: Tensor) -> int:

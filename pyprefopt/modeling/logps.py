@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention import ATTENTION_NAME, WAY_SETTING
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head import HeadTransform, Kernel, Readout, token_logps, token_outputs
 from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.types import Outputs
 
@@ -69,11 +69,14 @@ class LogpsModel(PackedModel):
     (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
 
     entropy: give that of each token's distribution too, while `entropy` is True; it may be changed at any time.
+    kernel: what reads the head's output on a GPU, torch or triton; it may be changed at any time.
     """
 
-    def __init__(self, model: nn.Module, *, probe: bool = True, entropy: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, probe: bool = True, entropy: bool = False, kernel: Kernel = "torch"
+    ) -> None:
         super().__init__(model)
-        self.entropy = entropy
+        self.entropy, self.kernel = entropy, kernel
         if self.causal.get_output_embeddings() is None:
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
@@ -89,14 +92,13 @@ class LogpsModel(PackedModel):
 
     def logps(self, batch: PackedBatch) -> Tensor:
         """Log-probs [M], whatever else `forward` gives."""
-        head, hidden, transform = self.readout(batch)
-        return token_logps(head, hidden, batch.target_ids, transform)
+        return token_logps(self.readout(batch), batch.target_ids)
 
     def readout(self, batch: PackedBatch) -> Readout:
         """The head, and the hidden states [M, H] that it reads for the scored tokens."""
         # Indexing would add gradients of a repeated position up in any order; an embedding's backward pass has one.
         hidden = F.embedding(batch.hidden_index, self.hidden_states(batch))
-        return Readout(self.causal.get_output_embeddings(), hidden, self.transform)
+        return Readout(self.causal.get_output_embeddings(), hidden, self.transform, self.kernel)
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

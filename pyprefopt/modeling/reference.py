@@ -53,8 +53,8 @@ class ReferencedModel(LogpsModel):
         if self.reference is not None:
             return self.reference.readout(batch)
         with adapters_off(self.model):
-            head, hidden, transform = self.readout(batch)
-        return Readout(base_layer(head), hidden, transform)
+            readout = self.readout(batch)
+        return readout._replace(head=base_layer(readout.head))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self.reference is not None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
 KEYED = ("dtype", "lora")
 RECORDED = (
-    "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention",
+    "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention", "head_kernel",
     "gradient_checkpointing",
 )  # fmt: skip
 # Mean difference a token, in nats, of log-probs computed in two packings.

@@ -17,8 +17,8 @@ from pyprefopt.train.configfile import as_dict, read_yaml
 CONFIG = "config.yaml"
 UNKEYED = frozenset({  # settings that change nothing in the policy
     "output_dir", "overwrite", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch",
-    "threads", "layout", "attention", "per_device_train_batch_size", "eval_steps", "save_steps", "save_total_limit",
-    "logging_steps", "peak_tflops", "trust_remote_code", "compile",
+    "threads", "layout", "attention", "head_kernel", "per_device_train_batch_size", "eval_steps", "save_steps",
+    "save_total_limit", "logging_steps", "peak_tflops", "trust_remote_code", "compile",
 })  # fmt: skip
 REMEDY = "choose another --output_dir, or pass --overwrite to replace it (what fits of the other stages is used again)"
 

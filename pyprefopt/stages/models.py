@@ -12,6 +12,7 @@ from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.adapters import is_lora
 from pyprefopt.modeling.compile import compile_layers
+from pyprefopt.modeling.head import Kernel, check_kernel
 from pyprefopt.modeling.load import load_model, model_hash
 from pyprefopt.modeling.logps import LogpsModel, PackedModel
 from pyprefopt.modeling.reference import ReferencedModel
@@ -50,7 +51,7 @@ def start_model(config: RunConfig, data: Artifact) -> Source:
 
 def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
     """Load a model behind the log-prob engine; LoRA and checkpointing only where it is to be trained."""
-    return LogpsModel(_load(config, source, data, dtype=dtype, trained=trained))
+    return LogpsModel(_load(config, source, data, dtype=dtype, trained=trained), kernel=_kernel(config))
 
 
 def open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
@@ -72,9 +73,14 @@ def _open_trained(config: RunConfig, source: Source, data: Artifact, needs: froz
         )
     model = _load(config, source, data, dtype=config.dtype, trained=True)
     if "ref_kl" not in needs:
-        return LogpsModel(model, entropy=True)
+        return LogpsModel(model, entropy=True, kernel=_kernel(config))
     frozen = None if is_lora(model) else open_model(config, source, data, dtype=config.dtype, trained=False)
     return ReferencedModel(model, frozen, entropy=True)
+
+
+def _kernel(config: RunConfig) -> Kernel:
+    check_kernel(config.head_kernel)
+    return config.head_kernel
 
 
 def _padding(data: Artifact) -> int | None:

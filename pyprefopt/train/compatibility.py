@@ -379,6 +379,12 @@ RULES: tuple[Rule, ...] = (
         "compile",
     ),
     Rule(
+        lambda c: c.head_kernel == "triton" and bool(METHODS[c.method].needs & {"ref_kl", "reward_head"}),
+        "head_kernel triton reads log-probs, and method {c.method} needs what it does not give; set head_kernel torch",
+        {"method": "tdpo2", "head_kernel": "triton"},
+        "head_kernel",
+    ),
+    Rule(
         lambda c: c.lora.r == 0 and c.lora != LoraConfig(),
         "lora.* needs lora.r > 0, got 0; set lora.r (usual 8 to 64) or leave the others out",
         {"lora": {"alpha": 32}},

@@ -95,7 +95,7 @@ def test_value_and_gradient_through_the_vocabulary(dtype, method, scale):
     policy, ref = (Readout(head_of(vocabulary, dtype), h, HeadTransform()) for h in (hidden, other.to(dtype)))
     logps, kl, *_ = token_outputs(policy, targets, reference=ref)
     with torch.no_grad():
-        ref_logps = token_logps(ref.head, ref.hidden, targets, ref.transform)
+        ref_logps = token_logps(ref, targets)
     got = losses(
         method, replace(batch, ref_logps=ref_logps), logps, weighted_sums(batch.token_mask[None], kl, batch)[0]
     )

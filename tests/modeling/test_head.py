@@ -58,7 +58,7 @@ def test_gradcheck(kind: type[nn.Linear], bias: bool, transform: HeadTransform) 
     hidden, targets = inputs(5, 3, 600)
     parameters = tuple(head.parameters())
     torch.autograd.gradcheck(
-        lambda h, *_: token_logps(head, h, targets, transform), (hidden, *parameters), fast_mode=True
+        lambda h, *_: token_logps(Readout(head, h, transform), targets), (hidden, *parameters), fast_mode=True
     )
 
 
@@ -73,7 +73,7 @@ def test_equals_log_softmax(
     head = make_head(kind, 4, vocabulary, bias)
     hidden, targets = inputs(rows, 4, vocabulary)
     leaves = (hidden, *head.parameters())
-    logps, expected = token_logps(head, hidden, targets, transform), plain(head, hidden, targets, transform)
+    logps, expected = token_logps(Readout(head, hidden, transform), targets), plain(head, hidden, targets, transform)
     torch.testing.assert_close(logps, expected, rtol=1e-11, atol=1e-11)
     direction = torch.randn(rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ours = torch.autograd.grad((logps * direction).sum(), leaves)
@@ -85,7 +85,7 @@ def test_equals_log_softmax(
 def test_large_logits_do_not_overflow() -> None:
     head = make_head(nn.Linear, 4, 600, bias=False, dtype=torch.float32)
     hidden, targets = inputs(6, 4, 600, torch.float32)
-    logps = token_logps(head, hidden * 1e4, targets, HeadTransform())
+    logps = token_logps(Readout(head, hidden * 1e4, HeadTransform()), targets)
     expected = plain(head, hidden * 1e4, targets, HeadTransform())
     torch.testing.assert_close(logps, expected, rtol=1e-5, atol=1e-2)
     assert logps.isfinite().all()
@@ -96,7 +96,7 @@ def test_bfloat16_gives_float32_log_probs_and_bfloat16_gradients() -> None:
     hidden, targets = inputs(2000, 32, 2100, torch.bfloat16)
     with torch.no_grad():
         exact.weight.copy_(head.weight)
-    logps = token_logps(head, hidden, targets, HeadTransform())
+    logps = token_logps(Readout(head, hidden, HeadTransform()), targets)
     expected = plain(exact, hidden.double(), targets, HeadTransform())
     assert logps.dtype == torch.float32
     assert (logps - expected).abs().max() < 0.1  # a logit of 20 has steps of 0.125 in bfloat16
@@ -114,7 +114,7 @@ def test_only_the_gradients_that_are_asked_for(frozen: str, left: str) -> None:
     hidden, targets = inputs(6, 4, 300)
     leaves = {"hidden": hidden, "weight": head.weight}
     leaves[frozen].requires_grad_(False)
-    token_logps(head, hidden, targets, HeadTransform()).sum().backward()
+    token_logps(Readout(head, hidden, HeadTransform()), targets).sum().backward()
     assert leaves[frozen].grad is None
     assert leaves[left].grad is not None
 
@@ -123,7 +123,9 @@ def test_a_tied_weight_gets_both_gradients() -> None:
     head = make_head(nn.Linear, 4, 300, bias=False)
     _, targets = inputs(6, 4, 300)
     ids = torch.arange(6)
-    ours = torch.autograd.grad(token_logps(head, head.weight[ids], targets, HeadTransform()).sum(), head.weight)[0]
+    ours = torch.autograd.grad(
+        token_logps(Readout(head, head.weight[ids], HeadTransform()), targets).sum(), head.weight
+    )[0]
     theirs = torch.autograd.grad(plain(head, head.weight[ids], targets, HeadTransform()).sum(), head.weight)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
