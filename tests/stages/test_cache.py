@@ -108,6 +108,18 @@ def test_a_store_that_is_not_as_written_is_made_again(
         assert "is not as it was written (sha256 differs): it is made again" in caplog.text
 
 
+def test_a_base_of_other_weights_is_made_again(inputs: Path, filled: Path, tmp_path: Path) -> None:
+    """As large as before, so that only its content tells; log-probs of the right base stay what they are."""
+    cache = tmp_path / "cache"
+    shutil.copytree(filled, cache)
+    (weights,) = cache.glob("base-*/model/model.safetensors")
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4096] + bytes(byte ^ 1 for byte in before[-4096:]))
+    result = dpo(inputs, tmp_path / "run", cache=str(cache), method="simpo")
+    assert "base" not in reused(result)
+    assert weights.read_bytes() == before
+
+
 def test_two_runs_at_once_make_everything_once(inputs: Path, tmp_path: Path) -> None:
     codes: dict[str, list[int]] = {}
 
