@@ -204,6 +204,22 @@ def test_a_killed_scoring_goes_on_in_another_run_on_other_ranks(inputs: Path, tm
         ValueStore.open(folder / split).check(store)
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_part_that_is_not_as_written_is_scored_again(inputs: Path, tmp_path: Path, damage: str) -> None:
+    settings = {"method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
+    die = ("pyprefopt.stages.score", "_score_part", 4)
+    cache = tmp_path / "cache"
+    assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, cache=str(cache), **settings) == [-9]
+    part = min(cache.glob("logps-*/*.safetensors"))
+    content = part.read_bytes()
+    part.write_bytes(content[:-8] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    dpo(inputs, tmp_path / "b", cache=str(cache), max_tokens_per_batch=256, max_steps=1)
+    dpo(inputs, tmp_path / "c", cache=str(tmp_path / "fresh"), max_tokens_per_batch=256, max_steps=1)
+    made, right = (next(folder.glob("logps-*")) for folder in (cache, tmp_path / "fresh"))
+    for split in ("train", "eval"):
+        np.testing.assert_allclose(flat_values(made / split), flat_values(right / split), atol=3e-6, rtol=0)
+
+
 def watch(directory: str, output_dir: str, notes: str, die: Any, **settings: Any) -> None:
     """`train` that writes how many parts this rank scored."""
     from pyprefopt.stages import score
