@@ -112,7 +112,8 @@ def about(run: Run) -> str:
     how = run["measured"]
     seconds = "processor time" if how["clock"] == "cpu" else "wall time"
     text = (
-        f"{how['steps']} steps of {how['batch']} pairs, the fastest of {how['repetitions']}, {how['threads']} "
+        f"{how['steps']} steps of {how['batch']} pairs, ours in micro-batches of at most {how['max_tokens']:,} tokens, "
+        f"the fastest of {how['repetitions']}, {how['threads']} "
         f"thread{'s' * (how['threads'] > 1)}, {seconds}."
     )
     if "hidden" in run:
@@ -153,7 +154,7 @@ def page(found: dict[str, Any]) -> str:
 * Peer and we run by turns, each in a process of its own; of every step the fastest run counts. The first step, in
   which memory is touched for the first time, does not count. Seconds are those of the whole loop: data, forward,
   backward, clipping, AdamW, metrics.
-* Both sides build the model from one configuration with one seed, take the same pairs in the same order, 16 a step,
+* Both sides build the model from one configuration with one seed, take the same pairs in the same order,
   with the same learning rate and the same reference log-probs, precomputed. TRL runs without activation
   checkpointing, which would make it slower, and is given token ids. No ratio is given unless the losses agree at
   every step to 1e-4 (bfloat16: 1e-2).
@@ -162,7 +163,8 @@ def page(found: dict[str, Any]) -> str:
 * SePO selects by chance here, so that a response's tail is seldom spared.
 * In bfloat16 TRL computes as its default says (float32 weights, products in bfloat16); we with bfloat16 weights and
   a float32 copy for AdamW.
-* Peak memory is the process's resident set during training, or during scoring, with imports and model in it.
+* Peak memory is the process's resident set during training, or during scoring, with imports and model in it. Ours
+  grows with the micro-batch, whose tokens `--max_tokens_per_batch` bounds: 16,384 in a run that does not set it.
 * "Processor time" counts a process's own work, for a machine on which others work too; with one thread it is the
   wall time of an idle core.
 * The whole setting: `python benchmarks/train.py --steps 33 --repetitions 1 --only small` (512 pairs counted); by

@@ -69,7 +69,8 @@ def load_model(
     head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
         has it; `pad_token_id` is then the id that transformers skips at the end of padded texts (None: it refuses
         padded ones), and must not be one that a response may end with.
-    Every dropout of the model is set to 0, so that policy and reference agree at step 0; LoRA's own dropout stays.
+    Every dropout of the model, of whole layers too, is set to 0, so that policy and reference agree at step 0; LoRA's
+    own dropout stays.
     """
     wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
@@ -253,7 +254,8 @@ def _prepare(config: PreTrainedConfig, way: str) -> None:
         part.use_cache = False
         setattr(part, WAY_SETTING, way)
         for name, value in list(vars(part).items()):
-            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and value:
+            random = "dropout" in name or name.endswith(("pdrop", "layerdrop"))
+            if random and isinstance(value, int | float) and value:
                 setattr(part, name, 0.0)
 
 

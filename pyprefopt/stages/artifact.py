@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,14 +71,15 @@ Build = Callable[[Path], dict[str, Any]]
 def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dict[str, Any] | None:
     """The manifest of `directory` if it was made for this stage's key and is as it was written, else None.
 
-    All its files must be there, and every store of segments or values must have its content, bit by bit.
+    All its files must be there with their content, bit by bit: what is made from them is keyed by that content.
     """
     if not (directory / MANIFEST).exists():
         return None
     manifest = read_manifest(directory)
-    if manifest.get("key") != stage.key or manifest.get("files") != _files(directory, outputs):
+    parts = _parts(directory, outputs)
+    if manifest.get("key") != stage.key or manifest.get("files", {}).keys() != parts.keys():
         return None
-    altered = _altered(directory, manifest.get("stores"))
+    altered = _altered(directory, parts, manifest)
     if altered is not None and dist.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
@@ -94,11 +95,13 @@ def _stores(directory: Path) -> dict[str, str]:
     return {folder.name: sha256_file(folder / MANIFEST) for folder in _store_folders(directory)}
 
 
-def _altered(directory: Path, written: Any) -> Path | None:
-    """The first store that is not as it was `written`."""
-    if written != _stores(directory):
+def _altered(directory: Path, parts: Mapping[str, Path], manifest: Mapping[str, Any]) -> Path | None:
+    """The first store or other part that is not as the manifest says it was written."""
+    if manifest.get("stores") != _stores(directory):
         return directory
-    return next((folder for folder in _store_folders(directory) if not is_whole(folder)), None)
+    if store := next((folder for folder in _store_folders(directory) if not is_whole(folder)), None):
+        return store
+    return next((path for name, path in parts.items() if _hashes(path) != manifest["files"][name]), None)
 
 
 def is_whole(folder: Path) -> bool:
@@ -110,14 +113,16 @@ def is_whole(folder: Path) -> bool:
     return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files.items())
 
 
-def _files(directory: Path, outputs: Sequence[Path]) -> dict[str, list[int]]:
-    """Sizes of the files of each part of the artifact, in order of their names; checkpoints may be deleted."""
-    parts = {path.name: path for path in sorted(directory.glob("*")) if path.is_dir() and path.name != "checkpoints"}
-    parts |= {path.name: path for path in outputs if path.exists()}
-    return {
-        name: [file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()]
-        for name, path in parts.items()
-    }
+def _parts(directory: Path, outputs: Sequence[Path]) -> dict[str, Path]:
+    """The artifact's folders and outputs by name, but its stores; checkpoints may be deleted."""
+    apart = {folder.name for folder in _store_folders(directory)} | {"checkpoints"}
+    parts = {path.name: path for path in sorted(directory.glob("*")) if path.is_dir() and path.name not in apart}
+    return parts | {path.name: path for path in outputs if path.exists()}
+
+
+def _hashes(part: Path) -> list[str]:
+    """sha256 of a part's files, in order of their names."""
+    return [sha256_file(file) for file in sorted(part.rglob("*")) if file.is_file()]
 
 
 def run_stage(
@@ -181,7 +186,8 @@ def _make(
     if dist.is_main():
         facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": meter.peak()}
         record = {"stage": stage.name, "key": stage.key, "settings": stage.settings, "inputs": stage.inputs}
-        record |= extra | {"facts": facts, "files": _files(directory, outputs), "stores": _stores(directory)}
+        files = {name: _hashes(path) for name, path in _parts(directory, outputs).items()}
+        record |= extra | {"facts": facts, "files": files, "stores": _stores(directory)}
         write_manifest(directory, record)
     return Artifact(label, directory, dist.wait_for_manifest(directory, stage.key), reused=False)
 

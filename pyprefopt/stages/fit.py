@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 KEYED = ("dtype", "lora")
 RECORDED = (
     "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention", "head_kernel",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "compile", "deepspeed",
 )  # fmt: skip
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}

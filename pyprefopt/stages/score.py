@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from pyprefopt.data.atomic import MANIFEST, atomic_write
@@ -27,6 +29,7 @@ from pyprefopt.types import PackedBatch
 
 PART_BATCHES = 4  # micro-batches of a part, which a killed run scores again at most
 LEAST_PARTS = 16  # where there are as many micro-batches, so that ranks have equal shares
+PART_COLUMNS = ("lines", "lengths", "values")
 
 logger = logging.getLogger("pyprefopt")
 
@@ -42,7 +45,7 @@ def build_logps(
     """Per-token log-probs of every response of `train` and `eval`; the ranks score parts in turn.
 
     They hand over through files, not through a collective. Parts are the same for any number of ranks, and those that
-    a killed run left are used again.
+    a killed run left are used again where they are as they were written.
     """
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
@@ -55,8 +58,9 @@ def build_logps(
         parts = [directory / f"{share}-{part:05d}-of-{count}.safetensors" for part in range(count)]
         own = range(dist.rank(), count, dist.world_size())
         for part in tqdm(own, desc=f"{title} {split}", unit="part", disable=not dist.is_main()):
-            if not parts[part].exists():
-                atomic_write(parts[part], save(_score_part(model, packer.assemble(bins[part::count]))))
+            if _read_part(parts[part]) is None:
+                scored = _score_part(model, packer.assemble(bins[part::count]))
+                atomic_write(parts[part], save(scored, metadata={"sha256": _part_hash(scored)}))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
@@ -79,7 +83,7 @@ def _scored(directory: Path, store: SegmentStore, key: str) -> bool:
 def _score_part(model: LogpsModel, batches: Sequence[PackedBatch]) -> dict[str, np.ndarray]:
     """Log-probs of a part: which lines of the segments, how many tokens each, the values one after another."""
     device = next(model.parameters()).device
-    columns: dict[str, list[np.ndarray]] = {"lines": [], "lengths": [], "values": []}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in PART_COLUMNS}
     for batch in batches:
         columns["lines"].append(np.asarray(batch.response_line))
         columns["lengths"].append(np.asarray(batch.scored_length).astype(np.int64))
@@ -87,11 +91,28 @@ def _score_part(model: LogpsModel, batches: Sequence[PackedBatch]) -> dict[str, 
     return {name: np.concatenate(arrays) for name, arrays in columns.items()}
 
 
+def _part_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in PART_COLUMNS:
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read_part(path: Path) -> dict[str, np.ndarray] | None:
+    """A part's columns; None where it is not there, or not as it was written."""
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in PART_COLUMNS}
+            written = file.metadata()["sha256"]
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return arrays if _part_hash(arrays) == written else None
+
+
 def _gather(parts: list[Path]) -> tuple[np.ndarray, ...]:
-    for part in parts:
-        dist.wait_until(lambda part=part: part.exists() or None, part)  # type: ignore[misc]
-    loaded = [load_file(part) for part in parts]
-    return tuple(np.concatenate([arrays[name] for arrays in loaded]) for name in ("lines", "lengths", "values"))
+    """The columns of all parts, as soon as the ranks have made them."""
+    loaded = [dist.wait_until(lambda part=part: _read_part(part), part) for part in parts]  # type: ignore[misc]
+    return tuple(np.concatenate([arrays[name] for arrays in loaded]) for name in PART_COLUMNS)
 
 
 def scores_stage(oracle_logps: Artifact, base_logps: Artifact) -> Stage:

@@ -154,6 +154,11 @@ def _hashes(path: Path) -> dict[str, str]:
         return {str(f.relative_to(path)): h for f, h in zip(files, pool.map(sha256_file, files), strict=True)}
 
 
+def seed_rng(seed: int) -> None:
+    """Begin torch's random numbers, for an adapter's dropout: the same in every run, others on each rank."""
+    torch.manual_seed((seed + rank()) % 2**64)
+
+
 def _save_rng(path: Path) -> None:
     """Random states of this rank, without pickle: tensors, and JSON for the small rest."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()

@@ -30,6 +30,8 @@ _REFUSED = {  # what a user's JSON may not set, and why
     "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
     "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
     "checkpoint": "checkpoints are written by save_steps and save_total_limit",
+    "torch_autocast": "the precision of weights and computation is set by dtype",
+    "amp": "the precision of weights and computation is set by dtype",
 }
 
 

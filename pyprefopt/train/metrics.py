@@ -68,12 +68,10 @@ def useful_tokens(batch: PackedBatch) -> Tensor:
     """
     if not len(batch.response_index):
         return torch.zeros(2, dtype=torch.float64, device=batch.input_ids.device)
-    first = torch.searchsorted(
-        batch.response_index, torch.arange(len(batch.response_row), device=batch.input_ids.device)
-    )
-    first = first.clamp(max=len(batch.response_index) - 1)
-    prompt = (batch.position_ids[batch.hidden_index[first]] + 1 - batch.token_position[first]).double()  # [R] tokens
-    group = batch.response_group
+    scored, counts = torch.unique_consecutive(batch.response_index, return_counts=True)  # the others have no prompt
+    first = counts.cumsum(0) - counts
+    prompt = (batch.position_ids[batch.hidden_index[first]] + 1 - batch.token_position[first]).double()  # its tokens
+    group = batch.response_group[scored]
     again = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] == group[:-1]])
     repeated = prompt * (again & (batch.segment_parent.max() < 0))
     seen = (batch.position_ids + 1).sum(dtype=torch.float64) - (repeated * (repeated + 1) / 2).sum()

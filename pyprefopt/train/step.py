@@ -62,8 +62,8 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
 def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> Sums:
     """Sums per response, as `method.loss` takes them, from what the model gave.
 
-    User weights multiply the method's weights and the divergence at a token, and change no length. DataError where
-    batch or model lack what the method needs.
+    User weights multiply the method's weights and the divergence at a token, and change no length. Sums are in float64:
+    a loss reads small differences of thousands of nats. DataError where batch or model lack what the method needs.
     """
     outputs = Outputs.of(given)
     _require_needs(method, batch, outputs)
@@ -75,11 +75,11 @@ def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> 
         weights = weights if batch.user_weights is None else weights * batch.user_weights
     ref = kl = None
     if "ref_logps" in method.needs and batch.ref_logps is not None:
-        ref = weighted_sums(weights, batch.ref_logps, batch)
+        ref = weighted_sums(weights, batch.ref_logps.double(), batch)
     if "ref_kl" in method.needs and outputs.kl is not None:
         counted = batch.token_mask if batch.user_weights is None else batch.token_mask * batch.user_weights
-        kl = weighted_sums(counted[None], outputs.kl, batch)[0]
-    return Sums(policy=weighted_sums(weights, outputs.logps, batch), ref=ref, kl=kl)
+        kl = weighted_sums(counted[None], outputs.kl.double(), batch)[0]
+    return Sums(policy=weighted_sums(weights, outputs.logps.double(), batch), ref=ref, kl=kl)
 
 
 def _require_needs(method: Method, batch: PackedBatch, outputs: Outputs) -> None:

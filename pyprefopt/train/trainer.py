@@ -12,7 +12,7 @@ from typing import Any
 from pyprefopt.errors import TrainingError
 from pyprefopt.modeling.flops import count_flops
 from pyprefopt.train.callbacks import Callback, default_callbacks
-from pyprefopt.train.checkpoint import CheckpointStore
+from pyprefopt.train.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.train.dist import any_rank, deepspeed_runner
 from pyprefopt.train.engine import Engine
 from pyprefopt.train.evaluation import evaluate
@@ -37,6 +37,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     flops = count_flops(job.model)  # while its weights are whole
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
     watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
+    seed_rng(run.seed)  # a checkpoint brings its own states
     with _engine(job, watchers) as engine, _sigterm() as told_to_stop:
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
         progress.restore(store.resume(engine))

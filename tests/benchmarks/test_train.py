@@ -94,6 +94,7 @@ def test_ratios_are_those_of_the_paces():
     text = training_report.tables([run_of(**PACES)])
     assert "| 6.00 | 6.00x | 3.00x | 6.0x | 2 MB (1.00) |" in text
     assert "takes 0.50 of the time" in text
+    assert "steps of 4 pairs, ours in micro-batches of at most 99 tokens, the fastest of 1" in text
     assert "| 200 | 4.00x | 3x |" in text
 
 

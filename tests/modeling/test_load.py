@@ -14,7 +14,8 @@ from torch import nn
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, estimate_memory, load_model, model_hash, save_policy, toy_config
 from pyprefopt.modeling.attention import ATTENTION_NAME
-from tests.modeling.models import ARCHITECTURES, write_config
+from tests.modeling.models import ARCHITECTURES, make_groups, write_config
+from tests.reference.packing import pack_groups
 
 
 @pytest.fixture
@@ -68,6 +69,17 @@ def test_a_directory_is_loaded_as_it_is(saved: Path, config: Path) -> None:
     assert model.config._attn_implementation == ATTENTION_NAME
     assert model.config.use_cache is False
     assert load_model(saved, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_no_layer_is_left_out(tmp_path: Path) -> None:
+    config = {
+        "model_type": "opt", "vocab_size": 300, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32, "layerdrop": 0.5,
+    }  # fmt: skip
+    model = LogpsModel(load_model(write_config(tmp_path, config))).train()
+    batch = pack_groups(make_groups()).to()
+    first = model(batch)
+    assert all(torch.equal(model(batch), first) for _ in range(5))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -71,6 +71,20 @@ def test_a_missing_output_makes_the_stage_run_again(tmp_path: Path) -> None:
     assert make.calls == 2
 
 
+def test_an_output_with_other_content_makes_the_stage_run_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is made from a model's weights is keyed by their hash, so others of the same size may not pass for them."""
+    output, make, stage = tmp_path / "policy", Maker(), Stage("name", {})
+    output.mkdir()
+    (output / "weights").write_text("ones")
+    run_stage(stage, tmp_path / "stage", make, outputs=[output])
+    assert run_stage(stage, tmp_path / "stage", make, outputs=[output]).reused
+    (output / "weights").write_text("twos")
+    assert not run_stage(stage, tmp_path / "stage", make, outputs=[output]).reused
+    assert f"name: {output} is not as it was written (sha256 differs): it is made again" in caplog.text
+
+
 def test_key_does_not_depend_on_the_order_of_settings() -> None:
     assert Stage("n", {"a": 1, "b": 2}).key == Stage("n", {"b": 2, "a": 1}).key
     assert Stage("n", {"a": 1}).key != Stage("n", {"a": 1.5}).key

@@ -108,6 +108,18 @@ def test_a_store_that_is_not_as_written_is_made_again(
         assert "is not as it was written (sha256 differs): it is made again" in caplog.text
 
 
+def test_a_base_of_other_weights_is_made_again(inputs: Path, filled: Path, tmp_path: Path) -> None:
+    """As large as before, so that only its content tells; log-probs of the right base stay what they are."""
+    cache = tmp_path / "cache"
+    shutil.copytree(filled, cache)
+    (weights,) = cache.glob("base-*/model/model.safetensors")
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4096] + bytes(byte ^ 1 for byte in before[-4096:]))
+    result = dpo(inputs, tmp_path / "run", cache=str(cache), method="simpo")
+    assert "base" not in reused(result)
+    assert weights.read_bytes() == before
+
+
 def test_two_runs_at_once_make_everything_once(inputs: Path, tmp_path: Path) -> None:
     codes: dict[str, list[int]] = {}
 
@@ -190,6 +202,22 @@ def test_a_killed_scoring_goes_on_in_another_run_on_other_ranks(inputs: Path, tm
         np.testing.assert_allclose(flat_values(folder / split), flat_values(other / split), atol=3e-6, rtol=0)
         store = SegmentStore.open(next(cache.glob("data-*")) / split)
         ValueStore.open(folder / split).check(store)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_part_that_is_not_as_written_is_scored_again(inputs: Path, tmp_path: Path, damage: str) -> None:
+    settings = {"method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
+    die = ("pyprefopt.stages.score", "_score_part", 4)
+    cache = tmp_path / "cache"
+    assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, cache=str(cache), **settings) == [-9]
+    part = min(cache.glob("logps-*/*.safetensors"))
+    content = part.read_bytes()
+    part.write_bytes(content[:-8] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    dpo(inputs, tmp_path / "b", cache=str(cache), max_tokens_per_batch=256, max_steps=1)
+    dpo(inputs, tmp_path / "c", cache=str(tmp_path / "fresh"), max_tokens_per_batch=256, max_steps=1)
+    made, right = (next(folder.glob("logps-*")) for folder in (cache, tmp_path / "fresh"))
+    for split in ("train", "eval"):
+        np.testing.assert_allclose(flat_values(made / split), flat_values(right / split), atol=3e-6, rtol=0)
 
 
 def watch(directory: str, output_dir: str, notes: str, die: Any, **settings: Any) -> None:

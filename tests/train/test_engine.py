@@ -50,6 +50,7 @@ def test_the_users_file_adds_what_ours_leaves_open(tmp_path):
         ({"train_batch_size": 64}, "train_batch_size is 64, but global_batch_size .* is 128"),
         ({"optimizer": {"type": "Lamb"}}, "optimizer cannot be set there"),
         ({"scheduler": {"type": "WarmupLR"}}, "lr_scheduler_type"),
+        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "set by dtype"),
         ({"gradient_accumulation_steps": 4}, "global_batch_size"),
         ({"prescale_gradients": "auto"}, 'prescale_gradients is "auto"'),
         ({"zero_optimization": 2}, "zero_optimization is 2"),

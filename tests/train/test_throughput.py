@@ -32,6 +32,17 @@ def test_useful_tokens_are_the_same_in_both_layouts():
     assert separate.input_ids.numel() == tokens + 3 + 1  # the prompts again
 
 
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_response_of_weight_0_has_no_prompt_that_is_repeated(dead):
+    def response(ids, at):
+        return Response(ids, kind=("chosen", "rejected")[at], values={"user_weights": [float(at != dead)] * len(ids)})
+
+    groups = [Group([1] * 10, [response([4] * 5, 0), response([5] * 4, 1)], row=row) for row in range(2)]
+    shared, separate = (pack_groups(groups, layout).to() for layout in ("shared", "separate"))
+    assert useful_tokens(separate).tolist() == useful_tokens(shared).tolist()
+    assert useful_tokens(separate)[0] == separate.input_ids.numel()
+
+
 def test_a_batch_without_a_scored_token_has_no_useful_one():
     batch = pack_groups([Group([1], [Response([2], selected=[False])])]).to()
     assert useful_tokens(batch).tolist() == [0, 0]

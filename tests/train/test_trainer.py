@@ -73,6 +73,16 @@ def test_as_a_plain_loop_however_a_step_is_packed(tmp_path, per_batch):
     assert max(line["grad_norm"] for line in lines(tmp_path)) > 0.2  # clipping was at work
 
 
+def test_dropout_follows_from_the_seed(tmp_path):
+    """Whatever drew random numbers before; and every seed has its own."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        job = make_job(tmp_path / name, model=ToyModel(dropout=0.2), seed=seed)
+        torch.rand(len(name) + ord(name))
+        fit(job)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_stages_train_as_stage_0(tmp_path, stage):
     fit(make_job(tmp_path / "0"))
