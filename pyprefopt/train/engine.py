@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import difflib
 import gc
 import io
 import json
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from pyprefopt.types import Outputs, PackedBatch
 
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
+_KNOWN = frozenset({  # of DeepSpeed's settings, those that a misspelled name may have meant
+    "activation_checkpointing", "aio", "bf16", "comms_logger", "communication_data_type", "csv_monitor", "data_types",
+    "dump_state", "flops_profiler", "fp16", "gradient_clipping", "gradient_predivide_factor", "memory_breakdown",
+    "prescale_gradients", "steps_per_print", "tensorboard", "train_batch_size", "train_micro_batch_size_per_gpu",
+    "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+})  # fmt: skip
 _REFUSED = {  # what a user's JSON may not set, and why
     "optimizer": "it is AdamW, set by learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon",
     "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
@@ -42,9 +50,7 @@ def init_distributed() -> torch.device:
     """
     import torch
 
-    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-    if not on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    on_gpu = _on_gpu()
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in (alone | {"MASTER_PORT": "0"}).items():  # port 0: any free one, taken as it is found
         os.environ.setdefault(name, value)
@@ -63,6 +69,16 @@ def init_distributed() -> torch.device:
             raise TrainingError(_unreachable(error)) from error
         atexit.register(close)
     return device
+
+
+def _on_gpu() -> bool:
+    """Whether training is on a GPU; tells DeepSpeed, which must know before it is imported."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return on_gpu
 
 
 def _unreachable(error: Exception) -> str:
@@ -123,7 +139,27 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
         "bf16.enabled": ("dtype", run.dtype),
         "fp16.enabled": ("dtype", run.dtype),
     }
-    return _merge(ours, user, run.deepspeed, settings)
+    merged = _merge(ours, user, run.deepspeed, settings)
+    _check_names(merged, run.deepspeed)
+    return merged
+
+
+def _check_names(config: Mapping[str, Any], path: str) -> None:
+    """ConfigError for names that DeepSpeed would ignore (near those it knows), or refuse only when a stage begins."""
+    from pydantic import ValidationError
+
+    _on_gpu()
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    for name in sorted(config.keys() - _KNOWN):
+        if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8):
+            raise ConfigError(f"{path}: DeepSpeed has no setting '{name}'; did you mean '{near[0]}'?")
+    try:
+        DeepSpeedZeroConfig(**config["zero_optimization"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["zero_optimization", *map(str, first["loc"])])
+        raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}; mend or drop it") from None
 
 
 def _read_json(path: str) -> dict[str, Any]:

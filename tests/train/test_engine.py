@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -114,6 +115,22 @@ def test_after_destroy_the_model_is_a_plain_one():
     fresh = ToyModel()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(model(batch), fresh(batch))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"gradient_cliping": 1.0}, "DeepSpeed has no setting 'gradient_cliping'; did you mean 'gradient_clipping'?"),
+        ({"zero_optimization": {"stag": 2}}, "zero_optimization.stag: Extra inputs are not permitted, got 2"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "moon"}}},
+            "zero_optimization.offload_optimizer.device: Input should be",
+        ),
+    ],
+)
+def test_what_deepspeed_does_not_know_is_told_early(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        merged(tmp_path, content, zero_stage=2)
 
 
 def test_a_port_in_use_is_named():
