@@ -5,7 +5,7 @@ A document's numbers never depend on what another document in the pack says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,17 +30,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule
     runs = layout.runs
     # Split once: the gradient of a slice is as long as the whole pack, and there would be one a document.
     queries, keys, values = (torch.split(t, [run.stop - run.start for run in runs], dim=2) for t in (query, key, value))
-    outputs = [_attend(queries[i], _keys(keys, runs, i), _keys(values, runs, i), rule) for i in range(len(runs))]
+    seen = zip(queries, _seen(keys, runs), _seen(values, runs), strict=True)
+    outputs = [_attend(*parts, rule) for parts in seen]
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
-def _keys(parts: tuple[Tensor, ...], runs: tuple[Run, ...], index: int) -> Tensor:
-    """What run `index` attends to: its parent, which another run begins with, then itself, [1, heads, K, D]."""
-    run = runs[index]
-    if run.parent_start == run.parent_stop:
-        return parts[index]
-    parent = next(part for part, other in zip(parts, runs, strict=True) if other.start == run.parent_start)
-    return torch.cat([parent[:, :, : run.parent_stop - run.parent_start], parts[index]], dim=2)
+def _seen(parts: Sequence[Tensor], runs: tuple[Run, ...]) -> list[Tensor]:
+    """What each run attends to: its parent, which another run begins with, then itself, [1, heads, K, D]."""
+    beginning = {run.start: part for run, part in zip(runs, parts, strict=True)}
+
+    def seen(run: Run, own: Tensor) -> Tensor:
+        if run.parent_start == run.parent_stop:
+            return own
+        return torch.cat([beginning[run.parent_start][:, :, : run.parent_stop - run.parent_start], own], dim=2)
+
+    return [seen(run, part) for run, part in zip(runs, parts, strict=True)]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
