@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from pyprefopt.errors import PyprefoptError
 from pyprefopt.train.dist import is_main
@@ -20,9 +21,19 @@ def alike() -> Iterator[None]:
         raise
 
 
+class _Screen(logging.StreamHandler[TextIO]):
+    """Lines above a progress bar, not behind it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 def show_log() -> None:
     """Print what stages say: all of it from rank 0, warnings from the others."""
     logger = logging.getLogger("pyprefopt")
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        logger.addHandler(_Screen())
         logger.setLevel(logging.INFO if is_main() else logging.WARNING)

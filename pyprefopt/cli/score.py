@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
-    "max_prompt_tokens", "prompt_overflow", "max_tokens", "output_dir", "cache", "seed", "dtype", "zero_stage",
-    "max_tokens_per_batch", "layout", "attention", "threads",
+    "max_prompt_tokens", "prompt_overflow", "max_tokens", "output_dir", "overwrite", "cache", "seed", "dtype",
+    "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads",
 )  # fmt: skip
-FLAG = "trust_remote_code"  # the one of them that may stand without a value
+FLAGS = ("trust_remote_code", "overwrite")  # those of them that may stand without a value
 SECTIONS = ("rewards", "base", "oracle")
 USAGE = f"""usage: pyprefopt score IN --rewards NAME --out OUT [settings]
 
@@ -86,7 +86,7 @@ def _split_sources(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if word.startswith("--"):
             option = None if "=" in word else word[2:].replace("-", "_")
             words.append(word)
-        elif option is None or (option == FLAG and word.lower() not in ("true", "false")):
+        elif option is None or (option in FLAGS and word.lower() not in ("true", "false")):
             sources.append(word)
             option = None
         else:

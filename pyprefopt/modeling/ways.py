@@ -136,7 +136,8 @@ def choose(wanted: str, demand: Demand) -> Way:
             reason = trial(way, demand)
         if reason is None:
             because = f"because {way.praise}" if wanted == "auto" else "as asked"
-            logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
+            if wanted != "loop":  # which the probes ask for, too
+                logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
             return way
         refused.append(f"not {name}: {reason}")
     what = f"window {demand.rule.window}, soft cap {demand.rule.softcap}, head size {demand.head_size}"

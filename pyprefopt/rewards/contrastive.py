@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DIRECTIONS = ("better", "worse")
 START, END = "[[NEW ANSWER]]", "[[END OF NEW ANSWER]]"
 _FIELDS = ("conversation", "answer", "start", "end")
+_PLACES = ", ".join(f"{{{name}}}" for name in _FIELDS)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Contrastive:
             raise ConfigError(
                 f"{setting} must hold {{{missing[0]}}}, got a text without it in '{path}'; add it{remedy}"
             )
+        for found in re.findall(r"\{(\w+)\}", text):
+            check(found in _FIELDS, setting, f"{{{found}}}", f"a text with the places {_PLACES} only", f"mend '{path}'")
         return text
 
     def revision(self, prompt: str, conversation: Sequence[Mapping[str, Any]], answer: str) -> str:

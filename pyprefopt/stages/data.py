@@ -322,7 +322,6 @@ class Intake:
         if self.config.on_error == "raise":
             raise_for(rejects, self.rows_in, command=skip_command(), recorded="rejected.jsonl")
         write_rejected(target, rejects)
-        logger.warning("%d of %d rows are bad and were left out", rejects.height, self.rows_in)
 
     def counts(self) -> dict[str, int]:
         """The books, for the manifest and the final table."""
@@ -346,7 +345,10 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    logger.warning("%d rows were left out; reasons in %s", data.facts["rows_rejected"], target)
+    facts = data.facts
+    logger.warning(
+        "%d of %d rows are bad and were left out; reasons in %s", facts["rows_rejected"], facts["rows_in"], target
+    )
 
 
 def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

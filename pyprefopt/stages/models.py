@@ -14,7 +14,7 @@ from pyprefopt.modeling.adapters import is_lora
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head import Kernel, check_kernel
 from pyprefopt.modeling.load import load_model, model_hash
-from pyprefopt.modeling.logps import LogpsModel, PackedModel
+from pyprefopt.modeling.logps import LogpsModel, PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.stages.artifact import Artifact, content_hash
@@ -22,6 +22,8 @@ from pyprefopt.train.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
 
     from pyprefopt.losses.method import Need
 
@@ -85,14 +87,11 @@ def _kernel(config: RunConfig) -> Kernel:
 
 def _padding(data: Artifact) -> int | None:
     """The tokenizer's padding token, where no response can end with it; else None: padded texts cannot be scored."""
-    from tokenizers import Tokenizer
-
-    directory = data.directory / "tokenizer"
-    names = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    names, ids = _special_tokens(data)
     if names["pad_token"] == names["eos_token"]:
         logger.info("the tokenizer pads with its end token: transformers will score one text at a time")
         return None
-    return Tokenizer.from_file(str(directory / "tokenizer.json")).token_to_id(names["pad_token"])
+    return ids.get("pad_token")
 
 
 def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool, **head: Any) -> Any:
@@ -108,7 +107,40 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
         **head,
     )
     _check_context(model.config, source.path, data.manifest)
+    if trained:
+        _settle_end(causal_lm(model), source.path, data)
     return model
+
+
+def _settle_end(model: PreTrainedModel, path: str, data: Artifact) -> None:
+    """A bare configuration takes the tokenizer's special ids; that a checkpoint ends with other tokens is told."""
+    names, ids = _special_tokens(data)
+    end = ids["eos_token"]
+    configs = [model.config, getattr(model, "source_config", model.config)]
+    if getattr(model, "generation_config", None) is not None:
+        configs.append(model.generation_config)
+    told = [config.eos_token_id for config in configs if config.eos_token_id is not None]
+    if path.endswith(".json"):
+        for config in configs:
+            config.eos_token_id, config.bos_token_id = end, ids.get("bos_token")
+    elif told and not any(end in (ends if isinstance(ends, list) else [ends]) for ends in told):
+        logger.warning(
+            "%s ends texts with token %s (eos_token_id), the tokenizer with %d (%s); the policy's config.json keeps "
+            "the model's: generation with it may not end",
+            path, told[0], end, names["eos_token"],
+        )  # fmt: skip
+
+
+def _special_tokens(data: Artifact) -> tuple[dict[str, str], dict[str, int]]:
+    """Texts and ids of the policy's special tokens, by their roles: eos_token and so on."""
+    from tokenizers import Tokenizer
+
+    directory = data.directory / "tokenizer"
+    named = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    names = {role: text for role, text in named.items() if role.endswith("_token") and isinstance(text, str)}
+    ids = {role: tokenizer.token_to_id(text) for role, text in names.items()}
+    return names, {role: index for role, index in ids.items() if index is not None}
 
 
 def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
@@ -158,6 +190,7 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
                 f"{model} has {slow[0]} and no tokenizer.json; save its tokenizer as a fast one there: "
                 "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
             )
+        logger.info("%s has no tokenizer.json; it is taken to read the policy's token ids", model)
         return None  # a bare checkpoint: its number of embeddings is checked when it is loaded
     if path.read_bytes() == own.read_bytes():
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pyprefopt.rewards import Contrastive
     from pyprefopt.train.config import RunConfig
 
+logger = logging.getLogger("pyprefopt")
 READ = ("prefix", "context", "wrap", "max_tokens", "overflow")
 
 
@@ -55,6 +57,12 @@ def build_revision(
         store = SegmentStore.write(frame, directory / split)
         longest = max(longest, int(store.longest_rows.max()))
         left_out = int((source.segments != 0).sum()) - store.num_rows
+        if left_out:
+            logger.warning(
+                "%s: %d of %d responses are longer than rewards.max_tokens (%d) with their revision prompt (%s), and "
+                "get rewards of 0; raise --rewards.max_tokens, or set --rewards.overflow error to see them",
+                split, left_out, left_out + store.num_rows, provider.max_tokens, direction,
+            )  # fmt: skip
         facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
         prints[split] = store.fingerprint
     vocab_size = data.manifest["vocab_size"]

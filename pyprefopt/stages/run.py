@@ -206,9 +206,9 @@ class Pipeline:
     def _revision(self, direction: str) -> Artifact:
         provider = self._provider
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
-        return self._run(
-            revision_stage(provider, self.data, direction),
-            lambda directory: build_revision(self.config, provider, self.data, direction, directory),
+        stage = revision_stage(provider, self.data, direction)
+        return self.made.get(stage.name) or self._run(
+            stage, lambda directory: build_revision(self.config, provider, self.data, direction, directory)
         )
 
     @property

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyprefopt.data.atomic import atomic_write
+from pyprefopt.data.atomic import MANIFEST, atomic_write
 from pyprefopt.data.store import SegmentStore, ValueStore
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.stages.prepared import is_prepared
 from pyprefopt.stages.run import Pipeline
 from pyprefopt.train import dist
@@ -28,6 +28,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: a setting breaks a rule; `out` is of neither kind.
+        ArtifactError: `out` is there, and `config.overwrite` is not set.
         DataError: bad rows, or a reward that is not finite.
     """
     config, target = resolve(config), Path(out)
@@ -39,6 +40,9 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         )
     if config.data is None or config.eval_data is not None or config.eval_ratio > 0:
         raise ConfigError("score takes one set whole: data must be given, eval_data not, and eval_ratio be 0")
+    there = target.is_file() or (target / MANIFEST).is_file()
+    if there and not config.overwrite:
+        raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
     output_dir = Path(config.output_dir)
     dist.set_threads(config.threads)
     with dist.RunLock(output_dir):

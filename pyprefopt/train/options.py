@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache
 from inspect import getsource
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.train.config import RunConfig
@@ -83,10 +83,19 @@ def _words(given: Mapping[str, list[str]], method: str) -> list[str]:
         elif get_origin(known[name]) is tuple:
             words += [f"--{name}", *values]
         elif len(values) == 1:
-            words.append(f"--{name}={values[0]}")
+            words.append(f"--{name}={_spelled(values[0], known[name])}")
         else:
             raise ConfigError(f"{name} must have one value, got {values!r}; write --{name} value")
     return words
+
+
+def _spelled(value: str, hint: Any) -> str:
+    """YAML's `true`, `false` and `null` as Python writes them, where the setting takes them and no free text."""
+    kinds = get_args(hint) or (hint,)
+    python = {"true": "True", "false": "False"} if bool in kinds else {}
+    if type(None) in kinds and str not in kinds:
+        python |= {"null": "None", "none": "None"}
+    return python.get(value.lower(), value)
 
 
 def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> str:

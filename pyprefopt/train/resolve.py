@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
 
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive
 from pyprefopt.train import options
@@ -41,8 +41,12 @@ def load_config(path: str) -> RunConfig:
 
 
 def configure(**settings: Any) -> RunConfig:
-    """The same from Python: `configure(method="dpo", learning_rate=1e-6, loss={"beta": 0.05})`."""
-    return resolve(_build(layered(settings)))
+    """The same from Python: `configure(method="dpo", learning_rate=1e-6, loss={"beta": 0.05})`.
+
+    `config` is a YAML file whose settings the others go over.
+    """
+    file = settings.pop("config", None)
+    return resolve(_build(layered(read_yaml(file) if file else {}, settings)))
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -60,6 +64,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     given = _merge(*user)
     method = _method(given)
     layers = [recipe("method", method)]
+    _check_ratios(given, layers[0])
     if given.get("model") is None and given.get("data") is None:
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
@@ -81,6 +86,16 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:  # a recipe's oracle is for what reads one
         _drop_oracle(layer, merged, scored=how != "random")
     return _merge(*layers, *user)
+
+
+def _check_ratios(given: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+    """ConfigError where a ratio that the method has is set to none: that all tokens count is said by 1."""
+    selection = given.get("selection")
+    if not isinstance(selection, Mapping) or selection.get("method", "top_k") == "threshold":
+        return
+    for name in ("chosen_ratio", "rejected_ratio"):
+        wanted = name not in selection or selection[name] is not None or name not in method.get("selection", {})
+        check(wanted, f"selection.{name}", None, "in (0, 1]", "1 takes all tokens")
 
 
 def _drop_oracle(layer: dict[str, Any], merged: Mapping[str, Any], *, scored: bool) -> None:
