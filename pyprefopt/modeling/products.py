@@ -39,6 +39,11 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return _linear(left, right.T, None) if takes(left, right) else left @ right
 
 
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W' + b, [..., K], [N, K], [N] -> [..., N], without a gradient."""
+    return _linear(inputs, weight, bias) if takes(inputs, weight) else F.linear(inputs, weight, bias)
+
+
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     made: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return made

@@ -384,6 +384,20 @@ RULES: tuple[Rule, ...] = (
         {"lora": {"alpha": 32}},
         "lora",
     ),
+    Rule(
+        lambda c: c.lora.load_in_4bit and (c.model is None or c.model.endswith(".json")),
+        "lora.load_in_4bit needs model to be a checkpoint, whose weights it quantizes, got {c.model!r}; set model to a "
+        "directory or hub name with weights, or leave load_in_4bit out",
+        {"method": "dpo", "model": "config.json", "lora": {"r": 8, "load_in_4bit": True}},
+        "lora.load_in_4bit",
+    ),
+    Rule(
+        lambda c: c.lora.load_in_4bit and c.zero_stage == 3,
+        "lora.load_in_4bit needs zero_stage <= 2, got 3, which takes weights apart that are packed; set zero_stage 2 "
+        "or leave load_in_4bit out",
+        {"model": "model", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
+        "zero_stage",
+    ),
 )
 
 

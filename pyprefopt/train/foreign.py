@@ -21,6 +21,8 @@ FOREIGN = {
     "lora_dropout": "use lora.dropout",
     "lora_r": "use lora.r",
     "lora_target_modules": "use lora.target_modules",
+    "load_in_4bit": "use lora.load_in_4bit",
+    "load_in_8bit": "use lora.load_in_4bit, or dtype bfloat16",
     "loss_type": "use method",
     "lr": "use learning_rate",
     "max_completion_length": "use max_tokens (prompt and response together) and truncation.tokens",
