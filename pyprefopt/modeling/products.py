@@ -29,7 +29,7 @@ def _available() -> bool:
 
 def takes(*operands: Tensor) -> bool:
     """Whether the product of these goes through oneDNN."""
-    if not _available() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not _available():
         return False
     return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0 for t in operands)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # It looks for a kernel on the hub that nothing here calls, as soon as PEFT imports it.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+logger = logging.getLogger(__name__)
 
 
 def require_bitsandbytes() -> None:
@@ -46,14 +47,27 @@ def loading_options(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def take_over(model: PreTrainedModel) -> None:
-    """Let a model loaded so compute through `QuantizedLinear`; to all others it is then an ordinary model."""
+    """Let a model loaded so compute through `QuantizedLinear`; to all others it is then an ordinary model.
+
+    ConfigError where nothing was quantized, or layers that hold their weight transposed (Conv1D).
+    """
     from bitsandbytes.nn import Linear4bit
 
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.__class__ = QuantizedLinear
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    kinds = {layer.source_cls.__name__ for layer in layers}
+    if kinds != {"Linear"}:
+        raise ConfigError(
+            f"load_in_4bit needs a model of plain linear layers, got {type(model).__name__}, whose layers are "
+            f"{', '.join(sorted(kinds)) or 'of other kinds'}; leave load_in_4bit out"
+        )
+    for layer in layers:
+        layer.__class__ = QuantizedLinear
     del model.hf_quantizer, model.is_loaded_in_4bit, model.is_quantized, model.quantization_method
     del model.config.quantization_config
+    packed = sum(layer.in_features * layer.out_features for layer in layers)
+    others = sum(p.numel() for p in model.parameters() if p.dtype.is_floating_point)
+    share = 100 * packed / (packed + others)
+    logger.info("load_in_4bit: %d linear layers, %.0f %% of the weights, are stored as NF4", len(layers), share)
 
 
 class QuantizedLinear(nn.Linear):
@@ -95,6 +109,13 @@ class _QuantizedLinear(torch.autograd.Function):
         weight = ctx.layer.dense()
         rows = product(grad.reshape(-1, grad.shape[-1]), weight)
         return rows.view(*grad.shape[:-1], weight.shape[1]), None, None
+
+
+def stored_bytes(parameter: Tensor) -> int:
+    """Bytes of a weight, with the scales of one that is packed."""
+    state = getattr(parameter, "quant_state", None)
+    scales = [] if state is None else [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    return sum(part.numel() * part.element_size() for part in (parameter, *scales))
 
 
 def dense_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
