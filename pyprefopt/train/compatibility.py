@@ -50,6 +50,12 @@ def _uses_base(c: RunConfig) -> bool:
     return "base" in c.rewards.reads or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
 
 
+def _starts_from_weights(c: RunConfig) -> bool:
+    """Whether the first training starts from a checkpoint, and not from a configuration alone."""
+    first = c.base.path if c.policy_init == "base" and c.base.path is not None else c.model
+    return first is not None and not first.endswith(".json")
+
+
 def _uses_rewards(c: RunConfig) -> bool:
     return "token_rewards" in METHODS[c.method].needs or (c.selection.needs_scores and not _on_responses(c))
 
@@ -385,9 +391,9 @@ RULES: tuple[Rule, ...] = (
         "lora",
     ),
     Rule(
-        lambda c: c.lora.load_in_4bit and (c.model is None or c.model.endswith(".json")),
+        lambda c: c.lora.load_in_4bit and not _starts_from_weights(c),
         "lora.load_in_4bit needs model to be a checkpoint, whose weights it quantizes, got {c.model!r}; set model to a "
-        "directory or hub name with weights, or leave load_in_4bit out",
+        "directory or hub name with weights (or base.path, with policy_init base), or leave load_in_4bit out",
         {"method": "dpo", "model": "config.json", "lora": {"r": 8, "load_in_4bit": True}},
         "lora.load_in_4bit",
     ),
