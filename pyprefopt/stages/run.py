@@ -118,7 +118,7 @@ class Pipeline:
         config = self.config.base
         if config.path is not None:
             return Source.given(config.path, self.config)
-        return self._train("base", config, SFT(), self.start.to_train(self.config))
+        return self._train("base", config, SFT(), self.start)
 
     @cached_property
     def base_logps(self) -> Artifact:

@@ -398,10 +398,18 @@ RULES: tuple[Rule, ...] = (
         "lora.load_in_4bit",
     ),
     Rule(
+        lambda c: c.lora.load_in_4bit and c.base.path is None and _uses_base(c) and not _on_responses(c),
+        "lora.load_in_4bit does not apply where the run trains its base: packed anew for the next training, the base "
+        "would lose much of what it has learned; set base.path to a checkpoint (that of model will do), or policy_init "
+        "model where no oracle is trained",
+        {"method": "dpo", "model": "model", "policy_init": "base", "lora": {"r": 8, "load_in_4bit": True}},
+        "policy_init",
+    ),
+    Rule(
         lambda c: c.lora.load_in_4bit and c.zero_stage == 3,
         "lora.load_in_4bit needs zero_stage <= 2, got 3, which takes weights apart that are packed; set zero_stage 2 "
         "or leave load_in_4bit out",
-        {"model": "model", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
+        {"method": "dpo", "model": "model", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
         "zero_stage",
     ),
 )

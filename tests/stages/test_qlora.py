@@ -123,11 +123,11 @@ def test_tdpo_runs_its_reference_beside_it(inputs: Path, given: dict[str, Any], 
     assert own(tmp_path)[-1] < own(tmp_path)[0] - 0.02
 
 
-def test_sepo_trains_base_and_oracle_so_too(inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
-    trained = {"max_steps": 2, "learning_rate": 1e-2}
-    settings = {**given, "method": "sepo", "policy_init": "base", "base": trained, "oracle": trained}
+def test_sepo_trains_its_oracle_so_too(inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    stages = {"base": {"path": given["model"]}, "oracle": {"max_steps": 2, "learning_rate": 1e-2}}
+    settings = {**given, "method": "sepo", "policy_init": "base", **stages}
     summary = pyprefopt.train(small(inputs, tmp_path, **settings)).summary
-    assert {"base", "oracle", "scores", "policy"} <= set(summary["stages"])
+    assert {"oracle", "scores", "policy"} <= set(summary["stages"])
     oracle = [loss for stage, _, loss in losses(tmp_path) if stage == "oracle"]
     assert oracle[0] == pytest.approx(math.log(2), abs=1e-6)  # base_logps are those of the base as it was packed
 
@@ -153,6 +153,8 @@ def test_what_cannot_be_is_told_at_once(
         ({"zero_stage": 3}, r"lora\.load_in_4bit needs zero_stage <= 2, got 3"),
         ({"model": str(inputs / "config.json")}, r"needs model to be a checkpoint.*config\.json'; set model"),
         ({"model": None, "policy_init": "base"}, r"needs model to be a checkpoint.*got None; set model"),
+        ({"policy_init": "base"}, r"does not apply where the run trains its base.*set base\.path to a checkpoint"),
+        ({"method": "sepo"}, r"does not apply where the run trains its base"),
         ({"method": "reward", "policy_init": "model"}, r"lora\.r does not apply to method reward"),
     ):
         with pytest.raises(ConfigError, match=message):
