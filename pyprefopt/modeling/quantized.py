@@ -33,7 +33,7 @@ def require_bitsandbytes() -> None:
 def loading_options(dtype: torch.dtype) -> dict[str, Any]:
     """What transformers' `from_pretrained` is told: NF4 with double quantization (Dettmers et al. 2023, Sec. 3).
 
-    Layer by layer as it reads them, so the whole model is never in memory. Embeddings, head, norms and biases stay.
+    Each linear layer is quantized as it is read. Embeddings, head, norms and biases stay as they are.
     """
     require_bitsandbytes()
     from transformers import BitsAndBytesConfig
@@ -62,8 +62,9 @@ def take_over(model: PreTrainedModel) -> None:
         )
     for layer in layers:
         layer.__class__ = QuantizedLinear
-    del model.hf_quantizer, model.is_loaded_in_4bit, model.is_quantized, model.quantization_method
-    del model.config.quantization_config
+    for name in ("hf_quantizer", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
+        vars(model).pop(name, None)
+    vars(model.config).pop("quantization_config", None)
     packed = sum(layer.in_features * layer.out_features for layer in layers)
     others = sum(p.numel() for p in model.parameters() if p.dtype.is_floating_point)
     share = 100 * packed / (packed + others)
