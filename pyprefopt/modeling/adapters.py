@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.modeling.quantized import dense_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +59,9 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(model.dtype)
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # the same bytes from every process
     return cast("PreTrainedModel", wrapped)
@@ -108,11 +112,12 @@ def save_adapter(model: nn.Module, directory: Path, state_dict: dict[str, Tensor
 def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The plain model's weights with LoRA merged: W + scaling * B A, added in float32, rounded once.
 
-    `state_dict` has the PEFT model's names (default: its own weights). Neither it nor the model is changed.
+    W of a quantized layer is what it computes with. `state_dict` has the PEFT model's names (default: its own
+    weights). Neither it nor the model is changed.
     """
     from peft.tuners.lora import Linear
 
-    state = dict(model.state_dict() if state_dict is None else state_dict)
+    state = dense_weights(model, dict(model.state_dict() if state_dict is None else state_dict))
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue

@@ -28,6 +28,7 @@ from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
 from pyprefopt.modeling.products import use_fast_products
+from pyprefopt.modeling.quantized import loading_options, take_over
 from pyprefopt.modeling.ways import check_way
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def load_model(
     gradient_checkpointing: bool = False,
     attention: str = "auto",
     lora: LoraSettings | None = None,
+    load_in_4bit: bool = False,
     vocab_size: int | None = None,
     head: Head = "language",
     pad_token_id: int | None = None,
@@ -65,6 +67,7 @@ def load_model(
     dtype: float32, bfloat16 or float64 (tests), of weights and computation.
     attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, said in the log).
     lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
+    load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
     vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
     head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
         has it; `pad_token_id` is then the id that transformers skips at the end of padded texts (None: it refuses
@@ -84,7 +87,9 @@ def load_model(
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
     try:
-        model = _build_model(path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, head=head)
+        model = _build_model(
+            path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
+        )
     except KeyError as error:  # what architectures with a fixed table of attention classes answer
         if error.args != (ATTENTION_NAME,):
             raise
@@ -213,8 +218,8 @@ def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
     elif "quantization_config" in settings:
         method = (settings["quantization_config"] or {}).get("quant_method")
         raise ConfigError(
-            f"model must have weights that can be trained and merged, but {str(file)!r} is quantized ({method}); QLoRA "
-            "is not supported: give the model's own checkpoint, and train it with --lora.r, or in bfloat16"
+            f"model must have its weights in full, but {str(file)!r} is quantized ({method}); give the model's own "
+            "checkpoint, and --lora.r with --lora.load_in_4bit, which quantizes it as it is loaded"
         )
     elif model_type not in CONFIG_MAPPING:
         hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
@@ -260,23 +265,33 @@ def _prepare(config: PreTrainedConfig, way: str) -> None:
 
 
 def _build_model(
-    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool, head: Head
-) -> PreTrainedModel:
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool,
+    load_in_4bit: bool, head: Head,
+) -> PreTrainedModel:  # fmt: skip
     """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
     auto, _, kind, optional = _HEADS[head]
     options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
+        if path.is_file() and load_in_4bit:
+            raise ConfigError(
+                f"load_in_4bit needs a model with weights to quantize, got {str(path)!r}; give the directory or hub "
+                "name of a checkpoint"
+            )
         if path.is_file():
             model = auto.from_config(config, dtype=torch.float32, **options)
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
             return cast("PreTrainedModel", model)
+        if load_in_4bit:
+            options |= loading_options(dtype)
         with _told_here():
             model, info = auto.from_pretrained(
                 path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
                 output_loading_info=True, **options,
             )  # fmt: skip
+    if load_in_4bit:
+        take_over(model)
     if missing := sorted(set(info["missing_keys"]) - optional):
         raise ConfigError(
             f"model {str(path)!r} lacks {len(missing)} weights of {type(model).__name__} (first: {missing[0]}), "

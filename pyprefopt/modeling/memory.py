@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyprefopt.modeling.logps import causal_lm
+from pyprefopt.modeling.quantized import stored_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,7 @@ def estimate_memory(
     kept = layers * hidden * tokens * size + layer if gradient_checkpointing else layers * layer
     logits = 3 * 4 * tokens * min(4096, config.vocab_size)
     return MemoryEstimate(
-        parameters=sum(p.numel() * p.element_size() for p in parameters + beside),
+        parameters=sum(stored_bytes(p) for p in parameters + beside),
         gradients=sum(p.numel() * p.element_size() for p in trained),
         optimizer=sum(4 * optimizer_states * p.numel() for p in trained) + masters,
         activations=kept + logits,

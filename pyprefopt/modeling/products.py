@@ -29,7 +29,7 @@ def _available() -> bool:
 
 def takes(*operands: Tensor) -> bool:
     """Whether the product of these goes through oneDNN."""
-    if not _available() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not _available():
         return False
     return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0 for t in operands)
 
@@ -37,6 +37,11 @@ def takes(*operands: Tensor) -> bool:
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, [M, K] and [K, N] -> [M, N], without a gradient; either may be a transposed view."""
     return _linear(left, right.T, None) if takes(left, right) else left @ right
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W' + b, [..., K], [N, K], [N] -> [..., N], without a gradient."""
+    return _linear(inputs, weight, bias) if takes(inputs, weight) else F.linear(inputs, weight, bias)
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

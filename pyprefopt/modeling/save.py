@@ -60,7 +60,7 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
     _check_names(model, causal, weights)
     if is_lora(model):
         save_adapter(model, directory / "adapter", weights)
-        weights = merged_state_dict(model, weights)
+    weights = merged_state_dict(model, weights)
     tied = getattr(causal, "all_tied_weights_keys", None) or {}
     weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}
     dtype = next(iter(weights.values())).dtype

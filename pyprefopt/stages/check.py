@@ -39,7 +39,7 @@ def report(pipeline: Pipeline) -> str:
     """What the check saw, and the memory that training will take."""
     config, data = pipeline.config, pipeline.data
     facts = data.facts
-    model = open_trained(config, pipeline.start, data, config.loss.needs)
+    model = open_trained(config, pipeline.start.to_train(config), data, config.loss.needs)
     estimate = estimate_memory(
         model, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
     )

@@ -8,6 +8,7 @@ from pyprefopt.data.carried import may_have
 from pyprefopt.data.detect import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.load import resolve_source
+from pyprefopt.modeling.quantized import require_bitsandbytes
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
 from pyprefopt.stages.given import given_models
 from pyprefopt.stages.prepared import is_prepared
@@ -22,7 +23,7 @@ def check_given(config: RunConfig) -> None:
     """Look at what is named: an hour of reading data does not end in a typing error.
 
     Raises:
-        ConfigError: a model or a prompt is not there, or is none.
+        ConfigError: a model, a prompt or an optional package is not there, or is none.
         DataError: the data has no column of rewards of that name.
     """
     for setting, path in {"model": config.model, **given_models(config)}.items():
@@ -31,6 +32,8 @@ def check_given(config: RunConfig) -> None:
                 resolve_source(path, trust_remote_code=config.trust_remote_code)
         except ConfigError as error:
             raise (error if setting == "model" else ConfigError(f"{setting}: {error}")) from None
+    if config.lora.load_in_4bit:
+        require_bitsandbytes()
     provider = None if config.rewards.name is None else config.rewards.provider()
     if isinstance(provider, Contrastive):
         for direction in DIRECTIONS:

@@ -38,12 +38,19 @@ class Source:
 
     path: str
     fingerprint: str
+    in_4bit: bool = False  # loaded as QLoRA trains it: another model, with another fingerprint
 
     @classmethod
     def given(cls, path: str, config: RunConfig) -> Source:
         """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
         content = model_hash(path, trust_remote_code=config.trust_remote_code)
         return cls(path, content_hash([content, config.seed]) if path.endswith(".json") else content)
+
+    def to_train(self, config: RunConfig) -> Source:
+        """What a training starts from, and so its reference: these weights, or (lora.load_in_4bit) these in 4 bits."""
+        if not config.lora.load_in_4bit:
+            return self
+        return Source(self.path, content_hash([self.fingerprint, "nf4"]), in_4bit=True)
 
 
 def start_model(config: RunConfig, data: Artifact) -> Source:
@@ -103,6 +110,7 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
         gradient_checkpointing=trained and config.gradient_checkpointing,
         attention=config.attention,
         lora=config.lora if trained and config.lora.r > 0 else None,
+        load_in_4bit=source.in_4bit,
         vocab_size=int(data.manifest["vocab_size"]),
         **head,
     )

@@ -123,25 +123,25 @@ class Pipeline:
     @cached_property
     def base_logps(self) -> Artifact:
         """The base's log-probs in float32: what tokens are scored against."""
-        return self.logps_of("base_logps", self.base)
+        return self.logps_of("base_logps", self._oracle_start)
+
+    @property
+    def _oracle_start(self) -> Source:
+        """The base, as an oracle is trained from it; where the oracle is given, as it is."""
+        return self.base if self.config.oracle.path is not None else self.base.to_train(self.config)
 
     @cached_property
     def oracle(self) -> Source:
         """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
-        config, provider = self.config.oracle, self._provider
+        config, provider, dtype = self.config.oracle, self._provider, self.config.dtype
         if config.path is not None:
             return Source.given(config.path, self.config)
+        start, drawn = self._oracle_start, {"fraction": config.fraction, "sample": config.sample}
         if isinstance(provider, SimPOReward):
             method = SimPO(beta=provider.beta, gamma=provider.gamma)
-            return self._train("oracle", config, method, self.base, fraction=config.fraction, sample=config.sample)
-        ref = (
-            self.base_logps
-            if self.config.dtype == "float32"
-            else self._logps("oracle_ref", self.base, self.config.dtype)
-        )
-        return self._train(
-            "oracle", config, config.loss, self.base, ref_logps=ref, fraction=config.fraction, sample=config.sample
-        )
+            return self._train("oracle", config, method, start, **drawn)
+        ref = self.base_logps if dtype == "float32" else self._logps("oracle_ref", start, dtype)
+        return self._train("oracle", config, config.loss, start, ref_logps=ref, **drawn)
 
     @cached_property
     def scores(self) -> Artifact:
@@ -214,7 +214,7 @@ class Pipeline:
     @property
     def _first(self) -> Source:
         """What the policy starts from; its reference."""
-        return self.base if self.config.policy_init == "base" else self.start
+        return (self.base if self.config.policy_init == "base" else self.start).to_train(self.config)
 
     @cached_property
     def selection(self) -> Artifact | None:

@@ -50,6 +50,12 @@ def _uses_base(c: RunConfig) -> bool:
     return "base" in c.rewards.reads or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
 
 
+def _starts_from_weights(c: RunConfig) -> bool:
+    """Whether the first training starts from a checkpoint, and not from a configuration alone."""
+    first = c.base.path if c.policy_init == "base" and c.base.path is not None else c.model
+    return first is not None and not first.endswith(".json")
+
+
 def _uses_rewards(c: RunConfig) -> bool:
     return "token_rewards" in METHODS[c.method].needs or (c.selection.needs_scores and not _on_responses(c))
 
@@ -389,6 +395,28 @@ RULES: tuple[Rule, ...] = (
         "lora.* needs lora.r > 0, got 0; set lora.r (usual 8 to 64) or leave the others out",
         {"lora": {"alpha": 32}},
         "lora",
+    ),
+    Rule(
+        lambda c: c.lora.load_in_4bit and not _starts_from_weights(c),
+        "lora.load_in_4bit needs model to be a checkpoint, whose weights it quantizes, got {c.model!r}; set model to a "
+        "directory or hub name with weights (or base.path, with policy_init base), or leave load_in_4bit out",
+        {"method": "dpo", "model": "config.json", "lora": {"r": 8, "load_in_4bit": True}},
+        "lora.load_in_4bit",
+    ),
+    Rule(
+        lambda c: c.lora.load_in_4bit and c.base.path is None and _uses_base(c) and not _on_responses(c),
+        "lora.load_in_4bit does not apply where the run trains its base: packed anew for the next training, the base "
+        "would lose much of what it has learned; set base.path to a checkpoint (that of model will do), or policy_init "
+        "model where no oracle is trained",
+        {"method": "dpo", "model": "model", "policy_init": "base", "lora": {"r": 8, "load_in_4bit": True}},
+        "policy_init",
+    ),
+    Rule(
+        lambda c: c.lora.load_in_4bit and c.zero_stage == 3,
+        "lora.load_in_4bit needs zero_stage <= 2, got 3, which takes weights apart that are packed; set zero_stage 2 "
+        "or leave load_in_4bit out",
+        {"method": "dpo", "model": "model", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
+        "zero_stage",
     ),
 )
 

@@ -242,6 +242,7 @@ class LoraConfig:
     alpha: int = 16  # scale; the update is multiplied by alpha / r
     dropout: float = 0.0  # dropout on the adapter's input; anything but 0 makes step-0 log-probs differ
     target_modules: tuple[str, ...] = ()  # names of linear layers; (): all linear layers except the head
+    load_in_4bit: bool = False  # QLoRA: the frozen weights of linear layers are stored as NF4; needs bitsandbytes
 
     def __post_init__(self) -> None:
         check(self.r >= 0, "lora.r", self.r, ">= 0", "usual 8 to 64, 0 turns LoRA off")

@@ -56,6 +56,7 @@ def test_import_linter():
         ("pyprefopt/train/x.py:import pyprefopt.stages", "Imports go down only"),
         ("pyprefopt/stages/x.py:import deepspeed", "DeepSpeed stays"),
         ("pyprefopt/train/x.py:def f():\n    import transformers", "transformers and PEFT stay"),
+        ("pyprefopt/modeling/x.py:import bitsandbytes", "transformers and PEFT stay"),
         ("pyprefopt/data/x.py:import torch", "torch in data only in the loader"),
         ("pyprefopt/train/x.py:def f():\n    import polars", "No Polars"),
         ("pyprefopt/losses/x.py:import numpy", "Losses and rewards see torch"),

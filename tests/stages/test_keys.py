@@ -39,7 +39,7 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "base.data": ("sft.jsonl", DATA), "check": (True, DATA),
     "seed": (1, DATA | TRAINED), "dtype": ("bfloat16", TRAINED | {"ref_logps"}),
     "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
-    "lora.target_modules": (("q_proj",), TRAINED),
+    "lora.target_modules": (("q_proj",), TRAINED), "lora.load_in_4bit": (True, TRAINED),
     "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
     "oracle.fraction": (0.5, {"oracle"}), "oracle.sample": (1, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
     "oracle.loss.label_smoothing": (0.1, {"oracle"}),
@@ -151,6 +151,17 @@ def test_seed_decides_random_weights(tmp_path: Path) -> None:
     data = Artifact("data", tmp_path, {"key": "data"}, reused=False)
     config = replace(base_config(), model=str(path))
     assert start_model(config, data).fingerprint != start_model(replace(config, seed=5), data).fingerprint
+
+
+def test_log_probs_of_quantized_weights_are_others() -> None:
+    """A QLoRA run's reference is what its policy starts from, and no plain run's."""
+    plain, config = Source("model", "model"), base_config()
+    assert plain.to_train(config) == plain == plain.to_train(replace(config, lora=LoraConfig(r=4)))
+    packed = plain.to_train(replace(config, lora=LoraConfig(r=4, load_in_4bit=True)))
+    assert (packed.path, packed.in_4bit) == ("model", True)
+    data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
+    first, second = (logps_stage(data, source.fingerprint, "float32").key for source in (plain, packed))
+    assert first != second
 
 
 def test_random_selection_follows_the_seed() -> None:
