@@ -13,6 +13,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.head import HeadTransform, Kernel, Readout, token_logps, token_outputs
 from pyprefopt.modeling.layout import PackedLayout
+from pyprefopt.modeling.ways import PLAIN
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _probe(model: LogpsModel) -> None:
     model.eval()
     try:
         for config, _ in wanted:
-            setattr(config, WAY_SETTING, "loop")
+            setattr(config, WAY_SETTING, PLAIN)
         _compare(model)
     finally:
         for config, way in wanted:

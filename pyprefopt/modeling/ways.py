@@ -110,6 +110,7 @@ WAYS: dict[str, Way] = {
     "loop": Way(loop.attend, _nothing, "it serves every device and precision"),
 }  # fmt: skip
 CHOICES = ("auto", *WAYS)
+PLAIN = "plain"  # the loop, unsaid: for probes, whose way nobody has asked for
 
 
 def check_way(wanted: str) -> str:
@@ -127,6 +128,8 @@ def choose(wanted: str, demand: Demand) -> Way:
     Raises:
         ConfigError: `wanted` is not `auto`, and cannot serve.
     """
+    if wanted == PLAIN:
+        return WAYS["loop"]
     refused: list[str] = []
     for name, way in WAYS.items():
         if wanted not in ("auto", name):
@@ -136,8 +139,7 @@ def choose(wanted: str, demand: Demand) -> Way:
             reason = trial(way, demand)
         if reason is None:
             because = f"because {way.praise}" if wanted == "auto" else "as asked"
-            if wanted != "loop":  # which the probes ask for, too
-                logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
+            logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
             return way
         refused.append(f"not {name}: {reason}")
     what = f"window {demand.rule.window}, soft cap {demand.rule.softcap}, head size {demand.head_size}"

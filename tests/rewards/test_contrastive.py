@@ -65,6 +65,10 @@ def test_own_prompts(tmp_path):
     with pytest.raises(ConfigError, match=r"rewards.better_prompt must hold \{start\}.*or set rewards.prefix none"):
         Contrastive(better_prompt=str(own)).prompt("better")
     assert Contrastive(better_prompt=str(own), prefix="none").prompt("better")
+    own.write_text("{conversation} {answer} {start} {stop}")
+    message = r"rewards.better_prompt must be a text with the places .*\{end\} only, got '\{stop\}'; mend '"
+    with pytest.raises(ConfigError, match=message):
+        Contrastive(better_prompt=str(own)).prompt("better")
     own.write_text("{conversation} {start}")
     with pytest.raises(ConfigError, match=r"rewards.worse_prompt must hold \{answer\}"):
         Contrastive(worse_prompt=str(own)).prompt("worse")

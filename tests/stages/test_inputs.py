@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import pyprefopt
 from tests.modeling.models import ARCHITECTURES
@@ -37,6 +38,36 @@ def test_real_files_are_read_and_trained_on(name: str, tmp_path: Path, capsys: p
     assert f"check passed: {rows} rows read, {rows - bad} used, {bad} rejected" in capsys.readouterr().out
     rejected = tmp_path / "run" / "rejected.jsonl"
     assert (len(rejected.read_text().splitlines()) if bad else not rejected.exists()) == (bad or True)
+
+
+def test_special_tokens_of_the_policy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bare configuration takes the tokenizer's; of a checkpoint that ends with another token one is told."""
+    write_inputs(tmp_path)
+    wrong = json.dumps(MODEL | {"eos_token_id": 7, "bos_token_id": 8})
+    (tmp_path / "config.json").write_text(wrong)
+    policy = pyprefopt.train(
+        small(tmp_path, tmp_path / "run", method="simpo", base={}, oracle={}, policy_init=None, max_steps=1)
+    ).policy
+    named = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
+    end = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json")).token_to_id(named["eos_token"])
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((policy / name).read_text())["eos_token_id"] == end
+    assert "ends texts with token" not in caplog.text
+    for name in ("config.json", "generation_config.json"):
+        (policy / name).write_text(json.dumps(json.loads((policy / name).read_text()) | {"eos_token_id": 7}))
+    pyprefopt.train(
+        small(
+            tmp_path,
+            tmp_path / "other",
+            method="simpo",
+            base={},
+            oracle={},
+            policy_init=None,
+            max_steps=1,
+            model=str(policy),
+        )
+    )
+    assert f"ends texts with token 7 (eos_token_id), the tokenizer with {end}" in caplog.text
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"gpt_neox_sequential"}))

@@ -39,7 +39,9 @@ def test_a_file_becomes_a_table_of_its_responses(inputs, sepo: RunResult, words,
     for ours, theirs in zip(frame["rewards"].to_list(), scores, strict=True):
         np.testing.assert_allclose(ours, 0.5 * np.array(theirs), atol=2e-6)
     before = out.read_bytes()
-    assert main(given) == 0  # again: from the stages
+    assert main(given) == 2
+    assert f"{out} is there already; choose another --out, or pass --overwrite" in capsys.readouterr().err
+    assert main([*given, "--overwrite"]) == 0  # from the stages
     assert out.read_bytes() == before
 
 

@@ -385,6 +385,40 @@ def test_words_of_the_command_line_are_told_in_ours(words, message):
         parse_args(words)
 
 
+def test_words_as_yaml_writes_them():
+    words = [
+        "--gradient_checkpointing",
+        "true",
+        "--trust_remote_code",
+        "false",
+        "--model",
+        "x",
+        "--peak_tflops",
+        "null",
+    ]
+    config = parse_args(["--method", "dpo", *words])
+    assert config.gradient_checkpointing is True
+    assert config.trust_remote_code is False
+    assert config.peak_tflops is None
+    assert parse_args(["--method", "ipo", "--loss.length_normalized", "false"]).loss.length_normalized is False
+    assert parse_args(["--method", "dpo", "--model", "none", "--data", "x"]).model == "none"  # a text stays one
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_no_ratio_is_no_way_to_take_all_tokens(side):
+    with pytest.raises(
+        ConfigError, match=rf"selection\.{side}_ratio must be in \(0, 1\], got None; 1 takes all tokens"
+    ):
+        parse_args(["--method", "sepo", f"--selection.{side}_ratio", "None"])
+    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == SelectionConfig()
+
+
+def test_a_file_and_settings_over_it_from_python(tmp_path):
+    (tmp_path / "run.yaml").write_text("method: dpo\nlearning_rate: 1.0e-6\nloss:\n  beta: 0.3\n")
+    config = configure(config=str(tmp_path / "run.yaml"), learning_rate=2e-6)
+    assert (config.method, config.learning_rate, config.loss.beta) == ("dpo", 2e-6, 0.3)
+
+
 def test_bad_yaml_is_told_by_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("method: [dpo\n")
     with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML: while parsing a flow sequence at line 1, col"):
