@@ -94,7 +94,7 @@ def _spelled(value: str, hint: Any) -> str:
     kinds = get_args(hint) or (hint,)
     python = {"true": "True", "false": "False"} if bool in kinds else {}
     if type(None) in kinds and str not in kinds:
-        python |= {"null": "None", "none": "None"}
+        python["null"] = "None"
     return python.get(value.lower(), value)
 
 
