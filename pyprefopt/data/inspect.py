@@ -34,7 +34,7 @@ def inspect(
         color: mark by ANSI colours instead of brackets.
 
     Raises:
-        ArtifactError: no finished folder, or the selection was made for other segments.
+        ArtifactError: no finished folder, a damaged shard, or the selection was made for other segments.
         DataError: no such row.
     """
     directory = Path(directory)
@@ -49,8 +49,8 @@ def inspect(
             f"{directory} must be a prepared folder, but it {what}; make one: pyprefopt prepare IN --tokenizer T --out "
             f"{directory}"
         )
-    store = SegmentStore.open(directory)
-    selected = None if selection is None else ValueStore.open(selection).check(store)
+    store = SegmentStore.open(directory, verify=True)
+    selected = None if selection is None else ValueStore.open(selection, verify=True).check(store)
     parts = [_counts(store, directory), *_histograms(store), _sample(store, directory, row, selected, color)]
     return "\n\n".join(parts)
 

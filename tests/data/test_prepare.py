@@ -17,7 +17,7 @@ from pyprefopt.data import sources, workspace
 from pyprefopt.data.prepare import Progress, identity
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
-from tests.data.prepared import contents, row, run, write_pairs, write_tokenizer
+from tests.data.prepared import contents, flip_a_bit, row, run, write_pairs, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,10 +99,7 @@ def test_a_finished_folder_is_opened_at_once(tmp_path, small, tokenizer, pairs, 
 def test_a_damaged_shard_is_noticed_and_made_again(tmp_path, small, tokenizer, pairs):
     run(str(pairs), tokenizer, tmp_path / "out")
     before = contents(tmp_path / "out")
-    shard = tmp_path / "out/segments-00000.arrow"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    flip_a_bit(tmp_path / "out/segments-00000.arrow")
     with pytest.raises(ArtifactError, match=r"segments-00000.*damaged.*--overwrite"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)

@@ -10,8 +10,10 @@ import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.prepare import prepare
 from pyprefopt.data.store import SegmentStore
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.stages.artifact import run_stage
 from pyprefopt.stages.data import build_data, data_stage
+from tests.data.prepared import flip_a_bit
 from tests.stages.runs import digest, losses, small
 
 
@@ -104,6 +106,30 @@ def test_what_a_folder_cannot_honour_is_refused(inputs, tmp_path, made, asked, m
     folder = prepared(inputs, tmp_path / "folder", **made)
     with pytest.raises(ConfigError, match=message):
         build_data(small(inputs, tmp_path / "run", data=folder, **asked), tmp_path / "stage")
+
+
+@pytest.mark.parametrize("setting", ["data", "eval_data", "base.data"])
+def test_a_damaged_shard_is_refused(inputs, tmp_path, setting):
+    source = "sft.parquet" if setting == "base.data" else "train.parquet"
+    folder = prepared(inputs, tmp_path / "folder", source)
+    flip_a_bit(tmp_path / "folder/segments-00000.arrow")
+    asked = {"base": {"data": folder}} if setting == "base.data" else {setting: folder}
+    with pytest.raises(ArtifactError, match=r"folder/segments-00000\.arrow is missing or damaged: .*; delete .* make"):
+        build_data(small(inputs, tmp_path / "run", **asked), tmp_path / "stage")
+
+
+def test_a_folder_that_is_damaged_after_a_run_is_refused_by_the_next(inputs, tmp_path):
+    config = small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / "folder"))
+    stage, target = data_stage(config), tmp_path / "stage"
+    run_stage(stage, target, lambda directory: build_data(config, directory))
+    assert (target / "train").is_symlink()
+    flip_a_bit(tmp_path / "folder/segments-00000.arrow")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"folder/segments-00000\.arrow is missing or damaged"):
+            run_stage(stage, target, lambda directory: build_data(config, directory))
+    prepared(inputs, tmp_path / "folder", overwrite=True)
+    run_stage(stage, target, lambda directory: build_data(config, directory))
+    assert run_stage(stage, target, pytest.fail).reused
 
 
 def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):
