@@ -103,7 +103,9 @@ def test_histograms_have_round_ranges_and_cover_everything():
 
 def test_a_damaged_shard_is_refused(folder):
     flip_a_bit(folder / "segments-00000.arrow")
-    with pytest.raises(ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"):
+    with pytest.raises(
+        ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"
+    ):
         inspect(folder)
 
 

@@ -155,7 +155,9 @@ def test_a_damaged_shard_is_noticed_where_it_is_asked_for(tmp_path):
     assert SegmentStore.open(tmp_path, verify=True).fingerprint == written.fingerprint
     flip_a_bit(tmp_path / "segments-00000.arrow")
     SegmentStore.open(tmp_path)
-    with pytest.raises(ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"):
+    with pytest.raises(
+        ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"
+    ):
         SegmentStore.open(tmp_path, verify=True)
 
 
