@@ -239,7 +239,7 @@ class Intake:
         self.rows_in += folder.manifest["rows_in"]
         self.rows_used += folder.manifest["rows"]
         self.rejected_before += sum(folder.manifest["rejected"].values())
-        self.responses_cut += folder.manifest["responses_cut"]
+        self._count_cut(folder.manifest["responses_cut"], folder.manifest["settings"]["max_tokens"], path)
         self.bar.update(2)
         return folder.part()
 
@@ -297,10 +297,17 @@ class Intake:
             rejects = pl.concat([rejects, badly_weighted])
         self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - rejects.height
-        self.responses_cut += result.responses_cut
+        self._count_cut(result.responses_cut, config.max_tokens, read.file)
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
         return segments
+
+    def _count_cut(self, responses: int, max_tokens: int, source: str) -> None:
+        """Add to the books, and say which limit cut: a prepared folder has its own."""
+        self.responses_cut += responses
+        if responses:
+            what = "1 response was" if responses == 1 else f"{responses:,} responses were"
+            logger.warning("%s: %s cut to fit max_tokens = %d", source, what, max_tokens)
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
         from pyprefopt.data.truncate import truncate
@@ -329,8 +336,6 @@ class Intake:
         rejected = sum(frame.height for frame in self.rejects) + self.rejected_before
         if self.rows_in != self.rows_used + rejected:
             raise RuntimeError(f"rows went missing: {self.rows_in} in, {self.rows_used} used, {rejected} rejected")
-        if self.responses_cut:
-            logger.warning("%d responses were cut to fit max_tokens = %d", self.responses_cut, self.config.max_tokens)
         return {
             "rows_in": self.rows_in,
             "rows_used": self.rows_used,

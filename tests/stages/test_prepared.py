@@ -132,6 +132,19 @@ def test_a_folder_that_is_damaged_after_a_run_is_refused_by_the_next(inputs, tmp
     assert run_stage(stage, target, pytest.fail).reused
 
 
+def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
+    longest = SegmentStore.open(prepared(inputs, tmp_path / "whole")).manifest["longest_row"]
+    folder = prepared(inputs, tmp_path / "cut", max_tokens=longest - 1)
+    count = SegmentStore.open(folder).manifest["responses_cut"]
+    build_data(small(inputs, tmp_path / "run", data=folder, max_tokens=128), tmp_path / "stage")
+    were = "1 response was" if count == 1 else f"{count} responses were"
+    assert f"{folder}: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
+    assert "max_tokens = 128" not in caplog.text
+    raw = small(inputs, tmp_path / "run", max_tokens=longest - 1, max_prompt_tokens=longest - 2)
+    build_data(raw, tmp_path / "raw")
+    assert f"train.parquet: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
+
+
 def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):
     folder = prepared(inputs, tmp_path / "folder")
     model = tmp_path / "model"
