@@ -93,6 +93,11 @@ class Workspace:
         self.work.mkdir()
         self.records = {}
 
+    def abandon(self) -> None:
+        """Leave the folder as if nothing had begun: there is nothing to go on with."""
+        self.clear()
+        shutil.rmtree(self.work)
+
     def commit(self, block: PreparedBlock) -> None:
         """Keep a shard: its content, its rejected rows, then its record."""
         record = block.record()
