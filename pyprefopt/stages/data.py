@@ -17,7 +17,7 @@ from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
 from pyprefopt.data.store import USER_WEIGHTS
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
@@ -306,8 +306,7 @@ class Intake:
         """Add to the books, and say which limit cut: a prepared folder has its own."""
         self.responses_cut += responses
         if responses:
-            what = "1 response was" if responses == 1 else f"{responses:,} responses were"
-            logger.warning("%s: %s cut to fit max_tokens = %d", source, what, max_tokens)
+            logger.warning("%s: %s cut to fit max_tokens = %d", source, counted(responses, "response"), max_tokens)
 
     def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
         from pyprefopt.data.truncate import truncate
@@ -329,7 +328,7 @@ class Intake:
         if self.config.on_error == "raise":
             raise_for(rejects, self.rows_in, command=skip_command(), recorded="rejected.jsonl")
         write_rejected(target, rejects)
-        logger.warning("%d of %d rows are bad and were left out", rejects.height, self.rows_in)
+        logger.warning("left out as bad: %d of %s", rejects.height, counted(self.rows_in, "row"))
 
     def counts(self) -> dict[str, int]:
         """The books, for the manifest and the final table."""
@@ -351,7 +350,7 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    logger.warning("%d rows were left out; reasons in %s", data.facts["rows_rejected"], target)
+    logger.warning("left out: %s; reasons in %s", counted(data.facts["rows_rejected"], "row"), target)
 
 
 def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -137,7 +137,7 @@ def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
     folder = prepared(inputs, tmp_path / "cut", max_tokens=longest - 1)
     count = SegmentStore.open(folder).manifest["responses_cut"]
     build_data(small(inputs, tmp_path / "run", data=folder, max_tokens=128), tmp_path / "stage")
-    were = "1 response was" if count == 1 else f"{count} responses were"
+    were = "1 response" if count == 1 else f"{count} responses"
     assert f"{folder}: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
     assert "max_tokens = 128" not in caplog.text
     raw = small(inputs, tmp_path / "run", max_tokens=longest - 1, max_prompt_tokens=longest - 2)
