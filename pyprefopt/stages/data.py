@@ -224,7 +224,7 @@ class Intake:
             if config.eval_data is None:
                 pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
                 pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
-            splits["train"] = self._truncate(self._tokenize("train", pairs))
+            splits["train"] = self._truncate(self._tokenize("train", pairs), pairs.file)
             if config.eval_data is None:
                 splits["eval"] = self._tokenize("eval", held_out)
         if is_prepared(config.eval_data):
@@ -308,13 +308,19 @@ class Intake:
         if responses:
             logger.warning("%s: %s cut to fit max_tokens = %d", source, counted(responses, "response"), max_tokens)
 
-    def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
+    def _truncate(self, segments: pl.DataFrame, file: str) -> pl.DataFrame:
+        from pyprefopt.data.identical import without_identical
         from pyprefopt.data.truncate import truncate
 
         rule = self.config.truncation
         unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
         given = {name: value for name, value in asdict(rule).items() if name not in unused}
-        return truncate(segments, **given, tokenizer=self.tokenizer) if rule.active else segments
+        if not rule.active:
+            return segments
+        cut, rejects = without_identical(truncate(segments, **given, tokenizer=self.tokenizer), file)
+        self.rejects.append(rejects)
+        self.rows_used -= rejects.height
+        return cut
 
     def settle(self, directory: Path) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""

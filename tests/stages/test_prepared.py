@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.prepare import prepare
 from pyprefopt.data.store import SegmentStore
-from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.stages.artifact import run_stage
 from pyprefopt.stages.data import build_data, data_stage
 from tests.data.prepared import flip_a_bit
@@ -143,6 +145,31 @@ def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
     raw = small(inputs, tmp_path / "run", max_tokens=longest - 1, max_prompt_tokens=longest - 2)
     build_data(raw, tmp_path / "raw")
     assert f"train.parquet: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [{"truncation": {"tokens": 1}}, {"max_tokens": 65, "prompt_overflow": "keep_end"}])
+def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_path, cut):
+    from pyprefopt.data import read_preferences
+
+    words = ["one", "one two", "two one", "two"]
+    pairs = [(a + " three four", b + " four three") for a in words for b in words]
+    prompts = {"prompt": ["the " * 80] * len(pairs) if "max_tokens" in cut else ["the"] * len(pairs)}
+    chosen, rejected = zip(*pairs, strict=True)
+    frame = pl.DataFrame(prompts | {"chosen": list(chosen), "rejected": list(rejected)})
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    assert read_preferences(frame).height == len(pairs)
+    config = small(inputs, tmp_path / "run", data=str(tmp_path / "pairs.parquet"), **{"base": {"data": "chosen"}} | cut)
+    with pytest.raises(DataError, match=r"identical_after_cut: \d+"):
+        build_data(config, tmp_path / "raised")
+    config = replace(config, on_error="skip")
+    facts = build_data(config, tmp_path / "raw")["facts"]
+    assert 0 < facts["rows_rejected"] < len(pairs)
+    assert facts["rows_in"] == facts["rows_used"] + facts["rows_rejected"]
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    made = {"max_prompt_tokens": 64, "max_tokens": 128, "on_error": "skip"} | cut
+    prepare(config.data, tokenizer, tmp_path / "folder", **made)
+    build_data(replace(config, data=str(tmp_path / "folder")), tmp_path / "prepared")
+    assert same(tmp_path / "raw/train", tmp_path / "prepared/train")
 
 
 def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):
