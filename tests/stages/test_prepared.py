@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,9 +152,10 @@ def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
 def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_path, cut):
     from pyprefopt.data import read_preferences
 
-    words = ["one", "one two", "two one", "two"]
-    pairs = [(a + " three four", b + " four three") for a in words for b in words]
-    prompts = {"prompt": ["the " * 80] * len(pairs) if "max_tokens" in cut else ["the"] * len(pairs)}
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    one, two, *_ = (word for word in json.loads(tokenizer.json)["model"]["vocab"] if word.isalpha())
+    pairs = [(f"{a} {one}", f"{b} {two}") for a in (one, two) for b in (one, two)]
+    prompts = {"prompt": [f"{one} " * 80 if "max_tokens" in cut else one] * len(pairs)}
     chosen, rejected = zip(*pairs, strict=True)
     frame = pl.DataFrame(prompts | {"chosen": list(chosen), "rejected": list(rejected)})
     frame.write_parquet(tmp_path / "pairs.parquet")
@@ -165,7 +167,6 @@ def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_pat
     facts = build_data(config, tmp_path / "raw")["facts"]
     assert 0 < facts["rows_rejected"] < len(pairs)
     assert facts["rows_in"] == facts["rows_used"] + facts["rows_rejected"]
-    tokenizer = data.load_tokenizer(inputs / "tokenizer")
     made = {"max_prompt_tokens": 64, "max_tokens": 128, "on_error": "skip"} | cut
     prepare(config.data, tokenizer, tmp_path / "folder", **made)
     build_data(replace(config, data=str(tmp_path / "folder")), tmp_path / "prepared")
