@@ -317,10 +317,12 @@ class Intake:
         given = {name: value for name, value in asdict(rule).items() if name not in unused}
         if not rule.active:
             return segments
-        cut, rejects = without_identical(truncate(segments, **given, tokenizer=self.tokenizer), file)
+        cut: pl.DataFrame = truncate(segments, **given, tokenizer=self.tokenizer)
+        kept: pl.DataFrame
+        kept, rejects = without_identical(cut, file)
         self.rejects.append(rejects)
         self.rows_used -= rejects.height
-        return cut
+        return kept
 
     def settle(self, directory: Path) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
