@@ -7,10 +7,11 @@ from typing import TypeVar
 import polars as pl
 import pyarrow as pa
 
-from pyprefopt.data.rejects import REJECTS
+from pyprefopt.data.rejects import REJECTS, no_rejects
 
 Segments = TypeVar("Segments", pl.DataFrame, pa.Table)
 
+_PAIRS = 1 << 14  # compared together
 _SHOWN = 10  # tokens of a response
 
 
@@ -40,11 +41,14 @@ def _rejects(segments: pl.DataFrame, file: str) -> pl.DataFrame:
     chosen, rejected = (lines.filter(pl.col("kind") == side).drop("kind") for side in ("chosen", "rejected"))
     pairs = chosen.join(rejected, on=("row", "length"), suffix="_rejected", maintain_order="left")
     pairs = pairs.filter((pl.col("cut") > 0) | (pl.col("cut_rejected") > 0))
-    ids = segments["ids"].gather(pairs["line"])
-    same = ids == segments["ids"].gather(pairs["line_rejected"])
+    if pairs.is_empty():
+        return no_rejects()
+    ids = segments["ids"]
+    same = [ids.gather(part["line"]) == ids.gather(part["line_rejected"]) for part in pairs.iter_slices(_PAIRS)]
+    pairs = pairs.filter(pl.concat(same))
     shown = pl.col("ids").list.head(_SHOWN).cast(pl.List(pl.String)).list.join(" ")
     more = pl.when(pl.col("length") > _SHOWN).then(pl.lit(" …")).otherwise(pl.lit(""))
-    return pairs.with_columns(ids).filter(same).select(
+    return pairs.with_columns(ids.gather(pairs["line"])).select(
         file=pl.lit(file),
         row="row",
         field=pl.lit("rejected"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyprefopt import data
-from pyprefopt.data import sources
+from pyprefopt.data import identical, sources
 from pyprefopt.data.identical import without_identical
 from pyprefopt.data.tokenize import tokenize_rows
 from pyprefopt.errors import DataError
@@ -101,7 +101,9 @@ def test_what_was_not_cut_stays(tmp_path, tokenizer, pairs):
 def test_the_rule_has_a_twin(rows):
     segments = cut_pairs([row[:2] for row in rows], [row[2:] for row in rows])
     wanted = [3 * row for row, (chosen, other, *cuts) in enumerate(rows) if chosen == other and sum(cuts)]
-    for given_as in (segments, segments.to_arrow()):
-        kept, rejects = without_identical(given_as, "file")
+    for given_as, together in ((segments, 1), (segments.to_arrow(), 1 << 14)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(identical, "_PAIRS", together)
+            kept, rejects = without_identical(given_as, "file")
         assert rejects["row"].to_list() == wanted
         assert pl.DataFrame(kept).equals(segments.filter(~pl.col("row").is_in(wanted)))
