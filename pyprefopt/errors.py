@@ -36,6 +36,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, as a person writes it.
+
+    >>> counted(1, "shard"), counted(1200, "row")
+    ('1 shard', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def check(condition: bool, setting: str, value: object, rule: str, remedy: str = "") -> None:
     """Raise a ConfigError in the house's wording unless `condition` holds.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -340,8 +341,29 @@ def test_describe_says_what_was_detected(tmp_path):
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     seen = pyprefopt("prepare", pairs, "--describe")
     assert seen.returncode == 0, seen.stderr
-    assert "preference" in seen.stdout
-    assert str(pairs) in seen.stdout
+    lines = seen.stdout.splitlines()
+    assert lines[0] == "format: preference"
+    assert f"  name: {pairs}, bytes: {pairs.stat().st_size}" in lines
+    assert "rows: known when all of them are read" in lines
+    assert "None" not in seen.stdout
+    assert not [line for line in lines if line.startswith(("ignored", "carried", "hint"))]
+
+
+def test_describe_tells_how_rows_with_a_score_may_be_read(capsys, tmp_path):
+    rows = [{"prompt": "p", "response": f"r{index}", "score": index} for index in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["prepare", str(tmp_path / "rows.jsonl"), "--describe"]) == 0
+    seen = capsys.readouterr().out
+    assert "format: prompt_response" in seen
+    assert re.search(r"^hint: every row is taken as an SFT example.*data\.read_candidates .*candidate_rows", seen, re.M)
+
+
+def test_one_of_a_thing_is_said_as_one(capsys, tmp_path):
+    pairs, tokenizer = write_pairs(tmp_path / "pairs.jsonl", 1), write_tokenizer(tmp_path / "tokenizer")
+    assert cli.main(["prepare", str(pairs), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "out")]) == 0
+    assert re.search(r"out: 1 of 1 row, \d+ tokens, 1 shard, ", capsys.readouterr().out)
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+    assert re.search(r"out: 1 row, 3 segments, .* 1 shard, .*\n.*: 1 row in, 1 used", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +457,10 @@ def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
 def test_inspect_tells_an_unfinished_folder(capsys, tmp_path):
     (tmp_path / "out" / ".work").mkdir(parents=True)
     assert cli.main(["inspect", str(tmp_path / "out")]) == 2
-    assert "out must be a finished folder, but its preparation was stopped; give the same" in capsys.readouterr().err
+    assert (
+        "out must be a finished folder, but its preparation was stopped, or found bad rows; give the same"
+        in capsys.readouterr().err
+    )
 
 
 def test_inspect_names_the_folder_and_how_to_make_one(capsys, tmp_path):

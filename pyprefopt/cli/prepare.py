@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyprefopt.cli.arguments import Parser, flag, limit
-from pyprefopt.errors import ConfigError, check
+from pyprefopt.errors import ConfigError, check, counted
 
 FORMATS = (  # of pyprefopt.data.sources, which need not be loaded for --help
     "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "messages", "prompt_response",
@@ -121,11 +121,13 @@ class _Bar:
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
     from pyprefopt.data.sources import open_source
 
-    print("\n".join(_outline(open_source(list(source), format=format).describe())))
+    seen = open_source(list(source), format=format).describe()
+    seen["rows"] = "known when all of them are read" if seen["rows"] is None else seen["rows"]
+    print("\n".join(_outline(seen)))
 
 
 def _outline(value: Any, name: str = "", depth: int = 0) -> Iterator[str]:
-    """Nested facts as indented lines, one a line."""
+    """Nested facts as indented lines, one a line; what is empty is left out."""
     indent = "  " * depth
     if isinstance(value, Mapping) and value:
         if name:
@@ -135,17 +137,16 @@ def _outline(value: Any, name: str = "", depth: int = 0) -> Iterator[str]:
     elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
         yield f"{indent}{name}:"
         for part in value:
-            facts = part.items() if isinstance(part, Mapping) else [("", part)]
-            yield f"{indent}  " + ", ".join(f"{key}: {text}".removeprefix(": ") for key, text in facts)
-    else:
+            yield f"{indent}  " + ", ".join(f"{key}: {text}" for key, text in part.items() if text is not None)
+    elif value not in (None, [], {}):
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         yield f"{indent}{name}: {shown}"
 
 
 def _summary(manifest: dict[str, Any], out: str, seconds: float) -> str:
     lines = [
-        f"{out}: {manifest['rows']:,} of {manifest['rows_in']:,} rows, {manifest['tokens']:,} tokens, "
-        f"{len(manifest['shards'])} shards, {seconds:.1f} s"
+        f"{out}: {manifest['rows']:,} of {counted(manifest['rows_in'], 'row')}, "
+        f"{counted(manifest['tokens'], 'token')}, {counted(len(manifest['shards']), 'shard')}, {seconds:.1f} s"
     ]
     lines += [f"  rejected, {reason}: {count:,}" for reason, count in manifest["rejected"].items()]
     if manifest["responses_cut"]:

@@ -105,7 +105,10 @@ def tokenize_block(
         **limits,
         offsets=offsets,
     )
-    return TokenizedBlock(to_table(segments), block_rejects(bad, block.file), block.rows_in, responses_cut, len(apart))
+    table, rejects = to_table(segments), block_rejects(bad, block.file)
+    if responses_cut:
+        table, rejects = _without_identical(table, rejects, block.file)
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart))
 
 
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
@@ -114,7 +117,10 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
 
     offsets = config.offsets or bool(config.truncation) or bool(config.user_weights)
     made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
-    table, rejects = _columns(_cut(made.segments, config, tokenizer), config), made.rejects
+    segments, rejects = _cut(made.segments, config, tokenizer), made.rejects
+    if config.truncation:
+        segments, rejects = _without_identical(segments, rejects, block.file)
+    table = _columns(segments, config)
     return PreparedBlock(
         index=block.index,
         file=block.file,
@@ -130,6 +136,16 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
         shard=table,
     )
+
+
+def _without_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:
+    """The segments without the pairs that a cut has made the same; the rejects with them."""
+    import polars as pl
+
+    from pyprefopt.data.identical import without_identical
+
+    segments, identical = without_identical(segments, file)
+    return segments, pl.concat([rejects, identical]).sort("row")
 
 
 def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> TokenizedBlock:

@@ -31,6 +31,10 @@ _MEANING = {  # field -> what it is taken as
     "tools": "tools",
     "row": "left out (rows are counted anew)",
 }
+_RANKED = (
+    "every row is taken as an SFT example, whatever its score; data.read_candidates and --method rrhf take such rows "
+    "as candidates (format candidate_rows), one set of each prompt"
+)
 _WEIGHTS = {  # beside the fields of the format
     "chosen_weights": "weights of the chosen response's tokens",
     "rejected_weights": "weights of the rejected response's tokens",
@@ -60,8 +64,8 @@ def describe(source: Source) -> dict[str, Any]:
     Returns:
         format, kind, files (name, bytes, compression), ignored (a folder's files without data), rows (None where only
         reading would tell), first_block (rows, rejected, system_messages, tools, multi_turn: rows that have them),
-        fields (name -> what it is taken as), carried (fields kept as they are), and first_row: the roles and the
-        beginning of each message of the first row that can be used.
+        fields (name -> what it is taken as), carried (fields kept as they are), hint (None, or how else the rows may be
+        read), and first_row: the roles and the beginning of each message of the first row that can be used.
     """
     from pyprefopt.data.sources import parse_block
 
@@ -88,8 +92,16 @@ def describe(source: Source) -> dict[str, Any]:
         },
         "fields": {name: meaning for name, meaning in names.items() if meaning is not None},
         "carried": [name for name, meaning in names.items() if meaning is None],
+        "hint": _RANKED if source.format == "prompt_response" and _is_ranked(block.rows) else None,
         "first_row": _first_row(frame),
     }
+
+
+def _is_ranked(rows: pa.Array | pa.Table) -> bool:
+    """Whether rows that are read as instructions could be candidates, one a row."""
+    from pyprefopt.data.detect import detected
+
+    return detected(rows, ["candidate_rows"])[0] is not None
 
 
 def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002

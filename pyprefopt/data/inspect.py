@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.atomic import MANIFEST
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
 from pyprefopt.data.workspace import WORK
-from pyprefopt.errors import ArtifactError, DataError
+from pyprefopt.errors import ArtifactError, DataError, counted
 
 BAR = 40  # characters of the longest bar
 BINS = 12  # at most, in a histogram
@@ -34,23 +34,23 @@ def inspect(
         color: mark by ANSI colours instead of brackets.
 
     Raises:
-        ArtifactError: no finished folder, or the selection was made for other segments.
+        ArtifactError: no finished folder, a damaged shard, or the selection was made for other segments.
         DataError: no such row.
     """
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
         if (directory / WORK).is_dir():
             raise ArtifactError(
-                f"{directory} must be a finished folder, but its preparation was stopped; give the same pyprefopt "
-                "prepare command again: it goes on where it was"
+                f"{directory} must be a finished folder, but its preparation was stopped, or found bad rows; give the "
+                "same pyprefopt prepare command again: it goes on where it was, or shows the rows"
             )
         what = f"holds no {MANIFEST}" if directory.is_dir() else "is a file" if directory.exists() else "is not there"
         raise ArtifactError(
             f"{directory} must be a prepared folder, but it {what}; make one: pyprefopt prepare IN --tokenizer T --out "
             f"{directory}"
         )
-    store = SegmentStore.open(directory)
-    selected = None if selection is None else ValueStore.open(selection).check(store)
+    store = SegmentStore.open(directory, verify=True)
+    selected = None if selection is None else ValueStore.open(selection, verify=True).check(store)
     parts = [_counts(store, directory), *_histograms(store), _sample(store, directory, row, selected, color)]
     return "\n\n".join(parts)
 
@@ -59,15 +59,15 @@ def _counts(store: SegmentStore, directory: Path) -> str:
     manifest = store.manifest
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 2**20
     lines = [
-        f"{directory}: {store.num_rows:,} rows, {store.num_lines:,} segments, {int(store.lengths.sum()):,} tokens, "
-        f"{len(manifest['shards']):,} shard{'s' * (len(manifest['shards']) != 1)}, {size:,.1f} MiB"
+        f"{directory}: {counted(store.num_rows, 'row')}, {counted(store.num_lines, 'segment')}, "
+        f"{counted(int(store.lengths.sum()), 'token')}, {counted(len(manifest['shards']), 'shard')}, {size:,.1f} MiB"
     ]
     if "rows_in" in manifest:
         inputs = ", ".join(Path(entry["file"]).name if entry["file"] else "a frame" for entry in manifest["inputs"][:3])
         more = f" and {len(manifest['inputs']) - 3} more" if len(manifest["inputs"]) > 3 else ""
         rejected = sum(manifest["rejected"].values())
         lines.append(
-            f"input      {inputs}{more} ({manifest['settings']['format']}): {manifest['rows_in']:,} rows in, "
+            f"input      {inputs}{more} ({manifest['settings']['format']}): {counted(manifest['rows_in'], 'row')} in, "
             f"{manifest['rows']:,} used, {rejected:,} rejected"
         )
         lines += [f"  {reason}: {count:,}" for reason, count in manifest["rejected"].items()]
@@ -75,7 +75,7 @@ def _counts(store: SegmentStore, directory: Path) -> str:
         if "tokenizer" in manifest:
             lines.append(f"tokenizer  {_identity(manifest['tokenizer'])}")
         lines.append(
-            f"rows       {manifest['responses_cut']:,} responses cut to fit max_tokens, "
+            f"rows       {counted(manifest['responses_cut'], 'response')} cut to fit max_tokens, "
             f"{manifest['tokenized_apart']:,} with a token across the boundary"
         )
     return "\n".join(lines)
@@ -157,7 +157,7 @@ def _segment(store: SegmentStore, line: int, row: int, selected: ValueStore | No
     entry = {name: store.table[name][line].as_py() for name in store.table.column_names}
     kind, ids, mask = entry["kind"], entry["ids"], entry["mask"]
     marks = None if selected is None else selected.values[line].as_py()
-    facts = [f"{len(ids):,} tokens"]
+    facts = [counted(len(ids), "token")]
     if entry.get("cut"):
         facts.append(f"{entry['cut']:,} cut")
     if marks is not None:
@@ -169,7 +169,7 @@ def _segment(store: SegmentStore, line: int, row: int, selected: ValueStore | No
     ]
     text = "".join(_paint(part, style, color) for part, style in _runs(ids, styles, decode))
     if entry.get("cut"):
-        note = f"[... {entry['cut']:,} tokens cut]"
+        note = f"[... {counted(entry['cut'], 'token')} cut]"
         text += f"\x1b[{_COLORS['cut']}m{note}\x1b[0m" if color else note
     return f"row {row}, {kind} ({', '.join(facts)})\n{text}"
 

@@ -27,7 +27,7 @@ from pyprefopt.data.tables import FRAME, as_tables
 from pyprefopt.data.tokenizer import check_tokenizer
 from pyprefopt.data.weights import BOOKS, weight_fields
 from pyprefopt.data.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
-from pyprefopt.errors import ArtifactError, DataError, check
+from pyprefopt.errors import ArtifactError, DataError, check, counted
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -176,7 +176,7 @@ class _Job:
         self.workspace.claim(self.key, overwrite=overwrite)
         self.found = len(self.workspace.records)
         if self.found:
-            logger.info("%s: going on, %d shards are there", self.workspace.directory, self.found)
+            logger.info("%s: going on, found %s", self.workspace.directory, counted(self.found, "shard"))
 
     def work(self, run: Callable[..., Iterator[PreparedBlock]]) -> None:
         """Make the missing shards; one thread writes while the engine works."""
@@ -206,7 +206,9 @@ class _Job:
         if rejected and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows:
-            raise DataError("no row is left; " + ", ".join(f"{name}: {count}" for name, count in rejected.items()))
+            self.workspace.abandon()
+            reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
+            raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
         self.tokenizer.save(self.workspace.directory / TOKENIZER)
         totals = {
             name: sum(record[name] for record in records) for name in ("tokens", "responses_cut", "tokenized_apart")

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from pyprefopt.data.atomic import atomic_write
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, counted
 
 REJECTS = pl.Schema(
     {
@@ -45,7 +45,7 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
     """
     if rejects.is_empty():
         return
-    lines = [f"{rejects.height:,} of {rows_in:,} rows cannot be used"]
+    lines = [f"{rejects.height:,} of {counted(rows_in, 'row')} cannot be used"]
     for reason, count in count_rejects(rejects).items():
         lines.append(f"  {reason}: {count:,}")
         first = rejects.filter(pl.col("reason") == reason).sort("row").head(EXAMPLES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ import polars as pl
 
 from pyprefopt.data import _native
 from pyprefopt.data.cuts import Frame, Rule, count_texts, cut_texts, truncate_frame
-from pyprefopt.data.spans import Row, Value
+from pyprefopt.data.spans import CsvRow, Row, Value
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+_SIDES = ("chosen", "rejected")
+_PAIRS = {"shp": ("human_ref_A", "human_ref_B")}  # of other formats: _SIDES
 CANDIDATES = ("responses", "completions", "candidates")
 
 
@@ -148,7 +151,7 @@ class Held:
     """A row with its responses. DataError, which begins with `where`, for a row that cannot be cut."""
 
     def __init__(self, where: str, row: Row, format: str, columns: Sequence[str]) -> None:  # noqa: A002
-        self.where, self.row = where, row
+        self.where, self.row, self.format = where, row, format
         try:
             self.responses = responses(row, format, columns)
         except (ValueError, RecursionError) as error:
@@ -162,6 +165,22 @@ class Held:
                     "it; replace the escape by the whole character or by \\ufffd"
                 ) from None
 
+    def is_same(self) -> bool:
+        """Whether both sides of a pair, with all that stands before the last message, are the same now."""
+        if self.format in ("", "candidates"):
+            return False
+        line = self.row.line()
+        if isinstance(self.row, CsvRow):
+            now: dict[str, Any] = {name: line[place] for name, place in self.row.places.items()}
+        else:
+            now = json.loads(str(line).removeprefix("\ufeff"))
+        if self.format == "alpaca" and self.row.get("chosen") is None:
+            pair = now["output"]
+            first, second = json.loads(pair) if isinstance(pair, str) else pair
+        else:
+            first, second = (now[name] for name in _PAIRS.get(self.format, _SIDES))
+        return bool(first == second)
+
     def settle(self, gone: Sequence[int], *, ended: bool) -> None:
         """Write the books: the units that each response lost, and whether it is complete."""
         for book in dict.fromkeys(response.book for response in self.responses):
@@ -172,8 +191,8 @@ class Held:
                 raise DataError(f"{self.where}: {error}") from None
 
 
-def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | None) -> None:
-    """Cut the responses of each row where they stand, and keep its books."""
+def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | None) -> int:
+    """Cut the responses of each row where they stand, and keep its books; how many pairs became the same by it."""
     flat = [(line, response) for line, row in enumerate(rows) for response in row.responses]
     texts = pl.Series("text", [response.text for _, response in flat], dtype=pl.String)
     columns = [texts]
@@ -187,14 +206,18 @@ def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | No
         )
         columns.append(counted.select(pl.when("there").then("count").min().over("line")).to_series())
     cut = cut_texts(columns, rule, tokenizer).struct
-    gone = [int(lost) for lost in cut.field("cut")]
-    for (_, response), kept, lost in zip(flat, cut.field("text").str.len_chars(), gone, strict=True):
+    gone, kept = [int(lost) for lost in cut.field("cut")], cut.field("text").to_list()
+    for (_, response), text, lost in zip(flat, kept, gone, strict=True):
         if lost:
-            response.cut(kept)
-    at = 0
+            response.cut(len(text))
+    at = same = 0
     for row in rows:
-        row.settle(gone[at : at + len(row.responses)], ended=rule.cut_end == "template")
-        at += len(row.responses)
+        part = slice(at, at + len(row.responses))
+        row.settle(gone[part], ended=rule.cut_end == "template")
+        alike = len(row.responses) == 2 and any(gone[part]) and kept[part][0] == kept[part][1]
+        same += alike and row.is_same()
+        at = part.stop
+    return same
 
 
 def _write_books(row: Row, name: str, entry: list[tuple[bool, int]], *, ended: bool) -> None:
@@ -246,6 +269,25 @@ def truncate_typed(
     back = _restored(format, {name: back for name, (_, back) in sides.items()})
     gone = [name for name in sides if name not in schema]
     return frame.with_columns(back).drop(*kept, *gone, strict=False)
+
+
+def count_same(frame: pl.LazyFrame, format: str, tally: list[int]) -> pl.LazyFrame:  # noqa: A002
+    """The frame of `truncate_typed`; where it is computed, the pairs that are the same by the cut go to `tally`."""
+    schema = frame.collect_schema()
+    if format in ("", "candidates") or "ids" in schema:
+        return frame
+    names = _PAIRS.get(format, _SIDES)
+    pair = [pl.col(name) for name in names]
+    if names[0] not in schema:  # Alpaca's output
+        pair = [pl.col("output").list.get(side, null_on_oob=True) for side in range(2)]
+
+    def look(columns: Sequence[pl.Series]) -> pl.Series:
+        tally.append(int(columns[1].sum()))
+        return columns[0]
+
+    was_cut = (pl.col("chosen_cut") > 0) | (pl.col("rejected_cut") > 0)
+    seen = pl.map_batches(["chosen_cut", "_same"], look, return_dtype=schema["chosen_cut"], is_elementwise=True)
+    return frame.with_columns(_same=(pair[0] == pair[1]) & was_cut).with_columns(seen.alias("chosen_cut")).drop("_same")
 
 
 def _sides(schema: pl.Schema, format: str) -> dict[str, tuple[pl.Expr, pl.Expr]]:  # noqa: A002

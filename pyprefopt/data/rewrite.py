@@ -6,6 +6,7 @@ Text files go row by row, and everything but the cut texts stays as it was; Parq
 from __future__ import annotations
 
 import glob
+import logging
 import lzma
 import os
 import shutil
@@ -20,13 +21,15 @@ import pyarrow as pa
 
 from pyprefopt.data.cuts import Rule
 from pyprefopt.data.files import KNOWN, DataFile, arrow_reader, data_file, readable
-from pyprefopt.data.responses import truncate_typed
+from pyprefopt.data.responses import count_same, truncate_typed
 from pyprefopt.data.rows import TextFile, cut_text, text_file
 from pyprefopt.data.sources import open_source
-from pyprefopt.errors import DataError, check
+from pyprefopt.errors import DataError, check, counted
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
+
+logger = logging.getLogger("pyprefopt")
 
 Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 
@@ -56,29 +59,32 @@ def rewrite(
     taken = target.path.exists() and not overwrite
     remedy = "choose another --out, or replace it: --overwrite (in Python overwrite=True)"
     check(not taken, "out", str(target.path), "a new file", remedy)
-    parts = _temporaries(target.path)
+    parts, same = _temporaries(target.path), list[int]()
     try:
         if source.container in ("json", "csv"):
             form = text_file(source, target)
             with _writer(parts[0], form.compression) as stream:
-                cut_text(
-                    source,
-                    form,
-                    stream,
-                    format=format,
-                    rule=rule,
-                    tokenizer=tokenizer,
-                    columns=columns,
-                    unknown=unknown,
-                )
+                how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
+                same.append(cut_text(source, form, stream, unknown=unknown, **how))
             done = parts[0] if form.final else _convert(path, _scan(parts[0], form), _same, target, parts)
         else:
-            step = partial(truncate_typed, format=format, rule=rule, tokenizer=tokenizer, columns=columns)
+            cut = partial(truncate_typed, format=format, rule=rule, tokenizer=tokenizer, columns=columns)
+
+            def step(frame: pl.LazyFrame) -> pl.LazyFrame:
+                return count_same(cut(frame), format, same)
+
             done = _convert(path, _scan_typed(source, parts[0]), step, target, parts)
         done.replace(target.path)
     finally:
         for temporary in parts:
             temporary.unlink(missing_ok=True)
+    if any(same):
+        logger.warning(
+            "%s: the cut left chosen and rejected the same in %s, which reading takes as bad rows (identical_pair); "
+            "cut less, or leave them out with --on_error skip",
+            target.path,
+            counted(sum(same), "pair"),
+        )
     return target.path
 
 

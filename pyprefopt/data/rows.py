@@ -61,8 +61,8 @@ def cut_text(
     tokenizer: Tokenizer | str | Path | None,
     columns: Sequence[str] | None,
     unknown: DataError | None,
-) -> None:
-    """Write the rows of a text file to the stream `out`, their responses cut.
+) -> int:
+    """Write the rows of a text file to the stream `out`, their responses cut; how many pairs became the same by it.
 
     format: of the rows; empty: the fields `columns` are cut, or chosen and rejected. unknown: why no format was found.
     """
@@ -72,25 +72,27 @@ def cut_text(
     seen: set[str] = set()
     writer = (_Csv if source.container == "csv" else _Json)(source, form, names, out)
     held: list[Held] = []
-    size = count = 0
+    size = count = same = 0
     for where, row, length in writer:
         held.append(Held(f"{source.name}, {where}", row, format, names))
         seen.update(response.book for response in held[-1].responses)
         count, size = count + 1, size + length
         if len(held) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
-            _flush(held, rule, native, writer)
+            same += _flush(held, rule, native, writer)
             held, size = [], 0
-    _flush(held, rule, native, writer)
+    same += _flush(held, rule, native, writer)
     writer.end()
     if not count:
         raise DataError(f"{source.name} holds no rows")
     _check_seen(source, names, columns, seen, unknown)
+    return same
 
 
-def _flush(held: Sequence[Held], rule: Rule, native: _native.Tokenizer | None, writer: _Json | _Csv) -> None:
-    cut_rows(held, rule, native)
+def _flush(held: Sequence[Held], rule: Rule, native: _native.Tokenizer | None, writer: _Json | _Csv) -> int:
+    same = cut_rows(held, rule, native)
     for row in held:
         writer.write(row.row)
+    return same
 
 
 def _check_seen(

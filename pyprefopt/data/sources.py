@@ -30,7 +30,7 @@ from pyprefopt.data import _native
 from pyprefopt.data.detect import detected, listed, misread, needed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
-from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
+from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -214,7 +214,9 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     if carry and isinstance(block.rows, pa.Table):
         fields = _native.format_fields(format)
         own = [name for name in block.rows.column_names if name not in fields]
-        further = block.rows.select(own).take(pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64())))
+        further = without_views(block.rows.select(own)).take(
+            pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
+        )
     return ParsedBlock(
         table, block_rejects(bad, block.file), block.rows_in, format, block.file, further if carry else None
     )

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyprefopt.errors import DataError
 
@@ -27,6 +29,43 @@ class TableSource:
 def to_table(stream: Any) -> pa.Table:
     """Anything with an Arrow stream as a table, its batches as they are (`pa.table` would import pandas first)."""
     return pa.RecordBatchReader.from_stream(stream).read_all()
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """The table with view types (`string_view`, `list_view`, ...) as plain ones, which PyArrow and Polars can take."""
+    columns = [_without_views(column, name) for name, column in zip(table.column_names, table.columns, strict=True)]
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def _without_views(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        lists = column.combine_chunks()  # rebuilt, because PyArrow's cast gives offsets that do not rise
+        offsets = np.append(0, np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)))
+        values = _without_views(pa.chunked_array([lists.flatten()]), name).combine_chunks()
+        return pa.chunked_array(
+            [pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, mask=lists.is_null())]
+        )
+    plain = _plain(column.type, name)
+    return column if plain == column.type else column.cast(plain)
+
+
+def _plain(kind: pa.DataType, name: str) -> pa.DataType:
+    """The type with strings and bytes in the place of their views. DataError for views of lists in it."""
+    types = pa.types
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        raise DataError(f"column '{name}' holds list views inside of another type; write them as lists, or drop it")
+    if types.is_string_view(kind):
+        return pa.large_string()
+    if types.is_binary_view(kind):
+        return pa.large_binary()
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type, name)) for field in kind])
+    for is_kind, make in ((types.is_list, pa.list_), (types.is_large_list, pa.large_list)):
+        if is_kind(kind):
+            return make(kind.value_field.with_type(_plain(kind.value_type, name)))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type, name)), kind.list_size)
+    return kind
 
 
 def as_tables(source: Any) -> TableSource:

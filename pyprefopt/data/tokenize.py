@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pyprefopt.data.blocks import OFFSETS, tokenize_block
 from pyprefopt.data.engines import in_threads
+from pyprefopt.data.identical import without_identical
 from pyprefopt.data.read import CHAT
 from pyprefopt.data.rejects import raise_for
 from pyprefopt.data.sources import Block, open_source
@@ -103,7 +104,8 @@ def tokenize(
     the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
     right behind the BOS token, or right before the generation prompt. It may begin or end inside a message. Where
     BOS and generation prompt leave no room the row is bad.
-    max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there.
+    max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there. A
+    pair of which both then have the same ids is a bad row.
     boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
     generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
     there the row is bad either way.
@@ -225,7 +227,11 @@ def tokenize_rows(
     apart = pl.Series("row", rows_apart, dtype=pl.UInt64)
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
-    return TokenizeResult(_frame(to_table(segments), offsets), books, cut, len(apart), apart, without_bos)
+    made = _frame(to_table(segments), offsets)
+    if cut:
+        made, identical = without_identical(made)
+        books = pl.concat([books, identical]).sort("row")
+    return TokenizeResult(made, books, cut, len(apart), apart, without_bos)
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -70,7 +70,8 @@ def truncate(
     pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
     or beside it as `<stem>.truncated<suffix>`; the written path comes back. A file that is there is replaced with
     `overwrite` alone. In JSON files every other field stays as it is written, in CSV files every other cell. The books
-    of pairs are always those of `chosen` and `rejected`.
+    of pairs are always those of `chosen` and `rejected`. No row is left out; a warning counts the pairs whose responses
+    the cut has made the same, which reading refuses.
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """

@@ -17,7 +17,7 @@ from typing import Any
 from pyprefopt.data import atomic
 from pyprefopt.data.blocks import PreparedBlock
 from pyprefopt.data.locks import LOCK
-from pyprefopt.data.shards import Shard, are_shards, shard_name, shards_manifest, write_shard
+from pyprefopt.data.shards import Shard, are_shards, check_shards, shard_name, shards_manifest, write_shard
 from pyprefopt.errors import ArtifactError
 
 WORK, REJECTED, TOKENIZER = ".work", "rejected.jsonl", "tokenizer"
@@ -56,12 +56,7 @@ class Workspace:
 
     def check_shards(self, manifest: dict[str, Any]) -> None:
         """ArtifactError where a shard is missing, or its bytes are not those that were written."""
-        for shard in manifest["shards"]:
-            if not _holds(self.directory / shard["file"], shard["sha256"]):
-                raise ArtifactError(
-                    f"{self.directory / shard['file']} is missing or damaged: its hash is not the manifest's; prepare "
-                    "again with --overwrite (in Python overwrite=True)"
-                )
+        check_shards(self.directory, manifest["shards"], "prepare again with --overwrite (in Python overwrite=True)")
 
     def claim(self, key: str, *, overwrite: bool = False) -> None:
         """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
@@ -97,6 +92,11 @@ class Workspace:
         shutil.rmtree(self.work)
         self.work.mkdir()
         self.records = {}
+
+    def abandon(self) -> None:
+        """Leave the folder as if nothing had begun: there is nothing to go on with."""
+        self.clear()
+        shutil.rmtree(self.work)
 
     def commit(self, block: PreparedBlock) -> None:
         """Keep a shard: its content, its rejected rows, then its record."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from pyprefopt.data.atomic import MANIFEST, atomic_write, read_manifest, sha256_file, write_manifest
 from pyprefopt.data.locks import FolderLock
-from pyprefopt.data.shards import are_shards
+from pyprefopt.data.shards import are_shards, check_shards
+from pyprefopt.errors import ArtifactError
 from pyprefopt.stages.meter import Meter
 from pyprefopt.train import dist
 
@@ -109,8 +110,11 @@ def is_whole(folder: Path) -> bool:
     shards = read_manifest(folder).get("shards")
     if not shards or not are_shards(shards):
         return False
-    files = {folder / shard["file"]: shard["sha256"] for shard in shards}
-    return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files.items())
+    try:
+        check_shards(folder, shards)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _parts(directory: Path, outputs: Sequence[Path]) -> dict[str, Path]:
@@ -201,7 +205,7 @@ def _claim(stage: Stage, directory: Path, claim: dict[str, str | None]) -> None:
         directory.mkdir(parents=True)
     elif (directory / MANIFEST).exists():  # finished once, and no more what it was: keep none of its stores
         for folder in list(_store_folders(directory)):
-            shutil.rmtree(folder)
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)  # a link to a prepared folder
     if before != claim:
         atomic_write(directory / KEY_FILE, json.dumps(claim).encode())
     (directory / MANIFEST).unlink(missing_ok=True)  # an output is gone: nobody may take this for finished

@@ -17,7 +17,7 @@ from pyprefopt.data import toy
 from pyprefopt.data.atomic import atomic_write, sha256_file
 from pyprefopt.data.loader import permutation
 from pyprefopt.data.store import USER_WEIGHTS
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.modeling.load import toy_config
 from pyprefopt.stages.artifact import Artifact, Stage, content_hash
@@ -224,7 +224,7 @@ class Intake:
             if config.eval_data is None:
                 pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
                 pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
-            splits["train"] = self._truncate(self._tokenize("train", pairs))
+            splits["train"] = self._truncate(self._tokenize("train", pairs), pairs.file)
             if config.eval_data is None:
                 splits["eval"] = self._tokenize("eval", held_out)
         if is_prepared(config.eval_data):
@@ -239,7 +239,7 @@ class Intake:
         self.rows_in += folder.manifest["rows_in"]
         self.rows_used += folder.manifest["rows"]
         self.rejected_before += sum(folder.manifest["rejected"].values())
-        self.responses_cut += folder.manifest["responses_cut"]
+        self._count_cut(folder.manifest["responses_cut"], folder.manifest["settings"]["max_tokens"], path)
         self.bar.update(2)
         return folder.part()
 
@@ -297,18 +297,32 @@ class Intake:
             rejects = pl.concat([rejects, badly_weighted])
         self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
         self.rows_used += read.frame.height - rejects.height
-        self.responses_cut += result.responses_cut
+        self._count_cut(result.responses_cut, config.max_tokens, read.file)
         if has_planted(read.frame.schema):
             self.spans[name] = planted_spans(read.frame)
         return segments
 
-    def _truncate(self, segments: pl.DataFrame) -> pl.DataFrame:
+    def _count_cut(self, responses: int, max_tokens: int, source: str) -> None:
+        """Add to the books, and say which limit cut: a prepared folder has its own."""
+        self.responses_cut += responses
+        if responses:
+            logger.warning("%s: %s cut to fit max_tokens = %d", source, counted(responses, "response"), max_tokens)
+
+    def _truncate(self, segments: pl.DataFrame, file: str) -> pl.DataFrame:
+        from pyprefopt.data.identical import without_identical
         from pyprefopt.data.truncate import truncate
 
         rule = self.config.truncation
         unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
         given = {name: value for name, value in asdict(rule).items() if name not in unused}
-        return truncate(segments, **given, tokenizer=self.tokenizer) if rule.active else segments
+        if not rule.active:
+            return segments
+        cut: pl.DataFrame = truncate(segments, **given, tokenizer=self.tokenizer)
+        kept: pl.DataFrame
+        kept, rejects = without_identical(cut, file)
+        self.rejects.append(rejects)
+        self.rows_used -= rejects.height
+        return kept
 
     def settle(self, directory: Path) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
@@ -328,8 +342,6 @@ class Intake:
         rejected = sum(frame.height for frame in self.rejects) + self.rejected_before
         if self.rows_in != self.rows_used + rejected:
             raise RuntimeError(f"rows went missing: {self.rows_in} in, {self.rows_used} used, {rejected} rejected")
-        if self.responses_cut:
-            logger.warning("%d responses were cut to fit max_tokens = %d", self.responses_cut, self.config.max_tokens)
         return {
             "rows_in": self.rows_in,
             "rows_used": self.rows_used,
@@ -345,10 +357,8 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    facts = data.facts
-    logger.warning(
-        "%d of %d rows are bad and were left out; reasons in %s", facts["rows_rejected"], facts["rows_in"], target
-    )
+    left_out, rows = data.facts["rows_rejected"], counted(data.facts["rows_in"], "row")
+    logger.warning("left out as bad: %d of %s; reasons in %s", left_out, rows, target)
 
 
 def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -64,7 +64,7 @@ class Prepared:
         return sha256_file(self.directory / MANIFEST)
 
     def check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        """ConfigError where the run asks for something that the folder was not made with."""
+        """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
         from pyprefopt.data.sources import kind_of
 
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
@@ -74,8 +74,6 @@ class Prepared:
         if found != kind:
             raise ConfigError(f"{self.setting} must hold {kind}, got '{self.directory}' of {found}; {_REMEDIES[found]}")
         self._check_tokenizer(tokenizer)
-        if kind == "candidates":
-            check_ranked(self.store, f"{self.setting} '{self.directory}'")
         if kind != "instructions" and config.format not in ("auto", settings["format"]):
             self._refuse("format", config.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
@@ -89,6 +87,9 @@ class Prepared:
         asked = config.truncation
         if self.setting == "data" and asked.active and vars(asked) != vars(TruncationConfig()) | made:
             self._refuse("truncation", vars(asked), str(made or "off"), again)
+        SegmentStore.open(self.directory, verify=True)  # before anything reads the tokens
+        if kind == "candidates":
+            check_ranked(self.store, f"{self.setting} '{self.directory}'")
 
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(

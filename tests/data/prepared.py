@@ -50,6 +50,13 @@ def run(source: Any, tokenizer: Path, out: Path, **settings: Any) -> SegmentStor
     return prepare(source, data.load_tokenizer(tokenizer), out, **settings)
 
 
+def flip_a_bit(file: Path) -> None:
+    """Damage that leaves the file's size, and all that its reader looks at first, as they were."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())

@@ -12,7 +12,7 @@ from pyprefopt import data
 from pyprefopt.data.inspect import histogram, inspect
 from pyprefopt.data.store import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError
-from tests.data.prepared import run, write_pairs, write_tokenizer
+from tests.data.prepared import flip_a_bit, run, write_pairs, write_tokenizer
 
 GOLDEN = """\
 OUT: 11 rows, 33 segments, 461 tokens, 1 shard, 0.0 MiB
@@ -99,6 +99,14 @@ def test_histograms_have_round_ranges_and_cover_everything():
         counts = [int(line.split()[-1].replace(",", "")) for line in text[1:]]
         assert sum(counts) == len(lengths)
         assert max(line.count("#") for line in text) == 40
+
+
+def test_a_damaged_shard_is_refused(folder):
+    flip_a_bit(folder / "segments-00000.arrow")
+    with pytest.raises(
+        ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"
+    ):
+        inspect(folder)
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -14,10 +14,11 @@ import pytest
 
 from pyprefopt import data
 from pyprefopt.data import sources, workspace
+from pyprefopt.data.inspect import inspect
 from pyprefopt.data.prepare import Progress, identity
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
-from tests.data.prepared import contents, row, run, write_pairs, write_tokenizer
+from tests.data.prepared import contents, flip_a_bit, row, run, write_pairs, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,10 +100,7 @@ def test_a_finished_folder_is_opened_at_once(tmp_path, small, tokenizer, pairs, 
 def test_a_damaged_shard_is_noticed_and_made_again(tmp_path, small, tokenizer, pairs):
     run(str(pairs), tokenizer, tmp_path / "out")
     before = contents(tmp_path / "out")
-    shard = tmp_path / "out/segments-00000.arrow"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    flip_a_bit(tmp_path / "out/segments-00000.arrow")
     with pytest.raises(ArtifactError, match=r"segments-00000.*damaged.*--overwrite"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
@@ -179,9 +177,17 @@ def test_bad_rows_are_reported_together_then_skipped(tmp_path, small, tokenizer)
 
 def test_no_row_left_is_an_error(tmp_path, small, tokenizer):
     pairs = write_pairs(tmp_path / "pairs.jsonl", 3, bad=(0, 1, 2))
-    with pytest.raises(DataError, match="no row is left; empty_response: 3"):
-        run(str(pairs), tokenizer, tmp_path / "out", on_error="skip")
-    assert not (tmp_path / "out/manifest.json").exists()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"no row is left; empty_response: 3; --on_error raise .* shows them"):
+            run(str(pairs), tokenizer, tmp_path / "out", on_error="skip")
+        assert sorted(contents(tmp_path / "out")) == [".lock"]
+        assert not (tmp_path / "out/.work").exists()
+    with pytest.raises(ArtifactError, match=r"holds no manifest\.json; make one"):
+        inspect(tmp_path / "out")
+    with pytest.raises(DataError, match=r"pairs\.jsonl, row 0, chosen"):
+        run(str(pairs), tokenizer, tmp_path / "out")
+    with pytest.raises(ArtifactError, match=r"was stopped, or found bad rows; give the same .* again"):
+        inspect(tmp_path / "out")
 
 
 # -- nothing stale

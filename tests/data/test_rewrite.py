@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyprefopt.data.read import read_candidates, read_preferences
+from pyprefopt.data.read import read_candidates, read_preferences, scan_preferences
 from pyprefopt.data.spans import JsonRow
 from pyprefopt.data.truncate import truncate
 from pyprefopt.errors import ConfigError, DataError
@@ -159,6 +159,32 @@ def test_every_format_is_cut_in_every_container(tmp_path, format, suffix):  # no
     assert whole["rejected"].to_list() == before["rejected"].to_list()
     assert whole["rejected_complete"].all()
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("suffix", [*KINDS, ".jsonl.gz"])
+@pytest.mark.parametrize("format", [*FORMATS, "preference"])
+def test_pairs_that_the_cut_makes_the_same_are_told(tmp_path, format, suffix, caplog):  # noqa: A002
+    path = tmp_path / f"pairs{suffix}"
+    rows = FORMATS.get(format) or [{"prompt": "p", "chosen": "a b c", "rejected": "d e"}]
+    other = json.loads(json.dumps(rows).replace("d e", "a e"))
+    write(path, other + rows + other)
+    truncate(path, length=2, unit="words", out=tmp_path / f"two{suffix}")
+    assert not caplog.text
+    out = truncate(path, length=1, unit="words")
+    refused = scan_preferences(out, format=format).rejects
+    assert refused["reason"].to_list() == ["identical_pair"] * 2 * len(rows)
+    assert f"{out}: the cut left chosen and rejected the same in {2 * len(rows)} pairs, which reading" in caplog.text
+
+
+def test_pairs_that_differ_before_the_last_message_stay_pairs(tmp_path, caplog):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    answers = [{"role": "tool", "content": text} for text in ("1", "2")]
+    sides = [[call, answer, {"role": "assistant", "content": "one two"}] for answer in answers]
+    for suffix in (".jsonl", ".parquet"):
+        path = tmp_path / f"pairs{suffix}"
+        write(path, [{"prompt": "p", "chosen": sides[0], "rejected": sides[1]}])
+        assert scan_preferences(truncate(path, length=1, unit="words")).rejects.is_empty()
+    assert not caplog.text
 
 
 def test_a_typed_file_keeps_its_other_columns(tmp_path):

@@ -112,6 +112,44 @@ def test_tables(name):
     assert frame.lazy().collect().equals(read_preferences(FRAME))
 
 
+VIEWS = {
+    "text": (pa.string_view(), ["a", None, "ü", "d"]),
+    "bytes": (pa.binary_view(), [b"a", b"b", None, b"d"]),
+    "struct": (pa.struct([pa.field("a", pa.string_view())]), [{"a": "x"}, {"a": "y"}, {"a": None}, {"a": "z"}]),
+    "texts": (pa.list_(pa.string_view()), [["a"], [], ["b", "c"], None]),
+    "array": (pa.list_(pa.string_view(), 1), [["a"], ["b"], ["c"], ["d"]]),
+    "lists": (pa.list_view(pa.int64()), [[1], None, [2, 3], []]),
+    "large": (pa.large_list_view(pa.int64()), [[1], None, [2, 3], []]),
+    "nested": (pa.list_view(pa.list_view(pa.string_view())), [[["a"], []], None, [["b", "c"]], []]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_carried_columns_of_view_types(tmp_path, name):
+    kind, values = VIEWS[name]
+    columns = {"prompt": ["p"] * 4, "chosen": ["c", "", "c", "c"], "rejected": ["r"] * 4}  # the second row is bad
+    table = pa.table(columns | {"extra": pa.array(values, kind)})
+    with pa.ipc.new_file(tmp_path / "views.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    for source, first in ((table, 0), (tmp_path / "views.arrow", 0), (table.slice(1), 1)):
+        wanted = [value for row, value in enumerate(values) if row >= first and row != 1]
+        assert read_preferences(source, on_error="skip")["extra"].to_list() == wanted
+
+
+def test_list_views_inside_of_other_types_are_refused():
+    kind = pa.list_(pa.list_view(pa.int64()))
+    table = pa.table({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"], "extra": pa.array([[[1]]], kind)})
+    with pytest.raises(DataError, match="column 'extra' holds list views inside of another type; write them as lists"):
+        read_preferences(table)
+
+
+def test_a_file_that_polars_wrote_or_truncate_made(tmp_path):
+    FRAME.with_columns(extra=pl.lit("e")).write_ipc(tmp_path / "new.arrow", compat_level=pl.CompatLevel.newest())
+    cut = truncate(tmp_path / "new.arrow", ratio=0.5, unit="words", out=tmp_path / "cut.arrow")
+    for path in (tmp_path / "new.arrow", cut):
+        assert read_preferences(path, on_error="skip")["extra"].to_list()[0] == "e"
+
+
 def test_chats_through_every_container(tmp_path):
     chat = [{"role": "user", "content": "a\nb"}, {"role": "assistant", "content": "é"}]
     rows = [{"chosen": chat, "rejected": [*chat[:1], {"role": "assistant", "content": text}]} for text in "xy"]

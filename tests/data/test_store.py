@@ -17,6 +17,7 @@ from pyprefopt.data import atomic, shards
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import ArtifactError, DataError
+from tests.data.prepared import flip_a_bit
 from tests.data.segments import frame, pairs
 from tests.reference.packing import Group, Response
 
@@ -147,6 +148,17 @@ def test_a_damaged_store_says_what_to_do(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="is not valid JSON"):
         SegmentStore.open(tmp_path)
+
+
+def test_a_damaged_shard_is_noticed_where_it_is_asked_for(tmp_path):
+    written = SegmentStore.write(frame(pairs(20)), tmp_path)
+    assert SegmentStore.open(tmp_path, verify=True).fingerprint == written.fingerprint
+    flip_a_bit(tmp_path / "segments-00000.arrow")
+    SegmentStore.open(tmp_path)
+    with pytest.raises(
+        ArtifactError, match=r"segments-00000\.arrow is missing or damaged: its sha256 .*; delete .* make"
+    ):
+        SegmentStore.open(tmp_path, verify=True)
 
 
 def rename_chosen(table):

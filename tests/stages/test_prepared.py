@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.prepare import prepare
 from pyprefopt.data.store import SegmentStore
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
+from pyprefopt.stages.artifact import run_stage
 from pyprefopt.stages.data import build_data, data_stage
+from tests.data.prepared import flip_a_bit
 from tests.stages.runs import digest, losses, small
 
 
@@ -104,6 +109,68 @@ def test_what_a_folder_cannot_honour_is_refused(inputs, tmp_path, made, asked, m
     folder = prepared(inputs, tmp_path / "folder", **made)
     with pytest.raises(ConfigError, match=message):
         build_data(small(inputs, tmp_path / "run", data=folder, **asked), tmp_path / "stage")
+
+
+@pytest.mark.parametrize("setting", ["data", "eval_data", "base.data"])
+def test_a_damaged_shard_is_refused(inputs, tmp_path, setting):
+    source = "sft.parquet" if setting == "base.data" else "train.parquet"
+    folder = prepared(inputs, tmp_path / "folder", source)
+    flip_a_bit(tmp_path / "folder/segments-00000.arrow")
+    asked = {"base": {"data": folder}} if setting == "base.data" else {setting: folder}
+    with pytest.raises(ArtifactError, match=r"folder/segments-00000\.arrow is missing or damaged: .*; delete .* make"):
+        build_data(small(inputs, tmp_path / "run", **asked), tmp_path / "stage")
+
+
+def test_a_folder_that_is_damaged_after_a_run_is_refused_by_the_next(inputs, tmp_path):
+    config = small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / "folder"))
+    stage, target = data_stage(config), tmp_path / "stage"
+    run_stage(stage, target, lambda directory: build_data(config, directory))
+    assert (target / "train").is_symlink()
+    flip_a_bit(tmp_path / "folder/segments-00000.arrow")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"folder/segments-00000\.arrow is missing or damaged"):
+            run_stage(stage, target, lambda directory: build_data(config, directory))
+    prepared(inputs, tmp_path / "folder", overwrite=True)
+    run_stage(stage, target, lambda directory: build_data(config, directory))
+    assert run_stage(stage, target, pytest.fail).reused
+
+
+def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
+    longest = SegmentStore.open(prepared(inputs, tmp_path / "whole")).manifest["longest_row"]
+    folder = prepared(inputs, tmp_path / "cut", max_tokens=longest - 1)
+    count = SegmentStore.open(folder).manifest["responses_cut"]
+    build_data(small(inputs, tmp_path / "run", data=folder, max_tokens=128), tmp_path / "stage")
+    were = "1 response" if count == 1 else f"{count} responses"
+    assert f"{folder}: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
+    assert "max_tokens = 128" not in caplog.text
+    raw = small(inputs, tmp_path / "run", max_tokens=longest - 1, max_prompt_tokens=longest - 2)
+    build_data(raw, tmp_path / "raw")
+    assert f"train.parquet: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [{"truncation": {"tokens": 1}}, {"max_tokens": 65, "prompt_overflow": "keep_end"}])
+def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_path, cut):
+    from pyprefopt.data import read_preferences
+
+    tokenizer = data.load_tokenizer(inputs / "tokenizer")
+    one, two, *_ = (word for word in json.loads(tokenizer.json)["model"]["vocab"] if word.isalpha())
+    pairs = [(f"{a} {one}", f"{b} {two}") for a in (one, two) for b in (one, two)]
+    prompts = {"prompt": [f"{one} " * 80 if "max_tokens" in cut else one] * len(pairs)}
+    chosen, rejected = zip(*pairs, strict=True)
+    frame = pl.DataFrame(prompts | {"chosen": list(chosen), "rejected": list(rejected)})
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    assert read_preferences(frame).height == len(pairs)
+    config = small(inputs, tmp_path / "run", data=str(tmp_path / "pairs.parquet"), **{"base": {"data": "chosen"}} | cut)
+    with pytest.raises(DataError, match=r"identical_after_cut: \d+"):
+        build_data(config, tmp_path / "raised")
+    config = replace(config, on_error="skip")
+    facts = build_data(config, tmp_path / "raw")["facts"]
+    assert 0 < facts["rows_rejected"] < len(pairs)
+    assert facts["rows_in"] == facts["rows_used"] + facts["rows_rejected"]
+    made = {"max_prompt_tokens": 64, "max_tokens": 128, "on_error": "skip"} | cut
+    prepare(config.data, tokenizer, tmp_path / "folder", **made)
+    build_data(replace(config, data=str(tmp_path / "folder")), tmp_path / "prepared")
+    assert same(tmp_path / "raw/train", tmp_path / "prepared/train")
 
 
 def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):

@@ -361,10 +361,9 @@ def test_spans_of_characters_and_a_name_of_ones_own(credited):
 
 def test_rewards_of_a_truncated_response(credited):
     given = [[1, -2.5], [0.5, 0, -0.5], [3]], [[-1, 0], [7], [1, 2, -3, 4]]
-    run = credited(*given, truncation={"tokens": 1, "cut_end": "template"})
+    run = credited(*given, truncation={"tokens": 2, "cut_end": "template"})
     found = [line for line in stored(run.rewards.directory) if line is not None]
-    assert [line[0] for line in found] == [1, -1, 0.5, 7, 3, 1]
-    assert not any(value for line in found for value in line[1:])
+    assert found == [[1, -2.5, 0], [-1, 0, 0], [0.5, 0, 0], [7, 0], [3, 0], [1, 2, 0]]
 
 
 @pytest.mark.parametrize(
