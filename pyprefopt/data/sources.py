@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.detect import detected, listed, misread, needed, texts_of
+from pyprefopt.data.detect import check_unlabelled, detected, listed, misread, needed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
@@ -343,8 +343,11 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
     found, names, advice = detected(block.rows, tried)
-    if found is None and wanted == "auto":
-        other, _, _ = detected(block.rows, [name for names in FORMATS.values() for name in names if name not in known])
+    if wanted == "auto":
+        others = [name for names in FORMATS.values() for name in names if name not in known]
+        other = None if found else detected(block.rows, others)[0]
+        if (single := found or other) in FORMATS["instructions"]:
+            check_unlabelled(block.rows, part.name, single)
         if other is not None:
             raise DataError(
                 f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "

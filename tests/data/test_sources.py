@@ -657,3 +657,18 @@ def test_a_table_under_a_texts_name(tmp_path):
         write(tmp_path / "a.jsonl")
         with pytest.raises(DataError, match=rf"but its bytes are {kind}; name it \{remedy}$"):
             open_source(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("kind", [None, "preferences"])
+def test_responses_labelled_wanted_or_not_are_no_examples(tmp_path, name, kind):
+    rows = pl.DataFrame({"prompt": ["p", "q"], "completion": ["a", "b"], "label": [True, False]})
+    writers = {"a.jsonl": rows.write_ndjson, "a.csv": rows.write_csv, "a.parquet": rows.write_parquet}
+    writers[name](tmp_path / name)
+    rule = rf"{name}: a row has one response and 'label' true or false \(KTO\).* name the format prompt_response"
+    with pytest.raises(DataError, match=rule):
+        open_source(tmp_path / name, kind=kind)
+    with pytest.raises(DataError, match=rule.replace(name, "<frame>").replace("label", "kto_tag")):
+        open_source(rows.rename({"label": "kto_tag"}), kind=kind)
+    assert open_source(tmp_path / name, format="prompt_response").kind == "instructions"  # asked for
+    open_source(rows.with_columns(label=pl.lit("math")))  # a label that is no judgement
