@@ -23,7 +23,7 @@ from pyprefopt.data.files import KNOWN, DataFile, arrow_reader, data_file, reada
 from pyprefopt.data.responses import truncate_typed
 from pyprefopt.data.rows import TextFile, cut_text, text_file
 from pyprefopt.data.sources import open_source
-from pyprefopt.errors import DataError, check
+from pyprefopt.errors import DataError, check, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ def rewrite(
     columns = (columns,) if isinstance(columns, str) else columns
     format, unknown = _format(source, columns, format)  # noqa: A001
     taken = target.path.exists() and not overwrite
-    remedy = "choose another --out, or replace it: --overwrite (in Python overwrite=True)"
+    remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"
     check(not taken, "out", str(target.path), "a new file", remedy)
     parts = _temporaries(target.path)
     try:
@@ -94,7 +94,7 @@ def _temporaries(target: Path) -> list[Path]:
                     left.unlink(missing_ok=True)
     except OSError as error:
         why = f"a file in a folder that can be written ({error.strerror}: {error.filename})"
-        check(False, "out", str(target), why, "choose another --out")
+        check(False, "out", str(target), why, f"choose another {option('out')}")
     return [folder / f".{target.name}.{os.getpid()}.{part}" for part in parts]
 
 

@@ -17,7 +17,7 @@ from pyprefopt.data.files import DataFile, Meter, pieces
 from pyprefopt.data.responses import CANDIDATES, Held, cut_rows
 from pyprefopt.data.sources import BLOCK_BYTES, BLOCK_ROWS, ROW_BYTES
 from pyprefopt.data.spans import CsvRow, JsonRow, Row
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -106,9 +106,11 @@ def _check_seen(
         return
     if columns is None and unknown is not None:
         raise DataError(
-            f"{unknown}; truncate cuts pairs and candidates, or the fields that are named: columns=(…) (--columns …)"
+            f"{unknown}; truncate cuts pairs and candidates, or the fields that are named: {option('columns')} …"
         )
-    raise DataError(f"{source.name}: no row has a text in the field '{missing[0]}'; pass columns=(…) (--columns …)")
+    raise DataError(
+        f"{source.name}: no row has a text in the field '{missing[0]}'; name those to cut: {option('columns')} …"
+    )
 
 
 def decoded(line: bytes, where: str) -> str:

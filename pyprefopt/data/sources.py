@@ -31,7 +31,7 @@ from pyprefopt.data.detect import check_unlabelled, detected, listed, misread, n
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table
-from pyprefopt.errors import ConfigError, DataError, did_you_mean
+from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
@@ -356,5 +356,5 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
-        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see --format")
+        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see {option('format', '…')}")
     return found, block

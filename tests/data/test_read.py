@@ -280,7 +280,7 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
             "a.jsonl",
             '{"prompt": "x", "chosen": "y"}',
             "its fields are prompt, chosen; the nearest format, preference, needs prompt, chosen, rejected; missing: "
-            "rejected; see --format",
+            "rejected; see format='…'",
         ),
         (
             "a.jsonl",

@@ -296,7 +296,7 @@ def test_bad_rows_leave_no_line_and_are_told(toy):
     found, result = reasons(frame, toy, max_prompt_tokens=30)
     assert found == [(1, "chosen", "empty_response"), (2, "prompt", "prompt_too_long"), (3, "prompt", "empty_prompt")]
     assert result.rejects.columns == ["file", "row", "field", "value", "reason", "rule", "remedy"]
-    assert "--max_prompt_tokens" in result.rejects["remedy"][1]
+    assert "raise max_prompt_tokens" in result.rejects["remedy"][1]
     assert result.rejects["value"][1] == "63 tokens"
     assert result.segments["row"].to_list() == [0, 0, 0, 4, 4, 4]
 
@@ -363,7 +363,7 @@ def test_responses_are_cut_to_the_limit(toy):
     for room in (0, 1):  # the response's space takes the first token
         found, result = reasons(frame, toy, max_tokens=length + room)
         assert [reason for *_, reason in found] == ["prompt_too_long"]
-        assert "--max_tokens" in result.rejects["remedy"][0]
+        assert "raise max_tokens" in result.rejects["remedy"][0]
 
 
 def test_a_response_that_the_tokenizer_drops_is_told(byte_file, tmp_path):
@@ -431,9 +431,9 @@ def test_any_text_is_covered_exactly(toy, prompt, response, complete):
 
 
 def test_missing_parts_of_a_tokenizer_are_named(byte_file, tmp_path):
-    with pytest.raises(ConfigError, match="--eos_token"):
+    with pytest.raises(ConfigError, match="pass eos_token='</s>'"):
         load_tokenizer(byte_file, chat_template="plain")
-    with pytest.raises(ConfigError, match="--chat_template"):
+    with pytest.raises(ConfigError, match="pass chat_template: plain or chatml"):
         load_tokenizer(byte_file, eos_token="</s>")
     with pytest.raises(ConfigError, match="'<end>' is not in the vocabulary"):
         load_tokenizer(byte_file, eos_token="<end>", chat_template="plain")
@@ -639,7 +639,7 @@ def test_boundary_says_what_happens_to_a_token_across_it(byte_file, tmp_path):
     assert (result.tokenized_apart, result.rows_apart.to_list()) == (1, [0])
     found, refused = reasons(frame, tokenizer, boundary="error")
     assert found == [(0, "chosen", "boundary")]
-    assert "--boundary split" in refused.rejects["remedy"][0]
+    assert "set boundary to split" in refused.rejects["remedy"][0]
     assert refused.rows_apart.to_list() == []
 
 

@@ -228,7 +228,7 @@ impl<'a> Chat<'a> {
             .map_err(|error| {
                 let last = messages.last().map(ToString::to_string).unwrap_or_default();
                 let rule = format!("the chat template must render the chat; it says: {error}");
-                let remedy = "change the row, or pass another --chat_template";
+                let remedy = "change the row, or pass another chat_template";
                 Reject::new(field, &last, "template", rule, remedy)
             })
     }
@@ -282,7 +282,7 @@ impl<'a> Chat<'a> {
                 last,
                 "template",
                 rule,
-                "pass another --chat_template",
+                "pass another chat_template",
             )
         };
         if !text.starts_with(prompt) {
