@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
-from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.errors import DataError
 
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
@@ -162,8 +163,11 @@ def needed(format: str) -> str:  # noqa: A002
 
 def _nearest(names: Sequence[str]) -> str:
     """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
-    unknown = [name for name in names if name not in _EXPECTED]
-    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
+    known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
+    unknown = [name for name in names if name not in known]
+    absent = [name for name in _EXPECTED if name not in names]
+    found = [(name, get_close_matches(name, absent, n=1, cutoff=0.75)) for name in unknown]
+    return "".join(f"; '{name}': did you mean '{near[0]}'?" for name, near in found if near)
 
 
 def listed(names: Sequence[str]) -> str:

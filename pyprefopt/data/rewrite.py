@@ -181,7 +181,9 @@ def _convert(path: Path, frame: pl.LazyFrame, step: Step, target: DataFile, part
         else:
             frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
+        nested = target.container == "csv" and any(dtype.is_nested() for dtype in frame.collect_schema().dtypes())
         remedy = "it may be damaged, or its rows too unlike for one table"
+        remedy = "write .jsonl, .parquet or .arrow, which hold messages and lists" if nested else remedy
         raise DataError(f"{path} cannot be made {target.path}: {str(error).splitlines()[0]}; {remedy}") from error
     if target.suffix == ".arrows":
         with pa.memory_map(str(made)) as file:

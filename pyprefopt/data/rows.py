@@ -160,7 +160,10 @@ class _Json:
                 continue
             try:
                 yield where, JsonRow(text), len(line)
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                rule = "a row is nested too deep; flatten the value, or write it as text"
+                raise DataError(f"{self.source.name}, {where}: {rule}") from None
+            except ValueError as error:
                 raise DataError(f"{self.source.name}, {where}: broken JSON: {error}; mend the line") from None
 
     def write(self, row: Row) -> None:

@@ -353,6 +353,8 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
                 f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
                 f"fields are {listed(names)}; {_READERS[kind_of(other)]}"
             )
+    if found is None and not names and advice.startswith("; line "):
+        raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         advice = misread(block.rows, names, part.file.container if part.file else "table") or advice

@@ -97,7 +97,8 @@ def apply_chat_template(
 def check_messages(messages: object) -> None:
     """ConfigError for what is no list of messages."""
     one = isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable)
-    check(not one, "messages", messages, "a list of {role, content}", "write [{'role': 'user', 'content': …}]")
+    rule = "a list of at least one {role, content}"
+    check(not one and messages not in ([], ()), "messages", messages, rule, "write [{'role': 'user', 'content': …}]")
 
 
 def _without_nones(message: Any) -> Any:

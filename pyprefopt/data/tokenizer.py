@@ -92,10 +92,10 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, texts: Any) -> pl.Series:
-        """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
+        """list<u32> of each text's tokens, none added; null of null. `texts`: strings, in a list or any column."""
         column = texts if isinstance(texts, pl.Series) else _texts(texts)
         self.prove(column)
-        return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
+        return encoded(self.native, column)
 
     def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
         """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
@@ -191,6 +191,13 @@ def load_tokenizer(
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
+    """list<u32> of each text's tokens, under its name; null stays null."""
+    ids = to_series("ids", native.encode(texts), pl.List(pl.UInt32))
+    columns = pl.DataFrame([ids, texts.is_not_null().alias("there")])
+    return columns.select(pl.when("there").then("ids").alias(texts.name)).to_series()
 
 
 def _texts(texts: Any) -> pl.Series:

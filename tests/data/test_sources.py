@@ -610,7 +610,7 @@ def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "head", "message"),
     [
-        ("a.jsonl", "", r"a.jsonl: .* line 1: the byte at column 31 \(0xe9\) is not UTF-8; convert .* iconv -f latin1"),
+        ("a.jsonl", "", r"a.jsonl, line 1: the byte at column 31 \(0xe9\) is not UTF-8; convert .* iconv -f latin1"),
         (
             "b.jsonl",
             '{"prompt": "q", "chosen": "a", "rejected": "b"}\n',

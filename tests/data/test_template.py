@@ -268,7 +268,9 @@ def test_a_template_is_named_given_or_a_tokenizers(tmp_path):
     with pytest.raises(ConfigError, match="messages must have a JSON form"):
         apply_chat_template([{"role": "user", "content": "\ud800"}], "plain")
     documents = [{"title": "a", "text": "b"}]
-    assert apply_chat_template([], "{{ documents[0].title }}", documents=documents) == "a"
+    assert (
+        apply_chat_template([{"role": "user", "content": "Hi"}], "{{ documents[0].title }}", documents=documents) == "a"
+    )
 
 
 def test_bombs_stop_in_bounded_time_and_memory():
