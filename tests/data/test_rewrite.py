@@ -218,6 +218,14 @@ def test_parts_and_turns_that_call_tools(tmp_path):
             "line 2: field 'chosen' must hold text or messages, got 5",
         ),
         ('{"prompt": "q", "chosen": "a", "rejected": "b"}\n\n{"a": ', "line 3: broken JSON: .* mend the line"),
+        (
+            '{"prompt": "q", "chosen": "a", "rejected": "b", "x": ' + "[" * 99_999 + "]" * 99_999 + "}",
+            "line 1: a row is nested too deep; flatten the value",
+        ),
+        (
+            '{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": "q", "chosen": [["a"]], "rejected": "b"}',
+            "line 2: field 'chosen' must be a text, or a list of messages .* mend the row, or leave it out",
+        ),
         ('{"prompt": "q", "chosen": "a", "rejected": "b"}\n[1]', r"line 2: broken JSON: a row must be an object"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "chosen_cut": "x"}', "line 1: field 'chosen_cut' must be"),
         ('{"messages": [{"role": "user", "content": "q"}]}', "truncate cuts pairs and candidates, or the fields"),

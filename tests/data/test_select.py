@@ -233,6 +233,8 @@ def test_ids_and_lengths_are_checked():
     scores = pl.Series([[1.0], [2.0]], dtype=LISTS)
     with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
         top_k_mask(scores, 0.3, excluded_ids=[1])
+    with pytest.raises(ConfigError, match=r"together, got 'excluded_ids \(1,\) without ids'; ids= are the tokens'"):
+        top_k_mask(scores, 0.3, excluded_ids=[1])
     with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
         top_k_mask(scores, 0.3, ids=scores)
     with pytest.raises(DataError, match="row 1: ids has 2 entries for 1 scores"):

@@ -672,3 +672,19 @@ def test_responses_labelled_wanted_or_not_are_no_examples(tmp_path, name, kind):
         open_source(rows.rename({"label": "kto_tag"}), kind=kind)
     assert open_source(tmp_path / name, format="prompt_response").kind == "instructions"  # asked for
     open_source(rows.with_columns(label=pl.lit("math")))  # a label that is no judgement
+
+
+def test_names_that_are_known_or_have_their_field_are_no_misspellings():
+    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]
+    rows = pl.DataFrame(
+        {"prompt": ["p"], "prompt_id": ["x"], "chosen": [chat], "rejected": [chat], "score_chosen": 1.0}
+    )
+    with pytest.raises(DataError, match="score_chosen; the nearest format, hh, needs chosen, rejected; they are there"):
+        open_source(rows, format="hh")
+
+
+def test_lists_do_not_go_into_csv(tmp_path):
+    chat = [{"role": "assistant", "content": "a b c"}]
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": chat, "rejected": [chat[0] | {"content": "d e"}]}])
+    with pytest.raises(DataError, match=r"a\.csv: CSV .*; write \.jsonl, \.parquet or \.arrow, which hold messages"):
+        truncate(path, ratio=0.5, unit="words", out=tmp_path / "a.csv")
