@@ -689,10 +689,65 @@ def test_only_what_the_assistant_writes_is_masked(byte_file, tmp_path):
     ]
     frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
     line = tokenize_rows(frame, tokenizer).segments.filter(kind="chosen").to_dicts()[0]
-    inverse = {tokenizer.encode(pl.Series([c])).to_list()[0][0]: c for c in map(chr, range(32, 127))}
-    inverse[tokenizer.encode(pl.Series(["\n"])).to_list()[0][0]] = "\n"
+    inverse = characters(tokenizer)
     shown = "".join(inverse[i] if on else "." for i, on in zip(line["ids"], line["mask"], strict=True))
     assert shown == "look!</assistant>" + "." * 29 + "It</assistant>" + "." * 27 + "ok</assistant>"
+
+
+CALLED = """{% for m in messages %}{% if m.role == 'assistant' %}<assistant>%s
+{% endif %}{% if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+CALLS = "{% for c in m.tool_calls %}{{ c.name }}!{% endfor %}"
+MARKED = {  # what a template writes of an assistant's message -> what is marked of a call, its answer, and the answer
+    "{{ '(think)' if loop.last }}{{ m.content }}" + CALLS + "</a>": ("look!</a>", "So.look!</a>", "It</a>"),
+    "(think){{ m.content }}" + CALLS + "</a>": ("look!</a>", "So.look!</a>", "It</a>"),
+    CALLS + "{{ m.content }}</a>": ("look!</a>", "look!So.</a>", "It</a>"),
+}
+
+
+@pytest.mark.parametrize("template", MARKED)
+@pytest.mark.parametrize("said", ["", "So."])
+def test_tool_calls_are_marked_however_the_template_writes_what_is_last(byte_file, tmp_path, template, said):
+    calls = '{"tool_calls": [{"name": "look"}]}'
+    turns = [
+        ("assistant", said, calls),
+        ("tool", "sun"),
+        ("assistant", said, calls),
+        ("tool", "x"),
+        ("assistant", "It"),
+    ]
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=CALLED.replace("%s", template))
+    frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
+    call, both, answer = MARKED[template]
+    first = both if said else call
+    assert written(tokenize_rows(frame, tokenizer), tokenizer) == [first, first, answer]
+    if said:  # the last message may call tools, too
+        frame = frame.with_columns(chosen=pl.Series([chat(*turns[:3])], dtype=MESSAGES))
+        assert written(tokenize_rows(frame, tokenizer), tokenizer) == [first, first]
+
+
+def test_tool_calls_whose_end_cannot_be_known_are_a_bad_row(byte_file, tmp_path):
+    template = "{{ '(think)' if loop.last }}{{ m.content }}" + CALLS
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=CALLED.replace("%s", template).rstrip())
+    turns = [("assistant", "", '{"tool_calls": [{"name": "look"}]}'), ("tool", "sun"), ("assistant", "It")]
+    frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
+    result = tokenize_rows(frame, tokenizer)
+    assert result.rejects["reason"].to_list() == ["template"]
+    assert result.rejects["rule"][0].startswith("where the assistant's tool calls end must be seen")
+
+
+def characters(tokenizer):
+    """The character of each token id that is one."""
+    plain = [*map(chr, range(32, 127)), "\n"]
+    return {ids[0]: c for c, ids in zip(plain, tokenizer.encode(pl.Series(plain)).to_list(), strict=True)}
+
+
+def written(result, tokenizer):
+    """The runs of marked tokens of the chosen response, as text."""
+    line = result.segments.filter(kind="chosen").to_dicts()[0]
+    inverse = characters(tokenizer)
+    shown = "".join(inverse[i] if on else "\0" for i, on in zip(line["ids"], line["mask"], strict=True))
+    return [run for run in shown.split("\0") if run]
 
 
 def test_rows_of_a_template_that_the_engine_lacks_are_rendered_by_the_reference(byte_file, tmp_path, caplog):

@@ -235,7 +235,10 @@ fn describe(error: &serde_json::Error, json: &str) -> String {
     let at = json.as_bytes().get(error.column().saturating_sub(1)..);
     for constant in ["NaN", "Infinity"] {
         if at.is_some_and(|rest| rest.starts_with(constant.as_bytes())) {
-            return format!("{constant} at column {} is no JSON; write null", error.column());
+            return format!(
+                "{constant} at column {} is no JSON; write null",
+                error.column()
+            );
         }
     }
     let text = error.to_string();
@@ -369,7 +372,10 @@ mod tests {
         );
         for (row, rule) in [
             (r#"{"a": NaN}"#, "NaN at column 7 is no JSON; write null"),
-            (r#"{"a": -Infinity}"#, "Infinity at column 8 is no JSON; write null"),
+            (
+                r#"{"a": -Infinity}"#,
+                "Infinity at column 8 is no JSON; write null",
+            ),
         ] {
             let reject = Fields::of_row(row.as_bytes()).err().expect("a reject");
             assert!(reject.rule.ends_with(rule), "{}", reject.rule);

@@ -162,8 +162,7 @@ fn too_long(field: &'static str, length: usize, most: usize) -> Reject {
     let rule = format!(
         "prompt and response have at most {most} tokens, at least one of them the response's"
     );
-    let remedy =
-        "raise max_tokens, or lower max_prompt_tokens, or drop the row";
+    let remedy = "raise max_tokens, or lower max_prompt_tokens, or drop the row";
     let value = format!("a prompt of {length} tokens");
     Reject::new(field, &value, "prompt_too_long", rule, remedy)
 }
