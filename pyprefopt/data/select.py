@@ -312,6 +312,7 @@ def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
     for name in names:
         dtype = wanted[name]
         if name not in schema:
-            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, schema)}")
+            alike = [other for other, kind in schema.items() if kind == dtype]
+            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, alike)}")
         if schema[name] != dtype:
             raise DataError(f"column '{name}' must be {dtype}, got {schema[name]}; cast it")

@@ -305,6 +305,8 @@ def test_settings_and_columns_are_checked():
         select_top_k(frame, rounding="up")
     with pytest.raises(DataError, match=r"no column 'scores' .*did you mean 'score'"):
         select_top_k(frame.rename({"scores": "score"}))
+    with pytest.raises(DataError, match=r"no column 'scores' \(List\(Float32\)\)$"):
+        select_top_k(frame.with_columns(score=pl.lit(1.0, pl.Float32)).drop("scores"))
     with pytest.raises(DataError, match=r"column 'scores' must be .*Float32.*, got .*Float64"):
         select_top_k(frame.cast({"scores": pl.List(pl.Float64)}))
     with pytest.raises(DataError, match="scores must be lists of Float32"):
