@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 
@@ -43,6 +44,31 @@ def counted(number: int, noun: str) -> str:
     ('1 shard', '1,200 rows')
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+_typed = False  # whether settings are typed on the command line, not passed in Python
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """Messages name settings as the command line writes them."""
+    global _typed  # noqa: PLW0603
+    before, _typed = _typed, True
+    try:
+        yield
+    finally:
+        _typed = before
+
+
+def option(name: str, value: object = None) -> str:
+    """A setting as it is written where the user is: `--name value` on the command line, `name='value'` in Python.
+
+    >>> option("overwrite", True), option("format")
+    ('overwrite=True', 'format')
+    """
+    if not _typed:
+        return name if value is None else f"{name}={value!r}"
+    return f"--{name}" if value is None or value is True else f"--{name} {value}"
 
 
 def check(condition: bool, setting: str, value: object, rule: str, remedy: str = "") -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
             )
-        import_module(f"pyprefopt.cli.{words[0]}").run(words[1:])
+        with on_command_line():
+            import_module(f"pyprefopt.cli.{words[0]}").run(words[1:])
     except PyprefoptError as error:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`

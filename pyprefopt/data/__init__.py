@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.template import apply_chat_template as apply_chat_template
     from pyprefopt.data.tokenize import load_tokenizer as load_tokenizer
     from pyprefopt.data.tokenize import tokenize as tokenize
+    from pyprefopt.data.tokenize import tokenize_rows as tokenize_rows
     from pyprefopt.data.toy import write_toy as write_toy
     from pyprefopt.data.truncate import truncate as truncate
     from pyprefopt.data.truncate import truncate_column as truncate_column
@@ -50,7 +51,7 @@ _HOMES = {
     "sources": ("open_source", "parse_block"),
     "store": ("SegmentStore", "ValueStore"),
     "template": ("apply_chat_template",),
-    "tokenize": ("load_tokenizer", "tokenize"),
+    "tokenize": ("load_tokenizer", "tokenize", "tokenize_rows"),
     "toy": ("write_toy",),
     "truncate": ("truncate", "truncate_column"),
     "weights": ("attach_weights",),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
-from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.errors import DataError
 
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
@@ -102,6 +103,35 @@ def _lacking(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[
     return f"; the nearest format, {near}, needs {needed(near)}; {lack}"
 
 
+_LABELS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's name
+_LABELLED_LINES = 100  # of the first, that are looked at
+
+
+def check_unlabelled(rows: pa.Array | pa.Table, file: str, format: str | None) -> None:  # noqa: A002
+    """DataError where single responses are labelled wanted or not: as examples, the unwanted would be imitated too."""
+    if label := _label(rows):
+        raise DataError(
+            f"{file}: a row has one response and '{label}' true or false (KTO): no pair, and as SFT examples the "
+            "responses labelled false would be imitated too; give pairs (prompt, chosen, rejected), or keep the rows "
+            f"labelled true without '{label}', or name the format {format} to learn every response"
+        )
+
+
+def _label(rows: pa.Array | pa.Table) -> str:
+    """The boolean field that labels the response, or an empty text."""
+    if isinstance(rows, pa.Table):
+        return next((field.name for field in rows.schema if field.name in _LABELS and field.type == pa.bool_()), "")
+    for line in lines_bytes(rows).split(b"\n", _LABELLED_LINES)[:_LABELLED_LINES]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        for name in _LABELS if isinstance(row, dict) else ():
+            if str(row.get(name)).lower() in ("true", "false"):  # CSV has no types
+                return name
+    return ""
+
+
 def misread(rows: pa.Array | pa.Table, names: Sequence[str], container: str) -> str:
     """What may be wrong with the file as a whole where its fields are those of no format; else empty."""
     known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
@@ -133,8 +163,11 @@ def needed(format: str) -> str:  # noqa: A002
 
 def _nearest(names: Sequence[str]) -> str:
     """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
-    unknown = [name for name in names if name not in _EXPECTED]
-    return "".join(f"; '{name}'{near[1:]}" for name in unknown if (near := did_you_mean(name, _EXPECTED)))
+    known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
+    unknown = [name for name in names if name not in known]
+    absent = [name for name in _EXPECTED if name not in names]
+    found = [(name, get_close_matches(name, absent, n=1, cutoff=0.75)) for name in unknown]
+    return "".join(f"; '{name}': did you mean '{near[0]}'?" for name, near in found if near)
 
 
 def listed(names: Sequence[str]) -> str:

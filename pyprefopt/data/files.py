@@ -163,12 +163,21 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
         else:
             stream = pa.CompressedInputStream(raw, file.compression) if file.compression else raw
         with raw, stream:
+            head = raw.read(16)
+            raw.seek(0)
             if file.compression is None:
-                _check_text(file, raw.read(16))
-                raw.seek(0)
+                _check_text(file, head)
+            elif not head.startswith(_MAGIC[file.compression]):
+                raise DataError(
+                    f"{file.name} must be {file.compression}, as its name says, but its bytes are not; is it plain "
+                    f"text, name it without '{file.path.suffix}'"
+                )
             while piece := stream.read(PIECE_BYTES):
                 meter.read = raw.tell()
                 yield piece
+
+
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
 
 
 def _check_text(file: DataFile, head: bytes) -> None:

@@ -7,6 +7,7 @@ Each operation is elementwise and runs in the eager, the in-memory and the strea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -110,17 +111,12 @@ class Prefopt(Generic[Column]):
 
     def encode(self, tokenizer: Tokenizer | str | Path) -> Column:
         """list<u32>: the token ids of each text alone, without special tokens."""
-        from pyprefopt.data.columns import apply, to_series
+        from pyprefopt.data.columns import apply
         from pyprefopt.data.cuts import counter
+        from pyprefopt.data.tokenizer import encoded
 
         native = counter(tokenizer)
-        ids = pl.List(pl.UInt32)
-
-        def encode(texts: pl.Series) -> pl.Series:
-            columns = pl.DataFrame([to_series("ids", native.encode(texts), ids), texts.is_not_null().alias("there")])
-            return columns.select(pl.when("there").then("ids")).to_series()
-
-        return apply(encode, [self._column], ids)
+        return apply(partial(encoded, native), [self._column], pl.List(pl.UInt32))
 
 
 pl.api.register_expr_namespace("prefopt")(Prefopt)

@@ -60,7 +60,8 @@ def _integers(lengths: Any) -> NDArray[np.int64]:
         column = pa.chunked_array(lengths if hasattr(lengths, "__arrow_c_stream__") else [lengths])
         if column.null_count:
             nulls = column.is_null().to_numpy()
-            raise DataError(f"lengths[{int(np.argmax(nulls))}] is null (and {nulls.sum() - 1} more); fill or drop it")
+            more = f" (and {nulls.sum() - 1} more)" if nulls.sum() > 1 else ""
+            raise DataError(f"lengths[{int(np.argmax(nulls))}] is null{more}; fill or drop it")
         lengths = column.to_numpy()
     array = np.asarray(lengths)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

@@ -145,6 +145,20 @@ class _Job:
         parts = [SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
         return digest(parts)
 
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What decides the folder's content, as the manifest says it."""
+        files = [
+            {"file": file, "bytes": size, "sha256": sha256}
+            for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
+        ]
+        return {
+            "settings": asdict(self.config),
+            "tokenizer": identity(self.tokenizer),
+            "date": self.date,
+            "inputs": files or [{"file": None, "sha256": self.inputs[0]}],
+        }
+
     @cached_property
     def date(self) -> str | None:
         """Today, where the template writes it into the chats; else None."""
@@ -173,7 +187,7 @@ class _Job:
 
     def claim(self, *, overwrite: bool) -> None:
         """Take the folder; shards of a killed run of this key stay."""
-        self.workspace.claim(self.key, overwrite=overwrite)
+        self.workspace.claim(self.key, self.made_from, overwrite=overwrite)
         self.found = len(self.workspace.records)
         if self.found:
             logger.info("%s: going on, found %s", self.workspace.directory, counted(self.found, "shard"))
@@ -214,16 +228,9 @@ class _Job:
             name: sum(record[name] for record in records) for name in ("tokens", "responses_cut", "tokenized_apart")
         }
         longest = {name: max(record[name] for record in records) for name in ("longest_prompt", "longest_row")}
-        files = [
-            {"file": file, "bytes": size, "sha256": sha256}
-            for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
-        ]
         facts = {
             "key": self.key,
-            "settings": asdict(self.config),
-            "tokenizer": identity(self.tokenizer),
-            "date": self.date,
-            "inputs": files or [{"file": None, "sha256": self.inputs[0]}],
+            **self.made_from,
             "rows_in": rows_in,
             "rows": rows,
             "groups": rows,

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data.carried import carried_columns, check_unseen, of_two_types, one_line
-from pyprefopt.data.rejects import raise_for, write_rejected
+from pyprefopt.data.rejects import OnError, check_on_error, settle
 from pyprefopt.data.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.data.weights import weight_fields
-from pyprefopt.errors import DataError, check
-
-OnError = Literal["raise", "skip"]
+from pyprefopt.errors import DataError
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
 CHAT = pl.List(MESSAGE)
@@ -58,7 +56,7 @@ def read_preferences(
     Args:
         source: a file, glob, folder, list of files, or table; see `open_source`.
         format: sharegpt, hh, ultrafeedback, shp, alpaca or preference; auto: by schema.
-        on_error: raise: read everything, then report all bad rows; skip: drop them.
+        on_error: raise: read everything, then report all bad rows; skip: drop them, with one warning that counts them.
         rejected_path: with skip, where the dropped rows are recorded as JSON lines.
 
     Returns:
@@ -70,7 +68,7 @@ def read_preferences(
     Raises:
         DataError: bad rows (on_error raise), a missing or unreadable file, an unknown schema.
     """
-    _check_on_error(on_error, rejected_path)
+    check_on_error(on_error, rejected_path)
     return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
 
 
@@ -98,7 +96,7 @@ def read_candidates(
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
         row has none), where given `tools`, `template_kwargs`, and every other column of the input.
     """
-    _check_on_error(on_error, rejected_path)
+    check_on_error(on_error, rejected_path)
     return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
 
 
@@ -124,7 +122,7 @@ def read_instructions(
     `response_weights` (weights of tokens, see `pyprefopt.data.weights`). Arguments and errors
     as in `read_preferences`; `format` is messages, prompt_response or instruction.
     """
-    _check_on_error(on_error, rejected_path)
+    check_on_error(on_error, rejected_path)
     return _used(scan_instructions(source, format=format), source, on_error, rejected_path)
 
 
@@ -133,19 +131,10 @@ def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # no
     return _scan(source, open_source(source, format=format, kind="instructions"), carry=False)
 
 
-def _check_on_error(on_error: str, rejected_path: str | Path | None) -> None:
-    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    unused = rejected_path is not None and on_error == "raise"
-    check(not unused, "rejected_path", str(rejected_path), "left out with on_error 'raise'", "pass on_error='skip'")
-
-
 def _used(
     result: ReadResult, source: Any, on_error: OnError, rejected_path: str | Path | None
 ) -> pl.DataFrame | pl.LazyFrame:
-    if on_error == "raise":
-        raise_for(result.rejects, result.rows_in)
-    elif rejected_path is not None:
-        write_rejected(rejected_path, result.rejects)
+    settle(result.rejects, result.rows_in, on_error, rejected_path)
     return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
 
 

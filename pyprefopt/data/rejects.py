@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from pyprefopt.data.atomic import atomic_write
-from pyprefopt.errors import DataError, counted
+from pyprefopt.errors import DataError, check, counted, option
 
 REJECTS = pl.Schema(
     {
@@ -22,6 +24,10 @@ REJECTS = pl.Schema(
 )
 EXAMPLES = 3  # shown for each reason
 
+OnError = Literal["raise", "skip"]
+
+logger = logging.getLogger("pyprefopt")
+
 
 def no_rejects() -> pl.DataFrame:
     """An empty rejects frame."""
@@ -32,6 +38,26 @@ def count_rejects(rejects: pl.DataFrame) -> dict[str, int]:
     """Rows dropped by reason, most frequent first."""
     counts = rejects.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
     return {reason: int(count) for reason, count in zip(counts["reason"], counts["len"], strict=True)}
+
+
+def check_on_error(on_error: str, rejected_path: str | Path | None = None) -> None:
+    """ConfigError for an unknown choice, and for a record of rows that are not left out."""
+    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    unused = rejected_path is not None and on_error == "raise"
+    check(not unused, "rejected_path", str(rejected_path), "left out with on_error 'raise'", "pass on_error='skip'")
+
+
+def settle(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejected_path: str | Path | None) -> None:
+    """Raise for bad rows, or say how many were left out and why, and record them where a path is given."""
+    if on_error == "raise":
+        raise_for(rejects, rows_in)
+        return
+    if rejected_path is not None:
+        write_rejected(rejected_path, rejects)
+    if not rejects.is_empty():
+        counts = ", ".join(f"{reason}: {count:,}" for reason, count in count_rejects(rejects).items())
+        where = f"recorded in {rejected_path}" if rejected_path else "rejected_path=… records them"
+        logger.warning("%s of %s rows are left out (%s); %s", f"{rejects.height:,}", f"{rows_in:,}", counts, where)
 
 
 def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None, recorded: str | None = None) -> None:
@@ -53,8 +79,7 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
         if count > EXAMPLES:
             lines.append(f"    and {count - EXAMPLES:,} more")
     lines.append("Mend the rows, or drop them" + (f" (each is then recorded in {recorded}):" if recorded else ":"))
-    skip = "on_error='skip'" + (" (--on_error skip)" if recorded else "")  # without a record there is no command
-    lines.append(f"  {command} --on_error skip" if command else f"  {skip}")
+    lines.append(f"  {command} --on_error skip" if command else f"  {option('on_error', 'skip')}")
     raise DataError("\n".join(lines))
 
 

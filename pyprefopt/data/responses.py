@@ -68,7 +68,7 @@ def responses(row: Row, format: str, columns: Sequence[str]) -> list[Response]: 
         ]  # fmt: skip
     if format == "hh":
         return [found for name in ("chosen", "rejected") for found in _transcript(row, name)]
-    return [found for name in columns for found in _field(row, name, name)]
+    return [found for name in columns for found in _field(row, name, name, paired=bool(format))]
 
 
 def _a_is_chosen(row: Row) -> bool:
@@ -79,7 +79,7 @@ def _a_is_chosen(row: Row) -> bool:
     return written in ("1", "1.0", "true")
 
 
-def _field(row: Row, name: str, book: str) -> list[Response]:
+def _field(row: Row, name: str, book: str, *, paired: bool = True) -> list[Response]:
     value = row.get(name)
     if value is None:
         return []
@@ -88,9 +88,11 @@ def _field(row: Row, name: str, book: str) -> list[Response]:
             f"column '{name}' holds transcripts ({_HUMAN.strip()} …), whose beginning is the prompt; a file of format "
             "hh (chosen and rejected, no prompt) is cut in the last turn: leave columns out"
         )
-    if isinstance(value.value, list) and (
-        name in CANDIDATES or any(not isinstance(item, dict) for item in value.value)
-    ):
+    listed = isinstance(value.value, list)
+    others = listed and any(not isinstance(item, dict) for item in value.value)
+    if others and paired and name not in CANDIDATES:
+        raise DataError(f"field '{name}' must be a text, or a list of messages {{role, content}}")
+    if others or (listed and name in CANDIDATES):
         return [found for item in value.items() for found in _texts(item, name, book, nested=True)]
     return _texts(value, name, book, nested=False)
 

@@ -24,7 +24,7 @@ from pyprefopt.data.files import KNOWN, DataFile, arrow_reader, data_file, reada
 from pyprefopt.data.responses import count_same, truncate_typed
 from pyprefopt.data.rows import TextFile, cut_text, text_file
 from pyprefopt.data.sources import open_source
-from pyprefopt.errors import DataError, check, counted
+from pyprefopt.errors import DataError, check, counted, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ def rewrite(
     columns = (columns,) if isinstance(columns, str) else columns
     format, unknown = _format(source, columns, format)  # noqa: A001
     taken = target.path.exists() and not overwrite
-    remedy = "choose another --out, or replace it: --overwrite (in Python overwrite=True)"
+    remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"
     check(not taken, "out", str(target.path), "a new file", remedy)
     parts, same = _temporaries(target.path), list[int]()
     try:
@@ -100,7 +100,7 @@ def _temporaries(target: Path) -> list[Path]:
                     left.unlink(missing_ok=True)
     except OSError as error:
         why = f"a file in a folder that can be written ({error.strerror}: {error.filename})"
-        check(False, "out", str(target), why, "choose another --out")
+        check(False, "out", str(target), why, f"choose another {option('out')}")
     return [folder / f".{target.name}.{os.getpid()}.{part}" for part in parts]
 
 
@@ -187,7 +187,9 @@ def _convert(path: Path, frame: pl.LazyFrame, step: Step, target: DataFile, part
         else:
             frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
+        nested = target.container == "csv" and any(dtype.is_nested() for dtype in frame.collect_schema().dtypes())
         remedy = "it may be damaged, or its rows too unlike for one table"
+        remedy = "write .jsonl, .parquet or .arrow, which hold messages and lists" if nested else remedy
         raise DataError(f"{path} cannot be made {target.path}: {str(error).splitlines()[0]}; {remedy}") from error
     if target.suffix == ".arrows":
         with pa.memory_map(str(made)) as file:

@@ -17,7 +17,7 @@ from pyprefopt.data.files import DataFile, Meter, pieces
 from pyprefopt.data.responses import CANDIDATES, Held, cut_rows
 from pyprefopt.data.sources import BLOCK_BYTES, BLOCK_ROWS, ROW_BYTES
 from pyprefopt.data.spans import CsvRow, JsonRow, Row
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenizer import Tokenizer
@@ -108,9 +108,11 @@ def _check_seen(
         return
     if columns is None and unknown is not None:
         raise DataError(
-            f"{unknown}; truncate cuts pairs and candidates, or the fields that are named: columns=(…) (--columns …)"
+            f"{unknown}; truncate cuts pairs and candidates, or the fields that are named: {option('columns')} …"
         )
-    raise DataError(f"{source.name}: no row has a text in the field '{missing[0]}'; pass columns=(…) (--columns …)")
+    raise DataError(
+        f"{source.name}: no row has a text in the field '{missing[0]}'; name those to cut: {option('columns')} …"
+    )
 
 
 def decoded(line: bytes, where: str) -> str:
@@ -160,7 +162,10 @@ class _Json:
                 continue
             try:
                 yield where, JsonRow(text), len(line)
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                rule = "a row is nested too deep; flatten the value, or write it as text"
+                raise DataError(f"{self.source.name}, {where}: {rule}") from None
+            except ValueError as error:
                 raise DataError(f"{self.source.name}, {where}: broken JSON: {error}; mend the line") from None
 
     def write(self, row: Row) -> None:

@@ -300,7 +300,8 @@ def _check_rule(rounding: str, minimum: int, excluded_ids: Sequence[int], has_id
     bad = [token for token in excluded_ids if not 0 <= token < 1 << 24]
     check(not bad, "excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
     given = has_ids is None or has_ids == bool(excluded_ids)
-    check(given, "ids and excluded_ids", (has_ids, tuple(excluded_ids)), "given together", "pass both or neither")
+    got = f"excluded_ids {tuple(excluded_ids)} without ids" if excluded_ids else "ids without excluded_ids"
+    check(given, "ids and excluded_ids", got, "given together", "ids= are the tokens' ids, by which they are left out")
 
 
 def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
@@ -311,6 +312,7 @@ def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
     for name in names:
         dtype = wanted[name]
         if name not in schema:
-            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, schema)}")
+            alike = [other for other, kind in schema.items() if kind == dtype]
+            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, alike)}")
         if schema[name] != dtype:
             raise DataError(f"column '{name}' must be {dtype}, got {schema[name]}; cast it")

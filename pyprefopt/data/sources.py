@@ -27,11 +27,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native
-from pyprefopt.data.detect import detected, listed, misread, needed, texts_of
+from pyprefopt.data.detect import check_unlabelled, detected, listed, misread, needed, texts_of
 from pyprefopt.data.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.rejects import REJECTS
 from pyprefopt.data.tables import FRAME, TableSource, as_tables, to_table, without_views
-from pyprefopt.errors import ConfigError, DataError, did_you_mean
+from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
@@ -345,15 +345,20 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
     found, names, advice = detected(block.rows, tried)
-    if found is None and wanted == "auto":
-        other, _, _ = detected(block.rows, [name for names in FORMATS.values() for name in names if name not in known])
+    if wanted == "auto":
+        others = [name for names in FORMATS.values() for name in names if name not in known]
+        other = None if found else detected(block.rows, others)[0]
+        if (single := found or other) in FORMATS["instructions"]:
+            check_unlabelled(block.rows, part.name, single)
         if other is not None:
             raise DataError(
                 f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
                 f"fields are {listed(names)}; {_READERS[kind_of(other)]}"
             )
+    if found is None and not names and advice.startswith("; line "):
+        raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
-        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see --format")
+        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see {option('format', '…')}")
     return found, block

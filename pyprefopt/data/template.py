@@ -23,17 +23,20 @@ logger = logging.getLogger("pyprefopt")
 
 
 def read_chat_template(name_or_path: str | Path) -> str:
-    """The source of a shipped template, or of a file.
+    """The source of a shipped template or of a file; a source (which holds a `{{` or `{%`) is itself.
 
     Raises ConfigError where there is neither.
     """
     if name_or_path in SHIPPED:
         return files("pyprefopt.data").joinpath("templates", f"{name_or_path}.jinja").read_text(encoding="utf-8")
+    if isinstance(name_or_path, str) and ("{{" in name_or_path or "{%" in name_or_path):
+        return name_or_path
     path = Path(name_or_path)
     if not path.is_file():
         near = did_you_mean(str(name_or_path), SHIPPED)
         raise ConfigError(
-            f"--chat_template must be one of {', '.join(SHIPPED)} or a Jinja file, got '{name_or_path}'{near}"
+            f"chat_template must be one of {', '.join(SHIPPED)}, a Jinja file or a template's source, got "
+            f"'{name_or_path}'{near}"
         )
     return path.read_text(encoding="utf-8")
 
@@ -94,7 +97,8 @@ def apply_chat_template(
 def check_messages(messages: object) -> None:
     """ConfigError for what is no list of messages."""
     one = isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable)
-    check(not one, "messages", messages, "a list of {role, content}", "write [{'role': 'user', 'content': …}]")
+    rule = "a list of at least one {role, content}"
+    check(not one and messages not in ([], ()), "messages", messages, rule, "write [{'role': 'user', 'content': …}]")
 
 
 def _without_nones(message: Any) -> Any:

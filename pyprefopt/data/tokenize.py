@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, overload
 
 import polars as pl
@@ -13,7 +15,7 @@ from pyprefopt.data.blocks import OFFSETS, tokenize_block
 from pyprefopt.data.engines import in_threads
 from pyprefopt.data.identical import without_identical
 from pyprefopt.data.read import CHAT
-from pyprefopt.data.rejects import raise_for
+from pyprefopt.data.rejects import OnError, check_on_error, settle
 from pyprefopt.data.sources import Block, open_source
 from pyprefopt.data.tables import to_table
 from pyprefopt.data.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
@@ -21,9 +23,9 @@ from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
 
-OnError = Literal["raise", "skip"]
 PromptOverflow = Literal["drop", "keep_start", "keep_end"]
 Boundary = Literal["split", "error"]
+Settled = Callable[[pl.DataFrame, int], None]  # raises for bad rows of so many, or tells and records them
 
 SEGMENTS = pl.Schema(
     {
@@ -67,6 +69,7 @@ def tokenize(
     boundary: Boundary = ...,
     offsets: bool = ...,
     on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
 ) -> pl.LazyFrame: ...
 @overload
 def tokenize(
@@ -80,6 +83,7 @@ def tokenize(
     boundary: Boundary = ...,
     offsets: bool = ...,
     on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
 ) -> pl.DataFrame: ...
 def tokenize(
     source: Any,
@@ -92,6 +96,7 @@ def tokenize(
     boundary: Boundary = "split",
     offsets: bool = True,
     on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
     """Segments of preferences, instructions or candidates: one line a prompt or response, see `SEGMENTS`.
 
@@ -111,9 +116,11 @@ def tokenize(
     there the row is bad either way.
     offsets: without them the columns `starts`, `ends` and `turns` are left out, which cuts by text and `align` need.
     A LazyFrame stays lazy and runs in the streaming engine too; one that is not of `read_*` is read as a whole then.
-    Raises DataError for bad rows, or leaves them out with `on_error="skip"` (`tokenize_rows` returns them).
+    Raises DataError for bad rows, or with `on_error="skip"` leaves them out, says so in one warning that counts them by
+    reason, and records them in `rejected_path` as JSON lines (`data.tokenize_rows` of a frame returns them). In a
+    LazyFrame of `read_*` each batch warns on its own, and `rejected_path` is refused.
     """
-    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    check_on_error(on_error, rejected_path)
     options: dict[str, Any] = {
         "max_prompt_tokens": max_prompt_tokens,
         "prompt_overflow": prompt_overflow,
@@ -123,14 +130,17 @@ def tokenize(
     check_options(**options)
     check_tokenizer(tokenizer)
     options["offsets"] = offsets
+    settled = partial(settle, on_error=on_error, rejected_path=rejected_path)
     if not isinstance(source, pl.DataFrame | pl.LazyFrame):
-        return _tokenize_source(source, tokenizer, format, on_error, options)
+        return _tokenize_source(source, tokenizer, format, settled, options)
     if not _is_read(source.collect_schema()):
-        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, on_error=on_error, options=options)
+        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, settled=settled, options=options)
         return source.map_batches(read, schema=_schema(offsets)) if isinstance(source, pl.LazyFrame) else read(source)
     check(format == "auto", "format", format, "auto for a frame of read_*, whose columns say what it is")
-    step = partial(_segments, tokenizer=tokenizer, on_error=on_error, options=options)
+    step = partial(_segments, tokenizer=tokenizer, settled=settled, options=options)
     if isinstance(source, pl.LazyFrame):
+        rule = "left out for a LazyFrame, which comes in batches"
+        check(rejected_path is None, "rejected_path", str(rejected_path), rule, "collect it first")
         return source.map_batches(step, schema=_schema(offsets), streamable=True)
     return step(source)
 
@@ -148,7 +158,7 @@ def _tokenize_source(
     source: Any,
     tokenizer: Tokenizer,
     format: str,  # noqa: A002
-    on_error: OnError,
+    settled: Settled,
     options: dict[str, Any],
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
@@ -158,8 +168,7 @@ def _tokenize_source(
         return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in
 
     frames, rejects, rows_in = zip(*in_threads(opened.blocks(), work), strict=True)
-    if on_error == "raise":
-        raise_for(pl.concat(rejects), sum(rows_in))
+    settled(pl.concat(rejects), sum(rows_in))
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -187,10 +196,9 @@ def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_token
     )
 
 
-def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, on_error: OnError, options: dict[str, Any]) -> pl.DataFrame:
+def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, settled: Settled, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
-    if on_error == "raise":
-        raise_for(result.rejects, frame.height)
+    settled(result.rejects, frame.height)
     return result.segments
 
 

@@ -27,7 +27,7 @@ from pyprefopt.data.template import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ConfigError, DataError, option
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -92,10 +92,10 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, texts: Any) -> pl.Series:
-        """list<u32> of each text's tokens, none added. `texts`: strings as a Polars Series or any Arrow array."""
+        """list<u32> of each text's tokens, none added; null of null. `texts`: strings, in a list or any column."""
         column = texts if isinstance(texts, pl.Series) else _texts(texts)
         self.prove(column)
-        return to_series(column.name, self.native.encode(column), pl.List(pl.UInt32))
+        return encoded(self.native, column)
 
     def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
         """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
@@ -167,28 +167,37 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
-    eos_token, chat_template (`plain`, `chatml` or a Jinja file) come before what the files say.
+    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
     _check_path(path)
     source = resolve(path)
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
-        raise ConfigError(f"--tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
+        raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
     config = _read_config(source) if source.is_dir() else {}
     tokens = _special_tokens(config)
     if eos_token is not None:
         tokens["eos_token"] = eos_token
     if "eos_token" not in tokens:
-        raise ConfigError(f"{file} names no EOS token; pass --eos_token TOKEN, such as '<|endoftext|>' or '</s>'")
+        raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
     template = read_chat_template(chat_template) if chat_template is not None else _own_template(source, config)
     if template is None:
-        raise ConfigError(f"{file} has no chat template; pass --chat_template {' or '.join(SHIPPED)}, or a Jinja file")
+        raise ConfigError(
+            f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
+        )
     content = file.read_bytes()
     native = open_native(file, content, tokens, template)
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
+    """list<u32> of each text's tokens, under its name; null stays null."""
+    ids = to_series("ids", native.encode(texts), pl.List(pl.UInt32))
+    columns = pl.DataFrame([ids, texts.is_not_null().alias("there")])
+    return columns.select(pl.when("there").then("ids").alias(texts.name)).to_series()
 
 
 def _texts(texts: Any) -> pl.Series:
@@ -278,7 +287,7 @@ def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> 
     for name in unknown:
         if name in ("eos_token", "bos_token"):
             raise ConfigError(
-                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass --{name} a token that is"
+                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
                 if name == "eos_token"
                 else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
             )

@@ -50,8 +50,8 @@ def truncate(
 ) -> Source:
     """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
 
-    unit: `tokens` (`tokens=128` is short for `length=128`), `characters` (Unicode's), `words` or `sentences` (UAX #29:
-    a word holds a letter or digit, each Chinese character is one; a sentence more than white space). A text is cut
+    unit: `tokens` (`tokens=128` is short for `length=128`), `characters` (code points), `words` or `sentences` (UAX
+    #29: a word holds a letter or digit, each Chinese character is one; a sentence more than white space). A text is cut
     after its last unit kept, so what remains is a prefix of it, byte for byte. At least one unit is kept.
     ratio: in (0, 1], of the response's own units (`ratio_base="own"`, the default) or of those of the row's shortest
     response (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`, `ceil`

@@ -18,7 +18,7 @@ from pyprefopt.data import atomic
 from pyprefopt.data.blocks import PreparedBlock
 from pyprefopt.data.locks import LOCK
 from pyprefopt.data.shards import Shard, are_shards, check_shards, shard_name, shards_manifest, write_shard
-from pyprefopt.errors import ArtifactError
+from pyprefopt.errors import ArtifactError, option
 
 WORK, REJECTED, TOKENIZER = ".work", "rejected.jsonl", "tokenizer"
 _OURS = (LOCK, WORK, REJECTED, TOKENIZER, atomic.MANIFEST)
@@ -56,10 +56,12 @@ class Workspace:
 
     def check_shards(self, manifest: dict[str, Any]) -> None:
         """ArtifactError where a shard is missing, or its bytes are not those that were written."""
-        check_shards(self.directory, manifest["shards"], "prepare again with --overwrite (in Python overwrite=True)")
+        check_shards(self.directory, manifest["shards"], f"prepare again with {option('overwrite', True)}")
 
-    def claim(self, key: str, *, overwrite: bool = False) -> None:
+    def claim(self, key: str, made_from: dict[str, Any], *, overwrite: bool = False) -> None:
         """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
+
+        made_from: what the key is of, as manifests say it.
 
         ArtifactError where a finished folder of another key, or a damaged one, is there, unless `overwrite`.
         """
@@ -67,12 +69,12 @@ class Workspace:
         if manifest == {} and not overwrite:
             raise ArtifactError(
                 f"{self.directory / atomic.MANIFEST} is damaged: it is not what prepare wrote; make the folder again: "
-                "--overwrite (in Python overwrite=True), or choose another folder"
+                f"{option('overwrite', True)}, or choose another folder"
             )
         if manifest is not None and not overwrite:
             raise ArtifactError(
-                f"{self.directory} was made from another input, tokenizer or settings; choose another folder, or "
-                "replace it: --overwrite (in Python overwrite=True)"
+                f"{self.directory} was made otherwise: {_differences(manifest, made_from)}; choose another folder, or "
+                f"replace it: {option('overwrite', True)}"
             )
         if manifest is not None or self._claimed_by() != key:
             if manifest is not None or self._claimed_by() is not None:
@@ -161,6 +163,28 @@ class Workspace:
 
     def _rejects(self, index: int) -> Path:
         return self.work / f"{index:05d}.rejected"
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """`max_tokens was 1500, is now 2048`: in what the manifest `old` differs from what would be made now."""
+    was, now = _told(old), _told(json.loads(json.dumps(new)))  # tuples become lists, as in the manifest
+    names = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
+    told = [f"{name} was {was.get(name)}, is now {now.get(name)}" for name in names]
+    return "; ".join(told) or "by another version of pyprefopt"
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """What decides a folder's content, by name, to be shown; contents by the beginning of their hash."""
+    tokenizer, settings = dict(facts.get("tokenizer", {})), dict(facts["settings"])
+    hashes = {"tokenizer.json": tokenizer.get("json"), "the chat template": tokenizer.get("chat_template")}
+    files = [
+        f"{''.join(Path(file['file'] or 'table').suffixes[-2:])} sha256 {file['sha256'][:12]}".strip()
+        for file in facts.get("inputs", [])
+    ]
+    cut = {f"truncation.{name}": value for name, value in (settings.pop("truncation", None) or {}).items()}
+    named = {name: f"sha256 {str(value)[:12]}" for name, value in hashes.items()}
+    others = {**tokenizer.get("special_tokens", {}), "the template's date": facts.get("date")}
+    return {"the input": ", ".join(files), **named, **others, **settings, **cut}
 
 
 def _is_sound(manifest: dict[str, Any]) -> bool:

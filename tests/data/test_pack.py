@@ -228,6 +228,7 @@ def test_lengths_come_in_any_column(column):
         ([4.0], r"lengths must be integers in one dimension, got float64 \(1,\)"),
         ([[4]], r"lengths must be integers in one dimension, got int64 \(1, 1\)"),
         (pl.Series([4, None, None]), r"lengths\[1\] is null \(and 1 more\)"),
+        (pl.Series([4, None]), r"lengths\[1\] is null; fill or drop it"),
     ],
 )
 def test_lengths_that_cannot_be_packed_are_named(lengths, message):

@@ -101,7 +101,7 @@ def test_a_damaged_shard_is_noticed_and_made_again(tmp_path, small, tokenizer, p
     run(str(pairs), tokenizer, tmp_path / "out")
     before = contents(tmp_path / "out")
     flip_a_bit(tmp_path / "out/segments-00000.arrow")
-    with pytest.raises(ArtifactError, match=r"segments-00000.*damaged.*--overwrite"):
+    with pytest.raises(ArtifactError, match=r"segments-00000.*damaged.*overwrite=True"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
     assert contents(tmp_path / "out") == before
@@ -202,6 +202,15 @@ CHANGES = {
     "truncation": {"truncation": {"ratio": 0.5}},
     "offsets": {"offsets": False},
 }
+TOLD = {
+    "input": r"the input was \.jsonl sha256 \w{12}, is now \.jsonl sha256 \w{12}",
+    "tokenizer": r"tokenizer\.json was sha256 \w{12}, is now sha256 \w{12}",
+    "template": r"the chat template was sha256 \w{12}, is now sha256 \w{12}",
+    "max_prompt_tokens": "max_prompt_tokens was 1024, is now 500",
+    "max_tokens": "max_tokens was 2048, is now 1500",
+    "truncation": "truncation.ratio was None, is now 0.5",
+    "offsets": "offsets was True, is now False",
+}
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -229,7 +238,7 @@ def test_a_change_never_uses_old_shards(tmp_path, small, tokenizer, pairs, what,
     settings = CHANGES[what]
     if finished:
         old = contents(out)
-        with pytest.raises(ArtifactError, match=r"was made from another input, tokenizer or settings; .*--overwrite"):
+        with pytest.raises(ArtifactError, match=rf"was made otherwise: {TOLD[what]}; choose.*overwrite=True"):
             run(str(pairs), tokens, out, **settings)
         assert contents(out) == old
         run(str(pairs), tokens, out, overwrite=True, **settings)
@@ -408,7 +417,7 @@ def test_a_damaged_manifest_is_made_again_on_request(tmp_path, tokenizer, damage
     if damage != "types":
         with pytest.raises(ArtifactError, match=r"manifest\.json"):
             SegmentStore.open(tmp_path / "out")
-    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*--overwrite \(in Python overwrite=True\)"):
+    with pytest.raises(ArtifactError, match=r"out/manifest\.json is damaged.*overwrite=True"):
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
     assert manifest.read_bytes() == whole

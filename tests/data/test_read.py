@@ -280,7 +280,7 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
             "a.jsonl",
             '{"prompt": "x", "chosen": "y"}',
             "its fields are prompt, chosen; the nearest format, preference, needs prompt, chosen, rejected; missing: "
-            "rejected; see --format",
+            "rejected; see format='…'",
         ),
         (
             "a.jsonl",
@@ -316,7 +316,16 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
         ("a.csv", "What is it?,a thing\nWho?,you\n", "is the header missing. The first line of a CSV file names the"),
         ("a.csv", "prompt;chosen;rejected\np;a;b\n", r"separated by commas .* or tabs .*: are these by ';'\?; see"),
         ("a.json", '[{"prompt": 1},', "broken JSON array: .* line 1 column"),
-        ("a.jsonl.gz", "not gzip", "cannot be read"),
+        (
+            "a.jsonl.gz",
+            "not gzip",
+            "must be gzip, as its name says, but its bytes are not; is it plain text, name",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "a", "answer_good": "b", "answer_bad": "c"}',
+            "fields are question, answer_good, answer_bad; see",
+        ),
         ("a.parquet", "not parquet", "cannot be read"),
         ("a.csv", "question,choosen\nx,y\n", "no known schema.*did you mean 'chosen'"),
         ("a.txt", "x", "must be .jsonl"),

@@ -244,6 +244,14 @@ def test_parts_and_turns_that_call_tools(tmp_path):
             "line 2: field 'chosen' must hold text or messages, got 5",
         ),
         ('{"prompt": "q", "chosen": "a", "rejected": "b"}\n\n{"a": ', "line 3: broken JSON: .* mend the line"),
+        (
+            '{"prompt": "q", "chosen": "a", "rejected": "b", "x": ' + "[" * 99_999 + "]" * 99_999 + "}",
+            "line 1: a row is nested too deep; flatten the value",
+        ),
+        (
+            '{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": "q", "chosen": [["a"]], "rejected": "b"}',
+            "line 2: field 'chosen' must be a text, or a list of messages .* mend the row, or leave it out",
+        ),
         ('{"prompt": "q", "chosen": "a", "rejected": "b"}\n[1]', r"line 2: broken JSON: a row must be an object"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "chosen_cut": "x"}', "line 1: field 'chosen_cut' must be"),
         ('{"messages": [{"role": "user", "content": "q"}]}', "truncate cuts pairs and candidates, or the fields"),
@@ -340,7 +348,7 @@ def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path):
     write(path, [PAIR])
     out.write_text("precious\n")
     for options in ({}, {"out": out}):
-        with pytest.raises(ConfigError, match=r"^out must be a new file, got '.*truncated.jsonl'; .* --overwrite \("):
+        with pytest.raises(ConfigError, match=r"^out must be a new file, got '.*truncated.jsonl'; .* overwrite=True$"):
             truncate(path, **CUT, **options)
     assert out.read_text() == "precious\n"
     assert json.loads(truncate(path, **CUT, overwrite=True).read_text())["chosen"] == "x y"
@@ -353,7 +361,7 @@ def test_the_folder_of_the_output_is_made(tmp_path):
     write(path, [PAIR])
     out = truncate(path, **CUT, out=tmp_path / "new" / "folder" / "cut.jsonl")
     assert json.loads(out.read_text())["chosen"] == "x y"
-    with pytest.raises(ConfigError, match=r"^out must be a file in a folder that can be written .*another --out$"):
+    with pytest.raises(ConfigError, match=r"^out must be a file in a folder that can be written .*another out$"):
         truncate(path, **CUT, out=path / "cut.jsonl")
 
 

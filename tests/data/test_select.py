@@ -233,6 +233,8 @@ def test_ids_and_lengths_are_checked():
     scores = pl.Series([[1.0], [2.0]], dtype=LISTS)
     with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
         top_k_mask(scores, 0.3, excluded_ids=[1])
+    with pytest.raises(ConfigError, match=r"together, got 'excluded_ids \(1,\) without ids'; ids= are the tokens'"):
+        top_k_mask(scores, 0.3, excluded_ids=[1])
     with pytest.raises(ConfigError, match="ids and excluded_ids must be given together"):
         top_k_mask(scores, 0.3, ids=scores)
     with pytest.raises(DataError, match="row 1: ids has 2 entries for 1 scores"):
@@ -303,6 +305,8 @@ def test_settings_and_columns_are_checked():
         select_top_k(frame, rounding="up")
     with pytest.raises(DataError, match=r"no column 'scores' .*did you mean 'score'"):
         select_top_k(frame.rename({"scores": "score"}))
+    with pytest.raises(DataError, match=r"no column 'scores' \(List\(Float32\)\)$"):
+        select_top_k(frame.with_columns(score=pl.lit(1.0, pl.Float32)).drop("scores"))
     with pytest.raises(DataError, match=r"column 'scores' must be .*Float32.*, got .*Float64"):
         select_top_k(frame.cast({"scores": pl.List(pl.Float64)}))
     with pytest.raises(DataError, match="scores must be lists of Float32"):

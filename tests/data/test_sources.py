@@ -648,7 +648,7 @@ def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "head", "message"),
     [
-        ("a.jsonl", "", r"a.jsonl: .* line 1: the byte at column 31 \(0xe9\) is not UTF-8; convert .* iconv -f latin1"),
+        ("a.jsonl", "", r"a.jsonl, line 1: the byte at column 31 \(0xe9\) is not UTF-8; convert .* iconv -f latin1"),
         (
             "b.jsonl",
             '{"prompt": "q", "chosen": "a", "rejected": "b"}\n',
@@ -695,3 +695,34 @@ def test_a_table_under_a_texts_name(tmp_path):
         write(tmp_path / "a.jsonl")
         with pytest.raises(DataError, match=rf"but its bytes are {kind}; name it \{remedy}$"):
             open_source(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("kind", [None, "preferences"])
+def test_responses_labelled_wanted_or_not_are_no_examples(tmp_path, name, kind):
+    rows = pl.DataFrame({"prompt": ["p", "q"], "completion": ["a", "b"], "label": [True, False]})
+    writers = {"a.jsonl": rows.write_ndjson, "a.csv": rows.write_csv, "a.parquet": rows.write_parquet}
+    writers[name](tmp_path / name)
+    rule = rf"{name}: a row has one response and 'label' true or false \(KTO\).* name the format prompt_response"
+    with pytest.raises(DataError, match=rule):
+        open_source(tmp_path / name, kind=kind)
+    with pytest.raises(DataError, match=rule.replace(name, "<frame>").replace("label", "kto_tag")):
+        open_source(rows.rename({"label": "kto_tag"}), kind=kind)
+    assert open_source(tmp_path / name, format="prompt_response").kind == "instructions"  # asked for
+    open_source(rows.with_columns(label=pl.lit("math")))  # a label that is no judgement
+
+
+def test_names_that_are_known_or_have_their_field_are_no_misspellings():
+    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]
+    rows = pl.DataFrame(
+        {"prompt": ["p"], "prompt_id": ["x"], "chosen": [chat], "rejected": [chat], "score_chosen": 1.0}
+    )
+    with pytest.raises(DataError, match="score_chosen; the nearest format, hh, needs chosen, rejected; they are there"):
+        open_source(rows, format="hh")
+
+
+def test_lists_do_not_go_into_csv(tmp_path):
+    chat = [{"role": "assistant", "content": "a b c"}]
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": chat, "rejected": [chat[0] | {"content": "d e"}]}])
+    with pytest.raises(DataError, match=r"a\.csv: CSV .*; write \.jsonl, \.parquet or \.arrow, which hold messages"):
+        truncate(path, ratio=0.5, unit="words", out=tmp_path / "a.csv")

@@ -268,7 +268,10 @@ def test_a_template_is_named_given_or_a_tokenizers(tmp_path):
     with pytest.raises(ConfigError, match="messages must have a JSON form"):
         apply_chat_template([{"role": "user", "content": "\ud800"}], "plain")
     documents = [{"title": "a", "text": "b"}]
-    assert apply_chat_template([], "{{ documents[0].title }}", documents=documents) == "a"
+    chat = [{"role": "user", "content": "Hi"}]
+    assert apply_chat_template(chat, "{{ documents[0].title }}", documents=documents) == "a"
+    with pytest.raises(ConfigError, match="messages must be a list of at least one"):
+        apply_chat_template([], "plain")
 
 
 def test_bombs_stop_in_bounded_time_and_memory():

@@ -296,7 +296,7 @@ def test_bad_rows_leave_no_line_and_are_told(toy):
     found, result = reasons(frame, toy, max_prompt_tokens=30)
     assert found == [(1, "chosen", "empty_response"), (2, "prompt", "prompt_too_long"), (3, "prompt", "empty_prompt")]
     assert result.rejects.columns == ["file", "row", "field", "value", "reason", "rule", "remedy"]
-    assert "--max_prompt_tokens" in result.rejects["remedy"][1]
+    assert "raise max_prompt_tokens" in result.rejects["remedy"][1]
     assert result.rejects["value"][1] == "63 tokens"
     assert result.segments["row"].to_list() == [0, 0, 0, 4, 4, 4]
 
@@ -363,7 +363,7 @@ def test_responses_are_cut_to_the_limit(toy):
     for room in (0, 1):  # the response's space takes the first token
         found, result = reasons(frame, toy, max_tokens=length + room)
         assert [reason for *_, reason in found] == ["prompt_too_long"]
-        assert "--max_tokens" in result.rejects["remedy"][0]
+        assert "raise max_tokens" in result.rejects["remedy"][0]
 
 
 def test_a_response_that_the_tokenizer_drops_is_told(byte_file, tmp_path):
@@ -431,9 +431,9 @@ def test_any_text_is_covered_exactly(toy, prompt, response, complete):
 
 
 def test_missing_parts_of_a_tokenizer_are_named(byte_file, tmp_path):
-    with pytest.raises(ConfigError, match="--eos_token"):
+    with pytest.raises(ConfigError, match="pass eos_token='</s>'"):
         load_tokenizer(byte_file, chat_template="plain")
-    with pytest.raises(ConfigError, match="--chat_template"):
+    with pytest.raises(ConfigError, match="pass chat_template: plain or chatml"):
         load_tokenizer(byte_file, eos_token="</s>")
     with pytest.raises(ConfigError, match="'<end>' is not in the vocabulary"):
         load_tokenizer(byte_file, eos_token="<end>", chat_template="plain")
@@ -639,7 +639,7 @@ def test_boundary_says_what_happens_to_a_token_across_it(byte_file, tmp_path):
     assert (result.tokenized_apart, result.rows_apart.to_list()) == (1, [0])
     found, refused = reasons(frame, tokenizer, boundary="error")
     assert found == [(0, "chosen", "boundary")]
-    assert "--boundary split" in refused.rejects["remedy"][0]
+    assert "set boundary to split" in refused.rejects["remedy"][0]
     assert refused.rows_apart.to_list() == []
 
 
@@ -689,10 +689,65 @@ def test_only_what_the_assistant_writes_is_masked(byte_file, tmp_path):
     ]
     frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
     line = tokenize_rows(frame, tokenizer).segments.filter(kind="chosen").to_dicts()[0]
-    inverse = {tokenizer.encode(pl.Series([c])).to_list()[0][0]: c for c in map(chr, range(32, 127))}
-    inverse[tokenizer.encode(pl.Series(["\n"])).to_list()[0][0]] = "\n"
+    inverse = characters(tokenizer)
     shown = "".join(inverse[i] if on else "." for i, on in zip(line["ids"], line["mask"], strict=True))
     assert shown == "look!</assistant>" + "." * 29 + "It</assistant>" + "." * 27 + "ok</assistant>"
+
+
+CALLED = """{% for m in messages %}{% if m.role == 'assistant' %}<assistant>%s
+{% endif %}{% if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+CALLS = "{% for c in m.tool_calls %}{{ c.name }}!{% endfor %}"
+MARKED = {  # what a template writes of an assistant's message -> what is marked of a call, its answer, and the answer
+    "{{ '(think)' if loop.last }}{{ m.content }}" + CALLS + "</a>": ("look!</a>", "So.look!</a>", "It</a>"),
+    "(think){{ m.content }}" + CALLS + "</a>": ("look!</a>", "So.look!</a>", "It</a>"),
+    CALLS + "{{ m.content }}</a>": ("look!</a>", "look!So.</a>", "It</a>"),
+}
+
+
+@pytest.mark.parametrize("template", MARKED)
+@pytest.mark.parametrize("said", ["", "So."])
+def test_tool_calls_are_marked_however_the_template_writes_what_is_last(byte_file, tmp_path, template, said):
+    calls = '{"tool_calls": [{"name": "look"}]}'
+    turns = [
+        ("assistant", said, calls),
+        ("tool", "sun"),
+        ("assistant", said, calls),
+        ("tool", "x"),
+        ("assistant", "It"),
+    ]
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=CALLED.replace("%s", template))
+    frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
+    call, both, answer = MARKED[template]
+    first = both if said else call
+    assert written(tokenize_rows(frame, tokenizer), tokenizer) == [first, first, answer]
+    if said:  # the last message may call tools, too
+        frame = frame.with_columns(chosen=pl.Series([chat(*turns[:3])], dtype=MESSAGES))
+        assert written(tokenize_rows(frame, tokenizer), tokenizer) == [first, first]
+
+
+def test_tool_calls_whose_end_cannot_be_known_are_a_bad_row(byte_file, tmp_path):
+    template = "{{ '(think)' if loop.last }}{{ m.content }}" + CALLS
+    tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=CALLED.replace("%s", template).rstrip())
+    turns = [("assistant", "", '{"tool_calls": [{"name": "look"}]}'), ("tool", "sun"), ("assistant", "It")]
+    frame = preferences(("u", "b", "c")).with_columns(chosen=pl.Series([chat(*turns)], dtype=MESSAGES))
+    result = tokenize_rows(frame, tokenizer)
+    assert result.rejects["reason"].to_list() == ["template"]
+    assert result.rejects["rule"][0].startswith("where the assistant's tool calls end must be seen")
+
+
+def characters(tokenizer):
+    """The character of each token id that is one."""
+    plain = [*map(chr, range(32, 127)), "\n"]
+    return {ids[0]: c for c, ids in zip(plain, tokenizer.encode(pl.Series(plain)).to_list(), strict=True)}
+
+
+def written(result, tokenizer):
+    """The runs of marked tokens of the chosen response, as text."""
+    line = result.segments.filter(kind="chosen").to_dicts()[0]
+    inverse = characters(tokenizer)
+    shown = "".join(inverse[i] if on else "\0" for i, on in zip(line["ids"], line["mask"], strict=True))
+    return [run for run in shown.split("\0") if run]
 
 
 def test_rows_of_a_template_that_the_engine_lacks_are_rendered_by_the_reference(byte_file, tmp_path, caplog):

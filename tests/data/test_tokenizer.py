@@ -314,7 +314,7 @@ def test_a_fast_tokenizer_is_silent_and_proves_itself_on_the_first_texts(tmp_pat
     encoded = tokenizer.encode(texts)
     assert (encoded.name, encoded.dtype) == ("text", pl.List(pl.UInt32))
     assert encoded.to_list()[:-2] == [made_here.encode(text).ids for text in CORPUS]
-    assert encoded.to_list()[-2:] == [[], []]
+    assert encoded.to_list()[-2:] == [None, []]
     assert tokenizer.prove(texts, all=True)
     assert (tokenizer.engine, tokenizer.why, heard.text) == ("fast", "", "")
 
@@ -445,3 +445,11 @@ def test_a_path_of_another_type_is_told():
         ConfigError, match=r"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type int$"
     ):
         load_tokenizer(5)
+
+
+def test_a_template_may_be_given_as_its_source(tmp_path):
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template=source)
+    assert tokenizer.chat_template == source
+    with pytest.raises(ConfigError, match=r"^chat_template must be one of plain, chatml, a Jinja file or .* 'plane'"):
+        load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plane")

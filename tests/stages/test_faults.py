@@ -53,7 +53,7 @@ def test_a_context_that_is_too_short_is_told(inputs: Path, tmp_path: Path) -> No
 
 def test_long_prompts_are_cut_as_the_error_says(inputs: Path, tmp_path: Path) -> None:
     short = {**ONE_STAGE, "max_prompt_tokens": 8, "max_tokens": 128}
-    with pytest.raises(DataError, match="--prompt_overflow keep_end"):
+    with pytest.raises(DataError, match="set prompt_overflow to keep_end"):
         pyprefopt.train(small(inputs, tmp_path / "run", **short))
     pyprefopt.train(small(inputs, tmp_path / "run", **short, prompt_overflow="keep_end"))
     store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")

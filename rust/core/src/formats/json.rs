@@ -181,7 +181,7 @@ impl<'a> Fields<'a> {
         Self::parse(text).map_err(|error| {
             broken(
                 shorten(text),
-                format!("a row must be one JSON object; {}", describe(&error)),
+                format!("a row must be one JSON object; {}", describe(&error, text)),
                 "mend the line, or drop it",
             )
         })
@@ -231,7 +231,16 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn describe(error: &serde_json::Error) -> String {
+fn describe(error: &serde_json::Error, json: &str) -> String {
+    let at = json.as_bytes().get(error.column().saturating_sub(1)..);
+    for constant in ["NaN", "Infinity"] {
+        if at.is_some_and(|rest| rest.starts_with(constant.as_bytes())) {
+            return format!(
+                "{constant} at column {} is no JSON; write null",
+                error.column()
+            );
+        }
+    }
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
     format!("{what} at column {}", error.column())
@@ -361,6 +370,16 @@ mod tests {
             reject.rule,
             "a row must be one JSON object; expected value at column 7"
         );
+        for (row, rule) in [
+            (r#"{"a": NaN}"#, "NaN at column 7 is no JSON; write null"),
+            (
+                r#"{"a": -Infinity}"#,
+                "Infinity at column 8 is no JSON; write null",
+            ),
+        ] {
+            let reject = Fields::of_row(row.as_bytes()).err().expect("a reject");
+            assert!(reject.rule.ends_with(rule), "{}", reject.rule);
+        }
         let reject = Fields::of_row(b"[1]").err().expect("a reject");
         assert!(
             reject.rule.contains("expected a JSON object"),

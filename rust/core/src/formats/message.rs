@@ -219,7 +219,7 @@ pub fn transcript<'a>(text: &'a str, field: &str) -> Result<Vec<Message<'a>>, Re
             field: field.to_string(),
             value: shorten(text),
             rule: format!("{field} must be a transcript that begins with \"\\n\\nHuman:\""),
-            remedy: "mark each turn, or use another --format",
+            remedy: "mark each turn, or use another format",
         });
     }
     turns.push((text.len(), text.len(), ""));

@@ -104,7 +104,7 @@ fn prompt_too_long(length: usize, most: usize, fixed: usize) -> Reject {
             "a prompt has at most {most} tokens, and more than the {fixed} that the template needs"
         )
     };
-    let remedy = "raise --max_prompt_tokens, or set --prompt_overflow keep_end, or drop the row with --on_error skip";
+    let remedy = "raise max_prompt_tokens, or set prompt_overflow to keep_end, or drop the row";
     Reject::new(
         "prompt",
         &format!("{length} tokens"),
@@ -122,9 +122,9 @@ pub(super) fn check_apart(work: &Tokenization, row: &Row, prompt: &str) -> Resul
     }
     let rule = "prompt and responses must meet at a token's edge, with the same prompt tokens for all responses";
     let remedy = if exact {
-        "set --boundary split to tokenize them apart, or use a template that separates them, such as --chat_template chatml"
+        "set boundary to split, which tokenizes them apart, or use a template that separates them, such as chatml"
     } else {
-        "use a template that separates them, such as --chat_template chatml, or a byte-level tokenizer"
+        "use a template that separates them, such as chatml, or a byte-level tokenizer"
     };
     let mut end = prompt.len().saturating_sub(40);
     while !prompt.is_char_boundary(end) {
@@ -162,8 +162,7 @@ fn too_long(field: &'static str, length: usize, most: usize) -> Reject {
     let rule = format!(
         "prompt and response have at most {most} tokens, at least one of them the response's"
     );
-    let remedy =
-        "raise --max_tokens, or lower --max_prompt_tokens, or drop the row with --on_error skip";
+    let remedy = "raise max_tokens, or lower max_prompt_tokens, or drop the row";
     let value = format!("a prompt of {length} tokens");
     Reject::new(field, &value, "prompt_too_long", rule, remedy)
 }

@@ -228,7 +228,7 @@ impl<'a> Chat<'a> {
             .map_err(|error| {
                 let last = messages.last().map(ToString::to_string).unwrap_or_default();
                 let rule = format!("the chat template must render the chat; it says: {error}");
-                let remedy = "change the row, or pass another --chat_template";
+                let remedy = "change the row, or pass another chat_template";
                 Reject::new(field, &last, "template", rule, remedy)
             })
     }
@@ -241,7 +241,8 @@ impl<'a> Chat<'a> {
 
     fn render_prompt(&self, row: &Row, find_generation: bool) -> Result<(String, Prompt), Reject> {
         let text = self.render("prompt", &self.prompt, true)?;
-        let turns = self.turn_ends(&self.prompt, &row.prompt, 0..0, &text, true);
+        let ends = self.turn_ends(&self.prompt, &row.prompt, 0..0, &text, true);
+        let turns: Vec<usize> = ends.iter().map(|(end, _)| *end).collect();
         let from = turns.last().copied().unwrap_or(0);
         let last = row.prompt[row.prompt.len() - 1].content;
         let index = self.prompt.len() - 1;
@@ -282,7 +283,7 @@ impl<'a> Chat<'a> {
                 last,
                 "template",
                 rule,
-                "pass another --chat_template",
+                "pass another chat_template",
             )
         };
         if !text.starts_with(prompt) {
@@ -297,14 +298,23 @@ impl<'a> Chat<'a> {
             .copied()
             .collect();
         let first_turn = row.prompt.len();
-        let turns = self.turn_ends(&chat, &messages, first_turn..prompt.len(), &text, false);
+        let mut ends = self.turn_ends(&chat, &messages, first_turn..prompt.len(), &text, false);
+        if !self.close_turns(&chat, first_turn, &mut ends, &text) {
+            return Err(unfit(
+                "where the assistant's tool calls end must be seen in the rendered chat; the chat template writes a \
+                 message otherwise when more follow, without the turn end of an answer",
+            ));
+        }
+        let turns: Vec<usize> = ends.iter().map(|(end, _)| *end).collect();
         let from = turns.last().copied().unwrap_or(prompt.len());
         let content = self
             .locate(&chat, chat.len() - 1, last, from, &text, false)
             .ok_or_else(|| {
                 unfit("the chat template must write the response's content as it stands")
             })?;
-        let written = self.written(&chat, &messages, first_turn, prompt.len(), &turns, &text);
+        let mut all_ends = turns.clone();
+        all_ends.push(text.len());
+        let written = self.written(&chat, first_turn, prompt.len(), &all_ends, &text);
         let parts = Parts {
             turns,
             first_turn,
@@ -315,7 +325,8 @@ impl<'a> Chat<'a> {
     }
 
     /// Where each message from `first.start` on ends, the last one left out, in the text from byte `first.end`: as far
-    /// as the chat up to it renders alone, or (where a template renders that differently) behind its content.
+    /// as the chat up to it renders alone (then it is known: true), or (where a template renders that differently)
+    /// behind its content.
     fn turn_ends(
         &self,
         chat: &[Value],
@@ -323,37 +334,96 @@ impl<'a> Chat<'a> {
         first: Range<usize>,
         text: &str,
         add: bool,
-    ) -> Vec<usize> {
+    ) -> Vec<(usize, bool)> {
         let mut end = first.end;
         let mut ends = Vec::new();
         for index in first.start..messages.len() - 1 {
             let content = messages[index].content;
-            end = match self.prefix(&chat[..=index], false, text) {
-                Some(alone) if alone >= end => alone,
-                _ => self
-                    .locate(chat, index, content, end, text, add)
-                    .map_or(end, |place| place.range.end),
-            };
-            ends.push(end);
+            let alone = self.prefix(&chat[..=index], false, text);
+            let known = alone.filter(|alone| *alone >= end);
+            end = known.unwrap_or_else(|| {
+                self.locate(chat, index, content, end, text, add)
+                    .map_or(end, |place| place.range.end)
+            });
+            ends.push((end, known.is_some()));
         }
         ends
     }
 
-    /// What the assistant wrote in the response's messages before the last: behind the generation prompt, up to the
-    /// last visible character of its turn.
+    /// Let the assistant's turns of which only the content is known end with the turn end of an answer, the last one
+    /// before the next message's content. False where tool calls have no end that is known so.
+    fn close_turns(
+        &self,
+        chat: &[Value],
+        first: usize,
+        ends: &mut [(usize, bool)],
+        text: &str,
+    ) -> bool {
+        let mut turn_end = None;
+        for (index, (end, known)) in (first..).zip(ends) {
+            if *known || text_of(&chat[index], "role") != "assistant" {
+                continue;
+            }
+            let closing = turn_end.get_or_insert_with(|| self.turn_end(chat));
+            let next = text_of(&chat[index + 1], "content");
+            let closed = self
+                .locate(chat, index + 1, &next, *end, text, false)
+                .filter(|_| !closing.is_empty())
+                .and_then(|next| text[*end..next.range.start].rfind(closing.as_str()))
+                .map(|at| *end + at + closing.len());
+            match closed {
+                Some(closed) => *end = closed,
+                None if calls_tools(&chat[index]) => return false,
+                None => {}
+            }
+        }
+        true
+    }
+
+    /// What the template writes behind an answer in the place of the last message.
+    fn turn_end(&self, chat: &[Value]) -> String {
+        let answer = Message {
+            role: "assistant",
+            content: PLACEHOLDER,
+            extra: None,
+        };
+        let (Ok(answer), Some((_, before))) = (answer.to_value(), chat.split_last()) else {
+            return String::new();
+        };
+        let chat = [before, &[answer]].concat();
+        let text = self.template.render(&chat, false, &self.options).ok();
+        let behind = text
+            .as_deref()
+            .and_then(|text| text.split_once(PLACEHOLDER));
+        behind.map_or(String::new(), |(_, end)| end.trim_end().to_string())
+    }
+
+    /// Where the content of a message without one would begin: behind its header and what the template puts before it.
+    fn content_start(&self, chat: &[Value], index: usize, text: &str) -> Option<usize> {
+        let mut chat = chat.to_vec();
+        chat[index] = with_placeholder(&chat[index], &["tool_calls"])?;
+        let other = self.template.render(&chat, false, &self.options).ok()?;
+        let (start, _) = other.split_once(PLACEHOLDER)?;
+        text.starts_with(start).then_some(start.len())
+    }
+
+    /// What the assistant wrote in the response's messages that end at `ends`, up to the last visible character of its
+    /// turn: from the content on; where it calls tools, from where content would stand without the calls, or (where
+    /// the calls change what stands before it) from the generation prompt on. Of the last message only with calls.
     fn written(
         &self,
         chat: &[Value],
-        messages: &[Message],
         first: usize,
         boundary: usize,
-        turns: &[usize],
+        ends: &[usize],
         text: &str,
     ) -> Vec<Range<usize>> {
         let mut start = boundary;
         let mut written = Vec::new();
-        for (index, &end) in (first..).zip(turns) {
-            if messages[index].role == "assistant" {
+        for (index, &end) in (first..).zip(ends) {
+            let calls = calls_tools(&chat[index]);
+            let last = index + 1 == chat.len();
+            if text_of(&chat[index], "role") == "assistant" && (calls || !last) {
                 let prompted = match index {
                     _ if index == first => Some(boundary),
                     _ => self.prefix(&chat[..index], true, text),
@@ -361,11 +431,16 @@ impl<'a> Chat<'a> {
                 let from = prompted
                     .filter(|at| (start..=end).contains(at))
                     .unwrap_or(start);
-                let content = messages[index].content.trim();
-                let at = text[from..end]
-                    .find(content)
-                    .filter(|_| !content.is_empty());
-                written.push(from + at.unwrap_or(0)..from + text[from..end].trim_end().len());
+                let content = text_of(&chat[index], "content");
+                let at = match content.trim() {
+                    shown if !calls && !shown.is_empty() => {
+                        text[from..end].find(shown).map(|at| from + at)
+                    }
+                    _ => self
+                        .content_start(chat, index, text)
+                        .filter(|at| (from..=end).contains(at)),
+                };
+                written.push(at.unwrap_or(from)..from + text[from..end].trim_end().len());
             }
             start = end;
         }
@@ -418,18 +493,7 @@ impl<'a> Chat<'a> {
         text: &str,
         add: bool,
     ) -> Option<Option<Place>> {
-        let message = chat.get(index)?;
-        let replaced: Value = message
-            .try_iter()
-            .ok()?
-            .map(|key| {
-                let value = match key.as_str() {
-                    Some("content") => Value::from(PLACEHOLDER),
-                    _ => message.get_item(&key).unwrap_or_default(),
-                };
-                (key, value)
-            })
-            .collect();
+        let replaced = with_placeholder(chat.get(index)?, &[])?;
         let mut chat = chat.to_vec();
         chat[index] = replaced;
         let other = self.template.render(&chat, add, &self.options).ok()?;
@@ -451,6 +515,29 @@ impl<'a> Chat<'a> {
             lead,
         }))
     }
+}
+
+/// The message with another content, without the keys `left_out`.
+fn with_placeholder(message: &Value, left_out: &[&str]) -> Option<Value> {
+    let kept = |key: &Value| !key.as_str().is_some_and(|key| left_out.contains(&key));
+    let replaced = message.try_iter().ok()?.filter(kept).map(|key| {
+        let value = match key.as_str() {
+            Some("content") => Value::from(PLACEHOLDER),
+            _ => message.get_item(&key).unwrap_or_default(),
+        };
+        (key, value)
+    });
+    Some(replaced.collect())
+}
+
+fn calls_tools(message: &Value) -> bool {
+    let calls = message.get_attr("tool_calls");
+    calls.is_ok_and(|calls| calls.is_true())
+}
+
+fn text_of(message: &Value, key: &str) -> String {
+    let value = message.get_attr(key).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_string()
 }
 
 fn values(field: &'static str, messages: &[Message]) -> Result<Vec<Value>, Reject> {
