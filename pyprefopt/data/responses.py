@@ -208,7 +208,7 @@ def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | No
         )
         columns.append(counted.select(pl.when("there").then("count").min().over("line")).to_series())
     cut = cut_texts(columns, rule, tokenizer).struct
-    gone, kept = [int(lost) for lost in cut.field("cut")], cut.field("text").to_list()
+    gone, kept = [int(lost) for lost in cut.field("cut")], [*cut.field("text")]
     for (_, response), text, lost in zip(flat, kept, gone, strict=True):
         if lost:
             response.cut(len(text))

@@ -32,6 +32,7 @@ from pyprefopt.errors import ConfigError, DataError, option
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
+_CHATML = ("<|im_start|>", "<|im_end|>")
 _PROVING = Lock()
 
 logger = logging.getLogger("pyprefopt")
@@ -190,6 +191,13 @@ def load_tokenizer(
     native = open_native(file, content, tokens, template)
     if native.engine != "fast":
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
+    unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
+    if unknown:
+        logger.warning(
+            "%s has no token %s, which chatml ends and begins turns with: it is cut up like other text, and may merge "
+            "with what stands before; add the markers as special tokens, or take %s",
+            file, " and no ".join(unknown), option("chat_template", "plain"),
+        )  # fmt: skip
     return Tokenizer(source, content, _known(native, tokens, file), template, native)
 
 

@@ -453,3 +453,12 @@ def test_a_template_may_be_given_as_its_source(tmp_path):
     assert tokenizer.chat_template == source
     with pytest.raises(ConfigError, match=r"^chat_template must be one of plain, chatml, a Jinja file or .* 'plane'"):
         load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plane")
+
+
+def test_chatml_without_its_markers_is_told(tmp_path, caplog):
+    made = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "<|im_start|>": 2}, unk_token="a"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    load_tokenizer(tmp_path / "tokenizer.json", eos_token="</s>", chat_template="plain")
+    assert "chatml" not in caplog.text
+    load_tokenizer(tmp_path / "tokenizer.json", eos_token="</s>", chat_template="chatml")
+    assert "has no token <|im_end|>, which chatml ends and begins turns with" in caplog.text
