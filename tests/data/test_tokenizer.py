@@ -459,6 +459,6 @@ def test_chatml_without_its_markers_is_told(tmp_path, caplog):
     made = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "<|im_start|>": 2}, unk_token="a"))
     made.save(str(tmp_path / "tokenizer.json"))
     load_tokenizer(tmp_path / "tokenizer.json", eos_token="</s>", chat_template="plain")
-    assert "chatml" not in caplog.text
+    assert "has no token" not in caplog.text
     load_tokenizer(tmp_path / "tokenizer.json", eos_token="</s>", chat_template="chatml")
     assert "has no token <|im_end|>, which chatml ends and begins turns with" in caplog.text
