@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.errors import ConfigError, TrainingError
 from pyprefopt.train.config import OptimConfig, RunConfig
-from pyprefopt.train.dist import is_main, local_rank
+from pyprefopt.train.dist import is_main, local_rank, world_size
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pyprefopt.types import Outputs, PackedBatch
 
+_NORM_PART = 1 << 22  # numbers whose squares exist at once
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
 _KNOWN = frozenset({  # of DeepSpeed's settings, those that a misspelled name may have meant
     "activation_checkpointing", "aio", "bf16", "comms_logger", "communication_data_type", "csv_monitor", "data_types",
@@ -221,6 +222,8 @@ class Engine:
         config = deepspeed_config(run, optim)
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
             self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self._stage == 0 and world_size() == 1:  # DeepSpeed would copy all gradients there and back
+            self._engine.enable_backward_allreduce = False
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -268,7 +271,12 @@ class Engine:
         """The norm that DeepSpeed does not give at ZeRO 0; gradients are averaged and whole on every rank."""
         import torch
 
-        squares = [p.grad.float().square().sum() for p in self._engine.module.parameters() if p.grad is not None]
+        squares = []
+        for parameter in self._engine.module.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)  # as DeepSpeed does where there are several ranks
+            if parameter.grad is not None:
+                squares += [part.float().square().sum() for part in parameter.grad.reshape(-1).split(_NORM_PART)]
         return float(torch.stack(squares).sum().sqrt())
 
     def save(self, directory: Path) -> None:
