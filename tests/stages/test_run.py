@@ -197,7 +197,7 @@ def test_bad_rows_stop_the_run_or_are_left_out(inputs: Path, tmp_path: Path) -> 
         pyprefopt.train(small(inputs, tmp_path / "raise", data=str(data), max_steps=1))
     message = str(caught.value)
     assert "2 of 96 rows cannot be used" in message
-    for words in ("pairs.parquet, row 5, chosen", "pairs.parquet, row 7", "--on_error skip"):
+    for words in ("pairs.parquet, row 5, chosen", "pairs.parquet, row 7", "on_error='skip'"):
         assert words in message
     result = pyprefopt.train(
         small(inputs, tmp_path / "skip", data=str(data), on_error="skip", method="simpo", policy_init=None, base={},
