@@ -167,6 +167,10 @@ def page(found: dict[str, Any]) -> str:
   grows with the micro-batch, whose tokens `--max_tokens_per_batch` bounds: 16,384 in a run that does not set it.
 * "Processor time" counts a process's own work, for a machine on which others work too; with one thread it is the
   wall time of an idle core.
+* By vocabulary, what grows besides model, gradients and AdamW is the gradient of one vocabulary weight, which autograd
+  makes for each micro-batch before it adds it up: vocabulary x hidden x 4 bytes, whatever the number of tokens.
+* `--only TABLE --steps N --batch N --repetitions N --out FILE` measures some of the tables; `--add FILE` puts those of
+  earlier runs on the page. Each table says how it was measured.
 * The whole setting: `python benchmarks/train.py --steps 33 --repetitions 1 --only small` (512 pairs counted); by
   default a few steps.
 """
