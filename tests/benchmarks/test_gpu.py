@@ -48,6 +48,7 @@ def run(*options: object, before: Path | None = None) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280)
 
 
+@pytest.mark.slow
 def test_everything_runs_on_a_bare_machine(batch: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BARE)
     probe = [sys.executable, "-c", "import torch; import polars"]

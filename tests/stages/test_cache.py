@@ -204,7 +204,7 @@ def test_a_killed_scoring_goes_on_in_another_run_on_other_ranks(inputs: Path, tm
         ValueStore.open(folder / split).check(store)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize("damage", ["flip", pytest.param("cut", marks=pytest.mark.slow)])
 def test_a_part_that_is_not_as_written_is_scored_again(inputs: Path, tmp_path: Path, damage: str) -> None:
     settings = {"method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
     die = ("pyprefopt.stages.score", "_score_part", 4)

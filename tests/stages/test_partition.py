@@ -78,6 +78,7 @@ def test_micro_batches_and_layout(inputs: Path, root: Path) -> None:
         assert_alike(root / f"{name} parts", root / f"{name} whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [sorted(METHODS)[::2], sorted(METHODS)[1::2]], ids=lambda names: names[0])
 def test_two_ranks(inputs: Path, root: Path, names: list[str]) -> None:
     cases = {f"{name} two": {**settings_of(name, root), **PARTS, "zero_stage": 2} for name in names}
@@ -86,7 +87,8 @@ def test_two_ranks(inputs: Path, root: Path, names: list[str]) -> None:
         assert_alike(root / f"{name} two", root / f"{name} whole")
 
 
-@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1)), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 3])
 def test_two_ranks_at_other_zero_stages(inputs: Path, root: Path, stage: int) -> None:
     names = [name for name in FAMILIES if not (stage == 3 and "ref_kl" in METHODS[name].needs)]  # refused by name
     cases = {f"{name} z{stage}": {**settings_of(name, root), **PARTS, "zero_stage": stage} for name in names}
@@ -95,6 +97,7 @@ def test_two_ranks_at_other_zero_stages(inputs: Path, root: Path, stage: int) ->
         assert_alike(root / f"{name} z{stage}", root / f"{name} whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stage"), [("dpo", 3), ("tdpo2", 2)])
 def test_lora_on_two_ranks(inputs: Path, root: Path, name: str, stage: int) -> None:
     """The reference is the model without its adapter: stored log-probs (dpo), or the adapter off (tdpo2)."""

@@ -101,12 +101,14 @@ def test_bfloat16(inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_two_ranks_follow_one(dpo: Path, inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
     settings = {**given, "zero_stage": 2, "max_tokens_per_batch": 512}
     assert run_ranks(2, train, str(inputs), str(tmp_path / "two"), **settings) == [0, 0]
     assert own(tmp_path / "two") == pytest.approx(own(dpo), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_policy(dpo: Path, inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
     die = ("pyprefopt.train.engine", "Engine.step", 4)  # a checkpoint is written every 2 steps
     assert run_ranks(1, train, str(inputs), str(tmp_path / "run"), die, **given) == [-9]

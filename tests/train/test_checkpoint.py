@@ -20,7 +20,7 @@ slow = pytest.mark.slow
     ("world", "stage", "dtype"),
     [
         (1, 0, "float32"),
-        (2, 2, "float32"),
+        pytest.param(2, 2, "float32", marks=slow),
         pytest.param(1, 2, "float32", marks=slow),
         pytest.param(2, 0, "float32", marks=slow),
         pytest.param(2, 3, "float32", marks=slow),

@@ -82,7 +82,7 @@ def of_the_environment(directory: Path, node: int, port: str) -> tuple[list, dic
     return [sys.executable], place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-@pytest.mark.parametrize("how", [of_a_hostfile, of_the_environment])
+@pytest.mark.parametrize("how", [pytest.param(of_a_hostfile, marks=pytest.mark.slow), of_the_environment])
 def test_two_nodes_of_one_rank_train_as_one(tmp_path, how):
     port, cases, nodes = free_port(), {"z2": {**COMMON, "per_batch": 5, "stage": 2}}, []
     for node in (0, 1):
