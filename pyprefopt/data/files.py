@@ -26,11 +26,12 @@ CONTAINERS = {  # suffix -> container
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}  # of text files
 KNOWN = ".jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet or .arrow (.feather, .ipc)"
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}  # their first bytes
 _FOREIGN = {  # first bytes of what is no text -> what it is, and the remedy
-    b"\x1f\x8b": ("gzip", "add .gz to its name"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "add .zst to its name"),
-    b"BZh91AY&SY": ("bzip2", "add .bz2 to its name"),
-    b"\xfd7zXZ\x00": ("xz", "add .xz to its name"),
+    _MAGIC["gzip"]: ("gzip", "add .gz to its name"),
+    _MAGIC["zstd"]: ("zstd", "add .zst to its name"),
+    _MAGIC["bz2"] + b"91AY&SY": ("bzip2", "add .bz2 to its name"),  # longer: a text may begin with BZh
+    _MAGIC["xz"]: ("xz", "add .xz to its name"),
     b"PK\x03\x04": ("a zip archive", "unpack it"),
     b"PAR1\x15": ("Parquet", "name it .parquet"),
     b"ARROW1\x00\x00": ("Arrow", "name it .arrow"),
@@ -175,9 +176,6 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
             while piece := stream.read(PIECE_BYTES):
                 meter.read = raw.tell()
                 yield piece
-
-
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
 
 
 def _check_text(file: DataFile, head: bytes) -> None:

@@ -10,15 +10,12 @@ from hypothesis import strategies as st
 from pyprefopt.modeling import varlen
 from pyprefopt.modeling.layout import PackedLayout, Rule
 from tests.modeling.kernels import KERNELS
-from tests.modeling.test_attention import dense_attention, layouts, states
+from tests.modeling.test_attention import DEMANDS, dense_attention, states
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    layout=layouts(),
-    window=st.none() | st.integers(1, 14),
-    cap=st.sampled_from([None, 1.5]),
-    groups=st.sampled_from([1, 2, 4]),
+    **DEMANDS,
     kernel=st.sampled_from([varlen.Kernel.of(twin) for twin in KERNELS.values()]),
 )
 def test_equals_a_dense_mask(
