@@ -158,5 +158,6 @@ def _table(columns: tuple[str, ...], rows: Any) -> list[Row]:
 
 if __name__ == "__main__":
     logging.getLogger("pyprefopt.modeling.load").setLevel(logging.ERROR)  # weights are random, we know
-    logging.getLogger("pyprefopt.modeling.ways").setLevel(logging.INFO)
+    for chooser in ("ways", "head_kernel"):  # they say what they take, and why
+        logging.getLogger(f"pyprefopt.modeling.{chooser}").setLevel(logging.INFO)
     sys.exit(main())

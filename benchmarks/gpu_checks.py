@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.gpu_file import LAYOUTS, BatchFile
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model
-from pyprefopt.modeling.head import Kernel
+from pyprefopt.modeling.head_kernel import Kernel
 from pyprefopt.modeling.ways import CHOICES
 from pyprefopt.types import PackedBatch
 

@@ -24,7 +24,7 @@ from pyprefopt.losses import DPO, Method, SePO
 from pyprefopt.modeling import LogpsModel, load_model, score_logps
 from pyprefopt.modeling.attention import WAY_SETTING
 from pyprefopt.modeling.flops import Flops, count_flops
-from pyprefopt.modeling.head import Kernel
+from pyprefopt.modeling.head_kernel import Kernel
 from pyprefopt.modeling.ways import WAYS
 from pyprefopt.train.metrics import useful_tokens
 from pyprefopt.train.step import method_sums
@@ -77,7 +77,7 @@ class Bench:
             limit = 1e-5 if self.dtype == "float32" else 1e-2
             yield {"layout": layout, "off_ln_2": off, "verdict": "ok" if off <= limit else "failed"}
 
-    def time(self, name: str, layout: str, *, checkpointing: bool, way: str = "auto", kernel: Kernel = "torch") -> Row:
+    def time(self, name: str, layout: str, *, checkpointing: bool, way: str = "auto", kernel: Kernel = "auto") -> Row:
         """Steps of one kind; or why there are none."""
         row: Row = {"method": name, "layout": layout, "checkpointing": checkpointing, "attention": way}
         row["kernel"] = self.model.kernel = kernel

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import products
+from pyprefopt.modeling.head_kernel import SAMPLE, Kernel, kernels_for, settle
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from types import ModuleType
 
-Kernel = Literal["torch", "triton"]
+    from transformers import PreTrainedConfig
 
 _BLOCK = 4096  # vocabulary entries of one block; 16,384 rows x 4,096 x 4 bytes = 256 MB
 _CPU_BLOCK = 1024  # on a CPU: 2,000 rows stay in its cache
@@ -63,7 +63,7 @@ class Readout(NamedTuple):
     head: nn.Module
     hidden: Tensor
     transform: HeadTransform
-    kernel: Kernel = "torch"  # what reads the head's output
+    kernel: Kernel = "auto"  # what reads the head's output
 
     @property
     def plain(self) -> bool:
@@ -97,11 +97,28 @@ def token_outputs(
         raise ConfigError(f"policy and reference must have one vocabulary, but have {sizes[0]} and {sizes[1]} ids")
     if not all(readout.plain for readout in readouts):
         return _module_outputs(policy, targets, reference, entropy)
-    own, other = ((r.hidden, r.head.weight, r.head.bias, r.transform) for r in (readouts[0], readouts[-1]))
-    logps, spread, kl = _LinearHead.apply(
-        targets, entropy, policy.kernel, *own, *(other if reference is not None else (None, None, None, None))
-    )
+    kernel = _settled(policy, targets) if reference is None else "torch"
+    parts = [part for r in readouts for part in (r.hidden, r.head.weight, r.head.bias, r.transform)]
+    logps, spread, kl = _LinearHead.apply(targets, entropy, kernel, *parts)
     return Outputs(logps=logps, kl=kl, entropy=spread)
+
+
+def _settled(policy: Readout, targets: Tensor) -> Kernel:
+    """The kernel for a plain head: what `auto` stands for is measured on some of its rows."""
+    if policy.kernel != "auto" or not len(targets):
+        return policy.kernel
+    head, hidden = policy.head, policy.hidden.detach()
+    assert isinstance(head, nn.Linear)  # noqa: S101  (it is plain)
+    bias: Tensor | None = head.bias
+
+    def run(kernel: Kernel) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(SAMPLE, device=targets.device) % len(targets)
+        leaf, frozen = hidden[rows].requires_grad_(), (head.weight.detach(), None if bias is None else bias.detach())
+        with torch.enable_grad():
+            logps, *_ = _LinearHead.apply(targets[rows], False, kernel, leaf, *frozen, policy.transform)
+        return logps.detach(), *torch.autograd.grad(logps.sum(), leaf)
+
+    return settle((hidden.device, hidden.dtype, head.weight.shape, bias is None, policy.transform), run, hidden)
 
 
 def _module_outputs(policy: Readout, targets: Tensor, reference: Readout | None, entropy: bool) -> Outputs:
@@ -199,15 +216,15 @@ class _LinearHead(torch.autograd.Function):
         ctx: Any,
         targets: Tensor, entropy: bool, kernel: Kernel,
         hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: HeadTransform,
-        ref_hidden: Tensor | None, ref_weight: Tensor | None, ref_bias: Tensor | None,
-        ref_transform: HeadTransform | None,
+        ref_hidden: Tensor | None = None, ref_weight: Tensor | None = None, ref_bias: Tensor | None = None,
+        ref_transform: HeadTransform | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         blocks = _Blocks(hidden, weight, bias, transform)
         own, ref = _Running(targets, blocks.dtype), _Running(targets, blocks.dtype)
         reference = None
         if ref_hidden is not None and ref_weight is not None and ref_transform is not None:
             reference = _Blocks(ref_hidden, ref_weight, ref_bias, ref_transform)
-        ctx.kernels = _kernels(kernel, hidden) if reference is None else None
+        ctx.kernels = kernels_for(kernel, hidden) if reference is None else None
         for first, last in _spans(weight):
             if ctx.kernels is not None:
                 own.add_raw(blocks.raw(first, last), first, transform, ctx.kernels)
@@ -304,28 +321,6 @@ def _pull_back(
     if d_hidden is not None and factor is not None:
         d_hidden.mul_(factor[:, None])
     return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias
-
-
-def check_kernel(kernel: Kernel) -> None:
-    """ConfigError where `kernel` cannot run on this machine."""
-    if kernel == "torch":
-        return
-    try:
-        from pyprefopt.modeling import kernels
-    except ImportError:
-        raise ConfigError(
-            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set --head_kernel torch"
-        ) from None
-    kernels.check_here()
-
-
-def _kernels(kernel: Kernel, hidden: Tensor) -> ModuleType | None:
-    """The module of Triton kernels, where they are wanted and can compute this; None: PyTorch's operators do."""
-    if kernel == "torch":
-        return None
-    from pyprefopt.modeling import kernels
-
-    return kernels if kernels.take(hidden) else None
 
 
 def _block_size(weight: Tensor) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention import ATTENTION_NAME, WAY_SETTING
-from pyprefopt.modeling.head import HeadTransform, Kernel, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head_kernel import Kernel
 from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.modeling.ways import PLAIN
 from pyprefopt.types import Outputs
@@ -70,12 +71,10 @@ class LogpsModel(PackedModel):
     (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
 
     entropy: give that of each token's distribution too, while `entropy` is True; it may be changed at any time.
-    kernel: what reads the head's output on a GPU, torch or triton; it may be changed at any time.
+    kernel: what reads the head's output, torch, triton (on a GPU) or auto; it may be changed at any time.
     """
 
-    def __init__(
-        self, model: nn.Module, *, probe: bool = True, entropy: bool = False, kernel: Kernel = "torch"
-    ) -> None:
+    def __init__(self, model: nn.Module, *, probe: bool = True, entropy: bool = False, kernel: Kernel = "auto") -> None:
         super().__init__(model)
         self.entropy, self.kernel = entropy, kernel
         if self.causal.get_output_embeddings() is None:

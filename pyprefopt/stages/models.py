@@ -12,7 +12,7 @@ from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.adapters import is_lora
 from pyprefopt.modeling.compile import compile_layers
-from pyprefopt.modeling.head import Kernel, check_kernel
+from pyprefopt.modeling.head_kernel import Kernel, check_kernel
 from pyprefopt.modeling.load import load_model, model_hash
 from pyprefopt.modeling.logps import LogpsModel, PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel

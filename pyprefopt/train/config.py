@@ -290,7 +290,7 @@ class RunConfig(OptimConfig):
     compile: Literal["off", "on"] = "off"  # torch.compile of norms and feed-forward blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, said
-    head_kernel: Literal["torch", "triton"] = "torch"  # what reads the head's output; triton: on a GPU, docs/gpu.md
+    head_kernel: Literal["auto", "torch", "triton"] = "auto"  # what reads the head's output; auto: the faster, said
     max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
     per_device_train_batch_size: int | None = None  # at most this many pairs in a micro-batch; None: the budget decides
     layout: Literal["separate", "shared"] = "shared"  # the prompt stands once per response, or once per pair
@@ -321,7 +321,10 @@ class RunConfig(OptimConfig):
         check(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'", "fp16 is refused")
         ways = ("auto", "loop", "varlen", "flash", "flex")
         check(self.attention in ways, "attention", self.attention, f"one of {', '.join(ways)}", "docs/gpu.md")
-        check(self.head_kernel in ("torch", "triton"), "head_kernel", self.head_kernel, "'torch' or 'triton'")
+        kernels = ("auto", "torch", "triton")
+        check(
+            self.head_kernel in kernels, "head_kernel", self.head_kernel, f"one of {', '.join(kernels)}", "docs/gpu.md"
+        )
         check(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         check(self.compile in ("off", "on"), "compile", self.compile, "'off' or 'on'")
         for name in ("eval_steps", "save_steps"):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.head import check_kernel
+from pyprefopt.modeling import head_kernel
+from pyprefopt.modeling.head import HeadTransform, Readout, token_logps
+from pyprefopt.modeling.head_kernel import check_kernel, race
 from pyprefopt.train.resolve import configure
 
 pytest.importorskip("triton")
@@ -32,6 +36,41 @@ def test_the_interpreted_kernels_agree_with_the_operators() -> None:
     assert len(found["results"]) == 18
     for one in found["results"]:
         assert max(one["apart"]) <= BOUNDS[one["dtype"]], one
+    assert [one["taken"] for one in found["auto"]] == [["triton"], ["torch"]]
+    assert all(one["repeated"] and one["left"] == 0 for one in found["auto"])
+
+
+@pytest.mark.parametrize(
+    ("off", "seconds", "taken", "reason"),
+    [
+        (0.0, 0.02, "torch", "triton takes .* times as long here"),
+        (0.0, -0.02, "triton", "torch takes .* times as long here"),
+        (0.1, -0.02, "torch", "triton differs from it by 0.1 nats and 0.1 of the gradient, more than 0.001 and 0.001"),
+        (float("nan"), -0.02, "torch", "triton differs from it by nan nats"),
+        (None, -0.02, "torch", "triton failed with RuntimeError: no such kernel"),
+    ],
+)
+def test_auto_takes_the_faster_that_gives_the_same(off: float | None, seconds: float, taken: str, reason: str) -> None:
+    def run(kernel: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if kernel == "torch":
+            time.sleep(max(0.0, -seconds))
+            return torch.zeros(3), torch.eye(3)
+        if off is None:
+            raise RuntimeError("no such kernel\nand where")
+        time.sleep(max(0.0, seconds))
+        return torch.full((3,), off), torch.eye(3) * (1 + off)
+
+    found, because = race(run, torch.float32)
+    assert found == taken
+    assert re.fullmatch(f"{reason}.*", because)
+
+
+def test_auto_is_torch_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_kernel, "race", lambda *_: pytest.fail("measured"))
+    readout = Readout(torch.nn.Linear(4, 9), torch.randn(3, 4), HeadTransform())
+    assert readout.kernel == "auto"
+    targets = torch.tensor([0, 8, 3])
+    assert torch.equal(token_logps(readout, targets), token_logps(readout._replace(kernel="torch"), targets))
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
@@ -56,7 +95,7 @@ def test_the_kernels_compile_without_a_card(capability: int) -> None:
 def test_without_a_card_they_are_refused() -> None:
     with pytest.raises(ConfigError, match="head_kernel triton needs a CUDA device, and there is none; set"):
         check_kernel("triton")
-    with pytest.raises(ConfigError, match="head_kernel must be one of 'torch', 'triton', got 'cuda'"):
+    with pytest.raises(ConfigError, match="head_kernel must be one of 'auto', 'torch', 'triton', got 'cuda'"):
         configure(method="dpo", head_kernel="cuda")
 
 
