@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
@@ -198,15 +199,20 @@ def _check_reference(job: Job, stored: Path) -> None:
     Raises:
         ArtifactError: they are not, so the stored log-probs belong to other weights.
     """
-    model = job.model.to(init_distributed())
+    device = init_distributed()
+    model = job.model.to(device)
     batch = next((one for one in job.train.step(0) if one.target_ids.numel()), None)
-    if batch is None:  # no row of the step has a token with a weight
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of differences, and tokens: every rank decides alike
+    if batch is not None:
+        batch = batch.to(device)
+        assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
+        off = (score_logps(model, batch) - batch.ref_logps).double().abs() * batch.token_mask
+        total = torch.stack([off.sum(), total.new_tensor(len(off))])
+    off_all, count = dist.all_sum(total).tolist()
+    if count == 0:  # no row of the step has a token with a weight
         return
-    batch = batch.to(next(model.parameters()).device)
-    assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
-    off = ((score_logps(model, batch) - batch.ref_logps) * batch.token_mask).abs()
-    mean, largest = float(off.mean()), float(off.max())
-    logger.info("%s: step 0 is %.1e nats a token from the reference (at most %.1e)", job.stage, mean, largest)
+    mean = off_all / count
+    logger.info("%s: step 0 is %.1e nats a token from the reference", job.stage, mean)
     if not mean <= REFERENCE_TOLERANCE[job.run.dtype]:
         raise ArtifactError(
             f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
