@@ -62,7 +62,7 @@ def rounded(vocabulary: int) -> int:
 
 def why(error: ConfigError, way: str) -> str:
     """Of a refused way: the reason alone."""
-    return str(error).partition(f"got '{way}': ")[2].partition("; set --attention")[0] or str(error)
+    return str(error).partition(f"got '{way}': ")[2].partition("; set attention")[0] or str(error)
 
 
 def first_line(error: Exception) -> str:

@@ -81,9 +81,10 @@ def rewrite(
     if any(same):
         logger.warning(
             "%s: the cut left chosen and rejected the same in %s, which reading takes as bad rows (identical_pair); "
-            "cut less, or leave them out with --on_error skip",
+            "cut less, or leave them out with %s",
             target.path,
             counted(sum(same), "pair"),
+            option("on_error", "skip"),
         )
     return target.path
 

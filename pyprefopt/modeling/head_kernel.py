@@ -32,7 +32,7 @@ def check_kernel(kernel: Kernel) -> None:
     kernels = _triton()
     if kernels is None:
         raise ConfigError(
-            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set --head_kernel torch"
+            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set head_kernel torch"
         )
     kernels.check_here()
 

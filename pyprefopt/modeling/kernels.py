@@ -30,7 +30,7 @@ def take(hidden: Tensor) -> bool:
 def check_here() -> None:
     """ConfigError where this machine has no GPU that they could run on."""
     if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:
-        raise ConfigError("head_kernel triton needs a CUDA device, and there is none; set --head_kernel torch")
+        raise ConfigError("head_kernel triton needs a CUDA device, and there is none; set head_kernel torch")
 
 
 def add_block(

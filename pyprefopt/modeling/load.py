@@ -213,13 +213,13 @@ def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
         if not trust_remote_code:
             raise ConfigError(
                 f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
-                "read that code, then set --trust_remote_code"
+                "read that code, then set trust_remote_code"
             )
     elif "quantization_config" in settings:
         method = (settings["quantization_config"] or {}).get("quant_method")
         raise ConfigError(
             f"model must have its weights in full, but {str(file)!r} is quantized ({method}); give the model's own "
-            "checkpoint, and --lora.r with --lora.load_in_4bit, which quantizes it as it is loaded"
+            "checkpoint, and lora.r with lora.load_in_4bit, which quantizes it as it is loaded"
         )
     elif model_type not in CONFIG_MAPPING:
         hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())

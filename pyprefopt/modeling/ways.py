@@ -145,7 +145,7 @@ def choose(wanted: str, demand: Demand) -> Way:
     what = f"window {demand.rule.window}, soft cap {demand.rule.softcap}, head size {demand.head_size}"
     raise ConfigError(
         f"attention must be a way that serves this model ({_name(demand.dtype)} on {demand.device.type}, {what}), got "
-        f"{wanted!r}: {refused[0].partition(': ')[2]}; set --attention auto, or loop, which serves everything"
+        f"{wanted!r}: {refused[0].partition(': ')[2]}; set attention auto, or loop, which serves everything"
     )
 
 

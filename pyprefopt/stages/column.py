@@ -64,7 +64,7 @@ def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
         if column not in rows.columns:
             raise DataError(
                 f"{where}: the rows have no column '{column}'{did_you_mean(column, rows.columns)}; rewards column "
-                "takes chosen_NAME and rejected_NAME, with --rewards.column NAME"
+                "takes chosen_NAME and rejected_NAME, with rewards.column NAME"
             )
 
 
@@ -81,6 +81,6 @@ def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str) -
         first = rejects.row(0, named=True)
         raise DataError(
             f"{where}, row {first['row']}, {first['field']}: {first['rule']}, got {first['value']} ({rejects.height} "
-            f"such rows); {first['remedy']} (--on_error skip leaves out no row for its rewards)"
+            f"such rows); {first['remedy']} (on_error skip leaves out no row for its rewards)"
         )
     return rewarded[USER_WEIGHTS]

@@ -83,7 +83,7 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
         return Prepared("data", config.data or "").tokenizer(config)
     source = config.tokenizer or config.model
     if source is None or (config.tokenizer is None and source.endswith(".json")):
-        raise ConfigError("a config.json brings no tokenizer; pass --tokenizer DIR or --tokenizer tokenizer.json")
+        raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
     return load_tokenizer(
         source,
         eos_token=config.eos_token,

@@ -63,7 +63,7 @@ def _check_column(setting: str, path: str, form: str, name: str) -> None:
             hint = f"; did you mean '{bare}'?" if bare in pairs else did_you_mean(name, pairs)
             raise DataError(
                 f"rewards.column must be the NAME of columns chosen_NAME and rejected_NAME, and {setting} '{path}' has "
-                f"no '{side}_{name}', got '{name}'{hint}; pass --rewards.column NAME"
+                f"no '{side}_{name}', got '{name}'{hint}; set rewards.column to NAME"
             )
 
 

@@ -20,7 +20,7 @@ UNKEYED = frozenset({  # settings that change nothing in the policy
     "threads", "layout", "attention", "head_kernel", "per_device_train_batch_size", "eval_steps", "save_steps",
     "save_total_limit", "logging_steps", "peak_tflops", "trust_remote_code", "compile",
 })  # fmt: skip
-REMEDY = "choose another --output_dir, or pass --overwrite to replace it (what fits of the other stages is used again)"
+REMEDY = "choose another output_dir, or set overwrite to replace it (what fits of the other stages is used again)"
 
 logger = logging.getLogger("pyprefopt")
 

@@ -159,13 +159,13 @@ def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
     if "longest_row" in manifest:  # tokens of its own, which no setting of the run bounds
         raise ConfigError(
             f"{path} reads at most {context} tokens (max_position_embeddings), and {manifest['longest_row']} has "
-            f"{longest} of its tokens; lower --max_tokens, which cuts the text for both, or drop that row"
+            f"{longest} of its tokens; lower max_tokens, which cuts the text for both, or drop that row"
         )
     setting = manifest.get("length_setting", "max_tokens")  # what bounds these tokens
-    below = ", and --max_prompt_tokens below it" if setting == "max_tokens" else ""
+    below = ", and max_prompt_tokens below it" if setting == "max_tokens" else ""
     raise ConfigError(
         f"{setting} must be at most {context}, the context of {path} (max_position_embeddings), where the longest "
-        f"prompt and response have {longest} tokens; set --{setting} {context}{below}"
+        f"prompt and response have {longest} tokens; set {setting} to {context}{below}"
     )
 
 

@@ -34,9 +34,9 @@ def is_prepared(path: str | None) -> bool:
 
 
 _REMEDIES = {  # of a folder of this kind where another is needed
-    "instructions": "give it as --base.data, which SFT learns from",
-    "candidates": "give it as --data of --method rrhf, which trains on candidates",
-    "preferences": "give it as --data of a method on pairs, such as --method dpo",
+    "instructions": "give it as base.data, which SFT learns from",
+    "candidates": "give it as data of method rrhf, which trains on candidates",
+    "preferences": "give it as data of a method on pairs, such as dpo",
 }
 
 
@@ -107,7 +107,7 @@ class Prepared:
             what = {"json": "tokenizer.json", "chat_template": "chat template"}
             raise ConfigError(
                 f"{self.setting} '{self.directory}' was prepared with another {what.get(wrong[0], wrong[0])} than "
-                f"{tokenizer.path} has; leave --tokenizer, --eos_token and --chat_template out to take the folder's "
+                f"{tokenizer.path} has; leave tokenizer, eos_token and chat_template out to take the folder's "
                 "own, or prepare it again"
             )
 
@@ -121,7 +121,7 @@ class Prepared:
             if file.is_file() and file.read_bytes() != own.json:
                 raise ConfigError(
                     f"{self.setting} '{self.directory}' was prepared with another tokenizer.json than model "
-                    f"'{config.model}' has; prepare it again with --tokenizer {config.model}, or pass --tokenizer "
+                    f"'{config.model}' has; prepare it again with tokenizer {config.model}, or set tokenizer to "
                     f"{self.directory / 'tokenizer'} if the model is to learn the other one"
                 )
         return own
@@ -174,7 +174,7 @@ class Part:
         if self.folder.manifest["settings"]["truncation"]:
             raise ConfigError(
                 f"{self.folder.setting} '{self.folder.directory}' was prepared with truncation, but test pairs must be "
-                "whole; pass --eval_data with pairs that are not truncated, or --eval_ratio 0"
+                "whole; give eval_data with pairs that are not truncated, or set eval_ratio to 0"
             )
 
     def write(self, target: Path) -> SegmentStore:

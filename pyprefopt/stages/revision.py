@@ -60,7 +60,7 @@ def build_revision(
         if left_out:
             logger.warning(
                 "%s: %d of %d responses are longer than rewards.max_tokens (%d) with their revision prompt (%s), and "
-                "get rewards of 0; raise --rewards.max_tokens, or set --rewards.overflow error to see them",
+                "get rewards of 0; raise rewards.max_tokens, or set rewards.overflow to error to see them",
                 split, left_out, left_out + store.num_rows, provider.max_tokens, direction,
             )  # fmt: skip
         facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
@@ -99,7 +99,7 @@ def _segments(
         raise DataError(
             f"{split} row {first['source_row']}: revision prompt and response must have at most rewards.max_tokens = "
             f"{provider.max_tokens} tokens, got {first['length']} ({long.height} such responses); raise it (and "
-            "max_tokens_per_batch), or pass --rewards.overflow zero to give them rewards of 0"
+            "max_tokens_per_batch), or set rewards.overflow to zero to give them rewards of 0"
         )
     frame = frame.filter(length <= provider.max_tokens)
     if frame.is_empty():

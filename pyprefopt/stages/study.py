@@ -137,7 +137,7 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise ConfigError("plots need matplotlib: pip install 'pyprefopt[analysis]', or --plots false for tables alone")
+        raise ConfigError("plots need matplotlib: pip install 'pyprefopt[analysis]', or plots false for tables alone")
 
 
 def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) -> None:

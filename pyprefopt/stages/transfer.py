@@ -153,7 +153,7 @@ def _refuse_cut(lines: pl.DataFrame, split: str) -> None:
     if cut.height:
         raise DataError(
             f"{split} row {cut['row'][0]}, response {cut['segment'][0]}: it was cut, and candidates that are cut "
-            "cannot be read by a model of another tokenizer; raise --max_tokens, leave truncation out, or drop the row"
+            "cannot be read by a model of another tokenizer; raise max_tokens, leave truncation out, or drop the row"
         )
 
 
@@ -226,6 +226,6 @@ def warn_of_two_tokenizers(*logps: Artifact) -> None:
     if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and dist.is_main():
         logger.warning(
             "the models of %s have different tokenizers, and the difference also holds how each splits the text; for "
-            "an oracle, give the model that it was trained from as --base (with --policy_init model)",
+            "an oracle, give the model that it was trained from as base (with policy_init model)",
             " and ".join(artifact.name for artifact in logps),
         )

@@ -187,7 +187,7 @@ RULES: tuple[Rule, ...] = (
     # token rewards (before what asks a provider what it reads)
     Rule(
         lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
-        "rewards.* needs rewards.name, got None; pass --rewards dpo (or another provider), or leave rewards.* out",
+        "rewards.* needs rewards.name, got None; set rewards to dpo (or another provider), or leave rewards.* out",
         {"method": "sepo", "rewards": {"noise_std": 0.5}},
         "rewards",
     ),
@@ -199,7 +199,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda c: c.rewards.missing is not None,
-        "rewards.{c.rewards.missing} must be set for rewards {c.rewards.name}; pass --rewards.{c.rewards.missing}",
+        "rewards.{c.rewards.missing} must be set for rewards {c.rewards.name}; set rewards.{c.rewards.missing}",
         {"method": "sepo", "rewards": {"name": "strong_weak", "strong": "large"}},
         "rewards",
     ),
@@ -227,8 +227,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda c: c.rewards.name in ("dpo", "simpo") and c.oracle.path is not None and c.rewards.beta is None,
-        "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; pass "
-        "--rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
+        "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; set "
+        "rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
         {"method": "sepo", "rewards": {"name": "dpo"}, "oracle": {"path": "oracle"}},
         "oracle.path",
     ),
@@ -257,7 +257,7 @@ RULES: tuple[Rule, ...] = (
         lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
         "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
         "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
-        "selection.rejected_ratio (and selection.method not to random), or --rewards",
+        "selection.rejected_ratio (and selection.method not to random), or rewards",
         {"method": "dpo", "oracle": {"path": "oracle"}},
         "oracle",
     ),

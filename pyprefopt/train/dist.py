@@ -156,7 +156,7 @@ class RunLock(FolderLock):
 
     def __init__(self, output_dir: str | Path) -> None:
         remedy = (
-            "that is another run, or a worker left over from one: wait for it, end it, or choose another --output_dir"
+            "that is another run, or a worker left over from one: wait for it, end it, or choose another output_dir"
         )
         name = LOCK if is_main() else f"{LOCK}-{rank()}"
         super().__init__(output_dir, name=name, setting="output_dir", remedy=remedy)

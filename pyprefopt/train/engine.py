@@ -108,7 +108,7 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     DeepSpeed's first Adam update is then wrong.
     """
     if run.dtype == "bfloat16" and run.zero_stage == 0:
-        raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set --zero_stage 1, or --dtype float32")
+        raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set zero_stage 1, or dtype float32")
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` is told the last
         "gradient_clipping": optim.max_grad_norm,

@@ -42,7 +42,7 @@ def peak_tflops(run: RunConfig, device: torch.device) -> float | str:
         return run.peak_tflops
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     peak = known_peak(card, run.dtype) if device.type == "cuda" else None
-    return f"the peak of {card} is not known, give --peak_tflops" if peak is None else peak
+    return f"the peak of {card} is not known, give peak_tflops" if peak is None else peak
 
 
 def peak_memory() -> int:

@@ -237,6 +237,6 @@ def test_a_quantized_checkpoint_is_refused_before_it_is_trained(tmp_path: Path) 
     quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     config = write_config(tmp_path, {**toy_config(300), **quantized})
     with pytest.raises(
-        ConfigError, match=r"is quantized \(bitsandbytes\); give the model's own checkpoint, .*--lora.load_in_4bit"
+        ConfigError, match=r"is quantized \(bitsandbytes\); give the model's own checkpoint, .*lora.load_in_4bit"
     ):
         load_model(config)

@@ -118,7 +118,7 @@ def test_a_forced_way_that_cannot_serve_is_refused(wanted, changes, reason, monk
     machine(monkeypatch)
     with pytest.raises(ConfigError) as caught:
         choose(wanted, demand(**changes))
-    assert f"got '{wanted}': {reason}; set --attention auto, or loop, which serves everything" in str(caught.value)
+    assert f"got '{wanted}': {reason}; set attention auto, or loop, which serves everything" in str(caught.value)
 
 
 def test_an_old_gpu_is_refused(monkeypatch) -> None:
@@ -142,7 +142,7 @@ def test_a_way_that_fails_its_trial_is_passed_over_with_its_reason(monkeypatch, 
     name, line = chosen("auto", demand(), caplog)
     assert name == "flex"
     assert "not varlen: no kernel image" in line
-    with pytest.raises(ConfigError, match="got 'varlen': no kernel image; set --attention auto"):
+    with pytest.raises(ConfigError, match="got 'varlen': no kernel image; set attention auto"):
         choose("varlen", demand())
 
 

@@ -175,10 +175,10 @@ def test_a_prepared_folder_is_the_raw_file(inputs: Path, sets: tuple[Path, Path]
 
 def test_a_folder_of_another_kind_is_refused(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
     pairs = prepared(inputs, inputs / "train.parquet", tmp_path / "pairs")
-    with pytest.raises(ConfigError, match=r"data must hold candidates, got .* of preferences; .* --method dpo"):
+    with pytest.raises(ConfigError, match=r"data must hold candidates, got .* preferences; .* such as dpo"):
         build_data(config(inputs, tmp_path / "run", sets, data=pairs), tmp_path / "stage")
     ranked = prepared(inputs, sets[0], tmp_path / "ranked")
-    with pytest.raises(ConfigError, match=r"data must hold preferences, got .* of candidates; .* --method rrhf"):
+    with pytest.raises(ConfigError, match=r"data must hold preferences, got .* of candidates; .* method rrhf"):
         build_data(config(inputs, tmp_path / "run", sets, method="dpo", data=ranked), tmp_path / "stage")
     bare = pl.read_parquet(sets[0]).with_columns(
         scores=pl.when(pl.int_range(pl.len()) != 2).then("scores")  # the third row has none

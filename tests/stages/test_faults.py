@@ -47,7 +47,7 @@ def test_a_row_that_no_micro_batch_holds_is_told_before_training(inputs: Path, t
 
 def test_a_context_that_is_too_short_is_told(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MODEL | {"max_position_embeddings": 32}))
-    with pytest.raises(ConfigError, match=r"max_tokens must be at most 32.*max_position_embeddings.*--max_tokens 32"):
+    with pytest.raises(ConfigError, match=r"must be at most 32.*max_position_embeddings.*; set max_tokens to 32"):
         pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "config.json")))
 
 
@@ -150,7 +150,7 @@ def test_a_deepspeed_file_is_read_before_anything_is_made(inputs: Path, tmp_path
 
 def test_a_config_without_tokenizer_asks_for_one(inputs: Path, tmp_path: Path) -> None:
     shutil.copy(inputs / "config.json", tmp_path / "tiny.json")
-    with pytest.raises(ConfigError, match="brings no tokenizer; pass --tokenizer"):
+    with pytest.raises(ConfigError, match="brings no tokenizer; set tokenizer to"):
         pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path / "tiny.json"), tokenizer=None))
 
 

@@ -33,7 +33,7 @@ def test_a_finished_policy_is_not_replaced(
     shutil.copytree(sepo.output_dir, run)
     if settings.get("method") == "dpo":
         settings = settings | {"oracle": {}}
-    with pytest.raises(ArtifactError, match=rf"^{run} holds a .*{what}; choose another --output_dir, or .*--overwrite"):
+    with pytest.raises(ArtifactError, match=rf"^{run} holds a .*{what}; choose another output_dir, or set overwrite"):
         pyprefopt.train(small(inputs, run, **settings))
     assert digest(run) == digest(sepo.output_dir)
     same = small(inputs, run, logging_steps=3, layout="separate")  # nothing that the policy depends on
@@ -61,9 +61,7 @@ def test_files_of_others_are_left_alone(inputs: Path, tmp_path: Path, caplog: py
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "mine.txt").write_text("kept")
     config = small(inputs, tmp_path, **ONE_STEP)
-    with pytest.raises(
-        ArtifactError, match=r"policy was made by no run that is in .*; choose another --output_dir, or"
-    ):
+    with pytest.raises(ArtifactError, match=r"policy was made by no run that is in .*; choose another output_dir, or"):
         pyprefopt.train(config)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "policy"}
     (tmp_path / "policy").rename(tmp_path / "notes")

@@ -40,7 +40,7 @@ def test_a_prepared_sft_set(inputs, tmp_path):
         build_data(small(inputs, tmp_path / "run", base={"data": path}), tmp_path / name)
     assert same(tmp_path / "raw/sft", tmp_path / "prepared/sft")
     with pytest.raises(
-        ConfigError, match=r"^data must hold preferences, got .* of instructions; give it as --base\.data, which SFT"
+        ConfigError, match=r"^data must hold preferences, got .* of instructions; give it as base\.data, which SFT"
     ):
         build_data(small(inputs, tmp_path / "run", data=folder), tmp_path / "stage")
 
@@ -102,7 +102,7 @@ def test_the_key_follows_the_folders_content(inputs, tmp_path):
         ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.4}}, "truncation must be .*0.5"),
         ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.5, "cut_end": "eos"}}, "truncation must be .*0.5"),
         ({"truncation": {"ratio": 0.5}}, {"eval_data": None}, "was prepared with truncation, but test pairs must be"),
-        ({}, {"chat_template": "plain"}, "was prepared with another chat template than .* has; leave --tokenizer"),
+        ({}, {"chat_template": "plain"}, "was prepared with another chat template than .* has; leave tokenizer"),
     ],
 )
 def test_what_a_folder_cannot_honour_is_refused(inputs, tmp_path, made, asked, message):

@@ -127,7 +127,7 @@ def test_long_revisions_are_an_error_or_zero(chats, tmp_path):
     sizes = SegmentStore.open(whole._revision("worse").directory / "train").longest_rows
     limit = int(sizes.max()) - 1
     with pytest.raises(
-        DataError, match=rf"at most rewards.max_tokens = {limit} tokens, got {limit + 1}.*overflow zero"
+        DataError, match=rf"at most rewards.max_tokens = {limit} tokens, got {limit + 1}.*overflow to zero"
     ):
         _ = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, **worse, max_tokens=limit)).rewards
     cut = pipeline(chats, tmp_path / "cut", rewards=contrastive(chats, **worse, max_tokens=limit, overflow="zero"))
@@ -386,7 +386,7 @@ def test_bad_columns(credited, chosen, message):
 
 
 def test_a_column_that_is_not_there(chats, tmp_path):
-    with pytest.raises(DataError, match=r"has no 'chosen_rewards', got 'rewards'; pass --rewards.column NAME"):
+    with pytest.raises(DataError, match=r"has no 'chosen_rewards', got 'rewards'; set rewards.column to NAME"):
         _ = pipeline(chats, tmp_path, rewards={"name": "column"}).rewards
 
 

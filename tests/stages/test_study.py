@@ -344,7 +344,7 @@ def test_mistakes_are_told_before_anything_runs(words, said, capsys, tmp_path, m
 
 def test_matplotlib_is_asked_for_before_anything_runs(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pyprefopt\[analysis\].*--plots false"):
+    with pytest.raises(ConfigError, match=r"pyprefopt\[analysis\].*plots false"):
         run_study("ratios", small(inputs, tmp_path))
 
 

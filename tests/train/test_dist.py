@@ -58,7 +58,7 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
     )
     assert holder.stdout.readline() == b"held\n"
     with (
-        pytest.raises(ArtifactError, match=rf"is being written by process {holder.pid} on .*--output_dir"),
+        pytest.raises(ArtifactError, match=rf"is being written by process {holder.pid} on .*output_dir"),
         dist.RunLock(tmp_path),
     ):
         pass

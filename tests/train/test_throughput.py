@@ -69,7 +69,7 @@ def test_rates_by_hand(monkeypatch):
 
 @pytest.mark.parametrize(
     ("flops", "peak", "reason"),
-    [("it is no transformers model", 1.0, "it is no"), (Flops(1, 1, 1), "give --peak_tflops", "give --peak_tflops")],
+    [("it is no transformers model", 1.0, "it is no"), (Flops(1, 1, 1), "give peak_tflops", "give peak_tflops")],
 )
 def test_mfu_is_left_out_with_the_reason(flops, peak, reason):
     speed = Throughput(flops, peak)
@@ -98,7 +98,7 @@ def test_every_entry_can_be_reached():
 def test_peak_of_the_settings_goes_first():
     device = torch.device("cpu")
     assert peak_tflops(RunConfig(peak_tflops=3.5), device) == 3.5
-    assert peak_tflops(RunConfig(), device) == "the peak of a CPU is not known, give --peak_tflops"
+    assert peak_tflops(RunConfig(), device) == "the peak of a CPU is not known, give peak_tflops"
 
 
 def test_a_training_reports_its_rates(tmp_path, capsys):
