@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.errors import ConfigError, TrainingError
+from pyprefopt.errors import ConfigError, TrainingError, did_you_mean
 from pyprefopt.train.config import OptimConfig, RunConfig
 from pyprefopt.train.dist import is_main, local_rank, world_size
 
@@ -124,12 +124,12 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
         return ours
     user = _read_json(run.deepspeed)
     stated = {
-        "train_batch_size": optim.global_batch_size,
-        "train_micro_batch_size_per_gpu": run.per_device_train_batch_size,
+        "train_batch_size": ("global_batch_size", optim.global_batch_size),
+        "train_micro_batch_size_per_gpu": ("per_device_train_batch_size", run.per_device_train_batch_size),
     }
-    for name, value in stated.items():  # sizes as we mean them; DeepSpeed's own batch arithmetic stays unused
+    for name, (setting, value) in stated.items():  # as we mean them; DeepSpeed's own batch arithmetic stays unused
         if user.get(name, "auto") not in ("auto", value):
-            raise _conflict(run.deepspeed, name, user[name], "global_batch_size / per_device_train_batch_size", value)
+            raise _conflict(run.deepspeed, name, user[name], setting, value)
         user.pop(name, None)
     for name, reason in _REFUSED.items():
         if user.pop(name, "auto") != "auto":
@@ -142,6 +142,7 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     }
     merged = _merge(ours, user, run.deepspeed, settings)
     _check_names(merged, run.deepspeed)
+    _check_offload(merged["zero_optimization"], run)
     return merged
 
 
@@ -151,6 +152,10 @@ def _check_names(config: Mapping[str, Any], path: str) -> None:
 
     _on_gpu()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
 
     for name in sorted(config.keys() - _KNOWN):
         if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8):
@@ -160,7 +165,22 @@ def _check_names(config: Mapping[str, Any], path: str) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["zero_optimization", *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            sections = (DeepSpeedZeroConfig, DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig)
+            hint = did_you_mean(str(first["loc"][-1]), {name for section in sections for name in section.model_fields})
+            raise ConfigError(f"{path}: DeepSpeed has no setting '{where}'{hint}") from None
         raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}; mend or drop it") from None
+
+
+def _check_offload(zero: Mapping[str, Any], run: RunConfig) -> None:
+    """ConfigError for offloading that DeepSpeed would leave undone at this stage."""
+    for name, stage in (("offload_optimizer", 1), ("offload_param", 3)):
+        given = zero.get(name)
+        if given and given.get("device", "none") != "none" and run.zero_stage < stage:
+            raise ConfigError(
+                f"{run.deepspeed}: zero_optimization.{name} needs zero_stage {'3' if stage == 3 else '>= 1'}, got "
+                f"{run.zero_stage}; set zero_stage {stage}, or drop it"
+            )
 
 
 def _read_json(path: str) -> dict[str, Any]:
