@@ -69,10 +69,13 @@ class Artifact:
 Build = Callable[[Path], dict[str, Any]]
 
 
-def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dict[str, Any] | None:
+def finished(
+    stage: Stage, directory: Path, outputs: Sequence[Path] = (), *, tell: bool = True
+) -> dict[str, Any] | None:
     """The manifest of `directory` if it was made for this stage's key and is as it was written, else None.
 
-    All its files must be there with their content, bit by bit: what is made from them is keyed by that content.
+    All its files must be there with their content, bit by bit: what is made from them is keyed by that content. With
+    `tell`, rank 0 says which of them is not.
     """
     if not (directory / MANIFEST).exists():
         return None
@@ -81,7 +84,7 @@ def finished(stage: Stage, directory: Path, outputs: Sequence[Path] = ()) -> dic
     if manifest.get("key") != stage.key or manifest.get("files", {}).keys() != parts.keys():
         return None
     altered = _altered(directory, parts, manifest)
-    if altered is not None and dist.is_main():
+    if altered is not None and tell and dist.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
 
@@ -152,7 +155,7 @@ def run_stage(
         if not dist.is_main():
             manifest = _follow(stage, directory, outputs, claim if collective else None)
         else:
-            manifest = finished(stage, directory, outputs)
+            manifest = finished(stage, directory, outputs, tell=run is None)
             if manifest is None and run is not None:
                 turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
                 manifest = finished(stage, directory, outputs)  # another run may have made it meanwhile

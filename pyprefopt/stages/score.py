@@ -57,16 +57,28 @@ def build_logps(
         share = f"{split}-{config.layout}-{config.max_tokens_per_batch}"  # decides which part has what
         parts = [directory / f"{share}-{part:05d}-of-{count}.safetensors" for part in range(count)]
         own = range(dist.rank(), count, dist.world_size())
-        for part in tqdm(own, desc=f"{title} {split}", unit="part", disable=not dist.is_main()):
-            if _read_part(parts[part]) is None:
-                scored = _score_part(model, packer.assemble(bins[part::count]))
-                atomic_write(parts[part], save(scored, metadata={"sha256": _part_hash(scored)}))
+        missing = [part for part in own if _read_part(parts[part]) is None]
+        done = len(own) - len(missing)
+        _tell_left(title, split, done, [parts[part] for part in missing])
+        quiet = not dist.is_main()
+        for part in tqdm(missing, f"{title} {split}", len(own), unit="part", initial=done, disable=quiet):
+            scored = _score_part(model, packer.assemble(bins[part::count]))
+            atomic_write(parts[part], save(scored, metadata={"sha256": _part_hash(scored)}))
         if dist.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=key)
             for path in directory.glob(f"{split}-*.safetensors"):
                 path.unlink(missing_ok=True)
     return {}
+
+
+def _tell_left(title: str, split: str, done: int, missing: Sequence[Path]) -> None:
+    """Say what a killed run has left, and what of that cannot be used."""
+    if done:
+        logger.info("%s: %s goes on, %d of %d parts are there", title, split, done, done + len(missing))
+    for path in missing:
+        if path.exists():
+            logger.warning("%s: %s is not as it was written and is scored again", title, path)
 
 
 def _scored(directory: Path, store: SegmentStore, key: str) -> bool:
