@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
@@ -30,14 +31,25 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     words = {name: given[name][0] for name in ("method", "model", "data") if given.get(name)}
     early = {name: None if word == "None" else word for name, word in words.items()}
     method = _method(_merge(from_file, early))
-    from_file = typed(RunConfig, from_file, method)
+    with _naming(file[0] if file else None):
+        from_file = typed(RunConfig, from_file, method)
     from_line = options.parse(given, layered(from_file, early), method)
     return resolve(_build(layered(from_file, from_line)))
 
 
 def load_config(path: str) -> RunConfig:
     """The resolved settings of a YAML file."""
-    return resolve(_build(layered(read_yaml(path))))
+    with _naming(str(path)):
+        return resolve(_build(layered(read_yaml(path))))
+
+
+@contextmanager
+def _naming(file: str | None) -> Iterator[None]:
+    """Errors of what a file says begin with its name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error) if file is None or file in str(error) else f"{file}: {error}") from None
 
 
 def configure(**settings: Any) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import Literal, get_args, get_origin
 
@@ -79,6 +80,17 @@ def test_bad_yaml(tmp_path, text, message):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"config must be an existing YAML file, got '.*nowhere\.yaml'"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("lr: 1", "unknown setting 'lr'"), ("seed: soon", "seed must be")])
+def test_what_a_file_says_wrong_begins_with_its_name(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    for read in (load_config, lambda path: parse_args(["--config", str(path)])):
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {message}"):
+            read(path)
+    with pytest.raises(ConfigError, match=r"^unknown setting 'lr'"):
+        configure(lr=1)
 
 
 def test_empty_yaml_is_the_default_run(tmp_path):
