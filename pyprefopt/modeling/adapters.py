@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks for it
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
     for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
