@@ -211,14 +211,15 @@ def page(found: dict[str, Any]) -> str:
   the tokens of the real text. Against it stands that a response which does not follow its prompt at once is computed,
   by the loop of SDPA calls, under a mask in place of the plain causal rule. Taken apart (16 pairs of the real text,
   forward and backward, one thread, processor time, best of 4): 7.2 s `shared`, 7.4 s `separate`; of these, by the
-  profiler, attention 0.98 s and 0.79 s. So the two are near each other there, and a difference of a tenth between single
-  runs is no proof of either. Try `--layout separate` where prompts are much shorter than responses.
+  profiler, attention 0.98 s and 0.79 s. So the two are near each other there, and a difference of a tenth between
+  single runs is no proof of either. Try `--layout separate` where prompts are much shorter than responses.
 * In bfloat16 TRL computes as its default says (float32 weights, products in bfloat16); we with bfloat16 weights and
   a float32 copy for AdamW.
 * Peak memory is the process's resident set during training, or during scoring, with imports and model in it. Ours
   grows with the micro-batch, whose tokens `--max_tokens_per_batch` bounds: 16,384 in a run that does not set it.
 {clock}* By vocabulary, what grows besides model, gradients and AdamW is the gradient of one vocabulary weight, which
-  autograd makes for each micro-batch before it adds it up: vocabulary x hidden x 4 bytes, whatever the number of tokens.
+  autograd makes for each micro-batch before it adds it up: vocabulary x hidden x 4 bytes, whatever the number of
+  tokens.
 * `--only TABLE --steps N --batch N --repetitions N --out FILE` measures some of the tables; `--add FILE` puts those of
   earlier runs on the page, and with `--only` alone nothing is measured anew. Each table says how it was measured. "Real
   text" needs data that is not in a clone: `data/alpaca-pairs-train.parquet` and `data/tokenizers/gpt-neox-20b.json` in
