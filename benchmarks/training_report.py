@@ -62,12 +62,12 @@ def equal(run: Run) -> bool:
 
 def comparison(run: Run) -> str:
     """One setting, all sides."""
-    sides, agree = run["sides"], equal(run)
+    sides = run["sides"]
     peers = [peer for peer in ("trl 4", "trl 1") if peer in sides]
     rows = []
     for name, side in sides.items():
         pace = side["pairs_per_second"]
-        ratios = [f"{pace / sides[peer]['pairs_per_second']:.2f}x" if agree else "losses differ" for peer in peers]
+        ratios = [ratio(run, pace / sides[peer]["pairs_per_second"]) for peer in peers]
         ratios.insert(1, wanted(run, AT_LEAST.get((run["table"], name))))
         rows.append([SIDES[name], f"{pace:.2f}", *ratios, memory(side, sides, "peak_bytes")])
     against = ["against batches of 4", "wanted there", "against micro-batch 1"][: len(peers) + 1]
@@ -76,8 +76,15 @@ def comparison(run: Run) -> str:
     worst = max(difference(run, side) for side in dpo)
     losses = ", ".join(f"{loss:.6f}" for loss in sides["shared"]["losses"])
     text += f"\nLosses of the steps: {losses}; largest relative difference from TRL's: {worst:.1e}.\n"
-    text += sepo(run) if agree and "sepo" in sides else ""
+    text += sepo(run) if equal(run) and not run["measured"]["quick"] else ""
     return text + "\n" + scoring(run)
+
+
+def ratio(run: Run, value: float) -> str:
+    """A ratio's cell: none where losses differ, and none of toy sizes."""
+    if not equal(run):
+        return "losses differ"
+    return "losses agree" if run["measured"]["quick"] else f"{value:.2f}x"
 
 
 def wanted(run: Run, goal: float | None) -> str:
@@ -89,13 +96,10 @@ def sepo(run: Run) -> str:
     """What selection saves of a step, beside what it can save."""
     paces = [run["sides"][name]["pairs_per_second"] for name in ("shared", "sepo")]
     share = paces[0] / paces[1]
-    text = f"A SePO step takes {share:.2f} of the time of a DPO step"
-    if run["measured"]["quick"]:
-        return text + ".\n"
     verdict = "reached" if share < SEPO_AT_MOST else "missed"
     return (
-        f"{text} (wanted: below {SEPO_AT_MOST:g}; {verdict}); its matrix products alone are {products(run):.2f} of "
-        f"those of a DPO step.\n"
+        f"A SePO step takes {share:.2f} of the time of a DPO step (wanted: below {SEPO_AT_MOST:g}; {verdict}); "
+        f"its matrix products alone are {products(run):.2f} of those of a DPO step.\n"
     )
 
 
@@ -123,10 +127,9 @@ def scoring(run: Run) -> str:
     rows = []
     sides = {name: side for name, side in run["sides"].items() if "scoring_seconds" in side}
     for name, side in sides.items():
-        ratio = sides["trl 4"]["scoring_seconds"] / side["scoring_seconds"]
+        shown = ratio(run, sides["trl 4"]["scoring_seconds"] / side["scoring_seconds"])
         goal = wanted(run, None if name.startswith("trl") else SCORING_AT_LEAST)
         pace = run["tokens"] / side["scoring_seconds"]
-        shown = f"{ratio:.2f}x" if equal(run) else "losses differ"
         rows.append([SIDES[name], f"{pace:,.0f}", shown, goal, memory(side, sides, "scoring_peak_bytes")])
     return markdown(
         ["reference log-probs", "tokens/s", "against batches of 4", "wanted there", "peak memory (share)"], rows

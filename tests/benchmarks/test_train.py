@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_a_quick_run_has_the_peers_losses(tmp_path):
             assert min(run["sides"]["shared"]["losses"]) != max(run["sides"]["shared"]["losses"])
     assert "A quick run" in page.read_text()
     assert 'Left out: "A heavy backbone, float32"' in page.read_text()
+    assert "losses agree" in page.read_text()
+    assert not re.search(r"\dx \|", page.read_text())
 
 
 def without_data(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
