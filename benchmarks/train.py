@@ -103,7 +103,7 @@ def run(given: argparse.Namespace, folder: Path) -> Iterator[Result]:
         yield case("heavy-bf16", path, sides, given, **vars(heavy))
     if "text" in given.only:
         shape = replace(small, vocabulary=50_432)
-        path = pairs.write(folder / "text", pairs.alpaca(given.steps * given.batch, 1024), shape)
+        path = pairs.write(folder / "text", pairs.alpaca(given.steps * given.batch, 64 if given.quick else 1024), shape)
         yield case("text", path, everything, given, **vars(shape))
     yield from scaling(given, folder, small, lengths)
 
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--max_tokens", type=int, default=2048, help="tokens of our micro-batches")
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, a minute or two: shows that all runs, measures nothing")
     given = parser.parse_args()
     if "text" in (given.only or ()) and (missing := pairs.missing_text()):
         parser.error(f"--only text: {missing}")
