@@ -156,7 +156,9 @@ def main() -> None:
     parser.add_argument("--max_tokens", type=int, default=2048, help="tokens of our micro-batches")
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, a minute or two: shows that all runs, measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, a minute or two: shows that all runs, measures nothing"
+    )
     given = parser.parse_args()
     if "text" in (given.only or ()) and (missing := pairs.missing_text()):
         parser.error(f"--only text: {missing}")
