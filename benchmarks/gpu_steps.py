@@ -87,7 +87,7 @@ class Bench:
         _switch(causal, checkpointing)
         batches, method = self.batches[name, layout], METHODS[name]
         try:
-            seconds, memory = _timed(lambda: self._step(method, batches), self.device, self.steps)
+            seconds = _timed(lambda: self._step(method, batches), self.device, self.steps)
         except ConfigError as error:
             return row | {"verdict": "refused", "reason": why(error, way)}
         except Exception as error:  # of a kernel, too: the other ways are still worth a row
@@ -101,7 +101,7 @@ class Bench:
         return row | {
             "seconds": seconds, "pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds,
             "useful_tokens_per_second": useful / seconds, "mfu": needed / seconds / self.peak / 1e12,
-            "memory_gib": memory, "verdict": "ok",
+            **memory(self.device), "verdict": "ok",
         }  # fmt: skip
 
     def all(self) -> Iterator[Row]:
@@ -135,8 +135,13 @@ def _switch(model: Any, checkpointing: bool) -> None:
         getattr(model, f"{name}_disable")()
 
 
-def _timed(step: Callable[[], None], device: torch.device, steps: int) -> tuple[float, float]:
-    """Median seconds of a step, and the peak of memory, GiB."""
+def memory(device: torch.device) -> Row:
+    """Peak on the GPU, GiB; nothing elsewhere, where all that ran before in the process would be in it."""
+    return {"memory_gib": peak_memory() / GIB} if device.type == "cuda" else {}
+
+
+def _timed(step: Callable[[], None], device: torch.device, steps: int) -> float:
+    """Median seconds of a step; the peak of memory counts from the end of the warm-up on."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -151,7 +156,7 @@ def _timed(step: Callable[[], None], device: torch.device, steps: int) -> tuple[
         step()
         synchronize(device)
         times.append(time.perf_counter() - started)
-    return statistics.median(times), peak_memory() / GIB
+    return statistics.median(times)
 
 
 def synchronize(device: torch.device) -> None:
@@ -231,10 +236,12 @@ def trl(file: BatchFile, device: torch.device, *, quick: bool, steps: int, micro
             )
             peer.remove_callback(PrinterCallback)
             peer.train()
-        except torch.OutOfMemoryError:
-            return row | {"verdict": "out of memory"}
+        except torch.OutOfMemoryError as error:
+            return row | {"verdict": "out of memory", "reason": first_line(error)}
+        except Exception as error:  # of a kernel or of TRL: the other rows are still worth something
+            return row | {"verdict": "failed", "reason": first_line(error)}
     seconds = statistics.median(times[WARM_UP:])
     used = len(rows) // micro * micro
     return row | {
-        "seconds": seconds, "pairs_per_second": used / seconds, "memory_gib": peak_memory() / GIB, "verdict": "ok",
+        "seconds": seconds, "pairs_per_second": used / seconds, **memory(device), "verdict": "ok",
     }  # fmt: skip

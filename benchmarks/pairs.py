@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.store import SegmentStore
 
 Lists = list[NDArray[np.uint32]]
+ALPACA = "data/alpaca-pairs-train.parquet"  # in the folder of real data
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ def synthetic(pairs: int, shape: Shape, lengths: Lengths, seed: int = 0) -> tupl
     return chosen[0], chosen[1], chosen[2]
 
 
+def missing_text() -> str | None:
+    """What `alpaca` lacks here; None: nothing."""
+    from benchmarks.sets import SHARED, TOKENIZER
+
+    if TOKENIZER.exists() and (SHARED / ALPACA).exists():
+        return None
+    return (
+        f"it needs real data, {ALPACA} and {TOKENIZER.relative_to(SHARED)}, in the folder that the "
+        "environment variable PYPREFOPT_SHARED names (../shared without it)"
+    )
+
+
 def alpaca(pairs: int, max_tokens: int, seed: int = 0) -> tuple[Lists, Lists, Lists]:
     """`pairs` of the AlpacaEval answers, drawn by `seed`, in GPT-NeoX-20B's ids; responses cut at `max_tokens`."""
     from benchmarks.sets import SHARED, TOKENIZER
@@ -69,7 +82,7 @@ def alpaca(pairs: int, max_tokens: int, seed: int = 0) -> tuple[Lists, Lists, Li
     from pyprefopt.data import load_tokenizer, tokenize
 
     tokenizer = load_tokenizer(str(TOKENIZER), chat_template="plain", eos_token=EOS)
-    path = SHARED / "data/alpaca-pairs-train.parquet"
+    path = SHARED / ALPACA
     frame = tokenize(path, tokenizer, max_prompt_tokens=max_tokens // 2, max_tokens=max_tokens, on_error="skip")
     store = SegmentStore.from_frame(frame)
     ids, first = store.table["ids"], store.group_offsets

@@ -2,6 +2,7 @@
 
 Peer and we run by turns, each in its own process; of each step the fastest run counts, and the first step does not. No
 ratio is given unless the losses of all steps agree. With `--write docs/training-speed.md` the results become a page.
+The table `text` needs real data, `data/` in the folder that PYPREFOPT_SHARED names; without it that table is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -36,6 +38,7 @@ OURS: Sides = {
     "sepo": ["ours", "--ratio", 0.3],
 }
 TABLES = ("small", "heavy", "heavy-bf16", "text", "vocabulary", "response", "ratio")
+BRIEF = ("trl 4", "shared")  # sides of a quick run's further tables
 
 
 def case(name: str, folder: Path, sides: Sides, given: argparse.Namespace, **about: Any) -> Result:
@@ -43,12 +46,16 @@ def case(name: str, folder: Path, sides: Sides, given: argparse.Namespace, **abo
     runs: dict[str, list[Result]] = {side: [] for side in sides}
     options = ["--steps", given.steps, "--batch", given.batch, "--threads", given.threads]
     options += ["--max_tokens", given.max_tokens]
-    for _ in range(given.repetitions):
-        for side, command in sides.items():
-            found = worker("benchmarks.trainers", command[0], folder, *command[1:], *options, threads=given.threads)
-            runs[side].append(found)
-            pace = given.batch * (given.steps - 1) / sum(found[given.clock][1:])
-            print(f"  {name} {about.get('value', '')} {side}: {pace:.2f} pairs/s", file=sys.stderr, flush=True)
+
+    def measure(side: str) -> None:
+        command = sides[side]
+        found = worker("benchmarks.trainers", command[0], folder, *command[1:], *options, threads=given.threads)
+        runs[side].append(found)
+        pace = given.batch * (given.steps - 1) / sum(found[given.clock][1:])
+        print(f"  {name} {about.get('value', '')} {side}: {pace:.2f} pairs/s", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(CORES if given.quick else 1) as pool:  # a quick run measures nothing: two at a time
+        list(pool.map(measure, list(sides) * given.repetitions))
     whole = {side: together(found, given.clock, given.batch) for side, found in runs.items()}
     return {"table": name, "sides": whole} | pairs.facts(folder) | about
 
@@ -84,16 +91,19 @@ def run(given: argparse.Namespace, folder: Path) -> Iterator[Result]:
     everything = PEERS | OURS
     if "small" in given.only:
         yield case("small", synthetic(folder / "small", given, small, lengths), everything, given, **vars(small))
+    if given.quick:
+        everything = {side: everything[side] for side in BRIEF}
     if "heavy" in given.only:
         yield case("heavy", synthetic(folder / "heavy", given, heavy, lengths), everything, given, **vars(heavy))
     if "heavy-bf16" in given.only:
         peers = {name: [*command, "--autocast"] for name, command in PEERS.items()}
         mine = {name: [*command, "--dtype", "bfloat16"] for name, command in OURS.items()}
         path = synthetic(folder / "bf16", given, heavy, lengths)
-        yield case("heavy-bf16", path, peers | mine, given, **vars(heavy))
+        sides = {side: (peers | mine)[side] for side in everything}
+        yield case("heavy-bf16", path, sides, given, **vars(heavy))
     if "text" in given.only:
         shape = replace(small, vocabulary=50_432)
-        path = pairs.write(folder / "text", pairs.alpaca(given.steps * given.batch, 1024), shape)
+        path = pairs.write(folder / "text", pairs.alpaca(given.steps * given.batch, 64 if given.quick else 1024), shape)
         yield case("text", path, everything, given, **vars(shape))
     yield from scaling(given, folder, small, lengths)
 
@@ -104,16 +114,26 @@ def scaling(given: argparse.Namespace, folder: Path, small: Shape, lengths: Leng
     for vocabulary in VOCABULARIES[: 1 if given.quick else None] if "vocabulary" in given.only else ():
         shape = small if given.quick else replace(small, vocabulary=vocabulary)
         path = synthetic(folder / f"vocabulary-{vocabulary}", given, shape, lengths)
-        yield case("vocabulary", path, ours, given, value=shape.vocabulary)
+        yield case("vocabulary", path, ours, given, value=shape.vocabulary, **vars(shape))
         shutil.rmtree(path)
     for response in RESPONSES[: 1 if given.quick else None] if "response" in given.only else ():
         fixed = Lengths((128, 128), (response, response))
         path = synthetic(folder / f"response-{response}", given, small, fixed)
-        yield case("response", path, ours, given, value=response)
+        yield case("response", path, ours, given, value=response, **vars(small))
     if "ratio" in given.only:
         path = synthetic(folder / "ratio", given, small, lengths)
         for ratio in (0.3,) if given.quick else RATIOS:
-            yield case("ratio", path, {"sepo": ["ours", "--ratio", ratio]}, given, value=ratio)
+            yield case("ratio", path, {"sepo": ["ours", "--ratio", ratio]}, given, value=ratio, **vars(small))
+
+
+def left_out(given: argparse.Namespace) -> dict[str, str]:
+    """Tables that nobody asked for by name and that are not made, with the reason."""
+    reasons = {}
+    if missing := pairs.missing_text():
+        reasons["text"] = missing
+    if given.quick:
+        reasons["heavy"] = "at toy size it is the main setting again"
+    return reasons
 
 
 def keep(found: dict[str, Any], given: argparse.Namespace) -> None:
@@ -129,15 +149,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--write", type=Path, help="write the results as a page, such as docs/training-speed.md")
     parser.add_argument("--add", type=Path, nargs="*", default=[], help="JSON of earlier runs, whose tables come first")
-    parser.add_argument("--only", nargs="*", choices=TABLES, default=TABLES, help="some of the tables, or none")
+    parser.add_argument("--only", nargs="*", choices=TABLES, help="some of the tables, or none; all")
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of each run; the first is not counted")
     parser.add_argument("--batch", type=int, default=16, help="pairs of an optimizer step")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--max_tokens", type=int, default=2048, help="tokens of our micro-batches")
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, a minute or two: shows that all runs, measures nothing"
+    )
     given = parser.parse_args()
+    if "text" in (given.only or ()) and (missing := pairs.missing_text()):
+        parser.error(f"--only text: {missing}")
+    reasons = left_out(given) if given.only is None else {}
+    for name, reason in reasons.items():
+        print(f"the table {name!r} is left out: {reason}", file=sys.stderr, flush=True)
+    if given.only is None:
+        given.only = [name for name in TABLES if name not in reasons]
     if given.quick:
         given.steps, given.batch, given.repetitions = 2, 4, 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
@@ -145,9 +174,12 @@ def main() -> None:
         name: getattr(given, name)
         for name in ("steps", "batch", "repetitions", "threads", "clock", "max_tokens", "quick")
     }
-    found: dict[str, Any] = {"machine": report.machine(CORES), "runs": []}
+    found: dict[str, Any] = {"machine": report.machine(CORES), "runs": [], "left_out": reasons}
     for path in given.add:
-        found["runs"] += json.loads(path.read_text(encoding="utf-8"))["runs"]
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        found["runs"] += earlier["runs"]
+        if not given.only:  # nothing is measured here
+            found["machine"] = earlier["machine"]
     with tempfile.TemporaryDirectory() as folder:
         for one in run(given, Path(folder)):
             found["runs"].append(one | {"measured": measured})

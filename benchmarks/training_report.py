@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.pairs import Shape
 from benchmarks.report import markdown, mb
 
 Run = dict[str, Any]
@@ -33,8 +34,16 @@ AT_LEAST = {  # ratio to TRL's batches of 4 that is wanted: (table, side)
     ("text", "shared"): 5.0,
 }
 SCORING_AT_LEAST = 3.0
+SEPO_AT_MOST = 0.6  # of a DPO step's time
+SEPO_RATIO = 0.3
 STATE_BYTES = 12  # a float32 weight's gradient and AdamW's two moments
 TOLERANCE = {"heavy-bf16": 1e-2}  # of a loss, relative; bfloat16 rounds TRL's and our log-probs in other places
+
+
+CLOCK = """\
+* "Processor time" counts a process's own work, for a machine on which others work too; with one thread it is the
+  wall time of an idle core.
+"""
 
 
 def difference(run: Run, side: str) -> float:
@@ -53,27 +62,59 @@ def equal(run: Run) -> bool:
 
 def comparison(run: Run) -> str:
     """One setting, all sides."""
-    sides, agree = run["sides"], equal(run)
+    sides = run["sides"]
+    peers = [peer for peer in ("trl 4", "trl 1") if peer in sides]
     rows = []
     for name, side in sides.items():
         pace = side["pairs_per_second"]
-        ratios = [
-            f"{pace / sides[peer]['pairs_per_second']:.2f}x" if agree else "losses differ"
-            for peer in ("trl 4", "trl 1")
-        ]
-        goal = AT_LEAST.get((run["table"], name))
-        rows.append(
-            [SIDES[name], f"{pace:.2f}", *ratios, f"{goal}x" if goal else "", memory(side, sides, "peak_bytes")]
-        )
-    head = ["run", "pairs/s", "against batches of 4", "against micro-batch 1", "wanted", "peak memory (share)"]
-    text = markdown(head, rows)
+        ratios = [ratio(run, pace / sides[peer]["pairs_per_second"]) for peer in peers]
+        ratios.insert(1, wanted(run, AT_LEAST.get((run["table"], name))))
+        rows.append([SIDES[name], f"{pace:.2f}", *ratios, memory(side, sides, "peak_bytes")])
+    against = ["against batches of 4", "wanted there", "against micro-batch 1"][: len(peers) + 1]
+    text = markdown(["run", "pairs/s", *against, "peak memory (share)"], rows)
     dpo = [side for side in sides if side not in ("trl 4", "sepo")]
     worst = max(difference(run, side) for side in dpo)
     losses = ", ".join(f"{loss:.6f}" for loss in sides["shared"]["losses"])
     text += f"\nLosses of the steps: {losses}; largest relative difference from TRL's: {worst:.1e}.\n"
-    share = sides["shared"]["pairs_per_second"] / sides["sepo"]["pairs_per_second"]
-    text += f"A SePO step takes {share:.2f} of the time of a DPO step (wanted: below 0.6).\n" if agree else ""
+    text += sepo(run) if equal(run) and not run["measured"]["quick"] else ""
     return text + "\n" + scoring(run)
+
+
+def ratio(run: Run, value: float) -> str:
+    """A ratio's cell: none where losses differ, and none of toy sizes."""
+    if not equal(run):
+        return "losses differ"
+    return "losses agree" if run["measured"]["quick"] else f"{value:.2f}x"
+
+
+def wanted(run: Run, goal: float | None) -> str:
+    """A goal's cell; toy sizes have none."""
+    return "" if goal is None or run["measured"]["quick"] else f"{goal:g}x"
+
+
+def sepo(run: Run) -> str:
+    """What selection saves of a step, beside what it can save."""
+    paces = [run["sides"][name]["pairs_per_second"] for name in ("shared", "sepo")]
+    share = paces[0] / paces[1]
+    verdict = "reached" if share < SEPO_AT_MOST else "missed"
+    return (
+        f"A SePO step takes {share:.2f} of the time of a DPO step (wanted: below {SEPO_AT_MOST:g}; {verdict}); "
+        f"its matrix products alone are {products(run):.2f} of those of a DPO step.\n"
+    )
+
+
+def products(run: Run) -> float:
+    """SePO's matrix products as a share of DPO's, `shared` layout, attention's own left out.
+
+    The backbone goes over all tokens, three times in all (forward, and the gradients of inputs and weights), the head
+    over the scored ones, four times, because the backward pass makes the logits anew.
+    """
+    hidden, layers = run["hidden"], run["layers"]
+    inner = Shape(run["vocabulary"], hidden, layers).config()["intermediate_size"]
+    responses = run["mean_chosen"] + run["mean_rejected"]
+    backbone = 3 * layers * (4 * hidden**2 + 3 * hidden * inner) * (run["mean_prompt"] + responses)
+    head = 4 * run["vocabulary"] * hidden * responses
+    return float((backbone + SEPO_RATIO * head) / (backbone + head))
 
 
 def memory(side: Run, sides: Run, name: str) -> str:
@@ -86,12 +127,13 @@ def scoring(run: Run) -> str:
     rows = []
     sides = {name: side for name, side in run["sides"].items() if "scoring_seconds" in side}
     for name, side in sides.items():
-        ratio = sides["trl 4"]["scoring_seconds"] / side["scoring_seconds"]
-        goal = "" if name.startswith("trl") else f"{SCORING_AT_LEAST:g}x"
+        shown = ratio(run, sides["trl 4"]["scoring_seconds"] / side["scoring_seconds"])
+        goal = wanted(run, None if name.startswith("trl") else SCORING_AT_LEAST)
         pace = run["tokens"] / side["scoring_seconds"]
-        shown = f"{ratio:.2f}x" if equal(run) else "losses differ"
         rows.append([SIDES[name], f"{pace:,.0f}", shown, goal, memory(side, sides, "scoring_peak_bytes")])
-    return markdown(["reference log-probs", "tokens/s", "against batches of 4", "wanted", "peak memory (share)"], rows)
+    return markdown(
+        ["reference log-probs", "tokens/s", "against batches of 4", "wanted there", "peak memory (share)"], rows
+    )
 
 
 def growth(runs: list[Run]) -> str:
@@ -107,22 +149,20 @@ def growth(runs: list[Run]) -> str:
     )
 
 
-def about(run: Run) -> str:
-    """How a table was measured."""
-    how = run["measured"]
+def about(runs: list[Run]) -> str:
+    """The model and the texts of a table, what all its runs have in common, and how it was measured."""
+    run, how = runs[-1], runs[-1]["measured"]
     seconds = "processor time" if how["clock"] == "cpu" else "wall time"
-    text = (
+    common = {name for name in run if all(one[name] == run[name] for one in runs)}
+    model = ["Llama", f"vocabulary {run['vocabulary']:,}"][: 1 + ("vocabulary" in common)]
+    means = [name for name in ("prompt", "chosen", "rejected") if f"mean_{name}" in common]
+    lengths = " / ".join(f"{run[f'mean_{name}']:.0f}" for name in means)
+    return (
+        f"{', '.join(model)}, hidden {run['hidden']}, {run['layers']} layers; "
+        f"mean tokens of {', '.join(means)} {lengths}. "
         f"{how['steps']} steps of {how['batch']} pairs, ours in micro-batches of at most {how['max_tokens']:,} tokens, "
-        f"the fastest of {how['repetitions']}, {how['threads']} "
-        f"thread{'s' * (how['threads'] > 1)}, {seconds}."
+        f"the fastest of {how['repetitions']}, {how['threads']} thread{'s' * (how['threads'] > 1)}, {seconds}."
     )
-    if "hidden" in run:
-        lengths = " / ".join(f"{run[f'mean_{name}']:.0f}" for name in ("prompt", "chosen", "rejected"))
-        text = (
-            f"Llama, vocabulary {run['vocabulary']:,}, hidden {run['hidden']}, {run['layers']} layers; mean tokens of "
-            f"prompt, chosen, rejected {lengths}. " + text
-        )
-    return text
 
 
 def tables(runs: list[Run]) -> str:
@@ -133,7 +173,7 @@ def tables(runs: list[Run]) -> str:
         if not found:
             continue
         body = growth(found) if name in HEADS else comparison(found[-1])
-        parts.append(f"## {title}\n\n{about(found[-1])}\n\n{body}")
+        parts.append(f"## {title}\n\n{about(found if name in HEADS else found[-1:])}\n\n{body}")
     return "\n".join(parts)
 
 
@@ -143,6 +183,10 @@ def page(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     quick = any(run["measured"]["quick"] for run in found["runs"])
     note = "**A quick run: it shows that everything runs, and measures nothing.**\n\n" if quick else ""
+    made = {run["table"] for run in found["runs"]}
+    for name, reason in found.get("left_out", {}).items():
+        note += "" if name in made else f'Left out: "{TITLES[name]}", because {reason}.\n\n'
+    clock = CLOCK if any(run["measured"]["clock"] == "cpu" for run in found["runs"]) else ""
     return f"""# Speed of training
 
 {note}Written by `python benchmarks/train.py --write docs/training-speed.md` on {at["date"]}: {at["cpu"]},
@@ -160,17 +204,29 @@ def page(found: dict[str, Any]) -> str:
   every step to 1e-4 (bfloat16: 1e-2).
 * Synthetic pairs: prompts of 64 to 256 tokens, uniform; responses log-normal, 95 % of them within 32 and 512, cut
   there. Real text: AlpacaEval answers, GPT-NeoX-20B's tokenizer, at most 1,024 tokens.
-* SePO selects by chance here, so that a response's tail is seldom spared.
+* "Wanted there" is a goal for the column before it: the ratio to TRL's batches of 4, padded. Against micro-batch 1
+  no goal was set.
+* SePO selects by chance here, so that a response's tail is seldom spared. Selection spares the head; the backbone still
+  goes over prompts and responses. So a SePO step comes the nearer to a DPO step the more of the work the backbone has:
+  the share of matrix products beside each measured share counts three passes of the backbone over all tokens, four of
+  the head over the scored ones, and neither attention nor AdamW.
+* `shared` saves the second copy of each prompt. Where prompts are short against responses that is little: 6 % to 8 % of
+  the tokens of the real text. Against it stands that a response which does not follow its prompt at once is computed,
+  by the loop of SDPA calls, under a mask in place of the plain causal rule. Taken apart (16 pairs of the real text,
+  forward and backward, one thread, processor time, best of 4): 7.2 s `shared`, 7.4 s `separate`; of these, by the
+  profiler, attention 0.98 s and 0.79 s. So the two are near each other there, and a difference of a tenth between
+  single runs is no proof of either. Try `--layout separate` where prompts are much shorter than responses.
 * In bfloat16 TRL computes as its default says (float32 weights, products in bfloat16); we with bfloat16 weights and
   a float32 copy for AdamW.
 * Peak memory is the process's resident set during training, or during scoring, with imports and model in it. Ours
   grows with the micro-batch, whose tokens `--max_tokens_per_batch` bounds: 16,384 in a run that does not set it.
-* "Processor time" counts a process's own work, for a machine on which others work too; with one thread it is the
-  wall time of an idle core.
-* By vocabulary, what grows besides model, gradients and AdamW is the gradient of one vocabulary weight, which autograd
-  makes for each micro-batch before it adds it up: vocabulary x hidden x 4 bytes, whatever the number of tokens.
+{clock}* By vocabulary, what grows besides model, gradients and AdamW is the gradient of one vocabulary weight, which
+  autograd makes for each micro-batch before it adds it up: vocabulary x hidden x 4 bytes, whatever the number of
+  tokens.
 * `--only TABLE --steps N --batch N --repetitions N --out FILE` measures some of the tables; `--add FILE` puts those of
-  earlier runs on the page. Each table says how it was measured.
+  earlier runs on the page, and with `--only` alone nothing is measured anew. Each table says how it was measured. "Real
+  text" needs data that is not in a clone: `data/alpaca-pairs-train.parquet` and `data/tokenizers/gpt-neox-20b.json` in
+  the folder that `PYPREFOPT_SHARED` names; without them it is left out.
 * The whole setting: `python benchmarks/train.py --steps 33 --repetitions 1 --only small` (512 pairs counted); by
   default a few steps.
 """

@@ -61,6 +61,7 @@ def test_everything_runs_on_a_bare_machine(batch: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every check passed" in done.stdout
     assert "no step of TRL: trl, datasets not installed" in done.stdout
+    assert "attention: loop, because" in done.stderr
     found = json.loads(out.read_text())
     good = [row for row in found["checks"] if row["verdict"] == "ok"]
     assert {(r["model"], r["dtype"], r["layout"]) for r in good} == {
@@ -72,7 +73,9 @@ def test_everything_runs_on_a_bare_machine(batch: Path, tmp_path: Path) -> None:
     assert {r["attention"] for r in found["checks"] if r["verdict"] == "refused"} == {"flash", "varlen", "flex"}
     timed = [row for row in found["steps"] if row["verdict"] == "ok"]
     assert len(timed) == 8 + 2  # methods x layouts x checkpointing, and the loop by itself
-    assert all(row["seconds"] > 0 and 0 < row["mfu"] < 2 and row["memory_gib"] > 0 for row in timed)
+    assert all(row["seconds"] > 0 and 0 < row["mfu"] < 2 for row in timed)
+    assert not any("memory_gib" in row for row in timed)  # it would be that of all that ran before
+    assert "memory_gib" not in done.stdout
     assert [row["verdict"] for row in found["first_loss"]] == ["ok", "ok"]
 
 
@@ -80,6 +83,21 @@ def test_without_a_batch_file_or_a_gpu_it_says_what_to_do() -> None:
     done = run("--device", "cpu")
     assert done.returncode == 2
     assert "make it with --write-batch FILE" in done.stderr
+
+
+def test_a_batch_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--batch", tmp_path / "nothere")
+    assert done.returncode == 2
+    assert f"no file {tmp_path / 'nothere'}; make it with --write-batch FILE" in done.stderr
+
+
+def test_without_real_data_the_batch_file_names_the_need_and_the_other_way(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PYPREFOPT_SHARED", str(tmp_path))
+    done = run("--write-batch", tmp_path / "batch")
+    assert done.returncode == 1
+    assert all(name in done.stderr for name in ("alpaca-pairs-train.parquet", "PYPREFOPT_SHARED", "--embedded"))
+    assert run("--write-batch", tmp_path / "batch", "--embedded", "--pairs", 8).returncode == 0
+    assert (tmp_path / "batch").exists()
 
 
 @pytest.mark.slow
@@ -128,7 +146,35 @@ def test_a_check_that_fails_is_the_exit_code(batch: Path, monkeypatch, capsys) -
     assert gpu.run(given(batch)) == 0
     monkeypatch.setattr(gpu_checks, "BOUNDS", {"float32": (1e-9, 1e-9)})
     assert gpu.run(given(batch)) == 1
-    assert "2 checks failed" in capsys.readouterr().out
+    assert "failed rows: 2 of checks" in capsys.readouterr().out
+
+
+def test_a_step_of_trl_that_breaks_is_the_exit_code_and_has_its_row(batch: Path, monkeypatch, capsys) -> None:
+    trl = pytest.importorskip("trl", reason="the extra `bench` is not installed: trl")
+
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("no such option\nand a long trace")
+
+    monkeypatch.setattr(trl, "DPOTrainer", type("Broken", (), {"__init__": breaks}))
+    assert gpu.run(given(batch, only=["trl"])) == 1
+    told = capsys.readouterr().out
+    assert "failed rows: 4 of trl" in told
+    assert "| 4 | False |  |  | failed | RuntimeError: no such option |" in told
+
+
+def test_the_last_line_says_whose_figures_it_gives() -> None:
+    step = {"method": "dpo", "layout": "shared", "attention": "auto", "verdict": "ok", "mfu": 0.3}
+    found = {
+        "steps": [step | {"pairs_per_second": pace, "memory_gib": 20.0} for pace in (8.0, 10.0)],
+        "trl": [{"verdict": "ok", "pairs_per_second": 4.0, "memory_gib": 40.0}, {"verdict": "failed"}],
+    }
+    assert gpu._beside(found) == (
+        "DPO, shared layout: 2.50 times TRL's best pairs/s (10 against 4), MFU 0.3 against TRL's 0.12, "
+        "20 GiB against TRL's 40 (0.50 of it)\n"
+    )
+    for row in (*found["steps"], *found["trl"]):
+        row.pop("memory_gib", None)
+    assert "GiB" not in gpu._beside(found)
 
 
 @pytest.mark.parametrize("tried", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import pairs, sets, training_report
+from benchmarks import pairs, sets, train, training_report
 from benchmarks.pairs import Lengths, Shape
 from benchmarks.train import together
 from benchmarks.trainers import selection
@@ -34,16 +35,60 @@ def quick(folder: Path, *options: str) -> dict:
 @pytest.mark.slow
 def test_a_quick_run_has_the_peers_losses(tmp_path):
     pytest.importorskip("trl", reason="the extra `bench` is not installed: trl")
-    only = ["small", "heavy", "heavy-bf16", "vocabulary", "response", "ratio"]
-    only += ["text"] if sets.TOKENIZER.exists() else []
     page = tmp_path / "page.md"
-    found = quick(tmp_path, "--only", *only, "--write", str(page))
-    assert {run["table"] for run in found["runs"]} == set(only)
+    found = quick(tmp_path, "--write", str(page))
+    made = {"small", "heavy-bf16", "vocabulary", "response", "ratio"}
+    assert {run["table"] for run in found["runs"]} == made | ({"text"} if sets.TOKENIZER.exists() else set())
+    assert set(found["runs"][0]["sides"]) == {"trl 4", "trl 1", "separate", "shared", "sepo"}
     for run in found["runs"]:
         if "trl 4" in run["sides"]:
             assert training_report.equal(run), run
             assert min(run["sides"]["shared"]["losses"]) != max(run["sides"]["shared"]["losses"])
     assert "A quick run" in page.read_text()
+    assert 'Left out: "A heavy backbone, float32"' in page.read_text()
+    assert "losses agree" in page.read_text()
+    assert not re.search(r"\dx \|", page.read_text())
+
+
+def without_data(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/train.py", "--quick", *map(str, options)]
+    environment = os.environ | {"PYPREFOPT_SHARED": str(folder)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_text_asked_for_by_name_without_its_data_is_an_error_at_once(tmp_path):
+    done = without_data(tmp_path, "--only", "small", "text")
+    assert done.returncode == 2
+    assert "--only text: it needs real data" in done.stderr
+    assert "PYPREFOPT_SHARED" in done.stderr
+    assert "small" not in done.stderr.partition("error:")[2]  # nothing was measured
+
+
+def test_text_is_left_out_without_its_data(tmp_path, monkeypatch, capsys):
+    """And the page says so."""
+    monkeypatch.setattr(sets, "SHARED", tmp_path)
+    monkeypatch.setattr(sets, "TOKENIZER", tmp_path / "data/tokenizers/gpt-neox-20b.json")
+    monkeypatch.setattr(train, "run", lambda given, folder: iter([run_of(**PACES)] * ("text" not in given.only)))
+    monkeypatch.setattr(train.os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--write", str(tmp_path / "page.md")])
+    train.main()
+    assert "'text' is left out: it needs real data" in capsys.readouterr().err
+    page = (tmp_path / "page.md").read_text()
+    assert 'Left out: "Real text", because it needs real data' in page
+    assert str(tmp_path) not in page
+    assert "| 6.00 | 6.00x |" in page
+
+
+def test_a_page_of_earlier_results_measures_nothing_and_names_their_machine(tmp_path, monkeypatch):
+    machine = {"date": "2020-02-02", "cpu": "a processor", "cores": 2, "python": "3.11", "versions": {}}
+    (tmp_path / "a.json").write_text(json.dumps({"machine": machine, "runs": [run_of(**PACES)]}))
+    monkeypatch.setattr(train.os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(train, "worker", None)
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["train.py", "--only", "--add", str(tmp_path / "a.json"), "--write", str(page)])
+    train.main()
+    assert "on 2020-02-02: a processor" in page.read_text()
+    assert "Left out" not in page.read_text()
 
 
 def test_our_side_of_a_quick_run(tmp_path):
@@ -92,10 +137,32 @@ PACES = {"trl 4": 1.0, "trl 1": 2.0, "separate": 5.0, "shared": 6.0, "sepo": 12.
 
 def test_ratios_are_those_of_the_paces():
     text = training_report.tables([run_of(**PACES)])
-    assert "| 6.00 | 6.00x | 3.00x | 6.0x | 2 MB (1.00) |" in text
-    assert "takes 0.50 of the time" in text
+    assert "| 6.00 | 6.00x | 6x | 3.00x | 2 MB (1.00) |" in text
+    assert "takes 0.50 of the time of a DPO step (wanted: below 0.6; reached); its matrix products alone are" in text
     assert "steps of 4 pairs, ours in micro-batches of at most 99 tokens, the fastest of 1" in text
     assert "| 200 | 4.00x | 3x |" in text
+
+
+def test_the_matrix_products_of_selection():
+    """hidden 64 and one layer: an inner width of 192; 20 tokens of three go through the head."""
+    run = run_of(**PACES) | {"hidden": 64, "vocabulary": 500}
+    backbone, head = 3 * (4 * 64**2 + 3 * 64 * 192) * 30, 4 * 500 * 64 * 20
+    assert training_report.products(run) == pytest.approx((backbone + 0.3 * head) / (backbone + head))
+
+
+def test_a_table_by_one_property_names_what_its_runs_share():
+    one = {"losses": [0.69], "peak_bytes": 2, "before_bytes": 1, "parameters": 0, "pairs_per_second": 1.0}
+    runs = [
+        run_of() | {"table": "vocabulary", "sides": {"shared": one}, "value": size, "vocabulary": size}
+        for size in (7, 9)
+    ]
+    assert (
+        "Llama, hidden 4, 1 layers; mean tokens of prompt, chosen, rejected 10 / 10 / 10. 2"
+        in training_report.tables(runs)
+    )
+    for number, run in enumerate(runs):
+        run |= {"table": "response", "vocabulary": 5, "mean_chosen": number, "mean_rejected": number}
+    assert "Llama, vocabulary 5, hidden 4, 1 layers; mean tokens of prompt 10. 2" in training_report.tables(runs)
 
 
 def test_no_ratio_where_a_loss_differs():
@@ -104,7 +171,7 @@ def test_no_ratio_where_a_loss_differs():
     assert not training_report.equal(run)
     text = training_report.tables([run])
     assert "losses differ" in text
-    assert "x |" not in text.replace("5.3x |", "").replace("6.0x |", "").replace("9.1x |", "").replace("3x |", "")
+    assert "x |" not in text.replace("5.3x |", "").replace("6x |", "").replace("9.1x |", "").replace("3x |", "")
     run["table"] = "heavy-bf16"
     assert training_report.equal(run)
 
