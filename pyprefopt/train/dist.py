@@ -65,6 +65,14 @@ def deepspeed_runner() -> int | None:
         return None
 
 
+_RUNNER = deepspeed_runner()  # as this process began
+
+
+def runner_is_gone() -> bool:
+    """Whether the `deepspeed` command that started this rank has ended since."""
+    return deepspeed_runner() != _RUNNER
+
+
 def set_threads(threads: int | None = None) -> int:
     """Use `threads` CPU threads in this rank (None: cores / local ranks, at least 1); returns the number.
 

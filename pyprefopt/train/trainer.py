@@ -13,7 +13,7 @@ from pyprefopt.errors import TrainingError
 from pyprefopt.modeling.flops import count_flops
 from pyprefopt.train.callbacks import Callback, default_callbacks
 from pyprefopt.train.checkpoint import CheckpointStore, seed_rng
-from pyprefopt.train.dist import any_rank, deepspeed_runner
+from pyprefopt.train.dist import any_rank, runner_is_gone
 from pyprefopt.train.engine import Engine
 from pyprefopt.train.evaluation import evaluate
 from pyprefopt.train.job import FitResult, Job, Loader
@@ -98,13 +98,12 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
     The end of the `deepspeed` command counts as one.
     """
     received: list[int] = []
-    runner = deepspeed_runner()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(received) or deepspeed_runner() != runner
+        yield lambda: bool(received) or runner_is_gone()
     finally:
         signal.signal(signal.SIGTERM, before)
 

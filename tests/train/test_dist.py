@@ -108,6 +108,12 @@ def test_the_deepspeed_command_is_found_behind_its_launcher():
         assert run.stdout.split() == [str(expected)]
 
 
+def test_the_end_of_the_deepspeed_command_is_noticed_whenever_it_comes(monkeypatch):
+    assert not dist.runner_is_gone()
+    monkeypatch.setattr(dist, "_RUNNER", 12345)  # it was there as the rank began
+    assert dist.runner_is_gone()
+
+
 def test_a_runs_lock_is_the_folders_lock(tmp_path):
     with dist.RunLock(tmp_path), pytest.raises(ArtifactError, match="being written"), FolderLock(tmp_path):
         pass
