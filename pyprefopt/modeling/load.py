@@ -33,7 +33,10 @@ from pyprefopt.modeling.ways import check_way
 
 logger = logging.getLogger(__name__)
 
-_NEEDS_IT = "packed batches need an architecture that uses transformers' attention interface"
+_NEEDS_IT = (
+    "packed batches need an architecture that uses transformers' attention interface; use a model of another one, as "
+    "docs/gpu.md says"
+)
 Head = Literal["language", "reward"]
 # Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
 _HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
@@ -320,7 +323,7 @@ def _told_here() -> Iterator[None]:
 def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
     if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
         raise ConfigError(
-            f"{type(model).__name__} ({source!r}) does not take another attention; packed batches need it"
+            f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}"
         )
     embeddings = model.get_input_embeddings().weight.shape[0]
     if vocab_size is not None and vocab_size > embeddings:
