@@ -30,6 +30,7 @@ from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES, WAY_SETTIN
 from pyprefopt.modeling.products import use_fast_products
 from pyprefopt.modeling.quantized import loading_options, take_over
 from pyprefopt.modeling.ways import check_way
+from pyprefopt.modeling.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -197,11 +198,7 @@ def _check_directory(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
-    if not any(path.glob("*.safetensors")):
-        raise ConfigError(
-            f"model must have its weights as *.safetensors (nothing else is opened), got {str(path)!r}; "
-            "convert it, or give its config.json for random weights"
-        )
+    check_weights(path)
 
 
 def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
@@ -322,9 +319,7 @@ def _told_here() -> Iterator[None]:
 
 def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
     if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
-        raise ConfigError(
-            f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}"
-        )
+        raise ConfigError(f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}")
     embeddings = model.get_input_embeddings().weight.shape[0]
     if vocab_size is not None and vocab_size > embeddings:
         raise ConfigError(

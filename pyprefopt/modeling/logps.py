@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,7 @@ from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_o
 from pyprefopt.modeling.head_kernel import Kernel
 from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.modeling.ways import PLAIN
+from pyprefopt.modeling.weights import not_finite
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -169,6 +171,12 @@ def _compare(model: LogpsModel) -> None:
     for what, other in (("its own logits", whole), ("documents run alone", alone)):
         difference = (ours - other).abs().mean().item()
         if not difference <= tolerance:  # also where a weight is NaN
+            bad = None if math.isfinite(difference) else not_finite(causal)
+            if bad is not None:
+                raise ConfigError(
+                    f"the weights of {causal.name_or_path or name} must be finite, but hold {bad}; give a checkpoint "
+                    "that has none"
+                )
             raise ConfigError(
                 f"{name}: packed log-probs differ from {what} by {difference:.3g} nats a token (at most {tolerance}); "
                 f"pyprefopt cannot train this architecture exactly, use another model"

@@ -178,7 +178,7 @@ def fit(value: Any, hint: Any, name: str) -> Any:
 
 
 def misfit(name: str, hint: Any, value: Any) -> ConfigError:
-    """The error for a value that is not of the type `hint`: with the nearest one, where there are names to choose from."""
+    """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     names = [c for o in options if get_origin(o) is Literal for c in get_args(o) if isinstance(c, str)]
     meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""

@@ -116,6 +116,25 @@ def test_what_settings_name_is_looked_at_before_the_data(
     assert not (tmp_path / "run" / "stages").exists()
 
 
+@pytest.mark.parametrize("setting", ["model", "base.path", "oracle.path", "rewards.strong"])
+def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(sepo.output_dir / "policy", tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    cut = str(tmp_path / "cut")
+    settings: dict[str, Any] = {
+        "model": {"model": cut}, "base.path": {"base": {"path": cut}}, "oracle.path": {"oracle": {"path": cut}},
+        "rewards.strong": {
+            "method": "tgdpo", "oracle": {},
+            "rewards": {"name": "strong_weak", "strong": cut, "weak": str(sepo.output_dir / "policy")},
+        },
+    }[setting]  # fmt: skip
+    told = "model must" if setting == "model" else rf"{setting}: model must"
+    with pytest.raises(ConfigError, match=rf"^{told} have whole weights, but '.*cut short"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
 def test_a_column_that_only_later_rows_have_is_found(inputs: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(inputs / "train.parquet").drop("chosen_planted", "rejected_planted").to_dicts()
     spans = {f"{side}_credit": [{"start": 0, "end": 1, "weight": 1.0}] for side in ("chosen", "rejected")}
