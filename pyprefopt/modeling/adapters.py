@@ -58,13 +58,32 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        try:
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:  # a layer of a kind that takes no adapter
+            raise ConfigError(f"lora.target_modules: {error}; name linear layers") from error
+    _check_mergeable(wrapped)
     for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
         if parameter.requires_grad:
             parameter.data = parameter.data.to(model.dtype)
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # the same bytes from every process
     return cast("PreTrainedModel", wrapped)
+
+
+def _check_mergeable(model: nn.Module) -> None:
+    """ConfigError for an adapter that `merged_state_dict` cannot merge."""
+    from peft.tuners.lora import Linear
+
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+            layer, kind = name.removeprefix("base_model.model."), type(base_layer(module)).__name__
+            raise ConfigError(
+                f"lora.target_modules must be linear layers, whose plain adapters can be merged, got {layer} ({kind}); "
+                "name others, or set lora.r 0"
+            )
 
 
 def is_lora(model: nn.Module) -> bool:
@@ -115,16 +134,11 @@ def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = N
     W of a quantized layer is what it computes with. `state_dict` has the PEFT model's names (default: its own
     weights). Neither it nor the model is changed.
     """
-    from peft.tuners.lora import Linear
-
+    _check_mergeable(model)
     state = dense_weights(model, dict(model.state_dict() if state_dict is None else state_dict))
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
-        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
-            raise ConfigError(
-                f"cannot merge the adapter of {name} ({type(module).__name__}); only plain LoRA on linear layers"
-            )
         key = f"{name}.base_layer.weight"
         weight = state[key]
         total = weight.to(torch.promote_types(weight.dtype, torch.float32))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -137,9 +139,28 @@ def _run(module: nn.Module, batch: PackedBatch) -> Any:
 
 @torch.no_grad()
 def _probe(model: LogpsModel) -> None:
-    """Compare the engine with the model's own logits, and a document in a pack with the same document alone.
+    """Compare the engine with the model's own logits, and a document in a pack with the same document alone."""
+    with _plain_attention(model):
+        _compare(model)
 
-    Attention goes its plain way: a GPU's is tried on its own, and the model may still be on the CPU.
+
+@torch.no_grad()
+def rehearse(model: PackedModel) -> None:
+    """Run a model on the meta device, which has no numbers: what its layers ask of attention is refused where it must.
+
+    Anything else that it raises says only that the model cannot be run without numbers.
+    """
+    pack = _documents([torch.arange(7), torch.arange(7)])
+    without = {name: getattr(pack, name).to("meta") for name in ("input_ids", "position_ids")}
+    with _plain_attention(model):
+        model.hidden_states(replace(pack, **without))
+
+
+@contextmanager
+def _plain_attention(model: PackedModel) -> Iterator[None]:
+    """While inside, in evaluation mode, attention goes its plain way.
+
+    A GPU's is tried on its own, and the model may still be on the CPU.
     """
     training = model.training
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
@@ -148,7 +169,7 @@ def _probe(model: LogpsModel) -> None:
     try:
         for config, _ in wanted:
             setattr(config, WAY_SETTING, PLAIN)
-        _compare(model)
+        yield
     finally:
         for config, way in wanted:
             setattr(config, WAY_SETTING, way)
