@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import LogpsModel, estimate_memory, load_model, model_hash, save_policy, toy_config
+from pyprefopt.modeling import LogpsModel, RewardModel, estimate_memory, load_model, model_hash, save_policy, toy_config
 from pyprefopt.modeling.attention import ATTENTION_NAME
-from pyprefopt.modeling.load import resolve_source
+from pyprefopt.modeling.load import sketch_model
+from pyprefopt.modeling.logps import rehearse
 from tests.modeling.models import ARCHITECTURES, make_groups, write_config
+from tests.modeling.test_attention_layouts import OTHERS, REFUSED
 from tests.reference.packing import pack_groups
 
 
@@ -176,54 +177,6 @@ def test_directories_that_are_not_whole_models(saved: Path) -> None:
         load_model(saved)
 
 
-HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (lambda whole: whole[:-100], r"model\.safetensors' is cut short: [\d,]+ of [\d,]+ bytes; copy or download"),
-        (lambda whole: whole[:200], r"\(200 bytes\) does not begin as a safetensors file does \(.*; copy or download"),
-        (lambda whole: b"", r"\(0 bytes\) does not begin as a safetensors file does"),
-        (lambda whole: b"\xff" * len(whole), r"does not begin as a safetensors file does"),
-        (lambda whole: whole[:8] + b"[" + whole[9:], r"does not begin as a safetensors file does"),
-        (lambda whole: whole + b"more", r"is damaged \("),
-        (lambda whole: len(HEADER).to_bytes(8, "little") + HEADER + bytes(8), r"is damaged \("),
-        (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid", r"pointer of Git LFS.*run git lfs pull"),
-    ],
-    ids=["cut", "header cut", "empty", "garbage", "no JSON", "longer", "a gap", "pointer"],
-)
-def test_weights_that_are_not_whole(content: Callable[[bytes], bytes], message: str, saved: Path) -> None:
-    file = saved / "model.safetensors"
-    file.write_bytes(content(file.read_bytes()))
-    for look in (load_model, resolve_source):
-        with pytest.raises(ConfigError, match=r"model must have whole weights, but '.*" + message):
-            look(saved)
-
-
-def test_parts_of_weights(saved: Path) -> None:
-    load_model(saved).save_pretrained(saved, max_shard_size="200KB")
-    (saved / "model.safetensors").unlink()
-    index = saved / "model.safetensors.index.json"
-    parts = sorted(saved.glob("model-*.safetensors"))
-    assert len(parts) > 2
-    (saved / "consolidated.safetensors").write_bytes(b"what nobody opens")
-    load_model(saved)
-    whole = parts[1].read_bytes()
-    parts[1].write_bytes(whole[:-1])
-    with pytest.raises(ConfigError, match=rf"{parts[1].name}' is cut short"):
-        load_model(saved)
-    parts[1].unlink()
-    with pytest.raises(ConfigError, match=rf"lacks {parts[1].name}, which model\.safetensors\.index\.json names; copy"):
-        load_model(saved)
-    index.write_text(index.read_text()[:-9])
-    with pytest.raises(ConfigError, match=r"index\.json' must say which file has which weight .*; copy or download"):
-        load_model(saved)
-    index.unlink()
-    with pytest.raises(ConfigError, match=r"as model\.safetensors, or as parts with .*index\.json, got .*; copy"):
-        load_model(saved)
-
-
 def test_missing_weights_are_not_made_up(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -255,6 +208,37 @@ def test_other_dtypes_are_refused(config: Path, dtype: str) -> None:
 def test_architectures_that_packing_cannot_serve(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         load_model(write_config(tmp_path, {**ARCHITECTURES["llama"], **changes}))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+def test_what_can_be_loaded_can_be_sketched(name: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, (ARCHITECTURES | OTHERS)[name])
+    state = torch.get_rng_state()
+    model = LogpsModel(sketch_model(config), probe=False)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert torch.equal(torch.get_rng_state(), state)
+    before = model.training, model.causal.config.packed_attention
+    rehearse(model)
+    assert (model.training, model.causal.config.packed_attention) == before
+    names = {path: tuple(p.shape) for path, p in LogpsModel(load_model(config)).named_parameters()}
+    assert {path: tuple(p.shape) for path, p in model.named_parameters()} == names
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_refused_without_weights(name: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, REFUSED[name])
+    with pytest.raises(ConfigError) as loaded:
+        LogpsModel(load_model(config))
+    with pytest.raises(ConfigError) as sketched:
+        rehearse(LogpsModel(sketch_model(config), probe=False))
+    assert str(sketched.value) == str(loaded.value)
+
+
+def test_a_reward_model_is_sketched_too(config: Path) -> None:
+    model = RewardModel(sketch_model(config, head="reward"))
+    rehearse(model)
+    assert model.causal.score.weight.device.type == "meta"
 
 
 def test_code_in_a_repository_does_not_run_unasked(tmp_path: Path) -> None:
