@@ -42,10 +42,12 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     targets: Any = list(settings.target_modules) or "all-linear"
     if isinstance(targets, list):
         known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         for target in targets:
             if target.rsplit(".", 1)[-1] not in known:
                 raise ConfigError(
-                    f"lora.target_modules: the model has no layer {target!r}" + did_you_mean(target, known)
+                    f"lora.target_modules: the model has no layer {target!r}{did_you_mean(target, known)}; its linear "
+                    f"layers are {', '.join(linear) or 'none'}"
                 )
     tied = {
         name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()

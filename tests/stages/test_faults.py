@@ -160,7 +160,11 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
         (SINKS, {"model": GIVEN}, r"GptOssAttention asks for s_aux \(attention sinks\)"),
         (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
         (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
-        (MODEL, {"lora": {"r": 2, "target_modules": ["foo"]}}, r"lora\.target_modules: the model has no layer 'foo'"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["foo"]}},
+            r"modules: the model has no layer 'foo'; its .*down_proj, ",
+        ),
         (MODEL, {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": None}, r"'q_prj'; did you mean 'q_proj'\?"),
         (
             MODEL,
