@@ -43,10 +43,12 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     targets: Any = list(settings.target_modules) or "all-linear"
     if isinstance(targets, list):
         known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         for target in targets:
             if target.rsplit(".", 1)[-1] not in known:
                 raise ConfigError(
-                    f"lora.target_modules: the model has no layer {target!r}" + did_you_mean(target, known)
+                    f"lora.target_modules: the model has no layer {target!r}{did_you_mean(target, known)}; its linear "
+                    f"layers are {', '.join(linear) or 'none'}"
                 )
     tied = {
         name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()
@@ -60,13 +62,32 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks for it
         torch.default_generator.manual_seed(seed)
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        try:
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:  # a layer of a kind that takes no adapter
+            raise ConfigError(f"lora.target_modules: {error}; name linear layers") from error
+    _check_mergeable(wrapped)
     for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
         if parameter.requires_grad:
             parameter.data = parameter.data.to(model.dtype)
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)  # the same bytes from every process
     return cast("PreTrainedModel", wrapped)
+
+
+def _check_mergeable(model: nn.Module) -> None:
+    """ConfigError for an adapter that `merged_state_dict` cannot merge."""
+    from peft.tuners.lora import Linear
+
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+            layer, kind = name.removeprefix("base_model.model."), type(base_layer(module)).__name__
+            raise ConfigError(
+                f"lora.target_modules must be linear layers, whose plain adapters can be merged, got {layer} ({kind}); "
+                "name others, or set lora.r 0"
+            )
 
 
 def is_lora(model: nn.Module) -> bool:
@@ -117,16 +138,11 @@ def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = N
     W of a quantized layer is what it computes with. `state_dict` has the PEFT model's names (default: its own
     weights). Neither it nor the model is changed.
     """
-    from peft.tuners.lora import Linear
-
+    _check_mergeable(model)
     state = dense_weights(model, dict(model.state_dict() if state_dict is None else state_dict))
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
-        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
-            raise ConfigError(
-                f"cannot merge the adapter of {name} ({type(module).__name__}); only plain LoRA on linear layers"
-            )
         key = f"{name}.base_layer.weight"
         weight = state[key]
         total = weight.to(torch.promote_types(weight.dtype, torch.float32))

@@ -28,12 +28,16 @@ from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.attention import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
 from pyprefopt.modeling.products import use_fast_products
-from pyprefopt.modeling.quantized import loading_options, take_over
+from pyprefopt.modeling.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
 from pyprefopt.modeling.ways import check_way
+from pyprefopt.modeling.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
-_NEEDS_IT = "packed batches need an architecture that uses transformers' attention interface"
+_NEEDS_IT = (
+    "packed batches need an architecture that uses transformers' attention interface; use a model of another one, as "
+    "docs/gpu.md says"
+)
 Head = Literal["language", "reward"]
 # Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
 _HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
@@ -77,23 +81,13 @@ def load_model(
     """
     wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config = _read_config(path, trust_remote_code)
-    if head == "reward":
-        config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
-        config.pad_token_id = pad_token_id
-    original = copy.deepcopy(config)
-    _prepare(config, way)
-    _, architectures, kind, _ = _HEADS[head]
-    if type(config) not in architectures and not trust_remote_code:
-        raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
-    try:
+    config, original = _configured(path, way, trust_remote_code, head, pad_token_id)
+    if load_in_4bit:
+        _refuse_packing_anew(config, path)
+    with _told_of_attention(config):
         model = _build_model(
             path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
         )
-    except KeyError as error:  # what architectures with a fixed table of attention classes answer
-        if error.args != (ATTENTION_NAME,):
-            raise
-        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
     if path.is_file():
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
     _check_model(model, vocab_size, str(source))
@@ -106,6 +100,27 @@ def load_model(
         _checkpoint_activations(model)
     model.train()
     return add_lora(model, lora, seed) if lora is not None and lora.r > 0 else model
+
+
+def sketch_model(
+    source: str | Path, *, trust_remote_code: bool = False, load_in_4bit: bool = False, head: Head = "language"
+) -> PreTrainedModel:
+    """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
+
+    ConfigError for what `load_model` would refuse before it reads weights, and for damaged files of these.
+    """
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    config, _ = _configured(path, "auto", trust_remote_code, head, None)
+    if load_in_4bit:
+        _refuse_packing_anew(config, path)
+    with _told_of_attention(config), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = _HEADS[head][0].from_config(
+            config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
+        )
+    _check_model(model, None, str(source))
+    if load_in_4bit:
+        check_packable(model)
+    return cast("PreTrainedModel", model)
 
 
 def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -194,11 +209,7 @@ def _check_directory(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
-    if not any(path.glob("*.safetensors")):
-        raise ConfigError(
-            f"model must have its weights as *.safetensors (nothing else is opened), got {str(path)!r}; "
-            "convert it, or give its config.json for random weights"
-        )
+    check_weights(path)
 
 
 def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
@@ -228,6 +239,43 @@ def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
     return cast("PreTrainedConfig", config)
 
 
+def _configured(
+    path: Path, way: str, trust_remote_code: bool, head: Head, pad_token_id: int | None
+) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """The configuration at `path`, prepared for packed batches, and as it was."""
+    config = _read_config(path, trust_remote_code)
+    if head == "reward":
+        config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
+        config.pad_token_id = pad_token_id
+    original = copy.deepcopy(config)
+    _prepare(config, way)
+    _, architectures, kind, _ = _HEADS[head]
+    if type(config) not in architectures and not trust_remote_code:
+        raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
+    return config, original
+
+
+def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
+    """ConfigError for a model that QLoRA has trained: in 4 bits it would be rounded back to what it was before."""
+    if getattr(config, TRAINED_IN_4BIT, False):
+        raise ConfigError(
+            f"lora.load_in_4bit needs a model that was not trained with it, got {str(path)!r} (its config.json has "
+            f"{TRAINED_IN_4BIT}): packed anew, it loses most of what it has learned; leave load_in_4bit out to go on "
+            "from it, or give the model that it was trained from"
+        )
+
+
+@contextmanager
+def _told_of_attention(config: PreTrainedConfig) -> Iterator[None]:
+    """While inside, what architectures with a fixed table of attention classes answer is a ConfigError."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
+
+
 def _settings(file: Path) -> dict[str, Any]:
     """A config without the version of the library that wrote it."""
     settings = json.loads(file.read_text(encoding="utf-8"))
@@ -250,7 +298,8 @@ def _prepare(config: PreTrainedConfig, way: str) -> None:
     text = config.get_text_config()
     if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
         raise ConfigError(
-            f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support"
+            f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support; "
+            "use a model of another architecture, as docs/gpu.md says"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
@@ -319,9 +368,7 @@ def _told_here() -> Iterator[None]:
 
 def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
     if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
-        raise ConfigError(
-            f"{type(model).__name__} ({source!r}) does not take another attention; packed batches need it"
-        )
+        raise ConfigError(f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}")
     embeddings = model.get_input_embeddings().weight.shape[0]
     if vocab_size is not None and vocab_size > embeddings:
         raise ConfigError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -15,6 +18,7 @@ from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_o
 from pyprefopt.modeling.head_kernel import Kernel
 from pyprefopt.modeling.layout import PackedLayout
 from pyprefopt.modeling.ways import PLAIN
+from pyprefopt.modeling.weights import not_finite
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -135,9 +139,28 @@ def _run(module: nn.Module, batch: PackedBatch) -> Any:
 
 @torch.no_grad()
 def _probe(model: LogpsModel) -> None:
-    """Compare the engine with the model's own logits, and a document in a pack with the same document alone.
+    """Compare the engine with the model's own logits, and a document in a pack with the same document alone."""
+    with _plain_attention(model):
+        _compare(model)
 
-    Attention goes its plain way: a GPU's is tried on its own, and the model may still be on the CPU.
+
+@torch.no_grad()
+def rehearse(model: PackedModel) -> None:
+    """Run a model on the meta device, which has no numbers: what its layers ask of attention is refused where it must.
+
+    Anything else that it raises says only that the model cannot be run without numbers.
+    """
+    pack = _documents([torch.arange(7), torch.arange(7)])
+    without = {name: getattr(pack, name).to("meta") for name in ("input_ids", "position_ids")}
+    with _plain_attention(model):
+        model.hidden_states(replace(pack, **without))
+
+
+@contextmanager
+def _plain_attention(model: PackedModel) -> Iterator[None]:
+    """While inside, in evaluation mode, attention goes its plain way.
+
+    A GPU's is tried on its own, and the model may still be on the CPU.
     """
     training = model.training
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
@@ -146,7 +169,7 @@ def _probe(model: LogpsModel) -> None:
     try:
         for config, _ in wanted:
             setattr(config, WAY_SETTING, PLAIN)
-        _compare(model)
+        yield
     finally:
         for config, way in wanted:
             setattr(config, WAY_SETTING, way)
@@ -169,6 +192,12 @@ def _compare(model: LogpsModel) -> None:
     for what, other in (("its own logits", whole), ("documents run alone", alone)):
         difference = (ours - other).abs().mean().item()
         if not difference <= tolerance:  # also where a weight is NaN
+            bad = None if math.isfinite(difference) else not_finite(causal)
+            if bad is not None:
+                raise ConfigError(
+                    f"the weights of {causal.name_or_path or name} must be finite, but hold {bad}; give a checkpoint "
+                    "that has none"
+                )
             raise ConfigError(
                 f"{name}: packed log-probs differ from {what} by {difference:.3g} nats a token (at most {tolerance}); "
                 f"pyprefopt cannot train this architecture exactly, use another model"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 logger = logging.getLogger(__name__)
 
+TRAINED_IN_4BIT = "trained_in_4bit"  # what the config.json of a model says that was trained so, and those made of it
+
 
 def require_bitsandbytes() -> None:
     """ConfigError where the optional package is not installed."""
@@ -54,12 +56,7 @@ def take_over(model: PreTrainedModel) -> None:
     from bitsandbytes.nn import Linear4bit
 
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    kinds = {layer.source_cls.__name__ for layer in layers}
-    if kinds != {"Linear"}:
-        raise ConfigError(
-            f"load_in_4bit needs a model of plain linear layers, got {type(model).__name__}, whose layers are "
-            f"{', '.join(sorted(kinds)) or 'of other kinds'}; leave load_in_4bit out"
-        )
+    _check_kinds(model, {layer.source_cls.__name__ for layer in layers})
     for layer in layers:
         layer.__class__ = QuantizedLinear
     for name in ("hf_quantizer", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
@@ -69,6 +66,23 @@ def take_over(model: PreTrainedModel) -> None:
     others = sum(p.numel() for p in model.parameters() if p.dtype.is_floating_point)
     share = 100 * packed / (packed + others)
     logger.info("load_in_4bit: %d linear layers, %.0f %% of the weights, are stored as NF4", len(layers), share)
+
+
+def check_packable(model: PreTrainedModel) -> None:
+    """ConfigError for a model, not yet packed, of which `take_over` would refuse the layers."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    layers = [m for m in model.modules() if (type(m) is nn.Linear and m is not head) or isinstance(m, Conv1D)]
+    _check_kinds(model, {type(layer).__name__ for layer in layers})
+
+
+def _check_kinds(model: PreTrainedModel, kinds: set[str]) -> None:
+    if kinds != {"Linear"}:
+        raise ConfigError(
+            f"load_in_4bit needs a model of plain linear layers, got {type(model).__name__}, whose layers are "
+            f"{', '.join(sorted(kinds)) or 'of other kinds'}; leave load_in_4bit out"
+        )
 
 
 class QuantizedLinear(nn.Linear):

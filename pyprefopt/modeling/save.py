@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.adapters import is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.logps import PackedModel, causal_lm
+from pyprefopt.modeling.quantized import TRAINED_IN_4BIT, QuantizedLinear
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,6 +68,8 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
     causal.save_pretrained(directory, state_dict=weights)
     config = copy.deepcopy(getattr(causal, "source_config", causal.config))
     config.architectures, config.dtype = [type(causal).__name__], str(dtype).removeprefix("torch.")
+    if any(isinstance(module, QuantizedLinear) for module in causal.modules()):
+        setattr(config, TRAINED_IN_4BIT, True)  # `load_model` will not pack it anew
     config.save_pretrained(directory)
 
 

@@ -59,13 +59,15 @@ def _nothing(_demand: Demand) -> str | None:
 
 def _refuses_fused(kernel: Callable[[], varlen.Kernel | None], missing: str, demand: Demand) -> str | None:
     """A kernel for whole documents."""
+    if reason := _refuses_kind(demand.device.type):
+        return reason
     found = kernel()
     if found is None:
         return missing
     rule, size = demand.rule, demand.head_size
     if lack := found.lacks(rule.window is not None, rule.softcap is not None):
         return lack
-    if reason := _refuses_device(demand.device):
+    if reason := _refuses_age(demand.device):
         return reason
     if demand.dtype != torch.bfloat16:
         return f"it computes in bfloat16, and the model is in {_name(demand.dtype)}"
@@ -73,18 +75,18 @@ def _refuses_fused(kernel: Callable[[], varlen.Kernel | None], missing: str, dem
 
 
 def _refuses_flex(demand: Demand) -> str | None:
-    if demand.device.type == "cpu":
-        return "it has no backward pass on the CPU"
-    if reason := _refuses_device(demand.device):
+    if reason := _refuses_kind(demand.device.type) or _refuses_age(demand.device):
         return reason
     if demand.dtype not in TOLERANCE:
         return f"it computes in bfloat16 and float32, and the model is in {_name(demand.dtype)}"
     return f"its heads have 16 to 256 numbers, here {demand.head_size}" if not 16 <= demand.head_size <= 256 else None
 
 
-def _refuses_device(device: torch.device) -> str | None:
-    if device.type != "cuda":
-        return f"it needs a CUDA device, and this is {device.type}"
+def _refuses_kind(device: str) -> str | None:
+    return None if device == "cuda" else f"it needs a CUDA device, and this is {device}"
+
+
+def _refuses_age(device: torch.device) -> str | None:
     own = torch.cuda.get_device_capability(device)
     return None if own >= AMPERE else f"it needs compute capability 8.0, and this GPU has {own[0]}.{own[1]}"
 
@@ -119,6 +121,15 @@ def check_way(wanted: str) -> str:
         hint = did_you_mean(wanted, CHOICES)
         raise ConfigError(f"attention must be one of {', '.join(CHOICES)}, got {wanted!r}{hint}")
     return wanted
+
+
+def check_here(wanted: str) -> None:
+    """ConfigError where this machine has no device on which the way `wanted` could serve any model."""
+    if check_way(wanted) not in ("auto", "loop") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"attention must be a way that serves this machine, got {wanted!r}: {_refuses_kind('cpu')}; set attention "
+            "auto, or loop, which serves everything"
+        )
 
 
 @lru_cache

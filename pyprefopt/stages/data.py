@@ -78,18 +78,26 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
     """The run's tokenizer: `--tokenizer`, or the model's own."""
     from pyprefopt.data.tokenize import load_tokenizer
 
-    named = (config.tokenizer, config.eos_token, config.chat_template)
-    if is_prepared(config.data) and named == (None, None, None):
+    source = tokenizer_source(config)
+    if source is None:
         return Prepared("data", config.data or "").tokenizer(config)
-    source = config.tokenizer or config.model
-    if source is None or (config.tokenizer is None and source.endswith(".json")):
-        raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
     return load_tokenizer(
         source,
         eos_token=config.eos_token,
         chat_template=config.chat_template,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def tokenizer_source(config: RunConfig) -> str | None:
+    """Where the run's tokenizer is; None: in the prepared folder `data`. ConfigError where nothing brings one."""
+    named = (config.tokenizer, config.eos_token, config.chat_template)
+    if is_prepared(config.data) and named == (None, None, None):
+        return None
+    source = config.tokenizer or config.model
+    if source is None or (config.tokenizer is None and source.endswith(".json")):
+        raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
+    return source
 
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pyprefopt.data.carried import may_have
 from pyprefopt.data.detect import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
-from pyprefopt.modeling.load import resolve_source
+from pyprefopt.modeling.adapters import add_lora
+from pyprefopt.modeling.head_kernel import check_kernel
+from pyprefopt.modeling.load import Head, resolve_source, sketch_model, toy_config
+from pyprefopt.modeling.logps import LogpsModel, rehearse
 from pyprefopt.modeling.quantized import require_bitsandbytes
+from pyprefopt.modeling.reward_head import RewardModel
+from pyprefopt.modeling.ways import check_here
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
-from pyprefopt.stages.given import given_models
+from pyprefopt.stages.data import tokenizer_source
+from pyprefopt.stages.given import given_models, of_one_vocabulary
 from pyprefopt.stages.prepared import is_prepared
 
 if TYPE_CHECKING:
     from pyprefopt.data.sources import Source
     from pyprefopt.stages.artifact import Artifact
     from pyprefopt.train.config import RunConfig
+
+logger = logging.getLogger("pyprefopt")
 
 
 def check_given(config: RunConfig) -> None:
@@ -27,13 +41,18 @@ def check_given(config: RunConfig) -> None:
         DataError: the data has no column of rewards of that name.
     """
     for setting, path in {"model": config.model, **given_models(config)}.items():
-        try:
+        with _told_of(setting):
             if path is not None:
                 resolve_source(path, trust_remote_code=config.trust_remote_code)
-        except ConfigError as error:
-            raise (error if setting == "model" else ConfigError(f"{setting}: {error}")) from None
+    check_here(config.attention)
+    check_kernel(config.head_kernel)
     if config.lora.load_in_4bit:
         require_bitsandbytes()
+    if config.data is not None or config.model is not None:  # else it is the embedded one
+        tokenizer_source(config)
+    for setting, path in given_models(config).items():
+        with _told_of(setting):
+            _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
     provider = None if config.rewards.name is None else config.rewards.provider()
     if isinstance(provider, Contrastive):
         for direction in DIRECTIONS:
@@ -42,6 +61,47 @@ def check_given(config: RunConfig) -> None:
         for setting, path in {"data": config.data, "eval_data": config.eval_data}.items():
             if path is not None and not is_prepared(path):
                 _check_column(setting, path, config.format, provider.column)
+
+
+def check_start(config: RunConfig) -> None:
+    """Look at the architecture of the model that training starts from, as it will be trained, without its weights.
+
+    Raises:
+        ConfigError: it is refused, or something that `lora` asks of it.
+    """
+    if config.policy_init == "base" and config.base.path is not None:
+        return  # `model` brings the tokenizer alone
+    head: Head = "reward" if "reward_head" in config.loss.needs else "language"
+    if config.model is not None:
+        _sketch(config, config.model, trained=True, head=head)
+    elif config.lora.r > 0:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "config.json"  # the embedded model's; the size of the vocabulary plays no part
+            path.write_text(json.dumps(toy_config(8)), encoding="utf-8")
+            _sketch(config, str(path), trained=True, head=head)
+
+
+def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "language") -> None:
+    """ConfigError for what `load_model` and the engine around it would refuse of a model, whatever its weights."""
+    in_4bit = trained and config.lora.load_in_4bit
+    try:
+        model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
+        rehearse(RewardModel(model) if head == "reward" else LogpsModel(model, probe=False))
+        if trained and config.lora.r > 0:
+            add_lora(model, config.lora)
+    except ConfigError:
+        raise
+    except Exception as error:  # code that cannot do without numbers: it is looked at when it has them
+        logger.debug("%s was not looked at early: %s: %s", path, type(error).__name__, error)
+
+
+@contextmanager
+def _told_of(setting: str) -> Iterator[None]:
+    """While inside, errors name the setting that gives the model."""
+    try:
+        yield
+    except ConfigError as error:
+        raise (error if setting == "model" else ConfigError(f"{setting}: {error}")) from None
 
 
 def check_excluded(config: RunConfig, data: Artifact) -> None:

@@ -14,7 +14,7 @@ import torch
 from pyprefopt.data.loader import StepLoader, permutation
 from pyprefopt.data.pack import Packer
 from pyprefopt.data.store import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, ConfigError, DataError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError, counted
 from pyprefopt.modeling.load import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.modeling.save import save_policy
@@ -179,9 +179,9 @@ def run_training(config: RunConfig, training: Training, directory: Path) -> dict
         directory=directory,
         key=training.stage(config).key,
     )
+    weightless = _count_weightless(job)
     if training.ref_logps is not None:
         _check_reference(job, training.ref_logps.directory)
-    weightless = _count_weightless(job)
     result = fit(job)
     if not dist.is_main():
         return {}
@@ -221,12 +221,23 @@ def _check_reference(job: Job, stored: Path) -> None:
 
 
 def _count_weightless(job: Job) -> dict[str, Any]:
-    """How many training rows have no token with a weight, where there are any; says so."""
+    """How many training rows have no token with a weight, where there are any; says so.
+
+    Raises:
+        DataError: all of them, so that no step would change the model.
+    """
     loader = job.train
     assert isinstance(loader, StepLoader)  # noqa: S101  (made above)
     count, rows = int((loader.packer.lengths(loader.subset) == 0).sum()), loader.num_groups
     if count == 0:
         return {}
+    if count == rows:
+        first = ", ".join(map(str, loader.packer.store.rows[loader.subset][:3])) + ", …" * (rows > 3)
+        raise DataError(
+            f"{job.stage}: none of the {counted(rows, 'training row')} ({first}) has a token with a weight, so nothing "
+            "can be learned: the data's columns of weights are 0 on all that is left of the responses; give the tokens "
+            "that are to be learned a weight > 0 there, or leave these columns out"
+        )
     logger.warning(
         "%s: %d of %d rows have no token with a weight: nothing is computed for them, and they change no weight of "
         "the model; the mean loss counts them", job.stage, count, rows,

@@ -14,7 +14,7 @@ from pyprefopt.stages.artifact import Artifact, Build, Stage, run_stage
 from pyprefopt.stages.check import clean_up, one_step, report
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage, show_rejected
-from pyprefopt.stages.early import check_excluded, check_given
+from pyprefopt.stages.early import check_excluded, check_given, check_start
 from pyprefopt.stages.fit import Training, check_user_weights, run_training
 from pyprefopt.stages.given import given_models, of_one_vocabulary, say_strength
 from pyprefopt.stages.keep import CONFIG, check_data, check_key, check_output_dir
@@ -231,6 +231,7 @@ class Pipeline:
     @cached_property
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
+        check_start(self.config)
         config, _ = self.config, self.data  # the data, and what was given, are looked at before anything else
         check_data(config, self.data)
         check_user_weights(config.loss, self.data)

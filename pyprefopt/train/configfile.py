@@ -174,7 +174,15 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         matched, result = _match(value, option)
         if matched:
             return result
-    raise ConfigError(f"{name} must be {expected(hint)}, got {value!r}")
+    raise misfit(name, hint, value)
+
+
+def misfit(name: str, hint: Any, value: Any) -> ConfigError:
+    """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    names = [c for o in options if get_origin(o) is Literal for c in get_args(o) if isinstance(c, str)]
+    meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
+    return ConfigError(f"{name} must be {expected(hint)}, got {value!r}{meant}")
 
 
 def expected(hint: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.train.config import RunConfig
-from pyprefopt.train.configfile import dotted_names, expected, hints, unknown_setting
+from pyprefopt.train.configfile import dotted_names, hints, misfit, unknown_setting
 
 ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
 
@@ -59,7 +59,7 @@ def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(_in_our_words(_first_line(messages.getvalue()), given, method)) from None
+        raise _in_our_words(_first_line(messages.getvalue()), given, method) from None
     sys.stderr.write(messages.getvalue())
     values: dict[str, Any] = {}
     for name in given:
@@ -98,14 +98,14 @@ def _spelled(value: str, hint: Any) -> str:
     return python.get(value.lower(), value)
 
 
-def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> str:
+def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> ConfigError:
     """Setting, rule and value, where tyro names an option that was given."""
     known = dict(dotted_names(RunConfig, method))
     found = re.search(r"--([\w.]+)", message)
     name = found[1] if found else ""
     if name not in known or not given.get(name):
-        return message
-    return f"{name} must be {expected(known[name])}, got {' '.join(given[name])!r}"
+        return ConfigError(message)
+    return misfit(name, known[name], " ".join(given[name]))
 
 
 def _first_line(box: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -322,11 +323,13 @@ def test_the_probe_finds_a_wrong_head_transform() -> None:
 
 
 def test_the_probe_finds_weights_that_are_not_numbers() -> None:
-    model = packed_model("llama").model
-    with torch.no_grad():
-        model.lm_head.weight[0, 0] = float("nan")
-    with pytest.raises(ConfigError, match="differ from its own logits by nan"):
-        LogpsModel(model)
+    for bad, kind, where in ((math.nan, "NaN", "lm_head"), (-math.inf, "infinity", "model.layers.1.mlp.up_proj")):
+        model = packed_model("llama").model
+        with torch.no_grad():
+            model.get_submodule(where).weight[0, :2] = bad
+        words = rf"the weights of .*config\.json must be finite, but hold {kind}, in {where}\.weight \(2 of [\d,]+ numb"
+        with pytest.raises(ConfigError, match=words):
+            LogpsModel(model)
 
 
 @pytest.mark.parametrize(

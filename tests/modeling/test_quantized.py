@@ -183,6 +183,15 @@ def test_counted_as_what_it_computes_and_stores() -> None:
     assert same[0].activations == same[1].activations
 
 
+def test_packed_weights_that_are_none_are_named() -> None:
+    model = quantized_model(checkpoint("llama")).model
+    model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.quant_state.offset.fill_(float("nan"))
+    with pytest.raises(
+        ConfigError, match=r"hold NaN, in model\.layers\.0\.mlp\.up_proj\.base_layer\.weight \(1,536 of 1,5"
+    ):
+        LogpsModel(model)
+
+
 def test_random_weights_and_other_precisions_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, ARCHITECTURES["llama"])
     with pytest.raises(ConfigError, match=r"load_in_4bit needs a model with weights .*config.json.*; give the dir"):

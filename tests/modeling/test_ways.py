@@ -109,7 +109,8 @@ def test_the_choice_is_said_once_and_with_what_was_passed_over(monkeypatch, capl
         ("varlen", {"dtype": torch.float32}, "it computes in bfloat16, and the model is in float32"),
         ("varlen", {"head_size": 20}, "its heads have a multiple of 8 and at most 256 numbers, here 20"),
         ("varlen", {"device": torch.device("cpu")}, "it needs a CUDA device, and this is cpu"),
-        ("flex", {"device": torch.device("cpu")}, "it has no backward pass on the CPU"),
+        ("flex", {"device": torch.device("cpu")}, "it needs a CUDA device, and this is cpu"),
+        ("flash", {"device": torch.device("cpu")}, "it needs a CUDA device, and this is cpu"),
         ("flex", {"dtype": torch.float64}, "it computes in bfloat16 and float32, and the model is in float64"),
         ("flex", {"head_size": 8}, "its heads have 16 to 256 numbers, here 8"),
     ],
@@ -215,7 +216,7 @@ def test_the_setting_reaches_the_layers(tmp_path: Path) -> None:
     assert WAY_SETTING not in model.source_config.to_dict()  # what is saved says nothing of this machine
     module = nn.Identity()
     module.config = SimpleNamespace(**{WAY_SETTING: "flex"})
-    with pytest.raises(ConfigError, match="got 'flex': it has no backward pass on the CPU"):
+    with pytest.raises(ConfigError, match="got 'flex': it needs a CUDA device, and this is cpu"):
         packed_attention(module, *states(5, 2, 1, torch.float32), None)
 
 

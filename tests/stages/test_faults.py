@@ -9,13 +9,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import pyprefopt
 from pyprefopt.data.store import SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.data import hold_out
-from pyprefopt.stages.early import check_given
+from pyprefopt.stages.early import check_given, check_start
 from pyprefopt.stages.run import RunResult
 from tests.stages.runs import MODEL, digest, small, train
 from tests.train.ranks import run_ranks
@@ -114,6 +115,108 @@ def test_what_settings_name_is_looked_at_before_the_data(
     with pytest.raises((ConfigError, DataError), match=message):
         pyprefopt.train(run)
     assert not (tmp_path / "run" / "stages").exists()
+
+
+@pytest.mark.parametrize("setting", ["model", "base.path", "oracle.path", "rewards.strong"])
+def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(sepo.output_dir / "policy", tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    cut = str(tmp_path / "cut")
+    settings: dict[str, Any] = {
+        "model": {"model": cut}, "base.path": {"base": {"path": cut}}, "oracle.path": {"oracle": {"path": cut}},
+        "rewards.strong": {
+            "method": "tgdpo", "oracle": {},
+            "rewards": {"name": "strong_weak", "strong": cut, "weak": str(sepo.output_dir / "policy")},
+        },
+    }[setting]  # fmt: skip
+    told = "model must" if setting == "model" else rf"{setting}: model must"
+    with pytest.raises(ConfigError, match=rf"^{told} have whole weights, but '.*cut short"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+BLOOM = {"model_type": "bloom", "vocab_size": 512, "hidden_size": 32, "n_layer": 1, "n_head": 2}
+SINKS = {**MODEL, "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16}
+GPT2 = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256}
+GIVEN = "{tmp}/config.json"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA device")
+@pytest.mark.parametrize("way", ["flash", "varlen", "flex"])
+def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^attention must .*, got '{way}': it needs a CUDA device.*; set attention"):
+        pyprefopt.train(small(inputs, tmp_path, attention=way))
+    with pytest.raises(ConfigError, match=r"^head_kernel triton needs .*; set head_kernel torch"):
+        pyprefopt.train(small(inputs, tmp_path, head_kernel="triton"))
+    assert not (tmp_path / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (BLOOM, {"model": GIVEN}, r"^BloomForCausalLM .* does not take another attention;.* use a model of another"),
+        (BLOOM, {"oracle": {"path": GIVEN}}, r"^oracle\.path: BloomForCausalLM .* does not take another attention"),
+        (SINKS, {"model": GIVEN}, r"GptOssAttention asks for s_aux \(attention sinks\)"),
+        (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
+        (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["foo"]}},
+            r"modules: the model has no layer 'foo'; its .*down_proj, ",
+        ),
+        (MODEL, {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": None}, r"'q_prj'; did you mean 'q_proj'\?"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["input_layernorm"]}},
+            r"modules: Target module Llama.*RMSN",
+        ),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["embed_tokens"]}},
+            r"modules must be linear.*\(Embedding\)",
+        ),
+        (GPT2, {"model": GIVEN, "lora": {"r": 2}}, r"lora\.target_modules must be linear.*\(Conv1D\); name others, or"),
+    ],
+)
+def test_what_needs_no_weights_is_told_before_the_data(
+    model: dict[str, Any], settings: dict[str, Any], message: str, inputs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    given = json.loads(json.dumps(settings).replace("{tmp}", str(tmp_path)))
+    with pytest.raises(ConfigError, match=message):
+        pyprefopt.train(small(inputs, tmp_path / "run", **given))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_model_that_only_brings_the_tokenizer_may_be_of_any_architecture(
+    inputs: Path, sepo: RunResult, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(BLOOM))
+    base = {"path": str(sepo.output_dir / "stages/base/model")}
+    check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json"), base=base))
+    with pytest.raises(ConfigError, match="BloomForCausalLM"):
+        check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json")))
+
+
+def test_code_that_cannot_do_without_numbers_is_left_for_later(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import torch\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Config(LlamaConfig):\n    model_type = 'own'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
+        "    def __init__(self, config):\n        super().__init__(config)\n        float(torch.ones(1))\n"
+    )
+    (tmp_path / "own.py").write_text(code)
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(MODEL | {"model_type": "own", "auto_map": auto_map}))
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    config = small(inputs, tmp_path / "run", **ONE_STAGE, model=str(tmp_path), trust_remote_code=True)
+    with caplog.at_level("DEBUG", "pyprefopt"):
+        check_start(config)
+    assert f"{tmp_path} was not looked at early: " in caplog.text
 
 
 def test_a_column_that_only_later_rows_have_is_found(inputs: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import pyprefopt
 from pyprefopt.data.pack import Packer
@@ -147,6 +148,36 @@ def test_a_check_takes_a_step(
     assert "check passed" in capsys.readouterr().out
 
 
+def gpt2(directory: Path) -> str:
+    config = AutoConfig.for_model("gpt2", vocab_size=512, n_embd=32, n_layer=1, n_head=2, n_positions=256)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    return str(directory)
+
+
+def test_a_model_that_was_trained_so_is_not_packed_anew(
+    dpo: Path, inputs: Path, given: dict[str, Any], tmp_path: Path
+) -> None:
+    policy = str(dpo / "policy")
+    for changes in ({"model": policy}, {"base": {"path": policy}, "policy_init": "base"}):
+        with pytest.raises(
+            ConfigError,
+            match=r"lora\.load_in_4bit needs a model that was not trained with it.*; leave load_in_4bit out",
+        ) as caught:
+            pyprefopt.train(small(inputs, tmp_path / "packed", **{**given, **changes}))
+        assert ("base.path: " in str(caught.value)) == ("base" in changes)
+        assert not (tmp_path / "packed" / "stages").exists()
+    with pytest.raises(ConfigError, match="that was not trained with it"):
+        load_model(policy, load_in_4bit=True)
+    plain = {**given, "lora": {}, "model": policy, "max_steps": 1}
+    after = pyprefopt.train(small(inputs, tmp_path / "plain", **plain)).policy  # its weights are as near to the old
+    with pytest.raises(ConfigError, match="that was not trained with it"):
+        load_model(after, load_in_4bit=True)
+    transformers_own = AutoModelForCausalLM.from_pretrained(policy)
+    transformers_own.save_pretrained(tmp_path / "copy")
+    with pytest.raises(ConfigError, match="that was not trained with it"):
+        load_model(tmp_path / "copy", load_in_4bit=True)
+
+
 def test_what_cannot_be_is_told_at_once(
     inputs: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +192,8 @@ def test_what_cannot_be_is_told_at_once(
     ):
         with pytest.raises(ConfigError, match=message):
             pyprefopt.train(small(inputs, tmp_path, **{**given, **changes}))
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel, whose layers are Conv1D; leave load_in_4bit out"):
+        pyprefopt.train(small(inputs, tmp_path, **given | {"model": gpt2(tmp_path / "gpt2")}))
     ready = configure(method="dpo", base={"path": given["model"]}, policy_init="base", lora=given["lora"])
     assert ready.lora.load_in_4bit  # the embedded model is not loaded then
     with pytest.raises(ConfigError, match=r"load_in_4bit.*use lora\.load_in_4bit"):

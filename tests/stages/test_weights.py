@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -138,34 +139,49 @@ def test_a_method_that_weighs_no_token_refuses_weights(tmp_path: Path) -> None:
     check_user_weights(DPO(), Artifact("data", tmp_path, manifest, reused=False))
 
 
-def test_pairs_without_a_weight_are_counted_and_reported(
-    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A span of weight 0 over the whole text of every third pair; cut responses have no turn end beside it."""
+def weightless(inputs: Path, target: Path, every: int) -> dict[str, Any]:
+    """Settings: a span of weight 0 over the whole text of every so many pairs; cut responses have no turn end."""
     frame = pl.read_parquet(inputs / "train.parquet").with_row_index("number")
     whole = [
         pl.concat_list(
             pl.struct(
                 start=pl.lit(0, pl.Int64),
                 end=pl.col(side).str.len_chars().cast(pl.Int64),
-                weight=(pl.col("number") % 3 > 0).cast(pl.Float64),
+                weight=(pl.col("number") % every > 0).cast(pl.Float64),
             )
         ).alias(f"{side}_weights")
         for side in SIDES
     ]
-    frame.with_columns(whole).drop("number").write_parquet(tmp_path / "data.parquet")
-    settings = small(
-        inputs, tmp_path / "out", base={}, oracle={}, policy_init=None, max_steps=2, method="dpo",
-        data=str(tmp_path / "data.parquet"), truncation={"ratio": 0.5, "cut_end": "none"},
-    )  # fmt: skip
-    result = pyprefopt.train(settings)
-    expected = -(-frame.height // 3)
-    assert f"policy: {expected} of {frame.height} rows have no token with a weight" in caplog.text
+    frame.with_columns(whole).drop("number").write_parquet(target)
+    return {
+        "base": {}, "oracle": {}, "policy_init": None, "max_steps": 2, "method": "dpo", "data": str(target),
+        "truncation": {"ratio": 0.5, "cut_end": "none"},
+    }  # fmt: skip
+
+
+def test_pairs_without_a_weight_are_counted_and_reported(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = weightless(inputs, tmp_path / "data.parquet", every=3)
+    result = pyprefopt.train(small(inputs, tmp_path / "out", **settings))
+    rows = pl.read_parquet(tmp_path / "data.parquet").height
+    expected = -(-rows // 3)
+    assert f"policy: {expected} of {rows} rows have no token with a weight" in caplog.text
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["stages"]["policy"]["weightless"] == expected
     assert "rows without a weighted token" in format_table(summary)
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in logged if line["stage"] == "policy" and "loss" in line]
-    assert 0 < steps[-1]["num_weightless"] < frame.height
+    assert 0 < steps[-1]["num_weightless"] < rows
     assert steps[-1]["entropy"] > 0
     assert result is not None
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo"])
+def test_pairs_of_which_none_has_a_weight_are_refused(method: str, inputs: Path, tmp_path: Path) -> None:
+    settings = weightless(inputs, tmp_path / "data.parquet", every=1)
+    with pytest.raises(
+        DataError, match=r"policy: none of the 64 training rows \(0, 1, 2, …\) has a token.*; give .* leave these col"
+    ):
+        pyprefopt.train(small(inputs, tmp_path / "out", **settings | {"method": method}))
+    assert not (tmp_path / "out" / "policy").exists()

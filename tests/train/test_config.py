@@ -120,6 +120,8 @@ def test_empty_yaml_is_the_default_run(tmp_path):
         ({"check": 1}, "check must be true or false, got 1"),
         ({"model": 3}, "model must be a text or null, got 3"),
         ({"zero_stage": True}, "zero_stage must be one of 0, 1, 2, 3, got True"),
+        ({"attention": "falsh"}, "'flash', 'flex', got 'falsh'; did you mean 'flash'?"),
+        ({"truncation": {"cut_end": "EOS"}}, "'template', got 'EOS'; did you mean 'eos'?"),
         ({"dtype": "float16"}, "dtype must be one of 'float32', 'bfloat16', got 'float16'"),
         ({"lora": {"target_modules": "q"}}, "lora.target_modules must be a list of texts, got 'q'"),
         ({"oracle": 3}, "oracle must be a mapping of settings, got 3"),
@@ -386,6 +388,7 @@ def test_bad_rewards(given_rewards, message):
     [
         (["--max_steps", "two"], r"^max_steps must be a whole number, got 'two'$"),
         (["--oracle.learning_rate", "abc"], r"^oracle\.learning_rate must be a number, got 'abc'$"),
+        (["--attention", "falsh"], r"^attention must be one of 'auto', .*, got 'falsh'; did you mean 'flash'\?$"),
         (["--zero_stage=7"], r"^zero_stage must be one of 0, 1, 2, 3, got '7'$"),
         (["--check", "maybe"], r"^check must be true or false, got 'maybe'$"),
         (["--method", "DPO"], r"got 'DPO'; did you mean 'dpo'\?$"),
