@@ -57,6 +57,8 @@ def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, A
     }
     file = given.get("config", [])
     from_file = read_yaml(file[0]) if len(file) == 1 else {}
+    if from_file.get("overwrite") is False:  # all settings of a run, as they are written out, name it too
+        del from_file["overwrite"]
     named = set(given) | set(_dotted(from_file))
     _refuse_varied(name, study, named)
     check_method(study, *(given.get("method") or [from_file.get("method", study.methods[0])]))

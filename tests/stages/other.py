@@ -23,12 +23,23 @@ def words() -> str:
 
 
 def wordpiece() -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    """Letters, some beginnings and ends of words. Not trained: the library's trainer makes another one every time."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    found = words().lower().split()
+    letters, begins, ends = sorted(set("".join(found))), {word[:3] for word in found}, {word[-2:] for word in found}
+    pieces = [
+        *SPECIAL,
+        *letters,
+        *(f"##{x}" for x in letters),
+        *sorted(begins)[::8],
+        *(f"##{x}" for x in sorted(ends)[::8]),
+    ]
+    vocabulary = {piece: k for k, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    tokenizer.add_special_tokens(SPECIAL)
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator([words()], trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL))
     return tokenizer
 
 
