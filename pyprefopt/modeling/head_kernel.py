@@ -27,20 +27,16 @@ _settled: dict[object, Kernel] = {}
 
 def check_kernel(kernel: Kernel) -> None:
     """ConfigError where `kernel` cannot run on this machine."""
-    if kernel != "triton":
-        return
-    kernels = _triton()
-    if kernels is None:
-        raise ConfigError(
-            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set head_kernel torch"
-        )
-    kernels.check_here()
+    if kernel == "triton":
+        _required().check_here()
 
 
 def kernels_for(kernel: Kernel, hidden: Tensor) -> ModuleType | None:
     """The module of Triton kernels, where they are wanted and can compute this; None: PyTorch's operators do."""
-    kernels = _triton() if kernel == "triton" else None
-    return kernels if kernels is not None and kernels.take(hidden) else None
+    if kernel != "triton":
+        return None
+    kernels = _required()
+    return kernels if kernels.take(hidden) else None
 
 
 def settle(kind: object, run: Run, hidden: Tensor) -> Kernel:
@@ -49,7 +45,9 @@ def settle(kind: object, run: Run, hidden: Tensor) -> Kernel:
     `run` reads a part of what is to be read. Off a GPU, without Triton, and in inference mode, which has no gradients,
     nothing is measured, and it is torch.
     """
-    if not _on_gpu(hidden) or torch.is_inference_mode_enabled() or kernels_for("triton", hidden) is None:
+    if not _on_gpu(hidden) or torch.is_inference_mode_enabled():
+        return "torch"
+    if (kernels := _triton()) is None or not kernels.take(hidden):
         return "torch"
     if kind not in _settled:
         _settled[kind], reason = race(run, hidden.dtype)
@@ -105,4 +103,14 @@ def _triton() -> ModuleType | None:
         from pyprefopt.modeling import kernels
     except ImportError:
         return None
+    return kernels
+
+
+def _required() -> ModuleType:
+    """The kernels' module; ConfigError without the package triton."""
+    kernels = _triton()
+    if kernels is None:
+        raise ConfigError(
+            "head_kernel triton needs the package triton, which PyTorch for CUDA brings; set head_kernel torch"
+        )
     return kernels

@@ -103,5 +103,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pyprefopt.modeling.kernels", raising=False)
     monkeypatch.delattr("pyprefopt.modeling.kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(ConfigError, match="head_kernel triton needs the package triton"):
-        check_kernel("triton")
+    readout = Readout(torch.nn.Linear(4, 9), torch.randn(3, 4), HeadTransform(), "triton")
+    for use in (lambda: check_kernel("triton"), lambda: token_logps(readout, torch.tensor([0, 8, 3]))):
+        with pytest.raises(ConfigError, match="head_kernel triton needs the package triton"):
+            use()
