@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.losses import DPO, SePO
 from pyprefopt.losses.method import Method
 from pyprefopt.modeling import LogpsModel, load_model
-from pyprefopt.modeling.head import HeadTransform, Readout, token_outputs
-from pyprefopt.train.step import method_sums
+from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_outputs
+from pyprefopt.training.step import method_sums
 from pyprefopt.types import Outputs, PackedBatch
 
 SHAPE = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 2048}

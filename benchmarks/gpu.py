@@ -79,7 +79,7 @@ def run(given: argparse.Namespace) -> int:
     import torch
 
     from benchmarks import gpu_checks, gpu_steps
-    from pyprefopt.train.throughput import known_peak
+    from pyprefopt.training.throughput import known_peak
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -173,7 +173,7 @@ def _table(columns: tuple[str, ...], rows: Any) -> list[Row]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("pyprefopt.modeling.load").setLevel(logging.ERROR)  # weights are random, we know
+    logging.getLogger("pyprefopt.modeling.checkpoints.load").setLevel(logging.ERROR)  # weights are random, we know
     for chooser in ("ways", "head_kernel"):  # they say what they take, and why
         logging.getLogger(f"pyprefopt.modeling.{chooser}").setLevel(logging.INFO)
     sys.exit(main())

@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks.gpu_file import LAYOUTS, BatchFile
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model
-from pyprefopt.modeling.head_kernel import Kernel
-from pyprefopt.modeling.ways import CHOICES
+from pyprefopt.modeling.attention.backends import CHOICES
+from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.types import PackedBatch
 
 Row = dict[str, Any]

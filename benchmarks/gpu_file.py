@@ -38,7 +38,7 @@ def write(path: Path, *, pairs: int, max_tokens: int, budget: int, embedded: boo
     """The first `pairs` of real data, or of the embedded set, in micro-batches of `budget` tokens."""
     from safetensors.numpy import save_file
 
-    from pyprefopt.data.pack import Packer
+    from pyprefopt.data.batching.packing import Packer
 
     store, vocabulary, source = _store(pairs, max_tokens, embedded)
     arrays: dict[str, NDArray[Any]] = {}
@@ -92,7 +92,7 @@ def _store(pairs: int, max_tokens: int, embedded: bool) -> tuple[Any, int, str]:
     from benchmarks.sets import SHARED, TOKENIZER
     from benchmarks.sides import EOS
     from pyprefopt.data import load_tokenizer, tokenize, write_toy
-    from pyprefopt.data.store import SegmentStore
+    from pyprefopt.data.store.segments import SegmentStore
 
     with tempfile.TemporaryDirectory() as folder:
         if embedded:

@@ -22,13 +22,13 @@ from benchmarks.gpu_file import LAYOUTS, BatchFile
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, Method, SePO
 from pyprefopt.modeling import LogpsModel, load_model, score_logps
-from pyprefopt.modeling.attention import WAY_SETTING
+from pyprefopt.modeling.attention.backends import WAYS
+from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.flops import Flops, count_flops
-from pyprefopt.modeling.head_kernel import Kernel
-from pyprefopt.modeling.ways import WAYS
-from pyprefopt.train.metrics import useful_tokens
-from pyprefopt.train.step import method_sums
-from pyprefopt.train.throughput import GIB, peak_memory
+from pyprefopt.modeling.head.choice import Kernel
+from pyprefopt.training.metrics import useful_tokens
+from pyprefopt.training.step import method_sums
+from pyprefopt.training.throughput import GIB, peak_memory
 from pyprefopt.types import PackedBatch
 
 Row = dict[str, Any]

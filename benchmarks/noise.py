@@ -23,8 +23,8 @@ from typing import Any
 import polars as pl
 
 import pyprefopt
-from pyprefopt.data.toy import EXTRA, SOUNDS, filler_words, write_tokenizer
-from pyprefopt.train.resolve import configure
+from pyprefopt.data.embedded import EXTRA, SOUNDS, filler_words, write_tokenizer
+from pyprefopt.settings.resolve import configure
 
 METHODS: dict[str, dict[str, Any]] = {
     "tgdpo": {"loss": {"beta": 0.5, "alpha": 2.0}},

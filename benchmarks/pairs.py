@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.store.segments import SegmentStore
 
 Lists = list[NDArray[np.uint32]]
 ALPACA = "data/alpaca-pairs-train.parquet"  # in the folder of real data

@@ -44,7 +44,7 @@ def trl() -> Work:
     from transformers import PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
 
-    from pyprefopt.data.template import read_chat_template
+    from pyprefopt.data.tokenization.render import read_chat_template
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
@@ -209,7 +209,7 @@ def memory() -> Work:
 
 def disk(*, offsets: bool = False) -> Work:
     """Ours on disk: `prepare`, a folder of shards with a manifest, hashed and synced."""
-    from pyprefopt.data.prepare import prepare
+    from pyprefopt.data.preparation.job import prepare
 
     tokenizer = load()
     folder = Path(tempfile.mkdtemp())

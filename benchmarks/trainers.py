@@ -63,7 +63,7 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    from pyprefopt.data.store import SegmentStore
+    from pyprefopt.data.store.segments import SegmentStore
 
     datasets.disable_progress_bars()
     config = AutoConfig.from_pretrained(given.set)
@@ -129,14 +129,14 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Our trainer, as a run's stages use it."""
-    from pyprefopt.data.loader import StepLoader
-    from pyprefopt.data.pack import Packer
-    from pyprefopt.data.store import SegmentStore
+    from pyprefopt.data.batching.loader import StepLoader
+    from pyprefopt.data.batching.packing import Packer
+    from pyprefopt.data.store.segments import SegmentStore
     from pyprefopt.losses import DPO, SePO
     from pyprefopt.modeling import LogpsModel, load_model
-    from pyprefopt.train.callbacks import Callback
-    from pyprefopt.train.config import RunConfig
-    from pyprefopt.train.trainer import Job, fit
+    from pyprefopt.settings.config import RunConfig
+    from pyprefopt.training.callbacks import Callback
+    from pyprefopt.training.trainer import Job, fit
 
     model = LogpsModel(load_model(given.set / "config.json", dtype=given.dtype, seed=SEED))
     store = SegmentStore.open(given.set / "segments")
@@ -188,9 +188,9 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def score(model: Any, store: Any, given: argparse.Namespace) -> np.ndarray:
     """Reference log-probs of every response token, as the stage `logps` makes them."""
-    from pyprefopt.data.loader import StepLoader
-    from pyprefopt.data.pack import Packer
-    from pyprefopt.data.store import scatter_values
+    from pyprefopt.data.batching.loader import StepLoader
+    from pyprefopt.data.batching.packing import Packer
+    from pyprefopt.data.store.segments import scatter_values
     from pyprefopt.modeling import score_logps
 
     loader = StepLoader(

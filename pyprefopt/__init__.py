@@ -6,23 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyprefopt.stages.run import RunResult as RunResult
-    from pyprefopt.stages.run import train as train
-    from pyprefopt.stages.study import run_study as run_study
-    from pyprefopt.train.config import RunConfig as RunConfig
-    from pyprefopt.train.resolve import configure as configure
-    from pyprefopt.train.resolve import load_config as load_config
+    from pyprefopt.pipeline.run import RunResult as RunResult
+    from pyprefopt.pipeline.run import train as train
+    from pyprefopt.settings.config import RunConfig as RunConfig
+    from pyprefopt.settings.resolve import configure as configure
+    from pyprefopt.settings.resolve import load_config as load_config
+    from pyprefopt.studies.run import run_study as run_study
 
 __version__ = "0.1.0"
 
 # Name -> module. Loaded on first use, so that `import pyprefopt` needs neither torch nor Polars.
 _LAZY = {
-    "RunConfig": "pyprefopt.train.config",
-    "RunResult": "pyprefopt.stages.run",
-    "configure": "pyprefopt.train.resolve",
-    "load_config": "pyprefopt.train.resolve",
-    "run_study": "pyprefopt.stages.study",
-    "train": "pyprefopt.stages.run",
+    "RunConfig": "pyprefopt.settings.config",
+    "RunResult": "pyprefopt.pipeline.run",
+    "configure": "pyprefopt.settings.resolve",
+    "load_config": "pyprefopt.settings.resolve",
+    "run_study": "pyprefopt.studies.run",
+    "train": "pyprefopt.pipeline.run",
 }
 _ROOMS = ("data", "losses", "modeling", "stages")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pyprefopt.data.toy import write_candidates, write_toy
+from pyprefopt.data.embedded import write_candidates, write_toy
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ import pytest
 
 from pyprefopt import cli
 from pyprefopt.cli import prepare, truncate
-from pyprefopt.data.sources import FORMATS
+from pyprefopt.data.reading.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
-from pyprefopt.train.config import RunConfig
-from pyprefopt.train.configfile import dotted_names, parse_yaml
-from pyprefopt.train.foreign import FOREIGN
-from pyprefopt.train.resolve import configure, parse_args, to_yaml
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.foreign_names import FOREIGN
+from pyprefopt.settings.resolve import configure, parse_args, to_yaml
+from pyprefopt.settings.typed import dotted_names, parse_yaml
 from tests.data.prepared import row, write_pairs, write_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def every_option() -> list[tuple[str, object]]:
 @pytest.fixture
 def no_rules(monkeypatch):
     """Options for themselves, whatever they mean together."""
-    monkeypatch.setattr("pyprefopt.train.resolve.check_compatible", lambda config: None)
+    monkeypatch.setattr("pyprefopt.settings.resolve.check_compatible", lambda config: None)
 
 
 @pytest.mark.parametrize("spelling", ["--name value", "--name=value", "--name-with-dashes value"])
@@ -224,7 +224,7 @@ def test_help_lists_every_setting_with_its_comment(capsys):
 def run(monkeypatch):
     """`stages.run.train` replaced by a recorder, which can also raise."""
     calls: list[RunConfig] = []
-    module = types.ModuleType("pyprefopt.stages.run")
+    module = types.ModuleType("pyprefopt.pipeline.run")
     module.error = None
 
     def train(config: RunConfig) -> None:
@@ -234,7 +234,7 @@ def run(monkeypatch):
 
     module.train = train
     module.calls = calls
-    monkeypatch.setitem(sys.modules, "pyprefopt.stages.run", module)
+    monkeypatch.setitem(sys.modules, "pyprefopt.pipeline.run", module)
     return module
 
 

@@ -55,9 +55,9 @@ def _overview() -> str:
 
 def _stopped(command: str) -> int:
     """Say so, from rank 0; the exit code of a command that Ctrl-C ended."""
-    from pyprefopt.train import dist
+    from pyprefopt import ranks
 
-    if dist.rank() == 0:
+    if ranks.rank() == 0:
         remedy = {"inspect": "", "truncate": "; nothing is written"}
         print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
     return 130
@@ -67,9 +67,9 @@ def _explain(error: PyprefoptError) -> int:
     """Print the error, from rank 0 alone if every rank has the same. PYPREFOPT_DEBUG=1 shows the traceback."""
     if os.environ.get("PYPREFOPT_DEBUG") == "1":
         raise error
-    from pyprefopt.train import dist
+    from pyprefopt import ranks
 
-    rank = dist.rank()
+    rank = ranks.rank()
     if rank == 0 or not error.all_ranks_alike:
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
     return 2

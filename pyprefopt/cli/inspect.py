@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     """Print the report."""
     given = parser().read(argv)
 
-    from pyprefopt.data.inspect import inspect
+    from pyprefopt.data.preparation.report import inspect
 
     color = given["color"] == "always" or (
         given["color"] == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -12,7 +12,7 @@ from typing import Any
 from pyprefopt.cli.arguments import Parser, flag, limit
 from pyprefopt.errors import ConfigError, check, counted
 
-FORMATS = (  # of pyprefopt.data.sources, which need not be loaded for --help
+FORMATS = (  # of pyprefopt.data.reading.sources, which need not be loaded for --help
     "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "messages", "prompt_response",
     "instruction",
 )  # fmt: skip
@@ -72,8 +72,8 @@ def run(argv: Sequence[str]) -> None:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
 
-    from pyprefopt.data.prepare import prepare
-    from pyprefopt.data.tokenizer import load_tokenizer
+    from pyprefopt.data.preparation.job import prepare
+    from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 
     names = ("eos_token", "chat_template")
     tokenizer = load_tokenizer(given.pop("tokenizer"), **{name: given.pop(name) for name in names})
@@ -119,7 +119,7 @@ class _Bar:
 
 
 def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
-    from pyprefopt.data.sources import open_source
+    from pyprefopt.data.reading.sources import open_source
 
     seen = open_source(list(source), format=format).describe()
     seen["rows"] = "known when all of them are read" if seen["rows"] is None else seen["rows"]

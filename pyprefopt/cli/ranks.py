@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from pyprefopt.errors import PyprefoptError
-from pyprefopt.train.dist import is_main
+from pyprefopt.ranks import is_main
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pyprefopt.cli.ranks import alike, show_log
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.train.dist import is_main
+from pyprefopt.ranks import is_main
 
 if TYPE_CHECKING:
-    from pyprefopt.train.config import RunConfig
+    from pyprefopt.settings.config import RunConfig
 
 METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
 NAMES = (
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> None:
         config, out = _parse(argv)
     show_log()
 
-    from pyprefopt.stages.scoring import score
+    from pyprefopt.pipeline.score import score
 
     facts = score(config, out)
     if is_main():
@@ -56,8 +56,8 @@ def run(argv: Sequence[str]) -> None:
 
 def _parse(argv: Sequence[str]) -> tuple[RunConfig, str]:
     """The run's settings and where the rewards go."""
-    from pyprefopt.train.options import split
-    from pyprefopt.train.resolve import parse_args
+    from pyprefopt.settings.command_line import split
+    from pyprefopt.settings.resolve import parse_args
 
     sources, words = _split_sources(argv)
     given = split(words)

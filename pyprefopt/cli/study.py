@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.cli.ranks import alike, show_log
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.train.dist import is_main
+from pyprefopt.ranks import is_main
 
 if TYPE_CHECKING:
-    from pyprefopt.stages.studies import Study
+    from pyprefopt.studies.catalog import Study
 
 FLAGS = {"true": True, "false": False}
 
 
 def run(argv: Sequence[str]) -> None:
     """Run the study that the first word names; without one, list them."""
-    from pyprefopt.stages.studies import STUDIES
+    from pyprefopt.studies.catalog import STUDIES
 
     words = [word for word in argv if not word.startswith("--local_rank")]
     if not words or words[0] in ("-h", "--help"):
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
         config, own = read(name, STUDIES[name], words[1:])
     show_log()
 
-    from pyprefopt.stages.study import format_summary, run_study
+    from pyprefopt.studies.run import format_summary, run_study
 
     result = run_study(name, config, **own)
     if is_main():
@@ -42,10 +42,10 @@ def run(argv: Sequence[str]) -> None:
 
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
-    from pyprefopt.stages.studies import check_method
-    from pyprefopt.train.configfile import read_yaml
-    from pyprefopt.train.options import split
-    from pyprefopt.train.resolve import parse_args
+    from pyprefopt.settings.command_line import split
+    from pyprefopt.settings.resolve import parse_args
+    from pyprefopt.settings.typed import read_yaml
+    from pyprefopt.studies.catalog import check_method
 
     given = split(argv)
     quick, plots = _flag(given, "quick", default=False), _flag(given, "plots", default=True)

@@ -10,11 +10,11 @@ from pyprefopt.cli.ranks import alike, show_log
 def run(argv: Sequence[str]) -> None:
     """Train as the options say."""
     with alike():
-        from pyprefopt.train.resolve import parse_args
+        from pyprefopt.settings.resolve import parse_args
 
         config = parse_args(argv)
     show_log()
 
-    from pyprefopt.stages.run import train
+    from pyprefopt.pipeline.run import train
 
     train(config)

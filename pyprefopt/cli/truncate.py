@@ -43,6 +43,6 @@ def run(argv: Sequence[str]) -> None:
     """Cut as the options say, and print where the result is."""
     given = parser().read(argv)
 
-    from pyprefopt.data.truncate import truncate
+    from pyprefopt.data.truncation.dispatch import truncate
 
     print(truncate(given.pop("input"), **given))

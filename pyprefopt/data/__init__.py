@@ -5,70 +5,56 @@ Names load on first use, so that `import pyprefopt.data` needs neither torch nor
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyprefopt.data.align import spans_to_mask as spans_to_mask
-    from pyprefopt.data.align import transfer_values as transfer_values
-    from pyprefopt.data.inspect import inspect as inspect
-    from pyprefopt.data.loader import StepLoader as StepLoader
-    from pyprefopt.data.pack import Packer as Packer
-    from pyprefopt.data.pack import pack as pack
-    from pyprefopt.data.pack import pack_lengths as pack_lengths
-    from pyprefopt.data.prepare import prepare as prepare
-    from pyprefopt.data.read import read_candidates as read_candidates
-    from pyprefopt.data.read import read_instructions as read_instructions
-    from pyprefopt.data.read import read_preferences as read_preferences
-    from pyprefopt.data.select import random_mask as random_mask
-    from pyprefopt.data.select import select_tokens as select_tokens
-    from pyprefopt.data.select import select_top_k as select_top_k
-    from pyprefopt.data.select import threshold_mask as threshold_mask
-    from pyprefopt.data.select import top_k_mask as top_k_mask
-    from pyprefopt.data.sources import open_source as open_source
-    from pyprefopt.data.sources import parse_block as parse_block
-    from pyprefopt.data.store import SegmentStore as SegmentStore
-    from pyprefopt.data.store import ValueStore as ValueStore
-    from pyprefopt.data.template import apply_chat_template as apply_chat_template
-    from pyprefopt.data.tokenize import load_tokenizer as load_tokenizer
-    from pyprefopt.data.tokenize import tokenize as tokenize
-    from pyprefopt.data.tokenize import tokenize_rows as tokenize_rows
-    from pyprefopt.data.toy import write_toy as write_toy
-    from pyprefopt.data.truncate import truncate as truncate
-    from pyprefopt.data.truncate import truncate_column as truncate_column
-    from pyprefopt.data.weights import attach_weights as attach_weights
+    from pyprefopt.data.batching.alignment import spans_to_mask as spans_to_mask
+    from pyprefopt.data.batching.alignment import transfer_values as transfer_values
+    from pyprefopt.data.batching.loader import StepLoader as StepLoader
+    from pyprefopt.data.batching.packing import Packer as Packer
+    from pyprefopt.data.batching.packing import pack as pack
+    from pyprefopt.data.batching.packing import pack_lengths as pack_lengths
+    from pyprefopt.data.batching.selection import random_mask as random_mask
+    from pyprefopt.data.batching.selection import select_tokens as select_tokens
+    from pyprefopt.data.batching.selection import select_top_k as select_top_k
+    from pyprefopt.data.batching.selection import threshold_mask as threshold_mask
+    from pyprefopt.data.batching.selection import top_k_mask as top_k_mask
+    from pyprefopt.data.embedded import write_toy as write_toy
+    from pyprefopt.data.preparation.job import prepare as prepare
+    from pyprefopt.data.preparation.report import inspect as inspect
+    from pyprefopt.data.reading.frames import read_candidates as read_candidates
+    from pyprefopt.data.reading.frames import read_instructions as read_instructions
+    from pyprefopt.data.reading.frames import read_preferences as read_preferences
+    from pyprefopt.data.reading.sources import open_source as open_source
+    from pyprefopt.data.reading.sources import parse_block as parse_block
+    from pyprefopt.data.store.segments import SegmentStore as SegmentStore
+    from pyprefopt.data.store.segments import ValueStore as ValueStore
+    from pyprefopt.data.tokenization.render import apply_chat_template as apply_chat_template
+    from pyprefopt.data.tokenization.segments import load_tokenizer as load_tokenizer
+    from pyprefopt.data.tokenization.segments import tokenize as tokenize
+    from pyprefopt.data.tokenization.segments import tokenize_rows as tokenize_rows
+    from pyprefopt.data.tokenization.token_columns import attach_weights as attach_weights
+    from pyprefopt.data.truncation.dispatch import truncate as truncate
+    from pyprefopt.data.truncation.dispatch import truncate_column as truncate_column
 
 _HOMES = {
-    "align": ("spans_to_mask", "transfer_values"),
-    "inspect": ("inspect",),
-    "loader": ("StepLoader",),
-    "pack": ("Packer", "pack", "pack_lengths"),
-    "prepare": ("prepare",),
-    "read": ("read_candidates", "read_instructions", "read_preferences"),
-    "select": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
-    "sources": ("open_source", "parse_block"),
-    "store": ("SegmentStore", "ValueStore"),
-    "template": ("apply_chat_template",),
-    "tokenize": ("load_tokenizer", "tokenize", "tokenize_rows"),
-    "toy": ("write_toy",),
-    "truncate": ("truncate", "truncate_column"),
-    "weights": ("attach_weights",),
+    "batching.alignment": ("spans_to_mask", "transfer_values"),
+    "batching.loader": ("StepLoader",),
+    "batching.packing": ("Packer", "pack", "pack_lengths"),
+    "batching.selection": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
+    "embedded": ("write_toy",),
+    "preparation.job": ("prepare",),
+    "preparation.report": ("inspect",),
+    "reading.frames": ("read_candidates", "read_instructions", "read_preferences"),
+    "reading.sources": ("open_source", "parse_block"),
+    "store.segments": ("SegmentStore", "ValueStore"),
+    "tokenization.render": ("apply_chat_template",),
+    "tokenization.segments": ("load_tokenizer", "tokenize", "tokenize_rows"),
+    "tokenization.token_columns": ("attach_weights",),
+    "truncation.dispatch": ("truncate", "truncate_column"),
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names}
-
-
-class _Room(ModuleType):
-    """`tokenize`, `truncate`, `prepare` and more are functions in modules of their name: here it means the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _LAZY.get(name) == name:  # the import system binds a loaded submodule
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Room
 
 
 def __getattr__(name: str) -> Any:

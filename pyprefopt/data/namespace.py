@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import polars as pl
 
 if TYPE_CHECKING:
-    from pyprefopt.data.cuts import Rounding, Unit
-    from pyprefopt.data.select import Rounding as SelectionRounding
-    from pyprefopt.data.tokenizer import Tokenizer
+    from pyprefopt.data.batching.selection import Rounding as SelectionRounding
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.truncation.frames import Rounding, Unit
 
 Column = TypeVar("Column", pl.Expr, pl.Series)
 
@@ -39,7 +39,7 @@ class Prefopt(Generic[Column]):
         mask: Column | None = None,
     ) -> Column:
         """Keep the first part of each list (ids, or anything per token) or text, see `truncate_column`."""
-        from pyprefopt.data.truncate import truncate_column
+        from pyprefopt.data.truncation.dispatch import truncate_column
 
         return truncate_column(
             self._column, ratio=ratio, length=length, tokens=tokens, unit=unit, rounding=rounding,
@@ -58,7 +58,7 @@ class Prefopt(Generic[Column]):
         excluded_ids: Sequence[int] = (),
     ) -> Column:
         """The `ratio` of each list's tokens with the largest (or smallest) scores, see `data.top_k_mask`."""
-        from pyprefopt.data.select import top_k_mask
+        from pyprefopt.data.batching.selection import top_k_mask
 
         return top_k_mask(
             self._column, ratio, largest=largest, mask=mask, rounding=rounding, minimum=minimum, ids=ids,
@@ -76,7 +76,7 @@ class Prefopt(Generic[Column]):
         excluded_ids: Sequence[int] = (),
     ) -> Column:
         """The tokens whose score is at `threshold` or beyond it, see `data.threshold_mask`."""
-        from pyprefopt.data.select import threshold_mask
+        from pyprefopt.data.batching.selection import threshold_mask
 
         return threshold_mask(
             self._column, threshold, largest=largest, mask=mask, minimum=minimum, ids=ids, excluded_ids=excluded_ids
@@ -96,7 +96,7 @@ class Prefopt(Generic[Column]):
         excluded_ids: Sequence[int] = (),
     ) -> Column:
         """As many tokens as `top_k_mask` selects, by chance; the column gives the lengths. See `data.random_mask`."""
-        from pyprefopt.data.select import random_mask
+        from pyprefopt.data.batching.selection import random_mask
 
         return random_mask(
             self._column, ratio, seed=seed, rows=rows, segments=segments, mask=mask, rounding=rounding,
@@ -104,16 +104,16 @@ class Prefopt(Generic[Column]):
         )  # fmt: skip
 
     def spans_to_mask(self, starts: Column, ends: Column) -> Column:
-        """The tokens that overlap this column's spans, see `pyprefopt.data.align.spans_to_mask`."""
-        from pyprefopt.data.align import spans_to_mask
+        """The tokens that overlap this column's spans, see `pyprefopt.data.batching.alignment.spans_to_mask`."""
+        from pyprefopt.data.batching.alignment import spans_to_mask
 
         return spans_to_mask(self._column, starts, ends)
 
     def encode(self, tokenizer: Tokenizer | str | Path) -> Column:
         """list<u32>: the token ids of each text alone, without special tokens."""
         from pyprefopt.data.columns import apply
-        from pyprefopt.data.cuts import counter
-        from pyprefopt.data.tokenizer import encoded
+        from pyprefopt.data.tokenization.tokenizer import encoded
+        from pyprefopt.data.truncation.frames import counter
 
         native = counter(tokenizer)
         return apply(partial(encoded, native), [self._column], pl.List(pl.UInt32))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pyprefopt.modeling.load import load_model, model_hash, toy_config
+from pyprefopt.modeling.checkpoints.load import load_model, model_hash, toy_config
+from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
-from pyprefopt.modeling.save import save_policy
 
 __all__ = [
     "LogpsModel",

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.modeling.attention import ATTENTION_NAME, WAY_SETTING
-from pyprefopt.modeling.head import HeadTransform, Readout, token_logps, token_outputs
-from pyprefopt.modeling.head_kernel import Kernel
-from pyprefopt.modeling.layout import PackedLayout
-from pyprefopt.modeling.ways import PLAIN
-from pyprefopt.modeling.weights import not_finite
+from pyprefopt.modeling.attention.backends import PLAIN
+from pyprefopt.modeling.attention.layout import PackedLayout
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
+from pyprefopt.modeling.checkpoints.weights import not_finite
+from pyprefopt.modeling.head.choice import Kernel
+from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_logps, token_outputs
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:

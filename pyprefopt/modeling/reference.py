@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.adapters import adapters_off, base_layer, is_lora
-from pyprefopt.modeling.head import Readout, token_outputs
+from pyprefopt.modeling.checkpoints.adapters import adapters_off, base_layer, is_lora
+from pyprefopt.modeling.head.outputs import Readout, token_outputs
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.types import Outputs
 

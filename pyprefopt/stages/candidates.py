@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyprefopt.data.store import USER_WEIGHTS
+from pyprefopt.data.store.segments import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data.store import SegmentStore
+    from pyprefopt.data.store.segments import SegmentStore
 
 ALONE = ("one_response", "there must be at least 2 responses to rank", "drop the row, or train sft on it")
 UNSCORED = ("no_score", "each response must have a score, a finite number", "score every response, or drop the row")
@@ -22,7 +22,7 @@ def drop_unranked(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidate sets that can be ranked, and rejects (schema REJECTS) for the others."""
     import polars as pl
 
-    from pyprefopt.data.rejects import REJECTS
+    from pyprefopt.data.reading.rejects import REJECTS
 
     scores, count = pl.col("scores").cast(pl.List(pl.Float32)), pl.col("responses").list.len()
     scored = scores.list.eval(pl.element().is_finite().fill_null(value=False)).list.all().fill_null(value=False)
@@ -41,7 +41,7 @@ def drop_unranked(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def check_kind(method: str, path: str, kind: str) -> None:
     """ConfigError where a file that was not understood as `kind` holds what other methods train on."""
-    from pyprefopt.data.read import scan_candidates, scan_preferences
+    from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
 
     scan, held, remedy = (scan_preferences, "preferences", "a method on pairs, such as dpo")
     if kind == "preferences":

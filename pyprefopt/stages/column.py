@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.data.store import USER_WEIGHTS, SegmentStore, ValueStore
+from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
-from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.data import split_names
+from pyprefopt.stages.stage import Artifact, Stage, content_hash
 from pyprefopt.stages.transfer import SIDES, texts_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.train.config import RunConfig
+    from pyprefopt.settings.config import RunConfig
 
 
 def column_stage(name: str, data: Artifact) -> Stage:
@@ -70,7 +70,7 @@ def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
 
 def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str) -> pl.Series:
     """The rewards of each token."""
-    from pyprefopt.data.weights import TokenColumn, attach_weights
+    from pyprefopt.data.tokenization.token_columns import TokenColumn, attach_weights
 
     kind = TokenColumn(name, noun="reward", default=0.0, signed=True)
     try:

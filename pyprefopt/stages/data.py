@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pyprefopt.data import toy
-from pyprefopt.data.atomic import atomic_write, sha256_file
-from pyprefopt.data.loader import permutation
-from pyprefopt.data.store import USER_WEIGHTS
+from pyprefopt.data import embedded
+from pyprefopt.data.batching.loader import permutation
+from pyprefopt.data.store.segments import USER_WEIGHTS
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
-from pyprefopt.modeling.load import toy_config
-from pyprefopt.stages.artifact import Artifact, Stage, content_hash
+from pyprefopt.modeling.checkpoints.load import toy_config
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.candidates import best_responses, check_kind, drop_unranked
-from pyprefopt.stages.planted import has_planted, planted_mask, planted_spans
+from pyprefopt.stages.planted_tokens import has_planted, planted_mask, planted_spans
 from pyprefopt.stages.prepared import Part, Prepared, is_prepared
-from pyprefopt.train.config import RunConfig
+from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.storage.files import atomic_write, sha256_file
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data.read import ReadResult
-    from pyprefopt.data.tokenize import Tokenizer
+    from pyprefopt.data.reading.frames import ReadResult
+    from pyprefopt.data.tokenization.segments import Tokenizer
 
 DATA_SETTINGS = (
     "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
@@ -51,7 +51,7 @@ def data_stage(config: RunConfig) -> Stage:
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
     inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
     if config.data is None:
-        inputs["embedded data"] = sha256_file(toy.__file__)
+        inputs["embedded data"] = sha256_file(embedded.__file__)
     if config.model is None:
         inputs["embedded model"] = content_hash(toy_config(0))
     return Stage("data", settings, inputs, seed=config.seed)
@@ -59,7 +59,7 @@ def data_stage(config: RunConfig) -> Stage:
 
 def _hash_data(source: str) -> str:
     """Hash of a prepared folder, or of every file that a path, folder or glob means."""
-    from pyprefopt.data.files import find_files
+    from pyprefopt.data.reading.files import find_files
 
     if is_prepared(source):
         return Prepared("data", source).content_hash()
@@ -76,7 +76,7 @@ def _hash_source(source: str) -> str:
 
 def open_tokenizer(config: RunConfig) -> Tokenizer:
     """The run's tokenizer: `--tokenizer`, or the model's own."""
-    from pyprefopt.data.tokenize import load_tokenizer
+    from pyprefopt.data.tokenization.segments import load_tokenizer
 
     source = tokenizer_source(config)
     if source is None:
@@ -102,7 +102,7 @@ def tokenizer_source(config: RunConfig) -> str | None:
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
     """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
-    from pyprefopt.data.store import SegmentStore, ValueStore
+    from pyprefopt.data.store.segments import SegmentStore, ValueStore
 
     config = _with_toy(config, directory)
     tokenizer = open_tokenizer(config)
@@ -172,12 +172,12 @@ def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
     """Fill in the embedded set's files where no data was given."""
     if config.data is not None:
         return config
-    paths = toy.write_toy(directory / "toy")
+    paths = embedded.write_toy(directory / "toy")
     tokenizer = config.tokenizer or (str(paths.tokenizer) if config.model is None else None)
     base = replace(config.base, data=str(paths.sft))
     train, test = paths.train, paths.test
     if kind_of_rows(config) == "candidates":
-        train, test = toy.write_candidates(directory / "toy")
+        train, test = embedded.write_candidates(directory / "toy")
     return replace(config, data=str(train), eval_data=str(test), base=base, tokenizer=tokenizer)
 
 
@@ -197,7 +197,7 @@ class Intake:
 
     def splits(self) -> dict[str, Any]:
         """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
-        from pyprefopt.data.read import scan_instructions
+        from pyprefopt.data.reading.frames import scan_instructions
 
         config = self.config
         own_sft = config.base.data != "chosen"
@@ -255,7 +255,7 @@ class Intake:
         """Pairs, or candidates with what their method needs of them."""
         import polars as pl
 
-        from pyprefopt.data.read import scan_candidates, scan_preferences
+        from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
 
         kind = kind_of_rows(self.config)
         scan = scan_preferences if kind == "preferences" else scan_candidates
@@ -282,8 +282,8 @@ class Intake:
     def _tokenize(self, name: str, read: ReadResult) -> pl.DataFrame:
         import polars as pl
 
-        from pyprefopt.data.tokenize import tokenize_rows
-        from pyprefopt.data.weights import attach_weights, weight_columns
+        from pyprefopt.data.tokenization.segments import tokenize_rows
+        from pyprefopt.data.tokenization.token_columns import attach_weights, weight_columns
 
         config = self.config
         self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
@@ -317,8 +317,8 @@ class Intake:
             logger.warning("%s: %s cut to fit max_tokens = %d", source, counted(responses, "response"), max_tokens)
 
     def _truncate(self, segments: pl.DataFrame, file: str) -> pl.DataFrame:
-        from pyprefopt.data.identical import without_identical
-        from pyprefopt.data.truncate import truncate
+        from pyprefopt.data.tokenization.identical_pairs import without_identical
+        from pyprefopt.data.truncation.dispatch import truncate
 
         rule = self.config.truncation
         unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
@@ -336,7 +336,7 @@ class Intake:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
         import polars as pl
 
-        from pyprefopt.data.rejects import no_rejects, raise_for, write_rejected
+        from pyprefopt.data.reading.rejects import no_rejects, raise_for, write_rejected
 
         rejects, target = pl.concat([no_rejects(), *self.rejects]), directory / REJECTED
         if rejects.is_empty():

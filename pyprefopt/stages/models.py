@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.data.hub import resolve
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.adapters import is_lora
+from pyprefopt.modeling.checkpoints.adapters import is_lora
+from pyprefopt.modeling.checkpoints.load import load_model, model_hash
 from pyprefopt.modeling.compile import compile_layers
-from pyprefopt.modeling.head_kernel import Kernel, check_kernel
-from pyprefopt.modeling.load import load_model, model_hash
+from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel, PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
-from pyprefopt.stages.artifact import Artifact, content_hash
-from pyprefopt.train.config import RunConfig
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.stages.stage import Artifact, content_hash
+from pyprefopt.storage.hub import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyprefopt.data.atomic import MANIFEST, read_manifest, sha256_file
-from pyprefopt.data.hub import resolve
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import RunConfig, TruncationConfig
 from pyprefopt.stages.candidates import check_ranked
-from pyprefopt.train.config import RunConfig, TruncationConfig
+from pyprefopt.storage.files import MANIFEST, read_manifest, sha256_file
+from pyprefopt.storage.hub import resolve
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 
 def is_prepared(path: str | None) -> bool:
@@ -65,7 +65,7 @@ class Prepared:
 
     def check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
-        from pyprefopt.data.sources import kind_of
+        from pyprefopt.data.reading.sources import kind_of
 
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
         candidates = METHODS[config.method].trains_on == "candidates"
@@ -97,7 +97,7 @@ class Prepared:
         )
 
     def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        from pyprefopt.data.prepare import identity
+        from pyprefopt.data.preparation.job import identity
 
         ours, theirs = identity(tokenizer), self.manifest["tokenizer"]
         wrong = [name for name in ("json", "chat_template") if ours[name] != theirs[name]]
@@ -113,7 +113,7 @@ class Prepared:
 
     def tokenizer(self, config: RunConfig) -> Tokenizer:
         """The folder's own tokenizer; a model that brings one must bring the same vocabulary."""
-        from pyprefopt.data.tokenizer import load_tokenizer
+        from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 
         own = load_tokenizer(self.directory / "tokenizer")
         if config.model is not None and not config.model.endswith(".json"):

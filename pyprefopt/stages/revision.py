@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyprefopt.data.store import KINDS, SegmentStore
+from pyprefopt.data.store.segments import KINDS, SegmentStore
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.stages.artifact import Artifact, Stage, content_hash
 from pyprefopt.stages.column import rows_hash
 from pyprefopt.stages.data import split_names
+from pyprefopt.stages.stage import Artifact, Stage, content_hash
 from pyprefopt.stages.transfer import texts_of
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from pyprefopt.data.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
     from pyprefopt.rewards import Contrastive
-    from pyprefopt.train.config import RunConfig
+    from pyprefopt.settings.config import RunConfig
 
 logger = logging.getLogger("pyprefopt")
 READ = ("prefix", "context", "wrap", "max_tokens", "overflow")
@@ -47,7 +47,7 @@ def build_revision(
 
     A group's row is the response's line in the data's store; lines whose revision is too long are left out.
     """
-    from pyprefopt.data.tokenize import load_tokenizer
+    from pyprefopt.data.tokenization.segments import load_tokenizer
 
     tokenizer = load_tokenizer(data.directory / "tokenizer")
     longest, facts, prints = 0, {}, {}

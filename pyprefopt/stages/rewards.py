@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.rewards import DIRECTIONS, Tokens, finished, seeded_normal
-from pyprefopt.stages.artifact import Artifact, Stage
 from pyprefopt.stages.data import split_names
-from pyprefopt.stages.score import flat_values, require_finite, response_sides
+from pyprefopt.stages.scores import flat_values, require_finite, response_sides
+from pyprefopt.stages.stage import Artifact, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from pyprefopt.train.config import RewardsConfig
+    from pyprefopt.settings.config import RewardsConfig
 
 SPLITS = ("train", "eval")  # a split's place is its stream of noise
 SOURCES = ("strong", "weak", "model", "better_prompt", "worse_prompt")  # files: their content is among the inputs

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pyprefopt.data.atomic import sha256_file
-from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt import ranks
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.stages.artifact import Artifact, Stage, content_hash
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import kind_of_rows, split_names
 from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.prepared import Prepared, is_prepared
-from pyprefopt.train import dist
-from pyprefopt.train.config import RunConfig
+from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.storage.files import sha256_file
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data.tokenize import Tokenizer
+    from pyprefopt.data.tokenization.segments import Tokenizer
 
 SIDES = ("chosen", "rejected")
 OFFSETS = ("starts", "ends", "turns")
@@ -42,7 +42,7 @@ def own_tokenizer(model: str, data: Artifact) -> Tokenizer | None:
     Raises:
         ConfigError: it has a tokenizer of another format, or one without an EOS token.
     """
-    from pyprefopt.data.tokenizer import load_own_tokenizer
+    from pyprefopt.data.tokenization.tokenizer import load_own_tokenizer
 
     difference = vocabulary_difference(model, data)
     if difference is None:
@@ -82,7 +82,7 @@ def texts_of(config: RunConfig, data: Artifact, split: str, policy: SegmentStore
     """The rows of a split as they were read, with their texts whole."""
     import polars as pl
 
-    from pyprefopt.data.read import scan_candidates, scan_preferences
+    from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
 
     source: Any = config.eval_data if split == "eval" and config.eval_data is not None else config.data
     form, candidates = config.format, kind_of_rows(config) == "candidates"
@@ -174,7 +174,7 @@ def _cut_chats(chats: pl.Series, cut: pl.Series, ends: pl.Series) -> pl.Series:
 
 
 def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str) -> pl.DataFrame:
-    from pyprefopt.data.tokenize import tokenize_rows
+    from pyprefopt.data.tokenization.segments import tokenize_rows
 
     result = tokenize_rows(frame, tokenizer)
     if result.rejects.height:
@@ -205,7 +205,7 @@ def moved_stage(data: Artifact, tokens: Artifact, logps: Artifact) -> Stage:
 
 def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Path) -> dict[str, Any]:
     """Write the values on the policy's tokens; what each response has in all stays the same."""
-    from pyprefopt.data.align import transfer_values
+    from pyprefopt.data.batching.alignment import transfer_values
 
     for split in split_names(data.directory):
         policy, other = (SegmentStore.open(artifact.directory / split) for artifact in (data, tokens))
@@ -223,7 +223,7 @@ def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Pa
 
 def warn_of_two_tokenizers(*logps: Artifact) -> None:
     """Say that log-probs which are to be subtracted were made on different tokens."""
-    if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and dist.is_main():
+    if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and ranks.is_main():
         logger.warning(
             "the models of %s have different tokenizers, and the difference also holds how each splits the text; for "
             "an oracle, give the model that it was trained from as base (with policy_init model)",

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_checks, gpu_file, gpu_steps
-from pyprefopt.modeling import ways
-from pyprefopt.modeling.ways import Way, choose
-from tests.modeling.test_ways import shifted
+from pyprefopt.modeling.attention import backends
+from pyprefopt.modeling.attention.backends import Way, choose
+from tests.modeling.attention.test_backends import shifted
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("polars", "pyarrow", "deepspeed", "tyro", "ray", "trl", "datasets", "duckdb", "numba", "tests")
@@ -182,9 +182,9 @@ def test_a_wrong_kernel_fails(tried: bool, batch: Path, monkeypatch) -> None:
     """By its trial; and by the comparison with float64, where the trial has not seen it."""
     one_model(monkeypatch)
     choose.cache_clear()
-    monkeypatch.setitem(ways.WAYS, "varlen", Way(shifted, lambda demand: None, ""))
+    monkeypatch.setitem(backends.WAYS, "varlen", Way(shifted, lambda demand: None, ""))
     if not tried:
-        monkeypatch.setattr(ways, "trial", lambda way, demand: None)
+        monkeypatch.setattr(backends, "trial", lambda way, demand: None)
     rows = list(gpu_checks.check(gpu_file.read(batch), torch.device("cpu"), quick=True))
     choose.cache_clear()
     verdicts = {(r["dtype"], r["layout"]): r["verdict"] for r in rows if r["attention"] == "varlen"}
@@ -200,8 +200,8 @@ def test_a_kernel_that_breaks_in_a_step_has_its_row(batch: Path, monkeypatch) ->
     bench = gpu_steps.Bench(gpu_file.read(batch), torch.device("cpu"), quick=True, steps=1, peak=1.0)
     assert [row["verdict"] for row in bench.add_reference()] == ["ok", "ok"]
     choose.cache_clear()
-    monkeypatch.setattr(ways, "trial", lambda way, demand: None)
-    monkeypatch.setitem(ways.WAYS, "varlen", Way(breaks, lambda demand: None, ""))
+    monkeypatch.setattr(backends, "trial", lambda way, demand: None)
+    monkeypatch.setitem(backends.WAYS, "varlen", Way(breaks, lambda demand: None, ""))
     row = bench.time("dpo", "shared", checkpointing=False, way="varlen")
     choose.cache_clear()
     assert (row["verdict"], row["reason"]) == ("failed", "RuntimeError: an illegal memory access")

@@ -17,7 +17,7 @@ from benchmarks import pairs, sets, train, training_report
 from benchmarks.pairs import Lengths, Shape
 from benchmarks.train import together
 from benchmarks.trainers import selection
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.store.segments import SegmentStore
 
 ROOT = Path(__file__).parents[2]
 SMALL, SHORT = Shape(300, 64, 2), Lengths((4, 8), (5, 40))

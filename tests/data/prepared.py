@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.data import sources
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.reading import sources
+from pyprefopt.data.store.segments import SegmentStore
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>{% endfor %}"
@@ -45,7 +45,7 @@ def write_tokenizer(directory: Path) -> Path:
 
 def run(source: Any, tokenizer: Path, out: Path, **settings: Any) -> SegmentStore:
     from pyprefopt import data
-    from pyprefopt.data.prepare import prepare
+    from pyprefopt.data.preparation.job import prepare
 
     return prepare(source, data.load_tokenizer(tokenizer), out, **settings)
 

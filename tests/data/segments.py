@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from hypothesis import strategies as st
 
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.store.segments import SegmentStore
 from tests.reference.packing import Group, Response
 
 VALUES = ("token_rewards", "ref_logps", "user_weights")

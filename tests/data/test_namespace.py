@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 import pyprefopt.data.namespace  # noqa: F401  (what the documentation says to import)
-from pyprefopt.data.align import spans_to_mask
-from pyprefopt.data.select import random_mask, threshold_mask, top_k_mask
-from pyprefopt.data.truncate import truncate_column
+from pyprefopt.data.batching.alignment import spans_to_mask
+from pyprefopt.data.batching.selection import random_mask, threshold_mask, top_k_mask
+from pyprefopt.data.truncation.dispatch import truncate_column
 from pyprefopt.errors import ConfigError, DataError
 from tests.data.frames import byte_tokenizer, chat
 

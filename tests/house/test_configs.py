@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pyprefopt.train.config import RunConfig
-from pyprefopt.train.configfile import parse_yaml, typed
-from pyprefopt.train.resolve import configure, load_config
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import configure, load_config
+from pyprefopt.settings.typed import parse_yaml, typed
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "pyprefopt" / "configs"
@@ -39,7 +39,7 @@ def test_config_parses(file):
         config = AutoConfig.for_model(**settings)
         assert not set(settings) - set(config.to_dict()), "settings that the architecture does not know"
     elif kind == "deepspeed":
-        from pyprefopt.train.engine import deepspeed_config
+        from pyprefopt.training.engine import deepspeed_config
 
         settings = json.loads(text)
         stage = settings.get("zero_optimization", {}).get("stage", "auto")

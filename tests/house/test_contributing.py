@@ -24,7 +24,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 import pyprefopt
-from tests.stages.runs import small, write_inputs
+from tests.pipeline.runs import small, write_inputs
 inputs = Path(sys.argv[1])
 write_inputs(inputs)
 settings = {"policy_init": "model", "base": {}, "oracle": {}, "loss": {"beta": 0.5}, "num_train_epochs": 2.0}
@@ -87,7 +87,7 @@ def test_the_example_has_all_parts():
 
 def test_the_examples_tests_and_those_for_every_method_pass(project):
     files = ["tests/losses/test_hinge.py", "tests/losses/test_method.py", "tests/house/test_methods.py",
-             "tests/house/test_configs.py", "tests/train/test_options.py"]  # fmt: skip
+             "tests/house/test_configs.py", "tests/training/test_loss_options.py"]  # fmt: skip
     told = run(project, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "hinge")
     assert int(re.search(r"(\d+) passed", told).group(1)) >= 30
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO
 from pyprefopt.modeling import LogpsModel
-from pyprefopt.train.step import method_sums
+from pyprefopt.training.step import method_sums
 
 PAGE = Path(__file__).parents[2] / "docs/engine.md"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

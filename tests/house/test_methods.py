@@ -13,7 +13,7 @@ import pytest
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
 from pyprefopt.losses.method import Need, TrainsOn, Unit
-from pyprefopt.train.resolve import configure, recipe
+from pyprefopt.settings.resolve import configure, recipe
 from tests.losses.pairs import REQUIRED, made
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,10 +12,10 @@ from torch._dynamo.utils import counters
 import pyprefopt
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.compile import compile_layers
-from pyprefopt.train.config import LoraConfig
+from pyprefopt.settings.config import LoraConfig
 from tests.modeling.models import make_groups, packed_model
+from tests.pipeline.runs import losses, small, write_inputs
 from tests.reference.packing import pack_groups
-from tests.stages.runs import losses, small, write_inputs
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 

@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyprefopt.modeling.flops import count_flops
 from pyprefopt.modeling.reference import ReferencedModel
-from pyprefopt.train.config import LoraConfig
+from pyprefopt.settings.config import LoraConfig
 from tests.modeling.models import eager_twin, packed_model
-from tests.train.toy import ToyModel
+from tests.training.toy import ToyModel
 
 T = 24
 

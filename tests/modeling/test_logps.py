@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import LogpsModel, load_model, loop, score_logps, toy_config
-from pyprefopt.modeling.adapters import merged_state_dict
-from pyprefopt.modeling.head import token_outputs
+from pyprefopt.modeling import LogpsModel, load_model, score_logps, toy_config
+from pyprefopt.modeling.attention import loop
+from pyprefopt.modeling.checkpoints.adapters import merged_state_dict
+from pyprefopt.modeling.head.outputs import token_outputs
 from tests.modeling.models import (
     ARCHITECTURES,
     LAYOUTS,

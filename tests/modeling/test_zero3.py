@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.ranks import free_port
+from tests.training.ranks import free_port
 
 ROOT = Path(__file__).parents[2]
 

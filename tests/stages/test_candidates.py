@@ -14,17 +14,17 @@ import torch
 
 import pyprefopt
 from pyprefopt import data
-from pyprefopt.data.pack import Packer
-from pyprefopt.data.prepare import prepare
-from pyprefopt.data.store import SegmentStore
-from pyprefopt.data.toy import write_candidates
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.embedded import write_candidates
+from pyprefopt.data.preparation.job import prepare
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import RRHF
 from pyprefopt.losses.method import weighted_sums
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import build_data
-from pyprefopt.train.config import RunConfig
-from pyprefopt.train.metrics import ranked_pairs, ranking_tally
-from tests.stages.runs import losses, small
+from pyprefopt.training.metrics import ranked_pairs, ranking_tally
+from tests.pipeline.runs import losses, small
 
 
 @pytest.fixture(scope="module")

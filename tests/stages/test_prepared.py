@@ -11,13 +11,13 @@ import pytest
 
 import pyprefopt
 from pyprefopt import data
-from pyprefopt.data.prepare import prepare
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.preparation.job import prepare
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
-from pyprefopt.stages.artifact import run_stage
 from pyprefopt.stages.data import build_data, data_stage
+from pyprefopt.stages.stage import run_stage
 from tests.data.prepared import flip_a_bit
-from tests.stages.runs import digest, losses, small
+from tests.pipeline.runs import digest, losses, small
 
 
 def prepared(inputs: Path, out: Path, source: str = "train.parquet", **settings) -> str:

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import pyprefopt
-from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model, save_policy, score_logps
-from pyprefopt.stages import early
-from pyprefopt.train.resolve import configure
-from tests.stages.runs import digest, losses, small, train
-from tests.train.ranks import run_ranks
+from pyprefopt.pipeline import preflight
+from pyprefopt.settings.resolve import configure
+from tests.pipeline.runs import digest, losses, small, train
+from tests.training.ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the optional package bitsandbytes is absent")
 
@@ -111,7 +111,7 @@ def test_two_ranks_follow_one(dpo: Path, inputs: Path, given: dict[str, Any], tm
 
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_policy(dpo: Path, inputs: Path, given: dict[str, Any], tmp_path: Path) -> None:
-    die = ("pyprefopt.train.engine", "Engine.step", 4)  # a checkpoint is written every 2 steps
+    die = ("pyprefopt.training.engine", "Engine.step", 4)  # a checkpoint is written every 2 steps
     assert run_ranks(1, train, str(inputs), str(tmp_path / "run"), die, **given) == [-9]
     assert list((tmp_path / "run").rglob("step-2"))
     assert run_ranks(1, train, str(inputs), str(tmp_path / "run"), **given) == [0]
@@ -202,7 +202,7 @@ def test_what_cannot_be_is_told_at_once(
     def missing() -> None:
         raise ConfigError("lora.load_in_4bit needs the package bitsandbytes")
 
-    monkeypatch.setattr(early, "require_bitsandbytes", missing)
+    monkeypatch.setattr(preflight, "require_bitsandbytes", missing)
     with pytest.raises(ConfigError, match="needs the package bitsandbytes"):
         pyprefopt.train(small(inputs, tmp_path, **given))
     assert not (tmp_path / "stages" / "data").exists()

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import pyprefopt
-from pyprefopt.data.pack import Packer
-from pyprefopt.data.store import SegmentStore
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import DataError
 from pyprefopt.modeling import RewardModel, load_model
-from tests.stages.runs import losses, small, train, write_inputs
-from tests.train.ranks import run_ranks
+from tests.pipeline.runs import losses, small, train, write_inputs
+from tests.training.ranks import run_ranks
 
 SETTINGS = {"learning_rate": 3e-3, "num_train_epochs": 6.0, "base": {"max_steps": 2}, "save_steps": 0}
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import pyprefopt
-from pyprefopt.data.prepare import prepare
-from pyprefopt.data.store import SegmentStore, ValueStore
-from pyprefopt.data.tokenize import load_tokenizer
+from pyprefopt.data.preparation.job import prepare
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
+from pyprefopt.data.tokenization.segments import load_tokenizer
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.pipeline.run import Pipeline, RunResult
 from pyprefopt.rewards.contrastive import START
-from pyprefopt.stages.fit import Training
-from pyprefopt.stages.run import Pipeline, RunResult
+from pyprefopt.stages.training import Training
+from tests.pipeline.runs import MODEL, SMALL, small
 from tests.reference import rewards as slow
-from tests.stages.runs import MODEL, SMALL, small
-from tests.train.ranks import run_ranks
+from tests.training.ranks import run_ranks
 
 BETTER, WORSE = "{conversation} says meow {answer} {start}", "{conversation} says woof {answer} {start}"
 CHATS = [

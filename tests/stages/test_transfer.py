@@ -13,17 +13,17 @@ import torch
 
 import pyprefopt
 from pyprefopt import data
-from pyprefopt.data.prepare import prepare
-from pyprefopt.data.store import SegmentStore, ValueStore
-from pyprefopt.data.toy import write_candidates, write_toy
+from pyprefopt.data.embedded import write_candidates, write_toy
+from pyprefopt.data.preparation.job import prepare
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.models import Source
-from pyprefopt.stages.run import Pipeline
 from pyprefopt.stages.transfer import build_tokens
-from pyprefopt.train.resolve import configure
+from tests.pipeline.other import CHAT, write_other
+from tests.pipeline.runs import MODEL, SMALL, losses, small
 from tests.reference.transfer import Token, transfer
-from tests.stages.other import CHAT, write_other
-from tests.stages.runs import MODEL, SMALL, losses, small
 
 GIVEN: dict[str, Any] = {"max_steps": 1, "base": {"max_steps": 1, "learning_rate": 1e-3, "global_batch_size": 16}}
 

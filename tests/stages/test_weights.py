@@ -12,15 +12,15 @@ import pytest
 
 import pyprefopt
 from pyprefopt import data
-from pyprefopt.data.store import SegmentStore, ValueStore
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import DPO
-from pyprefopt.stages.artifact import Artifact
+from pyprefopt.pipeline.run import RunResult
+from pyprefopt.pipeline.summary import format_table
 from pyprefopt.stages.data import build_data
-from pyprefopt.stages.fit import check_user_weights
-from pyprefopt.stages.run import RunResult
-from pyprefopt.stages.summary import format_table
-from tests.stages.runs import losses, small
+from pyprefopt.stages.stage import Artifact
+from pyprefopt.stages.training import check_user_weights
+from tests.pipeline.runs import losses, small
 
 SIDES = ("chosen", "rejected")
 

@@ -1,0 +1,1 @@
+"""Which tokens and which pairs train together."""

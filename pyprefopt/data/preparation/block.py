@@ -1,0 +1,243 @@
+"""One block of a source becomes one shard: parsed, tokenized, cut, and laid out as the bytes that the folder keeps.
+
+A pure function of the block, the settings and the tokenizer, so that every engine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from pyprefopt.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.reading.sources import Block
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+
+OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """The settings of a preparation. With the input and the tokenizer they decide every byte of the folder."""
+
+    format: str  # of the rows
+    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
+    prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
+    max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
+    boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
+    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
+    offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
+    user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the books of cut texts
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What the tokenization takes."""
+        names = ("max_prompt_tokens", "prompt_overflow", "max_tokens", "boundary")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """A shard in memory, with its books."""
+
+    index: int  # of the block and of the shard
+    file: str  # where its rows came from
+    first_row: int  # position of its first row in the whole input
+    format: str  # of its rows
+    rows_in: int
+    rows: int  # that are in the shard; rows_in == rows + rejected
+    lines: int  # prompts and responses
+    tokens: int
+    longest_prompt: int  # tokens
+    longest_row: int  # tokens of a prompt with its longest response
+    responses_cut: int  # to fit max_tokens
+    tokenized_apart: int  # rows with a token across the boundary
+    rejected: Mapping[str, int]  # reason -> rows
+    rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
+    shard: pa.Table | bytes = field(repr=False)  # the segments, or `to_ipc` of them
+
+    def record(self) -> dict[str, Any]:
+        """The books without the content."""
+        names = ("rejects", "shard")
+        books = {name: value for name, value in vars(self).items() if name not in names}
+        return books | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
+
+
+class TokenizedBlock(NamedTuple):
+    """Segments of a block's good rows, and the books."""
+
+    segments: pa.Table  # columns of `tokenize.SEGMENTS`; without offsets, those of OFFSETS are not there
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    responses_cut: int  # to fit max_tokens
+    tokenized_apart: int  # rows with a token across the boundary
+
+
+def tokenize_block(
+    block: Block,
+    format: str,  # noqa: A002
+    tokenizer: Tokenizer,
+    *,
+    offsets: bool,
+    **limits: Any,
+) -> TokenizedBlock:
+    """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
+    from pyprefopt.data.reading.formats import texts_of
+    from pyprefopt.data.reading.sources import block_rejects, parse_block
+    from pyprefopt.data.reading.tables import to_table
+    from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS
+
+    tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
+    segments, bad, responses_cut, apart, _ = tokenizer.native.prepare(
+        texts_of(block.rows, [format]),
+        format,
+        first_row=block.first_row,
+        first_line=block.first_line,
+        **limits,
+        offsets=offsets,
+    )
+    table, rejects = to_table(segments), block_rejects(bad, block.file)
+    if responses_cut:
+        table, rejects = _without_identical(table, rejects, block.file)
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart))
+
+
+def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
+    """Parse, tokenize and cut the rows of one block; lay out its shard."""
+    from pyprefopt.data.reading.rejects import count_rejects
+
+    offsets = config.offsets or bool(config.truncation) or bool(config.user_weights)
+    made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
+    segments, rejects = _cut(made.segments, config, tokenizer), made.rejects
+    if config.truncation:
+        segments, rejects = _without_identical(segments, rejects, block.file)
+    table = _columns(segments, config)
+    return PreparedBlock(
+        index=block.index,
+        file=block.file,
+        first_row=block.first_row,
+        format=config.format,
+        rows_in=block.rows_in,
+        rows=block.rows_in - rejects.height,
+        lines=table.num_rows,
+        **_lengths(table),
+        responses_cut=made.responses_cut,
+        tokenized_apart=made.tokenized_apart,
+        rejected=count_rejects(rejects),
+        rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
+        shard=table,
+    )
+
+
+def _without_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:
+    """The segments without the pairs that a cut has made the same; the rejects with them."""
+    import polars as pl
+
+    from pyprefopt.data.tokenization.identical_pairs import without_identical
+
+    segments, identical = without_identical(segments, file)
+    return segments, pl.concat([rejects, identical]).sort("row")
+
+
+def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> TokenizedBlock:
+    """The segments with the column `user_weights`, where the input has weights."""
+    import polars as pl
+
+    from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen
+    from pyprefopt.data.reading.sources import kind_of, parse_block
+    from pyprefopt.data.tokenization.token_columns import attach_weights, weight_fields
+
+    if not config.user_weights:
+        check_unseen(block, weight_fields(kind_of(config.format)))
+        return made
+    parsed = parse_block(block, config.format, carry=True)
+    rows = parsed.frame.hstack(carried_columns(parsed, config.user_weights))
+    segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
+    rejects = pl.concat([made.rejects, bad.with_columns(file=pl.lit(block.file))]).sort("row")
+    return made._replace(segments=segments.to_arrow(), rejects=rejects)
+
+
+def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
+    """ConfigError where a setting breaks a rule of `tokenize` or `truncate`: told before anything is read."""
+    from pyprefopt.data.tokenization.segments import SEGMENTS, check_options
+    from pyprefopt.data.truncation.dispatch import truncate
+
+    check_options(**config.limits)
+    of_files = ("what", "tokenizer", "columns", "out", "format", "overwrite")
+    known = [name for name in signature(truncate).parameters if name not in of_files]
+    for name in config.truncation:
+        if name not in known:
+            raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
+    _cut(SEGMENTS.to_frame().to_arrow(), config, tokenizer)
+
+
+def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.Table:
+    if not config.truncation:
+        return segments
+    from pyprefopt.data.truncation.dispatch import truncate
+
+    return truncate(segments, **config.truncation, tokenizer=tokenizer)
+
+
+def _columns(segments: pa.Table, config: PrepareConfig) -> pa.Table:
+    """The table in the store's types; a record batch a chunk of rows, as the tokenization made it."""
+    from pyprefopt.data.store.segments import typed
+
+    table = typed(segments)
+    if not config.offsets:
+        table = table.drop_columns([name for name in OFFSETS if name in table.column_names])
+    return table
+
+
+def _lengths(table: pa.Table) -> dict[str, int]:
+    from pyprefopt.data.store.segments import SegmentStore
+
+    if not table.num_rows:
+        return {"tokens": 0, "longest_prompt": 0, "longest_row": 0}
+    store = SegmentStore(table, {})
+    prompts = store.lengths[store.segments == 0]
+    return {
+        "tokens": int(store.lengths.sum()),
+        "longest_prompt": int(prompts.max()),
+        "longest_row": int(store.longest_rows.max()),
+    }
+
+
+@dataclass(frozen=True)
+class TokenizerParts:
+    """What another process needs to open the same tokenizer; hashable."""
+
+    path: str
+    json: bytes = field(repr=False)
+    special_tokens: tuple[tuple[str, str], ...]
+    chat_template: str = field(repr=False)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenizerParts:
+        """The parts of an open tokenizer."""
+        tokens = tuple(tokenizer.special_tokens.items())
+        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template)
+
+    def open(self) -> Tokenizer:
+        """The tokenizer, opened once a process."""
+        return _open(self)
+
+
+@lru_cache(maxsize=1)
+def _open(parts: TokenizerParts) -> Tokenizer:
+    from pathlib import Path
+
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer, open_native
+
+    path, tokens = Path(parts.path), dict(parts.special_tokens)
+    native = open_native(path, parts.json, tokens, parts.chat_template)
+    return Tokenizer(path, parts.json, tokens, parts.chat_template, native)

@@ -1,0 +1,324 @@
+"""From preference data to a folder of token segments: streaming, sharded, resumable, the same bytes every time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
+from pyprefopt.data.preparation.runners import runner
+from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
+from pyprefopt.data.reading.sources import open_source
+from pyprefopt.data.reading.tables import FRAME, as_tables
+from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import SCHEMA_VERSION
+from pyprefopt.data.tokenization.token_columns import BOOKS, weight_fields
+from pyprefopt.data.tokenization.tokenizer import check_tokenizer
+from pyprefopt.errors import ArtifactError, DataError, check, counted
+from pyprefopt.storage.files import sha256_file
+from pyprefopt.storage.locks import FolderLock
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is."""
+
+    rows: int = 0  # read so far, good and bad
+    rejected: int = 0  # of them
+    tokens: int = 0  # written
+    shards: int = 0  # written or found
+    found: int = 0  # shards of a run before, used again
+    bytes_read: int = 0  # of the input files, as they are on disk
+    bytes_total: int = 0  # of the input files; 0 for a table
+
+
+def prepare(
+    source: Any,
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    format: str = "auto",  # noqa: A002
+    max_prompt_tokens: int | None = 1024,
+    prompt_overflow: str = "drop",
+    max_tokens: int | None = 2048,
+    boundary: str = "split",
+    truncation: Mapping[str, Any] | None = None,
+    offsets: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
+    engine: str = "local",
+    overwrite: bool = False,
+    progress: Callable[[Progress], object] | None = None,
+    command: str | None = None,
+) -> SegmentStore:
+    """Write the segments of a preference set into the folder `out`, and open it.
+
+    The bytes depend on the input's content, the tokenizer and the settings alone. A killed run goes on where it was;
+    a folder that is finished for the same input, tokenizer and settings is opened at once.
+
+    Args:
+        source: what `read_preferences` takes.
+        tokenizer: with the chat template; both are kept in `out/tokenizer`.
+        out: a new or empty folder, or one that this function made.
+        format, max_prompt_tokens, prompt_overflow, max_tokens, boundary: as in `read_preferences` and `tokenize`.
+        truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
+        offsets: keep `starts`, `ends` and `turns` of every token, which `align` and cuts by text need.
+        on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
+        engine: local or ray (the extra `ray`); the same bytes.
+        overwrite: replace a folder that was prepared from something else.
+        progress: called after each shard.
+        command: the user's command, shown with `--on_error skip` where rows are bad.
+
+    Raises:
+        ConfigError: settings that break a rule. DataError: bad rows, an unreadable input, or no row left.
+        ArtifactError: `out` is being written, was prepared from something else, or cannot be written; an input
+        changed while it was read.
+    """
+    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    check_tokenizer(tokenizer)
+    opened = open_source(_rereadable(source), format=format)
+    weights = opened.named(weight_fields(opened.kind))
+    config = PrepareConfig(
+        format=opened.format,
+        max_prompt_tokens=max_prompt_tokens,
+        prompt_overflow=prompt_overflow,
+        max_tokens=max_tokens,
+        boundary=boundary,
+        truncation=dict(truncation or {}),
+        offsets=offsets,
+        user_weights=(*weights, *opened.named(BOOKS)) if weights else (),
+    )
+    check_config(config, tokenizer)
+    run, directory = runner(engine), Path(out).expanduser()
+    try:
+        workspace = Workspace(directory)
+        workspace.check_ours()
+        with FolderLock(directory):
+            job = _Job(opened, config, tokenizer, workspace, progress)
+            if job.is_done(overwrite=overwrite):
+                job.check_finished(on_error, command)
+            else:
+                job.claim(overwrite=overwrite)
+                job.work(run)
+                job.settle(on_error, command)
+            return SegmentStore.open(directory)
+    except OSError as error:
+        raise ArtifactError(_explained(error, directory)) from error
+
+
+@dataclass
+class _Job:
+    """One preparation: what is made, from what, where, and the books."""
+
+    source: Any
+    config: PrepareConfig
+    tokenizer: Tokenizer
+    workspace: Workspace
+    progress: Callable[[Progress], object] | None
+    files: list[str] = field(default_factory=list)  # none for a table
+    seen: list[tuple[int, int, int]] = field(default_factory=list)  # size, time and number of each input file
+    inputs: list[str] = field(default_factory=list)  # hash of each input file
+    found: int = 0  # shards of a run before
+
+    def __post_init__(self) -> None:
+        self.files = [] if self.source.files == [FRAME] else self.source.files
+        self.seen = [_stamp(file) for file in self.files]
+        self.inputs = [sha256_file(file) for file in self.files] or [_content(self.source)]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that decides the folder's content."""
+        suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
+        parts = [SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
+        return digest(parts)
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What decides the folder's content, as the manifest says it."""
+        files = [
+            {"file": file, "bytes": size, "sha256": sha256}
+            for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
+        ]
+        return {
+            "settings": asdict(self.config),
+            "tokenizer": identity(self.tokenizer),
+            "date": self.date,
+            "inputs": files or [{"file": None, "sha256": self.inputs[0]}],
+        }
+
+    @cached_property
+    def date(self) -> str | None:
+        """Today, where the template writes it into the chats; else None."""
+        return time.strftime("%Y-%m-%d") if "strftime_now" in self.tokenizer.chat_template else None
+
+    def is_done(self, *, overwrite: bool) -> bool:
+        """Whether the folder is finished for this very key, with all its shards; a damaged one may be made again."""
+        manifest = self.workspace.finished()
+        if manifest is None or manifest.get("key") != self.key:
+            return False
+        try:
+            self.workspace.check_shards(manifest)
+        except ArtifactError:
+            if overwrite:
+                return False
+            raise
+        self.workspace.tidy()
+        logger.info("%s: done before, used again", self.workspace.directory)
+        return True
+
+    def check_finished(self, on_error: str, command: str | None) -> None:
+        """Report the bad rows that a finished folder left out, where they are to be raised."""
+        manifest = self.workspace.finished()
+        if manifest and manifest["rejected"] and on_error == "raise":
+            _raise([self.workspace.directory / REJECTED], manifest["rows_in"], command)
+
+    def claim(self, *, overwrite: bool) -> None:
+        """Take the folder; shards of a killed run of this key stay."""
+        self.workspace.claim(self.key, self.made_from, overwrite=overwrite)
+        self.found = len(self.workspace.records)
+        if self.found:
+            logger.info("%s: going on, found %s", self.workspace.directory, counted(self.found, "shard"))
+
+    def work(self, run: Callable[..., Iterator[PreparedBlock]]) -> None:
+        """Make the missing shards; one thread writes while the engine works."""
+        self._tell()
+        with ThreadPoolExecutor(1, "write") as writer:
+            writing: Future[None] | None = None
+            for block in run(self._missing(), self.config, self.tokenizer):
+                if writing is not None:
+                    writing.result()
+                    self._tell()
+                writing = writer.submit(self._commit, block)
+            if writing is not None:
+                writing.result()
+        self._tell()
+        self._check_unchanged()
+
+    def settle(self, on_error: str, command: str | None) -> None:
+        """Report bad rows, or finish the folder."""
+        records = list(self.workspace.records.values())
+        rejected: Counter[str] = Counter()
+        for record in records:
+            rejected.update(record["rejected"])
+        rows_in = sum(record["rows_in"] for record in records)
+        rows = sum(record["rows"] for record in records)
+        if rows_in != rows + rejected.total():
+            raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
+        if rejected and on_error == "raise":
+            _raise(self.workspace.rejected(), rows_in, command)
+        if not rows:
+            self.workspace.abandon()
+            reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
+            raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
+        self.tokenizer.save(self.workspace.directory / TOKENIZER)
+        totals = {
+            name: sum(record[name] for record in records) for name in ("tokens", "responses_cut", "tokenized_apart")
+        }
+        longest = {name: max(record[name] for record in records) for name in ("longest_prompt", "longest_row")}
+        facts = {
+            "key": self.key,
+            **self.made_from,
+            "rows_in": rows_in,
+            "rows": rows,
+            "groups": rows,
+            "rejected": dict(sorted(rejected.items())),
+        }
+        self.workspace.finish(facts | totals | longest)
+
+    def _missing(self) -> Iterator[Any]:
+        for block in self.source.blocks(extra=self.config.user_weights):
+            if block.index not in self.workspace.records:
+                yield block
+
+    def _commit(self, block: PreparedBlock) -> None:
+        self._check_unchanged()
+        self.workspace.commit(block)
+
+    def _tell(self) -> None:
+        if self.progress is None:
+            return
+        records = list(self.workspace.records.values())
+        totals = (sum(record[name] for record in records) for name in ("rows_in", "rows", "tokens"))
+        meter, (rows_in, rows, tokens) = self.source.meter, totals
+        self.progress(Progress(rows_in, rows_in - rows, tokens, len(records), self.found, meter.read, meter.total))
+
+    def _check_unchanged(self) -> None:
+        """ArtifactError where an input file is not the one that was hashed; nothing made from it stays."""
+        for file, seen in zip(self.files, self.seen, strict=True):
+            if _stamp(file) != seen:
+                self.workspace.clear()
+                raise ArtifactError(f"{file} changed while it was read; prepare again when nothing writes to it")
+
+
+def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
+    """DataError with the bad rows of these files."""
+    import polars as pl
+
+    from pyprefopt.data.reading.rejects import REJECTS, raise_for
+
+    frames = [pl.read_ndjson(path, schema=REJECTS) for path in rejected]
+    raise_for(pl.concat(frames), rows_in, command=command, recorded=REJECTED)
+
+
+def identity(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a manifest says of a tokenizer: hashes of its parts, and the special tokens by name."""
+    return {
+        "fingerprint": tokenizer.fingerprint,
+        "json": hashlib.sha256(tokenizer.json).hexdigest(),
+        "chat_template": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+        "special_tokens": dict(sorted(tokenizer.special_tokens.items())),
+    }
+
+
+def _stamp(file: str) -> tuple[int, int, int]:
+    found = os.stat(file)
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _rereadable(source: Any) -> Any:
+    """The source; what can be read only once (a reader, a DuckDB relation) as a table."""
+    if isinstance(source, str | Path | list | tuple) or hasattr(source, "with_format"):
+        return source
+    tables = as_tables(source)
+    batches = [
+        batch for part in tables.batches() for batch in (part.to_batches() if isinstance(part, pa.Table) else [part])
+    ]
+    return pa.Table.from_batches(batches, tables.schema)
+
+
+def _content(source: Any) -> str:
+    """Hash of an input that is no file."""
+    whole = hashlib.sha256()
+    for block in source.blocks():
+        rows = block.rows.combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        whole.update(sink.getvalue())
+    return whole.hexdigest()
+
+
+def _explained(error: OSError, directory: Path) -> str:
+    remedy = {
+        errno.ENOSPC: "make room on the disk and give the same command again: what is written is kept",
+        errno.EDQUOT: "make room within the quota and give the same command again: what is written is kept",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder on a disk that can be written",
+        errno.ENOTDIR: "choose a folder, not a file",
+        errno.EEXIST: "choose a folder, not a file",
+    }.get(error.errno or 0, "look at the disk and give the same command again")
+    return f"{error.filename or directory}: {error.strerror or error}; {remedy}"

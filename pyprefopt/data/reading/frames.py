@@ -1,0 +1,207 @@
+"""Whole sources as Polars frames: preferences, candidates and instructions, whatever their format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import polars as pl
+import pyarrow as pa
+
+from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen, of_two_types, one_line
+from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
+from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
+from pyprefopt.data.tokenization.token_columns import weight_fields
+from pyprefopt.errors import DataError
+
+MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
+CHAT = pl.List(MESSAGE)
+_OPTIONAL = ("score_chosen", "score_rejected", "tools", "template_kwargs")  # only where the input has them
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What a source holds: `rows_in == frame.height + rejects.height` (responses, where rows were grouped)."""
+
+    frame: pl.DataFrame  # preferences, candidates or instructions
+    rejects: pl.DataFrame  # of schema REJECTS
+    format: str
+    file: str
+    rows_in: int
+
+
+@overload
+def read_preferences(
+    source: pl.LazyFrame, *, format: str = ..., on_error: OnError = ..., rejected_path: str | Path | None = ...
+) -> pl.LazyFrame: ...
+@overload
+def read_preferences(
+    source: Any,
+    *,
+    format: str = ...,
+    on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
+) -> pl.DataFrame: ...
+def read_preferences(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
+) -> pl.DataFrame | pl.LazyFrame:
+    """Preference pairs in the one schema of pyprefopt.
+
+    Args:
+        source: a file, glob, folder, list of files, or table; see `open_source`.
+        format: sharegpt, hh, ultrafeedback, shp, alpaca or preference; auto: by schema.
+        on_error: raise: read everything, then report all bad rows; skip: drop them, with one warning that counts them.
+        rejected_path: with skip, where the dropped rows are recorded as JSON lines.
+
+    Returns:
+        Columns `row` u64, `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`,
+        `rejected_complete` bool, where given `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str,
+        and every other column of the input. `row` is the position in the input, also if the input has a `row`.
+        A LazyFrame for a LazyFrame (its rows are read at once), a DataFrame otherwise.
+
+    Raises:
+        DataError: bad rows (on_error raise), a missing or unreadable file, an unknown schema.
+    """
+    check_on_error(on_error, rejected_path)
+    return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
+
+
+def scan_preferences(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+    """Like `read_preferences`, but bad rows are returned, not raised."""
+    return _scan(source, open_source(source, format=format, kind="preferences"))
+
+
+def read_candidates(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
+) -> pl.DataFrame | pl.LazyFrame:
+    """Several responses a prompt, with their scores.
+
+    Rows have `prompt` (or `instruction`) and `responses`, `completions` or `candidates`: lists of texts, messages,
+    chats, or objects {response, overall_score}; with `scores` or `ratings` beside them. Or one response a row:
+    `prompt`, `response`, `score`; rows of the same prompt are then one set, at the place of the first of them, and
+    their other columns become lists, `response_weights` under the name `responses_weights`. Arguments and errors as in
+    `read_preferences`; `format` is candidates or candidate_rows.
+
+    Returns:
+        Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
+        row has none), where given `tools`, `template_kwargs`, and every other column of the input.
+    """
+    check_on_error(on_error, rejected_path)
+    return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
+
+
+def scan_candidates(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+    """Like `read_candidates`, but bad rows are returned, not raised."""
+    opened = open_source(source, format=format, kind=("candidates", "ranked"))
+    result = _scan(source, opened)
+    return result if opened.kind == "candidates" else replace(result, frame=_grouped(result.frame))
+
+
+def read_instructions(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
+) -> pl.DataFrame | pl.LazyFrame:
+    """Instruction data for SFT: columns `row` u64, `prompt`, `response` list<struct{role, content, extra}>.
+
+    Rows have `messages` or `conversations` (ending with the assistant), `prompt` and `response` or `completion`, or
+    `instruction` (with an optional `input` and `history`) and `output`; each with optional `system`, `tools` and
+    `template_kwargs`, of which the last two are columns of the result where the input has them, as is
+    `response_weights` (weights of tokens, see `pyprefopt.data.tokenization.token_columns`). Arguments and errors
+    as in `read_preferences`; `format` is messages, prompt_response or instruction.
+    """
+    check_on_error(on_error, rejected_path)
+    return _used(scan_instructions(source, format=format), source, on_error, rejected_path)
+
+
+def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+    """Like `read_instructions`, but bad rows are returned, not raised."""
+    return _scan(source, open_source(source, format=format, kind="instructions"), carry=False)
+
+
+def _used(
+    result: ReadResult, source: Any, on_error: OnError, rejected_path: str | Path | None
+) -> pl.DataFrame | pl.LazyFrame:
+    settle(result.rejects, result.rows_in, on_error, rejected_path)
+    return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
+
+
+def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
+    fields = weight_fields(opened.kind)
+    extra = [] if carry else opened.named(fields)
+    parsed = []
+    for block in opened.blocks(carry=carry, extra=extra):
+        if not carry and not extra:
+            check_unseen(block, fields)
+        parsed.append(parse_block(block, opened.format, carry=carry or bool(extra)))
+    frame = pl.DataFrame(pa.concat_tables([block.table for block in parsed]))
+    frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])
+    file = opened.files[0] if len(opened.files) == 1 else str(source)
+    if carry:
+        carried = _carried(parsed, file, csv=opened.container == "csv").drop("row", strict=False)
+        frame = pl.concat([frame, carried], how="horizontal")
+    elif extra:
+        weights = pl.concat([carried_columns(block, extra) for block in parsed], how="vertical_relaxed")
+        frame = pl.concat([frame, weights], how="horizontal")
+    rejects = pl.concat([block.rejects for block in parsed])
+    return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in parsed))
+
+
+def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataFrame:
+    """The further columns of all blocks, of one type each."""
+    if any(isinstance(block.carried, pa.Table) for block in blocks):
+        return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
+    lines = b"".join(block.carried for block in blocks if isinstance(block.carried, bytes))
+    if not lines.strip(b"{}\n"):
+        return pl.DataFrame()
+    try:
+        frame = pl.read_ndjson(lines, infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{file}: {of_two_types(blocks) or one_line(error)}") from error
+    return frame.with_columns(_typed(column) for column in frame) if csv else frame
+
+
+def _joined(tables: Sequence[pa.Table], file: str) -> pl.DataFrame:
+    try:
+        return pl.DataFrame(pa.concat_tables(tables, promote_options="default"))
+    except pa.ArrowException as error:
+        raise DataError(f"{file}: a column must have one type in all files: {error}; cast it, or drop it") from error
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    """A column of a CSV file as the type that all its cells have: integers, numbers, booleans, else text."""
+    if column.dtype != pl.String:
+        return column
+    given = column.drop_nulls()
+    if given.is_in(["true", "false"]).all():
+        return column == "true"
+    whole = given.cast(pl.Int64, strict=False)
+    if whole.cast(pl.String).eq_missing(given).all():
+        return column.cast(pl.Int64)
+    leading_zero = given.str.contains(r"^[+-]?0\d")
+    if not leading_zero.any() and given.cast(pl.Float64, strict=False).is_not_null().all():
+        return column.cast(pl.Float64)
+    return column
+
+
+def _grouped(frame: pl.DataFrame) -> pl.DataFrame:
+    """One response a row into one candidate set a prompt."""
+    key = [name for name in ("prompt", "tools", "template_kwargs") if name in frame.columns]
+    own = [name for name in frame.columns if name not in (*key, "row", "response", "score")]
+    sets = frame.group_by(key, maintain_order=True).agg(
+        pl.first("row"), pl.col("response").alias("responses"), pl.col("score").alias("scores"), *own
+    )
+    named = {"response_weights": "responses_weights"}
+    return sets.select("row", "prompt", "responses", "scores", *key[1:], *own).rename(named, strict=False)

@@ -1,0 +1,98 @@
+"""Bad rows: one line each, with file, row, field, value, reason, rule and remedy. Reported together."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from pyprefopt.errors import DataError, check, counted, option
+from pyprefopt.storage.files import atomic_write
+
+REJECTS = pl.Schema(
+    {
+        "file": pl.String,  # where the row came from; <frame> for a Polars frame
+        "row": pl.UInt64,  # position in the input, from 0
+        "field": pl.String,  # where in the row, as chosen[1].content; empty: the row itself
+        "value": pl.String,  # what stands there, at most 80 characters
+        "reason": pl.String,  # slug, for counting
+        "rule": pl.String,
+        "remedy": pl.String,
+    }
+)
+EXAMPLES = 3  # shown for each reason
+
+OnError = Literal["raise", "skip"]
+
+logger = logging.getLogger("pyprefopt")
+
+
+def no_rejects() -> pl.DataFrame:
+    """An empty rejects frame."""
+    return REJECTS.to_frame()
+
+
+def count_rejects(rejects: pl.DataFrame) -> dict[str, int]:
+    """Rows dropped by reason, most frequent first."""
+    counts = rejects.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
+    return {reason: int(count) for reason, count in zip(counts["reason"], counts["len"], strict=True)}
+
+
+def check_on_error(on_error: str, rejected_path: str | Path | None = None) -> None:
+    """ConfigError for an unknown choice, and for a record of rows that are not left out."""
+    check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
+    unused = rejected_path is not None and on_error == "raise"
+    check(not unused, "rejected_path", str(rejected_path), "left out with on_error 'raise'", "pass on_error='skip'")
+
+
+def settle(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejected_path: str | Path | None) -> None:
+    """Raise for bad rows, or say how many were left out and why, and record them where a path is given."""
+    if on_error == "raise":
+        raise_for(rejects, rows_in)
+        return
+    if rejected_path is not None:
+        write_rejected(rejected_path, rejects)
+    if not rejects.is_empty():
+        counts = ", ".join(f"{reason}: {count:,}" for reason, count in count_rejects(rejects).items())
+        where = f"recorded in {rejected_path}" if rejected_path else "rejected_path=… records them"
+        logger.warning("%s of %s rows are left out (%s); %s", f"{rejects.height:,}", f"{rows_in:,}", counts, where)
+
+
+def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None, recorded: str | None = None) -> None:
+    """Raise a DataError that counts the bad rows by reason and shows the first of each; nothing if there are none.
+
+    Args:
+        rejects: frame of schema REJECTS.
+        rows_in: rows of the input, good and bad.
+        command: the command that was given; it is shown with `--on_error skip` added.
+        recorded: where the rows that are left out are then recorded; None: nowhere.
+    """
+    if rejects.is_empty():
+        return
+    lines = [f"{rejects.height:,} of {counted(rows_in, 'row')} cannot be used"]
+    for reason, count in count_rejects(rejects).items():
+        lines.append(f"  {reason}: {count:,}")
+        first = rejects.filter(pl.col("reason") == reason).sort("row").head(EXAMPLES)
+        lines.extend(_examples(first))
+        if count > EXAMPLES:
+            lines.append(f"    and {count - EXAMPLES:,} more")
+    lines.append("Mend the rows, or drop them" + (f" (each is then recorded in {recorded}):" if recorded else ":"))
+    lines.append(f"  {command} --on_error skip" if command else f"  {option('on_error', 'skip')}")
+    raise DataError("\n".join(lines))
+
+
+def _examples(rejects: pl.DataFrame) -> pl.Series:
+    """`    FILE, row 3, chosen: "" - rule; remedy`, a line each."""
+    file = pl.when(pl.col("file") != "").then(pl.col("file") + ", ").otherwise(pl.lit(""))  # a frame has no file
+    where = pl.format("    {}row {}", file, "row") + pl.when(pl.col("field") != "").then(
+        pl.format(", {}", "field")
+    ).otherwise(pl.lit(""))
+    shown = pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}")
+    return rejects.select(pl.format("{}: {} - {}; {}", where, shown, "rule", "remedy")).to_series()
+
+
+def write_rejected(path: str | Path, rejects: pl.DataFrame) -> None:
+    """Write the rejects as JSON lines; the file appears whole or not at all."""
+    atomic_write(path, rejects.write_ndjson)

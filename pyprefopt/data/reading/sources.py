@@ -1,0 +1,364 @@
+"""Sources as streams of blocks: whatever holds the rows, a few blocks are in memory at a time.
+
+    source = open_source("pairs/*.jsonl.zst")          # format, kind and files are known now
+    for block in source.blocks():                      # in order; a Block travels to other processes (pickle)
+        parsed = parse_block(block, source.format)     # ParsedBlock: table (Arrow), rejects (Polars), rows_in
+
+`ParsedBlock.table` is a pyarrow.Table of several record batches with the columns `row` u64 (global), then for
+preferences `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`, `rejected_complete`
+bool, `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str; for candidates `prompt`, `responses`
+list<list<message>>, `scores` list<f32>, `tools`, `template_kwargs`; for instructions `prompt`, `response`. All of these
+columns are always there (null where the input has none). `ParsedBlock.frame` is the same as a Polars frame.
+Blocks depend on the input alone: not on threads, nor on how a file was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyprefopt.data import _native
+from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
+from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, needed, texts_of
+from pyprefopt.data.reading.rejects import REJECTS
+from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
+from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
+
+BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
+BLOCK_ROWS = 1 << 15
+HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
+HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
+UNIT_ROWS = 256  # of typed rows, measured together
+ROW_BYTES = 64 << 20  # a longer row of a text file is an error
+
+FORMATS = {  # kind -> formats, in the order in which they are tried
+    "preferences": ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference"),
+    "candidates": ("candidates",),
+    "ranked": ("candidate_rows",),  # one response a row; `read_candidates` groups them. Tried only if asked for
+    "instructions": ("messages", "prompt_response", "instruction"),
+}
+_PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
+_KINDS = tuple(_PLAIN)
+_READERS = {  # of each kind
+    "preferences": "data.read_preferences reads them",
+    "candidates": "data.read_candidates reads them, --method rrhf trains on them",
+    "ranked": "data.read_candidates reads them, --method rrhf trains on them",
+    "instructions": "data.read_instructions reads them, training takes them as --base.data",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one file (or frame)."""
+
+    index: int
+    file: str  # as in rejects
+    first_row: int  # counted over all files
+    rows: pa.Array | pa.Table  # JSON lines as u8, or typed rows
+    rows_in: int
+    first_line: int | None  # of the block in its file, from 1; None where rows are not lines
+
+    def head(self, rows: int) -> Block:
+        """The first rows (or lines) of it."""
+        if isinstance(self.rows, pa.Table):
+            end = rows
+        else:
+            ends = np.flatnonzero(self.rows.to_numpy()[: rows * HEAD_LINE_BYTES] == ord("\n"))[:rows]
+            end = int(ends[-1]) + 1 if len(ends) else len(self.rows)
+        return replace(self, rows=self.rows.slice(0, end), rows_in=min(rows, self.rows_in))
+
+
+@dataclass(frozen=True)
+class ParsedBlock:
+    """A block's rows: `rows_in == table.num_rows + rejects.height`."""
+
+    table: pa.Table
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    format: str
+    file: str
+    carried: bytes | pa.Table | None = None  # with `carry`: the used rows' further fields (JSON lines or typed)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table as a Polars frame."""
+        frame = pl.from_arrow(self.table)
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
+        return frame
+
+
+def kind_of(format: str) -> str:  # noqa: A002
+    """What rows of a format are: preferences, candidates or instructions."""
+    for kind, formats in FORMATS.items():
+        if format in formats:
+            return kind
+    known = [name for formats in FORMATS.values() for name in formats]
+    raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}{did_you_mean(format, known)}")
+
+
+class Source:
+    """Rows in files or in memory, of one format. Made by `open_source`."""
+
+    def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
+        self.parts = parts
+        self.data_files = [part.file for part in parts if part.file is not None]
+        self.files = [part.name for part in parts]
+        self.container = self.data_files[0].container if self.data_files else "table"
+        self.ignored = list(ignored)  # files of a folder that hold no data
+        self.format, self.first_block = _detect(parts[0], format, kinds)
+        self.kind = kind_of(self.format)
+
+    def describe(self) -> dict[str, Any]:
+        """What was found, for people to read: see `pyprefopt.data.reading.describe`."""
+        from pyprefopt.data.reading.describe import describe
+
+        return describe(self)
+
+    def named(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are fields of its rows; of text files by the first rows."""
+        known = {name for part in self.parts for name in part.columns or ()}
+        if not known:
+            known = set(detected(self.first_block.rows, [self.format])[1])
+        return [name for name in names if name in known]
+
+    def blocks(self, *, carry: bool = False, extra: Sequence[str] = ()) -> Iterator[Block]:
+        """All rows, in order (a reader's only once).
+
+        With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
+        """
+        index = first_row = 0
+        fields = None if carry else [*_native.format_fields(self.format), *extra]
+        for part in self.parts:
+            empty = True
+            for rows, count, line in part.blocks(fields, BLOCK_BYTES):
+                block = Block(index, part.name, first_row, rows, count, line)
+                if empty and part is not self.parts[0]:
+                    self._check(block)
+                yield block
+                index, first_row, empty = index + 1, first_row + count, False
+            if empty:
+                raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
+
+    @property
+    def meter(self) -> Meter:
+        """Bytes on disk, all and read so far; of tables 0."""
+        meters = [part.meter for part in self.parts]
+        return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
+    def _check(self, block: Block) -> None:
+        found, names, _ = detected(block.rows, [self.format])
+        if found is None:
+            raise DataError(
+                f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
+                f"fields are {listed(names)}; read the two apart"
+            )
+
+
+_Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file or frame: `blocks(columns, bytes)`, with columns None for all of them."""
+
+    name: str
+    blocks: Callable[[Sequence[str] | None, int], Iterator[_Piece]]
+    columns: list[str] | None = None  # of typed rows
+    meter: Meter = field(default_factory=Meter)
+    file: DataFile | None = None
+    rows: int | None = None  # where known without reading
+
+
+def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
+    """What holds preferences, candidates or instructions, as a stream.
+
+    Args:
+        source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
+            folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
+            datasets.Dataset, DuckDB relation.
+        format: one of `FORMATS`; auto: by the fields of the first rows.
+        kind: preferences, candidates or instructions (or several), if only these will do.
+
+    Raises:
+        DataError: no file, an unreadable one, no rows, an unknown schema.
+        ConfigError: an unknown format.
+    """
+    kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
+    for name in kinds:
+        if name not in FORMATS:
+            raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
+    if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
+        files, ignored = find_files(source)
+        return Source([_file_part(file) for file in files], format, kinds, ignored)
+    return Source([_table_part(as_tables(source))], format, kinds, [])
+
+
+def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
+    """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
+    kind_of(format)  # or a ConfigError
+    texts = texts_of(block.rows, [format])
+    used, bad, others = _native.parse_rows(
+        texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
+    )
+    table = to_table(used)
+    further: bytes | pa.Table = others
+    if carry and isinstance(block.rows, pa.Table):
+        fields = _native.format_fields(format)
+        own = [name for name in block.rows.column_names if name not in fields]
+        further = without_views(block.rows.select(own)).take(
+            pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
+        )
+    return ParsedBlock(
+        table, block_rejects(bad, block.file), block.rows_in, format, block.file, further if carry else None
+    )
+
+
+def block_rejects(rejects: Any, file: str) -> pl.DataFrame:
+    """The kernel's rejects with the file and the nearest known name (for missing fields)."""
+    if not rejects.num_rows:
+        return REJECTS.to_frame()
+    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
+    near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
+    missing = pl.col("reason") == "missing_field"
+    named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
+    return pl.concat([frame.filter(~missing), named]).sort("row").select(REJECTS.names()).cast(REJECTS)
+
+
+def _renamed(entry: dict[str, str]) -> str:
+    return _near(entry["field"], entry["value"])
+
+
+@lru_cache(maxsize=1024)
+def _near(field: str, names: str) -> str:
+    known = names.split(", ")
+    return "" if field in known else did_you_mean(field, known)  # it is there, but null
+
+
+def _file_part(file: DataFile) -> _Part:
+    meter = Meter(file.path.stat().st_size)
+    if file.container in ("json", "csv"):
+        return _Part(file.name, lambda _, size: _text_blocks(file, meter, size), meter=meter, file=file)
+    schema = schema_of(file)
+
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in schema.names if columns is None or name in columns]
+        return _table_blocks(_metered(batches(file, wanted, size), meter, rows_of(file)), size)
+
+    return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
+
+
+def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The batches; `meter` follows by the share of `rows`, or of the bytes where rows are not known."""
+    seen = 0
+    for batch in batches:
+        seen += batch.nbytes if rows is None else batch.num_rows
+        meter.read = min(meter.total, seen if rows is None else meter.total * seen // max(1, rows))
+        yield batch
+
+
+def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tuple[pa.Array, int, int | None]]:
+    stream = pieces(file, meter)
+    head = next(stream, b"")
+    layout = "csv" if file.container == "csv" else "lines"
+    if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        layout = "array"
+    splitter = _native.TextBlocks(
+        layout,
+        delimiter=ord("\t" if file.suffix == ".tsv" else ","),
+        block_bytes=block_bytes,
+        block_rows=BLOCK_ROWS,
+        row_bytes=ROW_BYTES,
+    )
+    cut = chain(map(splitter.push, chain([head], stream)), iter([None]))
+    while True:
+        try:
+            full = next(cut, [])
+            last = full is None
+            for data, rows, line in splitter.finish() if full is None else full:
+                yield pa.array(data), rows, line if layout == "lines" else None
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{file.name}: {error}; mend the file") from error
+        if last:
+            return
+
+
+def _table_part(source: TableSource) -> _Part:
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
+        wanted = [name for name in source.schema.names if columns is None or name in columns]
+        return _table_blocks((batch.select(wanted) for batch in source.batches()), size)
+
+    return _Part(FRAME, blocks, list(source.schema.names), rows=source.rows)
+
+
+def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> Iterator[tuple[pa.Table, int, None]]:
+    """Rows joined until a block is full; large rows in smaller steps."""
+    held: list[pa.Table] = []
+    held_bytes = held_rows = 0
+    for unit in _units(batches):
+        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unit.nbytes)))
+        for start in range(0, unit.num_rows, step):
+            piece = unit.slice(start, step)
+            held.append(piece)
+            held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
+            if held_bytes >= size or held_rows >= BLOCK_ROWS:
+                yield pa.concat_tables(held), held_rows, None
+                held, held_bytes, held_rows = [], 0, 0
+    if held:
+        yield pa.concat_tables(held), held_rows, None
+
+
+def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of UNIT_ROWS, wherever the batches end: a library may cut them as it likes."""
+    held: list[pa.Table] = []
+    missing = UNIT_ROWS
+    for batch in batches:
+        table, start = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch, 0
+        while start < table.num_rows:
+            held.append(table.slice(start, missing))
+            start, missing = start + held[-1].num_rows, missing - held[-1].num_rows
+            if missing == 0:
+                yield pa.concat_tables(held).combine_chunks()
+                held, missing = [], UNIT_ROWS
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:
+    """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits; and the first block."""
+    known = [name for kind in kinds for name in FORMATS[kind]]
+    if wanted != "auto" and wanted not in known:
+        raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
+    tried = known if wanted == "auto" else [wanted]
+    first = next(part.blocks(None, HEAD_BYTES), None)
+    if first is None:
+        raise DataError(f"{part.name} holds no rows")
+    block = Block(0, part.name, 0, *first)
+    found, names, advice = detected(block.rows, tried)
+    if wanted == "auto":
+        others = [name for names in FORMATS.values() for name in names if name not in known]
+        other = None if found else detected(block.rows, others)[0]
+        if (single := found or other) in FORMATS["instructions"]:
+            check_unlabelled(block.rows, part.name, single)
+        if other is not None:
+            raise DataError(
+                f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
+                f"fields are {listed(names)}; {_READERS[kind_of(other)]}"
+            )
+    if found is None and not names and advice.startswith("; line "):
+        raise DataError(part.name + advice.replace("; ", ", ", 1))
+    if found is None:
+        what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
+        advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
+        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see {option('format', '…')}")
+    return found, block

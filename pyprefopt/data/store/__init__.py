@@ -1,0 +1,1 @@
+"""Segments and values per token, on disk."""

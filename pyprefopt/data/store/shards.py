@@ -1,0 +1,234 @@
+"""Tables on disk: Arrow IPC shards of bounded size and a manifest, memory-mapped through PyArrow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyprefopt.errors import ArtifactError
+from pyprefopt.storage import files
+
+SCHEMA_VERSION = 2
+Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
+SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
+
+
+class ShardedTable:
+    """A table in shards with a manifest; what `SegmentStore` and `ValueStore` share."""
+
+    kind: str  # which of the two, in the manifest
+
+    def __init__(self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any]) -> None:
+        self._table, self.manifest = table, manifest
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_lines:,} lines: {', '.join(self.table.column_names)})"
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All lines; shards on disk are mapped into memory when they are first asked for."""
+        return self._table() if callable(self._table) else self._table
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of the table: one a segment."""
+        return int(self.table.num_rows)
+
+    @classmethod
+    def open(cls, directory: str | Path, *, verify: bool = False) -> Self:
+        """Open the shards of a finished store by memory map. ArtifactError where something is missing or cut.
+
+        verify: also where a shard's SHA-256 is not the manifest's, which takes about a second a gigabyte.
+        """
+        directory = Path(directory)
+        manifest = files.read_manifest(directory)
+        found = (manifest.get("kind"), manifest.get("schema_version"))
+        if found != (cls.kind, SCHEMA_VERSION):
+            raise ArtifactError(
+                f"{directory}/{files.MANIFEST} says kind and schema version {found}, but this is read as "
+                f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
+            )
+        if not are_shards(manifest.get("shards")):
+            raise ArtifactError(
+                f"{directory}/{files.MANIFEST} is damaged: its shards are not what was written; delete the folder and "
+                "make it again"
+            )
+        paths = [_present(directory, shard) for shard in manifest["shards"]]
+        if verify:
+            check_shards(directory, manifest["shards"])
+        return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the content, the same in memory and on disk, whatever the chunks of the input."""
+        known = self.manifest.get("fingerprint")
+        if known is not None:
+            return str(known)
+        hashes = []
+        for shard in self._shards():
+            sink = _Sink()
+            sink.put(shard)
+            hashes.append(sink.hash.hexdigest())
+        return _combine(hashes)
+
+    def _line_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each line, which bound a shard."""
+        raise NotImplementedError
+
+    def _group_starts(self) -> NDArray[np.int64]:
+        """First line of each group, where a shard may begin."""
+        raise NotImplementedError
+
+    def _write(self, directory: str | Path, keep: NDArray[np.bool_] | None = None, **facts: Any) -> Self:
+        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written.
+
+        `keep` [groups]: write these groups only. One shard at a time is in memory.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / files.MANIFEST).unlink(missing_ok=True)
+        files.remove_leftovers(directory)
+        shards = []
+        for index, table in enumerate(self._shards(keep)):
+            shards.append(write_shard(directory, shard_name(self.kind, index), table, lines=table.num_rows))
+        names = {shard["file"] for shard in shards}
+        for stale in directory.glob(f"{self.kind}-*.arrow"):
+            if stale.name not in names:
+                stale.unlink()
+        files.write_manifest(directory, facts | shards_manifest(self.kind, shards))
+        return self.open(directory)
+
+    def _shards(self, keep: NDArray[np.bool_] | None = None) -> Iterator[pa.Table]:
+        """Tables of whole groups and at most SHARD_TOKENS tokens (one group at least), in canonical form."""
+        starts = self._group_starts()
+        ends = np.append(starts[1:], self.num_lines)
+        kept = np.ones(len(starts), np.bool_) if keep is None else keep
+        lines = np.repeat(kept, ends - starts)
+        before = np.concatenate([[0], np.cumsum(np.where(lines, self._line_tokens(), 0))])
+        groups = np.flatnonzero(kept)
+        starts, ends = starts[groups], ends[groups]
+        first = 0
+        while first < len(groups):
+            last = int(np.searchsorted(before[ends], before[starts[first]] + SHARD_TOKENS, side="right"))
+            last = max(last, first + 1)
+            part = slice(starts[first], ends[last - 1])
+            table = self.table.slice(part.start, part.stop - part.start)
+            yield table.filter(pa.array(lines[part])).combine_chunks()  # fresh buffers: the chunks leave no trace
+            first = last
+
+
+def shard_name(kind: str, index: int) -> str:
+    """`segments-00000.arrow`."""
+    return f"{kind}-{index:05d}.arrow"
+
+
+class _Sink:
+    """A file (or none) that hashes and counts what is written to it: the shard is in memory once."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> None:
+        self.hash.update(data)
+        self.size += len(data)
+        if self.file is not None:
+            self.file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def put(self, content: pa.Table | bytes) -> None:
+        """Write the table as an Arrow IPC file (the same batches give the same bytes; metadata is left out)."""
+        if isinstance(content, bytes):
+            self.write(content)
+            return
+        table = content.replace_schema_metadata(None)
+        with pa.ipc.new_file(pa.PythonFile(self, "w"), table.schema) as writer:
+            writer.write_table(table)
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """The table as the bytes of its shard."""
+    file = BytesIO()
+    _Sink(file).put(table)
+    return file.getvalue()
+
+
+def write_shard(directory: Path, name: str, content: pa.Table | bytes, *, lines: int) -> Shard:
+    """Write a table, or its `to_ipc`, so that it is there whole or not at all; its record for the manifest."""
+    sinks = []
+
+    def write(file: BinaryIO) -> None:
+        sinks.append(_Sink(file))
+        sinks[-1].put(content)
+
+    files.atomic_write(directory / name, write)
+    return {"file": name, "bytes": sinks[-1].size, "sha256": sinks[-1].hash.hexdigest(), "lines": lines}
+
+
+def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:
+    """The part of a manifest by which a store is opened."""
+    return {
+        "kind": kind,
+        "schema_version": SCHEMA_VERSION,
+        "shards": shards,
+        "fingerprint": _combine([shard["sha256"] for shard in shards]),
+        "lines": sum(shard["lines"] for shard in shards),
+    }
+
+
+def are_shards(shards: Any) -> bool:
+    """Whether this is a list of records as `write_shard` gives them."""
+    kinds = {"file": str, "bytes": int, "sha256": str, "lines": int}
+    return isinstance(shards, list) and all(
+        isinstance(shard, dict) and all(isinstance(shard.get(name), kind) for name, kind in kinds.items())
+        for shard in shards
+    )
+
+
+def _present(directory: Path, shard: Shard) -> Path:
+    path: Path = directory / shard["file"]
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        raise ArtifactError(
+            f"{path} is missing or not {shard['bytes']} bytes long; delete {directory} and make it again"
+        )
+    return path
+
+
+def check_shards(directory: Path, shards: Sequence[Shard], remedy: str | None = None) -> None:
+    """ArtifactError naming the first shard that is not what was written, bit by bit."""
+
+    def holds(shard: Shard) -> bool:
+        path: Path = directory / shard["file"]
+        return path.is_file() and path.stat().st_size == shard["bytes"] and files.sha256_file(path) == shard["sha256"]
+
+    with ThreadPoolExecutor() as pool:
+        for shard, whole in zip(shards, pool.map(holds, shards), strict=True):
+            if not whole:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise ArtifactError(
+                    f"{directory / shard['file']} is missing or damaged: its sha256 is not the manifest's; "
+                    + (remedy or f"delete {directory} and make it again")
+                )
+
+
+def _map(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _combine(hashes: list[str]) -> str:
+    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *hashes]).encode()).hexdigest()

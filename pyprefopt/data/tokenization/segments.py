@@ -1,0 +1,277 @@
+"""From chats to token segments: rendered once, tokenized once, split by byte offsets, all in Rust."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, overload
+
+import polars as pl
+import pyarrow as pa
+
+from pyprefopt.data.preparation.block import OFFSETS, tokenize_block
+from pyprefopt.data.preparation.runners import in_threads
+from pyprefopt.data.reading.frames import CHAT
+from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
+from pyprefopt.data.reading.sources import Block, open_source
+from pyprefopt.data.reading.tables import to_table
+from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
+from pyprefopt.errors import DataError, check, check_number, did_you_mean
+
+__all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
+
+PromptOverflow = Literal["drop", "keep_start", "keep_end"]
+Boundary = Literal["split", "error"]
+Settled = Callable[[pl.DataFrame, int], None]  # raises for bad rows of so many, or tells and records them
+
+SEGMENTS = pl.Schema(
+    {
+        "row": pl.UInt64(),
+        "segment": pl.UInt16(),  # 0 the prompt, 1… the responses
+        "kind": pl.String(),  # prompt, chosen, rejected, response
+        "ids": pl.List(pl.UInt32),
+        "mask": pl.List(pl.Boolean),  # written by the assistant
+        "starts": pl.List(pl.UInt32),  # bytes in the last message's content; null for the template's tokens
+        "ends": pl.List(pl.UInt32),
+        "turns": pl.List(pl.UInt16),  # message of the chat
+        "score": pl.Float32(),
+        "cut": pl.UInt32(),  # tokens left out by a budget: of a prompt any, of a response those of its content
+    }
+)
+_REJECTS = ("file", "row", "field", "value", "reason", "rule", "remedy")
+
+logger = logging.getLogger("pyprefopt")
+
+
+class TokenizeResult(NamedTuple):
+    """Segments, and the books: every row is in `segments` or in `rejects`."""
+
+    segments: pl.DataFrame
+    rejects: pl.DataFrame  # the schema of `rejects.REJECTS`; `file` is left empty
+    responses_cut: int  # responses cut at the end to fit max_tokens
+    tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
+    rows_apart: pl.Series  # u64: those rows
+    without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
+
+
+@overload
+def tokenize(
+    source: pl.LazyFrame,
+    tokenizer: Tokenizer,
+    *,
+    format: str = ...,
+    max_prompt_tokens: int | None = ...,
+    prompt_overflow: PromptOverflow = ...,
+    max_tokens: int | None = ...,
+    boundary: Boundary = ...,
+    offsets: bool = ...,
+    on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
+) -> pl.LazyFrame: ...
+@overload
+def tokenize(
+    source: Any,
+    tokenizer: Tokenizer,
+    *,
+    format: str = ...,
+    max_prompt_tokens: int | None = ...,
+    prompt_overflow: PromptOverflow = ...,
+    max_tokens: int | None = ...,
+    boundary: Boundary = ...,
+    offsets: bool = ...,
+    on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
+) -> pl.DataFrame: ...
+def tokenize(
+    source: Any,
+    tokenizer: Tokenizer,
+    *,
+    format: str = "auto",  # noqa: A002
+    max_prompt_tokens: int | None = None,
+    prompt_overflow: PromptOverflow = "drop",
+    max_tokens: int | None = None,
+    boundary: Boundary = "split",
+    offsets: bool = True,
+    on_error: OnError = "raise",
+    rejected_path: str | Path | None = None,
+) -> pl.DataFrame | pl.LazyFrame:
+    """Segments of preferences, instructions or candidates: one line a prompt or response, see `SEGMENTS`.
+
+    source: a Polars frame as `read_preferences` (prompt, chosen, rejected), `read_instructions` (prompt, response) or
+    `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes (files, a
+    folder, other tables), of `format`: its rows become tokens without a frame in between, which is fastest. A frame is
+    one of `read_*` where `prompt` is list<{role, content, extra}>. Candidates have kind `response`, segment 1…n.
+    max_prompt_tokens, prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or
+    its first tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and
+    the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
+    right behind the BOS token, or right before the generation prompt. It may begin or end inside a message. Where
+    BOS and generation prompt leave no room the row is bad.
+    max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there. A
+    pair of which both then have the same ids is a bad row.
+    boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
+    generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
+    there the row is bad either way.
+    offsets: without them the columns `starts`, `ends` and `turns` are left out, which cuts by text and `align` need.
+    A LazyFrame stays lazy and runs in the streaming engine too; one that is not of `read_*` is read as a whole then.
+    Raises DataError for bad rows, or with `on_error="skip"` leaves them out, says so in one warning that counts them by
+    reason, and records them in `rejected_path` as JSON lines (`data.tokenize_rows` of a frame returns them). In a
+    LazyFrame of `read_*` each batch warns on its own, and `rejected_path` is refused.
+    """
+    check_on_error(on_error, rejected_path)
+    options: dict[str, Any] = {
+        "max_prompt_tokens": max_prompt_tokens,
+        "prompt_overflow": prompt_overflow,
+        "max_tokens": max_tokens,
+        "boundary": boundary,
+    }
+    check_options(**options)
+    check_tokenizer(tokenizer)
+    options["offsets"] = offsets
+    settled = partial(settle, on_error=on_error, rejected_path=rejected_path)
+    if not isinstance(source, pl.DataFrame | pl.LazyFrame):
+        return _tokenize_source(source, tokenizer, format, settled, options)
+    if not _is_read(source.collect_schema()):
+        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, settled=settled, options=options)
+        return source.map_batches(read, schema=_schema(offsets)) if isinstance(source, pl.LazyFrame) else read(source)
+    check(format == "auto", "format", format, "auto for a frame of read_*, whose columns say what it is")
+    step = partial(_segments, tokenizer=tokenizer, settled=settled, options=options)
+    if isinstance(source, pl.LazyFrame):
+        rule = "left out for a LazyFrame, which comes in batches"
+        check(rejected_path is None, "rejected_path", str(rejected_path), rule, "collect it first")
+        return source.map_batches(step, schema=_schema(offsets), streamable=True)
+    return step(source)
+
+
+def _is_read(schema: pl.Schema) -> bool:
+    """Whether the columns are those of `read_*`, and not rows as they came."""
+    return schema.get("prompt") == CHAT
+
+
+def _schema(offsets: bool) -> pl.Schema:
+    return pl.Schema({name: kind for name, kind in SEGMENTS.items() if offsets or name not in OFFSETS})
+
+
+def _tokenize_source(
+    source: Any,
+    tokenizer: Tokenizer,
+    format: str,  # noqa: A002
+    settled: Settled,
+    options: dict[str, Any],
+) -> pl.DataFrame:
+    opened = open_source(source, format=format)
+
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+        made = tokenize_block(block, opened.format, tokenizer, **options)
+        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in
+
+    frames, rejects, rows_in = zip(*in_threads(opened.blocks(), work), strict=True)
+    settled(pl.concat(rejects), sum(rows_in))
+    whole: pl.DataFrame = pl.concat(frames, rechunk=False)
+    return whole
+
+
+def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
+    """The table in Polars' types; its columns are not copied."""
+    frame, schema = pl.from_arrow(segments, rechunk=False), _schema(offsets)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
+    return frame if frame.schema == schema else frame.cast(schema)
+
+
+def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
+    """Raise ConfigError where a budget or a choice breaks its rule."""
+    for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
+        if limit is not None:
+            check_number(name, limit, whole=True)
+        check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
+    for name, value, kind in (("prompt_overflow", prompt_overflow, PromptOverflow), ("boundary", boundary, Boundary)):
+        check(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
+    check(
+        prompt_overflow == "drop" or max_prompt_tokens is not None,
+        "max_prompt_tokens",
+        max_prompt_tokens,
+        f"set where prompt_overflow is {prompt_overflow!r}",
+    )
+
+
+def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, settled: Settled, options: dict[str, Any]) -> pl.DataFrame:
+    result = tokenize_rows(frame, tokenizer, **options)
+    settled(result.rejects, frame.height)
+    return result.segments
+
+
+def tokenize_rows(
+    frame: pl.DataFrame,
+    tokenizer: Tokenizer,
+    *,
+    max_prompt_tokens: int | None = None,
+    prompt_overflow: PromptOverflow = "drop",
+    max_tokens: int | None = None,
+    boundary: Boundary = "split",
+    offsets: bool = True,
+) -> TokenizeResult:
+    """As `tokenize`; bad rows leave no line in the segments and come back as rejects, one line a row.
+
+    Raises DataError where the frame is no preferences, instructions or candidates frame.
+    """
+    check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
+    check_tokenizer(tokenizer)
+    columns = _needed(frame)
+    tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
+    try:
+        segments, rejects, cut, rows_apart, without_bos = tokenizer.native.tokenize(
+            columns,
+            max_prompt_tokens=max_prompt_tokens,
+            prompt_overflow=prompt_overflow,
+            max_tokens=max_tokens,
+            boundary=boundary,
+            offsets=offsets,
+        )
+    except TypeError as error:  # a column of another type
+        raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
+    books = pl.DataFrame(rejects).with_columns(file=pl.lit("")).select(_REJECTS)
+    apart = pl.Series("row", rows_apart, dtype=pl.UInt64)
+    if len(apart):
+        logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
+    made = _frame(to_table(segments), offsets)
+    if cut:
+        made, identical = without_identical(made)
+        books = pl.concat([books, identical]).sort("row")
+    return TokenizeResult(made, books, cut, len(apart), apart, without_bos)
+
+
+def _needed(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns that Rust reads, in its types."""
+    names = frame.columns
+    responses = _response_columns(names)
+    for name in ("row", "prompt", *responses):
+        if name not in names:
+            raise DataError(
+                f"the frame has no column '{name}'{did_you_mean(name, names)}; read_preferences and read_instructions "
+                "make such frames"
+            )
+    chats = [pl.col(name) for name in ("prompt", *responses)]
+    flags = [pl.col(name).cast(pl.Boolean) for name in (f"{side}_complete" for side in responses) if name in names]
+    scores = [pl.col(name).cast(pl.Float32) for name in (f"score_{side}" for side in responses) if name in names]
+    texts = [pl.col(name).cast(pl.String) for name in ("tools", "template_kwargs") if name in names]
+    if responses == ["responses"] and "scores" in names:
+        _check_scores(frame)
+        scores.append(pl.col("scores").cast(pl.List(pl.Float32)))
+    return frame.select(pl.col("row").cast(pl.UInt64), *chats, *flags, *scores, *texts)
+
+
+def _response_columns(names: list[str]) -> list[str]:
+    if "chosen" in names or "rejected" in names:
+        return ["chosen", "rejected"]
+    return ["responses"] if "responses" in names else ["response"]
+
+
+def _check_scores(frame: pl.DataFrame) -> None:
+    """Each row has as many scores as responses, or null for none."""
+    wrong = frame.filter(pl.col("scores").list.len() != pl.col("responses").list.len()).select("row").head(1)
+    if wrong.height:
+        raise DataError(
+            f"scores must have one value for each of responses, not so in row {wrong.item()}; null stands for no scores"
+        )

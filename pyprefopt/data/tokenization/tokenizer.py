@@ -1,0 +1,322 @@
+"""The tokenizer: a `tokenizer.json` with special tokens and a chat template, thin over the Rust handle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import polars as pl
+
+from pyprefopt.data import _native
+from pyprefopt.data.columns import to_series
+from pyprefopt.data.tokenization.render import (
+    SHIPPED,
+    check_compiles,
+    check_messages,
+    local_seconds,
+    read_chat_template,
+    reference_renderer,
+    to_json,
+)
+from pyprefopt.errors import ConfigError, DataError, option
+from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.hub import resolve
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
+_CHATML = ("<|im_start|>", "<|im_end|>")
+_PROVING = Lock()
+
+logger = logging.getLogger("pyprefopt")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer with its chat template. Special tokens are written by the template, never added behind its back."""
+
+    path: Path  # the directory or file that it came from
+    json: bytes = field(repr=False)  # the content of tokenizer.json
+    special_tokens: Mapping[str, str]  # `eos_token` and, where there are, `bos_token`, `pad_token`, …
+    chat_template: str = field(repr=False)
+    native: _native.Tokenizer = field(repr=False, compare=False)
+
+    @property
+    def eos_token(self) -> str:
+        """The token that ends a text."""
+        return self.special_tokens["eos_token"]
+
+    @property
+    def eos_token_id(self) -> int:
+        """Its id."""
+        return self._id(self.eos_token)
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text, if there is one."""
+        return self.special_tokens.get("bos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Its id."""
+        return None if self.bos_token is None else self._id(self.bos_token)
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest token id plus one: the rows that an embedding needs."""
+        return self.native.vocab_size
+
+    @property
+    def engine(self) -> str:
+        """`fast` where our own engine makes the ids, `tokenizers` where the library does; `why` says why."""
+        return self.native.engine
+
+    @property
+    def why(self) -> str:
+        """Why the library makes the ids: a component of tokenizer.json that the fast engine lacks, or a difference."""
+        return self.native.why
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over tokenizer.json, template and special tokens, in hex."""
+        digest = hashlib.sha256()
+        tokens = json.dumps(dict(self.special_tokens), sort_keys=True).encode()
+        for part in (self.json, self.chat_template.encode(), tokens):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    def encode(self, texts: Any) -> pl.Series:
+        """list<u32> of each text's tokens, none added; null of null. `texts`: strings, in a list or any column."""
+        column = texts if isinstance(texts, pl.Series) else _texts(texts)
+        self.prove(column)
+        return encoded(self.native, column)
+
+    def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
+        """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
+
+        `all`: every text in full, every time. On a difference the library makes all further ids, and a warning names
+        the text. False where they differed.
+        """
+        difference = self.native.prove(texts, all=all)
+        if difference is not None:
+            logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
+        return difference is None
+
+    def prove_on_rows(self, rows: Callable[[], pl.DataFrame]) -> None:
+        """`prove`, once, on what the messages of these rows say; other threads wait for the answer."""
+        with _PROVING:
+            if self.native.proved:
+                return
+            first = rows()
+            names = [name for name in ("prompt", "chosen", "rejected", "response", "responses") if name in first]
+            contents = [text for name in names if (text := _contents(first[name])) is not None]
+            self.prove(pl.concat([*contents, pl.Series("content", [], pl.String)]))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """One chat as text. Raises ConfigError with the template's own words where it refuses."""
+        check_messages(messages)
+        try:
+            return self.native.render(
+                to_json("messages", list(messages)) or "",
+                add_generation_prompt=add_generation_prompt,
+                tools=to_json("tools", tools),
+                template_kwargs=to_json("variables", template_kwargs),
+            )
+        except ValueError as error:
+            raise ConfigError(f"chat_template: {error}") from None
+
+    def save(self, directory: str | Path) -> None:
+        """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
+        target = Path(directory)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "pad_token": self.eos_token,
+            **self.special_tokens,
+        }
+        atomic_write(target / "tokenizer.json", self.json)
+        atomic_write(target / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        atomic_write(target / "chat_template.jinja", self.chat_template.encode())
+
+    def _id(self, token: str) -> int:
+        index = self.native.token_to_id(token)
+        if index is None:  # load_tokenizer has looked
+            raise ConfigError(f"the token {token!r} is not in the vocabulary of {self.path}")
+        return index
+
+
+def load_tokenizer(
+    path: str | Path,
+    *,
+    eos_token: str | None = None,
+    chat_template: str | Path | None = None,
+    trust_remote_code: bool = False,  # noqa: ARG001  (no code is ever executed here; models take the same arguments)
+) -> Tokenizer:
+    """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
+
+    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before what the files say.
+    Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
+    """
+    _check_path(path)
+    source = resolve(path)
+    file = source / "tokenizer.json" if source.is_dir() else source
+    if not file.is_file():
+        raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
+    config = _read_config(source) if source.is_dir() else {}
+    tokens = _special_tokens(config)
+    if eos_token is not None:
+        tokens["eos_token"] = eos_token
+    if "eos_token" not in tokens:
+        raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
+    template = read_chat_template(chat_template) if chat_template is not None else _own_template(source, config)
+    if template is None:
+        raise ConfigError(
+            f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
+        )
+    content = file.read_bytes()
+    native = open_native(file, content, tokens, template)
+    if native.engine != "fast":
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
+    unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
+    if unknown:
+        logger.warning(
+            "%s has no token %s, which chatml ends and begins turns with: it is cut up like other text, and may merge "
+            "with what stands before; add the markers as special tokens, or take %s",
+            file, " and no ".join(unknown), option("chat_template", "plain"),
+        )  # fmt: skip
+    return Tokenizer(source, content, _known(native, tokens, file), template, native)
+
+
+def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
+    """list<u32> of each text's tokens, under its name; null stays null."""
+    ids = to_series("ids", native.encode(texts), pl.List(pl.UInt32))
+    columns = pl.DataFrame([ids, texts.is_not_null().alias("there")])
+    return columns.select(pl.when("there").then("ids").alias(texts.name)).to_series()
+
+
+def _texts(texts: Any) -> pl.Series:
+    """Strings of any library as a column; DataError for anything else."""
+    told = "texts must be strings, as a list or a column, got {}; for one text write [text]"
+    if isinstance(texts, str | bytes):
+        raise DataError(told.format("one text"))
+    try:
+        column = pl.Series("ids", texts)
+    except (TypeError, pl.exceptions.PolarsError):
+        raise DataError(told.format(f"one of type {type(texts).__name__}")) from None
+    if column.dtype not in (pl.String, pl.Null):
+        raise DataError(told.format(f"a column of {column.dtype}"))
+    return column
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | Path):
+        kind = type(path).__qualname__
+        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
+        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type {kind}{remedy}")
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """ConfigError for what is no `Tokenizer`."""
+    if not isinstance(tokenizer, Tokenizer):
+        got = (
+            repr(str(tokenizer)) if isinstance(tokenizer, str | Path) else f"one of type {type(tokenizer).__qualname__}"
+        )
+        raise ConfigError(
+            f"tokenizer must be a pyprefopt Tokenizer, got {got}; pass data.load_tokenizer(…) of a folder, a "
+            "tokenizer.json or a hub name"
+        )
+
+
+def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
+    """A model's own tokenizer, as the files of its folder say; `chat_template` is the Jinja file where it has none.
+
+    Raises ConfigError where it names no EOS token.
+    """
+    source = resolve(path)
+    config = _read_config(source)
+    if "eos_token" not in _special_tokens(config):
+        raise ConfigError(f"{path} names no EOS token; write eos_token into its tokenizer_config.json")
+    return load_tokenizer(path, chat_template=chat_template if _own_template(source, config) is None else None)
+
+
+def open_native(
+    file: Path, content: bytes, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+) -> _native.Tokenizer:
+    """The Rust handle of a tokenizer.json, with or without a template."""
+    try:
+        native = _native.Tokenizer(
+            content,
+            special_tokens=list((special_tokens or {}).items()),
+            chat_template=chat_template,
+            now=local_seconds(),
+            reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
+        )
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    if native.template_refusal is not None and chat_template is not None:
+        check_compiles(chat_template, native.template_refusal)
+    return native
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json over special_tokens_map.json."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            config |= json.loads((directory / name).read_text(encoding="utf-8"))
+    return config
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens by name; each stands in the config as a string or as an object with `content`."""
+    extra = config.get("extra_special_tokens")
+    named = {**{name: config.get(name) for name in _SPECIAL}, **(extra if isinstance(extra, dict) else {})}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> dict[str, str]:
+    """The special tokens that the vocabulary has; it must have EOS and BOS."""
+    unknown = [name for name, token in tokens.items() if native.token_to_id(token) is None]
+    for name in unknown:
+        if name in ("eos_token", "bos_token"):
+            raise ConfigError(
+                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
+                if name == "eos_token"
+                else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
+            )
+        logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
+    return {name: token for name, token in tokens.items() if name not in unknown}
+
+
+def _contents(chats: pl.Series) -> pl.Series | None:
+    """What the messages of a column of chats, or of lists of chats, say; None for any other column."""
+    while isinstance(chats.dtype, pl.List):
+        chats = chats.drop_nulls().explode()
+    if not isinstance(chats.dtype, pl.Struct) or chats.dtype.to_schema().get("content") != pl.String:
+        return None
+    return chats.struct.field("content").drop_nulls()
+
+
+def _own_template(source: Path, config: Mapping[str, Any]) -> str | None:
+    """The template that comes along: chat_template.jinja, or the config's entry (of several, the `default`)."""
+    if (source / "chat_template.jinja").is_file():
+        return (source / "chat_template.jinja").read_text(encoding="utf-8")
+    own = config.get("chat_template")
+    if isinstance(own, list):
+        own = {entry["name"]: entry["template"] for entry in own}.get("default")
+    return own if isinstance(own, str) else None

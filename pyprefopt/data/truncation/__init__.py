@@ -1,0 +1,1 @@
+"""The first part of each response."""

@@ -1,0 +1,218 @@
+"""One data file's responses cut into another file: streamed, and never a half-written file in place.
+
+Text files go row by row, and everything but the cut texts stays as it was; Parquet and Arrow files go as columns.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import lzma
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from pyprefopt.data.reading.files import KNOWN, DataFile, arrow_reader, data_file, readable
+from pyprefopt.data.reading.sources import open_source
+from pyprefopt.data.truncation.frames import Rule
+from pyprefopt.data.truncation.responses import count_same, truncate_typed
+from pyprefopt.data.truncation.rows import TextFile, cut_text, text_file
+from pyprefopt.errors import DataError, check, counted, option
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+
+logger = logging.getLogger("pyprefopt")
+
+Step = Callable[[pl.LazyFrame], pl.LazyFrame]
+
+
+def rewrite(
+    path: Path,
+    out: Path | None,
+    *,
+    rule: Rule,
+    tokenizer: Tokenizer | str | Path | None,
+    columns: Sequence[str] | None,
+    format: str = "auto",  # noqa: A002
+    overwrite: bool = False,
+) -> Path:
+    """Cut the responses of `path` into `out`, or into `<stem>.truncated<suffix>` beside it; returns that path.
+
+    Any file that reading takes, in any format of pairs or candidates. The result gets its name when it is whole.
+    ConfigError for other files, for out = path, and for a file that is there unless `overwrite`; DataError where there
+    is no input, or a row cannot be cut.
+    """
+    source = _source(path)
+    endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
+    target = _known(path.with_name(f"{path.name.removesuffix(endings)}.truncated{endings}") if out is None else out)
+    check(target.path.resolve() != path.resolve(), "out", str(out), "another file than the input")
+    columns = (columns,) if isinstance(columns, str) else columns
+    format, unknown = _format(source, columns, format)  # noqa: A001
+    taken = target.path.exists() and not overwrite
+    remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"
+    check(not taken, "out", str(target.path), "a new file", remedy)
+    parts, same = _temporaries(target.path), list[int]()
+    try:
+        if source.container in ("json", "csv"):
+            form = text_file(source, target)
+            with _writer(parts[0], form.compression) as stream:
+                how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
+                same.append(cut_text(source, form, stream, unknown=unknown, **how))
+            done = parts[0] if form.final else _convert(path, _scan(parts[0], form), _same, target, parts)
+        else:
+            cut = partial(truncate_typed, format=format, rule=rule, tokenizer=tokenizer, columns=columns)
+
+            def step(frame: pl.LazyFrame) -> pl.LazyFrame:
+                return count_same(cut(frame), format, same)
+
+            done = _convert(path, _scan_typed(source, parts[0]), step, target, parts)
+        done.replace(target.path)
+    finally:
+        for temporary in parts:
+            temporary.unlink(missing_ok=True)
+    if any(same):
+        logger.warning(
+            "%s: the cut left chosen and rejected the same in %s, which reading takes as bad rows (identical_pair); "
+            "cut less, or leave them out with %s",
+            target.path,
+            counted(sum(same), "pair"),
+            option("on_error", "skip"),
+        )
+    return target.path
+
+
+def _temporaries(target: Path) -> list[Path]:
+    """Where the result is made: beside the target, whose folder is made, and cleared of what killed runs left."""
+    folder, parts = target.parent, ("cut", "made", "packed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            for left in folder.glob(f".{glob.escape(target.name)}.*.{part}"):
+                pid = left.suffixes[-2][1:]
+                if pid.isdigit() and not _is_alive(int(pid)):
+                    left.unlink(missing_ok=True)
+    except OSError as error:
+        why = f"a file in a folder that can be written ({error.strerror}: {error.filename})"
+        check(False, "out", str(target), why, f"choose another {option('out')}")
+    return [folder / f".{target.name}.{os.getpid()}.{part}" for part in parts]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _source(path: Path) -> DataFile:
+    if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
+        raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return _known(path)
+
+
+def _known(path: Path) -> DataFile:
+    try:
+        return data_file(path)
+    except DataError:
+        check(False, "file", str(path), KNOWN, "convert it, or pass a Polars frame")
+        raise
+
+
+def _format(source: DataFile, columns: Sequence[str] | None, format: str) -> tuple[str, DataError | None]:  # noqa: A002
+    """The format of pairs or candidates of the rows, or why there is none; not asked where columns are named."""
+    if columns is not None:
+        check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
+        check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
+        check(format == "auto", "format", format, "left out where columns are named", "leave out one of the two")
+        return "", None
+    try:
+        return open_source([source.path], format=format, kind=("preferences", "candidates")).format, None
+    except DataError as error:
+        if format != "auto":
+            raise
+        return "", error
+
+
+def _same(frame: pl.LazyFrame) -> pl.LazyFrame:
+    return frame
+
+
+def _scan(path: Path, form: TextFile) -> pl.LazyFrame:
+    if form.layout == "csv":
+        return pl.scan_csv(path, infer_schema=False, separator=form.delimiter)  # all columns stay the strings they are
+    return pl.scan_ndjson(path, infer_schema_length=None)
+
+
+def _scan_typed(source: DataFile, unpacked: Path) -> pl.LazyFrame:
+    if source.container == "parquet":
+        return pl.scan_parquet(source.path)
+    with source.path.open("rb") as file:
+        if file.read(6) == b"ARROW1":
+            return pl.scan_ipc(source.path)
+    with (
+        readable(source.name, source.suffix),
+        arrow_reader(source) as reader,  # Arrow's stream form, as a file
+        pa.ipc.new_file(str(unpacked), reader.schema) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch)
+    return pl.scan_ipc(unpacked)
+
+
+def _convert(path: Path, frame: pl.LazyFrame, step: Step, target: DataFile, parts: Sequence[Path]) -> Path:
+    """The frame after `step` as a file of the target's kind."""
+    made, packed = parts[1:]
+    array = target.suffix == ".json"
+    check(not array, "out", str(target.path), "no .json file here", "write .jsonl, which every reader takes")
+    try:
+        frame = step(frame)
+        if target.container == "parquet":
+            frame.sink_parquet(made)
+        elif target.container == "arrow":
+            frame.sink_ipc(made)
+        elif target.container == "csv":
+            frame.sink_csv(made, separator="\t" if target.suffix == ".tsv" else ",")
+        else:
+            frame.sink_ndjson(made)
+    except pl.exceptions.PolarsError as error:
+        nested = target.container == "csv" and any(dtype.is_nested() for dtype in frame.collect_schema().dtypes())
+        remedy = "it may be damaged, or its rows too unlike for one table"
+        remedy = "write .jsonl, .parquet or .arrow, which hold messages and lists" if nested else remedy
+        raise DataError(f"{path} cannot be made {target.path}: {str(error).splitlines()[0]}; {remedy}") from error
+    if target.suffix == ".arrows":
+        with pa.memory_map(str(made)) as file:
+            reader = pa.ipc.open_file(file)
+            with pa.ipc.new_stream(str(packed), reader.schema) as writer:
+                for index in range(reader.num_record_batches):
+                    writer.write_batch(reader.get_batch(index))
+        return packed
+    if target.compression:
+        with made.open("rb") as file, _writer(packed, target.compression) as stream:
+            shutil.copyfileobj(file, stream, 1 << 20)
+        return packed
+    return made
+
+
+@contextmanager
+def _writer(path: Path, compression: str | None) -> Iterator[Any]:
+    if compression is None:
+        stream: Any = path.open("wb")
+    elif compression == "xz":
+        stream = lzma.open(path, "wb")  # noqa: SIM115  (closed below)
+    else:
+        stream = pa.CompressedOutputStream(str(path), compression)
+    with stream:
+        yield stream

@@ -1,0 +1,1 @@
+"""Weights, adapters and tokenizers: read and written."""

@@ -1,0 +1,156 @@
+"""LoRA through PEFT: adding adapters, and merging them into plain weights without touching the model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.modeling.checkpoints.quantized import dense_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+class LoraSettings(Protocol):
+    """What `add_lora` reads; `train.config.LoraConfig` is one."""
+
+    @property
+    def r(self) -> int: ...  # noqa: D102
+    @property
+    def alpha(self) -> int: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+    @property
+    def target_modules(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PreTrainedModel:
+    """`model` under PEFT with LoRA on `target_modules` (empty: every linear layer but the head).
+
+    The adapters' first weights come from `seed`; torch's generator is left as it was. They start as the identity
+    (B = 0) in the dtype of the model. ConfigError where a target does not exist.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = list(settings.target_modules) or "all-linear"
+    if isinstance(targets, list):
+        known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        for target in targets:
+            if target.rsplit(".", 1)[-1] not in known:
+                raise ConfigError(
+                    f"lora.target_modules: the model has no layer {target!r}{did_you_mean(target, known)}; its linear "
+                    f"layers are {', '.join(linear) or 'none'}"
+                )
+    tied = {
+        name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()
+    }
+    if both := tied & {target.rsplit(".", 1)[-1] for target in targets if isinstance(targets, list)}:
+        raise ConfigError(f"lora.target_modules: {sorted(both)} share weights with the embeddings; leave them out")
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks for it
+        torch.default_generator.manual_seed(seed)
+        try:
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:  # a layer of a kind that takes no adapter
+            raise ConfigError(f"lora.target_modules: {error}; name linear layers") from error
+    _check_mergeable(wrapped)
+    for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(model.dtype)
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # the same bytes from every process
+    return cast("PreTrainedModel", wrapped)
+
+
+def _check_mergeable(model: nn.Module) -> None:
+    """ConfigError for an adapter that `merged_state_dict` cannot merge."""
+    from peft.tuners.lora import Linear
+
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+            layer, kind = name.removeprefix("base_model.model."), type(base_layer(module)).__name__
+            raise ConfigError(
+                f"lora.target_modules must be linear layers, whose plain adapters can be merged, got {layer} ({kind}); "
+                "name others, or set lora.r 0"
+            )
+
+
+def is_lora(model: nn.Module) -> bool:
+    """Whether `model` is a PEFT model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """While inside, `model` computes what it did before `add_lora`.
+
+    PEFT's own switch also turns the adapters' `requires_grad` off and on, which is not for the middle of a step.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer._disable_adapters = was
+
+
+def base_layer(layer: nn.Module) -> nn.Module:
+    """`layer` without the adapter on it, where it has one."""
+    return cast("nn.Module", layer.get_base_layer()) if hasattr(layer, "get_base_layer") else layer  # type: ignore[operator]
+
+
+def save_adapter(model: nn.Module, directory: Path, state_dict: dict[str, Tensor]) -> None:
+    """Write the adapter alone, as PEFT reads it; `state_dict` has the PEFT model's names.
+
+    No path of this machine goes into the files, so the same adapter is the same bytes everywhere.
+    """
+    # save_embedding_layers: anything but False may ask the hub whether the vocabulary has grown
+    model.save_pretrained(directory, state_dict=dict(state_dict), save_embedding_layers=False)  # type: ignore[operator]
+    (directory / "README.md").unlink(missing_ok=True)  # an empty form
+    file = directory / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The plain model's weights with LoRA merged: W + scaling * B A, added in float32, rounded once.
+
+    W of a quantized layer is what it computes with. `state_dict` has the PEFT model's names (default: its own
+    weights). Neither it nor the model is changed.
+    """
+    _check_mergeable(model)
+    state = dense_weights(model, dict(model.state_dict() if state_dict is None else state_dict))
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        key = f"{name}.base_layer.weight"
+        weight = state[key]
+        total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for adapter in module.active_adapters:
+            a, b = state[f"{name}.lora_A.{adapter}.weight"], state[f"{name}.lora_B.{adapter}.weight"]
+            total = total + module.scaling[adapter] * (b.to(total) @ a.to(total))
+        state[key] = total.to(weight.dtype)
+    plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor for name, tensor in plain.items()
+    }

@@ -1,0 +1,386 @@
+"""Load a causal language model ready for packed batches: packed attention, no cache, no dropout."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.modeling.attention.backends import check_way
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
+from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
+from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
+from pyprefopt.modeling.checkpoints.weights import check_weights
+from pyprefopt.modeling.cpu_matmul import use_fast_products
+
+logger = logging.getLogger(__name__)
+
+_NEEDS_IT = (
+    "packed batches need an architecture that uses transformers' attention interface; use a model of another one, as "
+    "docs/gpu.md says"
+)
+Head = Literal["language", "reward"]
+# Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
+_HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
+    "language": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING, "causal language model", frozenset()),
+    "reward": (
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "model with a sequence classification class", frozenset({"score.weight"}),
+    ),
+}  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    gradient_checkpointing: bool = False,
+    attention: str = "auto",
+    lora: LoraSettings | None = None,
+    load_in_4bit: bool = False,
+    vocab_size: int | None = None,
+    head: Head = "language",
+    pad_token_id: int | None = None,
+) -> PreTrainedModel:
+    """A causal language model with packed attention, on the CPU, in training mode.
+
+    source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
+        state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
+    dtype: float32, bfloat16 or float64 (tests), of weights and computation.
+    attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, said in the log).
+    lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
+    load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
+    vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
+    head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
+        has it; `pad_token_id` is then the id that transformers skips at the end of padded texts (None: it refuses
+        padded ones), and must not be one that a response may end with.
+    Every dropout of the model, of whole layers too, is set to 0, so that policy and reference agree at step 0; LoRA's
+    own dropout stays.
+    """
+    wanted, way = _dtype(dtype), check_way(attention)
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    config, original = _configured(path, way, trust_remote_code, head, pad_token_id)
+    if load_in_4bit:
+        _refuse_packing_anew(config, path)
+    with _told_of_attention(config):
+        model = _build_model(
+            path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
+        )
+    if path.is_file():
+        logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
+    _check_model(model, vocab_size, str(source))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    use_fast_products(model.base_model)
+    model.source_config = original  # what `save_policy` writes
+    if gradient_checkpointing:
+        _checkpoint_activations(model)
+    model.train()
+    return add_lora(model, lora, seed) if lora is not None and lora.r > 0 else model
+
+
+def sketch_model(
+    source: str | Path, *, trust_remote_code: bool = False, load_in_4bit: bool = False, head: Head = "language"
+) -> PreTrainedModel:
+    """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
+
+    ConfigError for what `load_model` would refuse before it reads weights, and for damaged files of these.
+    """
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    config, _ = _configured(path, "auto", trust_remote_code, head, None)
+    if load_in_4bit:
+        _refuse_packing_anew(config, path)
+    with _told_of_attention(config), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = _HEADS[head][0].from_config(
+            config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
+        )
+    _check_model(model, None, str(source))
+    if load_in_4bit:
+        check_packable(model)
+    return cast("PreTrainedModel", model)
+
+
+def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _check_directory(path)
+        return path
+    if path.is_file():
+        if path.suffix != ".json":
+            raise ConfigError(f"model must be a directory, a hub name or a config.json, got {str(source)!r}")
+        return path
+    name = str(source)
+    if not _is_hub_name(name):
+        raise ConfigError(f"model must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"] + (["*.py"] if trust_remote_code else [])
+    try:
+        path = Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ConfigError(
+            f"model must be a local path or a model that can be reached on the hub, got {name!r}: "
+            f"{type(error).__name__}; download it first and give its directory"
+        ) from error
+    _check_directory(path)
+    return path
+
+
+def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
+    """Hex sha256 of what makes the model: configuration, tensors and adapter, and its code where that is trusted.
+
+    Paths, tokenizers and other files do not count.
+    """
+    path = resolve_source(source, trust_remote_code=trust_remote_code)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.name.endswith(".json"):
+            content = json.dumps(_settings(file), sort_keys=True).encode()
+            part = hashlib.sha256(content).hexdigest()
+        else:
+            with file.open("rb") as handle:
+                part = hashlib.file_digest(handle, "sha256").hexdigest()
+        name = "config.json" if path.is_file() else file.relative_to(path).as_posix()
+        digest.update(f"{name} {part}\n".encode())
+    return digest.hexdigest()
+
+
+def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
+    """The embedded tiny model as the content of a config.json: Llama, 2 layers, hidden size 128, own head."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+    }
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted not in DTYPES.values():
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; fp16 is refused")
+    return cast("torch.dtype", wanted)
+
+
+def _is_hub_name(name: str) -> bool:
+    """`name` or `owner/name`; anything that looks like a path is not."""
+    looks_local = name.startswith((".", "~", "/")) or name.endswith((".json", ".safetensors", "/")) or "\\" in name
+    return bool(name) and not looks_local and name.count("/") <= 1
+
+
+def _check_directory(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"model must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
+        )
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
+    check_weights(path)
+
+
+def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration at `path` (file, or directory with a config.json), of a type that can be built."""
+    file = path if path.is_file() else path / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model: {str(file)!r} must be JSON, got an error: {error}") from error
+    model_type = settings.get("model_type") if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and settings.get("auto_map"):
+        if not trust_remote_code:
+            raise ConfigError(
+                f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
+                "read that code, then set trust_remote_code"
+            )
+    elif "quantization_config" in settings:
+        method = (settings["quantization_config"] or {}).get("quant_method")
+        raise ConfigError(
+            f"model must have its weights in full, but {str(file)!r} is quantized ({method}); give the model's own "
+            "checkpoint, and lora.r with lora.load_in_4bit, which quantizes it as it is loaded"
+        )
+    elif model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
+        raise ConfigError(f"model_type must be one that transformers knows, got {model_type!r}{hint} ({str(file)!r})")
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    return cast("PreTrainedConfig", config)
+
+
+def _configured(
+    path: Path, way: str, trust_remote_code: bool, head: Head, pad_token_id: int | None
+) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """The configuration at `path`, prepared for packed batches, and as it was."""
+    config = _read_config(path, trust_remote_code)
+    if head == "reward":
+        config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
+        config.pad_token_id = pad_token_id
+    original = copy.deepcopy(config)
+    _prepare(config, way)
+    _, architectures, kind, _ = _HEADS[head]
+    if type(config) not in architectures and not trust_remote_code:
+        raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
+    return config, original
+
+
+def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
+    """ConfigError for a model that QLoRA has trained: in 4 bits it would be rounded back to what it was before."""
+    if getattr(config, TRAINED_IN_4BIT, False):
+        raise ConfigError(
+            f"lora.load_in_4bit needs a model that was not trained with it, got {str(path)!r} (its config.json has "
+            f"{TRAINED_IN_4BIT}): packed anew, it loses most of what it has learned; leave load_in_4bit out to go on "
+            "from it, or give the model that it was trained from"
+        )
+
+
+@contextmanager
+def _told_of_attention(config: PreTrainedConfig) -> Iterator[None]:
+    """While inside, what architectures with a fixed table of attention classes answer is a ConfigError."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A config without the version of the library that wrote it."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in settings.items() if key not in ("transformers_version", "peft_version")}
+
+
+def _counts(file: Path, root: Path, code: bool) -> bool:
+    """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
+    if file.parent not in (root, root / "adapter"):
+        return False
+    return (
+        file.suffix == ".safetensors"
+        or file.name in ("config.json", "adapter_config.json")
+        or (code and file.suffix == ".py")
+    )
+
+
+def _prepare(config: PreTrainedConfig, way: str) -> None:
+    """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
+    text = config.get_text_config()
+    if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
+        raise ConfigError(
+            f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support; "
+            "use a model of another architecture, as docs/gpu.md says"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
+    config._attn_implementation = ATTENTION_NAME
+    for part in (config, text):
+        part.use_cache = False
+        setattr(part, WAY_SETTING, way)
+        for name, value in list(vars(part).items()):
+            random = "dropout" in name or name.endswith(("pdrop", "layerdrop"))
+            if random and isinstance(value, int | float) and value:
+                setattr(part, name, 0.0)
+
+
+def _build_model(
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, seed: int, trust_remote_code: bool,
+    load_in_4bit: bool, head: Head,
+) -> PreTrainedModel:  # fmt: skip
+    """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
+    auto, _, kind, optional = _HEADS[head]
+    options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
+        if path.is_file() and load_in_4bit:
+            raise ConfigError(
+                f"load_in_4bit needs a model with weights to quantize, got {str(path)!r}; give the directory or hub "
+                "name of a checkpoint"
+            )
+        if path.is_file():
+            model = auto.from_config(config, dtype=torch.float32, **options)
+            for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
+                parameter.data = parameter.data.to(dtype)
+            return cast("PreTrainedModel", model)
+        if load_in_4bit:
+            options |= loading_options(dtype)
+        with _told_here():
+            model, info = auto.from_pretrained(
+                path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
+                output_loading_info=True, **options,
+            )  # fmt: skip
+    if load_in_4bit:
+        take_over(model)
+    if missing := sorted(set(info["missing_keys"]) - optional):
+        raise ConfigError(
+            f"model {str(path)!r} lacks {len(missing)} weights of {type(model).__name__} (first: {missing[0]}), "
+            f"which would be random; give a checkpoint of a {kind}"
+        )
+    if unexpected := sorted(name for name in info["unexpected_keys"] if head == "language" or "lm_head" not in name):
+        logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])
+    return cast("PreTrainedModel", model)
+
+
+@contextmanager
+def _told_here() -> Iterator[None]:
+    """While inside, transformers does not warn of weights that are missing or unused: what matters is told below."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    reporter.addFilter(keep)
+    try:
+        yield
+    finally:
+        reporter.removeFilter(keep)
+
+
+def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
+    if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
+        raise ConfigError(f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}")
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if vocab_size is not None and vocab_size > embeddings:
+        raise ConfigError(
+            f"the tokenizer must not have more ids than the model has embeddings ({embeddings}, {source!r}), "
+            f"got {vocab_size}; use the model's own tokenizer"
+        )
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass; the method has two names within transformers 5."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

@@ -1,0 +1,99 @@
+"""Write a policy or a reward model as a directory that transformers' `AutoModelFor…` classes load."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyprefopt.errors import ArtifactError
+from pyprefopt.modeling.checkpoints.adapters import is_lora, merged_state_dict, save_adapter
+from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedLinear
+from pyprefopt.modeling.logps import PackedModel, causal_lm
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+def save_policy(
+    model: nn.Module,
+    directory: str | Path,
+    tokenizer_files: Iterable[str | Path] | None = None,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write `model` (packed, PEFT or plain transformers model) to `directory`, in one step: all of it or nothing.
+
+    LoRA is merged into the weights; the adapter alone is in `adapter/`. The configuration is the source's own: its
+    attention, cache and dropout settings, not those of training. `tokenizer_files` are copied beside it.
+    `state_dict` (names as in `model.state_dict()`) replaces the model's weights, for exports from ZeRO-3.
+    A directory that exists is replaced. Returns the directory.
+    """
+    target = Path(directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    for left in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.old-*")]:
+        shutil.rmtree(left, ignore_errors=True)  # by a killed process
+    partial.mkdir()
+    try:
+        _write(model, partial, state_dict)
+        for file in tokenizer_files or ():
+            shutil.copyfile(file, partial / Path(file).name)
+        _sync(partial)
+        _replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | None) -> None:
+    if isinstance(model, PackedModel):
+        if state_dict is not None:
+            state_dict = {name.removeprefix("model."): tensor for name, tensor in state_dict.items()}
+        model = model.model
+    causal = causal_lm(model)
+    weights = dict(model.state_dict()) if state_dict is None else state_dict
+    _check_names(model, causal, weights)
+    if is_lora(model):
+        save_adapter(model, directory / "adapter", weights)
+    weights = merged_state_dict(model, weights)
+    tied = getattr(causal, "all_tied_weights_keys", None) or {}
+    weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}
+    dtype = next(iter(weights.values())).dtype
+    causal.save_pretrained(directory, state_dict=weights)
+    config = copy.deepcopy(getattr(causal, "source_config", causal.config))
+    config.architectures, config.dtype = [type(causal).__name__], str(dtype).removeprefix("torch.")
+    if any(isinstance(module, QuantizedLinear) for module in causal.modules()):
+        setattr(config, TRAINED_IN_4BIT, True)  # `load_model` will not pack it anew
+    config.save_pretrained(directory)
+
+
+def _check_names(model: nn.Module, causal: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """ArtifactError unless `weights` are the model's, all of them but those tied to others."""
+    expected = set(model.state_dict())
+    tied = tuple(getattr(causal, "all_tied_weights_keys", None) or ())
+    missing = sorted(name for name in expected - set(weights) if not name.endswith(tied))
+    for names, what in ((sorted(set(weights) - expected), "does not know"), (missing, "also needs")):
+        if names:
+            raise ArtifactError(f"state_dict: {len(names)} names that the model {what} (first: {names[0]!r})")
+
+
+def _sync(directory: Path) -> None:
+    """Wait until every file is on disk."""
+    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target`; what stood there is moved aside first and removed last."""
+    old = target.parent / f".{target.name}.old-{os.getpid()}"
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

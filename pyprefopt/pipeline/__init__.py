@@ -1,0 +1,1 @@
+"""A run from the settings to the policy."""

@@ -1,0 +1,104 @@
+"""What a run must not destroy unasked: the finished policy of other settings, and files that no run made."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.typed import as_dict, read_yaml
+from pyprefopt.stages.stage import KEY_FILE, Artifact, Stage
+from pyprefopt.storage.files import MANIFEST, read_manifest
+
+CONFIG = "config.yaml"
+UNKEYED = frozenset({  # settings that change nothing in the policy
+    "output_dir", "overwrite", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch",
+    "threads", "layout", "attention", "head_kernel", "per_device_train_batch_size", "eval_steps", "save_steps",
+    "save_total_limit", "logging_steps", "peak_tflops", "trust_remote_code", "compile",
+})  # fmt: skip
+REMEDY = "choose another output_dir, or set overwrite to replace it (what fits of the other stages is used again)"
+
+logger = logging.getLogger("pyprefopt")
+
+
+def check_output_dir(config: RunConfig) -> None:
+    """Look at `output_dir` before anything is made: by settings. `check_data` and `check_key` look at contents.
+
+    Raises:
+        ArtifactError: it holds a finished policy of other settings, or a folder `policy` that no run made there.
+    """
+    output_dir = Path(config.output_dir or "")
+    names = [path.name for path in sorted(output_dir.iterdir()) if not path.name.startswith(".")]
+    begun = CONFIG in names or (output_dir / "stages").exists()
+    if names and not begun:
+        logger.warning(
+            "%s holds other files (%s) and no run; this run writes beside them", output_dir, ", ".join(names[:3])
+        )
+    if config.overwrite or not _holds_policy(output_dir):
+        return
+    if not (output_dir / "stages" / "policy" / KEY_FILE).exists():
+        raise ArtifactError(f"{output_dir / 'policy'} was made by no run that is in {output_dir}; {REMEDY}")
+    if _finished(output_dir) is None:
+        return
+    before, now = _settings_before(output_dir), dict(_dotted(as_dict(config)))
+    changed = [n for n, value in before.items() if n in now and n not in UNKEYED and value != now[n]]
+    if changed:
+        first = "method" if "method" in changed else changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ArtifactError(
+            f"{output_dir} holds a finished {before.get('method')} policy of other settings ({first} was "
+            f"{before[first]}, now {now[first]}{more}); {REMEDY}"
+        )
+
+
+def check_data(config: RunConfig, data: Artifact) -> None:
+    """ArtifactError where `output_dir` holds a finished policy that was trained on other data."""
+    output_dir = Path(config.output_dir or "")
+    finished = None if config.overwrite else _finished(output_dir)
+    if finished is not None and finished["inputs"].get("data") != data.fingerprint:
+        raise ArtifactError(f"{output_dir} holds a finished policy that was trained on other data; {REMEDY}")
+
+
+def check_key(config: RunConfig, policy: Stage) -> None:
+    """ArtifactError where `output_dir` holds a finished policy of another key than the stage `policy` has."""
+    output_dir = Path(config.output_dir or "")
+    finished = None if config.overwrite else _finished(output_dir)
+    if finished is not None and finished["key"] != policy.key:
+        parts = {name: value for part in ("settings", "inputs") for name, value in finished[part].items()}
+        now = json.loads(json.dumps(policy.settings | policy.inputs))  # lists for tuples, as there
+        other = sorted(name for name in parts.keys() | now.keys() if parts.get(name) != now.get(name))
+        raise ArtifactError(
+            f"{output_dir} holds a finished policy that was made with other {', '.join(other) or 'formats'}; {REMEDY}"
+        )
+
+
+def _holds_policy(output_dir: Path) -> bool:
+    return (output_dir / "policy").is_dir() and any((output_dir / "policy").iterdir())
+
+
+def _finished(output_dir: Path) -> dict[str, Any] | None:
+    """The manifest of the policy that is there."""
+    directory = output_dir / "stages" / "policy"
+    if not (directory / MANIFEST).exists() or not _holds_policy(output_dir):
+        return None
+    return read_manifest(directory)
+
+
+def _settings_before(output_dir: Path) -> dict[str, Any]:
+    """The settings of the last run by dotted name; none where they cannot be read."""
+    try:
+        return dict(_dotted(read_yaml(output_dir / CONFIG)))
+    except ConfigError:
+        return {}
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,140 @@
+"""What a run can look at before its data is read: models, prompts and columns that settings name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pyprefopt.data.reading.extra_columns import may_have
+from pyprefopt.data.reading.formats import detected
+from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
+from pyprefopt.modeling.attention.backends import check_here
+from pyprefopt.modeling.checkpoints.adapters import add_lora
+from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model, toy_config
+from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
+from pyprefopt.modeling.head.choice import check_kernel
+from pyprefopt.modeling.logps import LogpsModel, rehearse
+from pyprefopt.modeling.reward_head import RewardModel
+from pyprefopt.pipeline.given import given_models, of_one_vocabulary
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
+from pyprefopt.stages.data import tokenizer_source
+from pyprefopt.stages.prepared import is_prepared
+
+if TYPE_CHECKING:
+    from pyprefopt.data.reading.sources import Source
+    from pyprefopt.settings.config import RunConfig
+    from pyprefopt.stages.stage import Artifact
+
+logger = logging.getLogger("pyprefopt")
+
+
+def check_given(config: RunConfig) -> None:
+    """Look at what is named: an hour of reading data does not end in a typing error.
+
+    Raises:
+        ConfigError: a model, a prompt or an optional package is not there, or is none.
+        DataError: the data has no column of rewards of that name.
+    """
+    for setting, path in {"model": config.model, **given_models(config)}.items():
+        with _told_of(setting):
+            if path is not None:
+                resolve_source(path, trust_remote_code=config.trust_remote_code)
+    check_here(config.attention)
+    check_kernel(config.head_kernel)
+    if config.lora.load_in_4bit:
+        require_bitsandbytes()
+    if config.data is not None or config.model is not None:  # else it is the embedded one
+        tokenizer_source(config)
+    for setting, path in given_models(config).items():
+        with _told_of(setting):
+            _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
+    provider = None if config.rewards.name is None else config.rewards.provider()
+    if isinstance(provider, Contrastive):
+        for direction in DIRECTIONS:
+            provider.prompt(direction)
+    if isinstance(provider, Column):
+        for setting, path in {"data": config.data, "eval_data": config.eval_data}.items():
+            if path is not None and not is_prepared(path):
+                _check_column(setting, path, config.format, provider.column)
+
+
+def check_start(config: RunConfig) -> None:
+    """Look at the architecture of the model that training starts from, as it will be trained, without its weights.
+
+    Raises:
+        ConfigError: it is refused, or something that `lora` asks of it.
+    """
+    if config.policy_init == "base" and config.base.path is not None:
+        return  # `model` brings the tokenizer alone
+    head: Head = "reward" if "reward_head" in config.loss.needs else "language"
+    if config.model is not None:
+        _sketch(config, config.model, trained=True, head=head)
+    elif config.lora.r > 0:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "config.json"  # the embedded model's; the size of the vocabulary plays no part
+            path.write_text(json.dumps(toy_config(8)), encoding="utf-8")
+            _sketch(config, str(path), trained=True, head=head)
+
+
+def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "language") -> None:
+    """ConfigError for what `load_model` and the engine around it would refuse of a model, whatever its weights."""
+    in_4bit = trained and config.lora.load_in_4bit
+    try:
+        model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
+        rehearse(RewardModel(model) if head == "reward" else LogpsModel(model, probe=False))
+        if trained and config.lora.r > 0:
+            add_lora(model, config.lora)
+    except ConfigError:
+        raise
+    except Exception as error:  # code that cannot do without numbers: it is looked at when it has them
+        logger.debug("%s was not looked at early: %s: %s", path, type(error).__name__, error)
+
+
+@contextmanager
+def _told_of(setting: str) -> Iterator[None]:
+    """While inside, errors name the setting that gives the model."""
+    try:
+        yield
+    except ConfigError as error:
+        raise (error if setting == "model" else ConfigError(f"{setting}: {error}")) from None
+
+
+def check_excluded(config: RunConfig, data: Artifact) -> None:
+    """ConfigError where `selection.excluded_ids` names a token that the tokenizer does not have."""
+    size, ids = data.manifest["vocab_size"], config.selection.excluded_ids
+    bad = [token for token in ids if token >= size]
+    check(not bad, "selection.excluded_ids", bad, f"token ids, below {size}", "look the token up in tokenizer.json")
+
+
+def _check_column(setting: str, path: str, form: str, name: str) -> None:
+    """DataError unless the rows have `chosen_NAME` and `rejected_NAME`; the last rows of a text file count too."""
+    from pyprefopt.data.reading.sources import open_source
+
+    source = open_source(path, format=form, kind="preferences")
+    for side in ("chosen", "rejected"):
+        if not _has(source, f"{side}_{name}"):
+            pairs = _pairs(source)
+            bare = name.removeprefix("chosen_").removeprefix("rejected_")
+            hint = f"; did you mean '{bare}'?" if bare in pairs else did_you_mean(name, pairs)
+            raise DataError(
+                f"rewards.column must be the NAME of columns chosen_NAME and rejected_NAME, and {setting} '{path}' has "
+                f"no '{side}_{name}', got '{name}'{hint}; set rewards.column to NAME"
+            )
+
+
+def _has(source: Source, field: str) -> bool:
+    if source.named([field]) or any(part.columns for part in source.parts):
+        return bool(source.named([field]))
+    return any(may_have(block, [field]) for block in source.blocks(carry=True))
+
+
+def _pairs(source: Source) -> list[str]:
+    """Each NAME of which the rows have `chosen_NAME` and `rejected_NAME`."""
+    names = [name for part in source.parts for name in part.columns or ()]
+    names = names or detected(source.first_block.rows, [source.format])[1]
+    return [name[7:] for name in names if name.startswith("chosen_") and f"rejected_{name[7:]}" in names]

@@ -1,0 +1,74 @@
+"""`pyprefopt score`: the token rewards of a set, without training a policy on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pyprefopt import ranks
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
+from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.pipeline.lock import RunLock
+from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.stages.prepared import is_prepared
+from pyprefopt.storage.files import MANIFEST, atomic_write
+
+COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
+
+
+def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
+    """Make the rewards of `config.data` and write them to `out`; mean and standard deviation by side.
+
+    out: a .parquet file (a line a response: its tokens and `rewards`), or, where the data is a prepared folder, a
+    folder that becomes a ValueStore of it. Stages are kept in `output_dir` and used again, as in a training run.
+
+    Raises:
+        ConfigError: a setting breaks a rule; `out` is of neither kind.
+        ArtifactError: `out` is there, and `config.overwrite` is not set.
+        DataError: bad rows, or a reward that is not finite.
+    """
+    config, target = resolve(config), Path(out)
+    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
+    as_table = target.suffix == ".parquet"
+    if not as_table and not is_prepared(config.data):
+        raise ConfigError(
+            f"out must be a .parquet file, got '{target}'; a folder is for values of a folder made by pyprefopt prepare"
+        )
+    if config.data is None or config.eval_data is not None or config.eval_ratio > 0:
+        raise ConfigError("score takes one set whole: data must be given, eval_data not, and eval_ratio be 0")
+    there = target.is_file() or (target / MANIFEST).is_file()
+    if there and not config.overwrite:
+        raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
+    output_dir = Path(config.output_dir)
+    ranks.set_threads(config.threads)
+    with RunLock(output_dir):
+        if ranks.is_main():
+            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+        pipeline = Pipeline(config)
+        rewards = pipeline.rewards
+        assert rewards is not None  # noqa: S101  (the method needs them, so resolve filled the provider)
+        if ranks.is_main():
+            store = SegmentStore.open(pipeline.data.directory / "train")
+            values = ValueStore.open(rewards.directory / "train").check(store)
+            if as_table:
+                _write_table(store, values, target)
+            else:
+                ValueStore.write(target, store, values, key=values.key)
+    return rewards.facts
+
+
+def _write_table(store: SegmentStore, values: ValueStore, target: Path) -> None:
+    names = [name for name in COLUMNS if name in store.table.column_names]
+    table = store.table.select(names).append_column("rewards", values.values)
+    table = table.filter(pa.array(store.segments != 0))
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", use_byte_stream_split=["rewards.list.element"], use_dictionary=False
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, sink.getvalue().to_pybytes())

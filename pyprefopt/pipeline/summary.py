@@ -1,0 +1,113 @@
+"""The end of a run: `summary.json`, and the same as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.stages.stage import Artifact
+from pyprefopt.storage.files import atomic_write
+
+TRAINED = ("base", "oracle", "policy")
+SHOWN = ("loss", "ranking_accuracy", "rewards/accuracies", "rewards/margins")  # of the evaluations, in this order
+SPLITS = (("train", "training"), ("eval", "test"))
+GIB = 2**30
+
+
+def summarize(config: RunConfig, made: dict[str, Artifact]) -> dict[str, Any]:
+    """The facts of every stage that the run asked for, and the headline numbers of the policy."""
+    stages = {name: {"reused": artifact.reused, **artifact.facts} for name, artifact in made.items()}
+    policy = stages["policy"]
+    return {
+        "method": config.method,
+        "output_dir": config.output_dir,
+        "ranking_accuracy": {when: policy[f"eval_{when}"].get("eval_ranking_accuracy") for when in ("before", "after")},
+        "stages": stages,
+    }
+
+
+def write_summary(output_dir: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json` whole or not at all."""
+    atomic_write(output_dir / "summary.json", json.dumps(summary, indent=2).encode())
+
+
+def format_table(summary: dict[str, Any]) -> str:
+    """The summary for a terminal."""
+    stages = summary["stages"]
+    what = "candidate sets" if METHODS[summary["method"]].trains_on == "candidates" else "pairs"
+    pairs = [f"{stages['data'][split]['rows']:,} {name} {what}" for split, name in SPLITS if split in stages["data"]]
+    parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}", _stage_table(stages)]
+    parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
+    if "selection" in stages:
+        parts.append(_selection_table(stages["selection"], stages.get("scores"), stages.get("rewards")))
+    return "\n\n".join(parts)
+
+
+def _stage_table(stages: dict[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            "reused" if facts["reused"] else "made",
+            f"{facts['seconds']:.1f}",
+            f"{facts['peak_memory_bytes'] / GIB:.2f}",
+        )
+        for name, facts in stages.items()
+    ]
+    return _align([("stage", "", "seconds", "peak memory (GiB)"), *rows])
+
+
+def _training_table(name: str, facts: dict[str, Any]) -> str:
+    ended = {True: ", converged", False: ", not converged", None: ""}[facts.get("converged")]
+    rows = [(f"{name}, {facts['steps']} steps{ended}", "before", "after")]
+    if facts.get("train_loss") is not None:
+        first, last = facts["train_loss"]
+        rows.append(("loss of the first and last step", _number(first), _number(last)))
+    if "weightless" in facts:
+        rows.append(("rows without a weighted token", f"{facts['weightless']:,}", ""))
+    for metric in SHOWN:
+        before, after = (facts[f"eval_{when}"].get(f"eval_{metric}") for when in ("before", "after"))
+        if after is not None:
+            rows.append((f"eval_{metric}", _number(before), _number(after)))
+    return _align(rows)
+
+
+def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, rewards: dict[str, Any] | None) -> str:
+    sides = ("chosen", "rejected")
+    title = "oracle's selection" if scores else "selection by token rewards" if rewards else "random selection"
+    rows: list[tuple[str, ...]] = [(title, *sides)]
+    if scores:
+        rows.append(("mean oracle score of a token", *(f"{scores[side]['mean_score']:+.3f}" for side in sides)))
+    if rewards:
+        rows.append(("mean reward of a token", *(f"{rewards[side]['mean_reward']:+.3f}" for side in sides)))
+    for fact, title in (
+        ("selected_share", "share of tokens selected"),
+        ("planted_recall", "planted tokens found (recall)"),
+        ("planted_recall_by_chance", "  by chance"),
+        ("planted_precision", "selected tokens planted (precision)"),
+        ("planted_precision_by_chance", "  by chance"),
+    ):
+        if fact in selection["chosen"]:
+            rows.append((title, *(_number(selection[side][fact]) for side in sides)))
+    return _align(rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _align(rows: Iterable[tuple[str, ...]]) -> str:
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(w) if column == 0 else cell.rjust(w)
+            for column, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:]])

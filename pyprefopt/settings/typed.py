@@ -1,0 +1,212 @@
+"""Settings as text: strict YAML in and out, and mappings checked against the config dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.foreign_names import FOREIGN
+
+# YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
+_SCALARS = {
+    "null": (r"null|Null|NULL|~|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML fills it per class)
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+
+for _class in (_Loader, _Dumper):
+    for _tag, (_pattern, _first) in _SCALARS.items():
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: a setting's name must be text, got {key!r}")
+        if key in seen:
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: {key} is given twice; keep one of the two")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
+    """A YAML mapping as a dict; ConfigError (naming `where`) for duplicate keys, tags, or anything but a mapping."""
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}, {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {_placed(error)}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must hold a mapping of settings, got {value!r}; write one `name: value` a line")
+    return value
+
+
+def _placed(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    return " ".join(str(error).split()).replace(' in "<unicode string>",', " at")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """`parse_yaml` of a file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config must be an existing YAML file, got '{path}'; check the path")
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def dump_yaml(settings: Mapping[str, Any]) -> str:
+    """The inverse of `parse_yaml`, in the given order."""
+    text: str = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, width=120)
+    return text
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """All settings as nested plain values; tuples become lists."""
+    return asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+
+
+def hints(cls: type, method: str) -> dict[str, Any]:
+    """Field name -> type. A run's `loss` takes the type of its method's settings."""
+    found = get_type_hints(cls)
+    if issubclass(cls, RunConfig):
+        found["loss"] = METHODS[method]
+    return {f.name: found[f.name] for f in fields(cls)}
+
+
+def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting below `cls` as (`oracle.loss.beta`, its type)."""
+    for name, hint in hints(cls, method).items():
+        if is_dataclass(hint):
+            yield from dotted_names(hint, method, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{name}", hint
+
+
+def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "") -> dict[str, Any]:
+    """The same nested settings with names and types checked (1 becomes 1.0, a list a tuple where the type says so)."""
+    known = hints(cls, method)
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        dotted = f"{prefix}{name}"
+        if name not in known:
+            raise unknown_setting(dotted, method)
+        hint = known[name]
+        if not is_dataclass(hint):
+            values[name] = fit(value, hint, dotted)
+        elif isinstance(value, hint) or (dotted == "loss" and is_dataclass(value)):  # type: ignore[arg-type]
+            values[name] = value  # from Python; whether `loss` is the method's is a row of `compatibility`
+        elif isinstance(value, Mapping):
+            values[name] = typed(hint, value, method, f"{dotted}.")  # type: ignore[arg-type]
+        else:
+            raise ConfigError(
+                f"{dotted} must be a mapping of settings, got {value!r}; write `{name}: {{setting: value}}`"
+            )
+    return values
+
+
+def build(cls: type, settings: Mapping[str, Any], method: str) -> Any:
+    """`cls(**settings)` after `typed`; missing settings keep the dataclass's defaults."""
+    known = hints(cls, method)
+    values = dict(settings)
+    for name, value in settings.items():
+        if is_dataclass(known[name]) and isinstance(value, Mapping):
+            try:
+                values[name] = build(known[name], value, method)
+            except ConfigError as error:  # a loss does not know where it stands: `oracle.` + `loss.beta must be …`
+                where = "oracle." if name == "loss" and cls is OracleConfig else ""
+                raise ConfigError(f"{where}{error}") from None
+    return cls(**values)
+
+
+def unknown_setting(name: str, method: str) -> ConfigError:
+    """The error for a setting that does not exist: what other trainers' names are called here, or the nearest name."""
+    known = [known for known, _ in dotted_names(RunConfig, method)]
+    section, _, last = name.rpartition(".")
+    if name in FOREIGN:
+        hint = f"; {FOREIGN[name]}"
+    elif section == "loss":
+        own = [k for k in known if k.startswith("loss.")]
+        hint = did_you_mean(name, own) if difflib.get_close_matches(last, [k[5:] for k in own]) else ""
+        hint = hint or f"; method {method} has {', '.join(own)}"
+    else:
+        # `oracle.beta`: by spelling the nearest is `oracle.path`, but the user means the same last word
+        same_word = [k for k in known if k.rpartition(".")[2] == last]
+        hint = did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"])
+    return ConfigError(f"unknown setting '{name}'{hint}")
+
+
+def fit(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type `hint`, or a ConfigError naming setting, value and expected type."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        matched, result = _match(value, option)
+        if matched:
+            return result
+    raise misfit(name, hint, value)
+
+
+def misfit(name: str, hint: Any, value: Any) -> ConfigError:
+    """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    names = [c for o in options if get_origin(o) is Literal for c in get_args(o) if isinstance(c, str)]
+    meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
+    return ConfigError(f"{name} must be {expected(hint)}, got {value!r}{meant}")
+
+
+def expected(hint: Any) -> str:
+    """A setting's type in words: `a whole number or null`."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return " or ".join(_describe(option) for option in options)
+
+
+def _match(value: Any, hint: Any) -> tuple[bool, Any]:
+    if get_origin(hint) is Literal:
+        matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
+        return matches, value
+    if get_origin(hint) is tuple:
+        is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
+        return is_list, tuple(value) if is_list else None
+    if hint is float and type(value) is int:
+        return True, float(value)
+    return type(value) is hint, value  # exact: True is no int
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of " + _describe(get_args(hint)[0]).removeprefix("a ") + "s"
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
+    return names[hint]

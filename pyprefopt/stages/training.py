@@ -1,0 +1,273 @@
+"""Stages that train: `base` (SFT), `oracle` (DPO) and `policy` (the run's method), all through one trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyprefopt import ranks
+from pyprefopt.data.batching.loader import StepLoader, permutation
+from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
+from pyprefopt.errors import ArtifactError, ConfigError, DataError, counted
+from pyprefopt.modeling.checkpoints.load import model_hash
+from pyprefopt.modeling.checkpoints.save import save_policy
+from pyprefopt.modeling.logps import score_logps
+from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.stages.models import Source, open_trained
+from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.training.engine import init_distributed
+from pyprefopt.training.trainer import FitResult, Job, fit
+
+if TYPE_CHECKING:
+    from pyprefopt.losses import Method
+
+# What a training stage reads besides its optimisation settings. World size, ZeRO stage, micro-batches, layout,
+# logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
+KEYED = ("dtype", "lora")
+RECORDED = (
+    "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention", "head_kernel",
+    "gradient_checkpointing", "compile", "deepspeed",
+)  # fmt: skip
+# Mean difference a token, in nats, of log-probs computed in two packings.
+REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+
+logger = logging.getLogger("pyprefopt")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training stage: everything that decides its result."""
+
+    name: str
+    optim: OptimConfig
+    method: Method
+    start: Source
+    data: Artifact
+    target: Path  # where the trained model goes
+    ref_logps: Artifact | None = None
+    selection: Artifact | None = None
+    token_rewards: Artifact | None = None
+    fraction: float = 1.0  # of the training pairs
+    sample: int = 0  # which such share
+    user_weights: bool = False  # those of the data, where it has any, multiply the method's
+
+    def stage(self, config: RunConfig) -> Stage:
+        """The stage's key."""
+        given, optim = asdict(config), asdict(self.optim)
+        settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
+        settings |= {"method": repr(self.method), "fraction": self.fraction, "sample": self.sample}
+        inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
+        for name in ("ref_logps", "selection", "token_rewards"):
+            artifact = getattr(self, name)
+            if artifact is not None:
+                inputs[name] = artifact.fingerprint
+        if self.user_weights and self.data.manifest.get("weights"):
+            inputs["user_weights"] = content_hash(self.data.manifest["weights"])
+        return Stage(self.name, settings, inputs, seed=config.seed)
+
+    def train_loader(self, config: RunConfig) -> StepLoader:
+        """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
+        if self.method.trains_on != "responses":
+            return self._loader(config, "train", self._columns(config, "train"))
+        own = (self.data.directory / "sft").exists()
+        split, only = ("sft", None) if own else ("train", "chosen")
+        return self._loader(config, split, {"only": only, **self._weights(split)})
+
+    def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
+        """The test rows, with what the method needs and as whole responses; None without a test split.
+
+        Candidates have no chosen response: SFT is then judged by the ranking alone.
+        """
+        if not (self.data.directory / "eval").exists():
+            return None, None
+        ranking = self._loader(config, "eval", {})
+        if self.method.trains_on != "responses":
+            return self._loader(config, "eval", self._columns(config, "eval")), ranking
+        if KINDS.index("chosen") not in ranking.packer.store.kinds:
+            return None, ranking
+        return self._loader(config, "eval", {"only": "chosen", **self._weights("eval")}), ranking
+
+    def _weights(self, split: str) -> dict[str, Any]:
+        path = self.data.directory / f"{split}_weights"
+        return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
+
+    def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
+        columns = self._weights(split)
+        for name in ("ref_logps", "token_rewards"):
+            artifact = getattr(self, name)
+            if artifact is not None:
+                columns[name] = ValueStore.open(artifact.directory / split)
+        if self.selection is not None:
+            chosen_ratio, rejected_ratio = config.selection.ratios
+            columns["selected"] = ValueStore.open(self.selection.directory / split)
+            if chosen_ratio is not None:  # the packer divides by it; a threshold has none
+                columns |= {"chosen_ratio": chosen_ratio, "rejected_ratio": rejected_ratio}
+        return columns
+
+    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
+        store = SegmentStore.open(self.data.directory / split)
+        if getattr(self.method, "reads_scores", False):
+            _require_scores(store, split)
+        packer = Packer(
+            store, layout=config.layout, last_token="reward_head" in self.method.needs,
+            keep_unweighted=getattr(self.method, "reads_unweighted", False),
+            budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
+        )  # fmt: skip
+        return StepLoader(
+            packer,
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
+            global_batch_size=self.optim.global_batch_size,
+            max_tokens=config.max_tokens_per_batch,
+            max_groups=config.per_device_train_batch_size,
+            seed=config.seed,
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
+        )
+
+
+def _require_scores(store: SegmentStore, split: str) -> None:
+    """DataError naming the first row whose response has no score."""
+    missing = np.flatnonzero(np.isnan(store.scores) & (store.kinds > 0))
+    if missing.size:
+        raise DataError(
+            f"{split} row {store.table['row'][int(missing[0])].as_py()}: a response has no score ({missing.size} such "
+            "responses), but loss.margin_scale reads score_chosen and score_rejected; add them, or set it to 0"
+        )
+
+
+def check_user_weights(method: Method, data: Artifact) -> None:
+    """ConfigError where the data brings weights of tokens, and the method weighs none."""
+    if data.manifest.get("weights") and "reward_head" in method.needs:
+        raise ConfigError(
+            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
+            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
+        )
+
+
+def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
+    """`fraction` of the groups 0..count-1 (at least one), ascending; each (seed, sample) draws on its own."""
+    if fraction == 1.0:
+        return np.arange(count)
+    return np.sort(permutation(count, seed=seed, epoch=sample)[: max(1, round(fraction * count))])
+
+
+def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
+    """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
+    model = open_trained(config, training.start, training.data, training.method.needs)
+    if "reward_head" in training.method.needs and config.truncation.active and config.truncation.cut_end == "none":
+        logger.warning(
+            "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
+            "template ends them as whole ones do"
+        )
+    evaluation, ranking = training.eval_loaders(config)
+    job = Job(
+        stage=training.name,
+        model=model,
+        method=training.method,
+        train=training.train_loader(config),
+        eval=evaluation,
+        ranking=ranking,
+        optim=training.optim,
+        run=config,
+        directory=directory,
+        key=training.stage(config).key,
+    )
+    weightless = _count_weightless(job)
+    if training.ref_logps is not None:
+        _check_reference(job, training.ref_logps.directory)
+    result = fit(job)
+    if not ranks.is_main():
+        return {}
+    tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
+    save_policy(model, training.target, tokenizer, state_dict=result.weights)
+    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | weightless | _convergence(job, result)
+    recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": ranks.world_size()}
+    fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
+    return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
+
+
+def _check_reference(job: Job, stored: Path) -> None:
+    """The policy starts as the reference, so its log-probs must be the stored ones, up to rounding; says how far off.
+
+    Raises:
+        ArtifactError: they are not, so the stored log-probs belong to other weights.
+    """
+    device = init_distributed()
+    model = job.model.to(device)
+    batch = next((one for one in job.train.step(0) if one.target_ids.numel()), None)
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of differences, and tokens: every rank decides alike
+    if batch is not None:
+        batch = batch.to(device)
+        assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
+        off = (score_logps(model, batch) - batch.ref_logps).double().abs() * batch.token_mask
+        total = torch.stack([off.sum(), total.new_tensor(len(off))])
+    off_all, count = ranks.all_sum(total).tolist()
+    if count == 0:  # no row of the step has a token with a weight
+        return
+    mean = off_all / count
+    logger.info("%s: step 0 is %.1e nats a token from the reference", job.stage, mean)
+    if not mean <= REFERENCE_TOLERANCE[job.run.dtype]:
+        raise ArtifactError(
+            f"{job.stage}: log-probs at step 0 must be the reference's, but differ by {mean:.3g} nats a token; "
+            f"delete {stored} and run again"
+        )
+
+
+def _count_weightless(job: Job) -> dict[str, Any]:
+    """How many training rows have no token with a weight, where there are any; says so.
+
+    Raises:
+        DataError: all of them, so that no step would change the model.
+    """
+    loader = job.train
+    assert isinstance(loader, StepLoader)  # noqa: S101  (made above)
+    count, rows = int((loader.packer.lengths(loader.subset) == 0).sum()), loader.num_groups
+    if count == 0:
+        return {}
+    if count == rows:
+        first = ", ".join(map(str, loader.packer.store.rows[loader.subset][:3])) + ", …" * (rows > 3)
+        raise DataError(
+            f"{job.stage}: none of the {counted(rows, 'training row')} ({first}) has a token with a weight, so nothing "
+            "can be learned: the data's columns of weights are 0 on all that is left of the responses; give the tokens "
+            "that are to be learned a weight > 0 there, or leave these columns out"
+        )
+    logger.warning(
+        "%s: %d of %d rows have no token with a weight: nothing is computed for them, and they change no weight of "
+        "the model; the mean loss counts them", job.stage, count, rows,
+    )  # fmt: skip
+    return {"weightless": count}
+
+
+def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
+    """Whether the training came below `until_converged`, where it was told to; else nothing."""
+    below, window = job.optim.until_converged, job.optim.convergence_window
+    if below is None:
+        return {}
+    if not result.converged:
+        limit = "num_train_epochs" if job.optim.max_steps == -1 else "max_steps"
+        remedy = f"raise {limit}" + (" or learning_rate" if result.steps >= window else ", or lower convergence_window")
+        logger.warning(
+            "%s: not converged after %d steps: the mean loss of the last %d is %.4g, until_converged is %.4g over "
+            "convergence_window %d; %s", job.stage, result.steps, min(window, result.steps), result.moving_loss, below,
+            window, remedy,
+        )  # fmt: skip
+    return {"converged": result.converged, "moving_loss": result.moving_loss}
+
+
+def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
+    """What the final table says of a training."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
+    return {
+        "steps": result.steps,
+        "train_loss": [losses[0], losses[-1]] if losses else None,
+        "eval_before": result.eval_before,
+        "eval_after": result.eval_after,
+    }

@@ -1,0 +1,185 @@
+"""The studies: what each one varies, on which grid, and which runs stand behind one point of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pyprefopt.errors import check
+from pyprefopt.modeling.checkpoints.load import resolve_source, toy_config
+from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
+from pyprefopt.stages.stage import Artifact, Stage, run_stage
+from pyprefopt.storage.files import atomic_write
+
+Values = Mapping[str, Any]  # column -> value, of one cell
+OpenPipeline = Callable[[RunConfig], Pipeline]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Something that a study varies."""
+
+    option: str  # its values on the command line, `--alphas 0 0.5`
+    column: str  # its name in the tables
+    setting: str | None  # the run's setting that takes the value; None: `Study.run` knows what to do with it
+    values: tuple[Any, ...]  # the paper's grid
+    quick: tuple[Any, ...]  # a few points of it
+    embedded_only: bool = False  # the values are for the embedded model; with --model, the user says others
+    check: Callable[[Any], None] | None = None  # ConfigError for a value that cannot be, where no setting says so
+
+    @property
+    def kind(self) -> type:
+        """Of its values: float, int or str."""
+        return type(self.values[0])
+
+
+def run_cell(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:  # noqa: ARG001
+    """One run, the cell's settings in place: the stages that it made or found."""
+    run = pipeline(config)
+    _ = run.policy
+    return run.made
+
+
+def run_weak_to_strong(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:
+    """A base and an oracle of another model score the tokens, on which the run's own policy is then trained.
+
+    The score is log pi_oracle - log pi_base of the small model; the policy starts from where it starts without it.
+    """
+    strong = pipeline(config)
+    start = strong.base.path if config.policy_init == "base" else config.model
+    path = oracle_model(values["oracle"], strong)
+    bare = path.endswith(".json")  # a checkpoint brings its own tokenizer
+    tokenizer = str(strong.data.directory / "tokenizer") if bare else None
+    weak = pipeline(replace(config, model=path, tokenizer=tokenizer, policy_init="base"))
+    scored = replace(
+        config,
+        model=start,
+        policy_init="model",
+        base=BaseConfig(path=weak.base.path),
+        oracle=OracleConfig(path=weak.oracle.path),
+    )
+    return {"oracle": weak.made["oracle"]} | run_cell(pipeline, scored, values)
+
+
+def check_oracle_model(name: str) -> None:
+    """ConfigError for a model that is not there, or a width that the embedded architecture cannot have."""
+    if name.isdigit():
+        width = int(name)
+        check(
+            width > 0 and width % 8 == 0, "oracle_models", name, "a model, or a width that 8 divides", "usual 16 to 256"
+        )
+    else:
+        resolve_source(name)
+
+
+def oracle_model(name: str, run: Pipeline) -> str:
+    """The model of an oracle: a directory, hub name or config.json; a number is the width of an embedded model."""
+    if not name.isdigit():
+        return name
+    width = {"hidden_size": int(name), "intermediate_size": 2 * int(name)}
+    content = toy_config(int(run.data.manifest["vocab_size"])) | width
+
+    def build(directory: Path) -> dict[str, Any]:
+        atomic_write(directory / "config.json", json.dumps(content, indent=2).encode())
+        return {}
+
+    stage = Stage("oracle_model", content)
+    return str(run_stage(stage, run.place(stage), build).directory / "config.json")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question, as a grid of runs."""
+
+    title: str
+    methods: tuple[str, ...]  # --method: the first one, or another of these
+    axes: tuple[Axis, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of every run, where the user gives no others
+    excludes: tuple[str, ...] = ()  # settings that the study gives itself, beside those of its axes
+    repeats: tuple[str, ...] = ("seed",)  # columns that the means and intervals go over
+    run: Callable[[OpenPipeline, RunConfig, Values], dict[str, Artifact]] = run_cell
+    keep: Callable[[Values], bool] = lambda values: True  # noqa: ARG005  (which points of the grid are runs)
+
+
+SELECTING = ("sepo", "simpo", "dpo")  # methods that train on selected tokens; the first is the papers'
+SELECTED = {"selection.chosen_ratio": 0.3, "selection.rejected_ratio": 0.3}
+
+STUDIES = {
+    "ratios": Study(
+        "share of the chosen and of the rejected tokens that are trained on (SePO, Fig. 4)",
+        SELECTING,
+        (
+            Axis("chosen_ratios", "chosen_ratio", "selection.chosen_ratio", (0.1, 0.3, 0.5, 0.7, 0.9), (0.1, 0.3, 0.9)),
+            Axis(
+                "rejected_ratios", "rejected_ratio", "selection.rejected_ratio", (0.1, 0.3, 0.5, 0.7, 0.9),
+                (0.1, 0.3, 0.9),
+            ),
+        ),
+    ),
+    "oracle_data": Study(
+        "share of the pairs that the oracle is trained on, mean of several samples (SePO, Fig. 5)",
+        SELECTING,
+        (
+            Axis(
+                "fractions", "fraction", "oracle.fraction", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+                (0.1, 0.4, 1.0),
+            ),
+            Axis("samples", "sample", "oracle.sample", (0, 1, 2), (0, 1, 2)),
+        ),
+        settings=SELECTED,
+        repeats=("seed", "sample"),
+        keep=lambda values: values["fraction"] < 1 or values["sample"] == 0,  # all pairs are one sample
+    ),
+    "oracle_size": Study(
+        "size of the model that the oracle is trained from, and how its scores are distributed (SePO, Fig. 6)",
+        SELECTING,
+        (Axis("oracle_models", "oracle", None, ("16", "32", "64", "128", "256"), ("16", "64", "128"), True,
+                   check_oracle_model),),
+        settings=SELECTED,
+        excludes=("oracle.path", "base.path"),
+        run=run_weak_to_strong,
+    ),
+    "alpha_tgdpo": Study(
+        "strength of the token-level guidance, training to convergence (TGDPO, Fig. 1 and Table 3)",
+        ("tgdpo",),
+        (Axis("alphas", "alpha", "loss.alpha", (0.0, 0.2, 0.5, 1.0, 2.0), (0.0, 0.5, 2.0)),),
+        settings={"until_converged": 0.1, "num_train_epochs": 10.0},
+    ),
+    "alpha_treg": Study(
+        "strength of the token-level regulariser; the largest is all but the regulariser alone (T-REG, Fig. 4)",
+        ("dpo-reg", "simpo-reg"),
+        (Axis("alphas", "alpha", "loss.alpha", (0.0, 0.1, 0.25, 0.5, 1.0, 10.0, 1000.0), (0.0, 0.1, 0.5, 10.0)),),
+    ),
+}  # fmt: skip
+
+
+def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:
+    """A copy of the config with dotted settings replaced: `loss.alpha`."""
+    for name, value in settings.items():
+        section, dot, rest = name.partition(".")
+        inner = with_settings(getattr(config, section), {rest: value}) if dot else value
+        config = replace(config, **{section: inner})
+    return config
+
+
+def check_method(study: Study, *methods: str) -> None:
+    """ConfigError for a method that the study is not about."""
+    for method in methods:
+        known = f"one of {', '.join(study.methods)} in this study"
+        check(method in study.methods, "method", method, known, "leave it out for the first of them")
+
+
+def check_study(study: Study, config: RunConfig) -> None:
+    """What a study asks of its runs, besides what each run asks of its settings.
+
+    Raises:
+        ConfigError: another method than the study's, nothing to compare the runs on, or `--check`.
+    """
+    check_method(study, config.method)
+    held_out = config.data is None or config.eval_data is not None or config.eval_ratio > 0
+    check(held_out, "eval_ratio", config.eval_ratio, "> 0 in a study without eval_data", "runs are compared on it")
+    check(not config.check, "check", config.check, "false in a study", "check a single run: pyprefopt train --check")

@@ -1,0 +1,95 @@
+"""The figures of each study, from its tables: name of the file -> figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pyprefopt.studies.plots import at_sizes, densities, dots, heatmap, line, panels, start
+from pyprefopt.studies.plots import curves as loss_curves
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+
+class Figures(Protocol):
+    """Takes all tables of a study; `window` and `until` are those of its training to convergence."""
+
+    def __call__(
+        self, *, cells: pl.DataFrame, summary: pl.DataFrame, curves: pl.DataFrame, scores: pl.DataFrame,
+        window: int, until: float | None,
+    ) -> dict[str, Figure]:  # fmt: skip
+        """The figures by name."""
+
+
+def ratios(*, summary: pl.DataFrame, **_: object) -> dict[str, Figure]:
+    """SePO, Fig. 4: ranking accuracy and margin over both ratios."""
+    figure, (accuracy, margin) = panels(2)
+    heatmap(accuracy, summary, "rejected_ratio", "chosen_ratio", "ranking_accuracy")
+    heatmap(margin, summary, "rejected_ratio", "chosen_ratio", "reward_margin")
+    return {"ratios": figure}
+
+
+def oracle_data(*, cells: pl.DataFrame, summary: pl.DataFrame, **_: object) -> dict[str, Figure]:
+    """SePO, Fig. 5: ranking accuracy over the oracle's share of the data; beside it what the selection found."""
+    known = cells["recall_chosen"].null_count() < cells.height
+    figure, axes = panels(2 if known else 1)
+    line(axes[0], summary, "fraction", "ranking_accuracy")
+    dots(axes[0], cells, "fraction", "ranking_accuracy")
+    start(axes[0], cells)
+    if known:
+        line(axes[1], summary, "fraction", "recall_chosen")
+        line(axes[1], summary, "fraction", "recall_rejected")
+        axes[1].set_ylabel("planted tokens found (recall)")
+    for part in axes:
+        part.legend()
+    return {"oracle_data": figure}
+
+
+def oracle_size(*, cells: pl.DataFrame, summary: pl.DataFrame, scores: pl.DataFrame, **_: object) -> dict[str, Figure]:
+    """SePO, Fig. 6: ranking accuracy over the oracle's size, and the distributions of its scores on both sides."""
+    figure, (accuracy, *sides) = panels(3)
+    sizes = cells.select("oracle", "oracle_parameters").unique().sort("oracle_parameters")
+    line(accuracy, summary.join(sizes, on="oracle"), "oracle_parameters", "ranking_accuracy")
+    at_sizes(accuracy, sizes["oracle_parameters"].to_list())
+    start(accuracy, cells)
+    for axes, side in zip(sides, ("chosen", "rejected"), strict=True):
+        densities(axes, scores, "oracle", side, sizes["oracle"].to_list())
+    for axes in (accuracy, *sides):
+        axes.legend()
+    return {"oracle_size": figure}
+
+
+def alpha_tgdpo(
+    *, cells: pl.DataFrame, summary: pl.DataFrame, curves: pl.DataFrame, window: int, until: float | None, **_: object
+) -> dict[str, Figure]:
+    """TGDPO, Fig. 1 and Table 3: loss curves, steps until convergence, ranking accuracy there, by alpha."""
+    figure, (losses, steps, accuracy) = panels(3)
+    loss_curves(losses, curves, "alpha", window)
+    if until is not None:
+        losses.axhline(until, color="black", linestyle=":", linewidth=1, label="converged")
+    line(steps, summary, "alpha", "steps", even=True)
+    line(accuracy, summary, "alpha", "ranking_accuracy", even=True)
+    start(accuracy, cells)
+    losses.legend()
+    accuracy.legend()
+    return {"alpha_tgdpo": figure}
+
+
+def alpha_treg(*, cells: pl.DataFrame, summary: pl.DataFrame, **_: object) -> dict[str, Figure]:
+    """T-REG, Fig. 4: ranking accuracy and margin by alpha."""
+    figure, (accuracy, margin) = panels(2)
+    line(accuracy, summary, "alpha", "ranking_accuracy", even=True)
+    start(accuracy, cells)
+    accuracy.legend()
+    line(margin, summary, "alpha", "reward_margin", even=True)
+    return {"alpha_treg": figure}
+
+
+FIGURES: dict[str, Figures] = {
+    "ratios": ratios,
+    "oracle_data": oracle_data,
+    "oracle_size": oracle_size,
+    "alpha_tgdpo": alpha_tgdpo,
+    "alpha_treg": alpha_treg,
+}

@@ -1,0 +1,185 @@
+"""Runs a study: every point of its grid, each once, then the tables and plots over them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyprefopt import ranks
+from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.pipeline.lock import RunLock
+from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.stages.stage import Artifact
+from pyprefopt.storage.files import atomic_write
+from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study, with_settings
+from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame, write_csv
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SHOWN = ("ranking_accuracy_before", "ranking_accuracy", "reward_accuracy", "reward_margin", "steps")  # on the terminal
+
+logger = logging.getLogger("pyprefopt")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study leaves behind; the tables are also there as `NAME.csv`, the figures as `NAME.png`."""
+
+    output_dir: Path
+    cells: pl.DataFrame  # a line a run: what was varied, and what came out
+    summary: pl.DataFrame  # a line a point of the grid and metric: mean, and its 95 % interval over the repeats
+    curves: pl.DataFrame  # a line a run and step: training loss
+    scores: pl.DataFrame  # histograms of the token scores or rewards of each run that has some
+
+
+def run_study(
+    name: str,
+    config: RunConfig,
+    *,
+    values: Mapping[str, Sequence[Any]] | None = None,
+    quick: bool = False,
+    seeds: Sequence[int] | None = None,
+    plots: bool = True,
+) -> StudyResult:
+    """Run every cell of a study that is not done yet; write `cells.csv`, `summary.csv`, `curves.csv`, figures.
+
+    Args:
+        name: of `STUDIES`.
+        config: what all runs have in common; `output_dir` is the study's folder.
+        values: option of an axis (`alphas`) -> its values; other axes take their grid.
+        quick: a few points of each axis instead of the whole grid.
+        seeds: of weights, order and hold-out, one after another; None: the config's.
+        plots: figures as PNG; needs matplotlib.
+
+    Raises:
+        ConfigError: settings that break a rule in any of the cells; told before the first one is run.
+    """
+    study, root = STUDIES[name], Path(config.output_dir or f"runs/study-{name}")
+    if plots:
+        _require_matplotlib()
+    config = resolve(replace(config, output_dir=str(root)))
+    check_study(study, config)
+    cells = grid(study, config, values or {}, quick=quick, seeds=seeds or [config.seed])
+    runs = [resolve(with_settings(config, _settings(study, cell))) for cell in cells]
+    ranks.set_threads(config.threads)
+    with RunLock(root):
+        if ranks.is_main():
+            atomic_write(root / "config.yaml", to_yaml(config).encode())
+        rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
+        for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
+            logger.info("study %s: run %d of %d: %s", name, number, len(cells), _spoken(cell))
+            made = study.run(lambda settings: Pipeline(resolve(settings), root / "stages"), run, cell)
+            _collect(rows, cell, made)
+            _drop_checkpoints(made)
+        points = [axis.column for axis in study.axes if axis.column not in study.repeats]
+        frames = {table: to_frame(found) for table, found in rows.items()}
+        result = StudyResult(root, summary=to_frame(summarize_cells(rows["cells"], points)), **frames)
+        if ranks.is_main():
+            _write(name, config, result, plots=plots)
+    return result
+
+
+def grid(
+    study: Study, config: RunConfig, given: Mapping[str, Sequence[Any]], *, quick: bool, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The cells as column -> value, seeds outermost; `given` (by option) replaces an axis's values."""
+    known = [axis.option for axis in study.axes]
+    for option in given:
+        if option not in known:
+            raise ConfigError(f"unknown setting '{option}'{did_you_mean(option, known)}; there are {', '.join(known)}")
+    columns: dict[str, Sequence[Any]] = {"seed": seeds}
+    for axis in study.axes:
+        if axis.embedded_only and config.model is not None and axis.option not in given:
+            raise ConfigError(f"{axis.option} must be given with model: name the models, --{axis.option} PATH PATH …")
+        columns[axis.column] = given.get(axis.option) or (axis.quick if quick else axis.values)
+        if axis.check is not None:
+            for value in columns[axis.column]:
+                axis.check(value)
+    for option, values in zip(["seeds", *known], columns.values(), strict=True):
+        check(len(set(values)) == len(values), option, list(values), "different values", "leave out the repeated ones")
+    cells = [dict(zip(columns, point, strict=True)) for point in product(*columns.values())]
+    return [cell for cell in cells if study.keep(cell)]
+
+
+def _settings(study: Study, cell: Values) -> dict[str, Any]:
+    varied = {axis.setting: cell[axis.column] for axis in study.axes if axis.setting is not None}
+    return {"seed": cell["seed"], **varied}
+
+
+def _spoken(cell: Values) -> str:
+    return ", ".join(f"{column} {value}" for column, value in cell.items())
+
+
+def _collect(rows: dict[str, list[dict[str, Any]]], cell: Values, made: Mapping[str, Artifact]) -> None:
+    rows["cells"].append(cell_row(cell, made))
+    rows["curves"] += curve_rows(cell, made["policy"])
+    values = made.get("scores") or made.get("rewards")
+    if values is not None:
+        rows["scores"] += score_rows(cell, made["data"], values)
+
+
+def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
+    """A finished training does not need them, and a grid of runs would keep several of each."""
+    if ranks.is_main():
+        for artifact in made.values():
+            shutil.rmtree(artifact.directory / "checkpoints", ignore_errors=True)
+
+
+def _require_matplotlib() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise ConfigError("plots need matplotlib: pip install 'pyprefopt[analysis]', or plots false for tables alone")
+
+
+def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) -> None:
+    for table in ("cells", "summary", "curves", "scores"):
+        frame = getattr(result, table)
+        if not frame.is_empty():
+            write_csv(frame, result.output_dir / f"{table}.csv")
+    if plots:
+        from pyprefopt.studies.figures import FIGURES
+
+        figures = FIGURES[name](
+            cells=result.cells, summary=result.summary, curves=result.curves, scores=result.scores,
+            window=config.convergence_window, until=config.until_converged,
+        )  # fmt: skip
+        for title, figure in figures.items():
+            buffer = BytesIO()
+            figure.savefig(buffer, format="png", dpi=150)
+            atomic_write(result.output_dir / f"{title}.png", buffer.getvalue())
+
+
+def format_summary(result: StudyResult) -> str:
+    """The headline metrics at every point of the grid, for a terminal."""
+    import polars as pl
+
+    points = [name for name in result.summary.columns if name not in ("metric", "mean", "low", "high", "n")]
+    shown = result.summary.filter(pl.col("metric").is_in(SHOWN)).with_columns(
+        value=pl.format(
+            "{}{}",
+            pl.col("mean").map_elements("{:.4g}".format, pl.String),
+            pl.when(pl.col("low").is_null())
+            .then(pl.lit(""))
+            .otherwise(pl.format(" ±{}", (pl.col("mean") - pl.col("low")).round_sig_figs(2))),
+        )
+    )
+    table = shown.pivot("metric", index=points, values="value")
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=200,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_formatting="ASCII_MARKDOWN",
+    ):
+        return str(table)

@@ -1,0 +1,1 @@
+"""The training loop, DeepSpeed, checkpoints, metrics."""

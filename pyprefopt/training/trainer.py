@@ -1,0 +1,115 @@
+"""The training loop: any method, any stage. It never asks which method it runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyprefopt.errors import TrainingError
+from pyprefopt.modeling.flops import count_flops
+from pyprefopt.ranks import any_rank, runner_is_gone
+from pyprefopt.training.callbacks import Callback, default_callbacks
+from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
+from pyprefopt.training.engine import Engine
+from pyprefopt.training.evaluation import evaluate
+from pyprefopt.training.job import FitResult, Job, Loader
+from pyprefopt.training.progress import Progress
+from pyprefopt.training.schedule import learning_rate, total_steps
+from pyprefopt.training.step import accumulate, require_finite_gradient
+from pyprefopt.training.throughput import Throughput, peak_memory, peak_tflops
+
+__all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
+
+
+def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
+    """Train `job.model` in place, or go on from the stage's last checkpoint; every rank calls this.
+
+    TrainingError where the loss or gradient is not finite (nothing is updated or saved) and after SIGTERM (the step
+    is finished and a checkpoint written); ArtifactError for a checkpoint of another launch.
+    """
+    started, run = time.monotonic(), job.run
+    steps, optim = job.train.steps_per_epoch, job.optim
+    progress = Progress(total_steps(optim, steps), steps, optim.until_converged, optim.convergence_window)
+    flops = count_flops(job.model)  # while its weights are whole
+    store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
+    watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
+    seed_rng(run.seed)  # a checkpoint brings its own states
+    with _engine(job, watchers) as engine, _sigterm() as told_to_stop:
+        progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
+        progress.restore(store.resume(engine))
+        _notify(watchers, "on_start", progress)
+        if not progress.resumed:
+            _evaluate(job, engine, progress, watchers)
+
+        while not progress.done:
+            step_started = time.monotonic()
+            rate = learning_rate(progress.step, progress.total_steps, job.optim)
+            totals = accumulate(job, engine, progress.step)
+            norm = engine.step(rate)
+            require_finite_gradient(norm, job, progress.step)
+            progress.advance(totals, norm, rate, speed.add(totals, time.monotonic() - step_started))
+
+            _notify(watchers, "on_step", progress, progress.flush() if progress.due(run.logging_steps) else None)
+            if progress.due(run.eval_steps):
+                _evaluate(job, engine, progress, watchers)
+            stopping = any_rank(told_to_stop())
+            if stopping or (run.save_steps and progress.step % run.save_steps == 0):
+                store.save(engine, progress.step, progress.state(), progress.score())
+            if stopping:
+                raise TrainingError(_stopped(job, progress))
+
+        return FitResult(
+            steps=progress.step, metrics=progress.last, eval_before=progress.eval_before,
+            eval_after=progress.eval_last, weights=engine.export_state_dict(), peak_memory=peak_memory(),
+            seconds=time.monotonic() - started, moving_loss=progress.moving_loss, converged=progress.converged,
+        )  # fmt: skip
+
+
+def _evaluate(job: Job, engine: Engine, progress: Progress, watchers: Sequence[Callback]) -> None:
+    if job.eval is not None or job.ranking is not None:
+        progress.evaluated(evaluate(engine, job.method, job.eval, job.ranking))
+        _notify(watchers, "on_evaluation", progress, progress.eval_last)
+
+
+def _notify(watchers: Sequence[Callback], hook: str, *arguments: Any) -> None:
+    for watcher in watchers:
+        getattr(watcher, hook)(*arguments)
+
+
+@contextmanager
+def _engine(job: Job, watchers: Sequence[Callback]) -> Iterator[Engine]:
+    """The stage's engine; freed at the end, well or badly, and the callbacks closed."""
+    engine = Engine(job.model, job.optim, job.run)
+    try:
+        yield engine
+    finally:
+        _notify(watchers, "on_close")
+        engine.destroy()
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGTERM only changes what the yielded function returns. Python allows this in the main thread.
+
+    The end of the `deepspeed` command counts as one.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield lambda: bool(received) or runner_is_gone()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(job: Job, progress: Progress) -> str:
+    return (
+        f"{job.stage} was stopped by SIGTERM after step {progress.step} of {progress.total_steps}; a checkpoint is in "
+        f"{job.directory / 'checkpoints'}, the same command goes on from there"
+    )

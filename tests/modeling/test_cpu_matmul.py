@@ -1,0 +1,82 @@
+"""Products through oneDNN against PyTorch's own, in value and gradient, and where they are used."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pyprefopt.modeling import cpu_matmul
+from pyprefopt.modeling.cpu_matmul import FastLinear, product, use_fast_products
+from tests.modeling.models import packed_model
+
+needs_onednn = pytest.mark.skipif(not cpu_matmul._available(), reason="needs MKL, oneDNN and AVX-512")
+
+
+def pair(bias: bool, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, bias=bias, dtype=dtype)
+    fast = copy.deepcopy(plain)
+    use_fast_products(fast)
+    assert type(fast) is FastLinear
+    return plain, fast
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (1, 13, 24), (2, 3, 5, 24), (0, 24)])
+def test_values_and_gradients(bias, shape):
+    plain, fast = pair(bias)
+    inputs = torch.randn(shape)
+    weights = torch.randn(*shape[:-1], 40)
+    found = []
+    for layer in (plain, fast):
+        x = inputs.clone().requires_grad_()
+        out = layer(x)
+        (out * weights).sum().backward()
+        found.append([out.detach(), x.grad, *(p.grad for p in layer.parameters())])
+    for one, two in zip(*found, strict=True):
+        assert one.shape == two.shape
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+def test_products_of_views(transposed):
+    torch.manual_seed(1)
+    left, right = torch.randn(9, 33), torch.randn(33, 17)
+    left = left.T.contiguous().T if transposed[0] else left
+    right = right.T.contiguous().T if transposed[1] else right
+    torch.testing.assert_close(product(left, right), left @ right, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(product(left[2:5], right[:, 3:9]), left[2:5] @ right[:, 3:9], rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_it_is_used_where_it_can_be(monkeypatch):
+    calls: list[torch.dtype] = []
+    real = cpu_matmul._linear
+    monkeypatch.setattr(cpu_matmul, "_linear", lambda x, w, b: (calls.append(x.dtype), real(x, w, b))[1])
+    _, fast = pair(bias=False)
+    fast(torch.randn(3, 24, requires_grad=True)).sum().backward()
+    assert calls == [torch.float32] * 3
+    for dtype in (torch.float64, torch.bfloat16):
+        pair(bias=False, dtype=dtype)[1](torch.randn(3, 24, dtype=dtype)).sum().backward()
+    assert len(calls) == 3
+
+
+def test_frozen_weights_get_no_gradient():
+    _, fast = pair(bias=True)
+    fast.weight.requires_grad_(False)
+    x = torch.randn(3, 24, requires_grad=True)
+    fast(x).sum().backward()
+    assert fast.weight.grad is None
+    assert x.grad is not None
+    torch.testing.assert_close(fast.bias.grad, torch.full((40,), 3.0))
+
+
+def test_a_loaded_model_has_them_below_its_head():
+    causal = packed_model("llama").causal
+    kinds = {type(module) for module in causal.base_model.modules() if isinstance(module, nn.Linear)}
+    assert kinds == {FastLinear}
+    assert type(causal.get_output_embeddings()) is nn.Linear  # walked in blocks, not called
+    assert copy.deepcopy(causal).state_dict().keys() == causal.state_dict().keys()

@@ -1,0 +1,176 @@
+"""Every setting of a run, flipped: which stages get another key, and so run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyprefopt.losses import DPO, SFT
+from pyprefopt.pipeline.overwrite import UNKEYED
+from pyprefopt.rewards import Contrastive
+from pyprefopt.settings.config import LoraConfig, RunConfig, SelectionConfig
+from pyprefopt.settings.resolve import configure
+from pyprefopt.settings.typed import dotted_names
+from pyprefopt.stages.data import data_stage
+from pyprefopt.stages.models import Source, start_model
+from pyprefopt.stages.revision import revision_stage
+from pyprefopt.stages.rewards import rewards_stage
+from pyprefopt.stages.scores import logps_stage, selection_stage
+from pyprefopt.stages.stage import Artifact
+from pyprefopt.stages.training import Training
+
+DATA = {"data"}
+OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "until_converged", "convergence_window",
+         "global_batch_size", "lr_scheduler_type", "warmup_ratio",
+         "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")  # fmt: skip
+TRAINED = {"base", "oracle", "policy"}
+
+# Setting -> (another value, the stages whose own key changes). What comes after them follows through their content.
+FLIPS: dict[str, tuple[Any, set[str]]] = {
+    "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
+    "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (16, DATA),
+    "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA),
+    "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
+    "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),
+    "tokenizer": ("other.json", DATA), "eos_token": ("<end>", DATA), "chat_template": ("chatml", DATA),
+    "base.data": ("sft.jsonl", DATA), "check": (True, DATA),
+    "seed": (1, DATA | TRAINED), "dtype": ("bfloat16", TRAINED | {"ref_logps"}),
+    "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
+    "lora.target_modules": (("q_proj",), TRAINED), "lora.load_in_4bit": (True, TRAINED),
+    "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
+    "oracle.fraction": (0.5, {"oracle"}), "oracle.sample": (1, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
+    "oracle.loss.label_smoothing": (0.1, {"oracle"}),
+    "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
+    "selection.chosen_threshold": (0.5, {"selection"}), "selection.rejected_threshold": (0.5, {"selection"}),
+    "selection.rounding": ("floor", {"selection"}), "selection.method": ("random", {"selection"}),
+    "selection.minimum": (2, {"selection"}), "selection.excluded_ids": ((7,), {"selection"}),
+}  # fmt: skip
+VALUES = dict(zip(OPTIM, (1e-3, 3.0, 7, 0.1, 5, 16, "linear", 0.2, 0.1, 0.5, 0.5, 1e-6, 2.0), strict=True))
+for prefix, stage in (("", "policy"), ("base.", "base"), ("oracle.", "oracle")):
+    FLIPS |= {prefix + name: (value, {stage}) for name, value in VALUES.items()}
+
+# Setting of token rewards -> (provider, another value, the stages whose own key changes).
+REWARD_FLIPS: dict[str, tuple[str, Any, set[str]]] = {
+    "beta": ("dpo", 0.7, {"rewards"}), "transform": ("dpo", "sigmoid_centered", {"rewards"}),
+    "noise_std": ("dpo", 0.5, {"rewards"}), "noise_seed": ("random", 1, {"rewards"}),
+    "gamma": ("simpo", 0.5, {"rewards"}), "form": ("simpo", "length_norm", {"rewards"}),
+    "column": ("column", "credits", {"rewards"}), "name": ("dpo", "random", {"rewards"}),
+    "prefix": ("contrastive", "none", {"rewards", "revision"}), "wrap": ("contrastive", "raw", {"rewards", "revision"}),
+    "context": ("contrastive", "last", {"rewards", "revision"}), "score_eos": ("contrastive", True, {"rewards"}),
+    "max_tokens": ("contrastive", 99, {"rewards", "revision"}),
+    "overflow": ("contrastive", "zero", {"rewards", "revision"}),
+}  # fmt: skip
+REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  # their content is an input
+
+# Settings that change which stages there are, or where a model comes from, or nothing in the results.
+STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
+RECORDED = UNKEYED
+
+
+@pytest.fixture(autouse=True)
+def names_stand_for_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data files of these settings are not there."""
+    monkeypatch.setattr("pyprefopt.stages.data._hash_data", lambda source: source)
+
+
+def keys(config: RunConfig) -> dict[str, str]:
+    """The keys of all stages of a SePO run, as if every input had the same content."""
+    data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
+    scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
+    source, oracle = Source("model", "model"), config.oracle
+    drawn = {"fraction": oracle.fraction, "sample": oracle.sample}
+    stages = {
+        "data": data_stage(config),
+        "ref_logps": logps_stage(data, "model", config.dtype),
+        "selection": selection_stage(config.selection, data, scores if config.selection.needs_scores else None, 0),
+        "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
+        "oracle": Training("oracle", oracle, oracle.loss, source, data, Path("o"), **drawn).stage(config),
+        "policy": Training("policy", config, config.loss, source, data, Path("p")).stage(config),
+    }
+    return {name: stage.key for name, stage in stages.items()}
+
+
+def flip(config: Any, name: str, value: Any) -> Any:
+    head, _, rest = name.partition(".")
+    return replace(config, **{head: flip(getattr(config, head), rest, value) if rest else value})
+
+
+def base_config() -> RunConfig:
+    config = configure(method="sepo", model="model", data="pairs.jsonl", max_prompt_tokens=32, max_tokens=64)
+    return replace(config, truncation=replace(config.truncation))
+
+
+def test_every_setting_is_listed() -> None:
+    known = {name for name, _ in dotted_names(RunConfig, "sepo")}
+    rewards = {f"rewards.{name}" for name in set(REWARD_FLIPS) | REWARD_SOURCES}
+    assert known == set(FLIPS) | rewards | STRUCTURAL | RECORDED
+
+
+@pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
+def test_flip_of_rewards(name: str) -> None:
+    provider, value, expected = REWARD_FLIPS[name]
+    config = configure(method="sepo", model="model", data="pairs.jsonl", rewards={"name": provider})
+    before, after = reward_keys(config), reward_keys(flip(config, f"rewards.{name}", value))
+    assert {stage for stage in before if before[stage] != after.get(stage)} == expected
+
+
+def reward_keys(config: RunConfig) -> dict[str, str]:
+    """The keys of a run's stages, and of those that make its token rewards."""
+    manifest = {"key": "data", "vocab_size": 10, "inputs": {}}
+    data = Artifact("data", Path("data"), manifest, reused=False)
+    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
+    if isinstance(provider, Contrastive):
+        stages["revision"] = revision_stage(provider, data, "better")
+    return keys(config) | {name: stage.key for name, stage in stages.items()}
+
+
+@pytest.mark.parametrize("name", sorted(FLIPS))
+def test_flip(name: str) -> None:
+    value, expected = FLIPS[name]
+    config = base_config()
+    before, after = keys(config), keys(flip(config, name, value))
+    assert {stage for stage in before if before[stage] != after[stage]} == expected
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED - {"output_dir", "cache", "deepspeed"}))
+def test_recorded_settings_change_no_key(name: str) -> None:
+    config = base_config()
+    current = getattr(config, name)
+    other = {"layout": "separate", "attention": "loop", "zero_stage": 2, "compile": "on", "head_kernel": "triton"}.get(
+        name, not current if isinstance(current, bool) else 17
+    )
+    assert keys(config) == keys(replace(config, **{name: other}))
+
+
+def test_seed_decides_random_weights(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama"}')
+    data = Artifact("data", tmp_path, {"key": "data"}, reused=False)
+    config = replace(base_config(), model=str(path))
+    assert start_model(config, data).fingerprint != start_model(replace(config, seed=5), data).fingerprint
+
+
+def test_log_probs_of_quantized_weights_are_others() -> None:
+    """A QLoRA run's reference is what its policy starts from, and no plain run's."""
+    plain, config = Source("model", "model"), base_config()
+    assert plain.to_train(config) == plain == plain.to_train(replace(config, lora=LoraConfig(r=4)))
+    packed = plain.to_train(replace(config, lora=LoraConfig(r=4, load_in_4bit=True)))
+    assert (packed.path, packed.in_4bit) == ("model", True)
+    data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
+    first, second = (logps_stage(data, source.fingerprint, "float32").key for source in (plain, packed))
+    assert first != second
+
+
+def test_random_selection_follows_the_seed() -> None:
+    data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
+    rule = SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    first, second = (selection_stage(rule, data, None, seed).key for seed in (0, 1))
+    assert first != second
+
+
+def test_oracle_and_method_settings_are_told_apart() -> None:
+    assert keys(base_config())["oracle"] != keys(replace(base_config(), loss=DPO()))["policy"]
+    assert LoraConfig() == base_config().lora

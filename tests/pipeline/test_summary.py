@@ -1,0 +1,47 @@
+"""The final table, and what is said of a training that did not converge."""
+
+from __future__ import annotations
+
+import logging
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyprefopt.pipeline.summary import _training_table
+from pyprefopt.settings.config import OptimConfig
+from pyprefopt.stages.training import _convergence
+
+FACTS = {"steps": 12, "train_loss": [0.7, 0.1], "eval_before": {}, "eval_after": {"eval_loss": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "title"),
+    [
+        ({}, "policy, 12 steps  "),
+        ({"converged": True}, "policy, 12 steps, converged  "),
+        ({"converged": False}, "policy, 12 steps, not converged  "),
+    ],
+)
+def test_the_table_says_how_a_training_ended(facts: dict[str, Any], title: str) -> None:
+    assert _training_table("policy", FACTS | facts).startswith(title)
+
+
+@pytest.mark.parametrize(
+    ("optim", "steps", "words"),
+    [
+        ({}, 3, "loss of the last 3 is 0.69, .* over convergence_window 10; raise num_train_epochs, or lower converg"),
+        ({}, 30, "loss of the last 10 is 0.69, .* over convergence_window 10; raise num_train_epochs or learning_rate"),
+        ({"max_steps": 30}, 30, "loss of the last 10 is 0.69, .*; raise max_steps or learning_rate"),
+    ],
+)
+def test_what_to_do_where_a_training_did_not_converge(
+    optim: dict[str, Any], steps: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job: Any = SimpleNamespace(stage="policy", optim=OptimConfig(until_converged=0.1, **optim))
+    result: Any = SimpleNamespace(steps=steps, converged=False, moving_loss=0.69)
+    with caplog.at_level(logging.WARNING, "pyprefopt"):
+        assert _convergence(job, result) == {"converged": False, "moving_loss": 0.69}
+    (message,) = caplog.messages
+    assert re.search(words, message), message

@@ -1,0 +1,440 @@
+"""Settings: YAML in and out, layers, what is filled in, what is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
+from typing import Literal, get_args, get_origin
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.losses import DPO, METHODS, SePO
+from pyprefopt.rewards import REWARDS
+from pyprefopt.settings.command_line import comments
+from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig, SelectionConfig, TruncationConfig
+from pyprefopt.settings.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
+from pyprefopt.settings.rules import RULES
+from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, hints, parse_yaml
+from tests.losses.pairs import REQUIRED
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5e-7", 5e-7),  # PyYAML alone reads text
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("007", "007"),
+        ("0x10", "0x10"),
+        ("2024-01-01", "2024-01-01"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("'5e-7'", "5e-7"),
+    ],
+)
+def test_yaml_scalars(text, value):
+    parsed = parse_yaml(f"x: {text}")["x"]
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=10), scalars | st.lists(scalars, max_size=3), max_size=5))
+def test_yaml_round_trip(values):
+    assert parse_yaml(dump_yaml(values)) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2", "line 2: seed is given twice"),
+        ("base: {path: a, path: b}", "line 1: path is given twice"),
+        ("- 1", "must hold a mapping"),
+        ("seed", "must hold a mapping"),
+        ("1: 2", "line 1: a setting's name must be text, got 1"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+    ],
+)
+def test_bad_yaml(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"config must be an existing YAML file, got '.*nowhere\.yaml'"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("lr: 1", "unknown setting 'lr'"), ("seed: soon", "seed must be")])
+def test_what_a_file_says_wrong_begins_with_its_name(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    for read in (load_config, lambda path: parse_args(["--config", str(path)])):
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {message}"):
+            read(path)
+    with pytest.raises(ConfigError, match=r"^unknown setting 'lr'"):
+        configure(lr=1)
+
+
+def test_empty_yaml_is_the_default_run(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("# nothing\n")
+    assert load_config(path) == configure()
+
+
+# --- names and types ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "message"),
+    [
+        ({"learnin_rate": 1}, "unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
+        ({"base": {"lerning_rate": 1}}, "unknown setting 'base.lerning_rate'; did you mean 'base.learning_rate'?"),
+        ({"oracle": {"beta": 1}}, "unknown setting 'oracle.beta'; did you mean 'oracle.loss.beta'?"),
+        ({"method": "dpo", "loss": {"gamma": 1}}, "unknown setting 'loss.gamma'"),
+        ({"loss": {"zzz": 1}}, "; method sepo has loss.reward_scale, loss.normalizer"),
+        ({"bf16": True}, "unknown setting 'bf16'; use dtype bfloat16"),
+        ({"method": "dop"}, f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
+        ({"method": "rto"}, "method rto is not there yet (PPO on token rewards); use dpo-reg or tgdpo"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"learning_rate": True}, "learning_rate must be a number, got True"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"check": 1}, "check must be true or false, got 1"),
+        ({"model": 3}, "model must be a text or null, got 3"),
+        ({"zero_stage": True}, "zero_stage must be one of 0, 1, 2, 3, got True"),
+        ({"attention": "falsh"}, "'flash', 'flex', got 'falsh'; did you mean 'flash'?"),
+        ({"truncation": {"cut_end": "EOS"}}, "'template', got 'EOS'; did you mean 'eos'?"),
+        ({"dtype": "float16"}, "dtype must be one of 'float32', 'bfloat16', got 'float16'"),
+        ({"lora": {"target_modules": "q"}}, "lora.target_modules must be a list of texts, got 'q'"),
+        ({"oracle": 3}, "oracle must be a mapping of settings, got 3"),
+        ({"oracle": {"loss": 3}}, "oracle.loss must be a mapping of settings, got 3"),
+    ],
+)
+def test_unknown_names_and_wrong_types(given_settings, message):
+    with pytest.raises(ConfigError) as error:
+        configure(**given_settings)
+    assert message in str(error.value)
+
+
+def test_whole_numbers_pass_as_numbers():
+    rate = configure(learning_rate=1).learning_rate
+    assert rate == 1.0
+    assert type(rate) is float
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting", "bad", "dotted"),
+    [
+        (RunConfig, "learning_rate", 0.0, "learning_rate"),
+        (RunConfig, "max_steps", 0, "max_steps"),
+        (RunConfig, "warmup_ratio", 1.0, "warmup_ratio"),
+        (RunConfig, "eval_ratio", 1.0, "eval_ratio"),
+        (RunConfig, "max_tokens", 100, "max_tokens"),
+        (RunConfig, "threads", 0, "threads"),
+        (RunConfig, "per_device_train_batch_size", 0, "per_device_train_batch_size"),
+        (RunConfig, "max_tokens_per_batch", 0, "max_tokens_per_batch"),
+        (RunConfig, "logging_steps", 0, "logging_steps"),
+        (BaseConfig, "learning_rate", -1.0, "base.learning_rate"),
+        (OracleConfig, "fraction", 0.0, "oracle.fraction"),
+        (TruncationConfig, "ratio", 1.5, "truncation.ratio"),
+        (TruncationConfig, "ratio_base", "min", "truncation.ratio_base"),
+        (TruncationConfig, "cut_end", "bos", "truncation.cut_end"),
+        (SelectionConfig, "chosen_ratio", 0.0, "selection.chosen_ratio"),
+        (SelectionConfig, "method", "best", "selection.method"),
+        (SelectionConfig, "chosen_threshold", float("inf"), "selection.chosen_threshold"),
+        (SelectionConfig, "rounding", "up", "selection.rounding"),
+        (SelectionConfig, "minimum", 0, "selection.minimum"),
+    ],
+)
+def test_ranges_are_checked_at_birth(cls, setting, bad, dotted):
+    with pytest.raises(ConfigError, match=rf"^{dotted} must be .*, got {bad!r}"):
+        cls(**{setting: bad})
+
+
+def test_oracle_loss_errors_name_the_oracle():
+    with pytest.raises(ConfigError, match=r"^oracle\.loss\.beta must be > 0 and finite, got -1\.0"):
+        configure(oracle={"loss": {"beta": -1.0}})
+
+
+def test_configs_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        configure().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_setting_is_documented(method):
+    def sections(cls):
+        yield cls
+        for hint in hints(cls, method).values():
+            if is_dataclass(hint):
+                yield from sections(hint)
+
+    for cls in sections(RunConfig):
+        documented = comments(cls)
+        missing = [n for n, hint in hints(cls, method).items() if n not in documented and not is_dataclass(hint)]
+        assert not missing, f"{cls.__name__}: a comment with meaning, unit and usual range for {missing}"
+
+
+# --- layers -------------------------------------------------------------------------------------------------------
+
+
+def test_layers(tmp_path):
+    assert configure(method="simpo", model="m").learning_rate == recipe("method", "simpo")["learning_rate"]
+    assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
+    assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
+    assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
+    assert configure(learning_rate=0.5).learning_rate == 0.5
+    assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
+
+
+def test_records_pass_from_python():
+    assert configure(method="dpo", loss=DPO(beta=0.3)).loss == DPO(beta=0.3)
+    assert configure(oracle=OracleConfig(fraction=0.5)).oracle == OracleConfig(fraction=0.5)
+    with pytest.raises(ConfigError, match="oracle must be a mapping of settings, got BaseConfig"):
+        configure(oracle=BaseConfig())
+
+
+def test_nested_settings_merge_one_by_one():
+    config = configure(selection={"chosen_ratio": 0.5}, oracle={"loss": {"label_smoothing": 0.1}})
+    assert config.selection == SelectionConfig(chosen_ratio=0.5, rejected_ratio=0.3)
+    assert config.oracle.loss == DPO(beta=recipe("embedded", "sepo")["oracle"]["loss"]["beta"], label_smoothing=0.1)
+
+
+def test_other_selections_drop_the_recipes_for_top_k():
+    threshold = {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}
+    config = configure(selection=threshold, loss={"normalizer": "selected"})
+    assert config.selection == SelectionConfig(**threshold)
+    chance = configure(selection={"method": "random"})
+    assert chance.selection == SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    assert chance.oracle == OracleConfig()
+
+
+def test_ready_checkpoints_drop_the_recipes_for_training_them():
+    config = configure(oracle={"path": "o"}, base={"path": "b"})
+    assert config.oracle == OracleConfig(path="o")
+    assert config.base == BaseConfig(path="b")
+
+
+def test_gaps_are_filled():
+    config = configure(model="m")
+    assert (config.policy_init, config.output_dir, config.loss) == ("model", "runs/sepo", SePO())
+    assert configure().policy_init == "base"
+    assert configure(method="sft").policy_init is None
+    assert configure(method="dpo").selection == SelectionConfig()
+    bare = resolve(RunConfig(method="sepo", model="m"))
+    assert bare.selection == SelectionConfig(chosen_ratio=0.3, rejected_ratio=0.3)
+    assert resolve(bare) == bare
+
+
+# --- a resolved config reruns the run -----------------------------------------------------------------------------
+
+
+def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
+    """Values of a setting that its own rule allows; rules about several settings are met in `complete`."""
+    positive = st.floats(1e-9, 0.9, exclude_max=True)
+    special = {
+        "max_tokens": st.integers(2000, 9000),
+        "max_prompt_tokens": st.integers(1, 1999),
+        "oracle.loss.label_smoothing": st.floats(0, 0.49),
+        "loss.label_smoothing": st.floats(0, 0.49),
+    }
+    if name in special:
+        return special[name]
+    kinds = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    options = []
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            options.append(st.sampled_from(get_args(kind)))
+        elif get_origin(kind) is tuple:
+            items = st.text(min_size=1) if get_args(kind)[0] is str else st.integers(0, 1000)
+            options.append(st.lists(items, max_size=3))
+        else:
+            by_type = {int: st.integers(1, 10**6), float: positive, bool: st.booleans(), type(None): st.none()}
+            options.append(by_type.get(kind, st.text(min_size=1)))
+    return st.one_of(options)
+
+
+@st.composite
+def some_settings(draw):
+    method = draw(st.sampled_from(sorted(METHODS)))
+    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format")]
+    chosen = draw(st.lists(st.sampled_from(names), unique_by=lambda item: item[0], max_size=12))
+    values: dict = {"method": method}
+    for name, hint in chosen:
+        *sections, last = name.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = draw(values_of(name, hint))
+    return values
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_settings())
+def test_resolved_yaml_reruns_the_run(tmp_path_factory, values):
+    try:
+        config = configure(**values)
+    except ConfigError:  # a combination that the table refuses
+        return
+    path = tmp_path_factory.getbasetemp() / "resolved.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    again = load_config(path)
+    assert again == config
+    assert asdict(again) == asdict(config)
+    assert to_yaml(again) == to_yaml(config)
+
+
+def test_resolved_yaml_names_every_setting():
+    written = parse_yaml(to_yaml(configure()))
+    assert list(written) == [f.name for f in fields(RunConfig)]
+    assert list(written["oracle"]) == [f.name for f in fields(OracleConfig)]
+
+
+# --- rules about several settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.message.split()[0] + "-" + rule.culprit)
+def test_every_rule_fires_only_through_its_culprit(rule):
+    with pytest.raises(ConfigError) as error:
+        configure(**rule.example)
+    assert str(error.value) == rule.message.format(c=_unchecked(rule.example))
+    *sections, last = rule.culprit.split(".")
+    harmless = {k: dict(v) if isinstance(v, dict) else v for k, v in rule.example.items()}
+    target = harmless
+    for section in sections:
+        target = target[section]
+    del target[last]
+    configure(**harmless)
+
+
+def _unchecked(example):
+    """The config that the example means, with the gaps filled and the rules not applied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyprefopt.settings.resolve.check_compatible", lambda config: None)
+        return configure(**example)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m"}, {"data": "d.jsonl"}])
+def test_shipped_recipes_break_no_rule(method, source):
+    configure(method=method, loss=REQUIRED.get(method, {}), **source)
+
+
+# --- token rewards ------------------------------------------------------------------------------------------------
+
+PROVIDERS = {"strong_weak": {"strong": "large", "weak": "small"}}
+
+
+@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}], ids=["embedded", "given"])
+@pytest.mark.parametrize("provider", sorted(REWARDS))
+@pytest.mark.parametrize("method", [*sorted(m for m in METHODS if "token_rewards" in METHODS[m].needs), "sepo"])
+def test_every_provider_goes_with_every_recipe(method, provider, source):
+    config = configure(method=method, rewards={"name": provider, **PROVIDERS.get(provider, {})}, **source)
+    assert config.rewards.name == provider
+    ratio = REWARDS[provider].log_ratio and method in ("dpo-reg", "simpo-reg")
+    plain = REWARDS[provider].transform if method != "tis-dpo" else "raw"
+    assert config.rewards.transform == ("sigmoid_centered" if ratio else plain)
+    assert configure(**{**as_dict(config), "loss": config.loss}) == config
+
+
+def test_the_scale_of_dpo_rewards_is_the_oracles_own():
+    assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}).rewards.beta == 0.3
+    assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}, rewards={"beta": 0.7}).rewards.beta == 0.7
+    assert configure(method="sepo").rewards.name is None
+
+
+def test_rewards_on_the_command_line():
+    config = parse_args(["--method", "tgdpo", "--rewards", "random", "--rewards.noise_seed", "3"])
+    assert (config.rewards.name, config.rewards.noise_seed) == ("random", 3)
+
+
+@pytest.mark.parametrize(
+    ("given_rewards", "message"),
+    [
+        ({"name": "rando"}, "rewards.name must be one of 'dpo', 'simpo'"),
+        ({"noise_std": -1.0}, "rewards.noise_std must be >= 0 and finite, got -1.0"),
+        ({"noise_std": float("inf")}, "rewards.noise_std must be >= 0 and finite"),
+        ({"noise_seed": -1}, "rewards.noise_seed must be in [0, 2^32), got -1"),
+        ({"transform": "sigmoid"}, "rewards.transform must be one of 'raw', 'sigmoid_centered'"),
+        ({"name": "simpo", "beta": -1.0}, "rewards.beta must be > 0 and finite, got -1.0"),
+    ],
+)
+def test_bad_rewards(given_rewards, message):
+    with pytest.raises(ConfigError) as error:
+        configure(method="tgdpo", rewards=given_rewards)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max_steps", "two"], r"^max_steps must be a whole number, got 'two'$"),
+        (["--oracle.learning_rate", "abc"], r"^oracle\.learning_rate must be a number, got 'abc'$"),
+        (["--attention", "falsh"], r"^attention must be one of 'auto', .*, got 'falsh'; did you mean 'flash'\?$"),
+        (["--zero_stage=7"], r"^zero_stage must be one of 0, 1, 2, 3, got '7'$"),
+        (["--check", "maybe"], r"^check must be true or false, got 'maybe'$"),
+        (["--method", "DPO"], r"got 'DPO'; did you mean 'dpo'\?$"),
+        (["--reward", "random"], r"^unknown setting 'reward'; did you mean 'rewards'\?$"),
+    ],
+)
+def test_words_of_the_command_line_are_told_in_ours(words, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_args(words)
+
+
+def test_words_as_yaml_writes_them():
+    words = [
+        "--gradient_checkpointing",
+        "true",
+        "--trust_remote_code",
+        "false",
+        "--model",
+        "x",
+        "--peak_tflops",
+        "null",
+    ]
+    config = parse_args(["--method", "dpo", *words])
+    assert config.gradient_checkpointing is True
+    assert config.trust_remote_code is False
+    assert config.peak_tflops is None
+    assert parse_args(["--method", "ipo", "--loss.length_normalized", "false"]).loss.length_normalized is False
+    assert parse_args(["--method", "dpo", "--model", "none", "--data", "x"]).model == "none"  # a text stays one
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_no_ratio_is_no_way_to_take_all_tokens(side):
+    with pytest.raises(
+        ConfigError, match=rf"selection\.{side}_ratio must be in \(0, 1\], got None; 1 takes all tokens"
+    ):
+        parse_args(["--method", "sepo", f"--selection.{side}_ratio", "None"])
+    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == SelectionConfig()
+
+
+def test_a_file_and_settings_over_it_from_python(tmp_path):
+    (tmp_path / "run.yaml").write_text("method: dpo\nlearning_rate: 1.0e-6\nloss:\n  beta: 0.3\n")
+    config = configure(config=str(tmp_path / "run.yaml"), learning_rate=2e-6)
+    assert (config.method, config.learning_rate, config.loss.beta) == ("dpo", 2e-6, 0.3)
+
+
+def test_bad_yaml_is_told_by_line(tmp_path):
+    (tmp_path / "bad.yaml").write_text("method: [dpo\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML: while parsing a flow sequence at line 1, col"):
+        parse_args(["--config", str(tmp_path / "bad.yaml")])
