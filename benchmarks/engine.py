@@ -26,7 +26,8 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.losses import DPO, SePO
 from pyprefopt.losses.method import Method
 from pyprefopt.modeling import LogpsModel, load_model
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_outputs
+from pyprefopt.modeling.head.outputs import Readout, token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.training.step import method_sums
 from pyprefopt.types import Outputs, PackedBatch
 

@@ -5,6 +5,7 @@ Names load on first use, so that `import pyprefopt.data` needs neither torch nor
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,10 @@ _LAZY = {name: module for module, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f"pyprefopt.data.{_LAZY[name]}"), name)
+        value = getattr(import_module(f"pyprefopt.data.{_LAZY[name]}"), name)
+        if "polars" in sys.modules:  # whoever has our functions has `pl.col(…).prefopt` too
+            import_module("pyprefopt.data.namespace")
+        return value
     raise AttributeError(f"module 'pyprefopt.data' has no attribute '{name}'")
 
 

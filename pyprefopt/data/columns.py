@@ -11,7 +11,6 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import pyprefopt.data.namespace  # noqa: F401  (whoever has our functions has `pl.col(…).prefopt` too)
 from pyprefopt.errors import DataError
 
 Column = TypeVar("Column")  # pl.Expr, pl.Series, pa.Array, or anything with an Arrow stream, which gives a ChunkedArray

@@ -9,7 +9,7 @@ from torch import nn
 from pyprefopt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pyprefopt.modeling.logps import PackedModel
+    from pyprefopt.modeling.packed_model import PackedModel
 
 
 def compile_layers(model: PackedModel) -> int:

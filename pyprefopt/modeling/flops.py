@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pyprefopt.modeling.logps import PackedModel
+from pyprefopt.modeling.packed_model import PackedModel
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 

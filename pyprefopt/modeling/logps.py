@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,56 +14,20 @@ from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.attention.backends import PLAIN
-from pyprefopt.modeling.attention.layout import PackedLayout
-from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
+from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
+from pyprefopt.modeling.packed_model import PackedModel, run_packed
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from pyprefopt.types import PackedBatch
 
 # The probes' tolerance, by the model's dtype: mean absolute difference of log-probs computed in two ways, in nats.
 # A head transform that is left out is off by 0.1 to 0.9 nats, bfloat16 noise by about 0.02.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
-
-
-class PackedModel(nn.Module):
-    """A transformers model (plain, or under PEFT) that is run on packed batches."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        attention = self.causal.config._attn_implementation
-        if attention != ATTENTION_NAME:
-            raise ConfigError(
-                f"attention implementation must be {ATTENTION_NAME!r}, got {attention!r}; "
-                "load the model with pyprefopt.modeling.load_model"
-            )
-        self.train(model.training)
-
-    @property
-    def causal(self) -> PreTrainedModel:
-        """The transformers model, below PEFT where there is PEFT."""
-        return causal_lm(self.model)
-
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """Last hidden states of the pack, [N, H]."""
-        return _run(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Casts (`bfloat16()`, `to(dtype)`) leave buffers' precision alone: rotary frequencies must stay float32."""
-        before = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in before.items():
-            after = self.get_buffer(name)
-            if after.dtype != buffer.dtype:
-                owner, _, leaf = name.rpartition(".")
-                self.get_submodule(owner)._buffers[leaf] = buffer.to(after.device)
-        return self
 
 
 class LogpsModel(PackedModel):
@@ -105,13 +69,6 @@ class LogpsModel(PackedModel):
         return Readout(self.causal.get_output_embeddings(), hidden, self.transform, self.kernel)
 
 
-def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a LogpsModel, a PEFT model, or itself."""
-    if isinstance(model, PackedModel):
-        model = model.model
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
 @torch.no_grad()
 def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Log-probs [M] without gradient and in evaluation mode; `model` is a LogpsModel, or an engine around one."""
@@ -124,17 +81,6 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     if logps is None:
         raise ConfigError("a reward model has no log-probs; score tokens with a causal language model")
     return logps
-
-
-def _run(module: nn.Module, batch: PackedBatch) -> Any:
-    """Call a transformers module on a pack: no attention mask, no cache, positions and layout from the batch."""
-    return module(
-        input_ids=batch.input_ids[None],
-        position_ids=batch.position_ids[None],
-        use_cache=False,
-        return_dict=True,
-        packed_layout=PackedLayout.of(batch),
-    )
 
 
 @torch.no_grad()
@@ -185,7 +131,7 @@ def _compare(model: LogpsModel) -> None:
     tokens = (torch.arange(23, device=weight.device) * 7919 + 3) % vocabulary  # fixed: the RNG is left alone
     pack = _documents([tokens[:11], tokens[11:]])
     ours = model.logps(pack)
-    logits = _run(causal, pack).logits[0, pack.hidden_index].to(ours.dtype)
+    logits = run_packed(causal, pack).logits[0, pack.hidden_index].to(ours.dtype)
     whole = torch.log_softmax(logits, dim=-1).gather(1, pack.target_ids[:, None])[:, 0]
     alone = torch.cat([model.logps(_documents([part])) for part in (tokens[:11], tokens[11:])])
     tolerance = _TOLERANCE[weight.dtype]

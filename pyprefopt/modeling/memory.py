@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyprefopt.modeling.checkpoints.quantized import stored_bytes
-from pyprefopt.modeling.logps import causal_lm
+from pyprefopt.modeling.packed_model import causal_lm
 
 if TYPE_CHECKING:
     from torch import nn

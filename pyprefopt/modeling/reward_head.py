@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.modeling.logps import PackedModel
+from pyprefopt.modeling.packed_model import PackedModel
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:

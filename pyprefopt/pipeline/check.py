@@ -14,7 +14,7 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.models import open_trained
 
 if TYPE_CHECKING:
-    from pyprefopt.pipeline.run import Pipeline
+    from pyprefopt.pipeline.pipeline import Pipeline
 
 GIB = 2**30
 

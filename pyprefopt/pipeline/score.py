@@ -12,7 +12,7 @@ from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import resolve, to_yaml
 from pyprefopt.stages.prepared import is_prepared

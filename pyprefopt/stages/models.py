@@ -13,7 +13,8 @@ from pyprefopt.modeling.checkpoints.adapters import is_lora
 from pyprefopt.modeling.checkpoints.load import load_model, model_hash
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
-from pyprefopt.modeling.logps import LogpsModel, PackedModel, causal_lm
+from pyprefopt.modeling.logps import LogpsModel
+from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.settings.config import RunConfig
@@ -22,8 +23,6 @@ from pyprefopt.storage.hub import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from transformers import PreTrainedModel
 
     from pyprefopt.losses.method import Need
 
@@ -116,11 +115,11 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
     )
     _check_context(model.config, source.path, data.manifest)
     if trained:
-        _settle_end(causal_lm(model), source.path, data)
+        _align_eos(causal_lm(model), source.path, data)
     return model
 
 
-def _settle_end(model: PreTrainedModel, path: str, data: Artifact) -> None:
+def _align_eos(model: Any, path: str, data: Artifact) -> None:
     """A bare configuration takes the tokenizer's special ids; that a checkpoint ends with other tokens is told."""
     names, ids = _special_tokens(data)
     end = ids["eos_token"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyprefopt.errors import check
 from pyprefopt.modeling.checkpoints.load import resolve_source, toy_config
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.stages.stage import Artifact, Stage, run_stage
 from pyprefopt.storage.files import atomic_write

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt import ranks
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import resolve, to_yaml
 from pyprefopt.stages.stage import Artifact

@@ -6,7 +6,8 @@ import torch
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, TDPO1, TDPO2, weighted_sums
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
 from tests.losses.pairs import TOLERANCE, assert_like_reference, batch_of, kl_of, losses, random_pairs
 from tests.reference import losses as reference
 from tests.reference.losses import Response, sigmoid

@@ -9,7 +9,7 @@ import pytest
 
 import pyprefopt
 from pyprefopt.losses import METHODS
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.resolve import configure, recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

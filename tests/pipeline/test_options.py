@@ -16,7 +16,7 @@ import torch
 from pyprefopt.data.embedded import write_candidates
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS, count_units
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.stages.models import Source, open_trained
 from pyprefopt.stages.training import Training
 from pyprefopt.training.step import method_sums

@@ -14,7 +14,8 @@ from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.segments import load_tokenizer
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.pipeline.run import Pipeline, RunResult
+from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.run import RunResult
 from pyprefopt.rewards.contrastive import START
 from pyprefopt.stages.training import Training
 from tests.pipeline.runs import MODEL, SMALL, small

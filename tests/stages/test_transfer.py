@@ -17,7 +17,7 @@ from pyprefopt.data.embedded import write_candidates, write_toy
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.pipeline.run import Pipeline
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.transfer import build_tokens

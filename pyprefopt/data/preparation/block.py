@@ -8,21 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, tokenize_block
+from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
 from pyprefopt.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from pyprefopt.data.reading.sources import Block
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
-
-OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,45 +69,6 @@ class PreparedBlock:
         return books | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
-class TokenizedBlock(NamedTuple):
-    """Segments of a block's good rows, and the books."""
-
-    segments: pa.Table  # columns of `tokenize.SEGMENTS`; without offsets, those of OFFSETS are not there
-    rejects: pl.DataFrame  # of schema REJECTS
-    rows_in: int
-    responses_cut: int  # to fit max_tokens
-    tokenized_apart: int  # rows with a token across the boundary
-
-
-def tokenize_block(
-    block: Block,
-    format: str,  # noqa: A002
-    tokenizer: Tokenizer,
-    *,
-    offsets: bool,
-    **limits: Any,
-) -> TokenizedBlock:
-    """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
-    from pyprefopt.data.reading.formats import texts_of
-    from pyprefopt.data.reading.sources import block_rejects, parse_block
-    from pyprefopt.data.reading.tables import to_table
-    from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS
-
-    tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
-    segments, bad, responses_cut, apart, _ = tokenizer.native.prepare(
-        texts_of(block.rows, [format]),
-        format,
-        first_row=block.first_row,
-        first_line=block.first_line,
-        **limits,
-        offsets=offsets,
-    )
-    table, rejects = to_table(segments), block_rejects(bad, block.file)
-    if responses_cut:
-        table, rejects = _without_identical(table, rejects, block.file)
-    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart))
-
-
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
     """Parse, tokenize and cut the rows of one block; lay out its shard."""
     from pyprefopt.data.reading.rejects import count_rejects
@@ -119,7 +77,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
     segments, rejects = _cut(made.segments, config, tokenizer), made.rejects
     if config.truncation:
-        segments, rejects = _without_identical(segments, rejects, block.file)
+        segments, rejects = drop_identical(segments, rejects, block.file)
     table = _columns(segments, config)
     return PreparedBlock(
         index=block.index,
@@ -138,23 +96,14 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     )
 
 
-def _without_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:
-    """The segments without the pairs that a cut has made the same; the rejects with them."""
-    import polars as pl
-
-    from pyprefopt.data.tokenization.identical_pairs import without_identical
-
-    segments, identical = without_identical(segments, file)
-    return segments, pl.concat([rejects, identical]).sort("row")
-
-
 def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> TokenizedBlock:
     """The segments with the column `user_weights`, where the input has weights."""
     import polars as pl
 
     from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen
+    from pyprefopt.data.reading.formats import weight_fields
     from pyprefopt.data.reading.sources import kind_of, parse_block
-    from pyprefopt.data.tokenization.token_columns import attach_weights, weight_fields
+    from pyprefopt.data.tokenization.token_columns import attach_weights
 
     if not config.user_weights:
         check_unseen(block, weight_fields(kind_of(config.format)))
@@ -168,7 +117,6 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
     """ConfigError where a setting breaks a rule of `tokenize` or `truncate`: told before anything is read."""
-    from pyprefopt.data.tokenization.segments import SEGMENTS, check_options
     from pyprefopt.data.truncation.dispatch import truncate
 
     check_options(**config.limits)
@@ -210,34 +158,3 @@ def _lengths(table: pa.Table) -> dict[str, int]:
         "longest_prompt": int(prompts.max()),
         "longest_row": int(store.longest_rows.max()),
     }
-
-
-@dataclass(frozen=True)
-class TokenizerParts:
-    """What another process needs to open the same tokenizer; hashable."""
-
-    path: str
-    json: bytes = field(repr=False)
-    special_tokens: tuple[tuple[str, str], ...]
-    chat_template: str = field(repr=False)
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> TokenizerParts:
-        """The parts of an open tokenizer."""
-        tokens = tuple(tokenizer.special_tokens.items())
-        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template)
-
-    def open(self) -> Tokenizer:
-        """The tokenizer, opened once a process."""
-        return _open(self)
-
-
-@lru_cache(maxsize=1)
-def _open(parts: TokenizerParts) -> Tokenizer:
-    from pathlib import Path
-
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer, open_native
-
-    path, tokens = Path(parts.path), dict(parts.special_tokens)
-    native = open_native(path, parts.json, tokens, parts.chat_template)
-    return Tokenizer(path, parts.json, tokens, parts.chat_template, native)

@@ -19,11 +19,12 @@ import pyarrow as pa
 from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
+from pyprefopt.data.reading.formats import weight_fields
 from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.reading.tables import FRAME, as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
-from pyprefopt.data.tokenization.token_columns import BOOKS, weight_fields
+from pyprefopt.data.tokenization.token_columns import BOOKS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.errors import ArtifactError, DataError, check, counted
 from pyprefopt.storage.files import sha256_file

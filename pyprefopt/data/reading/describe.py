@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from pyprefopt.data.reading.sources import Source
+from pyprefopt.data import _native
+from pyprefopt.data.reading.formats import detected, texts_of, weight_fields
 
 SHOWN_CHARS = 60
 _MEANING = {  # field -> what it is taken as
@@ -58,58 +58,37 @@ _OTHERWISE = {  # where a format takes a field for something else
 }
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """What `prepare --describe` prints.
+def describe_rows(
+    rows: pa.Array | pa.Table,
+    frame: pl.DataFrame,
+    format: str,  # noqa: A002
+    kind: str,
+) -> dict[str, Any]:
+    """What the rows of a first block hold: `rows` as they came, `frame` those of them that can be used.
 
     Returns:
-        format, kind, files (name, bytes, compression), ignored (a folder's files without data), rows (None where only
-        reading would tell), first_block (rows, rejected, system_messages, tools, multi_turn: rows that have them),
-        fields (name -> what it is taken as), carried (fields kept as they are), hint (None, or how else the rows may be
-        read), and first_row: the roles and the beginning of each message of the first row that can be used.
+        with_system, with_tools, multi_turn (rows that have them), fields (name -> what it is taken as), carried (fields
+        kept as they are), hint (None, or how else the rows may be read), and first_row: the roles and the beginning of
+        each message of the first row that can be used.
     """
-    from pyprefopt.data.reading.sources import parse_block
-
-    block = source.first_block
-    parsed = parse_block(block, source.format)
-    names = _fields(block.rows, source.format)
-    frame = parsed.frame
-    rows = [part.rows for part in source.parts]
+    names = _fields(rows, format, kind)
     return {
-        "format": source.format,
-        "kind": source.kind,
-        "files": [
-            {"name": file.name, "bytes": file.path.stat().st_size, "compression": file.compression}
-            for file in source.data_files
-        ],
-        "ignored": source.ignored,
-        "rows": sum(count for count in rows if count is not None) if None not in rows else None,
-        "first_block": {
-            "rows": block.rows_in,
-            "rejected": parsed.rejects.height,
-            "system_messages": _count(frame, pl.col("prompt").list.eval(_role() == "system").list.any()),
-            "tools": _count(frame, pl.col("tools").is_not_null()),
-            "multi_turn": _count(frame, pl.col("prompt").list.eval(_role() == "assistant").list.any()),
-        },
+        "with_system": _count(frame, pl.col("prompt").list.eval(_role() == "system").list.any()),
+        "with_tools": _count(frame, pl.col("tools").is_not_null()),
+        "multi_turn": _count(frame, pl.col("prompt").list.eval(_role() == "assistant").list.any()),
         "fields": {name: meaning for name, meaning in names.items() if meaning is not None},
         "carried": [name for name, meaning in names.items() if meaning is None],
-        "hint": _RANKED if source.format == "prompt_response" and _is_ranked(block.rows) else None,
+        "hint": _RANKED if format == "prompt_response" and _is_ranked(rows) else None,
         "first_row": _first_row(frame),
     }
 
 
 def _is_ranked(rows: pa.Array | pa.Table) -> bool:
     """Whether rows that are read as instructions could be candidates, one a row."""
-    from pyprefopt.data.reading.formats import detected
-
     return detected(rows, ["candidate_rows"])[0] is not None
 
 
-def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
-    from pyprefopt.data import _native
-    from pyprefopt.data.reading.formats import texts_of
-    from pyprefopt.data.reading.sources import kind_of
-    from pyprefopt.data.tokenization.token_columns import weight_fields
-
+def _fields(rows: pa.Array | pa.Table, format: str, kind: str) -> dict[str, str | None]:  # noqa: A002
     names = (
         rows.column_names
         if isinstance(rows, pa.Table)
@@ -117,7 +96,7 @@ def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  #
     )
     taken = _native.format_fields(format)
     meant = {name: _OTHERWISE.get((format, name), _MEANING[name]) for name in names if name in taken}
-    weights = {name: _WEIGHTS[name] for name in weight_fields(kind_of(format))}
+    weights = {name: _WEIGHTS[name] for name in weight_fields(kind)}
     return {name: meant.get(name, weights.get(name)) for name in names}
 
 

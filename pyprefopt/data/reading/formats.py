@@ -173,3 +173,10 @@ def _nearest(names: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """`a, b`, or `none`."""
     return ", ".join(names) if names else "none"
+
+
+def weight_fields(kind: str) -> tuple[str, ...]:
+    """What the weights of rows of a kind (see `sources.kind_of`) are called in files."""
+    if kind == "preferences":
+        return "chosen_weights", "rejected_weights"
+    return ("responses_weights",) if kind == "candidates" else ("response_weights",)

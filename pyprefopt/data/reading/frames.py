@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen, of_two_types, one_line
+from pyprefopt.data.reading.formats import weight_fields
 from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
 from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
-from pyprefopt.data.tokenization.token_columns import weight_fields
 from pyprefopt.errors import DataError
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})

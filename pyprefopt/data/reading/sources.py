@@ -118,10 +118,37 @@ class Source:
         self.kind = kind_of(self.format)
 
     def describe(self) -> dict[str, Any]:
-        """What was found, for people to read: see `pyprefopt.data.reading.describe`."""
-        from pyprefopt.data.reading.describe import describe
+        """What `prepare --describe` prints.
 
-        return describe(self)
+        Returns:
+            format, kind, files (name, bytes, compression), ignored (a folder's files without data), rows (None where
+            only reading would tell), first_block (rows, rejected, system_messages, tools, multi_turn: rows that have
+            them), and fields, carried, hint, first_row as `describe_rows` gives them.
+        """
+        from pyprefopt.data.reading.describe import describe_rows
+
+        block = self.first_block
+        parsed = parse_block(block, self.format)
+        found = describe_rows(block.rows, parsed.frame, self.format, self.kind)
+        rows = [part.rows for part in self.parts]
+        return {
+            "format": self.format,
+            "kind": self.kind,
+            "files": [
+                {"name": file.name, "bytes": file.path.stat().st_size, "compression": file.compression}
+                for file in self.data_files
+            ],
+            "ignored": self.ignored,
+            "rows": sum(count for count in rows if count is not None) if None not in rows else None,
+            "first_block": {
+                "rows": block.rows_in,
+                "rejected": parsed.rejects.height,
+                "system_messages": found.pop("with_system"),
+                "tools": found.pop("with_tools"),
+                "multi_turn": found.pop("multi_turn"),
+            },
+            **found,
+        }
 
     def named(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are fields of its rows; of text files by the first rows."""

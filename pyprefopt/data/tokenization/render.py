@@ -9,17 +9,26 @@ from calendar import timegm
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pyprefopt.data import _native
 from pyprefopt.errors import ConfigError, check, did_you_mean
 
-if TYPE_CHECKING:
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
-
 SHIPPED = ("plain", "chatml")
 
 logger = logging.getLogger("pyprefopt")
+
+
+class TemplateOwner(Protocol):
+    """What brings a chat template and its special tokens: a Tokenizer."""
+
+    @property
+    def chat_template(self) -> str:
+        """The template's source."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Such as `{"eos_token": "</s>"}`."""
 
 
 def read_chat_template(name_or_path: str | Path) -> str:
@@ -64,7 +73,7 @@ def to_json(name: str, value: Any) -> str | None:
 
 def apply_chat_template(
     messages: Sequence[Mapping[str, Any]],
-    chat_template: str | Path | Tokenizer,
+    chat_template: str | Path | TemplateOwner,
     *,
     add_generation_prompt: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
@@ -110,7 +119,7 @@ def _without_nones(message: Any) -> Any:
 
 
 def _source(
-    chat_template: str | Path | Tokenizer, special_tokens: Mapping[str, str] | None
+    chat_template: str | Path | TemplateOwner, special_tokens: Mapping[str, str] | None
 ) -> tuple[str, Mapping[str, str]]:
     if not isinstance(chat_template, (str, Path)):
         known = hasattr(chat_template, "chat_template")

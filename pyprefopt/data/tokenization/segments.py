@@ -6,41 +6,26 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, overload
+from typing import Any, NamedTuple, overload
 
 import polars as pl
 import pyarrow as pa
 
-from pyprefopt.data.preparation.block import OFFSETS, tokenize_block
-from pyprefopt.data.preparation.runners import in_threads
+from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.reading.frames import CHAT
 from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
 from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
+from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
-from pyprefopt.errors import DataError, check, check_number, did_you_mean
+from pyprefopt.errors import DataError, check, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
 
-PromptOverflow = Literal["drop", "keep_start", "keep_end"]
-Boundary = Literal["split", "error"]
 Settled = Callable[[pl.DataFrame, int], None]  # raises for bad rows of so many, or tells and records them
 
-SEGMENTS = pl.Schema(
-    {
-        "row": pl.UInt64(),
-        "segment": pl.UInt16(),  # 0 the prompt, 1… the responses
-        "kind": pl.String(),  # prompt, chosen, rejected, response
-        "ids": pl.List(pl.UInt32),
-        "mask": pl.List(pl.Boolean),  # written by the assistant
-        "starts": pl.List(pl.UInt32),  # bytes in the last message's content; null for the template's tokens
-        "ends": pl.List(pl.UInt32),
-        "turns": pl.List(pl.UInt16),  # message of the chat
-        "score": pl.Float32(),
-        "cut": pl.UInt32(),  # tokens left out by a budget: of a prompt any, of a response those of its content
-    }
-)
 _REJECTS = ("file", "row", "field", "value", "reason", "rule", "remedy")
 
 logger = logging.getLogger("pyprefopt")
@@ -178,22 +163,6 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
     frame, schema = pl.from_arrow(segments, rechunk=False), _schema(offsets)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives no Series)
     return frame if frame.schema == schema else frame.cast(schema)
-
-
-def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
-    """Raise ConfigError where a budget or a choice breaks its rule."""
-    for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
-        if limit is not None:
-            check_number(name, limit, whole=True)
-        check(limit is None or limit > 0, name, limit, "at least 1", "or None for no limit")
-    for name, value, kind in (("prompt_overflow", prompt_overflow, PromptOverflow), ("boundary", boundary, Boundary)):
-        check(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
-    check(
-        prompt_overflow == "drop" or max_prompt_tokens is not None,
-        "max_prompt_tokens",
-        max_prompt_tokens,
-        f"set where prompt_overflow is {prompt_overflow!r}",
-    )
 
 
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, settled: Settled, options: dict[str, Any]) -> pl.DataFrame:

@@ -74,13 +74,6 @@ def weight_columns(names: Sequence[str], kind: TokenColumn = WEIGHTS) -> list[st
     return [f"{name}_{kind.name}" for name in RESPONSES if f"{name}_{kind.name}" in names and name in names]
 
 
-def weight_fields(kind: str) -> tuple[str, ...]:
-    """What the weights of rows of a kind (see `sources.kind_of`) are called in files."""
-    if kind == "preferences":
-        return "chosen_weights", "rejected_weights"
-    return ("responses_weights",) if kind == "candidates" else ("response_weights",)
-
-
 def attach_weights(
     segments: pl.DataFrame, frame: pl.DataFrame, kind: TokenColumn = WEIGHTS
 ) -> tuple[pl.DataFrame, pl.DataFrame]:

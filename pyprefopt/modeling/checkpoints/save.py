@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.checkpoints.adapters import is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedLinear
-from pyprefopt.modeling.logps import PackedModel, causal_lm
+from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

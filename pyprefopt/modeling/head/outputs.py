@@ -8,7 +8,6 @@ are carried from block to block (in float32). The backward pass recomputes each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,42 +18,15 @@ from torch.utils.checkpoint import checkpoint
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import cpu_matmul
 from pyprefopt.modeling.head.choice import SAMPLE, Kernel, kernels_for, settle
+from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from transformers import PreTrainedConfig
-
 _BLOCK = 4096  # vocabulary entries of one block; 16,384 rows x 4,096 x 4 bytes = 256 MB
 _CPU_BLOCK = 1024  # on a CPU: 2,000 rows stay in its cache
 _MODULE_ELEMENTS = 2**24  # logits that exist at once where the head has to be called as a module
-
-
-@dataclass(frozen=True)
-class HeadTransform:
-    """What an architecture does to the head's output: y = cap * tanh(scale * z / cap), or y = scale * z."""
-
-    scale: float = 1.0  # Cohere: logit_scale; Granite: 1 / logits_scaling
-    cap: float | None = None  # Gemma 2: final_logit_softcapping
-
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> HeadTransform:
-        """Read the three settings that transformers' architectures know."""
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
-        cap = getattr(config, "final_logit_softcapping", None)
-        return cls(scale, None if cap is None else float(cap))
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Final logits from the head's output, any shape; a new tensor, unless there is nothing to do."""
-        logits = logits if self.scale == 1.0 else logits * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
-
-    def derivative(self, logits: Tensor) -> Tensor | float:
-        """dy/dz, from the final logits y."""
-        return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap) ** 2)
 
 
 class Readout(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyprefopt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pyprefopt.modeling.head.outputs import HeadTransform
+    from pyprefopt.modeling.head.transform import HeadTransform
 
 _COLUMNS = 1024  # vocabulary entries of a row that are in registers at once
 

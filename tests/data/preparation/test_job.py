@@ -81,7 +81,7 @@ def _first_lines(store):
 
 def test_the_bytes_depend_on_input_and_settings_alone(tmp_path, small, tokenizer, pairs, monkeypatch):
     run(str(pairs), tokenizer, tmp_path / "one")
-    monkeypatch.setattr("pyprefopt.data.preparation.runners.THREADS", 1)
+    monkeypatch.setattr("pyprefopt.data.parallel.THREADS", 1)
     run(str(pairs), tokenizer, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert not contents(tmp_path / "one")[".lock"]

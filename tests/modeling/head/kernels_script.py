@@ -9,7 +9,8 @@ from torch import nn
 
 from pyprefopt.modeling.head import choice, outputs
 from pyprefopt.modeling.head import triton as kernels
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_outputs
+from pyprefopt.modeling.head.outputs import Readout, token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
 
 TRANSFORMS = {"plain": HeadTransform(), "scaled": HeadTransform(0.3), "capped": HeadTransform(0.7, 4.0)}
 

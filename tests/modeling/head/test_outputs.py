@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
 
 TRANSFORMS = [HeadTransform(), HeadTransform(scale=0.3), HeadTransform(cap=2.0), HeadTransform(scale=1.7, cap=3.0)]
 

@@ -16,7 +16,8 @@ import torch
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.head import choice
 from pyprefopt.modeling.head.choice import check_kernel, race
-from pyprefopt.modeling.head.outputs import HeadTransform, Readout, token_logps
+from pyprefopt.modeling.head.outputs import Readout, token_logps
+from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.settings.resolve import configure
 
 pytest.importorskip("triton")

@@ -1,0 +1,84 @@
+"""One block of a source as segments; a tokenizer as what another process opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from pyprefopt.data.reading.formats import texts_of
+from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
+from pyprefopt.data.reading.tables import to_table
+from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_native
+
+
+class TokenizedBlock(NamedTuple):
+    """Segments of a block's good rows, and the books."""
+
+    segments: pa.Table  # columns of `tokenize.SEGMENTS`; without offsets, those of OFFSETS are not there
+    rejects: pl.DataFrame  # of schema REJECTS
+    rows_in: int
+    responses_cut: int  # to fit max_tokens
+    tokenized_apart: int  # rows with a token across the boundary
+
+
+def tokenize_block(
+    block: Block,
+    format: str,  # noqa: A002
+    tokenizer: Tokenizer,
+    *,
+    offsets: bool,
+    **limits: Any,
+) -> TokenizedBlock:
+    """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
+    tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
+    segments, bad, responses_cut, apart, _ = tokenizer.native.prepare(
+        texts_of(block.rows, [format]),
+        format,
+        first_row=block.first_row,
+        first_line=block.first_line,
+        **limits,
+        offsets=offsets,
+    )
+    table, rejects = to_table(segments), block_rejects(bad, block.file)
+    if responses_cut:
+        table, rejects = drop_identical(table, rejects, block.file)
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart))
+
+
+def drop_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:
+    """The segments without the pairs that a cut has made the same; the rejects with them."""
+    segments, identical = without_identical(segments, file)
+    return segments, pl.concat([rejects, identical]).sort("row")
+
+
+@dataclass(frozen=True)
+class TokenizerParts:
+    """What another process needs to open the same tokenizer; hashable."""
+
+    path: str
+    json: bytes = field(repr=False)
+    special_tokens: tuple[tuple[str, str], ...]
+    chat_template: str = field(repr=False)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenizerParts:
+        """The parts of an open tokenizer."""
+        tokens = tuple(tokenizer.special_tokens.items())
+        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template)
+
+    def open(self) -> Tokenizer:
+        """The tokenizer, opened once a process."""
+        return _open(self)
+
+
+@lru_cache(maxsize=1)
+def _open(parts: TokenizerParts) -> Tokenizer:
+    path, tokens = Path(parts.path), dict(parts.special_tokens)
+    native = open_native(path, parts.json, tokens, parts.chat_template)
+    return Tokenizer(path, parts.json, tokens, parts.chat_template, native)

@@ -1,0 +1,70 @@
+"""A transformers model that reads packed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor, nn
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.attention.layout import PackedLayout
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pyprefopt.types import PackedBatch
+
+
+class PackedModel(nn.Module):
+    """A transformers model (plain, or under PEFT) that is run on packed batches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        attention = self.causal.config._attn_implementation
+        if attention != ATTENTION_NAME:
+            raise ConfigError(
+                f"attention implementation must be {ATTENTION_NAME!r}, got {attention!r}; "
+                "load the model with pyprefopt.modeling.load_model"
+            )
+        self.train(model.training)
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The transformers model, below PEFT where there is PEFT."""
+        return causal_lm(self.model)
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Last hidden states of the pack, [N, H]."""
+        return run_packed(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Casts (`bfloat16()`, `to(dtype)`) leave buffers' precision alone: rotary frequencies must stay float32."""
+        before = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            after = self.get_buffer(name)
+            if after.dtype != buffer.dtype:
+                owner, _, leaf = name.rpartition(".")
+                self.get_submodule(owner)._buffers[leaf] = buffer.to(after.device)
+        return self
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a LogpsModel, a PEFT model, or itself."""
+    if isinstance(model, PackedModel):
+        model = model.model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def run_packed(module: nn.Module, batch: PackedBatch) -> Any:
+    """Call a transformers module on a pack: no attention mask, no cache, positions and layout from the batch."""
+    return module(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        use_cache=False,
+        return_dict=True,
+        packed_layout=PackedLayout.of(batch),
+    )
