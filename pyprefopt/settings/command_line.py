@@ -1,148 +1,233 @@
-"""The command line: options with dotted names, read and documented by tyro."""
+"""The command line: what its words give of some settings, and `--help`, by tyro over the settings' own dataclasses.
+
+tyro splits the words and reads the comments beside the fields. It is told two things: a section becomes a mapping of
+what was given, not an instance with defaults; and an option keeps its words, so that values and errors are those of
+`settings.values`, as for YAML.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import cache
-from inspect import getsource
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
-from pyprefopt.errors import ConfigError
-from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.typed import dotted_names, hints, misfit, unknown_setting
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.settings.values import from_words, kinds_of, words_wanted
 
-ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
+if TYPE_CHECKING:
+    from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-
-def split(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Command-line words -> {dotted name: values}; aliases applied, --local_rank dropped, the last wins."""
-    given: dict[str, list[str]] = {}
-    name = None
-    for word in argv:
-        if word in ("-h", "--help"):
-            given["help"] = []
-        elif word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            name = ALIASES.get(name, name)
-            given[name] = [value] if equals else []
-        elif name is None:
-            raise ConfigError(f"unexpected argument '{word}'; options are written --name value, see --help")
-        else:
-            given[name].append(word)
-    given.pop("local_rank", None)
-    return given
+Types = Callable[[type], Mapping[str, Any]]  # a settings class -> its options with their types, in the order of --help
+Words = tuple[str, ...]  # after one option
+ALIASES = {"base.path": "--base", "oracle.path": "--oracle", "rewards.name": "--rewards"}
+_NAMES = {int: "INT", float: "FLOAT", str: "STR", bool: "true|false"}
 
 
-def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The given options as a nested dict of typed values. `shown` are the values that --help prints as defaults."""
-    import tyro
+def loose_words(name: str, **settings: Any) -> Any:
+    """The field that takes the words of no option; `name` is what --help calls them."""
+    return field(metadata={"loose": name}, **settings)
 
-    words = ["--help"] if "help" in given else _words(given, method)
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            result: Any = tyro.cli(
-                _shape(RunConfig, shown, method),
-                prog="pyprefopt train",
-                description=f"One run of {method}. Defaults are those of this very call: with --model or --data, of "
-                f"configs/method/{method}.yaml; without, of the embedded run (configs/embedded/{method}.yaml).",
-                args=words,
-                use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise _in_our_words(_first_line(messages.getvalue()), given, method) from None
-    sys.stderr.write(messages.getvalue())
-    values: dict[str, Any] = {}
-    for name in given:
+
+def types_of(cls: type) -> dict[str, Any]:
+    """Field name -> type."""
+    found = get_type_hints(cls)
+    return {f.name: found[f.name] for f in fields(cls)}
+
+
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether a type is a class of settings, whose fields are options of their own."""
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names.
+
+    >>> dotted({"seed": 1, "loss": {"beta": 0.1}})
+    {'seed': 1, 'loss.beta': 0.1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `dotted`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
         *sections, last = name.split(".")
-        source, target = result, values
+        target = found
         for section in sections:
-            source, target = getattr(source, section), target.setdefault(section, {})
-        target[last] = getattr(source, last)
+            target = target.setdefault(section, {})
+        target[last] = value
+    return found
+
+
+def read(
+    prog: str,
+    classes: Sequence[type],
+    argv: Sequence[str],
+    *,
+    about: str | None = None,
+    types: Types = types_of,
+    shown: Mapping[str, Any] | None = None,
+    unknown: Callable[[str], ConfigError] | None = None,
+) -> dict[str, Any]:
+    """Dotted name -> value of every option that the words give; nothing is filled in.
+
+    Args:
+        prog: the command, for --help.
+        classes: the dataclasses whose settings stand side by side.
+        argv: the words. `--help` prints and raises SystemExit(0).
+        about: what the command does, for --help.
+        types: the options of a class.
+        shown: values by dotted name that --help names as defaults; the others are the classes' own.
+        unknown: the error for an option that does not exist, by its name.
+
+    Raises:
+        ConfigError: an option that does not exist, a value that is not of its type, a word too many, or too few.
+    """
+    found, rest = _split(prog, classes, argv, types, shown or {}, about=about)
+    options = list(_options(classes, types))
+    for word in rest:
+        if word.startswith("--") and len(word) > 2:
+            name = word[2:].partition("=")[0].replace("-", "_")
+            near = did_you_mean(name, [option.name for option in options if option.loose is None])
+            raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
+    taker = next((option for option in options if option.loose), None)
+    loose = [*(found.pop(taker.name, ()) if taker else ()), *rest]
+    values: dict[str, Any] = {}
+    for option in options:
+        if option.name in found:
+            words = found[option.name]
+            own = words_wanted(words, option.hint) if taker else len(words)
+            values[option.name] = from_words(words[:own], option.hint, option.name)
+            loose += words[own:]
+    if taker and loose:
+        own = words_wanted(loose, taker.hint)
+        values[taker.name] = from_words(loose[:own], taker.hint, taker.name)
+        loose = loose[own:]
+    if loose:
+        raise ConfigError(f"unexpected argument '{loose[0]}'; options are written --name value, see --help")
+    missing = [o.loose or f"--{o.name}" for o in options if o.required and o.name not in values]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given; see {prog} --help")
     return values
 
 
-def _words(given: Mapping[str, list[str]], method: str) -> list[str]:
-    """Checked names and canonical spelling for tyro: `--name=value`, and `--flag` as `--flag=True`."""
-    known = dict(dotted_names(RunConfig, method))
-    words: list[str] = []
-    for name, values in given.items():
-        if name not in known:
-            raise unknown_setting(name, method)
-        if known[name] is bool and not values:
-            words.append(f"--{name}=True")
-        elif get_origin(known[name]) is tuple:
-            words += [f"--{name}", *values]
-        elif len(values) == 1:
-            words.append(f"--{name}={_spelled(values[0], known[name])}")
-        else:
-            raise ConfigError(f"{name} must have one value, got {values!r}; write --{name} value")
-    return words
+def peek(classes: Sequence[type], argv: Sequence[str], names: Collection[str]) -> dict[str, Words]:
+    """The words after each of these options, whatever else is given: they decide which other options there are."""
+
+    def types(cls: type) -> dict[str, Any]:
+        return {f.name: str for f in fields(cls) if f.name in names}
+
+    return _split("", classes, argv, types, {}, add_help=False)[0]
 
 
-def _spelled(value: str, hint: Any) -> str:
-    """YAML's `true`, `false` and `null` as Python writes them, where the setting takes them and no free text."""
-    kinds = get_args(hint) or (hint,)
-    python = {"true": "True", "false": "False"} if bool in kinds else {}
-    if type(None) in kinds and str not in kinds:
-        python["null"] = "None"
-    return python.get(value.lower(), value)
+@dataclass(frozen=True)
+class _Option:
+    name: str  # dotted
+    hint: Any
+    field: Field[Any]
+
+    @property
+    def loose(self) -> str | None:
+        """What --help calls the words that it takes, if these stand at no option."""
+        return self.field.metadata.get("loose")
+
+    @property
+    def required(self) -> bool:
+        return self.field.default is MISSING and self.field.default_factory is MISSING
 
 
-def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> ConfigError:
-    """Setting, rule and value, where tyro names an option that was given."""
-    known = dict(dotted_names(RunConfig, method))
-    found = re.search(r"--([\w.]+)", message)
-    name = found[1] if found else ""
-    if name not in known or not given.get(name):
-        return ConfigError(message)
-    return misfit(name, known[name], " ".join(given[name]))
+def _options(classes: Sequence[type], types: Types, prefix: str = "") -> Iterator[_Option]:
+    for cls in classes:
+        of = {f.name: f for f in fields(cls)}
+        for name, hint in types(cls).items():
+            if is_section(hint):
+                yield from _options([hint], types, f"{prefix}{name}.")
+            else:
+                yield _Option(f"{prefix}{name}", hint, of[name])
 
 
-def _first_line(box: str) -> str:
-    """The message out of tyro's framed error text."""
-    lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
-    return " ".join(lines[: lines.index("")]) if "" in lines else " ".join(lines)
+class _Section:
+    """Stands before tyro for the settings of some classes; each section is a subclass of its own."""
+
+    classes: Sequence[type]
+    prefix: str
+
+    @classmethod
+    def of(cls, classes: Sequence[type], prefix: str = "") -> type:
+        """The section whose settings are those of `classes`."""
+        return type("Section", (cls,), {"classes": classes, "prefix": prefix, "__doc__": classes[0].__doc__})
 
 
-def _shape(cls: type, shown: Mapping[str, Any], method: str) -> type:
-    """A plain copy of a config class for tyro: no checks (they run once, on the final values), comments as help."""
-    help_of = comments(cls)
-    defaults = {f.name: f for f in fields(cls)}
-    columns: list[tuple[str, Any, Any]] = []
-    if cls is RunConfig:
-        columns.append(("config", _documented(str | None, "YAML file with settings; options given here win"), None))
-    for name, hint in hints(cls, method).items():
-        if is_dataclass(hint):
-            section = _shape(hint, shown.get(name) or {}, method)  # type: ignore[arg-type]
-            columns.append((name, section, field(default_factory=section)))
-        else:
-            columns.append((name, _documented(hint, help_of.get(name, "")), shown.get(name, defaults[name].default)))
-    doc = cls.__doc__ if cls is not RunConfig else "Train a policy from preference data."
-    return make_dataclass(cls.__name__, columns, kw_only=True, namespace={"__doc__": doc})
-
-
-def _documented(hint: Any, text: str) -> Any:
+def _split(
+    prog: str, classes: Sequence[type], argv: Sequence[str], types: Types, shown: Mapping[str, Any], **settings: Any
+) -> tuple[dict[str, Words], list[str]]:
+    """Dotted name -> words of each option that is given, and the words that belong to none."""
     import tyro
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-    return Annotated[hint, tyro.conf.arg(help=text)]
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def section(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, _Section)):
+            return None
+        specs: list[StructFieldSpec] = []
+        for cls in info.type.classes:
+            own = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, tyro.MISSING_NONPROP, False))
+            assert isinstance(own, StructConstructorSpec)  # noqa: S101  (of a dataclass)
+            of, texts = {f.name: f for f in fields(cls)}, {spec.name: spec.helptext for spec in own.fields}
+            for name, hint in types(cls).items():
+                option = _Option(f"{info.type.prefix}{name}", hint, of[name])
+                specs.append(_as_section(option) if is_section(hint) else _as_option(option, texts[name], shown))
+        return StructConstructorSpec(lambda **found: found, tuple(specs))
+
+    about = settings.pop("about", None)
+    found, rest = tyro.cli(
+        _Section.of(classes), prog=prog, description=about, args=argv, use_underscores=True, return_unknown_args=True,
+        registry=registry, **settings,
+    )  # fmt: skip
+    return {name: words for name, words in dotted(found).items() if words is not None}, rest
 
 
-@cache
-def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment on its line in the source; a subclass's field without one inherits it."""
-    found: dict[str, str] = {}
-    for parent in cls.__mro__:
-        if is_dataclass(parent):
-            for name, text in re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", getsource(parent), re.MULTILINE):
-                found.setdefault(name, text)
-    return found
+def _as_section(option: _Option) -> StructFieldSpec:
+    from tyro import MISSING_NONPROP
+    from tyro.constructors import StructFieldSpec
+
+    section = _Section.of([option.hint], f"{option.name}.")
+    return StructFieldSpec(option.name.rpartition(".")[2], section, MISSING_NONPROP)
+
+
+def _as_option(option: _Option, text: Any, shown: Mapping[str, Any]) -> StructFieldSpec:
+    """An option that keeps its words; None where it is not given."""
+    from tyro import conf
+    from tyro.constructors import PrimitiveConstructorSpec, StructFieldSpec
+
+    default = shown.get(option.name, option.field.default)
+    if isinstance(default, tuple | list):
+        default = " ".join(map(str, default)) or "()"
+    words = PrimitiveConstructorSpec("*", _metavar(option.hint), tuple, lambda _: True, lambda _: [])
+    known = conf.arg(
+        metavar=option.loose or option.field.metadata.get("metavar"),
+        aliases=[ALIASES[option.name]] if option.name in ALIASES else None,
+        help_behavior_hint="(required)" if option.required else f"(default: {default})",
+    )
+    marks = [conf.Positional] if option.loose else []
+    hint: Any = Annotated[(Words | None, words, known, *marks)]
+    return StructFieldSpec(option.name.rpartition(".")[2], hint, None, text)
+
+
+def _metavar(hint: Any) -> str:
+    """A type as --help shows it."""
+    shown = []
+    for kind in kinds_of(hint):
+        if get_origin(kind) is Literal:
+            shown.append("{" + ",".join(map(str, get_args(kind))) + "}")
+        elif get_origin(kind) is tuple:
+            shown.append(f"[{_metavar(get_args(kind)[0])} ...]")
+        elif kind is not type(None):
+            shown.append(_NAMES[kind])
+    return "|".join(shown)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -16,6 +15,7 @@ from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
+from pyprefopt.settings.values import fit
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
 _SCALARS = {
@@ -165,48 +165,3 @@ def unknown_setting(name: str, method: str) -> ConfigError:
         same_word = [k for k in known if k.rpartition(".")[2] == last]
         hint = did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"])
     return ConfigError(f"unknown setting '{name}'{hint}")
-
-
-def fit(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint`, or a ConfigError naming setting, value and expected type."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for option in options:
-        matched, result = _match(value, option)
-        if matched:
-            return result
-    raise misfit(name, hint, value)
-
-
-def misfit(name: str, hint: Any, value: Any) -> ConfigError:
-    """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    names = [c for o in options if get_origin(o) is Literal for c in get_args(o) if isinstance(c, str)]
-    meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
-    return ConfigError(f"{name} must be {expected(hint)}, got {value!r}{meant}")
-
-
-def expected(hint: Any) -> str:
-    """A setting's type in words: `a whole number or null`."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return " or ".join(_describe(option) for option in options)
-
-
-def _match(value: Any, hint: Any) -> tuple[bool, Any]:
-    if get_origin(hint) is Literal:
-        matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
-        return matches, value
-    if get_origin(hint) is tuple:
-        is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
-        return is_list, tuple(value) if is_list else None
-    if hint is float and type(value) is int:
-        return True, float(value)
-    return type(value) is hint, value  # exact: True is no int
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "a list of " + _describe(get_args(hint)[0]).removeprefix("a ") + "s"
-    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
-    return names[hint]
