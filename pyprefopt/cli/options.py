@@ -6,13 +6,13 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError
 from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import dotted, is_section, nested, peek, read, types_of
+from pyprefopt.settings.command_line import dotted, nested, peek, read, types_of
 from pyprefopt.settings.values import from_words
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ABOUT = (
-    "Train a policy from preference data. Defaults are those of this very call: with --model or --data, those of the "
-    "method's recipe (configs/method); without, of the embedded run (configs/embedded)."
-)
 FIRST = ("method", "model", "data", "output_dir")  # of a run's settings in --help; then optimisation, then the rest
 
 
@@ -41,8 +37,8 @@ def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) ->
     """A command's options, which `cls` declares; the command has its name, and for --help its docstring or `about`."""
     values = nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
     for name, hint in types_of(cls).items():
-        if is_section(hint):
-            values[name] = hint(**values.get(name, {}))
+        if is_dataclass(hint):
+            values[name] = hint(**values.get(name, {}))  # type: ignore[operator]
     return cls(**values)
 
 
@@ -80,7 +76,7 @@ def read_run(
     from pyprefopt.settings.typed import hints, read_yaml, typed, unknown_setting
 
     # Method, model and data decide which other settings there are, and their defaults.
-    early = peek([_Line, RunConfig], argv, {"config", "method", "model", "data"} & {*(names or ("config", *FIRST))})
+    early = peek([_Line, RunConfig], argv, ("config", "method", "model", "data"))
     path = from_words(early.pop("config"), str, "config") if "config" in early else None
     file = {} if path is None else read_yaml(path)
     first = {name: from_words(words[:1], str | None, name) for name, words in early.items() if words}
@@ -107,7 +103,11 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     """The resolved settings of `pyprefopt train`. `--help` prints and raises SystemExit(0)."""
     from pyprefopt.settings.resolve import configure
 
-    line = read_run("train", argv, about=ABOUT)
+    about = (
+        "Train a policy from preference data. Defaults are those of this very call: with --model or --data, of the "
+        "method's recipe (configs/method); without, of the embedded run (configs/embedded)."
+    )
+    line = read_run("train", argv, about=about)
     return configure(**nested(line.file | line.given))
 
 

@@ -7,36 +7,31 @@ what was given, not an instance with defaults; and an option keeps its words, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.settings.values import from_words, kinds_of, words_wanted
 
 if TYPE_CHECKING:
-    from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructTypeInfo
+    from tyro.constructors import StructConstructorSpec, StructTypeInfo
 
 Types = Callable[[type], Mapping[str, Any]]  # a settings class -> its options with their types, in the order of --help
 Words = tuple[str, ...]  # after one option
 ALIASES = {"base.path": "--base", "oracle.path": "--oracle", "rewards.name": "--rewards"}
-_NAMES = {int: "INT", float: "FLOAT", str: "STR", bool: "true|false"}
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", bool: "true|false"}
 
 
-def loose_words(name: str, **settings: Any) -> Any:
+def loose_words(name: str) -> Any:
     """The field that takes the words of no option; `name` is what --help calls them."""
-    return field(metadata={"loose": name}, **settings)
+    return field(metadata={"loose": name, "metavar": name})
 
 
 def types_of(cls: type) -> dict[str, Any]:
     """Field name -> type."""
     found = get_type_hints(cls)
     return {f.name: found[f.name] for f in fields(cls)}
-
-
-def is_section(hint: Any) -> TypeGuard[type]:
-    """Whether a type is a class of settings, whose fields are options of their own."""
-    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -87,147 +82,115 @@ def read(
     Raises:
         ConfigError: an option that does not exist, a value that is not of its type, a word too many, or too few.
     """
-    found, rest = _split(prog, classes, argv, types, shown or {}, about=about)
-    options = list(_options(classes, types))
+    line = _Line(classes, types, shown or {})
+    found, rest = line.split(argv, prog=prog, description=about)
+    loose_name = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), None)
     for word in rest:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].partition("=")[0].replace("-", "_")
-            near = did_you_mean(name, [option.name for option in options if option.loose is None])
+            near = did_you_mean(name, line.options.keys() - {loose_name})
             raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
-    taker = next((option for option in options if option.loose), None)
-    loose = [*(found.pop(taker.name, ()) if taker else ()), *rest]
+    loose = [*found.pop(loose_name or "", ()), *rest]
     values: dict[str, Any] = {}
-    for option in options:
-        if option.name in found:
-            words = found[option.name]
-            own = words_wanted(words, option.hint) if taker else len(words)
-            values[option.name] = from_words(words[:own], option.hint, option.name)
-            loose += words[own:]
-    if taker and loose:
-        own = words_wanted(loose, taker.hint)
-        values[taker.name] = from_words(loose[:own], taker.hint, taker.name)
+    for name, words in found.items():
+        hint, _ = line.options[name]
+        own = words_wanted(words, hint) if loose_name else len(words)
+        values[name] = from_words(words[:own], hint, name)
+        loose += words[own:]
+    if loose_name and loose:
+        hint, _ = line.options[loose_name]
+        own = words_wanted(loose, hint)
+        values[loose_name] = from_words(loose[:own], hint, loose_name)
         loose = loose[own:]
     if loose:
         raise ConfigError(f"unexpected argument '{loose[0]}'; options are written --name value, see --help")
-    missing = [o.loose or f"--{o.name}" for o in options if o.required and o.name not in values]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} must be given; see {prog} --help")
+    needed = {name: f for name, (_, f) in line.options.items() if _required(f) and name not in values}
+    if needed:
+        missing = " and ".join(f.metadata.get("loose", f"--{name}") for name, f in needed.items())
+        raise ConfigError(f"{missing} must be given; see {prog} --help")
     return values
 
 
 def peek(classes: Sequence[type], argv: Sequence[str], names: Collection[str]) -> dict[str, Words]:
     """The words after each of these options, whatever else is given: they decide which other options there are."""
-
-    def types(cls: type) -> dict[str, Any]:
-        return {f.name: str for f in fields(cls) if f.name in names}
-
-    return _split("", classes, argv, types, {}, add_help=False)[0]
+    line = _Line(classes, lambda cls: {f.name: str for f in fields(cls) if f.name in names}, {})
+    return line.split(argv, add_help=False)[0]
 
 
-@dataclass(frozen=True)
-class _Option:
-    name: str  # dotted
-    hint: Any
-    field: Field[Any]
+class _Line:
+    """Settings classes as tyro sees them."""
 
-    @property
-    def loose(self) -> str | None:
-        """What --help calls the words that it takes, if these stand at no option."""
-        return self.field.metadata.get("loose")
+    def __init__(self, classes: Sequence[type], types: Types, shown: Mapping[str, Any]) -> None:
+        self.classes, self.types, self.shown = classes, types, shown
+        self.options: dict[str, tuple[Any, Field[Any]]] = {}  # dotted name -> type, field
 
-    @property
-    def required(self) -> bool:
-        return self.field.default is MISSING and self.field.default_factory is MISSING
+    def split(self, argv: Sequence[str], **settings: Any) -> tuple[dict[str, Words], list[str]]:
+        """Dotted name -> words of each option that is given, and the words that belong to none."""
+        import tyro
+        from tyro.constructors import ConstructorRegistry
 
+        registry = ConstructorRegistry()
+        registry.struct_rule(self._expand)
+        root = _section(self.classes)
+        found, rest = tyro.cli(
+            root, args=argv, use_underscores=True, return_unknown_args=True, registry=registry, **settings
+        )
+        return {name: words for name, words in dotted(found).items() if words is not None}, rest
 
-def _options(classes: Sequence[type], types: Types, prefix: str = "") -> Iterator[_Option]:
-    for cls in classes:
-        of = {f.name: f for f in fields(cls)}
-        for name, hint in types(cls).items():
-            if is_section(hint):
-                yield from _options([hint], types, f"{prefix}{name}.")
-            else:
-                yield _Option(f"{prefix}{name}", hint, of[name])
+    def _expand(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        """tyro's rule for a section: the fields of its classes, as tyro finds them, with our types."""
+        from tyro import MISSING_NONPROP
+        from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-
-class _Section:
-    """Stands before tyro for the settings of some classes; each section is a subclass of its own."""
-
-    classes: Sequence[type]
-    prefix: str
-
-    @classmethod
-    def of(cls, classes: Sequence[type], prefix: str = "") -> type:
-        """The section whose settings are those of `classes`."""
-        return type("Section", (cls,), {"classes": classes, "prefix": prefix, "__doc__": classes[0].__doc__})
-
-
-def _split(
-    prog: str, classes: Sequence[type], argv: Sequence[str], types: Types, shown: Mapping[str, Any], **settings: Any
-) -> tuple[dict[str, Words], list[str]]:
-    """Dotted name -> words of each option that is given, and the words that belong to none."""
-    import tyro
-    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.struct_rule
-    def section(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if not (isinstance(info.type, type) and issubclass(info.type, _Section)):
+        if not hasattr(info.type, "settings_classes"):
             return None
         specs: list[StructFieldSpec] = []
-        for cls in info.type.classes:
-            own = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, tyro.MISSING_NONPROP, False))
+        for cls in info.type.settings_classes:
+            own = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, MISSING_NONPROP, False))
             assert isinstance(own, StructConstructorSpec)  # noqa: S101  (of a dataclass)
             of, texts = {f.name: f for f in fields(cls)}, {spec.name: spec.helptext for spec in own.fields}
-            for name, hint in types(cls).items():
-                option = _Option(f"{info.type.prefix}{name}", hint, of[name])
-                specs.append(_as_section(option) if is_section(hint) else _as_option(option, texts[name], shown))
+            for name, hint in self.types(cls).items():
+                full = f"{info.type.prefix}{name}"
+                if is_dataclass(hint):
+                    specs.append(StructFieldSpec(name, _section([hint], f"{full}."), MISSING_NONPROP))  # type: ignore[list-item]
+                else:
+                    self.options[full] = hint, of[name]
+                    specs.append(StructFieldSpec(name, self._keeping_words(full), None, texts[name]))
         return StructConstructorSpec(lambda **found: found, tuple(specs))
 
-    about = settings.pop("about", None)
-    found, rest = tyro.cli(
-        _Section.of(classes), prog=prog, description=about, args=argv, use_underscores=True, return_unknown_args=True,
-        registry=registry, **settings,
-    )  # fmt: skip
-    return {name: words for name, words in dotted(found).items() if words is not None}, rest
+    def _keeping_words(self, name: str) -> Any:
+        """The type of an option whose value is its words; None where it is not given."""
+        from tyro import conf
+        from tyro.constructors import PrimitiveConstructorSpec
+
+        hint, of = self.options[name]
+        default = self.shown.get(name, of.default)
+        if isinstance(default, tuple | list):
+            default = " ".join(map(str, default)) or "()"
+        metavar = of.metadata.get("metavar", _metavar(hint))
+        words = PrimitiveConstructorSpec("*", metavar, tuple, lambda _: True, lambda _: [])
+        known = conf.arg(
+            metavar=metavar,
+            aliases=[ALIASES[name]] if name in ALIASES else None,
+            help_behavior_hint="(required)" if _required(of) else f"(default: {default})",
+        )
+        marks = [conf.Positional] if "loose" in of.metadata else []
+        return Annotated[(Words | None, words, known, *marks)]
 
 
-def _as_section(option: _Option) -> StructFieldSpec:
-    from tyro import MISSING_NONPROP
-    from tyro.constructors import StructFieldSpec
-
-    section = _Section.of([option.hint], f"{option.name}.")
-    return StructFieldSpec(option.name.rpartition(".")[2], section, MISSING_NONPROP)
+def _section(classes: Sequence[type], prefix: str = "") -> type:
+    """A class that stands for the settings of `classes`, whose docstring --help prints."""
+    return type("Section", (), {"settings_classes": classes, "prefix": prefix, "__doc__": classes[0].__doc__})
 
 
-def _as_option(option: _Option, text: Any, shown: Mapping[str, Any]) -> StructFieldSpec:
-    """An option that keeps its words; None where it is not given."""
-    from tyro import conf
-    from tyro.constructors import PrimitiveConstructorSpec, StructFieldSpec
-
-    default = shown.get(option.name, option.field.default)
-    if isinstance(default, tuple | list):
-        default = " ".join(map(str, default)) or "()"
-    words = PrimitiveConstructorSpec("*", _metavar(option.hint), tuple, lambda _: True, lambda _: [])
-    known = conf.arg(
-        metavar=option.loose or option.field.metadata.get("metavar"),
-        aliases=[ALIASES[option.name]] if option.name in ALIASES else None,
-        help_behavior_hint="(required)" if option.required else f"(default: {default})",
-    )
-    marks = [conf.Positional] if option.loose else []
-    hint: Any = Annotated[(Words | None, words, known, *marks)]
-    return StructFieldSpec(option.name.rpartition(".")[2], hint, None, text)
+def _required(of: Field[Any]) -> bool:
+    return of.default is MISSING and of.default_factory is MISSING
 
 
 def _metavar(hint: Any) -> str:
     """A type as --help shows it."""
-    shown = []
-    for kind in kinds_of(hint):
-        if get_origin(kind) is Literal:
-            shown.append("{" + ",".join(map(str, get_args(kind))) + "}")
-        elif get_origin(kind) is tuple:
-            shown.append(f"[{_metavar(get_args(kind)[0])} ...]")
-        elif kind is not type(None):
-            shown.append(_NAMES[kind])
-    return "|".join(shown)
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    if get_origin(hint) is tuple:
+        return f"[{_metavar(get_args(hint)[0])} ...]"
+    return _METAVARS.get(hint) or "|".join(_metavar(kind) for kind in kinds_of(hint) if kind is not type(None))
