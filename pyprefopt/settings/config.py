@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyprefopt.errors import check
 from pyprefopt.losses import DPO, METHODS
-from pyprefopt.rewards import REWARDS, Reward, Transform
+from pyprefopt.rewards import NoReward, Reward
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -161,80 +161,6 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardsConfig:
-    """Token rewards: for methods that need them, and as the scores of a selection. Off where name is None."""
-
-    name: Literal["dpo", "simpo", "contrastive", "strong_weak", "column", "random"] | None = None  # alias: --rewards
-    beta: float | None = None  # scale of the values; None: dpo as oracle.loss.beta, simpo 2.5, others 1
-    transform: Transform | None = None  # raw, or sigmoid(r) - 0.5; None: raw, contrastive (and T-REG) sigmoid_centered
-    noise_std: float = 0.0  # standard deviation of noise added to every reward, in its own unit; 0: none
-    noise_seed: int = 0  # seed of that noise, and of rewards random
-    gamma: float | None = None  # simpo: target margin of the oracle's training, absolute; None: 1.4
-    form: Literal["log_ratio", "length_norm"] | None = None  # simpo: against the base, or per length; None: log_ratio
-    strong: str | None = None  # strong_weak: checkpoint directory or hub name
-    weak: str | None = None  # strong_weak: checkpoint directory or hub name
-    column: str | None = None  # column: NAME of the data's chosen_NAME and rejected_NAME; None: rewards
-    model: str | None = None  # contrastive: reference, base, oracle or a checkpoint; None: reference
-    better_prompt: str | None = None  # contrastive: text file with {conversation}, {answer}, {start}; None: shipped
-    worse_prompt: str | None = None  # contrastive: the same for the opposite direction; None: shipped
-    prefix: Literal["marker", "none"] | None = None  # contrastive: the answer is forced after a marker; None: marker
-    context: Literal["full", "last"] | None = None  # contrastive: whole conversation or last question; None: full
-    wrap: Literal["chat", "raw"] | None = None  # contrastive: through the chat template, or bare text; None: chat
-    score_eos: bool | None = None  # contrastive: score the turn's end too, which else gets 0; None: false
-    max_tokens: int | None = None  # contrastive: revision prompt and answer, tokens; None: 4096
-    overflow: Literal["raise", "zero"] | None = None  # contrastive: of longer ones; None: raise
-
-    def __post_init__(self) -> None:
-        check(self.name is None or self.name in REWARDS, "rewards.name", self.name, f"one of {', '.join(REWARDS)}")
-        check(
-            self.transform in (None, "raw", "sigmoid_centered"),
-            "rewards.transform",
-            self.transform,
-            "raw or sigmoid_centered",
-        )
-        good = self.noise_std >= 0 and math.isfinite(self.noise_std)
-        check(
-            good, "rewards.noise_std", self.noise_std, ">= 0 and finite", "usual 0 to 2 times the rewards' own spread"
-        )
-        check(0 <= self.noise_seed < 2**32, "rewards.noise_seed", self.noise_seed, "in [0, 2^32)")
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """What it takes: columns, as the provider names them, and `base` or `oracle` where contrastive asks them."""
-        if self.name is None:
-            return frozenset()
-        asked = [self.model] if self.model in ("base", "oracle") else []
-        return frozenset([*self.provider().reads, *asked])
-
-    @property
-    def foreign(self) -> str | None:
-        """The first setting given that is another provider's."""
-        return next((name for name in self._given if name not in self._own), None)
-
-    @property
-    def missing(self) -> str | None:
-        """The first setting that the provider must have and has not."""
-        return next((n for n, f in self._own.items() if f.default is MISSING and n not in self._given), None)
-
-    def provider(self) -> Reward:
-        """The provider with its settings; ConfigError where one of these breaks its rule."""
-        assert self.name is not None  # noqa: S101  (callers ask where rewards are on)
-        return REWARDS[self.name](**self._given)
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        return {name: value for name in _PROVIDER_SETTINGS if (value := getattr(self, name)) is not None}
-
-    @property
-    def _own(self) -> dict[str, Any]:
-        return {} if self.name is None else {f.name: f for f in fields(REWARDS[self.name])}  # type: ignore[arg-type]
-
-
-_COMMON = ("name", "transform", "noise_std", "noise_seed")
-_PROVIDER_SETTINGS = tuple(f.name for f in fields(RewardsConfig) if f.name not in _COMMON)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Low-rank adapters through PEFT. Off where r is 0."""
 
@@ -277,7 +203,7 @@ class RunConfig(OptimConfig):
     base: BaseConfig = field(default_factory=BaseConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    rewards: Reward | NoReward = field(default_factory=NoReward)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
     overwrite: bool = False  # replace the finished policy of other settings or data that output_dir holds

@@ -112,8 +112,9 @@ def test_every_setting_is_listed() -> None:
 @pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
 def test_flip_of_rewards(name: str) -> None:
     provider, value, expected = REWARD_FLIPS[name]
-    config = configure(method="sepo", model="model", data="pairs.jsonl", rewards={"name": provider})
-    before, after = reward_keys(config), reward_keys(flip(config, f"rewards.{name}", value))
+    settings = {"method": "sepo", "model": "model", "data": "pairs.jsonl"}
+    config, other = (configure(**settings, rewards={"name": provider} | more) for more in ({}, {name: value}))
+    before, after = reward_keys(config), reward_keys(other)
     assert {stage for stage in before if before[stage] != after.get(stage)} == expected
 
 
@@ -121,7 +122,7 @@ def reward_keys(config: RunConfig) -> dict[str, str]:
     """The keys of a run's stages, and of those that make its token rewards."""
     manifest = {"key": "data", "vocab_size": 10, "inputs": {}}
     data = Artifact("data", Path("data"), manifest, reused=False)
-    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
+    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards
     if isinstance(provider, Contrastive):
         stages["revision"] = revision_stage(provider, data, "better")
     return keys(config) | {name: stage.key for name, stage in stages.items()}

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
-from pyprefopt.rewards import REWARDS
-from pyprefopt.settings.command_line import comments
+from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPOReward, StrongWeak
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig, SelectionConfig, TruncationConfig
 from pyprefopt.settings.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
 from pyprefopt.settings.rules import RULES
-from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, hints, parse_yaml
+from pyprefopt.settings.typed import as_dict, comments, dotted_names, dump_yaml, hints, parse_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -316,13 +315,18 @@ def test_every_rule_fires_only_through_its_culprit(rule):
     with pytest.raises(ConfigError) as error:
         configure(**rule.example)
     assert str(error.value) == rule.message.format(c=_unchecked(rule.example))
-    *sections, last = rule.culprit.split(".")
-    harmless = {k: dict(v) if isinstance(v, dict) else v for k, v in rule.example.items()}
+    configure(**_without(rule.example, rule.culprit))
+
+
+def _without(example, culprit):
+    """The settings but for one, given by its dotted name."""
+    *sections, last = culprit.split(".")
+    harmless = {k: dict(v) if isinstance(v, dict) else v for k, v in example.items()}
     target = harmless
     for section in sections:
         target = target[section]
     del target[last]
-    configure(**harmless)
+    return harmless
 
 
 def _unchecked(example):
@@ -359,6 +363,60 @@ def test_the_scale_of_dpo_rewards_is_the_oracles_own():
     assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}).rewards.beta == 0.3
     assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}, rewards={"beta": 0.7}).rewards.beta == 0.7
     assert configure(method="sepo").rewards.name is None
+
+
+@pytest.mark.parametrize(
+    ("example", "culprit", "message"),
+    [
+        (
+            {"rewards": {"noise_std": 0.5}},
+            "rewards",
+            "rewards.* needs rewards.name, got None; set rewards to dpo (or another provider), or leave rewards.* out",
+        ),
+        (
+            {"rewards": {"name": "dpo", "gamma": 1.0}},
+            "rewards.gamma",
+            "rewards.gamma is a setting of another provider than rewards dpo; leave it out",
+        ),
+        (
+            {"rewards": {"name": "strong_weak", "strong": "large"}},
+            "rewards",
+            "rewards.weak must be set for rewards strong_weak; set rewards.weak",
+        ),
+        (
+            {"rewards": {"name": "dpo"}, "oracle": {"path": "oracle"}},
+            "oracle.path",
+            "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; set "
+            "rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
+        ),
+    ],
+)
+def test_a_provider_takes_its_own_settings(example, culprit, message):
+    with pytest.raises(ConfigError) as error:
+        configure(method="sepo", **example)
+    assert str(error.value) == message
+    configure(method="sepo", **_without(example, culprit))
+
+
+def test_what_is_null_is_left_out():
+    """As files of settings were written out, with the settings of all providers."""
+    given = {"gamma": None, "column": None, "noise_std": 0.0, "noise_seed": 0}
+    assert configure(method="sepo", rewards={"name": None, **given}).rewards == NoReward()
+    assert configure(method="tgdpo", rewards={"name": "random", **given}).rewards == Random()
+
+
+def test_records_of_rewards_pass_from_python():
+    assert configure(method="sepo", rewards=StrongWeak(strong="a", weak="b")).rewards.strong == "a"
+    assert configure(method="sepo", rewards=NoReward()) == configure(method="sepo")
+
+
+def test_recipes_of_other_rewards_do_not_apply():
+    """Tis-dpo's names dpo and its scale."""
+    assert configure(method="tis-dpo", model="m").rewards.beta == 1.0
+    other = configure(method="tis-dpo", model="m", rewards={"name": "simpo"})
+    assert other.rewards == SimPOReward(transform="raw")
+    other = configure(method="tis-dpo", model="m", rewards={"name": "contrastive"})
+    assert (other.rewards, other.oracle) == (Contrastive(transform="raw"), OracleConfig())
 
 
 def test_rewards_on_the_command_line():
