@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import Contrastive, Reward, SimPOReward
@@ -15,7 +17,6 @@ from pyprefopt.settings.config import (
     OptimConfig,
     OracleConfig,
     RunConfig,
-    SelectionConfig,
 )
 
 
@@ -64,10 +65,12 @@ def _only_path(section: BaseConfig | OracleConfig) -> bool:
     return replace(section, path=None) == type(section)()
 
 
-def _not_share_k(selection: SelectionConfig) -> bool:
+def _not_share_k(selection: Selection) -> bool:
     """Whether other numbers of tokens are selected than k of a response, beyond rounding."""
     return selection.minimum > 1 or bool(selection.excluded_ids)
 
+
+THRESHOLDS = ("chosen_threshold", "rejected_threshold")
 
 RULES: tuple[Rule, ...] = (
     # what is trained
@@ -130,6 +133,21 @@ RULES: tuple[Rule, ...] = (
         "policy_init",
     ),
     Rule(
+        lambda c: c.selection.minimum < 1,
+        "selection.minimum must be >= 1, got {c.selection.minimum}; a response needs a token to train on",
+        {"method": "dpo", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3, "minimum": 0}},
+        "selection.minimum",
+    ),
+    *(
+        Rule(
+            lambda c, name=name: math.isinf(getattr(c.selection, name) or 0),  # type: ignore[misc]
+            f"selection.{name} must be a finite number of nats, got {{c.selection.{name}}}",
+            {"method": "dpo", "selection": {"method": "threshold", **dict.fromkeys(THRESHOLDS, 0.1), name: math.inf}},
+            "selection",
+        )
+        for name in THRESHOLDS
+    ),
+    Rule(
         lambda c: c.selection.method == "threshold" and c.selection.ratios != (None, None),
         "selection.chosen_ratio and selection.rejected_ratio do not apply to selection.method threshold; leave them "
         "out, or set selection.method top_k",
@@ -178,7 +196,7 @@ RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: c.selection != SelectionConfig() and not c.selection.active,
+        lambda c: c.selection != Selection() and not c.selection.active,
         "selection.method, minimum and excluded_ids need selection.chosen_ratio and selection.rejected_ratio (or "
         "thresholds); set them or leave selection out",
         {"method": "dpo", "selection": {"minimum": 2}},

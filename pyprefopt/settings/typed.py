@@ -17,7 +17,7 @@ import yaml
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, NoReward, Reward
-from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
@@ -185,8 +185,8 @@ def build_sections(cls: type, settings: Mapping[str, Any], method: str) -> dict[
         if is_dataclass(known[name]) and isinstance(value, Mapping) and name != "rewards":
             try:
                 values[name] = build(known[name], value, method)
-            except ConfigError as error:  # a loss does not know where it stands: `oracle.` + `loss.beta must be …`
-                where = "oracle." if name == "loss" and cls is OracleConfig else ""
+            except ConfigError as error:  # a section does not know where it stands: `oracle.` + `loss.beta must be …`
+                where = "" if str(error).startswith(name) else f"{name}."
                 raise ConfigError(f"{where}{error}") from None
     return values
 

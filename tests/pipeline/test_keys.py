@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.losses import DPO, SFT
 from pyprefopt.pipeline.overwrite import UNKEYED
 from pyprefopt.rewards import Contrastive
-from pyprefopt.settings.config import LoraConfig, RunConfig, SelectionConfig
+from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import dotted_names
 from pyprefopt.stages.data import data_stage
@@ -167,7 +168,7 @@ def test_log_probs_of_quantized_weights_are_others() -> None:
 
 def test_random_selection_follows_the_seed() -> None:
     data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
-    rule = SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    rule = Selection(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
     first, second = (selection_stage(rule, data, None, seed).key for seed in (0, 1))
     assert first != second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import Literal, get_args, get_origin
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyprefopt.data.batching.rule import Selection
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
 from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPOReward, StrongWeak
-from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig, SelectionConfig, TruncationConfig
+from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
 from pyprefopt.settings.rules import RULES
 from pyprefopt.settings.typed import as_dict, comments, dotted_names, dump_yaml, hints, parse_yaml
@@ -153,19 +156,38 @@ def test_whole_numbers_pass_as_numbers():
         (RunConfig, "logging_steps", 0, "logging_steps"),
         (BaseConfig, "learning_rate", -1.0, "base.learning_rate"),
         (OracleConfig, "fraction", 0.0, "oracle.fraction"),
-        (TruncationConfig, "ratio", 1.5, "truncation.ratio"),
-        (TruncationConfig, "ratio_base", "min", "truncation.ratio_base"),
-        (TruncationConfig, "cut_end", "bos", "truncation.cut_end"),
-        (SelectionConfig, "chosen_ratio", 0.0, "selection.chosen_ratio"),
-        (SelectionConfig, "method", "best", "selection.method"),
-        (SelectionConfig, "chosen_threshold", float("inf"), "selection.chosen_threshold"),
-        (SelectionConfig, "rounding", "up", "selection.rounding"),
-        (SelectionConfig, "minimum", 0, "selection.minimum"),
     ],
 )
 def test_ranges_are_checked_at_birth(cls, setting, bad, dotted):
     with pytest.raises(ConfigError, match=rf"^{dotted} must be .*, got {bad!r}"):
         cls(**{setting: bad})
+
+
+@pytest.mark.parametrize(
+    ("cls", "section", "setting", "bad"),
+    [
+        (Truncation, "truncation", "ratio", 1.5),
+        (Truncation, "truncation", "tokens", 0),
+        (Truncation, "truncation", "ratio_base", "min"),
+        (Truncation, "truncation", "cut_end", "bos"),
+        (Selection, "selection", "chosen_ratio", 0.0),
+        (Selection, "selection", "method", "best"),
+        (Selection, "selection", "chosen_threshold", math.nan),
+        (Selection, "selection", "rounding", "up"),
+        (Selection, "selection", "minimum", -1),
+    ],
+)
+def test_sections_of_the_data_path_are_checked_at_birth_and_say_where_they_stand(cls, section, setting, bad):
+    with pytest.raises(ConfigError, match=rf"^{setting} must be .*, got {bad!r}"):
+        cls(**{setting: bad})
+    with pytest.raises(ConfigError, match=rf"^{section}\.{setting} must be .*, got {bad!r}"):
+        configure(**{section: {setting: bad}})
+
+
+@pytest.mark.parametrize(("setting", "bad"), [("chosen_threshold", math.inf), ("minimum", 0)])
+def test_a_run_asks_more_of_its_selection(setting, bad):
+    with pytest.raises(ConfigError, match=rf"^selection\.{setting} must be .*, got {bad!r}"):
+        configure(selection={setting: bad})
 
 
 def test_oracle_loss_errors_name_the_oracle():
@@ -213,16 +235,16 @@ def test_records_pass_from_python():
 
 def test_nested_settings_merge_one_by_one():
     config = configure(selection={"chosen_ratio": 0.5}, oracle={"loss": {"label_smoothing": 0.1}})
-    assert config.selection == SelectionConfig(chosen_ratio=0.5, rejected_ratio=0.3)
+    assert config.selection == Selection(chosen_ratio=0.5, rejected_ratio=0.3)
     assert config.oracle.loss == DPO(beta=recipe("embedded", "sepo")["oracle"]["loss"]["beta"], label_smoothing=0.1)
 
 
 def test_other_selections_drop_the_recipes_for_top_k():
     threshold = {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}
     config = configure(selection=threshold, loss={"normalizer": "selected"})
-    assert config.selection == SelectionConfig(**threshold)
+    assert config.selection == Selection(**threshold)
     chance = configure(selection={"method": "random"})
-    assert chance.selection == SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    assert chance.selection == Selection(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
     assert chance.oracle == OracleConfig()
 
 
@@ -237,9 +259,9 @@ def test_gaps_are_filled():
     assert (config.policy_init, config.output_dir, config.loss) == ("model", "runs/sepo", SePO())
     assert configure().policy_init == "base"
     assert configure(method="sft").policy_init is None
-    assert configure(method="dpo").selection == SelectionConfig()
+    assert configure(method="dpo").selection == Selection()
     bare = resolve(RunConfig(method="sepo", model="m"))
-    assert bare.selection == SelectionConfig(chosen_ratio=0.3, rejected_ratio=0.3)
+    assert bare.selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
     assert resolve(bare) == bare
 
 
@@ -483,7 +505,7 @@ def test_no_ratio_is_no_way_to_take_all_tokens(side):
         ConfigError, match=rf"selection\.{side}_ratio must be in \(0, 1\], got None; 1 takes all tokens"
     ):
         parse_args(["--method", "sepo", f"--selection.{side}_ratio", "None"])
-    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == SelectionConfig()
+    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == Selection()
 
 
 def test_a_file_and_settings_over_it_from_python(tmp_path):
