@@ -6,13 +6,13 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError
 from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import dotted, nested, peek, read, types_of
+from pyprefopt.settings.command_line import dotted, nested, peek, read
 from pyprefopt.settings.values import from_words
 
 if TYPE_CHECKING:
@@ -33,13 +33,14 @@ def format_names(*kinds: str) -> str:
     return ", ".join(names[kind] for kind in kinds or names)
 
 
+def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict[str, Any]:
+    """What the words give, nested, of the options that `cls` declares; the command has its name and docstring."""
+    return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
+
+
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
-    """A command's options, which `cls` declares; the command has its name, and for --help its docstring or `about`."""
-    values = nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
-    for name, hint in types_of(cls).items():
-        if is_dataclass(hint):
-            values[name] = hint(**values.get(name, {}))  # type: ignore[operator]
-    return cls(**values)
+    """The same as an instance; `cls` has no sections."""
+    return cls(**read_given(cls, argv, about))
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,13 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyprefopt.cli.options import format_names, read_options
+from pyprefopt.cli.options import format_names, read_given
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check, counted
 from pyprefopt.settings.command_line import loose_words
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truncation:
-    """Keep only the first part of each response. Off unless ratio or tokens is set."""
-
-    ratio: float | None = None  # keep this share of each response's content tokens; (0, 1]
-    tokens: int | None = None  # keep this many content tokens of each response
-    rounding: Literal["ceil", "floor"] | None = None  # how a share becomes a number of tokens
-    ratio_base: Literal["own", "shared_min"] | None = None  # what a ratio is of
-    cut_end: Literal["none", "eos", "template"] | None = None  # what follows the last token kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +43,12 @@ class Prepare:
 
 def run(argv: Sequence[str]) -> None:
     """Prepare as the options say."""
-    options = read_options(Prepare, argv)
+    given = read_given(Prepare, argv)
+    cut = given.pop("truncation", {})
+    options = Prepare(**given)
     if options.describe:
         _describe(options.input, options.format)
         return
-    cut = {name: value for name, value in asdict(options.truncation).items() if value is not None}
     for name in ("rounding", "ratio_base", "cut_end") if not {"ratio", "tokens"} & {*cut} else ():
         rule = "left out without --truncation.ratio or --truncation.tokens"
         check(name not in cut, f"truncation.{name}", cut.get(name), rule)

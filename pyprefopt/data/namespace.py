@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import polars as pl
 
 if TYPE_CHECKING:
-    from pyprefopt.data.batching.selection import Rounding as SelectionRounding
+    from pyprefopt.data.batching.rule import Rounding as SelectionRounding
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
-    from pyprefopt.data.truncation.frames import Rounding, Unit
+    from pyprefopt.data.truncation.rule import Rounding, Unit
 
 Column = TypeVar("Column", pl.Expr, pl.Series)
 

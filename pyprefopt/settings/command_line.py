@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pyprefopt.errors import ConfigError, did_you_mean
@@ -140,22 +141,21 @@ class _Line:
     def _expand(self, info: StructTypeInfo) -> StructConstructorSpec | None:
         """tyro's rule for a section: the fields of its classes, as tyro finds them, with our types."""
         from tyro import MISSING_NONPROP
-        from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+        from tyro.constructors import StructConstructorSpec, StructFieldSpec
 
         if not hasattr(info.type, "settings_classes"):
             return None
         specs: list[StructFieldSpec] = []
         for cls in info.type.settings_classes:
-            own = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, MISSING_NONPROP, False))
-            assert isinstance(own, StructConstructorSpec)  # noqa: S101  (of a dataclass)
-            of, texts = {f.name: f for f in fields(cls)}, {spec.name: spec.helptext for spec in own.fields}
+            of = {f.name: f for f in fields(cls)}
             for name, hint in self.types(cls).items():
                 full = f"{info.type.prefix}{name}"
                 if is_dataclass(hint):
                     specs.append(StructFieldSpec(name, _section([hint], f"{full}."), MISSING_NONPROP))  # type: ignore[list-item]
                 else:
                     self.options[full] = hint, of[name]
-                    specs.append(StructFieldSpec(name, self._keeping_words(full), None, texts[name]))
+                    text = partial(_text, of[name].metadata.get("declared", cls), of[name])
+                    specs.append(StructFieldSpec(name, self._keeping_words(full), None, text))
         return StructConstructorSpec(lambda **found: found, tuple(specs))
 
     def _keeping_words(self, name: str) -> Any:
@@ -181,6 +181,17 @@ class _Line:
 def _section(classes: Sequence[type], prefix: str = "") -> type:
     """A class that stands for the settings of `classes`, whose docstring --help prints."""
     return type("Section", (), {"settings_classes": classes, "prefix": prefix, "__doc__": classes[0].__doc__})
+
+
+def _text(cls: type, of: Field[Any]) -> str:
+    """What stands beside the field where `cls` declares it, as tyro finds it."""
+    from tyro import MISSING_NONPROP
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+    spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, MISSING_NONPROP, False))
+    assert isinstance(spec, StructConstructorSpec)  # noqa: S101  (of a dataclass)
+    text = next(found.helptext for found in spec.fields if found.name == of.name)
+    return str(of.metadata.get("text", "{}")).format((text() if callable(text) else text) or "")
 
 
 def _required(of: Field[Any]) -> bool:

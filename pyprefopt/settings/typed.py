@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.rewards import REWARDS, NoReward, Reward
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.values import fit
 
@@ -98,11 +100,29 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def hints(cls: type, method: str) -> dict[str, Any]:
-    """Field name -> type. A run's `loss` takes the type of its method's settings."""
+    """Field name -> type. A run's `loss` is of its method's class; `rewards` hold the settings of any provider."""
     found = get_type_hints(cls)
     if issubclass(cls, RunConfig):
-        found["loss"] = METHODS[method]
+        found |= {"loss": METHODS[method], "rewards": any_rewards()}
     return {f.name: found[f.name] for f in fields(cls)}
+
+
+@cache
+def any_rewards() -> type:
+    """What may stand below `rewards`: a provider's name, and the settings of all of them; None is left out.
+
+    Where a field's text for --help stands, and the words around it, are in its metadata.
+    """
+    named = {"help": "the provider; None: dpo, where a method needs token rewards"}
+    given: dict[str, tuple[Any, dict[str, Any]]] = {"name": (Literal[tuple(REWARDS)] | None, named)}
+    for name, provider in REWARDS.items():
+        kinds, common = get_type_hints(provider), {f.name for f in fields(Reward)}
+        for f in fields(provider):
+            default = "" if f.default in (MISSING, None) else f"; None: {f.default}"
+            own = {"declared": provider, "text": f"{name}: {{}}{default}"}
+            given.setdefault(f.name, (kinds[f.name] | None, {"declared": Reward} if f.name in common else own))
+    columns = [(name, hint, field(default=None, metadata=data)) for name, (hint, data) in given.items()]
+    return make_dataclass("Rewards", columns, kw_only=True)
 
 
 def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,8 +145,8 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
         hint = known[name]
         if not is_dataclass(hint):
             values[name] = fit(value, hint, dotted)
-        elif isinstance(value, hint) or (dotted == "loss" and is_dataclass(value)):  # type: ignore[arg-type]
-            values[name] = value  # from Python; whether `loss` is the method's is a row of `compatibility`
+        elif isinstance(value, _records(dotted, hint)):  # type: ignore[arg-type]
+            values[name] = value  # from Python; whether `loss` is the method's is a row of `RULES`
         elif isinstance(value, Mapping):
             values[name] = typed(hint, value, method, f"{dotted}.")  # type: ignore[arg-type]
         else:
@@ -136,18 +156,28 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
     return values
 
 
+def _records(name: str, hint: type) -> Any:
+    """The classes that a section's settings may come as from Python."""
+    return {"loss": tuple(METHODS.values()), "rewards": (Reward, NoReward)}.get(name, hint)
+
+
 def build(cls: type, settings: Mapping[str, Any], method: str) -> Any:
     """`cls(**settings)` after `typed`; missing settings keep the dataclass's defaults."""
+    return cls(**build_sections(cls, settings, method))
+
+
+def build_sections(cls: type, settings: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """`settings` of `cls` with its sections built, but for `rewards`, whose class is chosen when all is known."""
     known = hints(cls, method)
     values = dict(settings)
     for name, value in settings.items():
-        if is_dataclass(known[name]) and isinstance(value, Mapping):
+        if is_dataclass(known[name]) and isinstance(value, Mapping) and name != "rewards":
             try:
                 values[name] = build(known[name], value, method)
-            except ConfigError as error:  # a loss does not know where it stands: `oracle.` + `loss.beta must be …`
-                where = "oracle." if name == "loss" and cls is OracleConfig else ""
+            except ConfigError as error:  # a section does not know where it stands: `oracle.` + `loss.beta must be …`
+                where = "" if str(error).startswith(name) else f"{name}."
                 raise ConfigError(f"{where}{error}") from None
-    return cls(**values)
+    return values
 
 
 def unknown_setting(name: str, method: str) -> ConfigError:

@@ -318,16 +318,14 @@ class Intake:
 
     def _truncate(self, segments: pl.DataFrame, file: str) -> pl.DataFrame:
         from pyprefopt.data.tokenization.identical_pairs import without_identical
-        from pyprefopt.data.truncation.dispatch import truncate
+        from pyprefopt.data.truncation.dispatch import cut
 
         rule = self.config.truncation
-        unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
-        given = {name: value for name, value in asdict(rule).items() if name not in unused}
         if not rule.active:
             return segments
-        cut: pl.DataFrame = truncate(segments, **given, tokenizer=self.tokenizer)
+        shorter = cut(segments, rule, tokenizer=self.tokenizer)
         kept: pl.DataFrame
-        kept, rejects = without_identical(cut, file)
+        kept, rejects = without_identical(shorter, file)
         self.rejects.append(rejects)
         self.rows_used -= rejects.height
         return kept

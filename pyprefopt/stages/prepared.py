@@ -13,9 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
-from pyprefopt.settings.config import RunConfig, TruncationConfig
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.candidates import check_ranked
 from pyprefopt.storage.files import MANIFEST, read_manifest, sha256_file
 from pyprefopt.storage.hub import resolve
@@ -83,10 +84,9 @@ class Prepared:
         overflow = settings["prompt_overflow"]
         if config.prompt_overflow not in ("drop", overflow):
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
-        made = {"tokens" if name == "length" else name: value for name, value in settings["truncation"].items()}
-        asked = config.truncation
-        if self.setting == "data" and asked.active and vars(asked) != vars(TruncationConfig()) | made:
-            self._refuse("truncation", vars(asked), str(made or "off"), again)
+        made, asked = of_segments(settings["truncation"]), config.truncation
+        if self.setting == "data" and asked.active and asked != made:
+            self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         SegmentStore.open(self.directory, verify=True)  # before anything reads the tokens
         if kind == "candidates":
             check_ranked(self.store, f"{self.setting} '{self.directory}'")
