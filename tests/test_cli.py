@@ -16,7 +16,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from pyprefopt import cli
-from pyprefopt.cli.options import format_names, parse_args
+from pyprefopt.cli import prepare
+from pyprefopt.cli.options import format_names, parse_args, read_given
 from pyprefopt.data.reading.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
@@ -238,6 +239,15 @@ def test_help_lists_every_setting_with_its_comment(capsys):
     assert "--config" in out
 
 
+def test_help_begins_with_what_people_need_first(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--method", "dpo", "--help"])
+    out = capsys.readouterr().out
+    names = "method", "model", "data", "output_dir", "learning_rate", "max_grad_norm", "tokenizer", "seed", "loss.beta"
+    places = [re.search(rf"--{name} [A-Z{{]", out).start() for name in names]
+    assert places == sorted(places)
+
+
 @pytest.fixture
 def run(monkeypatch):
     """`stages.run.train` replaced by a recorder, which can also raise."""
@@ -431,6 +441,20 @@ def test_the_data_commands_load_no_torch(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "deepspeed", "ray"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "b", "--out", "o", "--describe"],
+        ["--describe", "a", "b", "--out", "o"],
+        ["--describe", "true", "--out=o", "a", "b"],
+        ["a", "--out", "o", "b", "--describe"],
+    ],
+)
+def test_words_of_no_option_may_stand_anywhere(words):
+    given = read_given(prepare.Prepare, words)
+    assert given == {"input": ("a", "b"), "out": "o", "describe": True}
 
 
 @pytest.mark.parametrize("command", ["prepare", "truncate", "inspect"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pyprefopt.cli.options import format_names, read_options
+from pyprefopt.data.truncation.rule import RatioBase, Rounding, Unit
 from pyprefopt.settings.command_line import loose_words
 
 FORMATS = format_names("preferences", "candidates")
@@ -24,9 +25,9 @@ class Truncate:
     ratio: float | None = None  # share of each response that is kept; (0, 1]
     length: int | None = None  # units of each response that are kept
     tokens: int | None = None  # short for --length in tokens
-    unit: Literal["tokens", "characters", "words", "sentences"] = "tokens"  # what is counted
-    rounding: Literal["ceil", "floor"] | None = None  # how a share becomes a number of units; None: ceil
-    ratio_base: Literal["own", "shared_min"] | None = None  # of the response, or the row's shortest; None: own
+    unit: Unit = "tokens"  # what is counted
+    rounding: Rounding | None = None  # how a share becomes a number of units; None: ceil
+    ratio_base: RatioBase | None = None  # of the response, or the row's shortest; None: own
     cut_end: Literal["none", "template"] = "none"  # template: a cut response still ends its turn
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     tokenizer: str | None = None  # directory, hub name or tokenizer.json, where tokens are counted

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.settings.values import from_words, kinds_of, words_wanted
+from pyprefopt.settings.values import from_words, words_wanted
 
 if TYPE_CHECKING:
     from tyro.constructors import StructConstructorSpec, StructTypeInfo
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Types = Callable[[type], Mapping[str, Any]]  # a settings class -> its options with their types, in the order of --help
 Words = tuple[str, ...]  # after one option
 ALIASES = {"base.path": "--base", "oracle.path": "--oracle", "rewards.name": "--rewards"}
-_METAVARS = {int: "INT", float: "FLOAT", str: "STR", bool: "true|false"}
 
 
 def loose_words(name: str) -> Any:
@@ -85,24 +84,25 @@ def read(
     """
     line = _Line(classes, types, shown or {})
     found, rest = line.split(argv, prog=prog, description=about)
-    loose_name = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), None)
     for word in rest:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].partition("=")[0].replace("-", "_")
-            near = did_you_mean(name, line.options.keys() - {loose_name})
+            near = did_you_mean(name, line.options)
             raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
-    loose = [*found.pop(loose_name or "", ()), *rest]
+    taker = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), "")
     values: dict[str, Any] = {}
-    for name, words in found.items():
+
+    def take(name: str, words: Words) -> Words:
         hint, _ = line.options[name]
-        own = words_wanted(words, hint) if loose_name else len(words)
+        own = words_wanted(words, hint) if taker else len(words)
         values[name] = from_words(words[:own], hint, name)
-        loose += words[own:]
-    if loose_name and loose:
-        hint, _ = line.options[loose_name]
-        own = words_wanted(loose, hint)
-        values[loose_name] = from_words(loose[:own], hint, loose_name)
-        loose = loose[own:]
+        return words[own:]
+
+    loose = (*found.pop(taker, ()), *rest)
+    for name, words in found.items():
+        loose += take(name, words)
+    if taker and loose:
+        loose = take(taker, loose)
     if loose:
         raise ConfigError(f"unexpected argument '{loose[0]}'; options are written --name value, see --help")
     needed = {name: f for name, (_, f) in line.options.items() if _required(f) and name not in values}
@@ -161,16 +161,17 @@ class _Line:
     def _keeping_words(self, name: str) -> Any:
         """The type of an option whose value is its words; None where it is not given."""
         from tyro import conf
-        from tyro.constructors import PrimitiveConstructorSpec
+        from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
         hint, of = self.options[name]
         default = self.shown.get(name, of.default)
         if isinstance(default, tuple | list):
             default = " ".join(map(str, default)) or "()"
-        metavar = of.metadata.get("metavar", _metavar(hint))
-        words = PrimitiveConstructorSpec("*", metavar, tuple, lambda _: True, lambda _: [])
+        own = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(hint, set()))
+        assert isinstance(own, PrimitiveConstructorSpec)  # noqa: S101  (settings have types that tyro knows)
+        words = PrimitiveConstructorSpec("*", own.metavar, tuple, lambda _: True, lambda _: [])
         known = conf.arg(
-            metavar=metavar,
+            metavar=of.metadata.get("metavar"),
             aliases=[ALIASES[name]] if name in ALIASES else None,
             help_behavior_hint="(required)" if _required(of) else f"(default: {default})",
         )
@@ -196,12 +197,3 @@ def _text(cls: type, of: Field[Any]) -> str:
 
 def _required(of: Field[Any]) -> bool:
     return of.default is MISSING and of.default_factory is MISSING
-
-
-def _metavar(hint: Any) -> str:
-    """A type as --help shows it."""
-    if get_origin(hint) is Literal:
-        return "{" + ",".join(map(str, get_args(hint))) + "}"
-    if get_origin(hint) is tuple:
-        return f"[{_metavar(get_args(hint)[0])} ...]"
-    return _METAVARS.get(hint) or "|".join(_metavar(kind) for kind in kinds_of(hint) if kind is not type(None))

@@ -15,6 +15,7 @@ import yaml
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, NoReward, Reward
+from pyprefopt.settings.command_line import types_of
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.values import fit
@@ -101,10 +102,10 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 def hints(cls: type, method: str) -> dict[str, Any]:
     """Field name -> type. A run's `loss` is of its method's class; `rewards` hold the settings of any provider."""
-    found = get_type_hints(cls)
+    found = types_of(cls)
     if issubclass(cls, RunConfig):
         found |= {"loss": METHODS[method], "rewards": any_rewards()}
-    return {f.name: found[f.name] for f in fields(cls)}
+    return found
 
 
 @cache

@@ -208,7 +208,7 @@ def test_every_setting_is_documented(method, capsys, monkeypatch):
         parse_args(["--method", method, "--help"])
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name, _ in dotted_names(RunConfig, method):
-        text = re.search(rf"--{re.escape(name)} (?:{{.*?}}|\[.*?\]|\S+) (.*?)\(default: ", printed)
+        text = re.search(rf"--{re.escape(name)} (?:\[.*?\]\]|\S+) (.*?)\(default: ", printed)
         assert text, name
         assert text[1], f"{name}: a comment with meaning, unit and usual range"
 
