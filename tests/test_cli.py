@@ -94,7 +94,7 @@ def test_every_option_through_the_real_launcher(tmp_path):
     options = [option for option in every_option() if option[0] != "truncation.tokens"]  # excludes truncation.ratio
     script = tmp_path / "echo.py"
     script.write_text(
-        "import sys\nfrom pyprefopt.train import resolve\nresolve.check_compatible = lambda config: None\n"
+        "import sys\nfrom pyprefopt.settings import resolve\nresolve.check_compatible = lambda config: None\n"
         f"open({str(tmp_path / 'got.yaml')!r}, 'w').write(resolve.to_yaml(resolve.parse_args(sys.argv[1:])))\n"
     )
     words = [word for option in options for word in words_of(*option)]

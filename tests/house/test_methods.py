@@ -67,7 +67,7 @@ def test_no_file_without_a_method():
 SETTINGS = {"compatibility", "config", "configfile", "foreign", "options", "resolve"}
 
 
-@pytest.mark.parametrize("room", ["train", "stages"])
+@pytest.mark.parametrize("room", ["training", "stages"])
 def test_nobody_asks_for_a_methods_name(room):
     """A method declares what it needs (`needs`, `unit`, `trains_on`) and the stages provide it."""
     files = [file for file in (ROOT / "pyprefopt" / room).rglob("*.py") if file.stem not in SETTINGS]
