@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from pyprefopt.losses import count_units
-from pyprefopt.losses.method import weighted_sums
+from pyprefopt.losses import count_units, weighted_sums
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -158,9 +157,4 @@ def drop_lines_after(path: Path, stage: str, step: int) -> None:
         return bool(record.get("stage") != stage or record["step"] <= step)
 
     kept = [line for line in path.read_text().splitlines() if stays(line)]
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w") as file:
-        file.write("".join(line + "\n" for line in kept))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    atomic_write(path, "".join(line + "\n" for line in kept).encode())
