@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from pyprefopt.types import PackedBatch, Sums
 
 SequenceWeight = Literal["gradient", "static", "none"]
-_ALPHA = "usual range 0.1 to 0.5; 0 leaves the term out"
 
 
 def _check(alpha: float, sequence_weight: str) -> None:
-    check_scale("loss.alpha", alpha, _ALPHA, zero=True)
+    check_scale("loss.alpha", alpha, "usual range 0.1 to 0.5; 0 leaves the term out", zero=True)
     known = ("gradient", "static", "none")
     check(sequence_weight in known, "loss.sequence_weight", sequence_weight, f"one of {', '.join(known)}")
 
@@ -29,8 +28,8 @@ def _check(alpha: float, sequence_weight: str) -> None:
 def _regulariser(method: DPOReg | SimPOReg, margin: Tensor, sums: Sums, batch: PackedBatch) -> Tensor:
     """alpha w (R_w + R_l), R = -beta * the second sum (T-REG, Eq. 1, 2), w = sigmoid(-margin), detached: [P]."""
     weight = torch.sigmoid(-margin.detach()) if method.sequence_weight == "gradient" else 1.0
-    both = sums.policy[1, batch.pair_chosen] + sums.policy[1, batch.pair_rejected]
-    return method.alpha * method.beta * (-weight * both)
+    second = sums.policy[1]
+    return method.alpha * method.beta * (-weight * (second[batch.pair_chosen] + second[batch.pair_rejected]))
 
 
 @dataclass(frozen=True)
