@@ -152,7 +152,7 @@ def _rewards(config: RunConfig) -> RewardsConfig:
         rewards = replace(rewards, max_tokens=min(Contrastive.max_tokens, config.max_tokens_per_batch))
     if rewards.name is not None and rewards.transform is None:
         provider = REWARDS[rewards.name]
-        wanted = getattr(METHODS[config.method], "reward_transform", None) if provider.log_ratio else None
+        wanted = METHODS[config.method].reward_transform if provider.log_ratio else None
         rewards = replace(rewards, transform=wanted or provider.transform)
     return rewards
 

@@ -151,13 +151,13 @@ RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: c.selection.method == "threshold" and getattr(c.loss, "normalizer", None) == "ratio",
+        lambda c: c.selection.method == "threshold" and c.loss.divides_by_ratio,
         "loss.normalizer ratio divides by |y| k, and selection.method threshold has no k; set loss.normalizer selected",
         {"method": "sepo", "selection": {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}},
         "selection",
     ),
     Rule(
-        lambda c: _not_share_k(c.selection) and getattr(c.loss, "normalizer", None) == "ratio",
+        lambda c: _not_share_k(c.selection) and c.loss.divides_by_ratio,
         "loss.normalizer ratio divides by |y| k, but with selection.minimum {c.selection.minimum} and "
         "selection.excluded_ids {c.selection.excluded_ids} the share of tokens selected is not k; set loss.normalizer "
         "selected, or leave minimum and excluded_ids out",
