@@ -133,16 +133,17 @@ class _Sources:
 
     def prepare(self) -> None:
         """Make, or find, the segments of every source."""
+        done = 0
         with tqdm(desc="data", unit=" rows") as bar:
             for setting, source in self.named.items():
                 bar.set_postfix_str(f"preparing {Path(source.path).name}")
-                before = bar.n
 
-                def show(progress: Progress, before: int = before) -> None:
+                def show(progress: Progress, before: int = done) -> None:
                     bar.update(before + progress.rows - bar.n)
 
                 target = self.directory / PREPARED / setting
                 store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show)
+                done += store.manifest["rows_in"]
                 limits, count = store.manifest["settings"], store.manifest["responses_cut"]
                 if count:  # the limit of a ready folder may be another
                     told = (source.path, counted(count, "response"), limits["max_tokens"])

@@ -34,12 +34,15 @@ class Part:
     """Rows of a set of segments."""
 
     store: SegmentStore
+    rows: NDArray[np.uint64]  # [groups] of the set
     keep: NDArray[np.bool_]  # [groups]
 
     @classmethod
     def whole(cls, store: SegmentStore) -> Part:
         """All rows."""
-        return cls(store, np.ones(store.manifest["groups"], np.bool_))
+        tables = store.tables() if store.manifest["groups"] else ()
+        rows = np.concatenate([np.empty(0, np.uint64), *(SegmentStore(table, {}).rows for table in tables)])
+        return cls(store, rows, np.ones(len(rows), np.bool_))
 
     def is_whole(self, first: int | None = None) -> bool:
         """Whether the first so many rows are all rows of the set."""
@@ -47,11 +50,11 @@ class Part:
 
     def only(self, rows: pl.Series) -> Part:
         """Of the rows those of these numbers."""
-        return replace(self, keep=self.keep & np.isin(self.store.rows, rows.to_numpy()))
+        return replace(self, keep=self.keep & np.isin(self.rows, rows.to_numpy()))
 
     def without(self, rows: pl.Series) -> Part:
         """The rows but those of these numbers."""
-        return self if rows.is_empty() else replace(self, keep=self.keep & ~np.isin(self.store.rows, rows.to_numpy()))
+        return replace(self, keep=self.keep & ~np.isin(self.rows, rows.to_numpy()))
 
     def tables(self) -> Iterator[pa.Table]:
         """The segments of the rows, a shard at a time."""
@@ -90,7 +93,9 @@ def prompt_keys(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     import polars as pl
 
     key = pl.struct("prompt").struct.json_encode().hash()
-    return pl.concat([frame.select("row", prompt=key) for frame in frames])
+    found = [(frame["row"].to_numpy().copy(), frame.select(key).to_numpy()[:, 0]) for frame in frames]  # no frame stays
+    rows, keys = zip(*found, strict=True)
+    return pl.DataFrame({"row": np.concatenate(rows), "prompt": np.concatenate(keys)})
 
 
 def unranked(store: SegmentStore, file: str) -> pl.DataFrame:
