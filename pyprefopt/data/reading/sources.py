@@ -232,8 +232,11 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
     for name in kinds:
         if name not in FORMATS:
             raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
+    if isinstance(source, (list, tuple)) and len(source) == 1:
+        (source,) = source
     if isinstance(source, str) and source in embedded.ROWS:
-        return Source([table_part(as_tables(embedded.rows(source, kinds[0])), source)], format, kinds, [])
+        rows = embedded.rows(source, kinds[0] if format == "auto" else kind_of(format))
+        return Source([table_part(as_tables(rows), source)], format, kinds, [])
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
         return Source([_file_part(file) for file in files], format, kinds, ignored)

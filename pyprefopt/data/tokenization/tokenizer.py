@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -178,7 +178,7 @@ def load_tokenizer(
     if path == EMBEDDED_DATA:
         with TemporaryDirectory() as folder:
             write_tokenizer(Path(folder))
-            return _load(Path(folder), path, eos_token, chat_template)
+            return replace(_load(Path(folder), path, eos_token, chat_template), path=Path(path))
     return _load(resolve(path), path, eos_token, chat_template)
 
 
