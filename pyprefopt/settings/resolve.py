@@ -15,6 +15,7 @@ from pyprefopt.settings import command_line
 from pyprefopt.settings.config import RewardsConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
@@ -69,7 +70,7 @@ def to_yaml(config: RunConfig) -> str:
 def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by precedence: dataclass defaults < configs/method/NAME < configs/embedded/NAME < `user`, left to right.
 
-    The embedded layer lies in only where the tiny model meets the toy data: no model and no data given. Defaults of
+    The embedded layer lies in only where the tiny model meets the toy data: no other model or data given. Defaults of
     the dataclasses are not written out here; they hold for whatever no layer names. A method without an embedded recipe
     of its own takes configs/embedded/default.yaml.
     """
@@ -77,7 +78,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     method = _method(given)
     layers = [recipe("method", method)]
     _check_ratios(given, layers[0])
-    if given.get("model") is None and given.get("data") is None:
+    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     for section in ("base", "oracle"):
@@ -125,13 +126,13 @@ def _drop_oracle(layer: dict[str, Any], merged: Mapping[str, Any], *, scored: bo
 
 def resolve(config: RunConfig) -> RunConfig:
     """Fill what is None and follows from other settings, then apply the rules about several settings."""
-    filled: dict[str, Any] = {}
+    filled: dict[str, Any] = {"model": config.model or EMBEDDED_MODEL, "data": config.data or EMBEDDED_DATA}
     if config.loss is None:
         filled["loss"] = METHODS[config.method](**recipe("method", config.method).get("loss", {}))
     if config.output_dir is None:
         filled["output_dir"] = f"runs/{config.method}"
     if config.policy_init is None and METHODS[config.method].trains_on != "responses":
-        filled["policy_init"] = "base" if config.model is None else "model"
+        filled["policy_init"] = "base" if filled["model"] == EMBEDDED_MODEL else "model"
     selection = recipe("method", config.method).get("selection", {})
     if not config.selection.active and config.selection.method != "threshold":
         filled["selection"] = replace(config.selection, **selection)

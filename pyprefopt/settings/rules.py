@@ -17,6 +17,7 @@ from pyprefopt.settings.config import (
     RunConfig,
     SelectionConfig,
 )
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _uses_base(c: RunConfig) -> bool:
 def _starts_from_weights(c: RunConfig) -> bool:
     """Whether the first training starts from a checkpoint, and not from a configuration alone."""
     first = c.base.path if c.policy_init == "base" and c.base.path is not None else c.model
-    return first is not None and not first.endswith(".json")
+    return first is not None and not is_bare(first)
 
 
 def _uses_rewards(c: RunConfig) -> bool:
@@ -124,7 +125,7 @@ RULES: tuple[Rule, ...] = (
         "base",
     ),
     Rule(
-        lambda c: c.policy_init == "model" and c.model is None,
+        lambda c: c.policy_init == "model" and c.model == EMBEDDED_MODEL,
         "policy_init model needs model: the embedded model has no trained weights; set model or leave policy_init out",
         {"method": "dpo", "policy_init": "model"},
         "policy_init",
@@ -309,13 +310,13 @@ RULES: tuple[Rule, ...] = (
     ),
     # data
     Rule(
-        lambda c: c.base.data != BaseConfig.data and c.data is None,
+        lambda c: c.base.data != BaseConfig.data and c.data == EMBEDDED_DATA,
         "base.data needs data: the embedded set has its own SFT split; add data or leave base.data out",
         {"base": {"data": "instructions.jsonl"}},
         "base.data",
     ),
     Rule(
-        lambda c: c.eval_data is not None and c.data is None,
+        lambda c: c.eval_data is not None and c.data == EMBEDDED_DATA,
         "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",
         {"eval_data": "test.jsonl"},
         "eval_data",
@@ -327,7 +328,7 @@ RULES: tuple[Rule, ...] = (
         "eval_ratio",
     ),
     Rule(
-        lambda c: c.eval_steps > 0 and c.data is not None and c.eval_data is None and c.eval_ratio == 0,
+        lambda c: c.eval_steps > 0 and c.data != EMBEDDED_DATA and c.eval_data is None and c.eval_ratio == 0,
         "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
         {"data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
         "eval_steps",
@@ -352,7 +353,7 @@ RULES: tuple[Rule, ...] = (
         "truncation",
     ),
     Rule(
-        lambda c: c.trust_remote_code and c.model is None,
+        lambda c: c.trust_remote_code and c.model == EMBEDDED_MODEL,
         "trust_remote_code needs model: the embedded model has no code of its own; leave it out",
         {"trust_remote_code": True},
         "trust_remote_code",
