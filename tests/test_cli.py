@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -19,6 +20,7 @@ from pyprefopt.cli import prepare, truncate
 from pyprefopt.data.reading.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
+from pyprefopt.rewards import REWARDS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.resolve import configure, parse_args, to_yaml
@@ -51,8 +53,22 @@ def at(config: object, dotted: str) -> object:
 
 
 def every_option() -> list[tuple[str, object]]:
-    special = {"method": "dpo", "max_tokens": 9999, "loss.label_smoothing": 0.25, "oracle.loss.label_smoothing": 0.25}
+    special = {
+        "method": "dpo", "max_tokens": 9999, "loss.label_smoothing": 0.25, "oracle.loss.label_smoothing": 0.25,
+        "rewards.column": "some_name",
+    }  # fmt: skip
     return [(name, special.get(name, another_value(hint))) for name, hint in dotted_names(RunConfig, "dpo")]
+
+
+def together(provider: str) -> list[tuple[str, object]]:
+    """The options that a run with these token rewards may have at once."""
+    own = {f"rewards.{f.name}" for f in fields(REWARDS[provider])}
+    fit = [(name, value) for name, value in every_option() if not name.startswith("rewards.") or name in own]
+    return [
+        (name, provider if name == "rewards.name" else value)
+        for name, value in fit
+        if name != "truncation.tokens"  # excludes truncation.ratio
+    ]
 
 
 @pytest.fixture
@@ -61,10 +77,11 @@ def no_rules(monkeypatch):
     monkeypatch.setattr("pyprefopt.settings.resolve.check_compatible", lambda config: None)
 
 
+@pytest.mark.parametrize("provider", sorted(REWARDS))
 @pytest.mark.parametrize("spelling", ["--name value", "--name=value", "--name-with-dashes value"])
-def test_all_options_at_once(no_rules, spelling):
+def test_all_options_at_once(no_rules, spelling, provider):
     words: list[str] = []
-    options = [option for option in every_option() if option[0] != "truncation.tokens"]  # excludes truncation.ratio
+    options = together(provider)
     for name, value in options:
         option = words_of(name, value)
         if spelling == "--name=value" and len(option) == 2:
@@ -91,7 +108,7 @@ def test_each_option_passes_the_launchers_parser(option):
 
 def test_every_option_through_the_real_launcher(tmp_path):
     """`deepspeed SCRIPT` with every option at once; the script writes what it understood, no rules between them."""
-    options = [option for option in every_option() if option[0] != "truncation.tokens"]  # excludes truncation.ratio
+    options = together("contrastive")
     script = tmp_path / "echo.py"
     script.write_text(
         "import sys\nfrom pyprefopt.settings import resolve\nresolve.check_compatible = lambda config: None\n"

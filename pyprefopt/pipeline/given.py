@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pyprefopt.rewards import Contrastive, Reward
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.rules import uses_oracle
 
@@ -13,27 +14,25 @@ logger = logging.getLogger("pyprefopt")
 def of_one_vocabulary(config: RunConfig) -> set[str]:
     """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
     trains_oracle = config.oracle.path is None and uses_oracle(config)
-    settings = {"rewards.model", f"{config.rewards.model}.path"}  # the latter: base or oracle, by name
+    settings = {"rewards.model"}
+    if isinstance(config.rewards, Contrastive):
+        settings.add(f"{config.rewards.model}.path")  # of the base or the oracle, by name
     return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
 
 
 def given_models(config: RunConfig) -> dict[str, str]:
     """Ready checkpoints beside the model, by the setting that names them."""
-    rewards = config.rewards
-    asked = rewards.model if rewards.model not in ("reference", "base", "oracle") else None
-    given = {
-        "base.path": config.base.path, "oracle.path": config.oracle.path, "rewards.strong": rewards.strong,
-        "rewards.weak": rewards.weak, "rewards.model": asked,
-    }  # fmt: skip
+    given = {"base.path": config.base.path, "oracle.path": config.oracle.path}
+    given |= {f"rewards.{name}": path for name, path in config.rewards.checkpoints.items()}
     return {setting: path for setting, path in given.items() if path is not None}
 
 
 def say_strength(config: RunConfig) -> None:
     """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
     factor = config.loss.reward_factor
-    if factor is None:
+    if factor is None or not isinstance(config.rewards, Reward):
         return
-    scale = config.rewards.provider().beta
+    scale = config.rewards.beta
     if config.rewards.transform == "raw":
         logger.info(
             "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",

@@ -12,7 +12,7 @@ from pyprefopt.losses import SFT, Method, SimPO
 from pyprefopt.pipeline.given import given_models, of_one_vocabulary, say_strength
 from pyprefopt.pipeline.overwrite import check_data, check_key
 from pyprefopt.pipeline.preflight import check_excluded, check_given, check_start
-from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward, SimPOReward
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, NoReward, SimPOReward
 from pyprefopt.settings.config import OptimConfig, RunConfig
 from pyprefopt.stages.column import build_column, column_stage
 from pyprefopt.stages.data import build_data, data_stage, show_rejected
@@ -120,7 +120,7 @@ class Pipeline:
     @cached_property
     def oracle(self) -> Source:
         """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
-        config, provider, dtype = self.config.oracle, self._provider, self.config.dtype
+        config, provider, dtype = self.config.oracle, self.config.rewards, self.config.dtype
         if config.path is not None:
             return Source.given(config.path, self.config)
         start, drawn = self._oracle_start, {"fraction": config.fraction, "sample": config.sample}
@@ -140,23 +140,19 @@ class Pipeline:
             lambda directory: build_scores(self.data, oracle, self.base_logps, directory),
         )
 
-    @property
-    def _provider(self) -> Reward | None:
-        return None if self.config.rewards.name is None else self.config.rewards.provider()
-
     @cached_property
     def rewards(self) -> Artifact | None:
         """Token rewards of `--rewards`, for the method and as the selection's scores; None without."""
-        config, provider = self.config.rewards, self._provider
-        if provider is None:
+        provider = self.config.rewards
+        if isinstance(provider, NoReward):
             return None
         if isinstance(provider, Contrastive):
             check_differ(*(self._revision(direction) for direction in DIRECTIONS))
         inputs = {name: self._reward_input(name) for name in provider.reads if name != "noise"}
         warn_of_two_tokenizers(*inputs.values())
         return self._run(
-            rewards_stage(config, self.data, inputs),
-            lambda directory: build_rewards(config, self.data, inputs, directory),
+            rewards_stage(provider, self.data, inputs),
+            lambda directory: build_rewards(provider, self.data, inputs, directory),
         )
 
     def _reward_input(self, name: str) -> Artifact:
@@ -169,12 +165,14 @@ class Pipeline:
             return self._column
         if name in DIRECTIONS:
             return self._logps(f"{name}_logps", self._eval_model, "float32", self._revision(name))
-        return self.logps_of(f"{name}_logps", Source.given(getattr(self.config.rewards, name), self.config))
+        path = self.config.rewards.checkpoints[name]
+        return self.logps_of(f"{name}_logps", Source.given(path, self.config))
 
     @property
     def _column(self) -> Artifact:
-        assert isinstance(self._provider, Column)  # noqa: S101  (nobody else reads one)
-        name = self._provider.column
+        provider = self.config.rewards
+        assert isinstance(provider, Column)  # noqa: S101  (nobody else reads one)
+        name = provider.column
         return self._run(
             column_stage(name, self.data), lambda directory: build_column(self.config, name, self.data, directory)
         )
@@ -182,7 +180,7 @@ class Pipeline:
     @cached_property
     def _eval_model(self) -> Source:
         """The model that contrastive prompts are put to."""
-        provider = self._provider
+        provider = self.config.rewards
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
         if provider.model == "reference":
             return self._first
@@ -191,7 +189,7 @@ class Pipeline:
         return self.oracle if provider.model == "oracle" else Source.given(provider.model, self.config)
 
     def _revision(self, direction: str) -> Artifact:
-        provider = self._provider
+        provider = self.config.rewards
         assert isinstance(provider, Contrastive)  # noqa: S101  (nobody else has prompts)
         stage = revision_stage(provider, self.data, direction)
         return self.made.get(stage.name) or self._run(

@@ -49,7 +49,7 @@ def check_given(config: RunConfig) -> None:
     for setting, path in given_models(config).items():
         with _told_of(setting):
             _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
-    provider = None if config.rewards.name is None else config.rewards.provider()
+    provider = config.rewards
     if isinstance(provider, Contrastive):
         for direction in DIRECTIONS:
             provider.prompt(direction)

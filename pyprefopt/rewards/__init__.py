@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pyprefopt.rewards.column import Column, Random
 from pyprefopt.rewards.contrastive import DIRECTIONS, Contrastive
-from pyprefopt.rewards.provider import Reward, Tokens, Transform, finished, seeded_normal, transformed
+from pyprefopt.rewards.provider import NoReward, Reward, Tokens, Transform, finished, seeded_normal, transformed
 from pyprefopt.rewards.ratio import DPOReward, SimPOReward, StrongWeak
 
-REWARDS: dict[str, type[Reward]] = {
-    "dpo": DPOReward,
-    "simpo": SimPOReward,
-    "contrastive": Contrastive,
-    "strong_weak": StrongWeak,
-    "column": Column,
-    "random": Random,
-}
+_PROVIDERS: tuple[type[Reward], ...] = (DPOReward, SimPOReward, Contrastive, StrongWeak, Column, Random)
+REWARDS: dict[str, type[Reward]] = {provider.name: provider for provider in _PROVIDERS}
 
 __all__ = [
-    "DIRECTIONS", "REWARDS", "Column", "Contrastive", "DPOReward", "Random", "Reward", "SimPOReward", "StrongWeak",
-    "Tokens", "Transform", "finished", "seeded_normal", "transformed",
+    "DIRECTIONS", "REWARDS", "Column", "Contrastive", "DPOReward", "NoReward", "Random", "Reward", "SimPOReward",
+    "StrongWeak", "Tokens", "Transform", "finished", "seeded_normal", "transformed",
 ]  # fmt: skip

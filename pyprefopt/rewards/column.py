@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from pyprefopt.errors import check, check_scale
-from pyprefopt.rewards.provider import Tokens, Transform
+from pyprefopt.errors import check
+from pyprefopt.rewards.provider import Reward, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Column:
+@dataclass(frozen=True, kw_only=True)
+class Column(Reward):
     """beta times what the data says of each token, in `chosen_NAME` and `rejected_NAME`."""
 
-    column: str = "rewards"  # NAME; chosen_rewards and rejected_rewards
-    beta: float = 1.0  # scale of the values
+    name: str = field(default="column", init=False)
+    column: str = "rewards"  # NAME of the data's chosen_NAME and rejected_NAME
 
-    transform: ClassVar[Transform] = "raw"
-    log_ratio: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("column",)
 
     def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual 1")
+        super().__post_init__()
         check(self.column.isidentifier(), "rewards.column", self.column, "the NAME of chosen_NAME and rejected_NAME")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
@@ -34,18 +32,13 @@ class Column:
         return self.beta * columns["column"]
 
 
-@dataclass(frozen=True)
-class Random:
+@dataclass(frozen=True, kw_only=True)
+class Random(Reward):
     """beta times seeded standard normal noise: the control that every provider must beat."""
 
-    beta: float = 1.0  # standard deviation
+    name: str = field(default="random", init=False)
 
-    transform: ClassVar[Transform] = "raw"
-    log_ratio: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("noise",)
-
-    def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual 1")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from pyprefopt.errors import ConfigError, check, check_scale
-from pyprefopt.rewards.provider import Tokens, Transform
+from pyprefopt.errors import ConfigError, check
+from pyprefopt.rewards.provider import Reward, Tokens, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Prefix = Literal["marker", "none"]
+Context = Literal["full", "last"]
+Wrap = Literal["chat", "raw"]
+Overflow = Literal["raise", "zero"]
 
 DIRECTIONS = ("better", "worse")
 START, END = "[[NEW ANSWER]]", "[[END OF NEW ANSWER]]"
@@ -21,39 +26,46 @@ _FIELDS = ("conversation", "answer", "start", "end")
 _PLACES = ", ".join(f"{{{name}}}" for name in _FIELDS)
 
 
-@dataclass(frozen=True)
-class Contrastive:
+@dataclass(frozen=True, kw_only=True)
+class Contrastive(Reward):
     """log pi_eval(y_t | better prompt, y_<t) - log pi_eval(y_t | worse prompt, y_<t), through sigmoid - 0.5.
 
     A revision prompt holds the conversation and the whole answer and asks to write it again, better or worse; then
     the answer's own tokens are forced, and their log-probs under the two prompts compared.
     """
 
+    name: str = field(default="contrastive", init=False)
     beta: float = 1.0  # scale of the log-ratio, before the sigmoid; the paper has none
+    transform: Transform = "sigmoid_centered"
     model: str = "reference"  # pi_eval: reference (what the policy starts from), base, oracle, or a checkpoint
-    better_prompt: str | None = None  # text file with {conversation} and {answer}; None: the shipped one
+    better_prompt: str | None = None  # text file with {conversation}, {answer}, {start}; None: the shipped one
     worse_prompt: str | None = None  # the same for the opposite direction
-    prefix: Literal["marker", "none"] = "marker"  # the answer is forced after the start marker, or right away
-    context: Literal["full", "last"] = "full"  # the whole conversation, or the last user message alone
-    wrap: Literal["chat", "raw"] = "chat"  # the prompt as a user's message of the chat template, or as bare text
+    prefix: Prefix = "marker"  # the answer is forced after the start marker, or right away
+    context: Context = "full"  # the whole conversation, or the last user message alone
+    wrap: Wrap = "chat"  # the prompt as a user's message of the chat template, or as bare text
     score_eos: bool = False  # score the turn's end too; the model expects the end marker there, so it gets 0
     max_tokens: int = 4096  # revision prompt and answer, about prompt + 2 answers + 150 tokens
-    overflow: Literal["raise", "zero"] = "raise"  # of responses whose revision is longer: stop, or give them 0
+    overflow: Overflow = "raise"  # of responses whose revision is longer: stop, or give them 0
 
-    transform: ClassVar[Transform] = "sigmoid_centered"
     log_ratio: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = DIRECTIONS
 
     def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual 1")
+        super().__post_init__()
         check(self.max_tokens > 0, "rewards.max_tokens", self.max_tokens, "> 0", "usual 2 times max_tokens")
-        for name, allowed in (
-            ("prefix", ("marker", "none")), ("context", ("full", "last")), ("wrap", ("chat", "raw")),
-            ("overflow", ("raise", "zero")),
-        ):  # fmt: skip
-            check(
-                getattr(self, name) in allowed, f"rewards.{name}", getattr(self, name), " or ".join(map(repr, allowed))
-            )
+        for name, kind in (("prefix", Prefix), ("context", Context), ("wrap", Wrap), ("overflow", Overflow)):
+            value, known = getattr(self, name), get_args(kind)
+            check(value in known, f"rewards.{name}", value, " or ".join(map(repr, known)))
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """The base or the oracle, where it puts its prompts to that."""
+        return frozenset({"base", "oracle"} & {self.model})
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The model, where it is none of the run's own."""
+        return {} if self.model in ("reference", "base", "oracle") else {"model": self.model}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """[T]; 0 where the template wrote the token, unless `score_eos`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
+
+from pyprefopt.errors import check, check_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Transform = Literal["raw", "sigmoid_centered"]
+OWN_MODELS = frozenset({"base", "oracle", "simpo"})
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,55 @@ class Tokens:
     template: Tensor  # [T] bool, written by the chat template: the turn's end, the EOS token
 
 
-class Reward(Protocol):
-    """A frozen config with a declaration and a formula."""
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A provider of token rewards: its settings, a declaration of what it reads, and a formula."""
 
-    transform: ClassVar[Transform]  # what the values pass through where user and method say nothing
-    log_ratio: ClassVar[bool]  # a difference of log-probs, which a method may want through a transform of its own
+    name: str = field(default="", init=False)  # alias: --rewards
+    beta: float = 1.0  # scale of the values; None: dpo as oracle.loss.beta, simpo 2.5, others 1
+    transform: Transform = "raw"  # raw, or sigmoid(r) - 0.5; None: raw, contrastive (and T-REG) sigmoid_centered
+    noise_std: float = 0.0  # standard deviation of noise added to every reward, in its own unit; 0: none
+    noise_seed: int = 0  # seed of that noise, and of rewards random
 
-    @property
-    def beta(self) -> float:
-        """Scale of the values, before the transform."""
+    log_ratio: ClassVar[bool] = False  # a difference of log-probs, which a method may want through its own transform
+    usual: ClassVar[str] = "usual 1"  # of beta
+
+    def __post_init__(self) -> None:
+        check_scale("rewards.beta", self.beta, self.usual)
+        known = get_args(Transform)
+        check(self.transform in known, "rewards.transform", self.transform, " or ".join(known))
+        remedy = "usual 0 to 2 times the rewards' own spread"
+        check_scale("rewards.noise_std", self.noise_std, remedy, zero=True)
+        check(0 <= self.noise_seed < 2**32, "rewards.noise_seed", self.noise_seed, "in [0, 2^32)")
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the columns that `values` takes: log-probs of models, or values of the data."""
+        raise NotImplementedError
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Those of the run's own models that it reads: base, oracle, or simpo (an oracle trained by SimPO)."""
+        return OWN_MODELS & frozenset(self.reads)
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Other models that it reads, by the setting that names them."""
+        return {}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         """Rewards [T] before transform and noise; `columns` are [T] f32."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NoReward:
+    """No token rewards."""
+
+    name: None = field(default=None, init=False)
+
+    asks: ClassVar[frozenset[str]] = frozenset()
+    checkpoints: ClassVar[dict[str, str]] = {}
 
 
 def transformed(values: Tensor, transform: Transform) -> Tensor:

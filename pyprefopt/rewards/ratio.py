@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pyprefopt.errors import check, check_scale
-from pyprefopt.rewards.provider import Tokens, Transform
+from pyprefopt.rewards.provider import Reward, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+Form = Literal["log_ratio", "length_norm"]
 
-@dataclass(frozen=True)
-class DPOReward:
+
+@dataclass(frozen=True, kw_only=True)
+class DPOReward(Reward):
     """beta (log pi_oracle - log pi_base), of an oracle trained by DPO (Rafailov et al. 2024, Theorem 1)."""
 
+    name: str = field(default="dpo", init=False)
     beta: float = 0.1  # the beta that the oracle was trained with
 
-    transform: ClassVar[Transform] = "raw"
     log_ratio: ClassVar[bool] = True
+    usual: ClassVar[str] = "usual range 0.01 to 1"
     reads: ClassVar[tuple[str, ...]] = ("oracle", "base")
-
-    def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual range 0.01 to 1")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""
         return self.beta * (columns["oracle"] - columns["base"])
 
 
-@dataclass(frozen=True)
-class SimPOReward:
+@dataclass(frozen=True, kw_only=True)
+class SimPOReward(Reward):
     """Of an oracle trained by SimPO from the base.
 
     `log_ratio`: beta (log pi_simpo - log pi_base), centred, as TGDPO's code has it; `length_norm`: beta log pi_simpo
     / |y|, a token's share in SimPO's own reward, never positive.
     """
 
+    name: str = field(default="simpo", init=False)
     beta: float = 2.5  # SimPO's beta, in the oracle's training too
     gamma: float = 1.4  # target margin of the oracle's training, absolute
-    form: Literal["log_ratio", "length_norm"] = "log_ratio"
+    form: Form = "log_ratio"  # against the base, or per length
 
-    transform: ClassVar[Transform] = "raw"
     log_ratio: ClassVar[bool] = True
+    usual: ClassVar[str] = "usual range 2 to 20"
 
     def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual range 2 to 20")
+        super().__post_init__()
         check_scale("rewards.gamma", self.gamma, "usual range 0.3 to 3", zero=True)
-        check(self.form in ("log_ratio", "length_norm"), "rewards.form", self.form, "'log_ratio' or 'length_norm'")
+        check(self.form in get_args(Form), "rewards.form", self.form, "'log_ratio' or 'length_norm'")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -64,20 +65,21 @@ class SimPOReward:
         return self.beta * columns["simpo"] / tokens.response_length.clamp(min=1)
 
 
-@dataclass(frozen=True)
-class StrongWeak:
+@dataclass(frozen=True, kw_only=True)
+class StrongWeak(Reward):
     """beta (log pi_strong - log pi_weak) of any two checkpoints (T-REG, section 3.3)."""
 
-    strong: str  # checkpoint: directory or hub name
-    weak: str  # checkpoint: directory or hub name
-    beta: float = 1.0  # scale of the log-ratio
+    name: str = field(default="strong_weak", init=False)
+    strong: str  # checkpoint directory or hub name
+    weak: str  # checkpoint directory or hub name
 
-    transform: ClassVar[Transform] = "raw"
     log_ratio: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("strong", "weak")
 
-    def __post_init__(self) -> None:
-        check_scale("rewards.beta", self.beta, "usual 1")
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Both."""
+        return {"strong": self.strong, "weak": self.weak}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
         """[T]."""

@@ -8,13 +8,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import cache
-from inspect import getsource
 from typing import Annotated, Any, get_args, get_origin
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.typed import dotted_names, hints, misfit, unknown_setting
+from pyprefopt.settings.typed import comments, dotted_names, hints, misfit, unknown_setting
 
 ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
 
@@ -135,14 +133,3 @@ def _documented(hint: Any, text: str) -> Any:
     import tyro
 
     return Annotated[hint, tyro.conf.arg(help=text)]
-
-
-@cache
-def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment on its line in the source; a subclass's field without one inherits it."""
-    found: dict[str, str] = {}
-    for parent in cls.__mro__:
-        if is_dataclass(parent):
-            for name, text in re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", getsource(parent), re.MULTILINE):
-                found.setdefault(name, text)
-    return found

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from pyprefopt.data.batching.rule import Selection
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
 from pyprefopt.losses import DPO, METHODS
-from pyprefopt.rewards import REWARDS, Reward, Transform
+from pyprefopt.rewards import NoReward, Reward
 
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+@cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Field name -> the values that it may have, where they are listed."""
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
+    return {name: get_args(hint) for name, hint in hints.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,10 @@ class OptimConfig:
     max_grad_norm: float = 1.0  # gradients are clipped to this norm; 0: no clipping
 
     def __post_init__(self) -> None:
-        where = self._prefix()
+        where, cls = self._prefix(), cast("Any", type(self))
+        for name, known in _choices(cls).items():
+            value = getattr(self, name)
+            check(value in known, f"{where}{name}", value, f"one of {', '.join(map(repr, known))}")
         check(self.learning_rate > 0, f"{where}learning_rate", self.learning_rate, "> 0", "usual range 1e-7 to 1e-5")
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
@@ -41,10 +54,6 @@ class OptimConfig:
         check(reachable, f"{where}until_converged", below, "a finite loss > 0, which no loss goes below", "usual 0.1")
         check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
-        schedules = ("cosine", "linear", "constant")
-        check(
-            self.lr_scheduler_type in schedules, f"{where}lr_scheduler_type", self.lr_scheduler_type, f"in {schedules}"
-        )
         check(0 <= self.warmup_ratio < 1, f"{where}warmup_ratio", self.warmup_ratio, "in [0, 1)", "usual 0 to 0.1")
         check(self.weight_decay >= 0, f"{where}weight_decay", self.weight_decay, ">= 0")
         check(0 <= self.adam_beta1 < 1, f"{where}adam_beta1", self.adam_beta1, "in [0, 1)")
@@ -87,154 +96,6 @@ class OracleConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruncationConfig:
-    """Keep only the first part of each response (shallow preference signals). Off unless ratio or tokens is set."""
-
-    ratio: float | None = None  # share of each response's content tokens that is kept; (0, 1]
-    tokens: int | None = None  # content tokens of each response that are kept
-    rounding: Literal["ceil", "floor"] = "ceil"  # how ratio * length becomes a number of tokens (at least 1)
-    ratio_base: Literal["own", "shared_min"] = "own"  # ratio of each response's length, or of the pair's shorter one
-    cut_end: Literal["none", "eos", "template"] = "none"  # after a cut: nothing, the EOS token, the template's turn end
-
-    def __post_init__(self) -> None:
-        both = self.ratio is not None and self.tokens is not None
-        check(not both, "truncation", (self.ratio, self.tokens), "either ratio or tokens", "leave one of them out")
-        check(self.ratio is None or 0 < self.ratio <= 1, "truncation.ratio", self.ratio, "in (0, 1]")
-        check(self.tokens is None or self.tokens > 0, "truncation.tokens", self.tokens, "> 0")
-        check(self.rounding in ("ceil", "floor"), "truncation.rounding", self.rounding, "'ceil' or 'floor'")
-        bases, ends = ("own", "shared_min"), ("none", "eos", "template")
-        check(self.ratio_base in bases, "truncation.ratio_base", self.ratio_base, f"one of {', '.join(bases)}")
-        check(self.cut_end in ends, "truncation.cut_end", self.cut_end, f"one of {', '.join(ends)}")
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is cut."""
-        return self.ratio is not None or self.tokens is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """Token selection by oracle scores (top_k: SePO Eq. 25), or by chance. Off where no ratio or threshold is set."""
-
-    method: Literal["top_k", "threshold", "random"] = "top_k"  # by ratio, by score, or as many as top_k by chance
-    chosen_ratio: float | None = None  # share of each chosen response's tokens, highest scores; sepo: 0.3
-    rejected_ratio: float | None = None  # share of each rejected response's tokens, lowest scores; sepo: 0.3
-    chosen_threshold: float | None = None  # least score (nats) of a chosen token that is kept, method threshold
-    rejected_threshold: float | None = None  # greatest score (nats) of a rejected token that is kept, method threshold
-    rounding: Literal["half_up", "floor", "ceil"] = "half_up"  # how k * T becomes a number of tokens
-    minimum: int = 1  # tokens of each response that are kept at least, the best ones; usual 1
-    excluded_ids: tuple[int, ...] = ()  # token ids that are never selected, for example of punctuation
-
-    def __post_init__(self) -> None:
-        methods, roundings = ("top_k", "threshold", "random"), ("half_up", "floor", "ceil")
-        check(self.method in methods, "selection.method", self.method, f"one of {', '.join(methods)}")
-        for name in ("chosen_ratio", "rejected_ratio"):
-            value = getattr(self, name)
-            check(value is None or 0 < value <= 1, f"selection.{name}", value, "in (0, 1]", "the paper uses 0.3 or 0.5")
-        for name in ("chosen_threshold", "rejected_threshold"):
-            value = getattr(self, name)
-            check(value is None or math.isfinite(value), f"selection.{name}", value, "a finite number of nats")
-        check(self.rounding in roundings, "selection.rounding", self.rounding, f"one of {', '.join(roundings)}")
-        check(self.minimum >= 1, "selection.minimum", self.minimum, ">= 1", "a response needs a token to train on")
-        bad = [token for token in self.excluded_ids if not 0 <= token < 1 << 24]
-        check(not bad, "selection.excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
-
-    @property
-    def ratios(self) -> tuple[float | None, float | None]:
-        """Of chosen and of rejected responses."""
-        return self.chosen_ratio, self.rejected_ratio
-
-    @property
-    def thresholds(self) -> tuple[float | None, float | None]:
-        """Of chosen and of rejected responses."""
-        return self.chosen_threshold, self.rejected_threshold
-
-    @property
-    def active(self) -> bool:
-        """Whether tokens are selected."""
-        return self.ratios != (None, None) or self.thresholds != (None, None)
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether an oracle decides."""
-        return self.active and self.method != "random"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardsConfig:
-    """Token rewards: for methods that need them, and as the scores of a selection. Off where name is None."""
-
-    name: Literal["dpo", "simpo", "contrastive", "strong_weak", "column", "random"] | None = None  # alias: --rewards
-    beta: float | None = None  # scale of the values; None: dpo as oracle.loss.beta, simpo 2.5, others 1
-    transform: Transform | None = None  # raw, or sigmoid(r) - 0.5; None: raw, contrastive (and T-REG) sigmoid_centered
-    noise_std: float = 0.0  # standard deviation of noise added to every reward, in its own unit; 0: none
-    noise_seed: int = 0  # seed of that noise, and of rewards random
-    gamma: float | None = None  # simpo: target margin of the oracle's training, absolute; None: 1.4
-    form: Literal["log_ratio", "length_norm"] | None = None  # simpo: against the base, or per length; None: log_ratio
-    strong: str | None = None  # strong_weak: checkpoint directory or hub name
-    weak: str | None = None  # strong_weak: checkpoint directory or hub name
-    column: str | None = None  # column: NAME of the data's chosen_NAME and rejected_NAME; None: rewards
-    model: str | None = None  # contrastive: reference, base, oracle or a checkpoint; None: reference
-    better_prompt: str | None = None  # contrastive: text file with {conversation}, {answer}, {start}; None: shipped
-    worse_prompt: str | None = None  # contrastive: the same for the opposite direction; None: shipped
-    prefix: Literal["marker", "none"] | None = None  # contrastive: the answer is forced after a marker; None: marker
-    context: Literal["full", "last"] | None = None  # contrastive: whole conversation or last question; None: full
-    wrap: Literal["chat", "raw"] | None = None  # contrastive: through the chat template, or bare text; None: chat
-    score_eos: bool | None = None  # contrastive: score the turn's end too, which else gets 0; None: false
-    max_tokens: int | None = None  # contrastive: revision prompt and answer, tokens; None: 4096
-    overflow: Literal["raise", "zero"] | None = None  # contrastive: of longer ones; None: raise
-
-    def __post_init__(self) -> None:
-        check(self.name is None or self.name in REWARDS, "rewards.name", self.name, f"one of {', '.join(REWARDS)}")
-        check(
-            self.transform in (None, "raw", "sigmoid_centered"),
-            "rewards.transform",
-            self.transform,
-            "raw or sigmoid_centered",
-        )
-        good = self.noise_std >= 0 and math.isfinite(self.noise_std)
-        check(
-            good, "rewards.noise_std", self.noise_std, ">= 0 and finite", "usual 0 to 2 times the rewards' own spread"
-        )
-        check(0 <= self.noise_seed < 2**32, "rewards.noise_seed", self.noise_seed, "in [0, 2^32)")
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """What it takes: columns, as the provider names them, and `base` or `oracle` where contrastive asks them."""
-        if self.name is None:
-            return frozenset()
-        asked = [self.model] if self.model in ("base", "oracle") else []
-        return frozenset([*self.provider().reads, *asked])
-
-    @property
-    def foreign(self) -> str | None:
-        """The first setting given that is another provider's."""
-        return next((name for name in self._given if name not in self._own), None)
-
-    @property
-    def missing(self) -> str | None:
-        """The first setting that the provider must have and has not."""
-        return next((n for n, f in self._own.items() if f.default is MISSING and n not in self._given), None)
-
-    def provider(self) -> Reward:
-        """The provider with its settings; ConfigError where one of these breaks its rule."""
-        assert self.name is not None  # noqa: S101  (callers ask where rewards are on)
-        return REWARDS[self.name](**self._given)
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        return {name: value for name in _PROVIDER_SETTINGS if (value := getattr(self, name)) is not None}
-
-    @property
-    def _own(self) -> dict[str, Any]:
-        return {} if self.name is None else {f.name: f for f in fields(REWARDS[self.name])}  # type: ignore[arg-type]
-
-
-_COMMON = ("name", "transform", "noise_std", "noise_seed")
-_PROVIDER_SETTINGS = tuple(f.name for f in fields(RewardsConfig) if f.name not in _COMMON)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Low-rank adapters through PEFT. Off where r is 0."""
 
@@ -272,12 +133,12 @@ class RunConfig(OptimConfig):
     max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
-    truncation: TruncationConfig = field(default_factory=TruncationConfig)
+    truncation: Truncation = field(default_factory=Truncation)
     # stages
     base: BaseConfig = field(default_factory=BaseConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
-    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    selection: Selection = field(default_factory=Selection)
+    rewards: Reward | NoReward = field(default_factory=NoReward)
     # how it runs
     output_dir: str | None = None  # everything the run writes; None: runs/METHOD
     overwrite: bool = False  # replace the finished policy of other settings or data that output_dir holds
@@ -304,29 +165,16 @@ class RunConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Rules about several fields at once are rows of `train.compatibility`, not lines here.
+        # Rules about several fields at once are rows of `RULES`, not lines here.
         check(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
-        overflows = ("drop", "keep_start", "keep_end")
-        check(
-            self.prompt_overflow in overflows, "prompt_overflow", self.prompt_overflow, f"one of {', '.join(overflows)}"
-        )
         check(
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,
             f"> max_prompt_tokens ({self.max_prompt_tokens})", "it counts prompt and response",
         )  # fmt: skip
         check(self.max_tokens_per_batch > 0, "max_tokens_per_batch", self.max_tokens_per_batch, "> 0")
-        check(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'", "fp16 is refused")
-        ways = ("auto", "loop", "varlen", "flash", "flex")
-        check(self.attention in ways, "attention", self.attention, f"one of {', '.join(ways)}", "docs/gpu.md")
-        kernels = ("auto", "torch", "triton")
-        check(
-            self.head_kernel in kernels, "head_kernel", self.head_kernel, f"one of {', '.join(kernels)}", "docs/gpu.md"
-        )
-        check(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
-        check(self.compile in ("off", "on"), "compile", self.compile, "'off' or 'on'")
         for name in ("eval_steps", "save_steps"):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
         for name in ("save_total_limit", "logging_steps"):

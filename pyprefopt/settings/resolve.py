@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
 from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.rewards import REWARDS, Contrastive
+from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
 from pyprefopt.settings import command_line
-from pyprefopt.settings.config import RewardsConfig, RunConfig
+from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.settings.typed import as_dict, build, dump_yaml, parse_yaml, read_yaml, typed
+from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
+WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings say of rewards that are off
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
@@ -81,24 +82,40 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
-    for section in ("base", "oracle"):
-        if isinstance(given.get(section), Mapping) and given[section].get("path") is not None:
-            for layer in layers:  # a ready checkpoint is not trained: the recipes for training it do not apply
-                layer.pop(section, None)
-    selection = given.get("selection")
-    how = selection.get("method") if isinstance(selection, Mapping) else None
-    for layer in layers:  # a recipe's ratios are for top_k and random
-        if how == "threshold":
-            layer.pop("selection", None)
-    rewards = given.get("rewards")
-    provider = rewards.get("name") if isinstance(rewards, Mapping) else None
-    for layer in layers:  # a recipe's rewards are of the provider that it names
-        if provider is not None and layer.get("rewards", {}).get("name") != provider:
-            layer.pop("rewards", None)
     merged = _merge(*layers, *user)
-    for layer in layers:  # a recipe's oracle is for what reads one
-        _drop_oracle(layer, merged, scored=how != "random")
-    return _merge(*layers, *user)
+    return _merge(*(_fitting(layer, merged) for layer in layers), *user)
+
+
+def _fitting(layer: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that apply to what was chosen."""
+    provider, selecting = _provider(merged), _section(merged, "selection").get("method")
+    reads_oracle = provider in ("dpo", "simpo") or _section(merged, "rewards").get("model") == "oracle"
+    scores = provider is None and selecting != "random"
+    applies = {
+        "base": _section(merged, "base").get("path") is None,  # a ready checkpoint is not trained
+        "oracle": _section(merged, "oracle").get("path") is None and (reads_oracle or scores),
+        "selection": selecting != "threshold",  # a recipe's ratios are for top_k and random
+        "rewards": _section(layer, "rewards").get("name") == provider,
+    }
+    kept = {name: value for name, value in layer.items() if applies.get(name, True)}
+    if provider == "simpo" and "oracle" in kept:  # trained by SimPO, whose settings are those of the rewards
+        kept["oracle"] = {name: value for name, value in kept["oracle"].items() if name != "loss"}
+    return kept
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The settings below `name`, given as a mapping or as a record."""
+    section = settings.get(name)
+    if is_dataclass(section):
+        return {f.name: getattr(section, f.name) for f in fields(section)}
+    return section if isinstance(section, Mapping) else {}
+
+
+def _provider(settings: Mapping[str, Any]) -> str | None:
+    """The name of the token rewards that are chosen, or that the method takes where none are."""
+    needed = "token_rewards" in METHODS[_method(settings)].needs
+    name: str | None = _section(settings, "rewards").get("name")
+    return DEFAULT_REWARDS if name is None and needed else name
 
 
 def _check_ratios(given: Mapping[str, Any], method: Mapping[str, Any]) -> None:
@@ -109,19 +126,6 @@ def _check_ratios(given: Mapping[str, Any], method: Mapping[str, Any]) -> None:
     for name in ("chosen_ratio", "rejected_ratio"):
         wanted = name not in selection or selection[name] is not None or name not in method.get("selection", {})
         check(wanted, f"selection.{name}", None, "in (0, 1]", "1 takes all tokens")
-
-
-def _drop_oracle(layer: dict[str, Any], merged: Mapping[str, Any], *, scored: bool) -> None:
-    """Take out of a recipe what the token rewards of `merged` do not read; without rewards, where nothing is scored."""
-    rewards = merged.get("rewards")
-    given = rewards if isinstance(rewards, Mapping) else {}
-    name = given.get("name")
-    if name is None and "token_rewards" in METHODS[_method(merged)].needs:
-        name = DEFAULT_REWARDS
-    if name == "simpo" and "oracle" in layer:
-        layer["oracle"] = {setting: value for setting, value in layer["oracle"].items() if setting != "loss"}
-    elif (name not in ("dpo", "simpo", None) and given.get("model") != "oracle") or (name is None and not scored):
-        layer.pop("oracle", None)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -137,25 +141,56 @@ def resolve(config: RunConfig) -> RunConfig:
     if not config.selection.active and config.selection.method != "threshold":
         filled["selection"] = replace(config.selection, **selection)
     config = replace(config, **filled)
-    config = replace(config, rewards=_rewards(config))
     check_compatible(config)
     return config
 
 
-def _rewards(config: RunConfig) -> RewardsConfig:
-    """The provider of a method that needs one, and what of its settings follows from others."""
-    rewards = config.rewards
-    if rewards.name is None and "token_rewards" in METHODS[config.method].needs:
-        rewards = replace(rewards, name=DEFAULT_REWARDS)
-    if rewards.name == "dpo" and rewards.beta is None and config.oracle.path is None:
-        rewards = replace(rewards, beta=config.oracle.loss.beta)
-    if rewards.name == "contrastive" and rewards.max_tokens is None:
-        rewards = replace(rewards, max_tokens=min(Contrastive.max_tokens, config.max_tokens_per_batch))
-    if rewards.name is not None and rewards.transform is None:
-        provider = REWARDS[rewards.name]
-        wanted = METHODS[config.method].reward_transform if provider.log_ratio else None
-        rewards = replace(rewards, transform=wanted or provider.transform)
-    return rewards
+def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
+    """The provider that is chosen, with its settings and what of them follows from others.
+
+    Raises:
+        ConfigError: a setting of another provider, one that is missing, or one that breaks its rule.
+    """
+    if isinstance(settings.get("rewards"), Reward | NoReward):
+        chosen: Reward | NoReward = settings["rewards"]
+        return chosen
+    name = _provider(settings)
+    given = {n: value for n, value in _section(settings, "rewards").items() if n != "name" and value is not None}
+    if name is None:
+        if any(WRITTEN_OUT.get(setting) != value for setting, value in given.items()):
+            remedy = "set rewards to dpo (or another provider), or leave rewards.* out"
+            raise ConfigError(f"rewards.* needs rewards.name, got None; {remedy}")
+        return NoReward()
+    provider = REWARDS[name]
+    own = {f.name: f for f in fields(provider) if f.init}
+    for setting in given:
+        if setting not in own:
+            where = f"is a setting of another provider than rewards {name}"
+            raise ConfigError(f"rewards.{setting} {where}; leave it out")
+    for setting, f in own.items():
+        if f.default is MISSING and setting not in given:
+            raise ConfigError(f"rewards.{setting} must be set for rewards {name}; set rewards.{setting}")
+    return provider(**_following(provider, settings, given) | given)
+
+
+def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a provider's settings follows from the run's, where the user says nothing."""
+    oracle = settings.get("oracle", OracleConfig())
+    if provider in (DPOReward, SimPOReward) and oracle.path is not None and "beta" not in given:
+        raise ConfigError(
+            "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; set "
+            "rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)"
+        )
+    follows: dict[str, Any] = {}
+    if provider is DPOReward:
+        follows["beta"] = oracle.loss.beta
+    if provider is Contrastive:
+        longest = settings.get("max_tokens_per_batch", RunConfig.max_tokens_per_batch)
+        follows["max_tokens"] = min(Contrastive.max_tokens, longest)
+    transform = METHODS[_method(settings)].reward_transform
+    if transform is not None and provider.log_ratio:
+        follows["transform"] = transform
+    return follows
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:
@@ -176,8 +211,8 @@ def _method(settings: Mapping[str, Any]) -> str:
 
 def _build(settings: Mapping[str, Any]) -> RunConfig:
     method = _method(settings)
-    config: RunConfig = build(RunConfig, typed(RunConfig, settings, method), method)
-    return config
+    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
+    return RunConfig(**values | {"rewards": _rewards(values)})
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
+from pyprefopt.rewards import Contrastive, Reward, SimPOReward
 from pyprefopt.settings.config import (
     BaseConfig,
     LoraConfig,
     OptimConfig,
     OracleConfig,
-    RewardsConfig,
     RunConfig,
-    SelectionConfig,
 )
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 
@@ -40,7 +41,7 @@ def _on_responses(c: RunConfig) -> bool:
 
 def uses_oracle(c: RunConfig) -> bool:
     """Whether an oracle scores tokens: for the token rewards, or, without these, for the selection."""
-    return bool(c.rewards.reads & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
+    return bool(c.rewards.asks & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
 
 
 def _on_candidates(c: RunConfig) -> bool:
@@ -48,7 +49,7 @@ def _on_candidates(c: RunConfig) -> bool:
 
 
 def _uses_base(c: RunConfig) -> bool:
-    return "base" in c.rewards.reads or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
+    return "base" in c.rewards.asks or uses_oracle(c) or c.policy_init == "base" or _on_responses(c)
 
 
 def _starts_from_weights(c: RunConfig) -> bool:
@@ -65,10 +66,12 @@ def _only_path(section: BaseConfig | OracleConfig) -> bool:
     return replace(section, path=None) == type(section)()
 
 
-def _not_share_k(selection: SelectionConfig) -> bool:
+def _not_share_k(selection: Selection) -> bool:
     """Whether other numbers of tokens are selected than k of a response, beyond rounding."""
     return selection.minimum > 1 or bool(selection.excluded_ids)
 
+
+THRESHOLDS = ("chosen_threshold", "rejected_threshold")
 
 RULES: tuple[Rule, ...] = (
     # what is trained
@@ -131,6 +134,21 @@ RULES: tuple[Rule, ...] = (
         "policy_init",
     ),
     Rule(
+        lambda c: c.selection.minimum < 1,
+        "selection.minimum must be >= 1, got {c.selection.minimum}; a response needs a token to train on",
+        {"method": "dpo", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3, "minimum": 0}},
+        "selection.minimum",
+    ),
+    *(
+        Rule(
+            lambda c, name=name: math.isinf(getattr(c.selection, name) or 0),  # type: ignore[misc]
+            f"selection.{name} must be a finite number of nats, got {{c.selection.{name}}}",
+            {"method": "dpo", "selection": {"method": "threshold", **dict.fromkeys(THRESHOLDS, 0.1), name: math.inf}},
+            "selection",
+        )
+        for name in THRESHOLDS
+    ),
+    Rule(
         lambda c: c.selection.method == "threshold" and c.selection.ratios != (None, None),
         "selection.chosen_ratio and selection.rejected_ratio do not apply to selection.method threshold; leave them "
         "out, or set selection.method top_k",
@@ -179,31 +197,13 @@ RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: c.selection != SelectionConfig() and not c.selection.active,
+        lambda c: c.selection != Selection() and not c.selection.active,
         "selection.method, minimum and excluded_ids need selection.chosen_ratio and selection.rejected_ratio (or "
         "thresholds); set them or leave selection out",
         {"method": "dpo", "selection": {"minimum": 2}},
         "selection",
     ),
-    # token rewards (before what asks a provider what it reads)
-    Rule(
-        lambda c: c.rewards.name is None and c.rewards != RewardsConfig(),
-        "rewards.* needs rewards.name, got None; set rewards to dpo (or another provider), or leave rewards.* out",
-        {"method": "sepo", "rewards": {"noise_std": 0.5}},
-        "rewards",
-    ),
-    Rule(
-        lambda c: c.rewards.name is not None and c.rewards.foreign is not None,
-        "rewards.{c.rewards.foreign} is a setting of another provider than rewards {c.rewards.name}; leave it out",
-        {"method": "sepo", "rewards": {"name": "dpo", "gamma": 1.0}},
-        "rewards.gamma",
-    ),
-    Rule(
-        lambda c: c.rewards.missing is not None,
-        "rewards.{c.rewards.missing} must be set for rewards {c.rewards.name}; set rewards.{c.rewards.missing}",
-        {"method": "sepo", "rewards": {"name": "strong_weak", "strong": "large"}},
-        "rewards",
-    ),
+    # token rewards
     Rule(
         lambda c: c.rewards.name is not None and _on_candidates(c) and not _needs(c, "token_rewards"),
         "rewards {c.rewards.name} does not apply to method {c.method}, which ranks candidates by their scores; leave "
@@ -220,21 +220,21 @@ RULES: tuple[Rule, ...] = (
         "rewards",
     ),
     Rule(
-        lambda c: c.rewards.noise_seed != 0 and c.rewards.noise_std == 0 and c.rewards.name != "random",
+        lambda c: (
+            isinstance(c.rewards, Reward)
+            and c.rewards.noise_seed != 0
+            and c.rewards.noise_std == 0
+            and "noise" not in c.rewards.reads
+        ),
         "rewards.noise_seed needs rewards.noise_std > 0 or rewards random, got noise_std {c.rewards.noise_std}; set it "
         "or leave noise_seed out",
         {"method": "sepo", "rewards": {"name": "dpo", "noise_seed": 1}},
         "rewards.noise_seed",
     ),
     Rule(
-        lambda c: c.rewards.name in ("dpo", "simpo") and c.oracle.path is not None and c.rewards.beta is None,
-        "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; set "
-        "rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
-        {"method": "sepo", "rewards": {"name": "dpo"}, "oracle": {"path": "oracle"}},
-        "oracle.path",
-    ),
-    Rule(
-        lambda c: c.rewards.gamma is not None and c.oracle.path is not None,
+        lambda c: (
+            isinstance(c.rewards, SimPOReward) and c.rewards.gamma != SimPOReward.gamma and c.oracle.path is not None
+        ),
         "rewards.gamma is a setting of the oracle's training, and oracle.path names a ready one; leave out either",
         {"method": "sepo", "rewards": {"name": "simpo", "beta": 2.5, "gamma": 1.0}, "oracle": {"path": "oracle"}},
         "rewards.gamma",
@@ -247,7 +247,7 @@ RULES: tuple[Rule, ...] = (
         "oracle.loss",
     ),
     Rule(
-        lambda c: (c.rewards.max_tokens or 0) > c.max_tokens_per_batch,
+        lambda c: isinstance(c.rewards, Contrastive) and c.rewards.max_tokens > c.max_tokens_per_batch,
         "rewards.max_tokens must be <= max_tokens_per_batch ({c.max_tokens_per_batch}), got {c.rewards.max_tokens}; "
         "lower it or raise max_tokens_per_batch",
         {"method": "sepo", "rewards": {"name": "contrastive", "max_tokens": 8192}, "max_tokens_per_batch": 4096},

@@ -6,7 +6,9 @@ import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from inspect import getsource
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +16,8 @@ import yaml
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.rewards import REWARDS, NoReward, Reward
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
@@ -98,11 +101,39 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def hints(cls: type, method: str) -> dict[str, Any]:
-    """Field name -> type. A run's `loss` takes the type of its method's settings."""
+    """Field name -> type. A run's `loss` is of its method's class; `rewards` hold the settings of any provider."""
     found = get_type_hints(cls)
     if issubclass(cls, RunConfig):
-        found["loss"] = METHODS[method]
+        found |= {"loss": METHODS[method], "rewards": any_rewards()}
     return {f.name: found[f.name] for f in fields(cls)}
+
+
+@cache
+def any_rewards() -> type:
+    """What may stand below `rewards`: a provider's name, and the settings of all of them; None is left out.
+
+    Each field's metadata hold its `help`.
+    """
+    common = comments(Reward)
+    given: dict[str, tuple[Any, str]] = {}
+    for name, provider in REWARDS.items():
+        own, kinds = comments(provider), get_type_hints(provider)
+        for f in fields(provider):
+            default = "" if f.default in (MISSING, None) else f"; None: {f.default}"
+            given.setdefault(f.name, (kinds[f.name] | None, common.get(f.name) or f"{name}: {own[f.name]}{default}"))
+    given["name"] = (Literal[tuple(REWARDS)] | None, common["name"])
+    columns = [(name, hint, field(default=None, metadata={"help": text})) for name, (hint, text) in given.items()]
+    return make_dataclass("Rewards", columns, kw_only=True)
+
+
+def comments(cls: type) -> dict[str, str]:
+    """Field name -> the comment on its line in the source; a subclass's field without one inherits it."""
+    found: dict[str, str] = {f.name: f.metadata["help"] for f in fields(cls) if "help" in f.metadata}
+    for parent in cls.__mro__ if not found else ():
+        if is_dataclass(parent):
+            for name, text in re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", getsource(parent), re.MULTILINE):
+                found.setdefault(name, text)
+    return found
 
 
 def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,8 +156,8 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
         hint = known[name]
         if not is_dataclass(hint):
             values[name] = fit(value, hint, dotted)
-        elif isinstance(value, hint) or (dotted == "loss" and is_dataclass(value)):  # type: ignore[arg-type]
-            values[name] = value  # from Python; whether `loss` is the method's is a row of `compatibility`
+        elif isinstance(value, _records(dotted, hint)):  # type: ignore[arg-type]
+            values[name] = value  # from Python; whether `loss` is the method's is a row of `RULES`
         elif isinstance(value, Mapping):
             values[name] = typed(hint, value, method, f"{dotted}.")  # type: ignore[arg-type]
         else:
@@ -136,18 +167,28 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
     return values
 
 
+def _records(name: str, hint: type) -> Any:
+    """The classes that a section's settings may come as from Python."""
+    return {"loss": tuple(METHODS.values()), "rewards": (Reward, NoReward)}.get(name, hint)
+
+
 def build(cls: type, settings: Mapping[str, Any], method: str) -> Any:
     """`cls(**settings)` after `typed`; missing settings keep the dataclass's defaults."""
+    return cls(**build_sections(cls, settings, method))
+
+
+def build_sections(cls: type, settings: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """`settings` of `cls` with its sections built, but for `rewards`, whose class is chosen when all is known."""
     known = hints(cls, method)
     values = dict(settings)
     for name, value in settings.items():
-        if is_dataclass(known[name]) and isinstance(value, Mapping):
+        if is_dataclass(known[name]) and isinstance(value, Mapping) and name != "rewards":
             try:
                 values[name] = build(known[name], value, method)
-            except ConfigError as error:  # a loss does not know where it stands: `oracle.` + `loss.beta must be …`
-                where = "oracle." if name == "loss" and cls is OracleConfig else ""
+            except ConfigError as error:  # a section does not know where it stands: `oracle.` + `loss.beta must be …`
+                where = "" if str(error).startswith(name) else f"{name}."
                 raise ConfigError(f"{where}{error}") from None
-    return cls(**values)
+    return values
 
 
 def unknown_setting(name: str, method: str) -> ConfigError:

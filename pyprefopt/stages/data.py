@@ -17,7 +17,15 @@ from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.sources import NamedSource, kind_of_rows, named_sources
-from pyprefopt.stages.splits import Part, best_responses, cut, unranked, weights_of, write_planted, write_split
+from pyprefopt.stages.splits import (
+    Part,
+    best_responses,
+    cut_responses,
+    unranked,
+    weights_of,
+    write_planted,
+    write_split,
+)
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
 from pyprefopt.storage.files import atomic_write, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
@@ -207,7 +215,7 @@ class _Sources:
             return part.store
         tables = part.tables()
         if name == "train" and config.truncation.active and source.folder is None:
-            tables = cut(tables, config.truncation, self.tokenizer, source.path, self.rejects)
+            tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
         store = write_split(tables, target, first)
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))

@@ -22,37 +22,31 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pyprefopt.settings.config import RewardsConfig
+    from pyprefopt.rewards import Reward
 
 SPLITS = ("train", "eval")  # a split's place is its stream of noise
 SOURCES = ("strong", "weak", "model", "better_prompt", "worse_prompt")  # files: their content is among the inputs
 
 
-def rewards_stage(rewards: RewardsConfig, data: Artifact, inputs: Mapping[str, Artifact]) -> Stage:
+def rewards_stage(rewards: Reward, data: Artifact, inputs: Mapping[str, Artifact]) -> Stage:
     """Keyed by the formula's settings and the content of what it reads."""
-    provider = rewards.provider()
-    own: dict[str, Any] = asdict(provider)  # type: ignore[call-overload]
-    settings = {name: value for name, value in own.items() if name not in SOURCES}
-    settings |= {name: getattr(rewards, name) for name in ("name", "transform", "noise_std", "noise_seed")}
+    settings = {name: value for name, value in asdict(rewards).items() if name not in SOURCES}
     given = {name: artifact.fingerprint for name, artifact in inputs.items()}
     return Stage("rewards", settings, {"data": data.fingerprint, **given})
 
 
-def build_rewards(
-    rewards: RewardsConfig, data: Artifact, inputs: Mapping[str, Artifact], directory: Path
-) -> dict[str, Any]:
+def build_rewards(rewards: Reward, data: Artifact, inputs: Mapping[str, Artifact], directory: Path) -> dict[str, Any]:
     """Write the rewards of every split. Facts: their mean and standard deviation by side, of the training pairs."""
     facts: dict[str, Any] = {}
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         tokens, stream = tokens_of(store), 2 * SPLITS.index(split)
         columns = _columns(store, tokens, inputs, split)
-        provider, count, seed = rewards.provider(), len(tokens.mask), rewards.noise_seed
-        if "noise" in provider.reads:
+        count, seed = len(tokens.mask), rewards.noise_seed
+        if "noise" in rewards.reads:
             columns["noise"] = seeded_normal(count, seed, stream + 1)
         noise = seeded_normal(count, seed, stream) if rewards.noise_std > 0 else None
-        assert rewards.transform is not None  # noqa: S101  (filled by resolve)
-        raw = provider.values(columns, tokens)
+        raw = rewards.values(columns, tokens)
         values = finished(raw, tokens, transform=rewards.transform, noise_std=rewards.noise_std, noise=noise)
         flat = values.float().numpy()
         remedy = "look for NaN in the weights of the models that rewards reads, and in the data's column"

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from pyprefopt import ranks
 from pyprefopt.data.batching.packing import Packer
-from pyprefopt.data.batching.selection import select_tokens, used_settings
+from pyprefopt.data.batching.rule import Selection
+from pyprefopt.data.batching.selection import mark_selected
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import ArtifactError, DataError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
-from pyprefopt.settings.config import RunConfig, SelectionConfig
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import split_names
 from pyprefopt.stages.stage import Artifact, Stage, is_whole
 from pyprefopt.storage.files import MANIFEST, atomic_write
@@ -157,7 +158,7 @@ def build_scores(data: Artifact, oracle: Artifact, base: Artifact, directory: Pa
     return {"facts": facts}
 
 
-def selection_stage(rule: SelectionConfig, data: Artifact, scores: Artifact | None, seed: int) -> Stage:
+def selection_stage(rule: Selection, data: Artifact, scores: Artifact | None, seed: int) -> Stage:
     """Tokens of each response by the scores, or (without them) by chance."""
     if scores is None:
         return Stage("selection", asdict(rule), {"data": data.fingerprint}, seed=seed)
@@ -165,7 +166,7 @@ def selection_stage(rule: SelectionConfig, data: Artifact, scores: Artifact | No
 
 
 def build_selection(
-    rule: SelectionConfig, data: Artifact, scores: Artifact | None, seed: int, directory: Path
+    rule: Selection, data: Artifact, scores: Artifact | None, seed: int, directory: Path
 ) -> dict[str, Any]:
     """Write the masks of selected tokens (SePO Eq. 25, or the other methods of `select_tokens`).
 
@@ -175,7 +176,6 @@ def build_selection(
     import polars as pl
 
     facts: dict[str, Any] = {}
-    settings = used_settings(**asdict(rule), seed=seed)
     for split in split_names(data.directory):
         store = SegmentStore.open(data.directory / split)
         table = store.table
@@ -183,7 +183,7 @@ def build_selection(
             table = table.append_column("scores", ValueStore.open(scores.directory / split).check(store).values)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-        selected = select_tokens(frame, **settings)["selected"]
+        selected = mark_selected(frame, rule, seed=seed)["selected"]
         ValueStore.write(directory / split, store, selected, key="selection")
         if split == "train":
             facts = _selection_facts(store, flat_values(directory / split), data.directory / "train_planted")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
-from pyprefopt.settings.config import RunConfig, TruncationConfig
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
 from pyprefopt.stages.stage import content_hash
 from pyprefopt.storage.files import MANIFEST, read_manifest, sha256_file
@@ -180,10 +181,9 @@ class NamedSource:
         overflow = settings["prompt_overflow"]
         if config.prompt_overflow not in ("drop", overflow):
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
-        made = {"tokens" if name == "length" else name: value for name, value in settings["truncation"].items()}
-        asked = config.truncation
-        if self.setting == "data" and asked.active and vars(asked) != vars(TruncationConfig()) | made:
-            self._refuse("truncation", vars(asked), str(made or "off"), again)
+        made, asked = of_segments(settings["truncation"]), config.truncation
+        if self.setting == "data" and asked.active and asked != made:
+            self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         if self.setting == "eval_data":
             self.check_whole()
         SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
-    from pyprefopt.settings.config import TruncationConfig
+    from pyprefopt.data.truncation.rule import Truncation
 
 ALONE = ("one_response", "there must be at least 2 responses to rank", "drop the row, or train sft on it")
 UNSCORED = ("no_score", "each response must have a score, a finite number", "score every response, or drop the row")
@@ -120,17 +120,15 @@ def unranked(store: SegmentStore, file: str) -> pl.DataFrame:
     return pl.DataFrame(rejects, REJECTS, orient="row")
 
 
-def cut(
-    tables: Iterable[pa.Table], rule: TruncationConfig, tokenizer: Tokenizer, file: str, rejects: list[pl.DataFrame]
+def cut_responses(
+    tables: Iterable[pa.Table], rule: Truncation, tokenizer: Tokenizer, file: str, rejects: list[pl.DataFrame]
 ) -> Iterator[pa.Table]:
     """The segments truncated; pairs that are then the same are left out, and put to the rejects."""
     from pyprefopt.data.tokenization.identical_pairs import without_identical
-    from pyprefopt.data.truncation.dispatch import truncate
+    from pyprefopt.data.truncation.dispatch import cut
 
-    unused = ("rounding", "ratio_base") if rule.ratio is None else ()  # what a ratio alone has
-    given = {name: value for name, value in asdict(rule).items() if name not in unused}
     for table in tables:
-        kept, identical = without_identical(truncate(table, **given, tokenizer=tokenizer), file)
+        kept, identical = without_identical(cut(table, rule, tokenizer=tokenizer), file)
         rejects.append(identical)
         yield kept
 

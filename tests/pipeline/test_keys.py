@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.losses import DPO, SFT
 from pyprefopt.pipeline.overwrite import UNKEYED
 from pyprefopt.rewards import Contrastive
-from pyprefopt.settings.config import LoraConfig, RunConfig, SelectionConfig
+from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import dotted_names
 from pyprefopt.stages.data import data_stage
@@ -113,8 +114,9 @@ def test_every_setting_is_listed() -> None:
 @pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
 def test_flip_of_rewards(name: str) -> None:
     provider, value, expected = REWARD_FLIPS[name]
-    config = configure(method="sepo", model="model", data="pairs.jsonl", rewards={"name": provider})
-    before, after = reward_keys(config), reward_keys(flip(config, f"rewards.{name}", value))
+    settings = {"method": "sepo", "model": "model", "data": "pairs.jsonl"}
+    config, other = (configure(**settings, rewards={"name": provider} | more) for more in ({}, {name: value}))
+    before, after = reward_keys(config), reward_keys(other)
     assert {stage for stage in before if before[stage] != after.get(stage)} == expected
 
 
@@ -122,7 +124,7 @@ def reward_keys(config: RunConfig) -> dict[str, str]:
     """The keys of a run's stages, and of those that make its token rewards."""
     manifest = {"key": "data", "vocab_size": 10, "inputs": {}}
     data = Artifact("data", Path("data"), manifest, reused=False)
-    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards.provider()
+    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards
     if isinstance(provider, Contrastive):
         stages["revision"] = revision_stage(provider, data, "better")
     return keys(config) | {name: stage.key for name, stage in stages.items()}
@@ -166,7 +168,7 @@ def test_log_probs_of_quantized_weights_are_others() -> None:
 
 def test_random_selection_follows_the_seed() -> None:
     data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
-    rule = SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    rule = Selection(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
     first, second = (selection_stage(rule, data, None, seed).key for seed in (0, 1))
     assert first != second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import Literal, get_args, get_origin
@@ -10,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyprefopt.data.batching.rule import Selection
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
-from pyprefopt.rewards import REWARDS
-from pyprefopt.settings.command_line import comments
-from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig, SelectionConfig, TruncationConfig
+from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPOReward, StrongWeak
+from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
 from pyprefopt.settings.rules import RULES
-from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, hints, parse_yaml
+from pyprefopt.settings.typed import as_dict, comments, dotted_names, dump_yaml, hints, parse_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -154,19 +156,38 @@ def test_whole_numbers_pass_as_numbers():
         (RunConfig, "logging_steps", 0, "logging_steps"),
         (BaseConfig, "learning_rate", -1.0, "base.learning_rate"),
         (OracleConfig, "fraction", 0.0, "oracle.fraction"),
-        (TruncationConfig, "ratio", 1.5, "truncation.ratio"),
-        (TruncationConfig, "ratio_base", "min", "truncation.ratio_base"),
-        (TruncationConfig, "cut_end", "bos", "truncation.cut_end"),
-        (SelectionConfig, "chosen_ratio", 0.0, "selection.chosen_ratio"),
-        (SelectionConfig, "method", "best", "selection.method"),
-        (SelectionConfig, "chosen_threshold", float("inf"), "selection.chosen_threshold"),
-        (SelectionConfig, "rounding", "up", "selection.rounding"),
-        (SelectionConfig, "minimum", 0, "selection.minimum"),
     ],
 )
 def test_ranges_are_checked_at_birth(cls, setting, bad, dotted):
     with pytest.raises(ConfigError, match=rf"^{dotted} must be .*, got {bad!r}"):
         cls(**{setting: bad})
+
+
+@pytest.mark.parametrize(
+    ("cls", "section", "setting", "bad"),
+    [
+        (Truncation, "truncation", "ratio", 1.5),
+        (Truncation, "truncation", "tokens", 0),
+        (Truncation, "truncation", "ratio_base", "min"),
+        (Truncation, "truncation", "cut_end", "bos"),
+        (Selection, "selection", "chosen_ratio", 0.0),
+        (Selection, "selection", "method", "best"),
+        (Selection, "selection", "chosen_threshold", math.nan),
+        (Selection, "selection", "rounding", "up"),
+        (Selection, "selection", "minimum", -1),
+    ],
+)
+def test_sections_of_the_data_path_are_checked_at_birth_and_say_where_they_stand(cls, section, setting, bad):
+    with pytest.raises(ConfigError, match=rf"^{setting} must be .*, got {bad!r}"):
+        cls(**{setting: bad})
+    with pytest.raises(ConfigError, match=rf"^{section}\.{setting} must be .*, got {bad!r}"):
+        configure(**{section: {setting: bad}})
+
+
+@pytest.mark.parametrize(("setting", "bad"), [("chosen_threshold", math.inf), ("minimum", 0)])
+def test_a_run_asks_more_of_its_selection(setting, bad):
+    with pytest.raises(ConfigError, match=rf"^selection\.{setting} must be .*, got {bad!r}"):
+        configure(selection={setting: bad})
 
 
 def test_oracle_loss_errors_name_the_oracle():
@@ -218,16 +239,16 @@ def test_records_pass_from_python():
 
 def test_nested_settings_merge_one_by_one():
     config = configure(selection={"chosen_ratio": 0.5}, oracle={"loss": {"label_smoothing": 0.1}})
-    assert config.selection == SelectionConfig(chosen_ratio=0.5, rejected_ratio=0.3)
+    assert config.selection == Selection(chosen_ratio=0.5, rejected_ratio=0.3)
     assert config.oracle.loss == DPO(beta=recipe("embedded", "sepo")["oracle"]["loss"]["beta"], label_smoothing=0.1)
 
 
 def test_other_selections_drop_the_recipes_for_top_k():
     threshold = {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}
     config = configure(selection=threshold, loss={"normalizer": "selected"})
-    assert config.selection == SelectionConfig(**threshold)
+    assert config.selection == Selection(**threshold)
     chance = configure(selection={"method": "random"})
-    assert chance.selection == SelectionConfig(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
+    assert chance.selection == Selection(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
     assert chance.oracle == OracleConfig()
 
 
@@ -242,9 +263,9 @@ def test_gaps_are_filled():
     assert (config.policy_init, config.output_dir, config.loss) == ("model", "runs/sepo", SePO())
     assert configure().policy_init == "base"
     assert configure(method="sft").policy_init is None
-    assert configure(method="dpo").selection == SelectionConfig()
+    assert configure(method="dpo").selection == Selection()
     bare = resolve(RunConfig(method="sepo", model="m"))
-    assert bare.selection == SelectionConfig(chosen_ratio=0.3, rejected_ratio=0.3)
+    assert bare.selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
     assert resolve(bare) == bare
 
 
@@ -320,13 +341,18 @@ def test_every_rule_fires_only_through_its_culprit(rule):
     with pytest.raises(ConfigError) as error:
         configure(**rule.example)
     assert str(error.value) == rule.message.format(c=_unchecked(rule.example))
-    *sections, last = rule.culprit.split(".")
-    harmless = {k: dict(v) if isinstance(v, dict) else v for k, v in rule.example.items()}
+    configure(**_without(rule.example, rule.culprit))
+
+
+def _without(example, culprit):
+    """The settings but for one, given by its dotted name."""
+    *sections, last = culprit.split(".")
+    harmless = {k: dict(v) if isinstance(v, dict) else v for k, v in example.items()}
     target = harmless
     for section in sections:
         target = target[section]
     del target[last]
-    configure(**harmless)
+    return harmless
 
 
 def _unchecked(example):
@@ -363,6 +389,60 @@ def test_the_scale_of_dpo_rewards_is_the_oracles_own():
     assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}).rewards.beta == 0.3
     assert configure(method="tgdpo", oracle={"loss": {"beta": 0.3}}, rewards={"beta": 0.7}).rewards.beta == 0.7
     assert configure(method="sepo").rewards.name is None
+
+
+@pytest.mark.parametrize(
+    ("example", "culprit", "message"),
+    [
+        (
+            {"rewards": {"noise_std": 0.5}},
+            "rewards",
+            "rewards.* needs rewards.name, got None; set rewards to dpo (or another provider), or leave rewards.* out",
+        ),
+        (
+            {"rewards": {"name": "dpo", "gamma": 1.0}},
+            "rewards.gamma",
+            "rewards.gamma is a setting of another provider than rewards dpo; leave it out",
+        ),
+        (
+            {"rewards": {"name": "strong_weak", "strong": "large"}},
+            "rewards",
+            "rewards.weak must be set for rewards strong_weak; set rewards.weak",
+        ),
+        (
+            {"rewards": {"name": "dpo"}, "oracle": {"path": "oracle"}},
+            "oracle.path",
+            "rewards.beta must be set with oracle.path: a checkpoint does not say which beta it was trained with; set "
+            "rewards.beta (of rewards dpo usual 0.01 to 0.5, of simpo 2 to 20)",
+        ),
+    ],
+)
+def test_a_provider_takes_its_own_settings(example, culprit, message):
+    with pytest.raises(ConfigError) as error:
+        configure(method="sepo", **example)
+    assert str(error.value) == message
+    configure(method="sepo", **_without(example, culprit))
+
+
+def test_what_is_null_is_left_out():
+    """As files of settings were written out, with the settings of all providers."""
+    given = {"gamma": None, "column": None, "noise_std": 0.0, "noise_seed": 0}
+    assert configure(method="sepo", rewards={"name": None, **given}).rewards == NoReward()
+    assert configure(method="tgdpo", rewards={"name": "random", **given}).rewards == Random()
+
+
+def test_records_of_rewards_pass_from_python():
+    assert configure(method="sepo", rewards=StrongWeak(strong="a", weak="b")).rewards.strong == "a"
+    assert configure(method="sepo", rewards=NoReward()) == configure(method="sepo")
+
+
+def test_recipes_of_other_rewards_do_not_apply():
+    """Tis-dpo's names dpo and its scale."""
+    assert configure(method="tis-dpo", model="m").rewards.beta == 1.0
+    other = configure(method="tis-dpo", model="m", rewards={"name": "simpo"})
+    assert other.rewards == SimPOReward(transform="raw")
+    other = configure(method="tis-dpo", model="m", rewards={"name": "contrastive"})
+    assert (other.rewards, other.oracle) == (Contrastive(transform="raw"), OracleConfig())
 
 
 def test_rewards_on_the_command_line():
@@ -429,7 +509,7 @@ def test_no_ratio_is_no_way_to_take_all_tokens(side):
         ConfigError, match=rf"selection\.{side}_ratio must be in \(0, 1\], got None; 1 takes all tokens"
     ):
         parse_args(["--method", "sepo", f"--selection.{side}_ratio", "None"])
-    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == SelectionConfig()
+    assert configure(method="dpo", selection={f"{side}_ratio": None}).selection == Selection()
 
 
 def test_a_file_and_settings_over_it_from_python(tmp_path):

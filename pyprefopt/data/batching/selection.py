@@ -5,25 +5,21 @@ Columns cross to Rust as Arrow, never as Python lists.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.batching.rule import Method, Rounding, Selection, check_ratio, check_threshold, token_ids
 from pyprefopt.data.columns import Column, apply, numbers
 from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
-Rounding = Literal["half_up", "floor", "ceil"]
-Method = Literal["top_k", "threshold", "random"]
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
-ROUNDINGS = ("half_up", "floor", "ceil")
-METHODS = ("top_k", "threshold", "random")
 _UNUSED = {"top_k": ("seed",), "threshold": ("seed", "rounding"), "random": ()}
 _SIDES = {"chosen": 0, "rejected": 1, "prompt": 254}
 _SELECTED = pl.List(pl.Boolean)
@@ -52,11 +48,9 @@ def top_k_mask(
     Raises ConfigError for a bad setting, DataError (naming the list) for a NaN or null score at a token that may be
     selected, or lists of different lengths.
     """
-    _check_rule(rounding, minimum, excluded_ids, ids is not None)
-    _check_ratio("ratio", ratio)
-    _check_largest(largest)
-    settings = {"method": "top_k", "sides": [(ratio, largest)], "rounding": rounding, "minimum": minimum}
-    return _by_scores("top_k_mask", scores, mask, ids, excluded_ids, settings)
+    rule = Selection(rounding=rounding, minimum=minimum, excluded_ids=token_ids(excluded_ids))
+    check_ratio("ratio", ratio)
+    return _by_scores("top_k_mask", scores, mask, ids, rule, (ratio, largest))
 
 
 def threshold_mask(
@@ -74,11 +68,9 @@ def threshold_mask(
     Where fewer than `minimum` tokens are beyond it, the `minimum` best are marked. Columns, `mask`, `ids`,
     `excluded_ids` and errors as in `top_k_mask`.
     """
-    _check_rule("half_up", minimum, excluded_ids, ids is not None)
-    _check_threshold("threshold", threshold)
-    _check_largest(largest)
-    settings = {"method": "threshold", "sides": [(threshold, largest)], "rounding": "half_up", "minimum": minimum}
-    return _by_scores("threshold_mask", scores, mask, ids, excluded_ids, settings)
+    rule = Selection(method="threshold", minimum=minimum, excluded_ids=token_ids(excluded_ids))
+    check_threshold("threshold", threshold)
+    return _by_scores("threshold_mask", scores, mask, ids, rule, (threshold, largest))
 
 
 def random_mask(
@@ -102,13 +94,13 @@ def random_mask(
     order. Without `rows` the position in the column counts; an expression needs them, since it may see the column in
     parts. Columns, `mask`, `rounding`, `minimum`, `ids`, `excluded_ids` and errors as in `top_k_mask`.
     """
-    _check_rule(rounding, minimum, excluded_ids, ids is not None)
-    _check_ratio("ratio", ratio)
+    rule = Selection(method="random", rounding=rounding, minimum=minimum, excluded_ids=token_ids(excluded_ids))
+    _check_ids(rule, ids)
+    check_ratio("ratio", ratio)
     _check_seed(seed)
-    rule = "given for expressions"
-    check(rows is not None or not isinstance(lengths, pl.Expr), "rows", rows, rule, "for example rows=pl.col('row')")
-    settings = {"sides": [(ratio, True)], "rounding": rounding, "minimum": minimum, "seed": seed}
-    kernel = partial(_random, settings=settings, excluded_ids=excluded_ids)
+    named = rows is not None or not isinstance(lengths, pl.Expr)
+    check(named, "rows", rows, "given for expressions", "for example rows=pl.col('row')")
+    kernel = partial(_random, settings=rule.kernel([(ratio, True)], seed))
     return apply(kernel, [lengths, mask, ids, rows, segments], _SELECTED)
 
 
@@ -137,20 +129,22 @@ def select_tokens(
     Raises DataError naming the row for a NaN or null score at a candidate and for kinds without a side (`response`),
     ConfigError for settings that the method does not use.
     """
-    sides = _sides(method, (chosen_ratio, rejected_ratio), (chosen_threshold, rejected_threshold))
-    remedies = {"rounding": "there is no ratio to round", "seed": "choose method='random', or leave seed out"}
-    for name, value in (("rounding", rounding), ("seed", seed)):
-        unused = value is not None and name in _UNUSED[method]
-        check(not unused, name, value, f"left out with method {method!r}", remedies[name])
-    rounding, seed = rounding or "half_up", 0 if seed is None else seed
-    _check_rule(rounding, minimum, excluded_ids)
+    rule = Selection(
+        method=method, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio, chosen_threshold=chosen_threshold,
+        rejected_threshold=rejected_threshold, rounding=rounding or "half_up", minimum=minimum,
+        excluded_ids=token_ids(excluded_ids),
+    )  # fmt: skip
+    _check_used(rule, rounding, seed)
+    return mark_selected(frame, rule, seed=0 if seed is None else seed)
+
+
+def mark_selected(frame: Frame, rule: Selection, *, seed: int) -> Frame:
+    """`select_tokens` by a rule that is checked."""
     _check_seed(seed)
-    names: list[str] = ["mask", "segment"] if method == "random" else ["scores", "mask"]
-    names += ["kind", "row", *["ids"] * bool(excluded_ids)]
+    names: list[str] = ["mask", "segment"] if rule.method == "random" else ["scores", "mask"]
+    names += ["kind", "row", *["ids"] * bool(rule.excluded_ids)]
     _check_schema(frame.collect_schema(), names)
-    settings: dict[str, Any] = {"method": method, "sides": sides, "rounding": rounding, "minimum": minimum}
-    settings |= {"seed": seed, "excluded": list(excluded_ids)}
-    kernel = partial(_select, names=names, settings=settings)
+    kernel = partial(_select, names=names, settings=rule.kernel(seed=seed))
     if isinstance(frame, pl.DataFrame):
         return frame.with_columns(kernel([frame[name] for name in names]).alias("selected"))
     selected = pl.map_batches(names, kernel, return_dtype=_SELECTED, is_elementwise=True)
@@ -173,22 +167,15 @@ def select_top_k(
     )  # fmt: skip
 
 
-def used_settings(method: Method, **settings: Any) -> dict[str, Any]:
-    """Settings of `select_tokens` without those that `method` does not use, which it refuses."""
-    return {"method": method} | {name: value for name, value in settings.items() if name not in _UNUSED[method]}
-
-
 def _by_scores(
-    name: str,
-    scores: Column,
-    mask: Column | None,
-    ids: Column | None,
-    excluded_ids: Sequence[int],
-    settings: dict[str, Any],
+    name: str, scores: Column, mask: Column | None, ids: Column | None, rule: Selection, side: tuple[float, bool]
 ) -> Column:
+    _check_ids(rule, ids)
+    check(isinstance(side[1], bool), "largest", side[1], "True or False")
+    settings = rule.kernel([side])
+
     def kernel(scores: pl.Series, mask: pl.Series | None, ids: pl.Series | None) -> pl.Series:
-        options = settings | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
-        return _run(name, scores, options)
+        return _run(name, scores, settings | {"mask": mask, "ids": _ids(ids)})
 
     return apply(kernel, [scores, mask, ids], _SELECTED)
 
@@ -201,7 +188,6 @@ def _random(
     segments: pl.Series | None,
     *,
     settings: dict[str, Any],
-    excluded_ids: Sequence[int],
 ) -> pl.Series:
     lengths = lengths.list.len() if isinstance(lengths.dtype, pl.List) else lengths
     if not lengths.dtype.is_integer():
@@ -209,9 +195,9 @@ def _random(
     if (lengths < 0).any():
         raise DataError(f"random_mask: lengths must be >= 0, got {lengths.min()!r}")
     named = {name: numbers(c, pl.UInt64) for name, c in (("rows", rows), ("segments", segments)) if c is not None}
-    options = settings | named | {"mask": mask, "ids": _ids(ids), "excluded": list(excluded_ids)}
+    options = settings | named | {"mask": mask, "ids": _ids(ids)}
     options["lengths"] = numbers(lengths.cast(pl.Int64).fill_null(-1), pl.Int64)
-    return _run("random_mask", None, options | {"method": "random"})
+    return _run("random_mask", None, options)
 
 
 def _ids(ids: pl.Series | None) -> pl.Series | None:
@@ -249,34 +235,17 @@ def _select(columns: Sequence[pl.Series], names: Sequence[str], settings: dict[s
     return _run(f"select_tokens, column {names[0]}", given.get("scores"), options)
 
 
-def _sides(
-    method: Method, ratios: tuple[float | None, float | None], thresholds: tuple[float | None, float | None]
-) -> list[tuple[float, bool]]:
-    """(amount, largest) of chosen and rejected responses."""
-    check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
-    by_threshold = method == "threshold"
-    used, unused, what = (thresholds, ratios, "threshold") if by_threshold else (ratios, thresholds, "ratio")
-    names = tuple(f"{side}_{what}" for side in ("chosen", "rejected"))
-    other = "ratio" if by_threshold else "threshold"
-    check(unused == (None, None), f"chosen_{other} and rejected_{other}", unused, f"left out with method {method!r}")
-    if by_threshold:
-        check(used != (None, None), "chosen_threshold and rejected_threshold", used, "given with method 'threshold'")
-    for name, value in zip(names, used, strict=True):
-        if value is not None:
-            (_check_threshold if by_threshold else _check_ratio)(name, value)
-    everything = (-math.inf, math.inf) if by_threshold else (1.0, 1.0)
-    amounts = [default if value is None else value for value, default in zip(used, everything, strict=True)]
-    return [(amounts[0], True), (amounts[1], False)]
-
-
-def _check_ratio(name: str, ratio: float) -> None:
-    check_number(name, ratio, remedy="in (0, 1]; the paper uses 0.3 or 0.5")
-    check(0 < ratio <= 1, name, ratio, "in (0, 1]", "the paper uses 0.3 or 0.5")
-
-
-def _check_threshold(name: str, threshold: float) -> None:
-    check_number(name, threshold)
-    check(not math.isnan(threshold), name, threshold, "a number")
+def _check_used(rule: Selection, rounding: Rounding | None, seed: int | None) -> None:
+    """ConfigError for settings that the method does not use, and for a threshold that is not there."""
+    by_threshold = rule.method == "threshold"
+    other, unused = ("ratio", rule.ratios) if by_threshold else ("threshold", rule.thresholds)
+    left_out = f"left out with method {rule.method!r}"
+    check(unused == (None, None), f"chosen_{other} and rejected_{other}", unused, left_out)
+    there = not by_threshold or rule.thresholds != (None, None)
+    check(there, "chosen_threshold and rejected_threshold", rule.thresholds, "given with method 'threshold'")
+    remedies = {"rounding": "there is no ratio to round", "seed": "choose method='random', or leave seed out"}
+    for name, value in (("rounding", rounding), ("seed", seed)):
+        check(value is None or name not in _UNUSED[rule.method], name, value, left_out, remedies[name])
 
 
 def _check_seed(seed: int) -> None:
@@ -284,24 +253,11 @@ def _check_seed(seed: int) -> None:
     check(0 <= seed < 1 << 64, "seed", seed, "in [0, 2^64)")
 
 
-def _check_largest(largest: bool) -> None:
-    check(isinstance(largest, bool), "largest", largest, "True or False")
-
-
-def _check_rule(rounding: str, minimum: int, excluded_ids: Sequence[int], has_ids: bool | None = None) -> None:
-    """`has_ids`: whether ids were given along; None where they come with the frame."""
-    check(rounding in ROUNDINGS, "rounding", rounding, "'half_up', 'floor' or 'ceil'")
-    check_number("minimum", minimum, whole=True)
-    check(minimum >= 0, "minimum", minimum, ">= 0", "usual 1; 0 lets a list go without a selected token")
-    listed = isinstance(excluded_ids, Iterable) and not isinstance(excluded_ids, str)
-    check(listed, "excluded_ids", excluded_ids, "a list of token ids")
-    for token in excluded_ids:
-        check_number("excluded_ids", token, whole=True)
-    bad = [token for token in excluded_ids if not 0 <= token < 1 << 24]
-    check(not bad, "excluded_ids", bad[:1], "token ids, from 0 up to 2^24")
-    given = has_ids is None or has_ids == bool(excluded_ids)
-    got = f"excluded_ids {tuple(excluded_ids)} without ids" if excluded_ids else "ids without excluded_ids"
-    check(given, "ids and excluded_ids", got, "given together", "ids= are the tokens' ids, by which they are left out")
+def _check_ids(rule: Selection, ids: Column | None) -> None:
+    excluded = rule.excluded_ids
+    got = f"excluded_ids {excluded} without ids" if excluded else "ids without excluded_ids"
+    remedy = "ids= are the tokens' ids, by which they are left out"
+    check((ids is not None) == bool(excluded), "ids and excluded_ids", got, "given together", remedy)
 
 
 def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from inspect import signature
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, tokenize_block
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.data.truncation.rule import Truncation
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Block
@@ -31,9 +30,14 @@ class PrepareConfig:
     prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
     boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
-    truncation: Mapping[str, Any] = field(default_factory=dict)  # `data.truncate`'s ratio or length, and how
+    truncation: Truncation = field(default_factory=Truncation)  # what is kept of each response
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
     user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the books of cut texts
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The settings as a manifest says them: of the truncation, those that are given."""
+        return asdict(self) | {"truncation": self.truncation.given}
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -73,10 +77,10 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     """Parse, tokenize and cut the rows of one block; lay out its shard."""
     from pyprefopt.data.reading.rejects import count_rejects
 
-    offsets = config.offsets or bool(config.truncation) or bool(config.user_weights)
+    offsets = config.offsets or config.truncation.active or bool(config.user_weights)
     made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
     segments, rejects = _cut(made.segments, config, tokenizer), made.rejects
-    if config.truncation:
+    if config.truncation.active:
         segments, rejects = drop_identical(segments, rejects, block.file)
     table = _columns(segments, config)
     return PreparedBlock(
@@ -117,23 +121,16 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
     """ConfigError where a setting breaks a rule of `tokenize` or `truncate`: told before anything is read."""
-    from pyprefopt.data.truncation.dispatch import truncate
-
     check_options(**config.limits)
-    of_files = ("what", "tokenizer", "columns", "out", "format", "overwrite")
-    known = [name for name in signature(truncate).parameters if name not in of_files]
-    for name in config.truncation:
-        if name not in known:
-            raise ConfigError(f"unknown setting 'truncation.{name}'{did_you_mean(name, known)}")
     _cut(SEGMENTS.to_frame().to_arrow(), config, tokenizer)
 
 
 def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.Table:
-    if not config.truncation:
+    if not config.truncation.active:
         return segments
-    from pyprefopt.data.truncation.dispatch import truncate
+    from pyprefopt.data.truncation.dispatch import cut
 
-    return truncate(segments, **config.truncation, tokenizer=tokenizer)
+    return cut(segments, config.truncation, tokenizer=tokenizer)
 
 
 def _columns(segments: pa.Table, config: PrepareConfig) -> pa.Table:

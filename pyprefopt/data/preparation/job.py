@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.token_columns import BOOKS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
+from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
 from pyprefopt.storage.files import sha256_file
 from pyprefopt.storage.locks import FolderLock
@@ -98,7 +99,7 @@ def prepare(
         prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,
         boundary=boundary,
-        truncation=dict(truncation or {}),
+        truncation=of_segments(truncation or {}),
         offsets=offsets,
         user_weights=(*weights, *opened.named(BOOKS)) if weights else (),
     )
@@ -165,7 +166,7 @@ class _Job:
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
         suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
-        parts = [SCHEMA_VERSION, asdict(self.config), self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
+        parts = [SCHEMA_VERSION, self.config.written, self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
         return digest(parts)
 
     @property
@@ -176,7 +177,7 @@ class _Job:
             for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
         ]
         return {
-            "settings": asdict(self.config),
+            "settings": self.config.written,
             "tokenizer": identity(self.tokenizer),
             "date": self.date,
             "inputs": files or [{"file": None, "sha256": self.inputs[0]}],

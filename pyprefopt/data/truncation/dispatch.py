@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,17 +13,14 @@ from pyprefopt.data import _native
 from pyprefopt.data.columns import Column, apply, as_frame
 from pyprefopt.data.truncation.frames import (
     NO_TOKENIZER,
-    CutEnd,
-    RatioBase,
-    Rounding,
-    Rule,
-    Unit,
+    check_used,
     counter,
     cut_texts,
     is_text,
     positions,
     truncate_frame,
 )
+from pyprefopt.data.truncation.rule import CutEnd, RatioBase, Rounding, Truncation, Unit, make_cut
 from pyprefopt.errors import ConfigError, DataError, check
 
 if TYPE_CHECKING:
@@ -75,11 +72,9 @@ def truncate(
 
     Raises ConfigError for contradicting settings, DataError for a missing column.
     """
-    if tokens is not None:
-        check(length is None, "length and tokens", (length, tokens), "one of the two")
-        check(unit == "tokens", "unit", unit, "'tokens' with tokens", f"give length {tokens} instead")
-    rule = Rule(ratio, tokens if length is None else length, unit, rounding, ratio_base, cut_end)
-    step = partial(truncate_frame, rule=rule, tokenizer=tokenizer, columns=columns)
+    rule = make_cut(
+        ratio=ratio, length=length, tokens=tokens, unit=unit, rounding=rounding, ratio_base=ratio_base, cut_end=cut_end
+    )
     if isinstance(what, str | Path):
         from pyprefopt.data.truncation.files import rewrite
 
@@ -89,6 +84,21 @@ def truncate(
     check(format == "auto", "format", format, "left out for a frame", "it has columns: name those to cut, columns=(…)")
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     check(not overwrite, "overwrite", overwrite, "left out for a frame", "no file is written")
+    shorter: Source = cut(what, rule, tokenizer=tokenizer, columns=columns)
+    return shorter
+
+
+def cut(
+    what: Any,
+    rule: Truncation,
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    columns: Sequence[str] | None = None,
+) -> Any:
+    """`truncate` of a frame or table by a rule that is checked; the same frame where nothing is cut."""
+    if not rule.active:
+        return what
+    step: Callable[[Any], Any] = partial(truncate_frame, rule=rule, tokenizer=tokenizer, columns=columns)
     if isinstance(what, pl.DataFrame | pl.LazyFrame):
         return step(what)
     table = what.with_format("arrow")[:] if hasattr(what, "with_format") else what  # a `datasets` set
@@ -115,14 +125,14 @@ def truncate_column(
     """
     if tokens is not None:
         check(length is None and unit == "tokens", "tokens", tokens, "given without length, for unit 'tokens'")
-    rule = Rule(ratio, tokens if length is None else length, unit, rounding)
-    rule.check_tokenizer(tokenizer)
+    rule = make_cut(ratio=ratio, length=length, tokens=tokens, unit=unit, rounding=rounding)
+    check_used(tokenizer, rule)
     opened = None if tokenizer is None else counter(tokenizer)
     return apply(partial(_cut_column, rule=rule, tokenizer=opened), [column, mask], None)
 
 
 def _cut_column(
-    column: pl.Series, mask: pl.Series | None, rule: Rule, tokenizer: _native.Tokenizer | None
+    column: pl.Series, mask: pl.Series | None, rule: Truncation, tokenizer: _native.Tokenizer | None
 ) -> pl.Series:
     if is_text(column.dtype):
         check(mask is None, "mask", "a column", "left out for text")

@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from pyprefopt.data.reading.files import KNOWN, DataFile, arrow_reader, data_file, readable
 from pyprefopt.data.reading.sources import open_source
-from pyprefopt.data.truncation.frames import Rule
 from pyprefopt.data.truncation.responses import count_same, truncate_typed
 from pyprefopt.data.truncation.rows import TextFile, cut_text, text_file
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError, check, counted, option
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def rewrite(
     path: Path,
     out: Path | None,
     *,
-    rule: Rule,
+    rule: Truncation,
     tokenizer: Tokenizer | str | Path | None,
     columns: Sequence[str] | None,
     format: str = "auto",  # noqa: A002

@@ -3,93 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
-from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
+from pyprefopt.data.truncation.rule import Truncation, Unit, check_unit
+from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-Unit = Literal["tokens", "characters", "words", "sentences"]
-Rounding = Literal["ceil", "floor"]
-RatioBase = Literal["own", "shared_min"]
-CutEnd = Literal["none", "eos", "template"]
-
-UNITS = ("tokens", "characters", "words", "sentences")
-ROUNDINGS = ("ceil", "floor")
-RATIO_BASES = ("own", "shared_min")
-CUT_ENDS = ("none", "eos", "template")
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected", "user_weights")  # cut with ids
 _TRANSCRIPT = "\n\nHuman:"  # how HH-RLHF's begin
 _SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
 
 
-@dataclass(frozen=True)
-class Rule:
-    """The settings of a truncation, checked. None: left out."""
-
-    ratio: float | None
-    length: int | None
-    unit: Unit
-    rounding: Rounding | None = None  # ceil
-    ratio_base: RatioBase | None = None  # own
-    cut_end: CutEnd = "none"
-
-    def __post_init__(self) -> None:
-        if (self.ratio is None) == (self.length is None):
-            given = "neither" if self.ratio is None else f"ratio {self.ratio} and length {self.length}"
-            raise ConfigError(f"truncate must be given exactly one of ratio and length (or tokens), got {given}")
-        if self.ratio is not None:
-            check_number("ratio", self.ratio)
-            check(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
-        if self.length is not None:
-            check_number("length", self.length, whole=True)
-            check(self.length >= 1, "length", self.length, "at least 1")
-            check(self.length < 1 << 63, "length", self.length, "below 2^63")
-        for name, known in (
-            ("unit", UNITS), ("rounding", ROUNDINGS), ("ratio_base", RATIO_BASES), ("cut_end", CUT_ENDS),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            left_out = value is None and name in ("rounding", "ratio_base")
-            check(left_out or value in known, name, value, f"one of {', '.join(known)}")
-        for name, why in (("rounding", "only a ratio is rounded"), ("ratio_base", "it is what a ratio is of")):
-            value = getattr(self, name)
-            check(value is None or self.ratio is not None, name, value, "left out without ratio", why)
-
-    @property
-    def cut(self) -> dict[str, Any]:
-        """What the kernels take."""
-        return {"ratio": self.ratio, "length": self.length, "rounding": self.rounding or "ceil"}
-
-    def check_tokenizer(self, tokenizer: object) -> None:
-        """ConfigError for a tokenizer that counts nothing."""
-        remedy = "leave it out, or count tokens: unit='tokens'"
-        unused = self.unit != "tokens" and tokenizer is not None
-        check(
-            not unused,
-            "tokenizer",
-            str(getattr(tokenizer, "path", tokenizer)),
-            f"left out with unit {self.unit!r}",
-            remedy,
-        )
-
-
 def truncate_frame(
-    frame: Frame, *, rule: Rule, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
+    frame: Frame, *, rule: Truncation, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
 ) -> Frame:
     """Cut the responses of a frame of texts or of segments, see `pyprefopt.data.truncate`."""
     schema = frame.collect_schema()
     if "ids" in schema and "mask" in schema:
-        check(rule.unit == "tokens", "unit", rule.unit, "'tokens' for a frame of token ids")
+        check_unit(rule)
         remedy = "its per-token columns are cut together; for one column: data.truncate_column"
         check(columns is None, "columns", columns, "left out for a frame of token ids", remedy)
         return truncate_segments(frame, schema, rule, tokenizer)
@@ -110,15 +51,23 @@ def truncate_frame(
     return truncate_texts(frame, schema, columns, rule, counter(tokenizer) if rule.unit == "tokens" else None)
 
 
-def check_text_rule(rule: Rule, tokenizer: object) -> None:
+def check_used(tokenizer: object, rule: Truncation) -> None:
+    """ConfigError for a tokenizer that counts nothing."""
+    unused = rule.unit != "tokens" and tokenizer is not None
+    remedy = "leave it out, or count tokens: unit='tokens'"
+    name = str(getattr(tokenizer, "path", tokenizer))
+    check(not unused, "tokenizer", name, f"left out with unit {rule.unit!r}", remedy)
+
+
+def check_text_rule(rule: Truncation, tokenizer: object) -> None:
     """ConfigError for settings that text cannot honour."""
-    rule.check_tokenizer(tokenizer)
+    check_used(tokenizer, rule)
     rule_text = "'none' or 'template' for text"
     check(rule.cut_end != "eos", "cut_end", "eos", rule_text, "tokenize first and truncate the segments")
 
 
 def truncate_texts(
-    frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: Rule, tokenizer: _native.Tokenizer | None
+    frame: Frame, schema: pl.Schema, columns: Sequence[str], rule: Truncation, tokenizer: _native.Tokenizer | None
 ) -> Frame:
     """One pass a column; with `shared_min` one more before, which counts."""
     shared: list[str] = []
@@ -141,7 +90,7 @@ def truncate_texts(
     return frame.with_columns(pieces).with_columns(results).drop(gone)
 
 
-def _results(name: str, schema: pl.Schema, rule: Rule) -> list[pl.Expr]:
+def _results(name: str, schema: pl.Schema, rule: Truncation) -> list[pl.Expr]:
     """The column, `{name}_cut` and `{name}_complete` of a cut column."""
     piece, flag, books = pl.col(f"_{name}").struct, f"{name}_complete", f"{name}_cut"
     cut, nested = piece.field("cut"), _is_nested(schema[name])
@@ -165,7 +114,7 @@ def _piece(dtype: pl.DataType) -> pl.Struct:
     return pl.Struct({"text": dtype, "cut": pl.List(pl.UInt32) if _is_nested(dtype) else pl.UInt32})
 
 
-def cut_texts(columns: Sequence[pl.Series], rule: Rule, tokenizer: _native.Tokenizer | None) -> pl.Series:
+def cut_texts(columns: Sequence[pl.Series], rule: Truncation, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """struct{text, cut} of a text column, and the length that a ratio is of (null: the text's own)."""
     texts = columns[0]
     base = None if len(columns) == 1 else np.ascontiguousarray(columns[1].cast(pl.Int64).fill_null(-1).to_numpy())
@@ -175,7 +124,7 @@ def cut_texts(columns: Sequence[pl.Series], rule: Rule, tokenizer: _native.Token
     return pl.DataFrame(pieces).to_struct(texts.name)
 
 
-def _cut_responses(columns: Sequence[pl.Series], rule: Rule, tokenizer: _native.Tokenizer | None) -> pl.Series:
+def _cut_responses(columns: Sequence[pl.Series], rule: Truncation, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """`cut_texts`, which refuses transcripts: their beginning is the prompt."""
     if columns[0].dtype == pl.String and columns[0].str.starts_with(_TRANSCRIPT).any():
         raise DataError(
@@ -210,7 +159,9 @@ def count_texts(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | Non
     return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)
 
 
-def truncate_segments(frame: Frame, schema: pl.Schema, rule: Rule, tokenizer: Tokenizer | str | Path | None) -> Frame:
+def truncate_segments(
+    frame: Frame, schema: pl.Schema, rule: Truncation, tokenizer: Tokenizer | str | Path | None
+) -> Frame:
     """Per-token lists cut where the content ends, and `cut`, the number of content tokens that went."""
     parts = pl.struct(name for name in ("mask", "starts") if name in schema)
     inputs: list[pl.Expr] = [parts]
@@ -243,7 +194,7 @@ def _shortest(schema: pl.Schema) -> pl.Expr:
     return response.min().over("row")
 
 
-def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Rule) -> pl.Expr:
+def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Truncation) -> pl.Expr:
     """A per-token column after the cut, with what `cut_end` puts there."""
     column, cut = pl.col(name), pl.col("_cut").struct
     head, was_cut = column.list.head(cut.field("kept")), cut.field("cut") > 0
@@ -258,7 +209,7 @@ def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Rule) -> pl.Expr
     return pl.when(was_cut).then(pl.concat_list(head, last.get(name, pl.lit(None, dtype)))).otherwise(column)
 
 
-def _eos(rule: Rule, tokenizer: Tokenizer | str | Path | None, lists: Sequence[str]) -> int | None:
+def _eos(rule: Truncation, tokenizer: Tokenizer | str | Path | None, lists: Sequence[str]) -> int | None:
     if rule.cut_end != "eos":
         return None
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -278,7 +229,7 @@ def _content(segments: pl.Series) -> pl.Series:
     return _pair(segments.name, counts, _CONTENT)
 
 
-def positions(columns: Sequence[pl.Series], rule: Rule) -> pl.Series:
+def positions(columns: Sequence[pl.Series], rule: Truncation) -> pl.Series:
     """struct{kept, cut} of struct{mask, starts}, and the length that a ratio is of (null: the segment's own)."""
     base = None if len(columns) == 1 else np.ascontiguousarray(columns[1].cast(pl.Int64).fill_null(-1).to_numpy())
     try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pyprefopt.data import _native
-from pyprefopt.data.truncation.frames import Frame, Rule, count_texts, cut_texts, truncate_frame
+from pyprefopt.data.truncation.frames import Frame, count_texts, cut_texts, truncate_frame
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.spans import CsvRow, Row, Value
 from pyprefopt.errors import DataError
 
@@ -193,7 +194,7 @@ class Held:
                 raise DataError(f"{self.where}: {error}") from None
 
 
-def cut_rows(rows: Sequence[Held], rule: Rule, tokenizer: _native.Tokenizer | None) -> int:
+def cut_rows(rows: Sequence[Held], rule: Truncation, tokenizer: _native.Tokenizer | None) -> int:
     """Cut the responses of each row where they stand, and keep its books; how many pairs became the same by it."""
     flat = [(line, response) for line, row in enumerate(rows) for response in row.responses]
     texts = pl.Series("text", [response.text for _, response in flat], dtype=pl.String)
@@ -253,7 +254,7 @@ def truncate_typed(
     frame: Frame,
     *,
     format: str,  # noqa: A002
-    rule: Rule,
+    rule: Truncation,
     tokenizer: Tokenizer | str | Path | None,
     columns: Sequence[str] | None,
 ) -> Frame:

@@ -14,8 +14,9 @@ from pyprefopt.data import _native
 from pyprefopt.data.reading.files import DataFile, Meter, pieces
 from pyprefopt.data.reading.formats import lines_bytes
 from pyprefopt.data.reading.sources import BLOCK_BYTES, BLOCK_ROWS, ROW_BYTES
-from pyprefopt.data.truncation.frames import Rule, check_text_rule, counter
+from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.responses import CANDIDATES, Held, cut_rows
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.spans import CsvRow, JsonRow, Row
 from pyprefopt.errors import DataError, option
 
@@ -57,7 +58,7 @@ def cut_text(
     out: Any,
     *,
     format: str,  # noqa: A002
-    rule: Rule,
+    rule: Truncation,
     tokenizer: Tokenizer | str | Path | None,
     columns: Sequence[str] | None,
     unknown: DataError | None,
@@ -88,7 +89,7 @@ def cut_text(
     return same
 
 
-def _flush(held: Sequence[Held], rule: Rule, native: _native.Tokenizer | None, writer: _Json | _Csv) -> int:
+def _flush(held: Sequence[Held], rule: Truncation, native: _native.Tokenizer | None, writer: _Json | _Csv) -> int:
     same = cut_rows(held, rule, native)
     for row in held:
         writer.write(row.row)
