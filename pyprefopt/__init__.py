@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from pyprefopt.lazy import lazy_names
+
+if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neither torch nor Polars
+    from pyprefopt import data as data
+    from pyprefopt import losses as losses
+    from pyprefopt import modeling as modeling
+    from pyprefopt import rewards as rewards
+    from pyprefopt import stages as stages
     from pyprefopt.pipeline.run import RunResult as RunResult
     from pyprefopt.pipeline.run import train as train
     from pyprefopt.settings.config import RunConfig as RunConfig
@@ -15,25 +21,4 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Name -> module. Loaded on first use, so that `import pyprefopt` needs neither torch nor Polars.
-_LAZY = {
-    "RunConfig": "pyprefopt.settings.config",
-    "RunResult": "pyprefopt.pipeline.run",
-    "configure": "pyprefopt.settings.resolve",
-    "load_config": "pyprefopt.settings.resolve",
-    "run_study": "pyprefopt.studies.run",
-    "train": "pyprefopt.pipeline.run",
-}
-_ROOMS = ("data", "losses", "modeling", "stages")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"pyprefopt.{name}")
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'pyprefopt' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, *_ROOMS])
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pyprefopt.lazy import lazy_names
+
 if TYPE_CHECKING:
     from pyprefopt.data.batching.alignment import spans_to_mask as spans_to_mask
     from pyprefopt.data.batching.alignment import transfer_values as transfer_values
@@ -39,33 +41,11 @@ if TYPE_CHECKING:
     from pyprefopt.data.truncation.dispatch import truncate as truncate
     from pyprefopt.data.truncation.dispatch import truncate_column as truncate_column
 
-_HOMES = {
-    "batching.alignment": ("spans_to_mask", "transfer_values"),
-    "batching.loader": ("StepLoader",),
-    "batching.packing": ("Packer", "pack", "pack_lengths"),
-    "batching.selection": ("random_mask", "select_tokens", "select_top_k", "threshold_mask", "top_k_mask"),
-    "embedded": ("write_toy",),
-    "preparation.job": ("prepare",),
-    "preparation.report": ("inspect",),
-    "reading.frames": ("read_candidates", "read_instructions", "read_preferences"),
-    "reading.sources": ("open_source", "parse_block"),
-    "store.segments": ("SegmentStore", "ValueStore"),
-    "tokenization.render": ("apply_chat_template",),
-    "tokenization.segments": ("load_tokenizer", "tokenize", "tokenize_rows"),
-    "tokenization.token_columns": ("attach_weights",),
-    "truncation.dispatch": ("truncate", "truncate_column"),
-}
-_LAZY = {name: module for module, names in _HOMES.items() for name in names}
+_load, __dir__ = lazy_names(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = getattr(import_module(f"pyprefopt.data.{_LAZY[name]}"), name)
-        if "polars" in sys.modules:  # whoever has our functions has `pl.col(…).prefopt` too
-            import_module("pyprefopt.data.namespace")
-        return value
-    raise AttributeError(f"module 'pyprefopt.data' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    value = _load(name)
+    if "polars" in sys.modules:  # whoever has our functions has `pl.col(…).prefopt` too
+        import_module("pyprefopt.data.namespace")
+    return value

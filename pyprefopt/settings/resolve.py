@@ -14,6 +14,7 @@ from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward,
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings say of rewards that are off
@@ -52,7 +53,7 @@ def to_yaml(config: RunConfig) -> str:
 def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by precedence: dataclass defaults < configs/method/NAME < configs/embedded/NAME < `user`, left to right.
 
-    The embedded layer lies in only where the tiny model meets the toy data: no model and no data given. Defaults of
+    The embedded layer lies in only where the tiny model meets the toy data: no other model or data given. Defaults of
     the dataclasses are not written out here; they hold for whatever no layer names. A method without an embedded recipe
     of its own takes configs/embedded/default.yaml.
     """
@@ -60,7 +61,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     method = _method(given)
     layers = [recipe("method", method)]
     _check_ratios(given, layers[0])
-    if given.get("model") is None and given.get("data") is None:
+    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
@@ -111,13 +112,13 @@ def _check_ratios(given: Mapping[str, Any], method: Mapping[str, Any]) -> None:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Fill what is None and follows from other settings, then apply the rules about several settings."""
-    filled: dict[str, Any] = {}
+    filled: dict[str, Any] = {"model": config.model or EMBEDDED_MODEL, "data": config.data or EMBEDDED_DATA}
     if config.loss is None:
         filled["loss"] = METHODS[config.method](**recipe("method", config.method).get("loss", {}))
     if config.output_dir is None:
         filled["output_dir"] = f"runs/{config.method}"
     if config.policy_init is None and METHODS[config.method].trains_on != "responses":
-        filled["policy_init"] = "base" if config.model is None else "model"
+        filled["policy_init"] = "base" if filled["model"] == EMBEDDED_MODEL else "model"
     selection = recipe("method", config.method).get("selection", {})
     if not config.selection.active and config.selection.method != "threshold":
         filled["selection"] = replace(config.selection, **selection)
@@ -168,7 +169,7 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
     if provider is Contrastive:
         longest = settings.get("max_tokens_per_batch", RunConfig.max_tokens_per_batch)
         follows["max_tokens"] = min(Contrastive.max_tokens, longest)
-    transform = getattr(METHODS[_method(settings)], "reward_transform", None)
+    transform = METHODS[_method(settings)].reward_transform
     if transform is not None and provider.log_ratio:
         follows["transform"] = transform
     return follows

@@ -139,6 +139,16 @@ def test_truncate_as_users_call_it_loads_no_torch():
     assert not set(python(code).split()) & {"torch", "transformers", "deepspeed"}
 
 
+def test_names_load_when_asked_for_and_train_is_a_function():
+    """Whatever was imported before: no module is called as a function is."""
+    code = (
+        "import pyprefopt, pyprefopt.training; assert pyprefopt.train.__module__ == 'pyprefopt.pipeline.run'\n"
+        "assert {'train', 'configure', 'data', 'losses', 'rewards', 'modeling'} <= set(dir(pyprefopt))\n"
+        "assert all(hasattr(pyprefopt.data, name) for name in dir(pyprefopt.data)); pyprefopt.rewards.Contrastive"
+    )
+    python(code)
+
+
 def test_import_is_quick():
     """Under 0.3 s beyond the interpreter's own start, best of 5 on a busy machine."""
 

@@ -220,6 +220,10 @@ def test_layers(tmp_path):
     assert configure(method="simpo", model="m").learning_rate == recipe("method", "simpo")["learning_rate"]
     assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
     assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
+    assert (configure().data, configure().model) == ("embedded:toy", "embedded:tiny")
+    assert configure() == configure(data="embedded:toy", model="embedded:tiny") == resolve(configure())
+    assert configure(data="pairs.jsonl").model == "embedded:tiny"
+    assert configure(model="m").data == "embedded:toy"
     assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
     assert configure(learning_rate=0.5).learning_rate == 0.5
     assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
