@@ -16,14 +16,15 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from pyprefopt import cli
-from pyprefopt.cli import prepare, truncate
+from pyprefopt.cli import prepare
+from pyprefopt.cli.options import format_names, parse_args, read_given
 from pyprefopt.data.reading.sources import FORMATS
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
-from pyprefopt.settings.resolve import configure, parse_args, to_yaml
+from pyprefopt.settings.resolve import configure, to_yaml
 from pyprefopt.settings.typed import dotted_names, parse_yaml
 from tests.data.prepared import row, write_pairs, write_tokenizer
 
@@ -111,8 +112,9 @@ def test_every_option_through_the_real_launcher(tmp_path):
     options = together("contrastive")
     script = tmp_path / "echo.py"
     script.write_text(
-        "import sys\nfrom pyprefopt.settings import resolve\nresolve.check_compatible = lambda config: None\n"
-        f"open({str(tmp_path / 'got.yaml')!r}, 'w').write(resolve.to_yaml(resolve.parse_args(sys.argv[1:])))\n"
+        "import sys\nfrom pyprefopt.cli.options import parse_args\nfrom pyprefopt.settings import resolve\n"
+        "resolve.check_compatible = lambda config: None\n"
+        f"open({str(tmp_path / 'got.yaml')!r}, 'w').write(resolve.to_yaml(parse_args(sys.argv[1:])))\n"
     )
     words = [word for option in options for word in words_of(*option)]
     command = [Path(sys.executable).parent / "deepspeed", "--num_gpus", "1", script, *words]
@@ -235,6 +237,15 @@ def test_help_lists_every_setting_with_its_comment(capsys):
         assert f"--{name} " in out, name
     assert "strength of the pull to the reference" in out
     assert "--config" in out
+
+
+def test_help_begins_with_what_people_need_first(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--method", "dpo", "--help"])
+    out = capsys.readouterr().out
+    names = "method", "model", "data", "output_dir", "learning_rate", "max_grad_norm", "tokenizer", "seed", "loss.beta"
+    places = [re.search(rf"--{name} [A-Z{{]", out).start() for name in names]
+    assert places == sorted(places)
 
 
 @pytest.fixture
@@ -388,9 +399,15 @@ def test_one_of_a_thing_is_said_as_one(capsys, tmp_path):
     [
         (["prepare", "x.jsonl"], "error: tokenizer must be given; pass --tokenizer"),
         (["prepare", "x.jsonl", "--tokeniser", "y"], "error: unknown setting 'tokeniser'; did you mean 'tokenizer'?"),
-        (["prepare"], "error: the following arguments are required: IN"),
-        (["prepare", "x.jsonl", "--max_tokens", "many"], "argument --max_tokens: invalid limit value: 'many'"),
-        (["prepare", "x.jsonl", "--on_error", "skp"], "invalid choice: 'skp'"),
+        (["prepare"], "error: IN must be given; see pyprefopt prepare --help"),
+        (
+            ["prepare", "x.jsonl", "--max_tokens", "many"],
+            "error: max_tokens must be a whole number or null, got 'many'",
+        ),
+        (
+            ["prepare", "x.jsonl", "--on_error", "skp"],
+            "error: on_error must be one of 'raise', 'skip', got 'skp'; did you mean 'skip'?",
+        ),
         (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
         (["truncate", "x.jsonl"], "given exactly one of ratio and length (or tokens), got neither"),
         (
@@ -426,6 +443,20 @@ def test_the_data_commands_load_no_torch(tmp_path):
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "deepspeed", "ray"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "b", "--out", "o", "--describe"],
+        ["--describe", "a", "b", "--out", "o"],
+        ["--describe", "true", "--out=o", "a", "b"],
+        ["a", "--out", "o", "b", "--describe"],
+    ],
+)
+def test_words_of_no_option_may_stand_anywhere(words):
+    given = read_given(prepare.Prepare, words)
+    assert given == {"input": ("a", "b"), "out": "o", "describe": True}
+
+
 @pytest.mark.parametrize("command", ["prepare", "truncate", "inspect"])
 def test_help_of_the_data_commands(capsys, command):
     with pytest.raises(SystemExit) as stop:
@@ -442,8 +473,8 @@ def test_overview_and_scripts(capsys):
 
 
 def test_the_formats_are_listed(capsys):
-    listed = prepare.FORMATS
-    assert listed == tuple(name for kind in ("preferences", "candidates", "instructions") for name in FORMATS[kind])
+    listed = format_names().split(", ")
+    assert listed == [name for kind in ("preferences", "candidates", "instructions") for name in FORMATS[kind]]
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--help"])
     words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
@@ -454,8 +485,8 @@ def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["truncate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert (*FORMATS["preferences"], *FORMATS["candidates"]) == truncate.FORMATS
-    assert all(name in text.split("of the rows: ")[1] for name in truncate.FORMATS)
+    listed = (*FORMATS["preferences"], *FORMATS["candidates"])
+    assert all(name in text.split("of the rows: ")[1] for name in listed)
     for name in (
         ".jsonl",
         ".tsv",

@@ -7,66 +7,54 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pyprefopt.cli.arguments import Parser, flag, limit
+from pyprefopt.cli.options import format_names, read_given
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check, counted
-
-FORMATS = (  # of pyprefopt.data.reading.sources, which need not be loaded for --help
-    "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "messages", "prompt_response",
-    "instruction",
-)  # fmt: skip
+from pyprefopt.settings.command_line import loose_words
 
 
-def parser() -> Parser:
-    """The options."""
-    made = Parser(
-        "prepare",
-        "Preference data to a folder of token segments, which `pyprefopt train --data DIR` and pyprefopt.data read. "
-        "The same input, tokenizer and settings give the same bytes; a killed run goes on where it was.",
-    )
-    made.add_argument("input", nargs="+", metavar="IN", help="files, globs or folders of pairs, in any known format")
-    made.option("tokenizer", "directory, hub name or tokenizer.json")
-    made.option("out", "folder to make; new, empty, or made by this command", metavar="DIR")
-    made.option("chat_template", "plain, chatml or a Jinja file; None: the tokenizer's own")
-    made.option("eos_token", "the text of the end token, for bare tokenizers")
-    made.option("format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT")
-    made.option("max_prompt_tokens", "longer prompts are bad rows; tokens, or none", type=limit, default=1024)
-    made.option(
-        "prompt_overflow", "of longer prompts: a bad row, or what is kept", choices=("drop", "keep_start", "keep_end"),
-        default="drop",
-    )  # fmt: skip
-    made.option("max_tokens", "prompt plus response; longer ones are cut; tokens, or none", type=limit, default=2048)
-    made.option("boundary", "a token across prompt and response", choices=("split", "error"), default="split")
-    made.option("truncation.ratio", "keep this share of each response's content tokens; (0, 1]", type=float)
-    made.option("truncation.tokens", "keep this many content tokens of each response", type=int)
-    made.option("truncation.rounding", "how a share becomes a number of tokens", choices=("ceil", "floor"))
-    made.option("truncation.ratio_base", "what a ratio is of", choices=("own", "shared_min"))
-    made.option("truncation.cut_end", "what follows the last token kept", choices=("none", "eos", "template"))
-    made.option("offsets", "keep byte offsets and turns of tokens (10 of 14 bytes a token)", **flag(default=True))
-    made.option(
-        "on_error", "bad rows: report all and stop, or drop and record them", choices=("raise", "skip"), default="raise"
-    )
-    made.option("engine", "local, or ray: over a Ray cluster (pip install 'pyprefopt[ray]')", default="local")
-    made.option("overwrite", "replace a folder that was made from something else", **flag())
-    made.option("describe", "print what was detected in the input, and stop", **flag())
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Preference data to a folder of token segments, which `pyprefopt train --data DIR` and pyprefopt.data read.
+
+    The same input, tokenizer and settings give the same bytes; a killed run goes on where it was.
+    """
+
+    input: tuple[str, ...] = loose_words("IN")  # files, globs or folders of pairs, in any known format
+    tokenizer: str | None = None  # directory, hub name or tokenizer.json
+    out: str | None = None  # folder to make; new, empty, or made by this command
+    chat_template: str | None = None  # plain, chatml or a Jinja file; None: the tokenizer's own
+    eos_token: str | None = None  # the text of the end token, for bare tokenizers
+    format: str = field(default="auto", metadata={"help": f"of the rows: {format_names()}; auto: by schema"})
+    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
+    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
+    max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
+    boundary: Literal["split", "error"] = "split"  # a token across prompt and response
+    truncation: Truncation = field(default_factory=Truncation)
+    offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)
+    on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
+    engine: str = "local"  # local, or ray: over a Ray cluster (pip install 'pyprefopt[ray]')
+    overwrite: bool = False  # replace a folder that was made from something else
+    describe: bool = False  # print what was detected in the input, and stop
 
 
 def run(argv: Sequence[str]) -> None:
     """Prepare as the options say."""
-    given = parser().read(argv)
-    source = given.pop("input")
-    if given.pop("describe"):
-        _describe(source, given["format"])
+    given = read_given(Prepare, argv)
+    cut = given.pop("truncation", {})
+    options = Prepare(**given)
+    if options.describe:
+        _describe(options.input, options.format)
         return
-    whole = given["truncation.ratio"] is None and given["truncation.tokens"] is None
-    for name in ("rounding", "ratio_base", "cut_end"):
-        value, rule = given[f"truncation.{name}"], "left out without --truncation.ratio or --truncation.tokens"
-        check(value is None or not whole, f"truncation.{name}", value, rule)
-    for name in ("tokenizer", "out"):
-        if given[name] is None:
-            raise ConfigError(f"{name} must be given; pass --{name}" + (" DIR" if name == "out" else " DIR_OR_FILE"))
+    for name in ("rounding", "ratio_base", "cut_end") if not {"ratio", "tokens"} & {*cut} else ():
+        rule = "left out without --truncation.ratio or --truncation.tokens"
+        check(name not in cut, f"truncation.{name}", cut.get(name), rule)
+    if options.tokenizer is None or options.out is None:
+        missing = "tokenizer must be given; pass --tokenizer DIR_OR_FILE"
+        raise ConfigError(missing if options.tokenizer is None else "out must be given; pass --out DIR")
     logger = logging.getLogger("pyprefopt")
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler())
@@ -75,20 +63,20 @@ def run(argv: Sequence[str]) -> None:
     from pyprefopt.data.preparation.job import prepare
     from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 
-    names = ("eos_token", "chat_template")
-    tokenizer = load_tokenizer(given.pop("tokenizer"), **{name: given.pop(name) for name in names})
-    cut = {name: given.pop(name) for name in list(given) if name.startswith("truncation.")}
+    tokenizer = load_tokenizer(options.tokenizer, eos_token=options.eos_token, chat_template=options.chat_template)
+    own = ("input", "tokenizer", "out", "eos_token", "chat_template", "truncation", "describe")
     began = time.perf_counter()
     with _Bar() as bar:
         store = prepare(
-            source,
+            options.input,
             tokenizer,
-            truncation={name.partition(".")[2]: value for name, value in cut.items() if value is not None},
+            options.out,
+            truncation=cut,
             progress=bar.show,
             command=shlex.join(["pyprefopt", "prepare", *argv]),
-            **given,
+            **{name: value for name, value in vars(options).items() if name not in own},
         )
-    print(_summary(store.manifest, given["out"], time.perf_counter() - began))
+    print(_summary(store.manifest, options.out, time.perf_counter() - began))
 
 
 class _Bar:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.cli.ranks import alike, show_log
+from pyprefopt.cli.options import on_all_ranks, read_run, show_log
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.ranks import is_main
+from pyprefopt.settings.command_line import nested
 
 if TYPE_CHECKING:
     from pyprefopt.studies.catalog import Study
 
-FLAGS = {"true": True, "false": False}
+
+@dataclass(frozen=True)
+class _Grid:
+    seeds: tuple[int, ...] = (0,)  # the whole grid for each of these seeds; means and 95 % intervals are over them
+    quick: bool = False  # a few points of each axis
+    plots: bool = True  # figures as PNG, which need matplotlib (pip install 'pyprefopt[analysis]')
 
 
 def run(argv: Sequence[str]) -> None:
@@ -24,12 +31,9 @@ def run(argv: Sequence[str]) -> None:
         print(_overview(STUDIES))
         return
     name = words[0]
-    with alike():
+    with on_all_ranks():
         if name not in STUDIES:
             raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
-        if "--help" in words or "-h" in words:
-            print(_options(name, STUDIES[name]))
-            return
         config, own = read(name, STUDIES[name], words[1:])
     show_log()
 
@@ -42,71 +46,56 @@ def run(argv: Sequence[str]) -> None:
 
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
-    from pyprefopt.settings.command_line import split
-    from pyprefopt.settings.resolve import parse_args
-    from pyprefopt.settings.typed import read_yaml
+    from pyprefopt.settings.resolve import configure
     from pyprefopt.studies.catalog import check_method
 
-    given = split(argv)
-    quick, plots = _flag(given, "quick", default=False), _flag(given, "plots", default=True)
-    seeds = _values("seeds", given.pop("seeds"), int) if "seeds" in given else None
-    values = {
-        axis.option: _values(axis.option, given.pop(axis.option), axis.kind)
+    defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings}
+    about = (
+        f"{study.title}. The settings of pyprefopt train apply to every run ({', '.join(study.methods)} as --method)."
+    )
+    axes = _axes(study)
+    line = read_run(f"study {name}", argv, axes, _Grid, defaults=defaults | _varied(study, {}), about=about)
+    own = {f.name: line.given.pop(f.name) for cls in (axes, _Grid) for f in fields(cls) if f.name in line.given}
+    lists = {option: list(values) for option, values in own.items() if isinstance(values, tuple)}
+    for option, values in lists.items():
+        if not values:
+            raise ConfigError(f"{option} must have at least one value; write --{option} VALUE VALUE …")
+    if line.file.get("overwrite") is False:  # all settings of a run, as they are written out, name it too
+        del line.file["overwrite"]
+    user = line.file | line.given
+    _refuse_varied(name, study, user)
+    check_method(study, line.method)
+    seeds = lists.pop("seeds", None)
+    config = configure(**nested(defaults | _varied(study, lists) | user))
+    return config, {"values": lists, "quick": own.get("quick", False), "plots": own.get("plots", True), "seeds": seeds}
+
+
+def _axes(study: Study) -> type:
+    """The options that give the values of what a study varies."""
+    shown = {axis: " ".join(map(str, axis.quick)) for axis in study.axes}
+    texts = {axis: f"values of {axis.setting or axis.column}; --quick: {shown[axis]}" for axis in study.axes}
+    columns = [
+        (axis.option, tuple[axis.kind, ...], field(default=axis.values, metadata={"help": texts[axis]}))  # type: ignore[name-defined]
         for axis in study.axes
-        if axis.option in given
-    }
-    file = given.get("config", [])
-    from_file = read_yaml(file[0]) if len(file) == 1 else {}
-    if from_file.get("overwrite") is False:  # all settings of a run, as they are written out, name it too
-        del from_file["overwrite"]
-    named = set(given) | set(_dotted(from_file))
-    _refuse_varied(name, study, named)
-    check_method(study, *(given.get("method") or [from_file.get("method", study.methods[0])]))
-    varied = {axis.setting: (values.get(axis.option) or axis.values)[0] for axis in study.axes if axis.setting}
-    defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings, **varied}
-    words = [f"--{setting}={value}" for setting, value in defaults.items() if setting not in named]
-    for option, found in given.items():
-        words += [f"--{option}={found[0]}"] if len(found) == 1 else [f"--{option}", *found]
-    return parse_args(words), {"values": values, "quick": quick, "plots": plots, "seeds": seeds}
+    ]
+    return make_dataclass("Axes", columns)
 
 
-def _refuse_varied(name: str, study: Study, named: set[str]) -> None:
+def _varied(study: Study, values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The first point of the grid, as settings: a run's own settings are checked with it."""
+    return {axis.setting: (values.get(axis.option) or axis.values)[0] for axis in study.axes if axis.setting}
+
+
+def _refuse_varied(name: str, study: Study, named: Collection[str]) -> None:
     options = {axis.setting: axis.option for axis in study.axes if axis.setting is not None} | {"seed": "seeds"}
-    for setting in sorted(named & set(options)):
+    for setting in sorted(options.keys() & named):
         raise ConfigError(
             f"{setting} is what study {name} varies; leave it out and give its values: --{options[setting]} …"
         )
     if "overwrite" in named:
         raise ConfigError("overwrite does not apply to a study, which keeps the policy of every run; leave it out")
-    for setting in sorted(named & set(study.excludes)):
+    for setting in sorted({*named} & {*study.excludes}):
         raise ConfigError(f"{setting} does not apply to study {name}, which makes it for every run; leave it out")
-
-
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _flag(given: dict[str, list[str]], name: str, *, default: bool) -> bool:
-    if name not in given:
-        return default
-    words = given.pop(name) or ["true"]
-    if len(words) != 1 or words[0].lower() not in FLAGS:
-        raise ConfigError(f"{name} must be true or false, got {' '.join(words)!r}")
-    return FLAGS[words[0].lower()]
-
-
-def _values(option: str, words: Sequence[str], kind: type) -> list[Any]:
-    if not words:
-        raise ConfigError(f"{option} must have at least one value; write --{option} VALUE VALUE …")
-    try:
-        return [kind(word) for word in words]
-    except ValueError:
-        expected = {float: "numbers", int: "whole numbers"}.get(kind, "texts")
-        raise ConfigError(f"{option} must be {expected}, got {' '.join(words)!r}") from None
 
 
 def _overview(studies: Mapping[str, Study]) -> str:
@@ -119,22 +108,6 @@ def _overview(studies: Mapping[str, Study]) -> str:
             *lines,
             "",
             "For example: pyprefopt study ratios --quick",
-            "pyprefopt study NAME --help lists a study's own options. Besides them, a study takes those of train.",
+            "pyprefopt study NAME --help lists a study's own options, and those of train, which it takes too.",
         ]
     )
-
-
-def _options(name: str, study: Study) -> str:
-    lines = [f"pyprefopt study {name}: {study.title}", ""]
-    for axis in study.axes:
-        grid, quick = (" ".join(map(str, values)) for values in (axis.values, axis.quick))
-        lines.append(f"  --{axis.option} V V …  values of {axis.setting or axis.column}; {grid} (--quick: {quick})")
-    lines += [
-        "  --seeds N N …  the whole grid for each of these seeds; means and 95 % intervals are over them; 0",
-        "  --quick [true|false]  a few points of each axis; false",
-        "  --plots [true|false]  figures as PNG, which need matplotlib (pip install 'pyprefopt[analysis]'); true",
-        "",
-        f"All options of pyprefopt train apply to every run ({', '.join(study.methods)} as --method); here by default: "
-        + " ".join(f"--{setting} {value}" for setting, value in study.settings.items()),
-    ]
-    return "\n".join(lines).removesuffix("; here by default: ")

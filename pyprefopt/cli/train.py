@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprefopt.cli.ranks import alike, show_log
+from pyprefopt.cli.options import on_all_ranks, parse_args, show_log
 
 
 def run(argv: Sequence[str]) -> None:
     """Train as the options say."""
-    with alike():
-        from pyprefopt.settings.resolve import parse_args
-
+    with on_all_ranks():
         config = parse_args(argv)
     show_log()
 

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pyprefopt.cli.arguments import Parser, flag
+from pyprefopt.cli.options import format_names, read_options
+from pyprefopt.data.truncation.rule import RatioBase, Rounding, Unit
+from pyprefopt.settings.command_line import loose_words
 
-FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
+FORMATS = format_names("preferences", "candidates")
 
 
-def parser() -> Parser:
-    """The options."""
-    made = Parser("truncate", "Keep the first part of every response of a file; the rest of each row stays as it is.")
-    made.add_argument(
-        "input",
-        metavar="IN",
-        help="a .jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather file of "
-        "pairs (prompt/chosen/rejected, UltraFeedback, HH-RLHF, SHP, ShareGPT, Alpaca) or candidates; of any rows with "
-        "--columns; Parquet and Arrow also of segments",
-    )
-    made.option("out", "file to write, of any of these kinds; None: IN.truncated.*", metavar="OUT")
-    made.option("ratio", "share of each response that is kept; (0, 1]", type=float)
-    made.option("length", "units of each response that are kept", type=int)
-    made.option("tokens", "short for --length in tokens", type=int)
-    made.option("unit", "what is counted", choices=("tokens", "characters", "words", "sentences"), default="tokens")
-    made.option("rounding", "how a share becomes a number of units; None: ceil", choices=("ceil", "floor"))
-    made.option(
-        "ratio_base", "what a ratio is of: the response, or the row's shortest; None: own",
-        choices=("own", "shared_min"),
-    )  # fmt: skip
-    made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
-    made.option(
-        "format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT"
-    )  # fmt: skip
-    made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
-    made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
-    made.option("overwrite", "replace the file that is written, where it is there", **flag())
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Truncate:
+    """Keep the first part of every response of a file; the rest of each row stays as it is."""
+
+    # a .jsonl, .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, .arrow or .feather file of pairs
+    # (prompt/chosen/rejected, UltraFeedback, HH-RLHF, SHP, ShareGPT, Alpaca) or candidates; of any rows with --columns;
+    # Parquet and Arrow also of segments
+    input: str = loose_words("IN")
+    out: str | None = None  # file to write, of any of these kinds; None: IN.truncated.*
+    ratio: float | None = None  # share of each response that is kept; (0, 1]
+    length: int | None = None  # units of each response that are kept
+    tokens: int | None = None  # short for --length in tokens
+    unit: Unit = "tokens"  # what is counted
+    rounding: Rounding | None = None  # how a share becomes a number of units; None: ceil
+    ratio_base: RatioBase | None = None  # of the response, or the row's shortest; None: own
+    cut_end: Literal["none", "template"] = "none"  # template: a cut response still ends its turn
+    format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
+    tokenizer: str | None = None  # directory, hub name or tokenizer.json, where tokens are counted
+    columns: tuple[str, ...] | None = None  # text or message columns to cut; None: the responses of the row's format
+    overwrite: bool = False  # replace the file that is written, where it is there
 
 
 def run(argv: Sequence[str]) -> None:
     """Cut as the options say, and print where the result is."""
-    given = parser().read(argv)
+    given = vars(read_options(Truncate, argv)).copy()
 
     from pyprefopt.data.truncation.dispatch import truncate
 

@@ -1,135 +1,199 @@
-"""The command line: options with dotted names, read and documented by tyro."""
+"""The command line: what its words give of some settings, and `--help`, by tyro over the settings' own dataclasses.
+
+tyro splits the words and reads the comments beside the fields. It is told two things: a section becomes a mapping of
+what was given, not an instance with defaults; and an option keeps its words, so that values and errors are those of
+`settings.values`, as for YAML.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from pyprefopt.errors import ConfigError
-from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.typed import comments, dotted_names, hints, misfit, unknown_setting
+from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.settings.values import from_words, words_wanted
 
-ALIASES = {"base": "base.path", "oracle": "oracle.path", "rewards": "rewards.name"}
+if TYPE_CHECKING:
+    from tyro.constructors import StructConstructorSpec, StructTypeInfo
 
-
-def split(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Command-line words -> {dotted name: values}; aliases applied, --local_rank dropped, the last wins."""
-    given: dict[str, list[str]] = {}
-    name = None
-    for word in argv:
-        if word in ("-h", "--help"):
-            given["help"] = []
-        elif word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            name = ALIASES.get(name, name)
-            given[name] = [value] if equals else []
-        elif name is None:
-            raise ConfigError(f"unexpected argument '{word}'; options are written --name value, see --help")
-        else:
-            given[name].append(word)
-    given.pop("local_rank", None)
-    return given
+Types = Callable[[type], Mapping[str, Any]]  # a settings class -> its options with their types, in the order of --help
+Words = tuple[str, ...]  # after one option
+ALIASES = {"base.path": "--base", "oracle.path": "--oracle", "rewards.name": "--rewards"}
 
 
-def parse(given: Mapping[str, list[str]], shown: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The given options as a nested dict of typed values. `shown` are the values that --help prints as defaults."""
-    import tyro
+def loose_words(name: str) -> Any:
+    """The field that takes the words of no option; `name` is what --help calls them."""
+    return field(metadata={"loose": name, "metavar": name})
 
-    words = ["--help"] if "help" in given else _words(given, method)
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            result: Any = tyro.cli(
-                _shape(RunConfig, shown, method),
-                prog="pyprefopt train",
-                description=f"One run of {method}. Defaults are those of this very call: with --model or --data, of "
-                f"configs/method/{method}.yaml; without, of the embedded run (configs/embedded/{method}.yaml).",
-                args=words,
-                use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise _in_our_words(_first_line(messages.getvalue()), given, method) from None
-    sys.stderr.write(messages.getvalue())
-    values: dict[str, Any] = {}
-    for name in given:
+
+def types_of(cls: type) -> dict[str, Any]:
+    """Field name -> type."""
+    found = get_type_hints(cls)
+    return {f.name: found[f.name] for f in fields(cls)}
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names.
+
+    >>> dotted({"seed": 1, "loss": {"beta": 0.1}})
+    {'seed': 1, 'loss.beta': 0.1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `dotted`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
         *sections, last = name.split(".")
-        source, target = result, values
+        target = found
         for section in sections:
-            source, target = getattr(source, section), target.setdefault(section, {})
-        target[last] = getattr(source, last)
+            target = target.setdefault(section, {})
+        target[last] = value
+    return found
+
+
+def read(
+    prog: str,
+    classes: Sequence[type],
+    argv: Sequence[str],
+    *,
+    about: str | None = None,
+    types: Types = types_of,
+    shown: Mapping[str, Any] | None = None,
+    unknown: Callable[[str], ConfigError] | None = None,
+) -> dict[str, Any]:
+    """Dotted name -> value of every option that the words give; nothing is filled in.
+
+    Args:
+        prog: the command, for --help.
+        classes: the dataclasses whose settings stand side by side.
+        argv: the words. `--help` prints and raises SystemExit(0).
+        about: what the command does, for --help.
+        types: the options of a class.
+        shown: values by dotted name that --help names as defaults; the others are the classes' own.
+        unknown: the error for an option that does not exist, by its name.
+
+    Raises:
+        ConfigError: an option that does not exist, a value that is not of its type, a word too many, or too few.
+    """
+    line = _Line(classes, types, shown or {})
+    found, rest = line.split(argv, prog=prog, description=about)
+    for word in rest:
+        if word.startswith("--") and len(word) > 2:
+            name = word[2:].partition("=")[0].replace("-", "_")
+            near = did_you_mean(name, line.options)
+            raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
+    taker = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), "")
+    values: dict[str, Any] = {}
+
+    def take(name: str, words: Words) -> Words:
+        hint, _ = line.options[name]
+        own = words_wanted(words, hint) if taker else len(words)
+        values[name] = from_words(words[:own], hint, name)
+        return words[own:]
+
+    loose = (*found.pop(taker, ()), *rest)
+    for name, words in found.items():
+        loose += take(name, words)
+    if taker and loose:
+        loose = take(taker, loose)
+    if loose:
+        raise ConfigError(f"unexpected argument '{loose[0]}'; options are written --name value, see --help")
+    needed = {name: f for name, (_, f) in line.options.items() if _required(f) and name not in values}
+    if needed:
+        missing = " and ".join(f.metadata.get("loose", f"--{name}") for name, f in needed.items())
+        raise ConfigError(f"{missing} must be given; see {prog} --help")
     return values
 
 
-def _words(given: Mapping[str, list[str]], method: str) -> list[str]:
-    """Checked names and canonical spelling for tyro: `--name=value`, and `--flag` as `--flag=True`."""
-    known = dict(dotted_names(RunConfig, method))
-    words: list[str] = []
-    for name, values in given.items():
-        if name not in known:
-            raise unknown_setting(name, method)
-        if known[name] is bool and not values:
-            words.append(f"--{name}=True")
-        elif get_origin(known[name]) is tuple:
-            words += [f"--{name}", *values]
-        elif len(values) == 1:
-            words.append(f"--{name}={_spelled(values[0], known[name])}")
-        else:
-            raise ConfigError(f"{name} must have one value, got {values!r}; write --{name} value")
-    return words
+def peek(classes: Sequence[type], argv: Sequence[str], names: Collection[str]) -> dict[str, Words]:
+    """The words after each of these options, whatever else is given: they decide which other options there are."""
+    line = _Line(classes, lambda cls: {f.name: str for f in fields(cls) if f.name in names}, {})
+    return line.split(argv, add_help=False)[0]
 
 
-def _spelled(value: str, hint: Any) -> str:
-    """YAML's `true`, `false` and `null` as Python writes them, where the setting takes them and no free text."""
-    kinds = get_args(hint) or (hint,)
-    python = {"true": "True", "false": "False"} if bool in kinds else {}
-    if type(None) in kinds and str not in kinds:
-        python["null"] = "None"
-    return python.get(value.lower(), value)
+class _Line:
+    """Settings classes as tyro sees them."""
+
+    def __init__(self, classes: Sequence[type], types: Types, shown: Mapping[str, Any]) -> None:
+        self.classes, self.types, self.shown = classes, types, shown
+        self.options: dict[str, tuple[Any, Field[Any]]] = {}  # dotted name -> type, field
+
+    def split(self, argv: Sequence[str], **settings: Any) -> tuple[dict[str, Words], list[str]]:
+        """Dotted name -> words of each option that is given, and the words that belong to none."""
+        import tyro
+        from tyro.constructors import ConstructorRegistry
+
+        registry = ConstructorRegistry()
+        registry.struct_rule(self._expand)
+        root = _section(self.classes)
+        found, rest = tyro.cli(
+            root, args=argv, use_underscores=True, return_unknown_args=True, registry=registry, **settings
+        )
+        return {name: words for name, words in dotted(found).items() if words is not None}, rest
+
+    def _expand(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        """tyro's rule for a section: the fields of its classes, as tyro finds them, with our types."""
+        from tyro import MISSING_NONPROP
+        from tyro.constructors import StructConstructorSpec, StructFieldSpec
+
+        if not hasattr(info.type, "settings_classes"):
+            return None
+        specs: list[StructFieldSpec] = []
+        for cls in info.type.settings_classes:
+            of = {f.name: f for f in fields(cls)}
+            for name, hint in self.types(cls).items():
+                full = f"{info.type.prefix}{name}"
+                if is_dataclass(hint):
+                    specs.append(StructFieldSpec(name, _section([hint], f"{full}."), MISSING_NONPROP))  # type: ignore[list-item]
+                else:
+                    self.options[full] = hint, of[name]
+                    text = partial(_text, of[name].metadata.get("declared", cls), of[name])
+                    specs.append(StructFieldSpec(name, self._keeping_words(full), None, text))
+        return StructConstructorSpec(lambda **found: found, tuple(specs))
+
+    def _keeping_words(self, name: str) -> Any:
+        """The type of an option whose value is its words; None where it is not given."""
+        from tyro import conf
+        from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+        hint, of = self.options[name]
+        default = self.shown.get(name, of.default)
+        if isinstance(default, tuple | list):
+            default = " ".join(map(str, default)) or "()"
+        own = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(hint, set()))
+        assert isinstance(own, PrimitiveConstructorSpec)  # noqa: S101  (settings have types that tyro knows)
+        words = PrimitiveConstructorSpec("*", own.metavar, tuple, lambda _: True, lambda _: [])
+        known = conf.arg(
+            metavar=of.metadata.get("metavar"),
+            aliases=[ALIASES[name]] if name in ALIASES else None,
+            help_behavior_hint="(required)" if _required(of) else f"(default: {default})",
+        )
+        marks = [conf.Positional] if "loose" in of.metadata else []
+        return Annotated[(Words | None, words, known, *marks)]
 
 
-def _in_our_words(message: str, given: Mapping[str, list[str]], method: str) -> ConfigError:
-    """Setting, rule and value, where tyro names an option that was given."""
-    known = dict(dotted_names(RunConfig, method))
-    found = re.search(r"--([\w.]+)", message)
-    name = found[1] if found else ""
-    if name not in known or not given.get(name):
-        return ConfigError(message)
-    return misfit(name, known[name], " ".join(given[name]))
+def _section(classes: Sequence[type], prefix: str = "") -> type:
+    """A class that stands for the settings of `classes`, whose docstring --help prints."""
+    return type("Section", (), {"settings_classes": classes, "prefix": prefix, "__doc__": classes[0].__doc__})
 
 
-def _first_line(box: str) -> str:
-    """The message out of tyro's framed error text."""
-    lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
-    return " ".join(lines[: lines.index("")]) if "" in lines else " ".join(lines)
+def _text(cls: type, of: Field[Any]) -> str:
+    """What stands beside the field where `cls` declares it, as tyro finds it."""
+    from tyro import MISSING_NONPROP
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+    spec = ConstructorRegistry.get_struct_spec(StructTypeInfo.make(cls, MISSING_NONPROP, False))
+    assert isinstance(spec, StructConstructorSpec)  # noqa: S101  (of a dataclass)
+    text = next(found.helptext for found in spec.fields if found.name == of.name)
+    return str(of.metadata.get("text", "{}")).format((text() if callable(text) else text) or "")
 
 
-def _shape(cls: type, shown: Mapping[str, Any], method: str) -> type:
-    """A plain copy of a config class for tyro: no checks (they run once, on the final values), comments as help."""
-    help_of = comments(cls)
-    defaults = {f.name: f for f in fields(cls)}
-    columns: list[tuple[str, Any, Any]] = []
-    if cls is RunConfig:
-        columns.append(("config", _documented(str | None, "YAML file with settings; options given here win"), None))
-    for name, hint in hints(cls, method).items():
-        if is_dataclass(hint):
-            section = _shape(hint, shown.get(name) or {}, method)  # type: ignore[arg-type]
-            columns.append((name, section, field(default_factory=section)))
-        else:
-            columns.append((name, _documented(hint, help_of.get(name, "")), shown.get(name, defaults[name].default)))
-    doc = cls.__doc__ if cls is not RunConfig else "Train a policy from preference data."
-    return make_dataclass(cls.__name__, columns, kw_only=True, namespace={"__doc__": doc})
-
-
-def _documented(hint: Any, text: str) -> Any:
-    import tyro
-
-    return Annotated[hint, tyro.conf.arg(help=text)]
+def _required(of: Field[Any]) -> bool:
+    return of.default is MISSING and of.default_factory is MISSING

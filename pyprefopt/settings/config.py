@@ -71,7 +71,7 @@ class BaseConfig(OptimConfig):
 
     path: str | None = None  # use this checkpoint directory instead of training the base (alias: --base)
     data: str = "chosen"  # what SFT trains on: `chosen` responses of --data, or a path to an instruction set
-    learning_rate: float = 5e-6
+    learning_rate: float = 5e-6  # peak learning rate of AdamW; usual 1e-6 to 2e-5, toy models 1e-3 to 1e-2
 
     def _prefix(self) -> str:
         return "base."

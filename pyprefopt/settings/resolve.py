@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
@@ -11,7 +11,6 @@ from typing import Any, Final
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
-from pyprefopt.settings import command_line
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
@@ -22,31 +21,14 @@ WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of setting
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
-def parse_args(argv: Sequence[str]) -> RunConfig:
-    """The resolved settings of a command line. `--help` prints and raises SystemExit(0)."""
-    given = command_line.split(argv)
-    file = given.pop("config", None)
-    if file is not None and len(file) != 1:
-        raise ConfigError(f"config must have one value, got {file!r}; write --config FILE")
-    from_file = read_yaml(file[0]) if file else {}
-    # Method, model and data decide which layers lie below, so they are looked up before the full parse.
-    words = {name: given[name][0] for name in ("method", "model", "data") if given.get(name)}
-    early = {name: None if word == "None" else word for name, word in words.items()}
-    method = _method(_merge(from_file, early))
-    with _naming(file[0] if file else None):
-        from_file = typed(RunConfig, from_file, method)
-    from_line = command_line.parse(given, layered(from_file, early), method)
-    return resolve(_build(layered(from_file, from_line)))
-
-
 def load_config(path: str) -> RunConfig:
     """The resolved settings of a YAML file."""
-    with _naming(str(path)):
+    with naming(str(path)):
         return resolve(_build(layered(read_yaml(path))))
 
 
 @contextmanager
-def _naming(file: str | None) -> Iterator[None]:
+def naming(file: str | None) -> Iterator[None]:
     """Errors of what a file says begin with its name."""
     try:
         yield

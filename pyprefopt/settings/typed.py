@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, field, fields, is_dataclass, make_dataclass
 from functools import cache
-from inspect import getsource
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, NoReward, Reward
+from pyprefopt.settings.command_line import types_of
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
+from pyprefopt.settings.values import fit
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
 _SCALARS = {
@@ -102,38 +102,28 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 def hints(cls: type, method: str) -> dict[str, Any]:
     """Field name -> type. A run's `loss` is of its method's class; `rewards` hold the settings of any provider."""
-    found = get_type_hints(cls)
+    found = types_of(cls)
     if issubclass(cls, RunConfig):
         found |= {"loss": METHODS[method], "rewards": any_rewards()}
-    return {f.name: found[f.name] for f in fields(cls)}
+    return found
 
 
 @cache
 def any_rewards() -> type:
     """What may stand below `rewards`: a provider's name, and the settings of all of them; None is left out.
 
-    Each field's metadata hold its `help`.
+    Where a field's text for --help stands, and the words around it, are in its metadata.
     """
-    common = comments(Reward)
-    given: dict[str, tuple[Any, str]] = {}
+    named = {"help": "the provider; None: dpo, where a method needs token rewards"}
+    given: dict[str, tuple[Any, dict[str, Any]]] = {"name": (Literal[tuple(REWARDS)] | None, named)}
     for name, provider in REWARDS.items():
-        own, kinds = comments(provider), get_type_hints(provider)
+        kinds, common = get_type_hints(provider), {f.name for f in fields(Reward)}
         for f in fields(provider):
             default = "" if f.default in (MISSING, None) else f"; None: {f.default}"
-            given.setdefault(f.name, (kinds[f.name] | None, common.get(f.name) or f"{name}: {own[f.name]}{default}"))
-    given["name"] = (Literal[tuple(REWARDS)] | None, common["name"])
-    columns = [(name, hint, field(default=None, metadata={"help": text})) for name, (hint, text) in given.items()]
+            own = {"declared": provider, "text": f"{name}: {{}}{default}"}
+            given.setdefault(f.name, (kinds[f.name] | None, {"declared": Reward} if f.name in common else own))
+    columns = [(name, hint, field(default=None, metadata=data)) for name, (hint, data) in given.items()]
     return make_dataclass("Rewards", columns, kw_only=True)
-
-
-def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment on its line in the source; a subclass's field without one inherits it."""
-    found: dict[str, str] = {f.name: f.metadata["help"] for f in fields(cls) if "help" in f.metadata}
-    for parent in cls.__mro__ if not found else ():
-        if is_dataclass(parent):
-            for name, text in re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", getsource(parent), re.MULTILINE):
-                found.setdefault(name, text)
-    return found
 
 
 def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -206,48 +196,3 @@ def unknown_setting(name: str, method: str) -> ConfigError:
         same_word = [k for k in known if k.rpartition(".")[2] == last]
         hint = did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"])
     return ConfigError(f"unknown setting '{name}'{hint}")
-
-
-def fit(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint`, or a ConfigError naming setting, value and expected type."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for option in options:
-        matched, result = _match(value, option)
-        if matched:
-            return result
-    raise misfit(name, hint, value)
-
-
-def misfit(name: str, hint: Any, value: Any) -> ConfigError:
-    """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    names = [c for o in options if get_origin(o) is Literal for c in get_args(o) if isinstance(c, str)]
-    meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
-    return ConfigError(f"{name} must be {expected(hint)}, got {value!r}{meant}")
-
-
-def expected(hint: Any) -> str:
-    """A setting's type in words: `a whole number or null`."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return " or ".join(_describe(option) for option in options)
-
-
-def _match(value: Any, hint: Any) -> tuple[bool, Any]:
-    if get_origin(hint) is Literal:
-        matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
-        return matches, value
-    if get_origin(hint) is tuple:
-        is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
-        return is_list, tuple(value) if is_list else None
-    if hint is float and type(value) is int:
-        return True, float(value)
-    return type(value) is hint, value  # exact: True is no int
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "a list of " + _describe(get_args(hint)[0]).removeprefix("a ") + "s"
-    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
-    return names[hint]

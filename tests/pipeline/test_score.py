@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pyprefopt.cli import main
-from pyprefopt.cli.score import _parse
+from pyprefopt.cli.score import parse
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.segments import load_tokenizer
@@ -77,7 +77,7 @@ def test_small_means_are_shown(inputs, words, tmp_path, capsys):
     ],
 )
 def test_the_input_may_stand_anywhere(given):
-    config, out = _parse([*given, "--model", "M"])
+    config, out = parse([*given, "--model", "M"])
     assert (config.data, out, config.rewards.name) == ("IN", "o.parquet", "random")
 
 
@@ -86,8 +86,8 @@ def test_the_input_may_stand_anywhere(given):
     [
         (["IN", "more.jsonl", "--out", "o.parquet"], "error: IN must be one file, folder or glob in quotes, got "),
         (["IN", "--reward", "random", "--out", "o"], "reward is no setting of score; did you mean 'rewards'?"),
-        (["IN"], "error: IN and --out OUT must be given"),
-        (["--rewards", "random", "--out", "o.parquet"], "error: IN and --out OUT must be given"),
+        (["IN"], "error: --out must be given; see pyprefopt score --help"),
+        (["--rewards", "random", "--out", "o.parquet"], "error: IN must be given; see pyprefopt score --help"),
         (["IN", "--out", "o.parquet", "--learning_rate", "1"], "error: learning_rate is no setting of score"),
         (
             ["IN", "--out", "o.parquet", "--rewards.bet", "1"],
@@ -103,8 +103,10 @@ def test_refusals(inputs, words, capsys, given, message):
 
 
 def test_help(capsys):
-    assert main(["score", "--help"]) == 0
+    with pytest.raises(SystemExit) as stop:
+        main(["score", "--help"])
+    assert stop.value.code == 0
     printed = capsys.readouterr().out
-    assert "usage: pyprefopt score IN --rewards NAME --out OUT" in printed
-    assert "\n  --out OUT " in printed
-    assert "\n  IN " in printed
+    assert "pyprefopt score IN --rewards NAME --out OUT" in printed
+    assert " --out OUT " in printed
+    assert " IN " in printed

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
+from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyprefopt.cli.options import parse_args
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
 from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPOReward, StrongWeak
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
-from pyprefopt.settings.resolve import configure, load_config, parse_args, recipe, resolve, to_yaml
+from pyprefopt.settings.resolve import configure, load_config, recipe, resolve, to_yaml
 from pyprefopt.settings.rules import RULES
-from pyprefopt.settings.typed import as_dict, comments, dotted_names, dump_yaml, hints, parse_yaml
+from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -201,17 +202,15 @@ def test_configs_are_frozen():
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_setting_is_documented(method):
-    def sections(cls):
-        yield cls
-        for hint in hints(cls, method).values():
-            if is_dataclass(hint):
-                yield from sections(hint)
-
-    for cls in sections(RunConfig):
-        documented = comments(cls)
-        missing = [n for n, hint in hints(cls, method).items() if n not in documented and not is_dataclass(hint)]
-        assert not missing, f"{cls.__name__}: a comment with meaning, unit and usual range for {missing}"
+def test_every_setting_is_documented(method, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # one column of boxes
+    with pytest.raises(SystemExit):
+        parse_args(["--method", method, "--help"])
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, _ in dotted_names(RunConfig, method):
+        text = re.search(rf"--{re.escape(name)} (?:\[.*?\]\]|\S+) (.*?)\(default: ", printed)
+        assert text, name
+        assert text[1], f"{name}: a comment with meaning, unit and usual range"
 
 
 # --- layers -------------------------------------------------------------------------------------------------------

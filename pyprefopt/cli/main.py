@@ -1,0 +1,75 @@
+"""Finds the command, runs it, and says in one line what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
+
+COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
+    "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
+    "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_tgdpo, alpha_treg",
+    "prepare": "preference data to a folder of token segments that training reads",
+    "score": "token rewards of a preference set, by any provider",
+    "truncate": "keep the first part of every response of a file",
+    "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0].startswith("-"):  # `pyprefopt --method sepo`
+        words.insert(0, "train")
+    try:
+        if words[0] not in COMMANDS:
+            raise ConfigError(
+                f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
+            )
+        with on_command_line():
+            import_module(f"pyprefopt.cli.{words[0]}").run(words[1:])
+    except PyprefoptError as error:
+        return _explain(error)
+    except BrokenPipeError:  # `pyprefopt inspect DIR | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        if os.environ.get("PYPREFOPT_DEBUG") == "1":
+            raise
+        return _report_stop(words[0])
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: pyprefopt COMMAND [options]", "", *lines, "", "pyprefopt COMMAND --help lists a command's options"]
+    )
+
+
+def _report_stop(command: str) -> int:
+    """Print from rank 0 that Ctrl-C ended the command; the exit code."""
+    from pyprefopt import ranks
+
+    if ranks.rank() == 0:
+        remedy = {"inspect": "", "truncate": "; nothing is written"}
+        print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
+    return 130
+
+
+def _explain(error: PyprefoptError) -> int:
+    """Print the error, from rank 0 alone if every rank has the same. PYPREFOPT_DEBUG=1 shows the traceback."""
+    if os.environ.get("PYPREFOPT_DEBUG") == "1":
+        raise error
+    from pyprefopt import ranks
+
+    rank = ranks.rank()
+    if rank == 0 or not error.all_ranks_alike:
+        print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
+    return 2

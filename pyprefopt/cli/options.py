@@ -1,0 +1,140 @@
+"""What commands share: reading their options, and those of a run; names of formats; the log on every rank."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from pyprefopt.errors import ConfigError, PyprefoptError
+from pyprefopt.ranks import is_main
+from pyprefopt.settings.command_line import dotted, nested, peek, read
+from pyprefopt.settings.values import from_words
+
+if TYPE_CHECKING:
+    from pyprefopt.settings.config import RunConfig
+
+T = TypeVar("T")
+
+FIRST = ("method", "model", "data", "output_dir")  # of a run's settings in --help; then optimisation, then the rest
+
+
+def format_names(*kinds: str) -> str:
+    """The formats of preference data (or of some kinds of it) for --help, which need not load what reads them."""
+    names = {
+        "preferences": "sharegpt, hh, ultrafeedback, shp, alpaca, preference",
+        "candidates": "candidates",
+        "instructions": "messages, prompt_response, instruction",
+    }
+    return ", ".join(names[kind] for kind in kinds or names)
+
+
+def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict[str, Any]:
+    """What the words give, nested, of the options that `cls` declares; the command has its name and docstring."""
+    return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
+
+
+def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
+    """The same as an instance; `cls` has no sections."""
+    return cls(**read_given(cls, argv, about))
+
+
+@dataclass(frozen=True)
+class _Line:
+    config: str | None = None  # YAML file with settings; options given here win
+    local_rank: int | None = None  # what launchers add; it changes nothing
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """What a command line says of a run, by dotted name."""
+
+    method: str
+    file: dict[str, Any]  # the settings of --config
+    given: dict[str, Any]  # the options, and those of the command itself
+
+
+def read_run(
+    command: str,
+    argv: Sequence[str],
+    *own: type,
+    about: str | None = None,
+    names: Sequence[str] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    unknown: Callable[[str], ConfigError] | None = None,
+) -> RunLine:
+    """Read options of a run, all of them or those in `names`, beside a command's `own`.
+
+    Raises:
+        ConfigError: what the file or the words say wrong, that of the file first.
+    """
+    from pyprefopt.settings.config import RunConfig
+    from pyprefopt.settings.resolve import layered, naming
+    from pyprefopt.settings.typed import hints, read_yaml, typed, unknown_setting
+
+    # Method, model and data decide which other settings there are, and their defaults.
+    early = peek([_Line, RunConfig], argv, ("config", "method", "model", "data"))
+    path = from_words(early.pop("config"), str, "config") if "config" in early else None
+    file = {} if path is None else read_yaml(path)
+    first = {name: from_words(words[:1], str | None, name) for name, words in early.items() if words}
+    method = {"method": RunConfig.method, **defaults, **file, **first}["method"]
+    layered({"method": method})  # ConfigError for one that is not there
+    with naming(path):
+        file = typed(RunConfig, file, method)
+    shown = dotted(layered(nested({**defaults, **dotted(file), **first})))
+
+    def types(cls: type) -> dict[str, Any]:
+        found = hints(cls, method)
+        order = dict.fromkeys((*FIRST, *found)) if cls is RunConfig else found
+        wanted = {*names, "local_rank"} if names and cls in (RunConfig, _Line) else {*found}
+        return {name: found[name] for name in order if name in wanted}
+
+    given = read(
+        f"pyprefopt {command}", [*own, RunConfig, _Line], argv, about=about, types=types, shown=shown,
+        unknown=unknown or (lambda name: unknown_setting(name, method)),
+    )  # fmt: skip
+    return RunLine(method, dotted(file), {name: given[name] for name in given if name not in ("config", "local_rank")})
+
+
+def parse_args(argv: Sequence[str]) -> RunConfig:
+    """The resolved settings of `pyprefopt train`. `--help` prints and raises SystemExit(0)."""
+    from pyprefopt.settings.resolve import configure
+
+    about = (
+        "Train a policy from preference data. Defaults are those of this very call: with --model or --data, of the "
+        "method's recipe (configs/method); without, of the embedded run (configs/embedded)."
+    )
+    line = read_run("train", argv, about=about)
+    return configure(**nested(line.file | line.given))
+
+
+@contextmanager
+def on_all_ranks() -> Iterator[None]:
+    """Around what every rank does in the same way, such as reading options: rank 0 alone prints its errors."""
+    try:
+        yield
+    except PyprefoptError as error:
+        error.all_ranks_alike = True
+        raise
+
+
+class _Screen(logging.StreamHandler[TextIO]):
+    """Lines above a progress bar, not behind it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def show_log() -> None:
+    """Print what stages log: all of it from rank 0, warnings from the others."""
+    logger = logging.getLogger("pyprefopt")
+    if not logger.handlers:
+        logger.addHandler(_Screen())
+        logger.setLevel(logging.INFO if is_main() else logging.WARNING)
