@@ -80,6 +80,11 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def content_hash(value: object) -> str:
+    """Hex SHA-256 of a JSON-like value; the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
