@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.attention.layout import PackedLayout
+from pyprefopt.modeling.attention.layout import Pack, PackedLayout
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PackedModel(nn.Module):
         """The transformers model, below PEFT where there is PEFT."""
         return causal_lm(self.model)
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
+    def hidden_states(self, batch: PackedBatch | Pack) -> Tensor:
         """Last hidden states of the pack, [N, H]."""
         return run_packed(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -59,7 +59,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def run_packed(module: nn.Module, batch: PackedBatch) -> Any:
+def run_packed(module: nn.Module, batch: PackedBatch | Pack) -> Any:
     """Call a transformers module on a pack: no attention mask, no cache, positions and layout from the batch."""
     return module(
         input_ids=batch.input_ids[None],
