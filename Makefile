@@ -3,6 +3,8 @@
 
 VENV ?= .venv
 ARGS ?=
+# Exact versions of all that is installed; empty: the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -type f -not -path '*/target/*' -not -path '*/fuzz/*')
@@ -10,6 +12,11 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -type f -not -path '*/ta
 export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(abspath $(VENV))
 unexport PYTHONHOME CONDA_PREFIX PYTHONPATH PYTHONDONTWRITEBYTECODE
+
+ifneq ($(strip $(CONSTRAINTS)),)
+export PIP_CONSTRAINT := $(abspath $(CONSTRAINTS))
+export UV_CONSTRAINT := $(abspath $(CONSTRAINTS))
+endif
 
 ifdef UV
 INSTALL := uv pip install --quiet
@@ -19,7 +26,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEVELOP := $(BIN)/maturin develop --release
 endif
 
-.PHONY: help demo test test-rust fuzz lint format build
+.PHONY: help demo test newest test-rust fuzz lint format build
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +37,9 @@ demo: build ## install, build, and run the whole SePO pipeline on the embedded m
 
 test: build $(VENV)/.dev ## install, build, and run the Python tests; ARGS="-k name" goes to pytest
 	$(BIN)/pytest $(ARGS)
+
+newest: ## make test with the newest versions that pyproject.toml allows, in an environment of its own
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
 test-rust: $(VENV)/.maturin ## run the tests of the Rust kernels
 	cargo test --quiet -p pyprefopt-core
@@ -61,7 +71,7 @@ build: $(VENV)/.built ## create the environment, install what runs need, build t
 
 # The stamps: made after the work they stand for, and older than what they depend on when it must be done again.
 
-$(VENV)/.maturin:
+$(VENV)/.maturin: $(CONSTRAINTS)
 	@missing=0; \
 	python=; for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$p; break; fi; \

@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyprefopt.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -108,3 +110,26 @@ class Sums:
     policy: Tensor  # [K, R]; where the method needs `reward_head`, [1, R]: the model's scores
     ref: Tensor | None = None  # [K, R], where the method needs `ref_logps`
     kl: Tensor | None = None  # [R], where the method needs `ref_kl`: summed over the tokens in `token_mask`
+    weights: Tensor | None = None  # [K, M], the method's own, without the user's; None of a model's scores
+    method: str = "the method"  # its name, for errors
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """Policy less reference, [K, R]; a ConfigError where the method does not declare `ref_logps`."""
+        if self.ref is None:
+            raise undeclared(self.method, "ref_logps")
+        return self.policy - self.ref
+
+    @property
+    def divergence(self) -> Tensor:
+        """`kl`, [R]; a ConfigError where the method does not declare `ref_kl`."""
+        if self.kl is None:
+            raise undeclared(self.method, "ref_kl")
+        return self.kl
+
+
+def undeclared(method: str, need: str) -> ConfigError:
+    """The error of a method that reads what it does not declare."""
+    return ConfigError(
+        f"{method}.needs must have '{need}', which its formula reads; declare needs = frozenset({{'{need}'}})"
+    )

@@ -26,11 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pyprefopt.errors import check
+from pyprefopt.storage.hub import EMBEDDED_DATA
 
 if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
+
+TEST = f"{EMBEDDED_DATA}/test"
+ROWS = {EMBEDDED_DATA: ("train", 2000), TEST: ("test", 400)}  # name of a set -> its split and rows
+COMPANIONS = {EMBEDDED_DATA: {"eval_data": TEST, "base.data": EMBEDDED_DATA}}  # what it is trained with
 
 ANIMALS = ("cat", "dog", "cow", "pig", "duck", "owl", "bee", "frog")
 SOUNDS = ("meow", "woof", "moo", "oink", "quack", "hoot", "buzz", "croak")  # of the animal at the same place
@@ -171,6 +176,14 @@ def instructions(seed: str, rows: int) -> pl.DataFrame:
         text, _ = writer.response(writer.filler(RESPONSE_WORDS - 2 * CHOICES), sounds)
         records.append((writer.prompt(animal), text))
     return pl.DataFrame(records, {"prompt": pl.String, "response": pl.String}, orient="row")
+
+
+def rows(name: str, kind: str) -> pl.DataFrame:
+    """Preferences, candidates or instructions of the embedded set of that name, as `write_toy` writes them."""
+    split, count = ROWS[name]
+    if kind == "instructions":
+        return instructions("0-sft", count)
+    return candidates(f"0-candidates-{split}", count) if kind == "candidates" else pairs(f"0-{split}", count)
 
 
 def write_tokenizer(directory: Path) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pyprefopt.losses.confpo import ConfPO
-from pyprefopt.losses.d2po import D2PO, Temporal
-from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.ipo import IPO
+from pyprefopt.losses.decay import D2PO, Temporal
+from pyprefopt.losses.dpo import DPO, IPO, RDPO
+from pyprefopt.losses.guided import TGDPO, TISDPO
 from pyprefopt.losses.method import Method, chosen_minus_rejected, count_units, weighted_sums
-from pyprefopt.losses.r_dpo import RDPO
-from pyprefopt.losses.reward import BradleyTerry
-from pyprefopt.losses.rrhf import RRHF
+from pyprefopt.losses.ranking import RRHF, BradleyTerry
+from pyprefopt.losses.regularised import DPOSFT, DPOReg, SimPOReg
 from pyprefopt.losses.sepo import SePO
 from pyprefopt.losses.sft import SFT
-from pyprefopt.losses.simpo import SimPO
-from pyprefopt.losses.t_reg import DPOSFT, DPOReg, SimPOReg
+from pyprefopt.losses.simpo import ConfPO, SimPO
 from pyprefopt.losses.tdpo import TDPO1, TDPO2
-from pyprefopt.losses.tgdpo import TGDPO
-from pyprefopt.losses.tis_dpo import TISDPO
 
 METHODS: dict[str, type[Method]] = {
     "sft": SFT,

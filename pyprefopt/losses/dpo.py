@@ -1,14 +1,14 @@
-"""Direct preference optimization (Rafailov et al. 2023)."""
+"""Direct preference optimization on log-ratios: DPO, IPO and R-DPO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
 from pyprefopt.errors import check, check_scale
-from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
+from pyprefopt.losses.method import Method, one_over
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,35 +17,67 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Method):
     """Direct preference optimization (Rafailov et al. 2023, Eq. 7); label smoothing as in cDPO."""
 
     beta: float = 0.1  # strength of the pull to the reference; usual 0.01 to 0.5
     label_smoothing: float = 0.0  # share of labels taken as flipped; 0 to 0.5
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps"})
-    unit: ClassVar[Unit] = "pair"
-    trains_on: ClassVar[TrainsOn] = "pairs"
+    needs = frozenset({"ref_logps"})
 
     def __post_init__(self) -> None:
         check_scale("loss.beta", self.beta, "usual range 0.01 to 0.5")
         check(0 <= self.label_smoothing < 0.5, "loss.label_smoothing", self.label_smoothing, "in [0, 0.5)")
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
-        """Every scored token counts once: [1, M]."""
-        return batch.token_mask[None]
-
-    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """Implicit reward beta * sum of log-ratios, [R] (Eq. 5 without the partition term)."""
-        assert sums.ref is not None  # noqa: S101  (declared in `needs`)
-        return self.beta * (sums.policy - sums.ref)[0]
+        return self.beta * sums.log_ratio[0]
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
-        """-log sigmoid of the reward margin, [P]."""
-        margin = chosen_minus_rejected(self.rewards(sums, batch), batch)  # beta (m_w - m_l)
-        return logistic_loss(margin, self.label_smoothing)
+        """-log sigmoid of the reward margin beta (m_w - m_l), [P]."""
+        return logistic_loss(self.margin(sums, batch), self.label_smoothing)
 
 
 def logistic_loss(margin: Tensor, flipped: float) -> Tensor:
     """-log sigmoid of the margin, with a share of labels taken as flipped: [P] -> [P]."""
     return -(1 - flipped) * F.logsigmoid(margin) - flipped * F.logsigmoid(-margin)
+
+
+@dataclass(frozen=True)
+class IPO(Method):
+    """IPO (Azar et al. 2024, Eq. 17), on mean log-ratios, as its authors confirmed, or on sums, as several codes do."""
+
+    beta: float = 0.1  # tau of the paper: the log-ratios are to differ by 1 / (2 beta); usual 0.01 to 1
+    length_normalized: bool = True  # compare mean log-ratios of a token; false: sums over the response
+
+    needs = frozenset({"ref_logps"})
+
+    def __post_init__(self) -> None:
+        check_scale("loss.beta", self.beta, "usual range 0.01 to 1")
+
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
+        """1 / |y|, or 1, for each scored token: [1, M]."""
+        return (one_over(batch.response_length, batch) if self.length_normalized else batch.token_mask)[None]
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """Mean (or sum) of the log-ratios, [R], in nats."""
+        return sums.log_ratio[0]
+
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """Squared distance of the margin from 1 / (2 beta), [P]."""
+        return (self.margin(sums, batch) - 1 / (2 * self.beta)).square()
+
+
+@dataclass(frozen=True)
+class RDPO(DPO):
+    """R-DPO (Park et al. 2024; TGDPO C.2): DPO for the reward r - alpha |y|, which makes length cost."""
+
+    alpha: float = 0.01  # cost of a response token in units of reward; usual 0.001 to 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scale("loss.alpha", self.alpha, "usual range 0.001 to 0.1; 0 is dpo", zero=True)
+
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """The preferred reward r = beta m + alpha |y|, [R]: what is left of it beside the length is learned."""
+        return super().rewards(sums, batch) + self.alpha * batch.response_length

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pyprefopt.errors import check
-from pyprefopt.losses.method import Need, TrainsOn, Unit
+from pyprefopt.losses.method import Method, Unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Method):
     """Negative log-likelihood of the responses; the data decides which (the base stage brings the chosen ones).
 
     `token` is the mean over all tokens of an optimizer step, as everyone trains; `sequence` the mean over responses of
@@ -24,8 +24,7 @@ class SFT:
 
     normalization: Literal["token", "sequence"] = "token"  # mean over tokens, or over responses of sums over tokens
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    trains_on: ClassVar[TrainsOn] = "responses"
+    trains_on = "responses"
 
     def __post_init__(self) -> None:
         allowed = ("token", "sequence")
@@ -36,14 +35,6 @@ class SFT:
         """Tokens, or groups of one response each."""
         return "token" if self.normalization == "token" else "group"
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
-        """Every scored token counts once: [1, M]."""
-        return batch.token_mask[None]
-
-    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
-        """Log-likelihood of each response, [R]."""
-        return sums.policy[0]
-
-    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """-sum of log-probs of each response, [R]; the trainer divides their sum by the step's number of units."""
         return -sums.policy[0]

@@ -52,7 +52,9 @@ def custom_shape(path: str) -> Shape:
     try:
         function = runpy.run_path(file).get(name)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"loss.shape {path!r}: the file must run, got {_told(error, file)}; mend it") from error
+        raise ConfigError(
+            f"loss.shape {path!r}: the file must run, got {_in_one_line(error, file)}; mend it"
+        ) from error
     if not callable(function):
         raise ConfigError(f"loss.shape must name a function of {file}, and it has no function {name!r}")
 
@@ -60,7 +62,9 @@ def custom_shape(path: str) -> Shape:
         try:
             weights: Any = function(rewards, length, side)
         except Exception as error:
-            raise ConfigError(f"loss.shape {path!r} must be {_CALL}, got {_told(error, file)}; mend it") from error
+            raise ConfigError(
+                f"loss.shape {path!r} must be {_CALL}, got {_in_one_line(error, file)}; mend it"
+            ) from error
         if not isinstance(weights, torch.Tensor) or weights.shape != rewards.shape:
             got = f"shape {list(weights.shape)}" if isinstance(weights, torch.Tensor) else repr(weights)
             raise ConfigError(
@@ -73,7 +77,7 @@ def custom_shape(path: str) -> Shape:
     return checked
 
 
-def _told(error: BaseException, file: str) -> str:
+def _in_one_line(error: BaseException, file: str) -> str:
     """The error in one line, with the last line of `file` that it came through."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]

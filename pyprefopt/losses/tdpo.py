@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pyprefopt.errors import check_scale
 from pyprefopt.losses.dpo import DPO, logistic_loss
-from pyprefopt.losses.method import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,7 @@ class TDPO1(DPO):
 
     kl_scale: float = 1.0  # factor of the difference of the divergences; 1 is the paper's, 0 is dpo
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "ref_kl"})
+    needs = frozenset({"ref_logps", "ref_kl"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,8 +30,7 @@ class TDPO1(DPO):
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + kl_scale K), [R]: the margin's part of each response."""
-        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
-        return super().rewards(sums, batch) + self.beta * self.kl_scale * sums.kl
+        return super().rewards(sums, batch) + self.beta * self.kl_scale * sums.divergence
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class TDPO2(DPO):
 
     alpha: float = 0.5  # factor of the difference of the divergences; usual 0.01 to 0.7, 0 is dpo
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "ref_kl"})
+    needs = frozenset({"ref_logps", "ref_kl"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,14 +47,12 @@ class TDPO2(DPO):
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """beta (m + alpha K), [R]: the margin's part of each response."""
-        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
-        return super().rewards(sums, batch) + self.beta * self.alpha * sums.kl
+        return super().rewards(sums, batch) + self.beta * self.alpha * sums.divergence
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """-log sigmoid of the margin, in which the chosen response's divergence is a constant, [P]."""
-        assert sums.kl is not None  # noqa: S101  (declared in `needs`)
         m = super().rewards(sums, batch)
-        chosen = m + self.beta * self.alpha * sums.kl.detach()
-        rejected = m + self.beta * self.alpha * sums.kl
+        chosen = m + self.beta * self.alpha * sums.divergence.detach()
+        rejected = m + self.beta * self.alpha * sums.divergence
         margin = chosen[batch.pair_chosen] - rejected[batch.pair_rejected]
         return logistic_loss(margin, self.label_smoothing)

@@ -29,7 +29,7 @@ def given_models(config: RunConfig) -> dict[str, str]:
 
 def say_strength(config: RunConfig) -> None:
     """Tell the one number that decides how much token rewards count, where the method multiplies them by a factor."""
-    factor = getattr(config.loss, "reward_factor", None)
+    factor = config.loss.reward_factor
     if factor is None or not isinstance(config.rewards, Reward):
         return
     scale = config.rewards.beta

@@ -96,7 +96,7 @@ class Pipeline:
     @cached_property
     def start(self) -> Source:
         """The model as given."""
-        return start_model(self.config, self.data)
+        return start_model(self.config)
 
     @cached_property
     def base(self) -> Source:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pyprefopt.data.reading.extra_columns import may_have
+from pyprefopt.data.reading.extra_columns import named_in_any_row
 from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.attention.backends import check_here
 from pyprefopt.modeling.checkpoints.adapters import add_lora
-from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model, toy_config
+from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
 from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel, rehearse
@@ -23,7 +20,7 @@ from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.pipeline.given import given_models, of_one_vocabulary
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
 from pyprefopt.stages.data import tokenizer_source
-from pyprefopt.stages.prepared import is_prepared
+from pyprefopt.stages.sources import NamedSource, named_sources
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
@@ -48,8 +45,7 @@ def check_given(config: RunConfig) -> None:
     check_kernel(config.head_kernel)
     if config.lora.load_in_4bit:
         require_bitsandbytes()
-    if config.data is not None or config.model is not None:  # else it is the embedded one
-        tokenizer_source(config)
+    tokenizer_source(config)
     for setting, path in given_models(config).items():
         with _told_of(setting):
             _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
@@ -58,9 +54,9 @@ def check_given(config: RunConfig) -> None:
         for direction in DIRECTIONS:
             provider.prompt(direction)
     if isinstance(provider, Column):
-        for setting, path in {"data": config.data, "eval_data": config.eval_data}.items():
-            if path is not None and not is_prepared(path):
-                _check_column(setting, path, config.format, provider.column)
+        for source in named_sources(config).values():
+            if source.kind == "preferences":
+                _check_column(source, provider.column)
 
 
 def check_start(config: RunConfig) -> None:
@@ -74,11 +70,6 @@ def check_start(config: RunConfig) -> None:
     head: Head = "reward" if "reward_head" in config.loss.needs else "language"
     if config.model is not None:
         _sketch(config, config.model, trained=True, head=head)
-    elif config.lora.r > 0:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "config.json"  # the embedded model's; the size of the vocabulary plays no part
-            path.write_text(json.dumps(toy_config(8)), encoding="utf-8")
-            _sketch(config, str(path), trained=True, head=head)
 
 
 def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "language") -> None:
@@ -111,26 +102,18 @@ def check_excluded(config: RunConfig, data: Artifact) -> None:
     check(not bad, "selection.excluded_ids", bad, f"token ids, below {size}", "look the token up in tokenizer.json")
 
 
-def _check_column(setting: str, path: str, form: str, name: str) -> None:
+def _check_column(source: NamedSource, name: str) -> None:
     """DataError unless the rows have `chosen_NAME` and `rejected_NAME`; the last rows of a text file count too."""
-    from pyprefopt.data.reading.sources import open_source
-
-    source = open_source(path, format=form, kind="preferences")
-    for side in ("chosen", "rejected"):
-        if not _has(source, f"{side}_{name}"):
-            pairs = _pairs(source)
-            bare = name.removeprefix("chosen_").removeprefix("rejected_")
-            hint = f"; did you mean '{bare}'?" if bare in pairs else did_you_mean(name, pairs)
-            raise DataError(
-                f"rewards.column must be the NAME of columns chosen_NAME and rejected_NAME, and {setting} '{path}' has "
-                f"no '{side}_{name}', got '{name}'{hint}; set rewards.column to NAME"
-            )
-
-
-def _has(source: Source, field: str) -> bool:
-    if source.named([field]) or any(part.columns for part in source.parts):
-        return bool(source.named([field]))
-    return any(may_have(block, [field]) for block in source.blocks(carry=True))
+    wanted = [f"chosen_{name}", f"rejected_{name}"]
+    missing = [field for field in wanted if field not in named_in_any_row(source.rows, wanted)]
+    if missing:
+        pairs = _pairs(source.rows)
+        bare = name.removeprefix("chosen_").removeprefix("rejected_")
+        hint = f"; did you mean '{bare}'?" if bare in pairs else did_you_mean(name, pairs)
+        raise DataError(
+            f"rewards.column must be the NAME of columns chosen_NAME and rejected_NAME, and {source.setting} "
+            f"'{source.path}' has no '{missing[0]}', got '{name}'{hint}; set rewards.column to NAME"
+        )
 
 
 def _pairs(source: Source) -> list[str]:

@@ -16,8 +16,9 @@ from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.stages.prepared import is_prepared
+from pyprefopt.stages.sources import named_sources
 from pyprefopt.storage.files import MANIFEST, atomic_write
+from pyprefopt.storage.hub import EMBEDDED_DATA
 
 COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
 
@@ -36,11 +37,12 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
     check_compatible(config)  # some of its settings may have been replaced
     target = Path(out)
     as_table = target.suffix == ".parquet"
-    if not as_table and not is_prepared(config.data):
+    folder = named_sources(config)["data"].folder
+    if not as_table and folder is None:
         raise ConfigError(
             f"out must be a .parquet file, got '{target}'; a folder is for values of a folder made by pyprefopt prepare"
         )
-    if config.data is None or config.eval_data is not None or config.eval_ratio > 0:
+    if config.data == EMBEDDED_DATA or config.eval_data is not None or config.eval_ratio > 0:
         raise ConfigError("score takes one set whole: data must be given, eval_data not, and eval_ratio be 0")
     there = target.is_file() or (target / MANIFEST).is_file()
     if there and not config.overwrite:
@@ -56,10 +58,10 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         if ranks.is_main():
             store = SegmentStore.open(pipeline.data.directory / "train")
             values = ValueStore.open(rewards.directory / "train").check(store)
-            if as_table:
+            if folder is None or as_table:
                 _write_table(store, values, target)
             else:
-                ValueStore.write(target, store, values, key=values.key)
+                ValueStore.write(target, SegmentStore.open(folder), values.values, key=values.key)
     return rewards.facts
 
 

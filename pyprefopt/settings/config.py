@@ -123,14 +123,14 @@ class RunConfig(OptimConfig):
     # what
     method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
     loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
-    model: str | None = None  # directory, hub name or config.json (random weights); None: the embedded tiny model
+    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     chat_template: str | None = None  # plain, chatml or a file; None: the tokenizer's own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = False  # allow code from the model's repository to run
     # data
-    data: str | None = None  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded set
+    data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
     eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
@@ -187,7 +187,7 @@ class RunConfig(OptimConfig):
         for name in ("per_device_train_batch_size", "threads", "peak_tflops"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "> 0", "leave it out for the default")
-        for name in ("loss", "output_dir"):
+        for name in ("loss", "model", "data", "output_dir"):
             remedy = "make a RunConfig with pyprefopt.configure(...), which fills what is left out and checks the rest"
             value = getattr(self, name)
             check(value is not None, name, value, "given", remedy)

@@ -15,6 +15,7 @@ from pyprefopt.settings import command_line
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings say of rewards that are off
@@ -70,14 +71,14 @@ def to_yaml(config: RunConfig) -> str:
 def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by precedence: dataclass defaults < configs/method/NAME < configs/embedded/NAME < `user`, left to right.
 
-    The embedded layer lies in only where the tiny model meets the toy data: no model and no data given. Defaults of
+    The embedded layer lies in only where the tiny model meets the toy data: no other model or data given. Defaults of
     the dataclasses are not written out here; they hold for whatever no layer names. A method without an embedded recipe
     of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
     method = _method(given)
     layers = [recipe("method", method)]
-    if given.get("model") is None and given.get("data") is None:
+    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
@@ -123,10 +124,10 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    if values.get("output_dir") is None:
-        values["output_dir"] = f"runs/{method}"
+    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
-        values["policy_init"] = "base" if values.get("model") is None else "model"
+        values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
     config = RunConfig(**values)
     if config.selection.method != "threshold":
         for name in recipe("method", method).get("selection", {}):
@@ -192,7 +193,7 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
     if provider is Contrastive:
         longest = settings.get("max_tokens_per_batch", RunConfig.max_tokens_per_batch)
         follows["max_tokens"] = min(Contrastive.max_tokens, longest)
-    transform = getattr(METHODS[_method(settings)], "reward_transform", None)
+    transform = METHODS[_method(settings)].reward_transform
     if transform is not None and provider.log_ratio:
         follows["transform"] = transform
     return follows

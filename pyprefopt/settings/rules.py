@@ -18,6 +18,7 @@ from pyprefopt.settings.config import (
     OracleConfig,
     RunConfig,
 )
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _uses_base(c: RunConfig) -> bool:
 def _starts_from_weights(c: RunConfig) -> bool:
     """Whether the first training starts from a checkpoint, and not from a configuration alone."""
     first = c.base.path if c.policy_init == "base" and c.base.path is not None else c.model
-    return first is not None and not first.endswith(".json")
+    return first is not None and not is_bare(first)
 
 
 def _uses_rewards(c: RunConfig) -> bool:
@@ -127,7 +128,7 @@ RULES: tuple[Rule, ...] = (
         "base",
     ),
     Rule(
-        lambda c: c.policy_init == "model" and c.model is None,
+        lambda c: c.policy_init == "model" and c.model == EMBEDDED_MODEL,
         "policy_init model needs model: the embedded model has no trained weights; set model or leave policy_init out",
         {"method": "dpo", "policy_init": "model"},
         "policy_init",
@@ -169,13 +170,13 @@ RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: c.selection.method == "threshold" and getattr(c.loss, "normalizer", None) == "ratio",
+        lambda c: c.selection.method == "threshold" and c.loss.divides_by_ratio,
         "loss.normalizer ratio divides by |y| k, and selection.method threshold has no k; set loss.normalizer selected",
         {"method": "sepo", "selection": {"method": "threshold", "chosen_threshold": 0.1, "rejected_threshold": 0.1}},
         "selection",
     ),
     Rule(
-        lambda c: _not_share_k(c.selection) and getattr(c.loss, "normalizer", None) == "ratio",
+        lambda c: _not_share_k(c.selection) and c.loss.divides_by_ratio,
         "loss.normalizer ratio divides by |y| k, but with selection.minimum {c.selection.minimum} and "
         "selection.excluded_ids {c.selection.excluded_ids} the share of tokens selected is not k; set loss.normalizer "
         "selected, or leave minimum and excluded_ids out",
@@ -309,13 +310,13 @@ RULES: tuple[Rule, ...] = (
     ),
     # data
     Rule(
-        lambda c: c.base.data != BaseConfig.data and c.data is None,
+        lambda c: c.base.data != BaseConfig.data and c.data == EMBEDDED_DATA,
         "base.data needs data: the embedded set has its own SFT split; add data or leave base.data out",
         {"base": {"data": "instructions.jsonl"}},
         "base.data",
     ),
     Rule(
-        lambda c: c.eval_data is not None and c.data is None,
+        lambda c: c.eval_data is not None and c.data == EMBEDDED_DATA,
         "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",
         {"eval_data": "test.jsonl"},
         "eval_data",
@@ -327,7 +328,7 @@ RULES: tuple[Rule, ...] = (
         "eval_ratio",
     ),
     Rule(
-        lambda c: c.eval_steps > 0 and c.data is not None and c.eval_data is None and c.eval_ratio == 0,
+        lambda c: c.eval_steps > 0 and c.data != EMBEDDED_DATA and c.eval_data is None and c.eval_ratio == 0,
         "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
         {"data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
         "eval_steps",
@@ -352,7 +353,7 @@ RULES: tuple[Rule, ...] = (
         "truncation",
     ),
     Rule(
-        lambda c: c.trust_remote_code and c.model is None,
+        lambda c: c.trust_remote_code and c.model == EMBEDDED_MODEL,
         "trust_remote_code needs model: the embedded model has no code of its own; leave it out",
         {"trust_remote_code": True},
         "trust_remote_code",

@@ -104,7 +104,8 @@ def hints(cls: type, method: str) -> dict[str, Any]:
     """Field name -> type of what is given: a run's `loss` of its method, `rewards` of any provider, some left out."""
     found = get_type_hints(cls)
     if issubclass(cls, RunConfig):
-        found |= {"loss": METHODS[method], "rewards": any_rewards(), "output_dir": str | None}
+        found |= {"loss": METHODS[method], "rewards": any_rewards()}
+        found |= dict.fromkeys(("model", "data", "output_dir"), str | None)
     return {f.name: found[f.name] for f in fields(cls)}
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
 from pyprefopt.stages.data import split_names
+from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
-from pyprefopt.stages.transfer import SIDES, texts_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,21 +45,15 @@ def build_column(config: RunConfig, name: str, data: Artifact, directory: Path) 
             raise ConfigError("rewards column needs the tokens' places in the text; prepare the data with offsets")
         segments = pl.from_arrow(store.table)
         assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-        rows = texts_of(config, data, split, store)
-        where = f"{_source(config, split)}, {split}"
+        rows = texts_of(config, split, store)
+        where = f"{source_of(config, split).path}, {split}"
         _check_columns(rows, name, where)
         ValueStore.write(directory / split, store, _attach(segments, rows, name, where), key=f"column {name}")
     return {}
 
 
-def _source(config: RunConfig, split: str) -> str:
-    """Where the rows of a split come from, for messages."""
-    given = config.eval_data if split == "eval" and config.eval_data is not None else config.data
-    return str(given or "the embedded data")
-
-
 def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
-    for side in SIDES:
+    for side in ("chosen", "rejected"):
         column = f"{side}_{name}"
         if column not in rows.columns:
             raise DataError(

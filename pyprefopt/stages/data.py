@@ -1,35 +1,31 @@
-"""Stage `data`: from files to segments on disk. Everything is read and checked before anything is used."""
+"""Stage `data`: sources are prepared, and become the stores of the splits. All is checked before anything is used."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
+import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pyprefopt.data import embedded
-from pyprefopt.data.batching.loader import permutation
-from pyprefopt.data.store.segments import USER_WEIGHTS
+from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
-from pyprefopt.modeling.checkpoints.load import toy_config
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.candidates import best_responses, check_kind, drop_unranked
-from pyprefopt.stages.planted_tokens import has_planted, planted_mask, planted_spans
-from pyprefopt.stages.prepared import Part, Prepared, is_prepared
+from pyprefopt.stages.sources import NamedSource, kind_of_rows, named_sources
+from pyprefopt.stages.splits import Part, best_responses, cut, unranked, weights_of, write_planted, write_split
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
 from pyprefopt.storage.files import atomic_write, sha256_file
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pyprefopt.data.reading.frames import ReadResult
+    from pyprefopt.data.preparation.job import Progress
     from pyprefopt.data.tokenization.segments import Tokenizer
 
 DATA_SETTINGS = (
@@ -38,6 +34,7 @@ DATA_SETTINGS = (
 )  # fmt: skip
 
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
+PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
 
 logger = logging.getLogger("pyprefopt")
 
@@ -47,24 +44,9 @@ def data_stage(config: RunConfig) -> Stage:
     given = asdict(config)
     settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
     settings |= {"kind": kind_of_rows(config), "best": wants_best(config)}
-    data = [source for source in (config.data, config.eval_data, config.base.data) if source not in (None, "chosen")]
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
-    inputs = {source: _hash_data(source) for source in data} | {source: _hash_source(source) for source in tokens}
-    if config.data is None:
-        inputs["embedded data"] = sha256_file(embedded.__file__)
-    if config.model is None:
-        inputs["embedded model"] = content_hash(toy_config(0))
-    return Stage("data", settings, inputs, seed=config.seed)
-
-
-def _hash_data(source: str) -> str:
-    """Hash of a prepared folder, or of every file that a path, folder or glob means."""
-    from pyprefopt.data.reading.files import find_files
-
-    if is_prepared(source):
-        return Prepared("data", source).content_hash()
-    files, _ = find_files(source)
-    return content_hash([sha256_file(file.path) for file in files])
+    inputs = {source.path: source.content_hash() for source in named_sources(config).values()}
+    return Stage("data", settings, inputs | {source: _hash_source(source) for source in tokens}, seed=config.seed)
 
 
 def _hash_source(source: str) -> str:
@@ -75,91 +57,58 @@ def _hash_source(source: str) -> str:
 
 
 def open_tokenizer(config: RunConfig) -> Tokenizer:
-    """The run's tokenizer: `--tokenizer`, or the model's own."""
+    """The run's tokenizer: `--tokenizer`, that of the prepared folder `data`, or the model's own."""
     from pyprefopt.data.tokenization.segments import load_tokenizer
 
-    source = tokenizer_source(config)
-    if source is None:
-        return Prepared("data", config.data or "").tokenizer(config)
     return load_tokenizer(
-        source,
+        tokenizer_source(config),
         eos_token=config.eos_token,
         chat_template=config.chat_template,
         trust_remote_code=config.trust_remote_code,
     )
 
 
-def tokenizer_source(config: RunConfig) -> str | None:
-    """Where the run's tokenizer is; None: in the prepared folder `data`. ConfigError where nothing brings one."""
-    named = (config.tokenizer, config.eos_token, config.chat_template)
-    if is_prepared(config.data) and named == (None, None, None):
-        return None
-    source = config.tokenizer or config.model
-    if source is None or (config.tokenizer is None and source.endswith(".json")):
+def tokenizer_source(config: RunConfig) -> str:
+    """Where the run's tokenizer is. ConfigError where nothing brings one."""
+    folder = named_sources(config)["data"].folder
+    if folder is not None and (config.tokenizer, config.eos_token, config.chat_template) == (None, None, None):
+        return str(folder / "tokenizer")
+    embedded = (config.data, config.model) == (EMBEDDED_DATA, EMBEDDED_MODEL)
+    source = config.tokenizer or (EMBEDDED_DATA if embedded else config.model)
+    if source is None or (config.tokenizer is None and is_bare(source)):
         raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
     return source
 
 
 def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Read, check, hold out, tokenize, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
-    from pyprefopt.data.store.segments import SegmentStore, ValueStore
-
-    config = _with_toy(config, directory)
+    """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
     tokenizer = open_tokenizer(config)
-    with tqdm(desc="data", unit="step") as bar:
-        intake = Intake(config, tokenizer, bar)
-        splits = intake.splits()
-    intake.settle(directory)
-    facts: dict[str, Any] = intake.counts()
-    stores: dict[str, SegmentStore] = {}
-    weights: dict[str, str] = {}
-    for name, segments in splits.items():
-        if segments.is_empty():
-            if name == "eval":
-                continue
-            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/rejected.jsonl")
-        if isinstance(segments, Part):
-            store = stores[name] = segments.write(directory / name)
-            given = store.table[USER_WEIGHTS] if USER_WEIGHTS in store.table.column_names else None
-        else:
-            store = stores[name] = SegmentStore.write(segments.drop(USER_WEIGHTS, strict=False), directory / name)
-            given = segments.get_column(USER_WEIGHTS, default=None)
-        if given is not None:
-            _check_used(config, name)
-            weights[name] = ValueStore.write(directory / f"{name}_weights", store, given, key=USER_WEIGHTS).fingerprint
-        facts[name] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
-        if name in intake.spans:
-            planted = planted_mask(segments, intake.spans[name])
-            ValueStore.write(directory / f"{name}_planted", store, planted, key="planted")
+    sources = _Sources(config, tokenizer, directory)
+    sources.prepare()
+    stores = sources.split()
+    sources.report_rejects()
+    for name in ("train", "sft"):
+        if name in stores and stores[name] is None:
+            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/{REJECTED}")
+    shutil.rmtree(directory / PREPARED, ignore_errors=True)
     tokenizer.save(directory / "tokenizer")
-    if config.model is None:
-        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-        content = json.dumps(toy_config(tokenizer.vocab_size, **ids), indent=2)
-        (directory / "model").mkdir(exist_ok=True)
-        atomic_write(directory / "model" / "config.json", content.encode())
-    fingerprint = content_hash([{name: store.fingerprint for name, store in stores.items()}, tokenizer.fingerprint])
-    longest = max(int(store.longest_rows.max()) for store in stores.values())  # tokens of a prompt and one response
+    whole = {name: store for name, store in stores.items() if store is not None}
+    weights = {
+        name: ValueStore.open(weights_of(directory / name)).fingerprint
+        for name in whole
+        if weights_of(directory / name).exists()
+    }
+    facts: dict[str, Any] = sources.counts()
+    facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
+    fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
+    longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
     sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
     return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
-def _check_used(config: RunConfig, split: str) -> None:
-    """ConfigError for weights that nothing would read: a base learns without weights."""
-    if split == "sft" and METHODS[config.method].trains_on != "responses":
-        raise ConfigError(
-            f"response_weights of base.data {config.base.data!r} are not used by method {config.method}, whose base "
-            "learns without weights; leave the column out of that file"
-        )
-
-
-def kind_of_rows(config: RunConfig) -> str:
-    """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
-    return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
-
-
 def wants_best(config: RunConfig) -> bool:
     """Whether a base is to be trained on candidates, which have no chosen responses: it learns the best ones."""
-    trained = config.policy_init == "base" and config.base.path is None and config.base.data == "chosen"
+    trained = config.policy_init == "base" and config.base.path is None and "base.data" not in named_sources(config)
     return trained and kind_of_rows(config) == "candidates"
 
 
@@ -168,191 +117,126 @@ def split_names(data: Path) -> list[str]:
     return [name for name in ("train", "eval") if (data / name).exists()]
 
 
-def _with_toy(config: RunConfig, directory: Path) -> RunConfig:
-    """Fill in the embedded set's files where no data was given."""
-    if config.data is not None:
-        return config
-    paths = embedded.write_toy(directory / "toy")
-    tokenizer = config.tokenizer or (str(paths.tokenizer) if config.model is None else None)
-    base = replace(config.base, data=str(paths.sft))
-    train, test = paths.train, paths.test
-    if kind_of_rows(config) == "candidates":
-        train, test = embedded.write_candidates(directory / "toy")
-    return replace(config, data=str(train), eval_data=str(test), base=base, tokenizer=tokenizer)
-
-
 @dataclass
-class Intake:
-    """Reads the run's files and keeps the books: rows in = rows used + rows rejected."""
+class _Sources:
+    """The run's sources, prepared, with the counts of their rows: rows in = rows used + rows rejected."""
 
     config: RunConfig
     tokenizer: Tokenizer
-    bar: tqdm[Any]
-    rejects: list[pl.DataFrame] = field(default_factory=list)
-    rows_in: int = 0
-    rows_used: int = 0
-    rejected_before: int = 0  # when a prepared folder was made
-    responses_cut: int = 0
-    spans: dict[str, pl.DataFrame] = field(default_factory=dict)  # split -> row, segment, spans of planted tokens
+    directory: Path
+    named: dict[str, NamedSource] = field(init=False)
+    stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
+    rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
 
-    def splits(self) -> dict[str, Any]:
-        """Segments of every split (a frame, or a Part of a prepared folder), truncated where training asks for it."""
-        from pyprefopt.data.reading.frames import scan_instructions
+    def __post_init__(self) -> None:
+        self.named = named_sources(self.config)
 
-        config = self.config
-        own_sft = config.base.data != "chosen"
-        self.bar.reset(total=(1 + (config.eval_data is not None) + own_sft) + (2 + own_sft))  # read, then tokenized
-        splits = self._pairs()
-        if is_prepared(config.base.data):
-            splits["sft"] = self._prepared("base.data", config.base.data)
-        elif own_sft:
-            splits["sft"] = self._tokenize("sft", self._read(scan_instructions, config.base.data))
-        elif wants_best(config):
-            train = splits["train"]
-            splits["sft"] = best_responses(train.frame() if isinstance(train, Part) else train)
-        if config.check:  # the whole input has been read and checked; a few optimizer steps' worth is enough to try
-            count = 2 * config.global_batch_size
-            splits = {
-                name: part.first(count) if isinstance(part, Part) else first_rows(part, count)
-                for name, part in splits.items()
-            }
-        return splits
+    def prepare(self) -> None:
+        """Make, or find, the segments of every source."""
+        done = 0
+        with tqdm(desc="data", unit=" rows") as bar:
+            for setting, source in self.named.items():
+                bar.set_postfix_str(f"preparing {Path(source.path).name}")
 
-    def _pairs(self) -> dict[str, Any]:
-        """The splits `train` and `eval`: of two sources, or of one by prompt."""
-        config = self.config
-        assert config.data is not None  # noqa: S101  (filled by _with_toy)
-        splits: dict[str, Any] = {}
-        if is_prepared(config.data):
-            splits["train"] = self._prepared("data", config.data)
-            if config.eval_data is None:
-                splits = splits["train"].hold_out(lambda prompts: hold_out(prompts, config.eval_ratio, config.seed))
-        else:
-            pairs = self._read_rows(config.data)
-            if config.eval_data is None:
-                pairs_frame, held_out_frame = hold_out(pairs.frame, config.eval_ratio, config.seed)
-                pairs, held_out = replace(pairs, frame=pairs_frame), replace(pairs, frame=held_out_frame)
-            splits["train"] = self._truncate(self._tokenize("train", pairs), pairs.file)
-            if config.eval_data is None:
-                splits["eval"] = self._tokenize("eval", held_out)
-        if is_prepared(config.eval_data):
-            splits["eval"] = self._prepared("eval_data", config.eval_data or "")
-        elif config.eval_data is not None:
-            splits["eval"] = self._tokenize("eval", self._read_rows(config.eval_data))
-        return splits
+                def show(progress: Progress, before: int = done) -> None:
+                    bar.update(before + progress.rows - bar.n)
 
-    def _prepared(self, setting: str, path: str) -> Part:
-        folder = Prepared(setting, path)
-        folder.check(self.config, self.tokenizer)
-        self.rows_in += folder.manifest["rows_in"]
-        self.rows_used += folder.manifest["rows"]
-        self.rejected_before += sum(folder.manifest["rejected"].values())
-        self._count_cut(folder.manifest["responses_cut"], folder.manifest["settings"]["max_tokens"], path)
-        self.bar.update(2)
-        return folder.part()
+                target = self.directory / PREPARED / setting
+                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show)
+                done += store.manifest["rows_in"]
+                limits, count = store.manifest["settings"], store.manifest["responses_cut"]
+                if count:  # the limit of a ready folder may be another
+                    told = (source.path, counted(count, "response"), limits["max_tokens"])
+                    logger.warning("%s: %s cut to fit max_tokens = %d", *told)
+                if setting == "base.data" and limits["user_weights"]:
+                    self._check_used()
 
-    def _read_rows(self, path: str) -> ReadResult:
-        """Pairs, or candidates with what their method needs of them."""
-        import polars as pl
+    def _check_used(self) -> None:
+        """ConfigError for weights that nothing would read: a base learns without weights."""
+        if METHODS[self.config.method].trains_on != "responses":
+            raise ConfigError(
+                f"response_weights of base.data {self.config.base.data!r} are not used by method {self.config.method}, "
+                "whose base learns without weights; leave the column out of that file"
+            )
 
-        from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
+    def split(self) -> dict[str, SegmentStore | None]:
+        """Write the stores of the splits; None for those without rows."""
+        train, held_out = self._rankable("data"), None
+        if "eval_data" in self.named:
+            held_out = self._rankable("eval_data")
+        elif self.config.eval_ratio > 0:
+            train, held_out = self._hold_out(train)
+        stores = {"train": self._write("train", "data", train)}
+        if held_out is not None:
+            stores["eval"] = self._write("eval", "eval_data" if "eval_data" in self.named else "data", held_out)
+        if "base.data" in self.named:
+            stores["sft"] = self._write("sft", "base.data", Part.whole(self.stores["base.data"]))
+        elif wants_best(self.config) and (best := stores["train"]) is not None:
+            stores["sft"] = write_split(best_responses(best.tables()), self.directory / "sft")
+        return stores
 
-        kind = kind_of_rows(self.config)
-        scan = scan_preferences if kind == "preferences" else scan_candidates
-        try:
-            read = self._read(scan, path, format=self.config.format)
-        except DataError:
-            if self.config.format == "auto":
-                check_kind(self.config.method, path, kind)
-            raise
-        if kind == "preferences":
-            return read
-        sets, unranked = drop_unranked(read.frame)
-        self.rejects.append(unranked.with_columns(file=pl.lit(read.file)))
-        return replace(read, frame=sets)
+    def _rankable(self, setting: str) -> Part:
+        """All rows; of candidates those that can be ranked."""
+        source, store = self.named[setting], self.stores[setting]
+        part = Part.whole(store)
+        if source.kind != "candidates":
+            return part
+        bad = unranked(store, source.path)
+        self.rejects.append(bad)
+        return part.without(bad["row"])
 
-    def _read(self, scan: Callable[..., ReadResult], path: str, **options: Any) -> ReadResult:
-        self.bar.set_postfix_str(f"reading {Path(path).name}")
-        result = scan(path, **options)
-        self.bar.update()
-        self.rejects.append(result.rejects)
-        self.rows_in += result.frame.height + result.rejects.height  # rows, or sets of rows of one prompt
-        return result
+    def _hold_out(self, part: Part) -> tuple[Part, Part]:
+        source = self.named["data"]
+        keys = source.prompt_keys(part.store)
+        for bad in self.rejects:
+            keys = keys.filter(~keys["row"].is_in(bad["row"].implode()))
+        train, held_out = part.hold_out(keys, self.config.eval_ratio, self.config.seed)
+        if held_out.keep.any():
+            source.check_whole()
+        return train, held_out
 
-    def _tokenize(self, name: str, read: ReadResult) -> pl.DataFrame:
-        import polars as pl
+    def _write(self, name: str, setting: str, part: Part) -> SegmentStore | None:
+        """Write a split, of a check its first rows; a ready folder of the same segments is linked."""
+        config, source, target = self.config, self.named[setting], self.directory / name
+        first = 2 * config.global_batch_size if config.check else None  # enough to try a few steps
+        if target.is_symlink():  # of an earlier try
+            target.unlink()
+        if source.folder is not None and part.is_whole(first) and not part.store.manifest["settings"]["user_weights"]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.folder, target_is_directory=True)
+            return part.store
+        tables = part.tables()
+        if name == "train" and config.truncation.active and source.folder is None:
+            tables = cut(tables, config.truncation, self.tokenizer, source.path, self.rejects)
+        store = write_split(tables, target, first)
+        if store is not None and source.folder is None and source.kind == "preferences":
+            write_planted(source.rows, store, target.with_name(f"{name}_planted"))
+        return store
 
-        from pyprefopt.data.tokenization.segments import tokenize_rows
-        from pyprefopt.data.tokenization.token_columns import attach_weights, weight_columns
-
-        config = self.config
-        self.bar.set_postfix_str(f"tokenizing {name}, {read.frame.height:,} rows")
-        result = tokenize_rows(
-            read.frame,
-            self.tokenizer,
-            max_prompt_tokens=config.max_prompt_tokens,
-            prompt_overflow=config.prompt_overflow,
-            max_tokens=config.max_tokens,
-        )
-        self.bar.update()
-        segments, rejects = result.segments, result.rejects
-        if names := weight_columns(read.frame.columns):
-            logger.info("%s: the weights of %s multiply the method's", read.file, " and ".join(names))
-            try:
-                segments, badly_weighted = attach_weights(segments, read.frame)
-            except DataError as error:
-                raise DataError(f"{read.file}: {error}") from None
-            rejects = pl.concat([rejects, badly_weighted])
-        self.rejects.append(rejects.with_columns(file=pl.lit(read.file)))
-        self.rows_used += read.frame.height - rejects.height
-        self._count_cut(result.responses_cut, config.max_tokens, read.file)
-        if has_planted(read.frame.schema):
-            self.spans[name] = planted_spans(read.frame)
-        return segments
-
-    def _count_cut(self, responses: int, max_tokens: int, source: str) -> None:
-        """Add to the books, and say which limit cut: a prepared folder has its own."""
-        self.responses_cut += responses
-        if responses:
-            logger.warning("%s: %s cut to fit max_tokens = %d", source, counted(responses, "response"), max_tokens)
-
-    def _truncate(self, segments: pl.DataFrame, file: str) -> pl.DataFrame:
-        from pyprefopt.data.tokenization.identical_pairs import without_identical
-        from pyprefopt.data.truncation.dispatch import cut
-
-        rule = self.config.truncation
-        if not rule.active:
-            return segments
-        shorter = cut(segments, rule, tokenizer=self.tokenizer)
-        kept: pl.DataFrame
-        kept, rejects = without_identical(shorter, file)
-        self.rejects.append(rejects)
-        self.rows_used -= rejects.height
-        return kept
-
-    def settle(self, directory: Path) -> None:
+    def report_rejects(self) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`."""
         import polars as pl
 
-        from pyprefopt.data.reading.rejects import no_rejects, raise_for, write_rejected
+        from pyprefopt.data.reading.rejects import REJECTS, no_rejects, raise_for, write_rejected
 
-        rejects, target = pl.concat([no_rejects(), *self.rejects]), directory / REJECTED
+        paths = (self.directory / PREPARED / setting / REJECTED for setting in self.named)
+        before = [pl.read_ndjson(path, schema=REJECTS) for path in paths if path.exists()]
+        rejects = pl.concat([no_rejects(), *before, *self.rejects])
         if rejects.is_empty():
             return
         if self.config.on_error == "raise":
-            raise_for(rejects, self.rows_in, command=skip_command(), recorded="rejected.jsonl")
-        write_rejected(target, rejects)
+            raise_for(rejects, self.counts()["rows_in"], command=skip_command(), recorded=REJECTED)
+        write_rejected(self.directory / REJECTED, rejects)
 
     def counts(self) -> dict[str, int]:
-        """The books, for the manifest and the final table."""
-        rejected = sum(frame.height for frame in self.rejects) + self.rejected_before
-        if self.rows_in != self.rows_used + rejected:
-            raise RuntimeError(f"rows went missing: {self.rows_in} in, {self.rows_used} used, {rejected} rejected")
+        """Rows and responses, for the manifest and the final table; those of ready folders too."""
+        manifests = [store.manifest for store in self.stores.values()]
+        later = sum(frame.height for frame in self.rejects)
         return {
-            "rows_in": self.rows_in,
-            "rows_used": self.rows_used,
-            "rows_rejected": rejected,
-            "responses_cut": self.responses_cut,
+            "rows_in": sum(manifest["rows_in"] for manifest in manifests),
+            "rows_used": sum(manifest["rows"] for manifest in manifests) - later,
+            "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
+            "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
         }
 
 
@@ -365,32 +249,6 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
     atomic_write(target, (data.directory / REJECTED).read_bytes())
     left_out, rows = data.facts["rows_rejected"], counted(data.facts["rows_in"], "row")
     logger.warning("left out as bad: %d of %s; reasons in %s", left_out, rows, target)
-
-
-def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split off `ratio` of the prompts (at least one), so that no prompt is on both sides; seeded, order kept."""
-    import polars as pl
-
-    if ratio == 0 or frame.height < 2:
-        return frame, frame.clear()
-    prompt = pl.struct("prompt").struct.json_encode()
-    grouped = frame.with_columns(pl.col("row").min().over(prompt).alias("_group"))
-    groups = grouped["_group"].unique().sort().to_numpy()
-    if len(groups) < 2:
-        raise DataError(
-            "eval_ratio must hold out whole prompts, but all rows have the same one; set eval_ratio 0, or eval_data"
-        )
-    count = min(max(1, round(ratio * len(groups))), len(groups) - 1)
-    picked = groups[permutation(len(groups), seed=seed, epoch=0)[:count]]
-    held = grouped["_group"].is_in(pl.Series(picked).implode())
-    return frame.filter(~held), frame.filter(held)
-
-
-def first_rows(segments: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The segments of the first `count` rows."""
-    import polars as pl
-
-    return segments.filter(pl.col("row").is_in(segments["row"].unique().sort().head(count).implode()))
 
 
 def skip_command() -> str | None:

@@ -19,7 +19,7 @@ from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.stage import Artifact, content_hash
-from pyprefopt.storage.hub import resolve
+from pyprefopt.storage.hub import is_bare, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Source:
     def given(cls, path: str, config: RunConfig) -> Source:
         """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
         content = model_hash(path, trust_remote_code=config.trust_remote_code)
-        return cls(path, content_hash([content, config.seed]) if path.endswith(".json") else content)
+        return cls(path, content_hash([content, config.seed]) if is_bare(path) else content)
 
     def to_train(self, config: RunConfig) -> Source:
         """What a training starts from, and so its reference: these weights, or (lora.load_in_4bit) these in 4 bits."""
@@ -52,9 +52,10 @@ class Source:
         return Source(self.path, content_hash([self.fingerprint, "nf4"]), in_4bit=True)
 
 
-def start_model(config: RunConfig, data: Artifact) -> Source:
-    """`--model`, or the embedded tiny model, whose config the data stage wrote."""
-    return Source.given(config.model or str(data.directory / "model" / "config.json"), config)
+def start_model(config: RunConfig) -> Source:
+    """The run's model."""
+    assert config.model is not None  # noqa: S101  (filled by resolve)
+    return Source.given(config.model, config)
 
 
 def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
@@ -127,7 +128,7 @@ def _align_eos(model: Any, path: str, data: Artifact) -> None:
     if getattr(model, "generation_config", None) is not None:
         configs.append(model.generation_config)
     told = [config.eos_token_id for config in configs if config.eos_token_id is not None]
-    if path.endswith(".json"):
+    if is_bare(path):
         for config in configs:
             config.eos_token_id, config.bos_token_id = end, ids.get("bos_token")
     elif told and not any(end in (ends if isinstance(ends, list) else [ends]) for ends in told):

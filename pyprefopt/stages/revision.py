@@ -12,8 +12,8 @@ from pyprefopt.data.store.segments import KINDS, SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.stages.column import rows_hash
 from pyprefopt.stages.data import split_names
+from pyprefopt.stages.sources import texts_of
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
-from pyprefopt.stages.transfer import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ def build_revision(
     longest, facts, prints = 0, {}, {}
     for split in split_names(data.directory):
         source = SegmentStore.open(data.directory / split)
-        frame = _segments(provider, tokenizer, source, texts_of(config, data, split, source), direction, split)
+        frame = _segments(provider, tokenizer, source, texts_of(config, split, source), direction, split)
         store = SegmentStore.write(frame, directory / split)
         longest = max(longest, int(store.longest_rows.max()))
         left_out = int((source.segments != 0).sum()) - store.num_rows

@@ -113,11 +113,11 @@ class Training:
 
     def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
-        if getattr(self.method, "reads_scores", False):
+        if self.method.reads_scores:
             _require_scores(store, split)
         packer = Packer(
             store, layout=config.layout, last_token="reward_head" in self.method.needs,
-            keep_unweighted=getattr(self.method, "reads_unweighted", False),
+            keep_unweighted=self.method.reads_unweighted,
             budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
         )  # fmt: skip
         return StepLoader(

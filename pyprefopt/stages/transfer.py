@@ -17,13 +17,12 @@ import pyarrow as pa
 from pyprefopt import ranks
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import DataError
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.data import kind_of_rows, split_names
+from pyprefopt.stages.data import split_names
 from pyprefopt.stages.models import vocabulary_difference
-from pyprefopt.stages.prepared import Prepared, is_prepared
+from pyprefopt.stages.sources import OFFSETS, texts_of
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
-from pyprefopt.storage.files import sha256_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pyprefopt.data.tokenization.segments import Tokenizer
 
 SIDES = ("chosen", "rejected")
-OFFSETS = ("starts", "ends", "turns")
 
 logger = logging.getLogger("pyprefopt")
 
@@ -69,50 +67,13 @@ def build_tokens(
     longest, longest_row = 0, ""
     for split in split_names(data.directory):
         policy = SegmentStore.open(data.directory / split)
-        frame = _cut_as(policy, texts_of(config, data, split, policy), split)
+        frame = _cut_as(policy, texts_of(config, split, policy), split)
         store = SegmentStore.write(_tokenize(frame, tokenizer, model, split), directory / split)
         facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
         if store.longest_rows.max() > longest:
             longest = int(store.longest_rows.max())
             longest_row = f"{split} row {store.rows[int(store.longest_rows.argmax())]}"
     return {"facts": facts, "vocab_size": tokenizer.vocab_size, "longest": longest, "longest_row": longest_row}
-
-
-def texts_of(config: RunConfig, data: Artifact, split: str, policy: SegmentStore) -> pl.DataFrame:
-    """The rows of a split as they were read, with their texts whole."""
-    import polars as pl
-
-    from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
-
-    source: Any = config.eval_data if split == "eval" and config.eval_data is not None else config.data
-    form, candidates = config.format, kind_of_rows(config) == "candidates"
-    if source is None:  # the embedded set, which the data stage wrote
-        name = "train.parquet" if split == "train" else "test.parquet"
-        source = data.directory / "toy" / (f"candidates-{name}" if candidates else name)
-    elif is_prepared(source):
-        source, form = _inputs_of(Prepared("eval_data" if split == "eval" else "data", source))
-    scan = scan_candidates if candidates else scan_preferences
-    frame = scan(source, format=form).frame
-    return frame.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
-
-
-def _inputs_of(folder: Prepared) -> tuple[list[str], str]:
-    """The files that a prepared folder was made of, and their format.
-
-    Raises:
-        ConfigError: they are not there as they were; or the folder has no offsets.
-    """
-    needed = f"{folder.setting} '{folder.directory}' holds tokens, and a model of another tokenizer needs the texts"
-    if not set(OFFSETS) <= set(folder.store.table.column_names):
-        raise ConfigError(f"{needed} and the tokens' places in them; prepare it again with offsets")
-    files = folder.manifest["inputs"]
-    for entry in files:
-        file = entry["file"]
-        if file is None or not Path(file).is_file() or sha256_file(file) != entry["sha256"]:
-            raise ConfigError(
-                f"{needed}, but {file or 'the table that it was made of'} is not there as it was; pass the raw data"
-            )
-    return [entry["file"] for entry in files], str(folder.manifest["settings"]["format"])
 
 
 def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFrame:

@@ -6,8 +6,23 @@ from pathlib import Path
 
 from pyprefopt.errors import ConfigError
 
+# Names of what ships with the package: preference data with its tokenizer, and a tiny model of random weights.
+EMBEDDED_DATA, EMBEDDED_MODEL = "embedded:toy", "embedded:tiny"
+
 # A model's files without its weights: what the tokenizer and the config need.
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+
+
+def local(name_or_path: str | Path) -> Path:
+    """The path that is meant; of the embedded model that of its config.json."""
+    if name_or_path == EMBEDDED_MODEL:
+        return Path(__file__).parents[1] / "configs" / "model" / "embedded-tiny.json"
+    return Path(name_or_path).expanduser()
+
+
+def is_bare(model: str) -> bool:
+    """Whether a model is a configuration alone, with random weights and without a tokenizer."""
+    return model == EMBEDDED_MODEL or model.endswith(".json")
 
 
 def resolve(name_or_path: str | Path, *, files: tuple[str, ...] = SMALL_FILES) -> Path:
@@ -15,7 +30,7 @@ def resolve(name_or_path: str | Path, *, files: tuple[str, ...] = SMALL_FILES) -
 
     Raises ConfigError where there is no such path and the hub does not give the name (unknown, gated, or no network).
     """
-    path = Path(name_or_path).expanduser()
+    path = local(name_or_path)
     if path.exists():
         return path
     from huggingface_hub import snapshot_download

@@ -15,6 +15,7 @@ from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import with_settings
 from pyprefopt.stages.stage import Artifact, Stage, run_stage
 from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare
 
 Values = Mapping[str, Any]  # column -> value, of one cell
 OpenPipeline = Callable[[RunConfig], Pipeline]
@@ -53,7 +54,7 @@ def run_weak_to_strong(pipeline: OpenPipeline, config: RunConfig, values: Values
     strong = pipeline(config)
     start = strong.base.path if config.policy_init == "base" else config.model
     path = oracle_model(values["oracle"], strong)
-    bare = path.endswith(".json")  # a checkpoint brings its own tokenizer
+    bare = is_bare(path)  # a checkpoint brings its own tokenizer
     tokenizer = str(strong.data.directory / "tokenizer") if bare else None
     weak = pipeline(with_settings(config, {"model": path, "tokenizer": tokenizer, "policy_init": "base"}))
     ready = {"base": BaseConfig(path=weak.base.path), "oracle": OracleConfig(path=weak.oracle.path)}
@@ -167,6 +168,6 @@ def check_study(study: Study, config: RunConfig) -> None:
         ConfigError: another method than the study's, nothing to compare the runs on, or `--check`.
     """
     check_method(study, config.method)
-    held_out = config.data is None or config.eval_data is not None or config.eval_ratio > 0
+    held_out = config.data == EMBEDDED_DATA or config.eval_data is not None or config.eval_ratio > 0
     check(held_out, "eval_ratio", config.eval_ratio, "> 0 in a study without eval_data", "runs are compared on it")
     check(not config.check, "check", config.check, "false in a study", "check a single run: pyprefopt train --check")

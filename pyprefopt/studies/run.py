@@ -19,6 +19,7 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.hub import EMBEDDED_MODEL
 from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study
 from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame, write_csv
 
@@ -97,7 +98,7 @@ def grid(
             raise ConfigError(f"unknown setting '{option}'{did_you_mean(option, known)}; there are {', '.join(known)}")
     columns: dict[str, Sequence[Any]] = {"seed": seeds}
     for axis in study.axes:
-        if axis.embedded_only and config.model is not None and axis.option not in given:
+        if axis.embedded_only and config.model != EMBEDDED_MODEL and axis.option not in given:
             raise ConfigError(f"{axis.option} must be given with model: name the models, --{axis.option} PATH PATH …")
         columns[axis.column] = given.get(axis.option) or (axis.quick if quick else axis.values)
         if axis.check is not None:

@@ -46,7 +46,8 @@ def evaluate(
     def method_counts(batch: PackedBatch) -> Tensor:
         outputs = Outputs.of(model(batch))
         sums = method_sums(method, batch, outputs)
-        return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), outputs)
+        losses, rewards = method.loss(sums, batch), method.rewards(sums, batch)
+        return tally(method, batch, losses, rewards, outputs, sums.weights)
 
     if loader is not None:
         means = averages(total(loader, len(TALLY), method_counts))

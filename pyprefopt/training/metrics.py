@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from pyprefopt.losses import count_units
-from pyprefopt.losses.method import weighted_sums
+from pyprefopt.losses import count_units, weighted_sums
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -34,13 +33,15 @@ TOKEN_MEANS = ("weights/negative", "entropy")
 FROM_LOGPS = ("logps/chosen", "logps/rejected", *TOKEN_MEANS)
 
 
-def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, given: Tensor | Outputs) -> Tensor:
+def tally(
+    method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, given: Tensor | Outputs, weights: Tensor | None
+) -> Tensor:
     """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
 
-    `losses` [units], `rewards` [R] as the method gives them, `given` what the model gave. `rewards/accuracies` counts
-    chosen > rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over a response's scored tokens,
-    `num_weightless` counts groups without such a token. A zero-loss batch counts no tokens but computed ones. What the
-    model did not give is NaN.
+    `losses` [units], `rewards` [R] and `weights` [K, M] as the method gives them, `given` what the model gave.
+    `rewards/accuracies` counts chosen > rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over
+    a response's scored tokens, `weights/negative` counts those that the margin turns round, `num_weightless` groups
+    without any. A zero-loss batch counts no tokens but computed ones. What is not there is NaN.
     """
     logps, entropy = Outputs.of(given).logps, Outputs.of(given).entropy
     rewards = rewards.detach().double()
@@ -53,7 +54,8 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, g
         chosen.sum(), rejected.sum(), (chosen > rejected).double().sum(), (chosen - rejected).sum(),
         plain[better].sum(), plain[worse].sum(),
         batch_units(method, batch), scored.new_tensor(better.numel()),
-        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored, _negative_weights(method, batch, logps),
+        (scored > 0) * scored.new_tensor(batch.input_ids.numel()), scored,
+        scored.new_tensor(math.nan) if weights is None else ((weights[0] < 0) & (batch.token_mask > 0)).double().sum(),
         scored.new_tensor(batch.input_ids.numel()), *(scored > 0) * useful_tokens(batch),
         scored.new_tensor(math.nan) if entropy is None else (entropy.detach().double() * batch.token_mask).sum(),
         _weightless(batch),
@@ -61,10 +63,10 @@ def tally(method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, g
 
 
 def useful_tokens(batch: PackedBatch) -> Tensor:
-    """[tokens that the loss depends on, positions that these see (summed)], f64: each prompt once, whatever the layout.
+    """Two counts, f64 [2]: the tokens that the loss depends on, and the positions that they see.
 
-    Inputs end where the last scored token is read. What is repeated, in the separate layout, are prompts, with what a
-    template puts before a response's first token.
+    Each prompt counts once, whatever the layout. Inputs end where the last scored token is read. What is repeated, in
+    the separate layout, are prompts, with what a template puts before a response's first token.
     """
     if not len(batch.response_index):
         return torch.zeros(2, dtype=torch.float64, device=batch.input_ids.device)
@@ -81,14 +83,6 @@ def useful_tokens(batch: PackedBatch) -> Tensor:
 def _plain_sums(batch: PackedBatch, logps: Tensor) -> Tensor:
     """Sum of each response's scored tokens, [R] f64."""
     return weighted_sums(batch.token_mask[None], logps.detach().double(), batch)[0]
-
-
-def _negative_weights(method: Method, batch: PackedBatch, logps: Tensor | None) -> Tensor:
-    """How many scored tokens the method gives a negative weight in its margin, which turns their gradient round."""
-    if logps is None:
-        return batch.token_mask.new_tensor(math.nan, dtype=torch.float64)
-    weights = method.token_weights(batch, logps.detach())[0]
-    return ((weights < 0) & (batch.token_mask > 0)).sum(dtype=torch.float64)
 
 
 def _weightless(batch: PackedBatch) -> Tensor:
@@ -163,9 +157,4 @@ def drop_lines_after(path: Path, stage: str, step: int) -> None:
         return bool(record.get("stage") != stage or record["step"] <= step)
 
     kept = [line for line in path.read_text().splitlines() if stays(line)]
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w") as file:
-        file.write("".join(line + "\n" for line in kept))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    atomic_write(path, "".join(line + "\n" for line in kept).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, SupportsInt
+from typing import TYPE_CHECKING, NamedTuple, SupportsInt
 
 import torch
 
@@ -27,6 +27,15 @@ _REMEDY = (
 )
 
 
+class Outcome(NamedTuple):
+    """What is left of a micro-batch to explain a loss that is not finite; nothing has a gradient."""
+
+    batch: PackedBatch
+    rewards: Tensor  # [R]
+    logps: Tensor | None  # [M]
+    weights: Tensor | None  # [K, M]
+
+
 def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
     """Gradients of optimizer step `step` (from 0); returns its global tally, f64 [len(TALLY)], on the CPU.
 
@@ -42,15 +51,16 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
             f"{list_rows(job.train.window(step))}; {type(job.method).__name__} needs at least one"
         )
     totals = torch.zeros(len(TALLY), dtype=torch.float64, device=engine.device)
-    outcomes: list[tuple[PackedBatch, Tensor, Tensor | None]] = []
+    outcomes: list[Outcome] = []
     engine.train()
     for i, batch in enumerate(batches):
         outputs = Outputs.of(engine(batch))
         sums = method_sums(job.method, batch, outputs)
         losses, rewards = job.method.loss(sums, batch), job.method.rewards(sums, batch).detach()
         engine.backward(losses.sum() * (world_size() / units), last=i == len(batches) - 1)
-        totals += tally(job.method, batch, losses, rewards, outputs)
-        outcomes.append((batch, rewards, None if outputs.logps is None else outputs.logps.detach()))
+        totals += tally(job.method, batch, losses, rewards, outputs, sums.weights)
+        logps = None if outputs.logps is None else outputs.logps.detach()
+        outcomes.append(Outcome(batch, rewards, logps, sums.weights))
     totals = all_sum(totals).cpu()
     if not math.isfinite(totals[TALLY.index("loss")]):
         rows = list_rows(_bad_rows(job, step, outcomes))
@@ -69,17 +79,18 @@ def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> 
     _require_needs(method, batch, outputs)
     if outputs.logps is None:
         assert outputs.scores is not None  # noqa: S101  (a model gives one of them)
-        return Sums(policy=outputs.scores[None])
+        return Sums(policy=outputs.scores[None], method=type(method).__name__)
     with torch.no_grad():
-        weights = method.token_weights(batch, outputs.logps.detach())
-        weights = weights if batch.user_weights is None else weights * batch.user_weights
+        own = method.token_weights(batch, outputs.logps.detach())
+        weights = own if batch.user_weights is None else own * batch.user_weights
     ref = kl = None
     if "ref_logps" in method.needs and batch.ref_logps is not None:
         ref = weighted_sums(weights, batch.ref_logps.double(), batch)
     if "ref_kl" in method.needs and outputs.kl is not None:
         counted = batch.token_mask if batch.user_weights is None else batch.token_mask * batch.user_weights
         kl = weighted_sums(counted[None], outputs.kl.double(), batch)[0]
-    return Sums(policy=weighted_sums(weights, outputs.logps.double(), batch), ref=ref, kl=kl)
+    policy = weighted_sums(weights, outputs.logps.double(), batch)
+    return Sums(policy, ref, kl, weights=own, method=type(method).__name__)
 
 
 def _require_needs(method: Method, batch: PackedBatch, outputs: Outputs) -> None:
@@ -112,16 +123,19 @@ def list_rows(rows: Iterable[SupportsInt], shown: int = 20) -> str:
     return ", ".join(map(str, distinct[:shown])) + more
 
 
-def _bad_rows(job: Job, step: int, outcomes: Sequence[tuple[PackedBatch, Tensor, Any]]) -> list[int]:
+def _bad_rows(job: Job, step: int, outcomes: Sequence[Outcome]) -> list[int]:
     """Rows of the step whose reward is not finite on any rank; all its rows where no reward tells."""
     window = [int(row) for row in job.train.window(step)]
-    mine = {int(row) for batch, rewards, _ in outcomes for row in batch.response_row[~rewards.isfinite()].tolist()}
-    flags = all_sum(torch.tensor([float(row in mine) for row in window], device=outcomes[0][1].device)).tolist()
+    mine = {int(row) for one in outcomes for row in one.batch.response_row[~one.rewards.isfinite()].tolist()}
+    flags = all_sum(torch.tensor([float(row in mine) for row in window], device=outcomes[0].rewards.device)).tolist()
     return [row for row, flag in zip(window, flags, strict=True) if flag] or window
 
 
-def _bad_weights(method: Method, outcomes: Sequence[tuple[PackedBatch, Tensor, Tensor | None]]) -> str:
-    """What to say where the method's weights of tokens, not the model, are what is not finite on any rank."""
-    fine = ((batch, logps) for batch, _, logps in outcomes if logps is not None and bool(logps.isfinite().all()))
-    bad = any(not bool(method.token_weights(batch, logps).isfinite().all()) for batch, logps in fine)
+def _bad_weights(method: Method, outcomes: Sequence[Outcome]) -> str:
+    """The cause, where finite log-probs meet token weights of the method that are not finite, on any rank."""
+    bad = any(
+        one.logps is not None and bool(one.logps.isfinite().all())
+        and one.weights is not None and not bool(one.weights.isfinite().all())
+        for one in outcomes
+    )  # fmt: skip
     return f", where the token weights of loss.* are not finite ({method})" if any_rank(bad) else ""

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from pyprefopt.errors import TrainingError
 from pyprefopt.modeling.flops import count_flops
@@ -38,10 +37,11 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
     watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
     seed_rng(run.seed)  # a checkpoint brings its own states
-    with _engine(job, watchers) as engine, _sigterm() as told_to_stop:
+    with _engine(job, watchers) as engine, _sigterm() as stop_asked:
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
         progress.restore(store.resume(engine))
-        _notify(watchers, "on_start", progress)
+        for watcher in watchers:
+            watcher.on_start(progress)
         if not progress.resumed:
             _evaluate(job, engine, progress, watchers)
 
@@ -53,10 +53,12 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
             require_finite_gradient(norm, job, progress.step)
             progress.advance(totals, norm, rate, speed.add(totals, time.monotonic() - step_started))
 
-            _notify(watchers, "on_step", progress, progress.flush() if progress.due(run.logging_steps) else None)
+            metrics = progress.flush() if progress.due(run.logging_steps) else None
+            for watcher in watchers:
+                watcher.on_step(progress, metrics)
             if progress.due(run.eval_steps):
                 _evaluate(job, engine, progress, watchers)
-            stopping = any_rank(told_to_stop())
+            stopping = any_rank(stop_asked())
             if stopping or (run.save_steps and progress.step % run.save_steps == 0):
                 store.save(engine, progress.step, progress.state(), progress.score())
             if stopping:
@@ -72,12 +74,8 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
 def _evaluate(job: Job, engine: Engine, progress: Progress, watchers: Sequence[Callback]) -> None:
     if job.eval is not None or job.ranking is not None:
         progress.evaluated(evaluate(engine, job.method, job.eval, job.ranking))
-        _notify(watchers, "on_evaluation", progress, progress.eval_last)
-
-
-def _notify(watchers: Sequence[Callback], hook: str, *arguments: Any) -> None:
-    for watcher in watchers:
-        getattr(watcher, hook)(*arguments)
+        for watcher in watchers:
+            watcher.on_evaluation(progress, progress.eval_last)
 
 
 @contextmanager
@@ -87,7 +85,8 @@ def _engine(job: Job, watchers: Sequence[Callback]) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        _notify(watchers, "on_close")
+        for watcher in watchers:
+            watcher.on_close()
         engine.destroy()
 
 

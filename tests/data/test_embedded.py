@@ -18,8 +18,11 @@ from pyprefopt.data.embedded import (
     write_candidates,
     write_toy,
 )
+from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.reading.frames import read_candidates, read_instructions, read_preferences
-from pyprefopt.errors import ConfigError
+from pyprefopt.data.reading.sources import open_source
+from pyprefopt.data.tokenization.tokenizer import load_tokenizer
+from pyprefopt.errors import ConfigError, DataError
 
 SIDES = ("chosen", "rejected")
 
@@ -52,6 +55,24 @@ def logistic(features, labels, steps=150, rate=0.05):
         weights -= rate * features.T @ error / len(labels)
         bias -= rate * error.mean()
     return weights, bias
+
+
+def test_the_sets_have_names(toy, tmp_path):
+    train, test = write_candidates(tmp_path)
+    for name, path, read in (
+        ("embedded:toy", toy.train, read_preferences), ("embedded:toy/test", toy.test, read_preferences),
+        ("embedded:toy", toy.sft, read_instructions), ("embedded:toy", train, read_candidates),
+        ("embedded:toy/test", test, read_candidates),
+    ):  # fmt: skip
+        assert read(name).equals(read(path))
+    assert open_source(["embedded:toy"], format="candidates").kind == "candidates"
+    ours, theirs = load_tokenizer("embedded:toy"), load_tokenizer(toy.tokenizer)
+    assert ours.fingerprint == theirs.fingerprint
+    assert str(ours.path) == "embedded:toy"
+    store = prepare("embedded:toy", ours, tmp_path / "folder")
+    assert store.table.equals(prepare(str(toy.train), theirs, tmp_path / "other").table)
+    with pytest.raises(DataError, match=r"^embedded:toys must be a file; there is none; did you mean 'embedded:toy'\?"):
+        read_preferences("embedded:toys")
 
 
 def test_the_bytes_depend_on_the_arguments_alone(toy, tmp_path):

@@ -17,7 +17,7 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
-from pyprefopt.stages.data import hold_out
+from pyprefopt.stages.splits import hold_out
 from tests.pipeline.runs import MODEL, digest, small, train
 from tests.training.ranks import run_ranks
 

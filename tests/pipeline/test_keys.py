@@ -20,6 +20,7 @@ from pyprefopt.stages.models import Source, start_model
 from pyprefopt.stages.revision import revision_stage
 from pyprefopt.stages.rewards import rewards_stage
 from pyprefopt.stages.scores import logps_stage, selection_stage
+from pyprefopt.stages.sources import NamedSource
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.stages.training import Training
 
@@ -74,7 +75,7 @@ RECORDED = UNKEYED
 @pytest.fixture(autouse=True)
 def names_stand_for_content(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data files of these settings are not there."""
-    monkeypatch.setattr("pyprefopt.stages.data._hash_data", lambda source: source)
+    monkeypatch.setattr(NamedSource, "content_hash", lambda self: self.path)
 
 
 def keys(config: RunConfig) -> dict[str, str]:
@@ -150,9 +151,8 @@ def test_recorded_settings_change_no_key(name: str) -> None:
 def test_seed_decides_random_weights(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "llama"}')
-    data = Artifact("data", tmp_path, {"key": "data"}, reused=False)
     config = replace(base_config(), model=str(path))
-    assert start_model(config, data).fingerprint != start_model(replace(config, seed=5), data).fingerprint
+    assert start_model(config).fingerprint != start_model(replace(config, seed=5)).fingerprint
 
 
 def test_log_probs_of_quantized_weights_are_others() -> None:

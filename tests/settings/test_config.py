@@ -221,6 +221,10 @@ def test_layers(tmp_path):
     assert configure(method="simpo", model="m").learning_rate == recipe("method", "simpo")["learning_rate"]
     assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
     assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
+    assert (configure().data, configure().model) == ("embedded:toy", "embedded:tiny")
+    assert configure() == configure(data="embedded:toy", model="embedded:tiny")
+    assert configure(data="pairs.jsonl").model == "embedded:tiny"
+    assert configure(model="m").data == "embedded:toy"
     assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
     assert configure(learning_rate=0.5).learning_rate == 0.5
     assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
@@ -266,7 +270,7 @@ def test_gaps_are_filled():
 def test_a_run_is_complete_or_says_how_to_make_it():
     with pytest.raises(ConfigError, match=r"^loss must be given, got None; make a RunConfig with pyprefopt\.configure"):
         RunConfig(method="sepo", model="m")
-    with pytest.raises(ConfigError, match=r"^output_dir must be given, got None; make a RunConfig with"):
+    with pytest.raises(ConfigError, match=r"^data must be given, got None; make a RunConfig with"):
         RunConfig(method="sepo", model="m", loss=SePO())
 
 

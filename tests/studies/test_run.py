@@ -108,8 +108,8 @@ def test_figures_are_written(ratios):
 
 def test_a_finished_study_runs_nothing_again(ratios, inputs, monkeypatch):
     before = {path.name: path.read_bytes() for path in ratios.output_dir.glob("*.csv")}
-    monkeypatch.setattr("pyprefopt.pipeline.run.run_training", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr("pyprefopt.pipeline.run.build_logps", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_training", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("pyprefopt.pipeline.pipeline.build_logps", lambda *_, **__: pytest.fail("scored again"))
     run_study("ratios", small(inputs, ratios.output_dir), values=RATIOS, plots=False)
     assert {path.name: path.read_bytes() for path in ratios.output_dir.glob("*.csv")} == before
 
@@ -124,7 +124,7 @@ def test_a_stopped_study_goes_on_with_the_missing_runs(ratios, inputs, tmp_path,
         trained.append(directory.name)
         return fit_stage.run_training(config, training, directory)
 
-    monkeypatch.setattr("pyprefopt.pipeline.run.run_training", watch)
+    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_training", watch)
     again = run_study("ratios", small(inputs, tmp_path), values=RATIOS, plots=False)
     assert trained == [last]
     drop = ["seconds", "policy"]
@@ -335,7 +335,7 @@ def test_other_methods_train_on_selected_tokens_too(name):
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_runs(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pyprefopt.pipeline.run.run_stage", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_stage", lambda *_, **__: pytest.fail("ran"))
     assert cli.main(["study", *words]) == 2
     message = capsys.readouterr().err
     for part in said:

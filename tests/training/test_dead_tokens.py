@@ -73,7 +73,7 @@ def run(name: str, batches: list[PackedBatch]) -> tuple[dict[str, float], dict[s
         sums = method_sums(method, batch, outputs)
         losses = method.loss(sums, batch)
         losses.sum().backward()
-        totals += tally(method, batch, losses, method.rewards(sums, batch), outputs)
+        totals += tally(method, batch, losses, method.rewards(sums, batch), outputs, sums.weights)
     gradients = {key: p.grad for key, p in policy.named_parameters() if p.grad is not None}
     return dict(zip(TALLY, totals.tolist(), strict=True)), gradients
 
@@ -84,7 +84,7 @@ def run(name: str, batches: list[PackedBatch]) -> tuple[dict[str, float], dict[s
 def test_loss_and_gradients_are_those_without_the_cut(name: str, layout: str, selection: bool) -> None:
     rows, method = make_rows(METHODS[name].trains_on), METHODS[name]
     whole = packs(rows, layout, cut=False, selection=selection)
-    cut = packs(rows, layout, cut=not getattr(method, "reads_unweighted", False), selection=selection)
+    cut = packs(rows, layout, cut=not method.reads_unweighted, selection=selection)
     (expected, theirs), (found, ours) = run(name, whole), run(name, cut)
     for key in SHARE:
         assert found[key] == pytest.approx(expected[key], rel=1e-9, abs=1e-9), key

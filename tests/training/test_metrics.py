@@ -24,7 +24,7 @@ def batch_of(groups):
 
 def counts(method, batch, logps):
     sums = method_sums(method, batch, logps)
-    return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), logps)
+    return tally(method, batch, method.loss(sums, batch), method.rewards(sums, batch), logps, sums.weights)
 
 
 def value(totals, name: str) -> float:

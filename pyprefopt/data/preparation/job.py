@@ -20,8 +20,8 @@ from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
 from pyprefopt.data.reading.formats import weight_fields
-from pyprefopt.data.reading.sources import open_source
-from pyprefopt.data.reading.tables import FRAME, as_tables
+from pyprefopt.data.reading.sources import Source, open_source
+from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.token_columns import BOOKS
@@ -103,13 +103,35 @@ def prepare(
         offsets=offsets,
         user_weights=(*weights, *opened.named(BOOKS)) if weights else (),
     )
+    return prepare_source(
+        opened, tokenizer, out, config,
+        on_error=on_error, engine=engine, overwrite=overwrite, progress=progress, command=command,
+    )  # fmt: skip
+
+
+def prepare_source(
+    source: Source,
+    tokenizer: Tokenizer,
+    out: str | Path,
+    config: PrepareConfig,
+    *,
+    on_error: Literal["raise", "skip"] | None,
+    engine: str = "local",
+    overwrite: bool = False,
+    progress: Callable[[Progress], object] | None = None,
+    command: str | None = None,
+) -> SegmentStore:
+    """`prepare` of an open source; on_error None: for a caller that has the tokenizer, and reports the bad rows itself.
+
+    The folder then has no tokenizer, and is finished whatever rows it has.
+    """
     check_config(config, tokenizer)
     run, directory = runner(engine), Path(out).expanduser()
     try:
         workspace = Workspace(directory)
         workspace.check_ours()
         with FolderLock(directory):
-            job = _Job(opened, config, tokenizer, workspace, progress)
+            job = _Job(source, config, tokenizer, workspace, progress)
             if job.is_done(overwrite=overwrite):
                 job.check_finished(on_error, command)
             else:
@@ -125,7 +147,7 @@ def prepare(
 class _Job:
     """One preparation: what is made, from what, where, and the books."""
 
-    source: Any
+    source: Source
     config: PrepareConfig
     tokenizer: Tokenizer
     workspace: Workspace
@@ -136,7 +158,7 @@ class _Job:
     found: int = 0  # shards of a run before
 
     def __post_init__(self) -> None:
-        self.files = [] if self.source.files == [FRAME] else self.source.files
+        self.files = [file.name for file in self.source.data_files]
         self.seen = [_stamp(file) for file in self.files]
         self.inputs = [sha256_file(file) for file in self.files] or [_content(self.source)]
 
@@ -181,7 +203,7 @@ class _Job:
         logger.info("%s: done before, used again", self.workspace.directory)
         return True
 
-    def check_finished(self, on_error: str, command: str | None) -> None:
+    def check_finished(self, on_error: str | None, command: str | None) -> None:
         """Report the bad rows that a finished folder left out, where they are to be raised."""
         manifest = self.workspace.finished()
         if manifest and manifest["rejected"] and on_error == "raise":
@@ -209,7 +231,7 @@ class _Job:
         self._tell()
         self._check_unchanged()
 
-    def settle(self, on_error: str, command: str | None) -> None:
+    def settle(self, on_error: str | None, command: str | None) -> None:
         """Report bad rows, or finish the folder."""
         records = list(self.workspace.records.values())
         rejected: Counter[str] = Counter()
@@ -221,15 +243,18 @@ class _Job:
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
         if rejected and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
-        if not rows:
+        if not rows and on_error is not None:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
-        self.tokenizer.save(self.workspace.directory / TOKENIZER)
+        if on_error is not None:
+            self.tokenizer.save(self.workspace.directory / TOKENIZER)
         totals = {
             name: sum(record[name] for record in records) for name in ("tokens", "responses_cut", "tokenized_apart")
         }
-        longest = {name: max(record[name] for record in records) for name in ("longest_prompt", "longest_row")}
+        longest = {
+            name: max((record[name] for record in records), default=0) for name in ("longest_prompt", "longest_row")
+        }
         facts = {
             "key": self.key,
             **self.made_from,

@@ -12,13 +12,15 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyprefopt.data.preparation.block import PreparedBlock
 from pyprefopt.data.store.shards import Shard, are_shards, check_shards, shard_name, shards_manifest, write_shard
 from pyprefopt.errors import ArtifactError, option
 from pyprefopt.storage import files
 from pyprefopt.storage.locks import LOCK
+
+if TYPE_CHECKING:
+    from pyprefopt.data.preparation.block import PreparedBlock
 
 WORK, REJECTED, TOKENIZER = ".work", "rejected.jsonl", "tokenizer"
 _OURS = (LOCK, WORK, REJECTED, TOKENIZER, files.MANIFEST)

@@ -14,7 +14,7 @@ from pyprefopt.data.reading.formats import lines_bytes, texts_of
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
-    from pyprefopt.data.reading.sources import Block, ParsedBlock
+    from pyprefopt.data.reading.sources import Block, ParsedBlock, Source
 
 
 def carried_columns(parsed: ParsedBlock, names: Sequence[str]) -> pl.DataFrame:
@@ -70,12 +70,27 @@ def may_have(block: Block, names: Sequence[str]) -> list[str]:
     return _native.quoted_names(texts_of(block.rows, ()), list(names))
 
 
+def named_in_any_row(source: Source, names: Sequence[str]) -> list[str]:
+    """Those of the names that are fields of any row: of lines of text, all are looked through."""
+    found = set(source.named(names))
+    if not any(part.columns for part in source.parts):
+        for block in source.blocks():
+            if found.issuperset(names):
+                break
+            found |= set(_fields_of(block, [name for name in names if name not in found]))
+    return [name for name in names if name in found]
+
+
+def _fields_of(block: Block, names: Sequence[str]) -> list[str]:
+    """Those of the names that are fields of a line."""
+    lines = lines_bytes(block.rows).split(b"\n") if (seen := may_have(block, names)) else []
+    return [name for name in seen if any(name in _row(line) for line in lines)]
+
+
 def check_unseen(block: Block, names: Sequence[str]) -> None:
     """DataError where lines of text have one of the fields that the source's first rows do not have."""
-    if isinstance(block.rows, pa.Table):
-        return  # its columns are known from the start
-    for name in may_have(block, names):
-        if any(name in _row(line) for line in lines_bytes(block.rows).split(b"\n")):
+    if not isinstance(block.rows, pa.Table):  # whose columns are known from the start
+        for name in _fields_of(block, names):
             raise DataError(
                 f"{block.file}: the field '{name}' is in rows after the first ones, which do not have it; put it into "
                 "the first row too (null stands for no weights), or drop it"

@@ -16,6 +16,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.storage.hub import EMBEDDED_DATA
 
 PIECE_BYTES = 1 << 20  # read at once from a text file
 CONTAINERS = {  # suffix -> container
@@ -101,7 +102,7 @@ def _one(path: Path, ignored: list[str]) -> list[Path]:
         return found
     if re.match(r"[a-z][a-z0-9]+:/", str(path)):
         raise DataError(f"{path} must be a file on this machine, not an address; download it and give the file")
-    near = did_you_mean(path.name, [entry.name for entry in path.parent.glob("*")])
+    near = did_you_mean(path.name, [EMBEDDED_DATA, *(entry.name for entry in path.parent.glob("*"))])
     if not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.parent.exists() and not path.suffix:
         near = "; if a data set of the hub is meant, download its files, or in Python give load_dataset(…)['train']"
     raise DataError(f"{path} must be a file; there is none{near}")

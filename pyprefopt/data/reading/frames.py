@@ -138,6 +138,11 @@ def _used(
     return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
 
 
+def scan_source(source: Source) -> ReadResult:
+    """All rows of an open source, with all their columns; bad rows are returned, not raised."""
+    return _scan(source.files, source)
+
+
 def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
     fields = weight_fields(opened.kind)
     extra = [] if carry else opened.named(fields)

@@ -26,7 +26,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyprefopt.data import _native
+from pyprefopt.data import _native, embedded
 from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
 from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, needed, texts_of
 from pyprefopt.data.reading.rejects import REJECTS
@@ -66,6 +66,15 @@ class Block:
     rows: pa.Array | pa.Table  # JSON lines as u8, or typed rows
     rows_in: int
     first_line: int | None  # of the block in its file, from 1; None where rows are not lines
+    numbers: pa.Array | None = None  # positions of the rows in the input, where they do not follow the first
+    rejects: pl.DataFrame | None = None  # rows of the input that were bad before these rows were made of others
+
+    def numbered(self, lines: pa.Table) -> pa.Table:
+        """The lines, their rows being counted from the first, with the rows' positions in the input."""
+        if self.numbers is None:
+            return lines
+        places = pc.subtract(lines["row"], pa.scalar(self.first_row, pa.uint64()))
+        return lines.set_column(lines.column_names.index("row"), "row", self.numbers.take(places))
 
     def head(self, rows: int) -> Block:
         """The first rows (or lines) of it."""
@@ -211,7 +220,7 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
     Args:
         source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
             folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
-            datasets.Dataset, DuckDB relation.
+            datasets.Dataset, DuckDB relation. `embedded:toy` and `embedded:toy/test` are the embedded set.
         format: one of `FORMATS`; auto: by the fields of the first rows.
         kind: preferences, candidates or instructions (or several), if only these will do.
 
@@ -223,10 +232,15 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
     for name in kinds:
         if name not in FORMATS:
             raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
+    if isinstance(source, (list, tuple)) and len(source) == 1:
+        (source,) = source
+    if isinstance(source, str) and source in embedded.ROWS:
+        rows = embedded.rows(source, kinds[0] if format == "auto" else kind_of(format))
+        return Source([table_part(as_tables(rows), source)], format, kinds, [])
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
         return Source([_file_part(file) for file in files], format, kinds, ignored)
-    return Source([_table_part(as_tables(source))], format, kinds, [])
+    return Source([table_part(as_tables(source))], format, kinds, [])
 
 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
@@ -237,6 +251,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
         texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
     )
     table = to_table(used)
+    rejects = block_rejects(bad, block)
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
         fields = _native.format_fields(format)
@@ -244,20 +259,21 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
         further = without_views(block.rows.select(own)).take(
             pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
         )
-    return ParsedBlock(
-        table, block_rejects(bad, block.file), block.rows_in, format, block.file, further if carry else None
-    )
+    table = block.numbered(table)
+    return ParsedBlock(table, rejects, block.rows_in, format, block.file, further if carry else None)
 
 
-def block_rejects(rejects: Any, file: str) -> pl.DataFrame:
+def block_rejects(rejects: Any, block: Block) -> pl.DataFrame:
     """The kernel's rejects with the file and the nearest known name (for missing fields)."""
+    before = REJECTS.to_frame() if block.rejects is None else block.rejects
     if not rejects.num_rows:
-        return REJECTS.to_frame()
-    frame = pl.DataFrame(rejects).with_columns(file=pl.lit(file))
+        return before
+    frame = pl.DataFrame(block.numbered(pl.DataFrame(rejects).to_arrow())).with_columns(file=pl.lit(block.file))
     near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
     missing = pl.col("reason") == "missing_field"
     named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
-    return pl.concat([frame.filter(~missing), named]).sort("row").select(REJECTS.names()).cast(REJECTS)
+    found = pl.concat([frame.filter(~missing), named]).select(REJECTS.names()).cast(REJECTS)
+    return pl.concat([before, found]).sort("row", maintain_order=True)
 
 
 def _renamed(entry: dict[str, str]) -> str:
@@ -320,12 +336,14 @@ def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tup
             return
 
 
-def _table_part(source: TableSource) -> _Part:
+def table_part(source: TableSource, name: str = FRAME) -> _Part:
+    """A table as a part of a source, under its name."""
+
     def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in source.schema.names if columns is None or name in columns]
         return _table_blocks((batch.select(wanted) for batch in source.batches()), size)
 
-    return _Part(FRAME, blocks, list(source.schema.names), rows=source.rows)
+    return _Part(name, blocks, list(source.schema.names), rows=source.rows)
 
 
 def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> Iterator[tuple[pa.Table, int, None]]:

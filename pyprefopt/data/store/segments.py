@@ -58,11 +58,6 @@ class SegmentStore(ShardedTable):
         store = cls.from_frame(frame)
         return store._write(directory, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
 
-    def write_part(self, directory: str | Path, keep: NDArray[np.bool_], **facts: Any) -> Self:
-        """Write the groups where `keep` [groups] holds, a shard at a time, and open them."""
-        tokens = int(self.lengths[np.repeat(keep, np.diff(self.group_offsets))].sum())
-        return self._write(directory, keep, **facts, groups=int(keep.sum()), tokens=tokens)
-
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each line, [lines] i64."""

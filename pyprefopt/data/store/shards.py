@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,10 @@ class ShardedTable:
 
     kind: str  # which of the two, in the manifest
 
-    def __init__(self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any]) -> None:
-        self._table, self.manifest = table, manifest
+    def __init__(
+        self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any], shards: Sequence[Path] = ()
+    ) -> None:
+        self._table, self.manifest, self._paths = table, manifest, shards
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_lines:,} lines: {', '.join(self.table.column_names)})"
@@ -65,7 +67,14 @@ class ShardedTable:
         paths = [_present(directory, shard) for shard in manifest["shards"]]
         if verify:
             check_shards(directory, manifest["shards"])
-        return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest)
+        return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest, paths)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All lines, a shard at a time, each mapped into memory only while it is looked at."""
+        if not self._paths:
+            yield self.table
+        for path in self._paths:
+            yield _map(path)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,42 +97,80 @@ class ShardedTable:
         """First line of each group, where a shard may begin."""
         raise NotImplementedError
 
-    def _write(self, directory: str | Path, keep: NDArray[np.bool_] | None = None, **facts: Any) -> Self:
-        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written.
+    def _write(self, directory: str | Path, **facts: Any) -> Self:
+        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
+        writer = ShardWriter(type(self), directory)
+        writer.add(self.table)
+        return writer.finish(**facts)
 
-        `keep` [groups]: write these groups only. One shard at a time is in memory.
-        """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / files.MANIFEST).unlink(missing_ok=True)
-        files.remove_leftovers(directory)
-        shards = []
-        for index, table in enumerate(self._shards(keep)):
-            shards.append(write_shard(directory, shard_name(self.kind, index), table, lines=table.num_rows))
-        names = {shard["file"] for shard in shards}
-        for stale in directory.glob(f"{self.kind}-*.arrow"):
-            if stale.name not in names:
-                stale.unlink()
-        files.write_manifest(directory, facts | shards_manifest(self.kind, shards))
-        return self.open(directory)
-
-    def _shards(self, keep: NDArray[np.bool_] | None = None) -> Iterator[pa.Table]:
+    def _shards(self) -> Iterator[pa.Table]:
         """Tables of whole groups and at most SHARD_TOKENS tokens (one group at least), in canonical form."""
         starts = self._group_starts()
+        before = np.append(0, np.cumsum(self._line_tokens()))
         ends = np.append(starts[1:], self.num_lines)
-        kept = np.ones(len(starts), np.bool_) if keep is None else keep
-        lines = np.repeat(kept, ends - starts)
-        before = np.concatenate([[0], np.cumsum(np.where(lines, self._line_tokens(), 0))])
-        groups = np.flatnonzero(kept)
-        starts, ends = starts[groups], ends[groups]
         first = 0
-        while first < len(groups):
+        while first < len(starts):
             last = int(np.searchsorted(before[ends], before[starts[first]] + SHARD_TOKENS, side="right"))
             last = max(last, first + 1)
-            part = slice(starts[first], ends[last - 1])
-            table = self.table.slice(part.start, part.stop - part.start)
-            yield table.filter(pa.array(lines[part])).combine_chunks()  # fresh buffers: the chunks leave no trace
+            lines = int(ends[last - 1] - starts[first])
+            part = self.table.slice(int(starts[first]), lines)
+            yield part.filter(
+                pa.array(np.ones(lines, np.bool_))
+            ).combine_chunks()  # fresh buffers: the chunks leave no trace
             first = last
+
+
+Store = TypeVar("Store", bound=ShardedTable)
+
+
+class ShardWriter(Generic[Store]):
+    """Writes tables of whole groups as one store, as they come: the shards are those of all of them in one piece.
+
+    One shard is in memory at a time. The store at `directory` is gone before the first byte is written.
+    """
+
+    def __init__(self, kind: type[Store], directory: str | Path) -> None:
+        self.kind, self.directory = kind, Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / files.MANIFEST).unlink(missing_ok=True)
+        files.remove_leftovers(self.directory)
+        self._shards: list[Shard] = []
+        self._pending: list[pa.Table] = []
+        self._pending_tokens = 0
+        self.tokens = self.groups = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take further lines."""
+        part = self.kind(table, {})
+        tokens = int(part._line_tokens().sum())
+        self.tokens, self.groups = self.tokens + tokens, self.groups + len(part._group_starts())
+        self._pending.append(table)
+        self._pending_tokens += tokens
+        if self._pending_tokens > SHARD_TOKENS:
+            full = self._full()
+            rest = next(full)
+            for shard in full:
+                self._put(rest)
+                rest = shard
+            self._pending, self._pending_tokens = [rest], int(self.kind(rest, {})._line_tokens().sum())
+
+    def finish(self, **facts: Any) -> Store:
+        """Write what is left, then the manifest with these facts, and open the store."""
+        for shard in self._full():
+            self._put(shard)
+        names = {shard["file"] for shard in self._shards}
+        for stale in self.directory.glob(f"{self.kind.kind}-*.arrow"):
+            if stale.name not in names:
+                stale.unlink()
+        files.write_manifest(self.directory, facts | shards_manifest(self.kind.kind, self._shards))
+        return self.kind.open(self.directory)
+
+    def _full(self) -> Iterator[pa.Table]:
+        return self.kind(pa.concat_tables(self._pending), {})._shards() if self._pending else iter(())
+
+    def _put(self, shard: pa.Table) -> None:
+        name = shard_name(self.kind.kind, len(self._shards))
+        self._shards.append(write_shard(self.directory, name, shard, lines=shard.num_rows))
 
 
 def shard_name(kind: str, index: int) -> str:

@@ -45,7 +45,7 @@ def tokenize_block(
         **limits,
         offsets=offsets,
     )
-    table, rejects = to_table(segments), block_rejects(bad, block.file)
+    table, rejects = block.numbered(to_table(segments)), block_rejects(bad, block)
     if responses_cut:
         table, rejects = drop_identical(table, rejects, block.file)
     return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart))

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -16,6 +17,7 @@ import polars as pl
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
+from pyprefopt.data.embedded import write_tokenizer
 from pyprefopt.data.tokenization.render import (
     SHIPPED,
     check_compiles,
@@ -27,7 +29,7 @@ from pyprefopt.data.tokenization.render import (
 )
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
-from pyprefopt.storage.hub import resolve
+from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -168,11 +170,20 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
+    `embedded:toy` is that of the embedded set.
     eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before what the files say.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
     _check_path(path)
-    source = resolve(path)
+    if path == EMBEDDED_DATA:
+        with TemporaryDirectory() as folder:
+            write_tokenizer(Path(folder))
+            return replace(_load(Path(folder), path, eos_token, chat_template), path=Path(path))
+    return _load(resolve(path), path, eos_token, chat_template)
+
+
+def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: str | Path | None) -> Tokenizer:
+    """The tokenizer of a directory or file, which the user calls `path`."""
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
@@ -190,7 +201,8 @@ def load_tokenizer(
     content = file.read_bytes()
     native = open_native(file, content, tokens, template)
     if native.engine != "fast":
-        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
+        shown = path if path == EMBEDDED_DATA else file
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
     unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
     if unknown:
         logger.warning(

@@ -31,6 +31,7 @@ from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
 from pyprefopt.modeling.checkpoints.weights import check_weights
 from pyprefopt.modeling.cpu_matmul import use_fast_products
+from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def load_model(
 
     source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
         state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
+        `embedded:tiny` is a config.json whose vocabulary is as large as `vocab_size`.
     dtype: float32, bfloat16 or float64 (tests), of weights and computation.
     attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, said in the log).
     lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
@@ -82,6 +84,8 @@ def load_model(
     wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     config, original = _configured(path, way, trust_remote_code, head, pad_token_id)
+    if source == EMBEDDED_MODEL and vocab_size is not None:
+        config.vocab_size = original.vocab_size = vocab_size
     if load_in_4bit:
         _refuse_packing_anew(config, path)
     with _told_of_attention(config):
@@ -125,7 +129,7 @@ def sketch_model(
 
 def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
     """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
-    path = Path(source).expanduser()
+    path = local(source)
     if path.is_dir():
         _check_directory(path)
         return path
@@ -173,20 +177,8 @@ def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
 
 def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
     """The embedded tiny model as the content of a config.json: Llama, 2 layers, hidden size 128, own head."""
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": vocab_size,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": False,
-        "bos_token_id": bos_token_id,
-        "eos_token_id": eos_token_id,
-    }
+    settings: dict[str, Any] = json.loads(local(EMBEDDED_MODEL).read_text(encoding="utf-8"))
+    return settings | {"vocab_size": vocab_size, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -74,6 +74,15 @@ def test_a_directory_is_loaded_as_it_is(saved: Path, config: Path) -> None:
     assert load_model(saved, dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_the_embedded_model_has_a_name(config: Path) -> None:
+    """Its vocabulary is as large as the tokenizer's; its weights are those of its config.json."""
+    named, written = load_model("embedded:tiny", seed=3, vocab_size=300), load_model(config, seed=3)
+    assert named.config.vocab_size == named.source_config.vocab_size == 300
+    for name, weight in written.state_dict().items():
+        assert torch.equal(named.state_dict()[name], weight)
+    assert load_model("embedded:tiny").config.vocab_size == 420
+
+
 def test_no_layer_is_left_out(tmp_path: Path) -> None:
     config = {
         "model_type": "opt", "vocab_size": 300, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 4,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, chosen_minus_rejected, given_rewards
 from pyprefopt.losses.simpo import SimPO
 
 if TYPE_CHECKING:
@@ -18,18 +17,19 @@ if TYPE_CHECKING:
     from pyprefopt.types import PackedBatch, Sums
 
 SequenceWeight = Literal["gradient", "static", "none"]
-_ALPHA = "usual range 0.1 to 0.5; 0 leaves the term out"
-
-
-def _regularizer(policy: Tensor, weight: Tensor | float, batch: PackedBatch) -> Tensor:
-    """w (R_w + R_l) for sums [R] of token reward times log-prob, R = -sum (T-REG, Eq. 1, 2): [P]."""
-    return -weight * (policy[batch.pair_chosen] + policy[batch.pair_rejected])
 
 
 def _check(alpha: float, sequence_weight: str) -> None:
-    check_scale("loss.alpha", alpha, _ALPHA, zero=True)
+    check_scale("loss.alpha", alpha, "usual range 0.1 to 0.5; 0 leaves the term out", zero=True)
     known = ("gradient", "static", "none")
     check(sequence_weight in known, "loss.sequence_weight", sequence_weight, f"one of {', '.join(known)}")
+
+
+def _regulariser(method: DPOReg | SimPOReg, margin: Tensor, sums: Sums, batch: PackedBatch) -> Tensor:
+    """alpha w (R_w + R_l), R = -beta * the second sum (T-REG, Eq. 1, 2), w = sigmoid(-margin), detached: [P]."""
+    weight = torch.sigmoid(-margin.detach()) if method.sequence_weight == "gradient" else 1.0
+    second = sums.policy[1]
+    return method.alpha * method.beta * (-weight * (second[batch.pair_chosen] + second[batch.pair_rejected]))
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,21 @@ class DPOReg(DPO):
     alpha: float = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is dpo
     sequence_weight: SequenceWeight = "gradient"  # w: DPO's gradient weight, detached; static, none: 1 (the ablation)
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps", "token_rewards"})
-    reward_transform: ClassVar[str] = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
+    needs = frozenset({"ref_logps", "token_rewards"})
+    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self.alpha, self.sequence_weight)
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """1 for the margin, the token reward for the regulariser: [2, M]."""
-        return torch.stack([batch.token_mask, batch.token_mask * given_rewards(batch)])
+        return torch.stack([batch.token_mask, batch.token_mask * self.token_rewards(batch)])
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """DPO's loss and the weighted regulariser, [P]."""
-        margin = chosen_minus_rejected(self.rewards(sums, batch), batch).detach()  # without label smoothing
-        weight = torch.sigmoid(-margin) if self.sequence_weight == "gradient" else 1.0
-        return super().loss(sums, batch) + self.alpha * self.beta * _regularizer(sums.policy[1], weight, batch)
+        margin = self.margin(sums, batch)  # w is without label smoothing
+        return super().loss(sums, batch) + _regulariser(self, margin, sums, batch)
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class SimPOReg(SimPO):
     sequence_weight: SequenceWeight = "gradient"  # w: SimPO's gradient weight, detached; static, none: 1 (the ablation)
     reg_length_norm: bool = True  # R divided by |y|, as SimPO's reward is; false: R is a sum, as in DPO-REG
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"token_rewards"})
-    reward_transform: ClassVar[str] = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
+    needs = frozenset({"token_rewards"})
+    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,13 +74,12 @@ class SimPOReg(SimPO):
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """1 / |y| for the margin, the token reward (over |y|) for the regulariser: [2, M]."""
         mean = super().token_weights(batch, logps)[0]
-        return torch.stack([mean, (mean if self.reg_length_norm else batch.token_mask) * given_rewards(batch)])
+        return torch.stack([mean, (mean if self.reg_length_norm else batch.token_mask) * self.token_rewards(batch)])
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """SimPO's loss and the weighted regulariser, [P]."""
-        margin = chosen_minus_rejected(self.rewards(sums, batch), batch).detach() - self.gamma
-        weight = torch.sigmoid(-margin) if self.sequence_weight == "gradient" else 1.0
-        return super().loss(sums, batch) + self.alpha * self.beta * _regularizer(sums.policy[1], weight, batch)
+        margin = self.margin(sums, batch) - self.gamma
+        return super().loss(sums, batch) + _regulariser(self, margin, sums, batch)
 
 
 @dataclass(frozen=True)

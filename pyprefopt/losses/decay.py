@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
 from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
-from pyprefopt.losses.method import Need, TrainsOn, Unit, chosen_minus_rejected
+from pyprefopt.losses.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,13 +29,13 @@ class D2PO(DPO):
         super().__post_init__()
         check(0 < self.decay <= 1, "loss.decay", self.decay, "in (0, 1]", "usual range 0.9 to 1")
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """decay^t: [1, M]."""
         return (batch.token_mask * self.decay ** batch.token_position.to(batch.token_mask.dtype))[None]
 
 
 @dataclass(frozen=True)
-class Temporal:
+class Temporal(Method):
     """Temporal decay with a proper distribution over positions (Yang et al. 2024; TGDPO Table 7).
 
     -log sigmoid of C times the expected log-ratio of chosen less rejected, t drawn with probability ~ decay^t. The
@@ -47,9 +47,7 @@ class Temporal:
     estimator: Literal["exact", "sample"] = "exact"  # the expectation itself, or one random t a pair and step
     support: Literal["own", "common"] = "own"  # t runs over each response, or over the shorter one's length
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"ref_logps"})
-    unit: ClassVar[Unit] = "pair"
-    trains_on: ClassVar[TrainsOn] = "pairs"
+    needs = frozenset({"ref_logps"})
 
     def __post_init__(self) -> None:
         no_default = "it has no default because no value is published; usual"
@@ -58,7 +56,7 @@ class Temporal:
         check(self.estimator in ("exact", "sample"), "loss.estimator", self.estimator, "'exact' or 'sample'")
         check(self.support in ("own", "common"), "loss.support", self.support, "'own' or 'common'")
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """Probability of t (`exact`), or 1 at the t that was drawn and 0 elsewhere (`sample`): [1, M]."""
         length = self._support(batch)
         t = batch.token_position.to(length.dtype)
@@ -85,11 +83,10 @@ class Temporal:
         rate = math.log(self.decay)
         return (torch.log1p(u * torch.expm1(length * rate)) / rate).floor().clamp(max=length - 1)
 
-    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
+    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """`scale` times the expected log-ratio, [R]."""
-        assert sums.ref is not None  # noqa: S101  (declared in `needs`)
-        return self.scale * (sums.policy - sums.ref)[0]
+        return self.scale * sums.log_ratio[0]
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """-log sigmoid of the margin, [P]."""
-        return -F.logsigmoid(chosen_minus_rejected(self.rewards(sums, batch), batch))
+        return -F.logsigmoid(self.margin(sums, batch))

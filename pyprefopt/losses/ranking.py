@@ -1,14 +1,15 @@
-"""Rank responses to align with human feedback (Yuan et al. 2023)."""
+"""Scores of whole responses: RRHF ranks by them, a reward model learns them (Bradley and Terry 1952)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from pyprefopt.errors import check, check_scale
-from pyprefopt.losses.method import Need, TrainsOn, Unit
+from pyprefopt.losses.method import Method, chosen_minus_rejected, one_over
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RRHF:
+class RRHF(Method):
     """RRHF (Yuan et al. 2023, Eq. 2 to 4): n responses of a prompt are to be ranked as their scores rank them.
 
     A hinge on length-normalised log-probs for each pair of responses with different scores, and the likelihood of the
@@ -27,9 +28,8 @@ class RRHF:
     rank_weight: float = 1.0  # factor of the ranking term; the paper uses 1
     sft_weight: float = 1.0  # factor of the best response's negative log-likelihood (a sum); the paper uses 1
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    unit: ClassVar[Unit] = "group"
-    trains_on: ClassVar[TrainsOn] = "candidates"
+    unit = "group"
+    trains_on = "candidates"
 
     def __post_init__(self) -> None:
         check_scale("loss.rank_weight", self.rank_weight, "usual 1", zero=True)
@@ -37,14 +37,9 @@ class RRHF:
         both = self.rank_weight + self.sft_weight
         check(both > 0, "loss.rank_weight and loss.sft_weight", (self.rank_weight, self.sft_weight), "not both 0")
 
-    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:  # noqa: ARG002
-        """1 / |y| for ranking, 1 for the likelihood: [2, M]."""
-        mean = batch.token_mask / batch.response_length[batch.response_index]
-        return torch.stack([mean, batch.token_mask])
-
-    def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:  # noqa: ARG002
-        """Mean log-prob of a token, [R] (Eq. 2)."""
-        return sums.policy[0]
+    def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
+        """1 / |y| for ranking (Eq. 2: the mean log-prob is the reward), 1 for the likelihood: [2, M]."""
+        return torch.stack([one_over(batch.response_length, batch), batch.token_mask])
 
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """Each response's part of its prompt's loss, [R]; the trainer divides their sum by the number of prompts."""
@@ -58,3 +53,31 @@ class RRHF:
         above = torch.where(worse, mean[:, None] - mean[None], torch.zeros_like(mean))
         likelihood = torch.where(best, total, torch.zeros_like(total))
         return self.rank_weight * torch.relu(above).sum(1) - self.sft_weight * likelihood  # Eq. 3, 4
+
+
+@dataclass(frozen=True)
+class BradleyTerry(Method):
+    """Reward model: one score a response, read at its last token; the chosen one must have the higher score.
+
+    The reward is the score; no token has a weight. With `margin_scale` the scores must differ by a margin that the
+    data gives (Touvron et al. 2023, Eq. 2).
+    """
+
+    margin_scale: float = 0.0  # margin asked for = this times (score_chosen - score_rejected) of the data; 0: none
+
+    needs = frozenset({"reward_head"})
+
+    def __post_init__(self) -> None:
+        check_scale("loss.margin_scale", self.margin_scale, "0 asks for no margin", zero=True)
+
+    @property
+    def reads_scores(self) -> bool:
+        """The margin is made of the data's scores."""
+        return self.margin_scale > 0
+
+    def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
+        """-log sigmoid(r_w - r_l - margin), [P]."""
+        difference = self.margin(sums, batch)
+        if self.reads_scores:
+            difference = difference - self.margin_scale * chosen_minus_rejected(batch.response_score, batch)
+        return -F.logsigmoid(difference)

@@ -1,0 +1,43 @@
+"""Candidates as a stream of sets, also where each row holds one response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from pyprefopt.data.reading.frames import scan_candidates
+from pyprefopt.data.reading.rejects import raise_for
+from pyprefopt.data.reading.sources import Block, Source, open_source, table_part
+from pyprefopt.data.reading.tables import as_tables
+
+
+class CandidateSets(Source):
+    """Rows of one response each, by prompt. They are read whole, since those of a prompt may stand anywhere."""
+
+    def __init__(self, source: Source, sets: pl.DataFrame, rejects: pl.DataFrame) -> None:
+        self.parts = [table_part(as_tables(sets.drop("row")), source.files[0])]
+        self.data_files, self.files, self.ignored = source.data_files, source.files, source.ignored
+        self.container, self.format, self.kind = source.container, "candidates", "candidates"
+        self.numbers, self.rejects = sets["row"].to_arrow(), rejects
+
+    def blocks(self, **options: Any) -> Iterator[Block]:
+        """The sets; a set has the position of its first row, and the first block brings the bad rows."""
+        for block in super().blocks(**options):
+            numbers = self.numbers.slice(block.first_row, block.rows_in)
+            rejects = self.rejects if block.index == 0 and self.rejects.height else None
+            bad = 0 if rejects is None else rejects.height
+            yield replace(block, numbers=numbers, rejects=rejects, rows_in=block.rows_in + bad)
+
+
+def open_candidates(source: Any, *, format: str = "auto") -> Source:  # noqa: A002
+    """`open_source` for candidates, of either format."""
+    opened = open_source(source, format=format, kind=("candidates", "ranked"))
+    if opened.kind == "candidates":
+        return opened
+    read = scan_candidates(source, format=format)
+    if read.frame.is_empty():
+        raise_for(read.rejects, read.rows_in)
+    return CandidateSets(opened, read.frame, read.rejects)

@@ -1,0 +1,269 @@
+"""What `data`, `eval_data` and `base.data` name, prepared: files, the embedded set, or a folder that is found ready."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyprefopt.data import embedded
+from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.truncation.rule import of_segments
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.stages.splits import prompt_keys, unranked
+from pyprefopt.stages.stage import content_hash
+from pyprefopt.storage.files import MANIFEST, read_manifest, sha256_file
+from pyprefopt.storage.hub import is_bare, resolve
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pyprefopt.data.preparation.job import Progress
+    from pyprefopt.data.reading.sources import Source
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+
+OFFSETS = ("starts", "ends", "turns")
+_REMEDIES = {  # of a folder of this kind where another is needed
+    "instructions": "give it as base.data, which SFT learns from",
+    "candidates": "give it as data of method rrhf, which trains on candidates",
+    "preferences": "give it as data of a method on pairs, such as dpo",
+}
+
+logger = logging.getLogger("pyprefopt")
+
+
+def kind_of_rows(config: RunConfig) -> str:
+    """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
+    return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
+def named_sources(config: RunConfig) -> dict[str, NamedSource]:
+    """What the run reads, by setting. The embedded set brings its own test rows and instructions."""
+    given = {"data": config.data, "eval_data": config.eval_data, "base.data": config.base.data}
+    given |= embedded.COMPANIONS.get(config.data or "", {})
+    rows = {"data": kind_of_rows(config), "eval_data": kind_of_rows(config), "base.data": "instructions"}
+    forms = {"data": config.format, "eval_data": config.format, "base.data": "auto"}
+    named = {setting: path for setting, path in given.items() if path is not None and path != "chosen"}
+    return {setting: NamedSource(setting, path, rows[setting], forms[setting]) for setting, path in named.items()}
+
+
+def source_of(config: RunConfig, split: str) -> NamedSource:
+    """What the rows of a split (train or eval) come from."""
+    named = named_sources(config)
+    return named["eval_data" if split == "eval" and "eval_data" in named else "data"]
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """What one setting names."""
+
+    setting: str
+    path: str
+    kind: str  # what its rows must be: preferences, candidates or instructions
+    format: str  # of its rows, or auto
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder of segments that it is; None for files, and for the embedded set."""
+        path = Path(self.path).expanduser()
+        found = (path / MANIFEST).is_file() and read_manifest(path).get("kind") == SegmentStore.kind
+        return path.resolve() if found else None
+
+    def content_hash(self) -> str:
+        """Hash of its files; of a folder that of the manifest, which has the hash of every shard."""
+        from pyprefopt.data.reading.files import find_files
+
+        if self.folder is not None:
+            return sha256_file(self.folder / MANIFEST)
+        if self.path in embedded.ROWS:
+            return sha256_file(embedded.__file__)
+        return content_hash([sha256_file(file.path) for file in find_files(self.path)[0]])
+
+    @cached_property
+    def rows(self) -> Source:
+        """Its rows with their texts: of a folder those of the files that it was made of.
+
+        Raises:
+            DataError: they are not of its kind. ConfigError: they are what other methods train on; a folder does not
+            lead back to its texts.
+        """
+        path, form = (self.path, self.format) if self.folder is None else self._inputs()
+        try:
+            return _open(path, form, self.kind)
+        except DataError:
+            if form == "auto" and self.kind != "instructions":
+                self._check_kind()
+            raise
+
+    def _check_kind(self) -> None:
+        method, held, remedy = "dpo", "candidates", "method rrhf"
+        if self.kind == "candidates":
+            method, held, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
+        try:
+            _open(self.path, "auto", held)
+        except DataError:
+            return
+        raise ConfigError(
+            f"method {method} trains on {self.kind}, and '{self.path}' holds {held}; give it {self.kind}, or take "
+            f"{remedy}"
+        )
+
+    def prepared(
+        self, config: RunConfig, tokenizer: Tokenizer, target: Path, progress: Callable[[Progress], object]
+    ) -> SegmentStore:
+        """Its segments: a folder's own, or prepared in `target`, bad rows being left out there.
+
+        Raises:
+            ConfigError: the run asks for something that a ready folder was not made with. ArtifactError: it is damaged.
+        """
+        if self.folder is not None:
+            self._check(config, tokenizer)
+            return self.store
+        from pyprefopt.data.preparation.block import PrepareConfig
+        from pyprefopt.data.preparation.job import prepare_source
+        from pyprefopt.data.reading.extra_columns import named_in_any_row
+        from pyprefopt.data.reading.formats import weight_fields
+        from pyprefopt.data.tokenization.token_columns import BOOKS
+
+        weights = named_in_any_row(self.rows, weight_fields(self.kind))
+        if weights:
+            logger.info("%s: the weights of %s multiply the method's", self.path, " and ".join(weights))
+        settings = PrepareConfig(
+            format=self.rows.format,
+            max_prompt_tokens=config.max_prompt_tokens,
+            prompt_overflow=config.prompt_overflow,
+            max_tokens=config.max_tokens,
+            user_weights=(*weights, *named_in_any_row(self.rows, BOOKS)) if weights else (),
+        )
+        return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress)
+
+    def prompt_keys(self, store: SegmentStore) -> pl.DataFrame:
+        """`row` and `prompt`, a hash, of every row that was read; of a folder's rows by the tokens of their prompts."""
+        import polars as pl
+
+        from pyprefopt.data.reading.sources import parse_block
+
+        if self.folder is not None:
+            tables = (pl.DataFrame(table.select(["row", "segment", "ids"])) for table in store.tables())
+            return prompt_keys(table.filter(segment=0).rename({"ids": "prompt"}) for table in tables)
+        return prompt_keys(parse_block(block, self.rows.format).frame for block in self.rows.blocks())
+
+    @cached_property
+    def store(self) -> SegmentStore:
+        """The segments of a ready folder, mapped into memory."""
+        store = SegmentStore.open(self.folder or self.path)
+        if "tokenizer" not in store.manifest:
+            raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
+        return store
+
+    def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
+        from pyprefopt.data.reading.sources import kind_of
+
+        manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
+        settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])
+        if found != self.kind:
+            raise ConfigError(
+                f"{self.setting} must hold {self.kind}, got '{self.folder}' of {found}; {_REMEDIES[found]}"
+            )
+        self._check_tokenizer(config, tokenizer)
+        if self.format not in ("auto", settings["format"]):
+            self._refuse("format", self.format, f"'{settings['format']}'", again)
+        for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
+            wanted, there = getattr(config, name), manifest[longest]
+            if there > wanted:
+                self._refuse(name, wanted, f">= {there}, the longest there", f"raise --{name}, or {again}")
+        overflow = settings["prompt_overflow"]
+        if config.prompt_overflow not in ("drop", overflow):
+            self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
+        made, asked = of_segments(settings["truncation"]), config.truncation
+        if self.setting == "data" and asked.active and asked != made:
+            self._refuse("truncation", vars(asked), str(made.given or "off"), again)
+        if self.setting == "eval_data":
+            self.check_whole()
+        SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+        if self.kind == "candidates":
+            bad = unranked(self.store, "")
+            if bad.height:
+                first = bad.row(0, named=True)
+                more = bad.filter(reason=first["reason"]).height - 1
+                raise DataError(
+                    f"{self.setting} '{self.folder}', row {first['row']} (and {more} more): {first['rule']}; "
+                    f"{first['remedy']}"
+                )
+
+    def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
+        raise ConfigError(
+            f"{name} must be {rule} for the prepared {self.setting} '{self.folder}', got {value!r}; {remedy}"
+        )
+
+    def _check_tokenizer(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        from pyprefopt.data.preparation.job import identity
+
+        ours, theirs = identity(tokenizer), self.store.manifest["tokenizer"]
+        wrong = [name for name in ("json", "chat_template") if ours[name] != theirs[name]]
+        tokens = ours["special_tokens"]
+        wrong += [name for name, text in theirs["special_tokens"].items() if tokens.get(name, text) != text]
+        if wrong:
+            what = {"json": "tokenizer.json", "chat_template": "chat template"}
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with another {what.get(wrong[0], wrong[0])} than "
+                f"{tokenizer.path} has; leave tokenizer, eos_token and chat_template out to take the folder's "
+                "own, or prepare it again"
+            )
+        if config.tokenizer is None and config.model is not None and not is_bare(config.model):
+            file = resolve(config.model) / "tokenizer.json"
+            if file.is_file() and file.read_bytes() != tokenizer.json:
+                raise ConfigError(
+                    f"{self.setting} '{self.folder}' was prepared with another tokenizer.json than model "
+                    f"'{config.model}' has; prepare it again with tokenizer {config.model}, or set tokenizer to "
+                    f"{(self.folder or Path()) / 'tokenizer'} if the model is to learn the other one"
+                )
+
+    def check_whole(self) -> None:
+        """ConfigError for a ready folder where responses were truncated: test pairs must be whole."""
+        if self.folder is not None and self.store.manifest["settings"]["truncation"]:
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with truncation, but test pairs must be "
+                "whole; give eval_data with pairs that are not truncated, or set eval_ratio to 0"
+            )
+
+    def _inputs(self) -> tuple[list[str], str]:
+        """The files that a ready folder was made of, and their format.
+
+        Raises:
+            ConfigError: they are not there as they were; or the folder has no offsets.
+        """
+        needed = f"{self.setting} '{self.folder}' holds tokens, and a model of another tokenizer needs the texts"
+        if not set(OFFSETS) <= set(self.store.table.column_names):
+            raise ConfigError(f"{needed} and the tokens' places in them; prepare it again with offsets")
+        files: list[dict[str, Any]] = self.store.manifest["inputs"]
+        for entry in files:
+            file = entry["file"]
+            if file is None or not Path(file).is_file() or sha256_file(file) != entry["sha256"]:
+                raise ConfigError(
+                    f"{needed}, but {file or 'the table that it was made of'} is not there as it was; pass the raw data"
+                )
+        return [entry["file"] for entry in files], str(self.store.manifest["settings"]["format"])
+
+
+def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A002
+    from pyprefopt.data.reading.candidate_sets import open_candidates
+    from pyprefopt.data.reading.sources import open_source
+
+    return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
+
+
+def texts_of(config: RunConfig, split: str, policy: SegmentStore) -> pl.DataFrame:
+    """The rows of a split as they were read, with their texts whole and all their columns."""
+    import polars as pl
+
+    from pyprefopt.data.reading.frames import scan_source
+
+    rows = scan_source(source_of(config, split).rows).frame
+    return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
