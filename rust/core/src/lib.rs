@@ -1,11 +1,14 @@
 //! Kernels of pyprefopt's data path: plain functions on slices, no Python and no Arrow.
 
 pub mod align;
+pub mod bits;
 pub mod error;
 pub mod formats;
+pub mod message;
 pub mod pack;
 pub mod prepare;
 pub mod reject;
+pub mod rounding;
 pub mod select;
 pub mod template;
 pub mod tokenize;

@@ -3,8 +3,9 @@
 use std::mem::take;
 use std::ops::Range;
 
-use super::chat::Parts;
-use super::row::Scratch;
+use super::chat::Recent;
+use super::texts::{Parts, Texts};
+use super::tokens::RowTokens;
 use crate::reject::Reject;
 
 /// Lines of the segments table, prompt first, then its responses; lists lie end to end with their lengths in `lengths`.
@@ -29,6 +30,14 @@ pub struct Columns {
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
     pub(super) scratch: Scratch,
+}
+
+/// What a row needs on its way, kept for the next row.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub shapes: Recent,
+    pub texts: Texts,
+    pub tokens: RowTokens,
 }
 
 /// What a line is about.

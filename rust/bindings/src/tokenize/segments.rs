@@ -18,8 +18,8 @@ use pyprefopt_core::Reject;
 use pyprefopt_core::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
-use crate::columns::{Chats, Lists, Strings, bitmap, chunked, list_array};
-use crate::rows::reject_batch;
+use crate::arrow::{Chats, Lists, Strings, bitmap, chunked, list_array};
+use crate::reject::reject_batch;
 
 /// Chunks of a batch, and rows of each.
 const CHUNKS: usize = 64;
@@ -124,9 +124,9 @@ struct Side<'a> {
 
 /// A column of several responses a row, with their scores.
 struct Candidates<'a> {
-    lists: Lists<'a>,
+    lists: Lists<&'a ArrayRef>,
     chats: Chats<'a>,
-    scores: Option<(Lists<'a>, &'a Float32Array)>,
+    scores: Option<(Lists<&'a ArrayRef>, &'a Float32Array)>,
 }
 
 impl<'a> Source<'a> {
@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
         }
         Row {
             row: self.keys.value(index),
-            prompt: self.prompts.get(index),
+            prompt: self.prompts.get(index).into(),
             responses,
             tools: self.tools.and_then(|c| c.get(index)),
             template_kwargs: self.template_kwargs.and_then(|c| c.get(index)),
@@ -198,7 +198,7 @@ impl<'a> Side<'a> {
         Response {
             field: self.name,
             kind: self.name,
-            messages: self.chats.get(index),
+            messages: self.chats.get(index).into(),
             complete: self
                 .complete
                 .is_none_or(|flags| flags.is_null(index) || flags.value(index)),
@@ -243,7 +243,7 @@ impl<'a> Candidates<'a> {
             .map(move |(number, place)| Response {
                 field: "responses",
                 kind: "response",
-                messages: self.chats.get(place),
+                messages: self.chats.get(place).into(),
                 complete: true,
                 score: first_score.as_ref().and_then(|(range, values)| {
                     let at = range.start + number;
