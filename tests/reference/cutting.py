@@ -81,7 +81,7 @@ def share(ratio, length, rounding):
     """`ratio * length` as a whole number, with the ratio as the decimal fraction that the user wrote."""
     exact = Fraction(str(ratio)) * length + (Fraction(1, 2) if rounding == "half_up" else 0)
     near = round(exact)
-    if abs(exact - near) <= Fraction(1, 10**9) * max(near, 1):  # a third of 6 is 2
+    if abs(exact - near) <= Fraction(1, 10**12) * max(near, 1):  # a third of 6 is 2
         return near
     return (math.ceil if rounding == "ceil" else math.floor)(exact)
 

@@ -8,8 +8,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_arrow::input::AnyArray;
-use pyprefopt_core::bits::Bits;
 use pyprefopt_core::pack::{self, Batch, Bins, Group, Kind, Layout, Response, VALUES};
+use pyprefopt_core::select::Bits;
 use pyprefopt_core::{Error, Result};
 use rayon::prelude::*;
 

@@ -1,7 +1,6 @@
 //! Kernels of pyprefopt's data path: plain functions on slices, no Python and no Arrow.
 
 pub mod align;
-pub mod bits;
 pub mod error;
 pub mod formats;
 pub mod message;

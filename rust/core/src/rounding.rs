@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 
 /// How far a product may lie from a whole number, in parts of that number, and still be it.
-const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-12;
 
 /// What a product of ratio and length becomes that is no whole number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +44,13 @@ impl Rounding {
             Self::HalfUp => product + 0.5,
             Self::Floor | Self::Ceil => product,
         };
-        let near = exact.round();
-        let rounded = match self {
-            _ if (exact - near).abs() <= TOLERANCE * near.max(1.0) => near,
-            Self::HalfUp | Self::Floor => exact.floor(),
-            Self::Ceil => exact.ceil(),
+        let (whole, tolerance) = (exact as usize, TOLERANCE * exact.max(1.0));
+        let fraction = exact - whole as f64;
+        let up = match self {
+            Self::HalfUp | Self::Floor => fraction >= 1.0 - tolerance,
+            Self::Ceil => fraction > tolerance,
         };
-        rounded as usize
+        whole.saturating_add(usize::from(up))
     }
 }
 

@@ -3,12 +3,12 @@
 mod candidates;
 mod order;
 
-pub use candidates::{Candidates, Excluded};
-pub use order::{Order, random_key};
 use rayon::prelude::*;
 
 use crate::rounding::Rounding;
 use crate::{Error, Result};
+pub use candidates::{Bits, Candidates, Excluded};
+pub use order::{Order, random_key};
 use order::{chance, key, rank};
 
 /// Tokens that one task of the thread pool takes at least.
@@ -222,7 +222,6 @@ fn check_scores(scores: &[f32], candidates: Candidates<'_>) -> std::result::Resu
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::bits::Bits;
     use proptest::prelude::*;
 
     const HALF_UP: Rule = Rule {

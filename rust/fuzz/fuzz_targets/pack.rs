@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pyprefopt_core::pack::{Group, Kind, Layout, Misfit, Response, assemble, best_fit_decreasing};
-use pyprefopt_core::bits::Bits;
+use pyprefopt_core::select::Bits;
 
 fuzz_target!(|data: &[u8]| {
     let Some((head, rest)) = data.split_at_checked(3) else {

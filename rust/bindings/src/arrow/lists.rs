@@ -10,7 +10,7 @@ use arrow_schema::DataType;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyArray;
-use pyprefopt_core::bits::Bits;
+use pyprefopt_core::select::Bits;
 
 use super::columns::wrong_type;
 

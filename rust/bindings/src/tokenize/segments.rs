@@ -43,11 +43,11 @@ pub fn tokenize_table(
     made.tables(offsets)
 }
 
-/// Record batches of segments, with their books.
+/// Record batches of segments, with their counts.
 #[derive(Default)]
 pub struct Made {
     segments: Vec<RecordBatch>,
-    books: Columns,
+    counts: Columns,
 }
 
 impl Made {
@@ -64,7 +64,7 @@ impl Made {
             (start..(start + step).min(rows)).for_each(|index| append(index, columns));
             let batch = segments_batch(columns)?;
             columns.clear_lines();
-            Ok((batch, columns.take_books()))
+            Ok((batch, columns.take_counts()))
         };
         let chunks: Vec<(RecordBatch, Columns)> = starts
             .into_par_iter()
@@ -72,17 +72,17 @@ impl Made {
             .collect::<PyResult<_>>()?;
         for (batch, mut columns) in chunks {
             self.segments.push(batch);
-            self.books.rejects.append(&mut columns.rejects);
-            self.books.apart.append(&mut columns.apart);
-            self.books.responses_cut += columns.responses_cut;
-            self.books.without_bos += columns.without_bos;
+            self.counts.rejects.append(&mut columns.rejects);
+            self.counts.apart.append(&mut columns.apart);
+            self.counts.responses_cut += columns.responses_cut;
+            self.counts.without_bos += columns.without_bos;
         }
         Ok(())
     }
 
     /// The bad rows so far.
     pub fn rejects_mut(&mut self) -> &mut [(u64, Reject)] {
-        &mut self.books.rejects
+        &mut self.counts.rejects
     }
 
     /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
@@ -91,15 +91,15 @@ impl Made {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
         }
         let schema = self.segments[0].schema();
-        let rejects = reject_batch(&self.books.rejects)
+        let rejects = reject_batch(&self.counts.rejects)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let apart: ArrayRef = Arc::new(UInt64Array::from(self.books.apart));
+        let apart: ArrayRef = Arc::new(UInt64Array::from(self.counts.apart));
         Ok((
             PyTable::try_new(self.segments, schema)?,
             table(rejects)?,
-            self.books.responses_cut,
+            self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
-            self.books.without_bos,
+            self.counts.without_bos,
         ))
     }
 }

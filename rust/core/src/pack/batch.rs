@@ -183,8 +183,8 @@ impl Batch {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::bits::Bits;
     use crate::pack::group::USER_WEIGHTS;
+    use crate::select::Bits;
 
     #[test]
     fn a_whole_response_is_read_at_its_last_token() {

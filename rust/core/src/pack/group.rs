@@ -1,6 +1,6 @@
 //! A prompt with its responses: what a method may look at of it, and what it costs in a batch.
 
-use crate::bits::Bits;
+use crate::select::Bits;
 use crate::{Error, Result};
 
 /// Names of the optional per-token values, in the order of `Response::values`.

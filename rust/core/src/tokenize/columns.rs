@@ -60,7 +60,7 @@ impl Columns {
 
     /// Take what is said of the rows, not the lines.
     #[must_use]
-    pub fn take_books(&mut self) -> Self {
+    pub fn take_counts(&mut self) -> Self {
         Self {
             rejects: take(&mut self.rejects),
             apart: take(&mut self.apart),

@@ -38,6 +38,7 @@ pub fn kept_positions(content: &[bool], cut: Cut, base: Option<usize>) -> Kept {
 /// assert_eq!(count_content(&[false, true, true, false]), (2, 1));
 /// assert_eq!(count_content(&[false, false]), (0, 2));
 /// ```
+#[inline]
 pub fn count_content(content: &[bool]) -> (usize, usize) {
     let after = content.iter().rev().take_while(|is| !**is).count();
     (content.iter().filter(|is| **is).count(), after)

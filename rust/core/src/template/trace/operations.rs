@@ -6,7 +6,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, State};
 
 use super::record::decide;
-use super::symbol::{ANY_TEXT, Symbol, holds, lost, slot_of, symbol};
+use super::symbol::{ANY_TEXT, Symbol, holds, not_followed, slot_of, symbol};
 use crate::template::content::{Piece, Question};
 use crate::template::strip::{Strip, strip};
 
@@ -50,9 +50,9 @@ fn operator(name: &str, left: &Value, right: &Value) -> Result<Option<Value>, Er
         "in" => match (left.as_str(), slot_of(right)) {
             (Some(part), Some(slot)) => decide(slot, Question::Contains(part.to_string())).into(),
             (Some(_), None) if right.kind() == ValueKind::Map => return Ok(None),
-            _ => return Err(lost()),
+            _ => return Err(not_followed()),
         },
-        _ => return Err(lost()),
+        _ => return Err(not_followed()),
     };
     Ok(Some(answer))
 }
@@ -69,7 +69,7 @@ fn join(left: &Value, right: &Value, any: bool) -> Result<Value, Error> {
         } else if let Some(text) = value.as_str() {
             pieces.push(Piece::Literal(text.to_string()));
         } else {
-            return Err(lost());
+            return Err(not_followed());
         }
     }
     Ok(symbol(pieces))
@@ -79,11 +79,11 @@ fn equals(left: &Value, right: &Value) -> Result<bool, Error> {
     let (slot, other) = match (slot_of(left), slot_of(right)) {
         (Some(slot), None) => (slot, right),
         (None, Some(slot)) => (slot, left),
-        _ => return Err(lost()),
+        _ => return Err(not_followed()),
     };
     match other.as_str() {
         Some(text) => Ok(decide(slot, Question::Equals(text.to_string()))),
-        None if holds(other) => Err(lost()),
+        None if holds(other) => Err(not_followed()),
         None => Ok(false), // a text equals no value of another type
     }
 }
@@ -96,7 +96,7 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
         return Ok(None);
     }
     if rest.iter().any(holds) && !matches!(name, "default" | "d") {
-        return Err(lost());
+        return Err(not_followed());
     }
     if value.downcast_object_ref::<Symbol>().is_none() {
         let harmless = [
@@ -107,14 +107,14 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
         return if by_role || harmless.contains(&name) {
             state.apply_filter(name, args).map(Some)
         } else {
-            Err(lost())
+            Err(not_followed())
         };
     }
     match name {
         "trim" => stripped(value, "strip", rest).map(Some),
         "string" | "safe" => Ok(Some(value.clone())),
         "default" | "d" => state.apply_filter(name, args).map(Some),
-        _ => Err(lost()),
+        _ => Err(not_followed()),
     }
 }
 
@@ -123,7 +123,7 @@ fn test(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Erro
         return Ok(None);
     }
     if args.len() != 1 || !TYPE_TESTS.contains(&name) {
-        return Err(lost());
+        return Err(not_followed());
     }
     let text = [Value::from(ANY_TEXT)];
     let symbol = args[0].downcast_object_ref::<Symbol>().is_some();
@@ -137,9 +137,9 @@ fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Value>,
             "strip" | "lstrip" | "rstrip" => stripped(receiver, name, args).map(Some),
             "startswith" | "endswith" => {
                 let (Some(slot), [part]) = (slot_of(receiver), args) else {
-                    return Err(lost());
+                    return Err(not_followed());
                 };
-                let part = part.as_str().ok_or_else(lost)?.to_string();
+                let part = part.as_str().ok_or_else(not_followed)?.to_string();
                 let question = match name {
                     "startswith" => Question::StartsWith(part),
                     _ => Question::EndsWith(part),
@@ -151,15 +151,15 @@ fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Value>,
                     let part = part
                         .as_str()
                         .filter(|part| !part.is_empty())
-                        .ok_or_else(lost)?;
+                        .ok_or_else(not_followed)?;
                     if decide(slot, Question::Contains(part.to_string())) {
-                        return Err(lost());
+                        return Err(not_followed());
                     }
                     Ok(Some([receiver.clone()].into_iter().collect()))
                 }
-                _ => Err(lost()),
+                _ => Err(not_followed()),
             },
-            _ => Err(lost()),
+            _ => Err(not_followed()),
         };
     }
     let container = matches!(
@@ -168,7 +168,7 @@ fn method(receiver: &Value, name: &str, args: &[Value]) -> Result<Option<Value>,
     );
     let follows = matches!(name, "get" | "items" | "keys" | "values");
     if args.iter().any(holds) || name == "changed" || (container && !follows && holds(receiver)) {
-        return Err(lost());
+        return Err(not_followed());
     }
     Ok(None)
 }
@@ -178,10 +178,12 @@ fn stripped(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error>
     let taken = match args {
         [] => Strip::Spaces,
         [characters] if characters.is_none() => Strip::Spaces,
-        [characters] => Strip::Characters(characters.as_str().ok_or_else(lost)?.into()),
-        _ => return Err(lost()),
+        [characters] => Strip::Characters(characters.as_str().ok_or_else(not_followed)?.into()),
+        _ => return Err(not_followed()),
     };
-    let text = value.downcast_object_ref::<Symbol>().ok_or_else(lost)?;
+    let text = value
+        .downcast_object_ref::<Symbol>()
+        .ok_or_else(not_followed)?;
     let mut pieces: VecDeque<Piece> = text.0.iter().cloned().collect();
     for (start, wanted) in [(true, method != "rstrip"), (false, method != "lstrip")] {
         while wanted && strip_end(&mut pieces, start, &taken)? {}
@@ -216,7 +218,7 @@ fn strip_end(pieces: &mut VecDeque<Piece>, start: bool, taken: &Strip) -> Result
                 &mut slot.end
             };
             if *end != *taken && *end != Strip::Nothing {
-                return Err(lost());
+                return Err(not_followed());
             }
             *end = taken.clone();
             !alone && decide(slot, Question::IsEmpty)

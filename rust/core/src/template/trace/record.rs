@@ -9,7 +9,7 @@ struct Record {
     contents: Vec<String>,
     slots: Vec<Slot>, // by number
     guards: Vec<Guard>,
-    spoiled: bool,
+    given_up: bool,
 }
 
 thread_local! {
@@ -27,7 +27,7 @@ pub fn begin(contents: &[&str]) {
 /// The rendering is over: its guards, if all that was done with contents could be followed.
 pub fn end() -> Option<Vec<Guard>> {
     let record = RECORD.take()?;
-    (!record.spoiled).then_some(record.guards)
+    (!record.given_up).then_some(record.guards)
 }
 
 /// Whether a rendering is followed.
@@ -36,10 +36,10 @@ pub fn active() -> bool {
 }
 
 /// A content was looked at in a way that cannot be followed.
-pub fn spoil() {
+pub fn give_up() {
     RECORD.with_borrow_mut(|record| {
         if let Some(record) = record {
-            record.spoiled = true;
+            record.given_up = true;
         }
     });
 }

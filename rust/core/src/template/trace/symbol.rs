@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::record::{decide, number_of, slot, spoil};
+use super::record::{decide, give_up, number_of, slot};
 use crate::template::content::{Piece, Question, Slot};
 use crate::template::sandbox::DEPTH;
 
@@ -30,13 +30,13 @@ impl Object for Symbol {
     /// A character of a text cannot be followed; an attribute of a text is undefined.
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         if key.kind() == ValueKind::Number {
-            spoil();
+            give_up();
         }
         None
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        spoil();
+        give_up();
         f.write_str(ANY_TEXT)
     }
 }
@@ -45,7 +45,7 @@ pub fn symbol(pieces: Vec<Piece>) -> Value {
     Value::from_object(Symbol(pieces))
 }
 
-pub fn lost() -> Error {
+pub fn not_followed() -> Error {
     Error::new(ErrorKind::InvalidOperation, "a content cannot be followed")
 }
 
@@ -58,8 +58,8 @@ pub fn marked(symbol: &Symbol) -> Result<String, Error> {
             Piece::Slot(slot) if decide(slot, Question::IsEmpty) => {}
             Piece::Slot(slot) => {
                 text.push(MARK);
-                let number = number_of(slot).ok_or_else(lost)? as u32;
-                text.push(char::from_u32(FIRST_NUMBER + number).ok_or_else(lost)?);
+                let number = number_of(slot).ok_or_else(not_followed)? as u32;
+                text.push(char::from_u32(FIRST_NUMBER + number).ok_or_else(not_followed)?);
             }
         }
     }
@@ -74,7 +74,7 @@ pub fn recover(value: Value) -> Value {
     if let Some(pieces) = parse_marks(text) {
         return symbol(pieces);
     }
-    spoil();
+    give_up();
     value
 }
 
