@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_files(directory: Path) -> None:
+    """Make every file below `directory` durable."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            sync(path)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -89,3 +97,12 @@ def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(paths: Iterable[str | Path]) -> Iterator[str]:
+    """`sha256_file` of each, empty where it is missing; in threads, as hashing gives the interpreter lock away."""
+    with ThreadPoolExecutor() as pool:
+        try:
+            yield from pool.map(lambda path: sha256_file(path) if Path(path).is_file() else "", paths)
+        finally:  # who asks for no more does not wait for the rest
+            pool.shutdown(wait=False, cancel_futures=True)

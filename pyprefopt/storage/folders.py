@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from pyprefopt.storage.files import (
     MANIFEST,
     read_manifest,
     remove_leftovers,
-    sha256_file,
-    sync,
+    sha256_files,
+    sync_files,
     write_json,
     write_manifest,
 )
@@ -90,8 +89,7 @@ class Folder:
     def hashes(self) -> dict[str, str]:
         """Relative name -> SHA-256 of every file but the manifest."""
         names = self._names()
-        with ThreadPoolExecutor() as pool:  # hashing gives the interpreter lock away
-            return dict(zip(names, pool.map(lambda name: sha256_file(self.path / name), names), strict=True))
+        return dict(zip(names, sha256_files(self.path / name for name in names), strict=True))
 
     def altered(self, files: Mapping[str, str], *, alone: bool = False) -> str | None:
         """Name of the first of `files` (name -> SHA-256) that is missing or not as it was written.
@@ -99,26 +97,12 @@ class Folder:
         alone: a file that is not among them is named as well.
         """
         names = [*files, *(name for name in (self._names() if alone else ()) if name not in files)]
-        with ThreadPoolExecutor() as pool:
-            same = pool.map(lambda name: _holds(self.path / name, files.get(name)), names)
-            found = next((name for name, is_same in zip(names, same, strict=True) if not is_same), None)
-            pool.shutdown(wait=False, cancel_futures=True)
-        return found
+        hashes = sha256_files(self.path / name for name in names)
+        return next((name for name, sha256 in zip(names, hashes, strict=True) if files.get(name) != sha256), None)
 
     def _names(self) -> list[str]:
         files = (file for file in self.path.rglob("*") if file.is_file() and file != self.path / MANIFEST)
         return sorted(str(file.relative_to(self.path)) for file in files)
-
-
-def _holds(path: Path, sha256: str | None) -> bool:
-    return sha256 is not None and path.is_file() and sha256_file(path) == sha256
-
-
-def sync_files(directory: Path) -> None:
-    """Make every file below `directory` durable."""
-    for file in directory.rglob("*"):
-        if file.is_file():
-            sync(file)
 
 
 @contextmanager

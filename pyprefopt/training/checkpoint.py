@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.ranks import barrier, from_main, is_main, rank, world_size
-from pyprefopt.storage.folders import Folder, sync_files
+from pyprefopt.storage.files import sync_files
+from pyprefopt.storage.folders import Folder
 
 if TYPE_CHECKING:
     from pyprefopt.training.engine import Engine

@@ -28,7 +28,7 @@ from pyprefopt.data.tokenization.token_columns import BOOKS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
-from pyprefopt.storage.files import content_hash, sha256_file
+from pyprefopt.storage.files import content_hash, sha256_files
 from pyprefopt.storage.locks import FolderLock
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class _Job:
     def __post_init__(self) -> None:
         self.files = [file.name for file in self.source.data_files]
         self.seen = [_stamp(file) for file in self.files]
-        self.inputs = [sha256_file(file) for file in self.files] or [_content(self.source)]
+        self.inputs = [*sha256_files(self.files)] or [_content(self.source)]
 
     @cached_property
     def key(self) -> str:
