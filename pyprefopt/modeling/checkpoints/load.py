@@ -32,6 +32,7 @@ from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_pack
 from pyprefopt.modeling.checkpoints.weights import check_weights
 from pyprefopt.modeling.cpu_matmul import use_fast_products
 from pyprefopt.modeling.proof import prove
+from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
@@ -155,12 +156,7 @@ def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
     digest = hashlib.sha256()
     for file in files:
-        if file.name.endswith(".json"):
-            content = json.dumps(_settings(file), sort_keys=True).encode()
-            part = hashlib.sha256(content).hexdigest()
-        else:
-            with file.open("rb") as handle:
-                part = hashlib.file_digest(handle, "sha256").hexdigest()
+        part = content_hash(_settings(file)) if file.name.endswith(".json") else sha256_file(file)
         name = "config.json" if path.is_file() else file.relative_to(path).as_posix()
         digest.update(f"{name} {part}\n".encode())
     return digest.hexdigest()
