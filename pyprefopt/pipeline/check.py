@@ -23,8 +23,6 @@ logger = logging.getLogger("pyprefopt")
 
 def one_step(config: RunConfig) -> RunConfig:
     """The same run with one optimizer step a stage, in a folder of its own."""
-    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
-
     return replace(
         config,
         max_steps=1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyprefopt import ranks
 from pyprefopt.pipeline.check import clean_up, one_step, report
@@ -13,12 +13,10 @@ from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.settings.rules import check_compatible
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import deepspeed_config, init_distributed
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ def train(config: RunConfig) -> RunResult:
         ArtifactError: another run holds the output directory, or what is on disk does not fit.
         TrainingError: a loss that is not finite; names the rows.
     """
-    config = resolve(config)
-    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
+    check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is told before anything is made
