@@ -155,8 +155,8 @@ class RunConfig(OptimConfig):
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     compile: Literal["off", "on"] = "off"  # torch.compile of norms and feed-forward blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
-    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, said
-    head_kernel: Literal["auto", "torch", "triton"] = "auto"  # what reads the head's output; auto: the faster, said
+    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, logged
+    head_kernel: Literal["auto", "torch", "triton"] = "auto"  # what reads the head's output; auto: the faster, logged
     max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
     per_device_train_batch_size: int | None = None  # at most this many pairs in a micro-batch; None: the budget decides
     layout: Literal["separate", "shared"] = "shared"  # the prompt stands once per response, or once per pair
