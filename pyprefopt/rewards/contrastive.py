@@ -77,7 +77,7 @@ class Contrastive(Reward):
         """The text of the revision prompt `better` or `worse`, placeholders and all.
 
         Raises:
-            ConfigError: the file is not there, or lacks a placeholder that it must have.
+            ConfigError: the file is not there, or a placeholder that it must have is missing.
         """
         setting, path = f"rewards.{direction}_prompt", getattr(self, f"{direction}_prompt")
         if path is None:

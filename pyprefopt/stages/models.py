@@ -55,7 +55,6 @@ class Source:
 
 def start_model(config: RunConfig) -> Source:
     """The run's model."""
-    assert config.model is not None  # noqa: S101  (filled by resolve)
     return Source.given(config.model, config)
 
 
