@@ -19,7 +19,7 @@ from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
 from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.modeling.packed_model import PackedModel, run_packed
-from pyprefopt.modeling.proof import TOLERANCE, packing_differences, refuse, sample_pack, states_alone
+from pyprefopt.modeling.proof import TOLERANCE, packing_differences, refuse, sample_pack, states_alone, states_packed
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class LogpsModel(PackedModel):
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
         if probe:
-            check_packing(self)
-            _check_head(self)
+            _check_head(self, check_packing(self))
 
     def forward(self, batch: PackedBatch) -> Tensor | Outputs:
         """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype).
@@ -80,26 +79,27 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     return logps
 
 
-def check_packing(model: PackedModel) -> None:
-    """ConfigError unless the documents of a made-up pack come out as they do alone, with the model's own weights."""
+def check_packing(model: PackedModel) -> Tensor:
+    """Last hidden states of a made-up pack; ConfigError unless its documents come out as they do alone."""
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")
     with _plain_attention(model):
-        differences = packing_differences(model.causal, states_alone(model.causal))
+        packed, alone = states_packed(model.causal), states_alone(model.causal)
+    differences = packing_differences(packed, alone)
     _check_finite(model, sum(differences.values()))
     if off := {layout: value for layout, value in differences.items() if value > TOLERANCE[weight.dtype]}:
         refuse(type(model.causal).__name__, off, "the model itself")
+    return packed
 
 
 @torch.no_grad()
-def _check_head(model: LogpsModel) -> None:
-    """ConfigError unless log-probs from the hidden states are those of the model's own logits."""
+def _check_head(model: LogpsModel, hidden: Tensor) -> None:
+    """ConfigError unless log-probs from the hidden states of a made-up pack are those of the model's own logits."""
     causal, pack = model.causal, sample_pack(model.causal)
     targets = pack.input_ids.roll(-1)
     with _plain_attention(model):
-        head = causal.get_output_embeddings()
-        ours = token_logps(Readout(head, model.hidden_states(pack), model.transform, model.kernel), targets)
+        ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
         logits = run_packed(causal, pack).logits[0].to(ours.dtype)
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
     difference, tolerance = (ours - whole).abs().mean().item(), TOLERANCE[causal.get_input_embeddings().weight.dtype]

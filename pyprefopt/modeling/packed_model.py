@@ -36,7 +36,7 @@ class PackedModel(nn.Module):
         """The transformers model, below PEFT where there is PEFT."""
         return causal_lm(self.model)
 
-    def hidden_states(self, batch: PackedBatch | Pack) -> Tensor:
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Last hidden states of the pack, [N, H]."""
         return run_packed(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
 

@@ -35,6 +35,7 @@ Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weigh
 # Largest mean difference by the model's dtype: of hidden states, relative to their size, and of log-probs, in nats.
 # Documents that see each other, and a head transform that is left out, are off by 0.1 or more, bfloat16 by about 0.02.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+_LARGEST = TOLERANCE[torch.float32]
 _REMEDY = "use a model of another architecture, as docs/gpu.md says"
 _VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS = 64, 4, 32, 8  # of a tiny copy
 _TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
@@ -44,27 +45,28 @@ def prove(config: PreTrainedConfig, build: Build) -> None:
     """Prove that a model with this config can be packed, or find that proof in the cache.
 
     Where no tiny copy can be made that runs in transformers itself, a warning says so: then the model's own weights
-    decide.
+    decide. No generator is disturbed.
 
     Raises:
         ConfigError: it cannot be packed.
     """
-    try:
-        tiny = tiny_config(config)
-        file = _proof_file(tiny)
-        if file is not None and file.is_file():
+    with torch.random.fork_rng(devices=[]):
+        try:
+            tiny = tiny_config(config)
+            file = _proof_file(tiny)
+            if file is not None and file.is_file():
+                return
+            model = _random_model(build, tiny, "eager")
+            expected = states_alone(model)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever an architecture says to sizes that it does not expect
+            logger.warning(
+                "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its weights alone",
+                config.model_type, _first_line(error),
+            )  # fmt: skip
             return
-        model = _random_model(build, tiny, "eager")
-        expected = states_alone(model)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever an architecture says to sizes that it does not expect
-        logger.warning(
-            "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its own weights alone",
-            config.model_type, _first_line(error),
-        )  # fmt: skip
-        return
-    _compare(model, expected, build, tiny)
+        _compare(model, expected, build, tiny)
     if file is not None:
         _remember(file, type(model).__name__)
 
@@ -94,13 +96,17 @@ def states_alone(model: PreTrainedModel) -> Tensor:
     return torch.cat([output.last_hidden_state[0] for output in outputs])
 
 
-def packing_differences(model: PreTrainedModel, expected: Tensor) -> dict[str, float]:
-    """Mean difference from `states_alone` in a pack, relative to their mean size, by layout."""
-    pack = sample_pack(model)
+def states_packed(model: PreTrainedModel, pack: Pack | None = None) -> Tensor:
+    """Last hidden states of `sample_pack`, or of another pack."""
     with torch.no_grad():
-        ours = run_packed(model.base_model, pack).last_hidden_state[0]
-    whole = _TEXT + _PROMPT + _FIRST  # a document behind another; what follows sees a prompt that stands elsewhere
-    pairs = {"separate": (ours[:whole], expected[:whole]), "shared": (ours[whole:], expected[whole + _PROMPT :])}
+        states: Tensor = run_packed(model.base_model, sample_pack(model) if pack is None else pack).last_hidden_state[0]
+    return states
+
+
+def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
+    """Mean difference of `states_packed` from `states_alone`, relative to their mean size, by layout."""
+    whole = _TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
+    pairs = {"separate": (packed[:whole], alone[:whole]), "shared": (packed[whole:], alone[whole + _PROMPT :])}
     return {layout: _difference(*states) for layout, states in pairs.items()}
 
 
@@ -133,13 +139,14 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
     try:
         packed = _random_model(build, tiny, ATTENTION_NAME)
         packed.load_state_dict(model.state_dict())
-        found = packing_differences(packed, expected)
-        aware = _is_aware_of_documents(packed)
+        states = states_packed(packed)
+        aware = _difference(states_packed(packed, _as_one_document(sample_pack(packed))), states) > _LARGEST
+        in_training = _difference(states_packed(packed.train()), states)
     except ConfigError:
         raise
     except Exception as error:  # what runs alone, and not in a pack
         raise ConfigError(_without_attention(name, _first_line(error))) from error
-    off = {layout: value for layout, value in found.items() if not value <= TOLERANCE[torch.float32]}
+    off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
     if kinds and (off or not _shows(kinds, expected, build, tiny)):
         raise ConfigError(
             f"model_type {tiny.model_type!r} has layers of type {kinds}, which packed batches do not support; {_REMEDY}"
@@ -148,6 +155,12 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
         raise ConfigError(_without_attention(name, "documents in a pack see each other"))
     if off:
         refuse(name, off, "a tiny copy with random weights")
+    if not in_training <= _LARGEST:
+        raise ConfigError(
+            f"{name} computes other numbers in training than in evaluation (hidden states differ by {in_training:.0%}, "
+            f"in a tiny copy with random weights), so that it differs from its own reference; set what is random to 0 "
+            f"in its config.json, or {_REMEDY}"
+        )
 
 
 def refuse(name: str, off: dict[str, float], where: str) -> NoReturn:
@@ -167,13 +180,8 @@ def _without_attention(name: str, reason: str) -> str:
     )
 
 
-def _is_aware_of_documents(packed: PreTrainedModel) -> bool:
-    """Whether a pack's layout changes anything of what the model computes."""
-    pack = sample_pack(packed)
-    one = pack._replace(segment_offsets=pack.segment_offsets[[0, -1]], segment_parent=pack.segment_parent[:1])
-    with torch.no_grad():
-        states = [run_packed(packed.base_model, part).last_hidden_state[0] for part in (pack, one)]
-    return _difference(*states) > TOLERANCE[torch.float32]
+def _as_one_document(pack: Pack) -> Pack:
+    return pack._replace(segment_offsets=pack.segment_offsets[[0, -1]], segment_parent=pack.segment_parent[:1])
 
 
 def _shows(kinds: list[str], expected: Tensor, build: Build, tiny: PreTrainedConfig) -> bool:
@@ -182,18 +190,18 @@ def _shows(kinds: list[str], expected: Tensor, build: Build, tiny: PreTrainedCon
     text = full.get_text_config()
     text.layer_types = ["full_attention" if kind in kinds else kind for kind in text.layer_types]
     try:
-        return _difference(states_alone(_random_model(build, full, "eager")), expected) > TOLERANCE[torch.float32]
+        return _difference(states_alone(_random_model(build, full, "eager")), expected) > _LARGEST
     except Exception:  # its weights do not even have the same shapes
         return True
 
 
 def _random_model(build: Build, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """In evaluation mode, with weights so large that every part of the model counts; no generator is disturbed."""
+    """In evaluation mode, with weights so large that every part of the model counts; the same ones every time."""
     config = copy.deepcopy(config)
     config._attn_implementation = attention
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)  # the CPU's generator alone: others are not forked
-        model = build(config).eval()
+    torch.default_generator.manual_seed(0)  # the CPU's generator alone: others are not forked
+    model = build(config).eval()
+    with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.2 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
             parameter.add_(scale * torch.randn(parameter.shape))

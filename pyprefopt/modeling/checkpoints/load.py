@@ -87,9 +87,7 @@ def load_model(
     if path.is_file():
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
     _check_vocabulary(model, vocab_size, str(source))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    _switch_off_dropout(model)
     use_fast_products(model.base_model)
     model.source_config = original  # what `save_policy` writes
     if gradient_checkpointing:
@@ -252,7 +250,15 @@ def _configured(
 def _random_model(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
     """In float32, with the attention that the config names."""
     options = {"attn_implementation": config._attn_implementation, "trust_remote_code": trust_remote_code}
-    return cast("PreTrainedModel", _HEADS[head][0].from_config(config, dtype=torch.float32, **options))
+    model: PreTrainedModel = _HEADS[head][0].from_config(config, dtype=torch.float32, **options)
+    _switch_off_dropout(model)
+    return model
+
+
+def _switch_off_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
