@@ -1,1 +1,1 @@
-"""Files on disk: written whole or not at all, locked, found by name."""
+"""Files and folders on disk: written whole or not at all, locked, found by name."""

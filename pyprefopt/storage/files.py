@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +48,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_files(directory: Path) -> None:
+    """Make every file below `directory` durable."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            sync(path)
+
+
 def remove_leftovers(directory: Path) -> None:
     """Delete the temporary files of killed writers."""
     for path in directory.glob(".*.tmp"):
@@ -54,8 +62,8 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def write_json(path: str | Path, value: dict[str, Any]) -> Path:
-    """Write `value` as JSON with sorted keys."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Write `value` as JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
     return atomic_write(path, (text + "\n").encode())
 
 
@@ -80,7 +88,21 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def content_hash(value: object) -> str:
+    """Hex SHA-256 of a JSON-like value; the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(paths: Iterable[str | Path]) -> Iterator[str]:
+    """`sha256_file` of each, empty where it is missing; in threads, as hashing gives the interpreter lock away."""
+    with ThreadPoolExecutor() as pool:
+        try:
+            yield from pool.map(lambda path: sha256_file(path) if Path(path).is_file() else "", paths)
+        finally:  # who asks for no more does not wait for the rest
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +22,23 @@ from safetensors.torch import save_file
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.ranks import barrier, from_main, is_main, rank, world_size
-from pyprefopt.storage.files import MANIFEST, atomic_write, sha256_file, sync
+from pyprefopt.storage.files import sync_files
+from pyprefopt.storage.folders import Folder
 
 if TYPE_CHECKING:
     from pyprefopt.training.engine import Engine
 
 SCHEMA = 1
 log = logging.getLogger(__name__)
+
+
+class Checkpoint(Folder):
+    """One checkpoint: `step-N`."""
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, with the hash of every file, once all of them are on the disk."""
+        sync_files(self.path)
+        super().finish({**manifest, "files": self.hashes()})
 
 
 @dataclass(frozen=True)
@@ -44,20 +52,18 @@ class CheckpointStore:
 
     def save(self, engine: Engine, step: int, state: Mapping[str, Any], score: float | None = None) -> None:
         """Write `step-N`; every rank calls this. `score`: of the evaluation, higher is better; None: not evaluated."""
-        path = self.directory / f"step-{step}"
+        checkpoint = self._at(step)
         if is_main():
-            _remove(path)
-            path.mkdir(parents=True)
+            checkpoint.clear()
         barrier()
-        engine.save(path)
-        _save_rng(path / f"rng-{rank()}.safetensors")
+        engine.save(checkpoint.path)
+        _save_rng(checkpoint.path / f"rng-{rank()}.safetensors")
         barrier()
         if is_main():
-            manifest = {
+            checkpoint.finish({
                 "schema": SCHEMA, "key": self.key, "step": step, "world_size": world_size(),
-                "zero_stage": self.zero_stage, "score": score, "state": dict(state), "files": _hashes(path),
-            }  # fmt: skip
-            write_manifest(path, manifest)
+                "zero_stage": self.zero_stage, "score": score, "state": dict(state),
+            })  # fmt: skip
             self._prune()
         barrier()
 
@@ -78,30 +84,36 @@ class CheckpointStore:
             raise problem or ArtifactError(f"rank 0 cannot use the checkpoints in {self.directory}; see its message")
         if step == -1:
             return None
-        path = self.directory / f"step-{step}"
-        engine.load(path)
-        _load_rng(path / f"rng-{rank()}.safetensors")
-        state: dict[str, Any] = _read_manifest(path)["state"]
+        checkpoint = self._at(step)
+        engine.load(checkpoint.path)
+        _load_rng(checkpoint.path / f"rng-{rank()}.safetensors")
+        state: dict[str, Any] = checkpoint.manifest["state"]
         return state
+
+    def _at(self, step: int) -> Checkpoint:
+        return Checkpoint(self.directory / f"step-{step}")
+
+    def _all(self) -> list[Checkpoint]:
+        """What is there, whole or not, by steps."""
+        return [self._at(step) for step in sorted(int(path.name[5:]) for path in self.directory.glob("step-*"))]
 
     def _newest(self) -> int:
         """Step of the newest checkpoint whose manifest and files verify, or -1."""
-        paths = sorted(self.directory.glob("step-*"), key=lambda path: -int(path.name.split("-")[1]))
         newest = -1
-        for path in paths:
-            reason = self._unusable(path)
+        for checkpoint in reversed(self._all()):
+            reason = self._unusable(checkpoint)
             if reason:
-                log.warning("checkpoint %s is removed: %s", path, reason)
-                _remove(path)
+                log.warning("checkpoint %s is removed: %s", checkpoint, reason)
+                checkpoint.remove()
             elif newest < 0:
-                newest = int(_read_manifest(path)["step"])
+                newest = int(checkpoint.manifest["step"])
         return newest
 
-    def _unusable(self, path: Path) -> str:
+    def _unusable(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint cannot be used, or an empty string. Raises where another launch could use it."""
-        if not (path / MANIFEST).exists():
+        if not checkpoint.is_finished:
             return "it is incomplete (the run was stopped while saving)"
-        manifest = _read_manifest(path)
+        manifest = checkpoint.manifest
         if manifest["schema"] != SCHEMA:
             return f"its schema is {manifest['schema']}, this version reads {SCHEMA}"
         if manifest["key"] != self.key:
@@ -109,49 +121,20 @@ class CheckpointStore:
         for name, ours in {"world_size": world_size(), "zero_stage": self.zero_stage}.items():
             if manifest[name] != ours:
                 raise ArtifactError(
-                    f"checkpoint {path} was written with {name} {manifest[name]}, this run has {ours}; start it with "
-                    f"{name} {manifest[name]}, or delete {self.directory} to train this stage from its start"
+                    f"checkpoint {checkpoint} was written with {name} {manifest[name]}, this run has {ours}; start it "
+                    f"with {name} {manifest[name]}, or delete {self.directory} to train this stage from its start"
                 )
-        files = _hashes(path)
-        names = manifest["files"].keys() | files.keys()
-        damaged = sorted(name for name in names if manifest["files"].get(name) != files.get(name))
-        return f"{damaged[0]} is not as it was written (sha256 differs)" if damaged else ""
+        damaged = checkpoint.altered(manifest["files"], alone=True)
+        return f"{damaged} is not as it was written (sha256 differs)" if damaged else ""
 
     def _prune(self) -> None:
         """Keep the last `keep` checkpoints and the best one."""
-        manifests = [_read_manifest(path.parent) for path in self.directory.glob(f"step-*/{MANIFEST}")]
-        manifests.sort(key=lambda manifest: int(manifest["step"]))
-        scored = [manifest for manifest in manifests if manifest["score"] is not None]
-        best = max(scored, key=lambda manifest: float(manifest["score"]))["step"] if scored else None
-        for manifest in manifests[: -self.keep]:
-            if manifest["step"] != best:
-                _remove(self.directory / f"step-{manifest['step']}")
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json` so that it is there whole or not at all, after all other files are on the disk."""
-    for file in path.rglob("*"):
-        if file.is_file():
-            sync(file)
-    atomic_write(path / MANIFEST, json.dumps(manifest, indent=1).encode())
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
-    return manifest
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint, its manifest first: a kill on the way leaves an incomplete one."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _hashes(path: Path) -> dict[str, str]:
-    """Relative name -> sha256 of every file but the manifest."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith(MANIFEST))
-    with ThreadPoolExecutor() as pool:  # hashing gives the interpreter lock away
-        return {str(f.relative_to(path)): h for f, h in zip(files, pool.map(sha256_file, files), strict=True)}
+        whole = {checkpoint: checkpoint.manifest["score"] for checkpoint in self._all() if checkpoint.is_finished}
+        scored = {checkpoint: score for checkpoint, score in whole.items() if score is not None}
+        best = max(scored, key=lambda checkpoint: float(scored[checkpoint]), default=None)
+        for checkpoint in list(whole)[: -self.keep]:
+            if checkpoint is not best:
+                checkpoint.remove()
 
 
 def seed_rng(seed: int) -> None:

@@ -88,7 +88,7 @@ def test_a_new_setting_runs_only_what_depends_on_it(inputs: Path, sepo: RunResul
 
 KILLS = [
     ("pyprefopt.training.engine", "Engine.step", 3),  # in the base
-    ("pyprefopt.training.checkpoint", "write_manifest", 1),  # while saving a checkpoint of the base
+    ("pyprefopt.training.checkpoint", "Checkpoint.finish", 1),  # while saving a checkpoint of the base
     ("pyprefopt.data.store.segments", "scatter_values", 2),  # while storing log-probs
     ("pyprefopt.training.engine", "Engine.step", 7),  # in the policy, after the oracle
     ("pyprefopt.stages.training", "model_hash", 1),  # the policy is saved, its manifest is not

@@ -94,20 +94,20 @@ def train(
             if where in ("step", "sigterm") and progress.step == when and last:
                 os.kill(os.getpid(), signal.SIGKILL if where == "step" else signal.SIGTERM)
 
-    def deadly(name: str) -> None:
-        original = getattr(checkpoint, name)
+    def deadly(owner, name: str) -> None:
+        original = getattr(owner, name)
 
         def replacement(path, *rest):
             if f"step-{when}" in str(path):
                 os.kill(os.getpid(), signal.SIGKILL)
             original(path, *rest)
 
-        setattr(checkpoint, name, replacement)
+        setattr(owner, name, replacement)
 
     if where == "save" and last:  # DeepSpeed's files are there, this rank's random state is not
-        deadly("_save_rng")
+        deadly(checkpoint, "_save_rng")
     if where == "manifest":  # only rank 0 comes here: everything is there but the manifest
-        deadly("write_manifest")
+        deadly(checkpoint.Checkpoint, "finish")
     directory.mkdir(exist_ok=True)
     run = configure(
         model="m",

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.preparation.runners import runner
-from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, digest, logger
+from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
 from pyprefopt.data.reading.formats import weight_fields
 from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.data.reading.tables import as_tables
@@ -28,7 +28,7 @@ from pyprefopt.data.tokenization.token_columns import BOOKS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
-from pyprefopt.storage.files import sha256_file
+from pyprefopt.storage.files import content_hash, sha256_files
 from pyprefopt.storage.locks import FolderLock
 
 if TYPE_CHECKING:
@@ -160,14 +160,14 @@ class _Job:
     def __post_init__(self) -> None:
         self.files = [file.name for file in self.source.data_files]
         self.seen = [_stamp(file) for file in self.files]
-        self.inputs = [sha256_file(file) for file in self.files] or [_content(self.source)]
+        self.inputs = [*sha256_files(self.files)] or [_content(self.source)]
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
         suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
         parts = [SCHEMA_VERSION, self.config.written, self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
-        return digest(parts)
+        return content_hash(parts)
 
     @property
     def made_from(self) -> dict[str, Any]:
@@ -200,21 +200,21 @@ class _Job:
                 return False
             raise
         self.workspace.tidy()
-        logger.info("%s: done before, used again", self.workspace.directory)
+        logger.info("%s: done before, used again", self.workspace.path)
         return True
 
     def check_finished(self, on_error: str | None, command: str | None) -> None:
         """Report the bad rows that a finished folder left out, where they are to be raised."""
         manifest = self.workspace.finished()
         if manifest and manifest["rejected"] and on_error == "raise":
-            _raise([self.workspace.directory / REJECTED], manifest["rows_in"], command)
+            _raise([self.workspace.path / REJECTED], manifest["rows_in"], command)
 
     def claim(self, *, overwrite: bool) -> None:
         """Take the folder; shards of a killed run of this key stay."""
-        self.workspace.claim(self.key, self.made_from, overwrite=overwrite)
+        self.workspace.take(self.key, self.made_from, overwrite=overwrite)
         self.found = len(self.workspace.records)
         if self.found:
-            logger.info("%s: going on, found %s", self.workspace.directory, counted(self.found, "shard"))
+            logger.info("%s: going on, found %s", self.workspace.path, counted(self.found, "shard"))
 
     def work(self, run: Callable[..., Iterator[PreparedBlock]]) -> None:
         """Make the missing shards; one thread writes while the engine works."""
@@ -248,7 +248,7 @@ class _Job:
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
         if on_error is not None:
-            self.tokenizer.save(self.workspace.directory / TOKENIZER)
+            self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {
             name: sum(record[name] for record in records) for name in ("tokens", "responses_cut", "tokenized_apart")
         }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.storage import files
+from pyprefopt.storage.folders import Folder
 
 SCHEMA_VERSION = 2
 Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
@@ -128,9 +128,7 @@ class ShardWriter(Generic[Store]):
 
     def __init__(self, kind: type[Store], directory: str | Path) -> None:
         self.kind, self.directory = kind, Path(directory)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / files.MANIFEST).unlink(missing_ok=True)
-        files.remove_leftovers(self.directory)
+        Folder(self.directory).reopen()
         self._shards: list[Shard] = []
         self._pending: list[pa.Table] = []
         self._pending_tokens = 0
@@ -155,11 +153,7 @@ class ShardWriter(Generic[Store]):
         """Write what is left, then the manifest with these facts, and open the store."""
         for shard in self._full():
             self._put(shard)
-        names = {shard["file"] for shard in self._shards}
-        for stale in self.directory.glob(f"{self.kind.kind}-*.arrow"):
-            if stale.name not in names:
-                stale.unlink()
-        files.write_manifest(self.directory, facts | shards_manifest(self.kind.kind, self._shards))
+        finish_store(self.directory, self.kind.kind, self._shards, facts)
         return self.kind.open(self.directory)
 
     def _full(self) -> Iterator[pa.Table]:
@@ -224,15 +218,17 @@ def write_shard(directory: Path, name: str, content: pa.Table | bytes, *, lines:
     return {"file": name, "bytes": sinks[-1].size, "sha256": sinks[-1].hash.hexdigest(), "lines": lines}
 
 
-def shards_manifest(kind: str, shards: list[Shard]) -> dict[str, Any]:
-    """The part of a manifest by which a store is opened."""
-    return {
-        "kind": kind,
-        "schema_version": SCHEMA_VERSION,
-        "shards": shards,
+def finish_store(directory: Path, kind: str, shards: list[Shard], facts: Mapping[str, Any]) -> None:
+    """Write the manifest by which a store is opened, with these facts; shards that it does not name go."""
+    names = {shard["file"] for shard in shards}
+    for stale in directory.glob(f"{kind}-*.arrow"):
+        if stale.name not in names:
+            stale.unlink()
+    Folder(directory).finish({
+        **facts, "kind": kind, "schema_version": SCHEMA_VERSION, "shards": shards,
         "fingerprint": _combine([shard["sha256"] for shard in shards]),
         "lines": sum(shard["lines"] for shard in shards),
-    }
+    })  # fmt: skip
 
 
 def are_shards(shards: Any) -> bool:
@@ -255,19 +251,12 @@ def _present(directory: Path, shard: Shard) -> Path:
 
 def check_shards(directory: Path, shards: Sequence[Shard], remedy: str | None = None) -> None:
     """ArtifactError naming the first shard that is not what was written, bit by bit."""
-
-    def holds(shard: Shard) -> bool:
-        path: Path = directory / shard["file"]
-        return path.is_file() and path.stat().st_size == shard["bytes"] and files.sha256_file(path) == shard["sha256"]
-
-    with ThreadPoolExecutor() as pool:
-        for shard, whole in zip(shards, pool.map(holds, shards), strict=True):
-            if not whole:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise ArtifactError(
-                    f"{directory / shard['file']} is missing or damaged: its sha256 is not the manifest's; "
-                    + (remedy or f"delete {directory} and make it again")
-                )
+    altered = Folder(directory).altered({shard["file"]: shard["sha256"] for shard in shards})
+    if altered is not None:
+        raise ArtifactError(
+            f"{directory / altered} is missing or damaged: its sha256 is not the manifest's; "
+            + (remedy or f"delete {directory} and make it again")
+        )
 
 
 def _map(path: Path) -> pa.Table:

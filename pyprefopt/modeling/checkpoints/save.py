@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.checkpoints.adapters import is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedLinear
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
+from pyprefopt.storage.folders import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,20 +34,10 @@ def save_policy(
     A directory that exists is replaced. Returns the directory.
     """
     target = Path(directory)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    for left in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.old-*")]:
-        shutil.rmtree(left, ignore_errors=True)  # by a killed process
-    partial.mkdir()
-    try:
+    with replacing(target) as partial:
         _write(model, partial, state_dict)
         for file in tokenizer_files or ():
             shutil.copyfile(file, partial / Path(file).name)
-        _sync(partial)
-        _replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return target
 
 
@@ -81,19 +71,3 @@ def _check_names(model: nn.Module, causal: PreTrainedModel, weights: dict[str, T
     for names, what in ((sorted(set(weights) - expected), "does not know"), (missing, "also needs")):
         if names:
             raise ArtifactError(f"state_dict: {len(names)} names that the model {what} (first: {names[0]!r})")
-
-
-def _sync(directory: Path) -> None:
-    """Wait until every file is on disk."""
-    for file in sorted(p for p in directory.rglob("*") if p.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`; what stood there is moved aside first and removed last."""
-    old = target.parent / f".{target.name}.old-{os.getpid()}"
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

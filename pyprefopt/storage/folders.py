@@ -1,0 +1,124 @@
+"""A folder that is made in steps: whose it is, whether it is whole, and whether it is as it was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyprefopt.storage.files import (
+    MANIFEST,
+    read_manifest,
+    remove_leftovers,
+    sha256_files,
+    sync_files,
+    write_json,
+    write_manifest,
+)
+
+
+class Folder:
+    """A folder is whole while its manifest is there: the manifest is written last and removed first.
+
+    Until then its claim says for which key it is made: what a killed process left is for that key alone.
+    """
+
+    claim_file = "key.json"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the manifest is there."""
+        return (self.path / MANIFEST).exists()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says; an ArtifactError says what to do where it is missing or broken."""
+        return read_manifest(self.path)
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
+        try:
+            return dict(json.loads((self.path / self.claim_file).read_bytes()))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def begin(self, claim: Mapping[str, Any]) -> bool:
+        """Take the folder for `claim["key"]`: what this key has left stays, what another has left goes.
+
+        Returns whether another had left something.
+        """
+        left = self.claim
+        if left.get("key") != claim["key"]:
+            self.clear()
+        self.reopen()
+        if left != claim:
+            write_json(self.path / self.claim_file, dict(claim))
+        return left.get("key") not in (None, claim["key"])
+
+    def reopen(self) -> None:
+        """Take the manifest away, and what killed writers left; the folder is made where it is missing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        remove_leftovers(self.path)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest: nothing is missing any more."""
+        write_manifest(self.path, dict(manifest))
+
+    def remove(self) -> None:
+        """Remove the folder, its manifest first: what a kill on the way leaves is not whole."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Begin with an empty folder."""
+        self.remove()
+        self.path.mkdir(parents=True)
+
+    def hashes(self) -> dict[str, str]:
+        """Relative name -> SHA-256 of every file but the manifest."""
+        names = self._names()
+        return dict(zip(names, sha256_files(self.path / name for name in names), strict=True))
+
+    def altered(self, files: Mapping[str, str], *, alone: bool = False) -> str | None:
+        """Name of the first of `files` (name -> SHA-256) that is missing or not as it was written.
+
+        alone: a file that is not among them is named as well.
+        """
+        names = [*files, *(name for name in (self._names() if alone else ()) if name not in files)]
+        hashes = sha256_files(self.path / name for name in names)
+        return next((name for name, sha256 in zip(names, hashes, strict=True) if files.get(name) != sha256), None)
+
+    def _names(self) -> list[str]:
+        files = (file for file in self.path.rglob("*") if file.is_file() and file != self.path / MANIFEST)
+        return sorted(str(file.relative_to(self.path)) for file in files)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` that takes its place, in one step, where the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (target.parent / f".{target.name}.{state}-{os.getpid()}" for state in ("partial", "old"))
+    for left in [*target.parent.glob(f".{target.name}.partial-*"), *target.parent.glob(f".{target.name}.old-*")]:
+        shutil.rmtree(left, ignore_errors=True)  # by a killed process
+    partial.mkdir()
+    try:
+        yield partial
+        sync_files(partial)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
