@@ -28,7 +28,8 @@ from pyprefopt.modeling.flops import Flops, count_flops
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.training.metrics import useful_tokens
 from pyprefopt.training.step import method_sums
-from pyprefopt.training.throughput import GIB, peak_memory
+from pyprefopt.training.throughput import GIB
+from pyprefopt.training.usage import peak_memory
 from pyprefopt.types import PackedBatch
 
 Row = dict[str, Any]

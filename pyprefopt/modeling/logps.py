@@ -98,8 +98,8 @@ def _check_head(model: LogpsModel, hidden: Tensor) -> None:
     """ConfigError unless log-probs from the hidden states of a made-up pack are those of the model's own logits."""
     causal, pack = model.causal, sample_pack(model.causal)
     targets = pack.input_ids.roll(-1)
-    ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
     with _plain_attention(model):
+        ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
         logits = run_packed(causal, pack).logits[0].to(ours.dtype)
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
     difference, tolerance = (ours - whole).abs().mean().item(), TOLERANCE[causal.get_input_embeddings().weight.dtype]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.typed import as_dict, read_yaml
 from pyprefopt.stages.stage import KEY_FILE, Artifact, Stage
 from pyprefopt.storage.files import MANIFEST, read_manifest
+from pyprefopt.types import unkeyed_names
 
 CONFIG = "config.yaml"
-UNKEYED = frozenset({  # settings that change nothing in the policy
-    "output_dir", "overwrite", "cache", "zero_stage", "deepspeed", "gradient_checkpointing", "max_tokens_per_batch",
-    "threads", "layout", "attention", "head_kernel", "per_device_train_batch_size", "eval_steps", "save_steps",
-    "save_total_limit", "logging_steps", "peak_tflops", "trust_remote_code", "compile",
-})  # fmt: skip
 REMEDY = "choose another output_dir, or set overwrite to replace it (what fits of the other stages is used again)"
 
 logger = logging.getLogger("pyprefopt")
@@ -44,8 +39,8 @@ def check_output_dir(config: RunConfig) -> None:
         raise ArtifactError(f"{output_dir / 'policy'} was made by no run that is in {output_dir}; {REMEDY}")
     if _finished(output_dir) is None:
         return
-    before, now = _settings_before(output_dir), dict(_dotted(as_dict(config)))
-    changed = [n for n, value in before.items() if n in now and n not in UNKEYED and value != now[n]]
+    before, now, unkeyed = _settings_before(output_dir), dotted(as_dict(config)), unkeyed_names(RunConfig)
+    changed = [n for n, value in before.items() if n in now and n not in unkeyed and value != now[n]]
     if changed:
         first = "method" if "method" in changed else changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -59,7 +54,7 @@ def check_data(config: RunConfig, data: Artifact) -> None:
     """ArtifactError where `output_dir` holds a finished policy that was trained on other data."""
     output_dir = Path(config.output_dir)
     finished = None if config.overwrite else _finished(output_dir)
-    if finished is not None and finished["inputs"].get("data") != data.fingerprint:
+    if finished is not None and finished.get("reads", {}).get("data", data.fingerprint) != data.fingerprint:
         raise ArtifactError(f"{output_dir} holds a finished policy that was trained on other data; {REMEDY}")
 
 
@@ -68,9 +63,9 @@ def check_key(config: RunConfig, policy: Stage) -> None:
     output_dir = Path(config.output_dir)
     finished = None if config.overwrite else _finished(output_dir)
     if finished is not None and finished["key"] != policy.key:
-        parts = {name: value for part in ("settings", "inputs") for name, value in finished[part].items()}
-        now = json.loads(json.dumps(policy.settings | policy.inputs))  # lists for tuples, as there
-        other = sorted(name for name in parts.keys() | now.keys() if parts.get(name) != now.get(name))
+        before, now = dotted(finished.get("reads", {})), dotted(policy.reads)
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        other = [name.removeprefix("optim.") for name in changed if before]
         raise ArtifactError(
             f"{output_dir} holds a finished policy that was made with other {', '.join(other) or 'formats'}; {REMEDY}"
         )
@@ -91,14 +86,6 @@ def _finished(output_dir: Path) -> dict[str, Any] | None:
 def _settings_before(output_dir: Path) -> dict[str, Any]:
     """The settings of the last run by dotted name; none where they cannot be read."""
     try:
-        return dict(_dotted(read_yaml(output_dir / CONFIG)))
+        return dotted(read_yaml(output_dir / CONFIG))
     except ConfigError:
         return {}
-
-
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -1,4 +1,4 @@
-"""What a run can look at before its data is read: models, prompts and columns that settings name."""
+"""What a run looks at before it makes anything: models, prompts and columns that settings name, and then the data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,37 @@ from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
 from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.reward_head import RewardModel
-from pyprefopt.pipeline.given import given_models, of_one_vocabulary
-from pyprefopt.rewards import DIRECTIONS, Column, Contrastive
+from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward
+from pyprefopt.settings.rules import uses_oracle
 from pyprefopt.stages.data import tokenizer_source
+from pyprefopt.stages.models import check_vocabulary
 from pyprefopt.stages.sources import NamedSource, named_sources
+from pyprefopt.stages.transfer import own_tokenizer
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.losses import Method
     from pyprefopt.settings.config import RunConfig
     from pyprefopt.stages.stage import Artifact
 
 logger = logging.getLogger("pyprefopt")
+
+
+def of_one_vocabulary(config: RunConfig) -> set[str]:
+    """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
+    trains_oracle = config.oracle.path is None and uses_oracle(config)
+    settings = {"rewards.model"}
+    if isinstance(config.rewards, Contrastive):
+        settings.add(f"{config.rewards.model}.path")  # of the base or the oracle, by name
+    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
+
+
+def given_models(config: RunConfig) -> dict[str, str]:
+    """Ready checkpoints beside the model, by the setting that names them."""
+    given = {"base.path": config.base.path, "oracle.path": config.oracle.path}
+    given |= {f"rewards.{name}": path for name, path in config.rewards.checkpoints.items()}
+    return {setting: path for setting, path in given.items() if path is not None}
 
 
 def check_given(config: RunConfig) -> None:
@@ -38,7 +58,7 @@ def check_given(config: RunConfig) -> None:
         DataError: the data has no column of rewards of that name.
     """
     for setting, path in {"model": config.model, **given_models(config)}.items():
-        with _told_of(setting):
+        with _naming(setting):
             if path is not None:
                 resolve_source(path, trust_remote_code=config.trust_remote_code)
     check_here(config.attention)
@@ -47,7 +67,7 @@ def check_given(config: RunConfig) -> None:
         require_bitsandbytes()
     tokenizer_source(config)
     for setting, path in given_models(config).items():
-        with _told_of(setting):
+        with _naming(setting):
             _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
     provider = config.rewards
     if isinstance(provider, Contrastive):
@@ -87,7 +107,7 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
 
 
 @contextmanager
-def _told_of(setting: str) -> Iterator[None]:
+def _naming(setting: str) -> Iterator[None]:
     """While inside, errors name the setting that gives the model."""
     try:
         yield
@@ -100,6 +120,47 @@ def check_excluded(config: RunConfig, data: Artifact) -> None:
     size, ids = data.manifest["vocab_size"], config.selection.excluded_ids
     bad = [token for token in ids if token >= size]
     check(not bad, "selection.excluded_ids", bad, f"token ids, below {size}", "look the token up in tokenizer.json")
+
+
+def check_tokenizers(config: RunConfig, data: Artifact) -> dict[str, Tokenizer | None]:
+    """Look at the tokenizers of ready checkpoints: path -> its own, or None where it reads the policy's token ids.
+
+    Raises:
+        ConfigError: a model that must read the policy's token ids does not.
+    """
+    own: dict[str, Tokenizer | None] = {}
+    for setting, path in given_models(config).items():
+        if setting in of_one_vocabulary(config):
+            check_vocabulary(setting, path, data)
+        else:  # it scores only
+            own[path] = own_tokenizer(path, data)
+    return own
+
+
+def check_user_weights(method: Method, data: Artifact) -> None:
+    """ConfigError where the data brings weights of tokens, and the method weighs none."""
+    if data.manifest.get("weights") and "reward_head" in method.needs:
+        raise ConfigError(
+            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
+            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
+        )
+
+
+def log_reward_strength(config: RunConfig) -> None:
+    """Log the one number that decides how much token rewards count, where the method multiplies them by a factor."""
+    factor = config.loss.reward_factor
+    if factor is None or not isinstance(config.rewards, Reward):
+        return
+    scale = config.rewards.beta
+    if config.rewards.transform == "raw":
+        logger.info(
+            "policy: the token rewards count loss.alpha * rewards.beta = %g * %g = %g; only the product matters",
+            factor, scale, factor * scale,
+        )  # fmt: skip
+    else:
+        logger.info(
+            "policy: the token rewards count loss.alpha = %g; rewards.beta = %g is inside the sigmoid", factor, scale
+        )
 
 
 def _check_column(source: NamedSource, name: str) -> None:

@@ -1,13 +1,14 @@
-"""A run from its settings to the policy."""
+"""A run from its settings to the policy, or (`--check`) one step of each of its stages."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
-from pyprefopt.pipeline.check import clean_up, one_step, report
+from pyprefopt.modeling.memory import estimate_memory
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -15,8 +16,11 @@ from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
+from pyprefopt.stages.models import open_trained
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import deepspeed_config, init_distributed
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,61 @@ def train(config: RunConfig) -> RunResult:
 
 def _check(config: RunConfig, output_dir: Path) -> RunResult:
     init_distributed()
-    clean_up(output_dir)  # what a failed check left
+    _clean_up(output_dir)  # what a failed check left
     ranks.barrier()
-    pipeline = Pipeline(one_step(config))
+    pipeline = Pipeline(_one_step(config))
     policy = pipeline.policy
     summary = summarize(config, pipeline.made)
     if ranks.is_main():
-        print(report(pipeline))
+        print(_report(pipeline))
     ranks.barrier()  # the others may still be waiting for the last stage's manifest
-    clean_up(output_dir)
+    _clean_up(output_dir)
     return RunResult(output_dir, Path(policy.path), summary)
+
+
+def _one_step(config: RunConfig) -> RunConfig:
+    """The same run with one optimizer step a stage, in a folder of its own."""
+    return replace(
+        config,
+        max_steps=1,
+        base=replace(config.base, max_steps=1),
+        oracle=replace(config.oracle, max_steps=1),
+        output_dir=str(Path(config.output_dir) / "check"),
+        cache=None,
+    )
+
+
+def _report(pipeline: Pipeline) -> str:
+    """What the check saw, and the memory that training will take."""
+    config, data = pipeline.config, pipeline.data
+    facts = data.facts
+    model = open_trained(
+        pipeline.start.to_train(config), data, config,
+        needs=config.loss.needs, dtype=config.dtype, lora=config.lora, seed=config.seed,
+    )  # fmt: skip
+    estimate = estimate_memory(
+        model, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
+    )
+    parts = ", ".join(
+        f"{name} {getattr(estimate, name) / GIB:.2g}"
+        for name in ("parameters", "gradients", "optimizer", "activations")
+    )
+    return "\n".join(
+        [
+            f"check passed: {facts['rows_in']} rows read, {facts['rows_used']} used, "
+            f"{facts['rows_rejected']} rejected, {facts['responses_cut']} responses cut to max_tokens",
+            f"one optimizer step of each stage ran: {', '.join(pipeline.made)}",
+            f"memory of one rank without ZeRO, estimated for {config.max_tokens_per_batch} tokens a micro-batch: "
+            f"{estimate.total / GIB:.2f} GiB ({parts})",
+        ]
+    )
+
+
+def _clean_up(output_dir: Path) -> None:
+    """Remove what the check made, but keep the list of bad rows."""
+    if not ranks.is_main():
+        return
+    folder = output_dir / "check"
+    if (folder / "rejected.jsonl").exists():
+        shutil.move(folder / "rejected.jsonl", output_dir / "rejected.jsonl")
+    shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.rewards.provider import Reward, Tokens, Transform
+from pyprefopt.types import unkeyed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,9 @@ class Contrastive(Reward):
     name: str = field(default="contrastive", init=False)
     beta: float = 1.0  # scale of the log-ratio, before the sigmoid; the paper has none
     transform: Transform = "sigmoid_centered"
-    model: str = "reference"  # pi_eval: reference (what the policy starts from), base, oracle, or a checkpoint
-    better_prompt: str | None = None  # text file with {conversation}, {answer}, {start}; None: the shipped one
-    worse_prompt: str | None = None  # the same for the opposite direction
+    model: str = unkeyed("reference")  # pi_eval: reference (what the policy starts from), base, oracle, or a checkpoint
+    better_prompt: str | None = unkeyed(None)  # text file with {conversation}, {answer}, {start}; None: the shipped one
+    worse_prompt: str | None = unkeyed(None)  # the same for the opposite direction
     prefix: Prefix = "marker"  # the answer is forced after the start marker, or right away
     context: Context = "full"  # the whole conversation, or the last user message alone
     wrap: Wrap = "chat"  # the prompt as a user's message of the chat template, or as bare text
@@ -76,7 +77,7 @@ class Contrastive(Reward):
         """The text of the revision prompt `better` or `worse`, placeholders and all.
 
         Raises:
-            ConfigError: the file is not there, or lacks a placeholder that it must have.
+            ConfigError: the file is not there, or a placeholder that it must have is missing.
         """
         setting, path = f"rewards.{direction}_prompt", getattr(self, f"{direction}_prompt")
         if path is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pyprefopt.errors import check, check_scale
 from pyprefopt.rewards.provider import Reward, Tokens
+from pyprefopt.types import unkeyed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +71,8 @@ class StrongWeak(Reward):
     """beta (log pi_strong - log pi_weak) of any two checkpoints (T-REG, section 3.3)."""
 
     name: str = field(default="strong_weak", init=False)
-    strong: str  # checkpoint directory or hub name
-    weak: str  # checkpoint directory or hub name
+    strong: str = unkeyed()  # checkpoint directory or hub name
+    weak: str = unkeyed()  # checkpoint directory or hub name
 
     log_ratio: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("strong", "weak")

@@ -87,7 +87,7 @@ def read(
     for word in rest:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].partition("=")[0].replace("-", "_")
-            near = did_you_mean(name, line.options)
+            near = did_you_mean(name, [known for known, (_, f) in line.options.items() if "loose" not in f.metadata])
             raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
     taker = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), "")
     values: dict[str, Any] = {}

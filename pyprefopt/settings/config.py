@@ -12,6 +12,7 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
 from pyprefopt.losses import DPO, METHODS, Method
 from pyprefopt.rewards import NoReward, Reward
+from pyprefopt.types import unkeyed
 
 Schedule = Literal["cosine", "linear", "constant"]
 _LEFT_OUT: Any = None  # of a setting that a complete run has
@@ -128,7 +129,7 @@ class RunConfig(OptimConfig):
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     chat_template: str | None = None  # plain, chatml or a file; None: the tokenizer's own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
-    trust_remote_code: bool = False  # allow code from the model's repository to run
+    trust_remote_code: bool = unkeyed(False)  # allow code from the model's repository to run
     # data
     data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
     eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
@@ -145,27 +146,27 @@ class RunConfig(OptimConfig):
     selection: Selection = field(default_factory=Selection)
     rewards: Reward | NoReward = field(default_factory=NoReward)
     # how it runs
-    output_dir: str = _LEFT_OUT  # everything the run writes; None: runs/METHOD
-    overwrite: bool = False  # replace the finished policy of other settings or data that output_dir holds
-    cache: str | None = None  # folder where runs share data, base, oracle, log-probs; None: each run has its own stages
+    output_dir: str = unkeyed(_LEFT_OUT)  # everything the run writes; None: runs/METHOD
+    overwrite: bool = unkeyed(False)  # replace the finished policy of other settings or data that output_dir holds
+    cache: str | None = unkeyed(None)  # folder where runs share data, base, oracle, log-probs; None: each has its own
     seed: int = 0  # seed of weights, data order and hold-out
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and computation; bfloat16 needs zero_stage >= 1
-    zero_stage: Literal[0, 1, 2, 3] = 0  # DeepSpeed ZeRO stage
-    deepspeed: str | None = None  # JSON file with further DeepSpeed settings; a conflict with ours is an error
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
-    compile: Literal["off", "on"] = "off"  # torch.compile of norms and feed-forward blocks; needs zero_stage <= 2
+    zero_stage: Literal[0, 1, 2, 3] = unkeyed(0)  # DeepSpeed ZeRO stage
+    deepspeed: str | None = unkeyed(None)  # JSON file with further DeepSpeed settings; a conflict with ours is an error
+    gradient_checkpointing: bool = unkeyed(False)  # recompute activations in the backward pass: less memory, slower
+    compile: Literal["off", "on"] = unkeyed("off")  # torch.compile of norms and MLP blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
-    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = "auto"  # what computes it; auto: what can, said
-    head_kernel: Literal["auto", "torch", "triton"] = "auto"  # what reads the head's output; auto: the faster, said
-    max_tokens_per_batch: int = 16384  # token budget of one micro-batch on one rank
-    per_device_train_batch_size: int | None = None  # at most this many pairs in a micro-batch; None: the budget decides
-    layout: Literal["separate", "shared"] = "shared"  # the prompt stands once per response, or once per pair
-    eval_steps: int = 0  # evaluate every so many optimizer steps; 0: before and after training only
-    save_steps: int = 100  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
-    save_total_limit: int = 2  # checkpoints kept besides the best one
-    logging_steps: int = 1  # write metrics every so many optimizer steps
-    peak_tflops: float | None = None  # TFLOP/s of one device in this dtype, for MFU; None: of the card, where known
-    threads: int | None = None  # CPU threads of each rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
+    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = unkeyed("auto")  # what computes it; auto: what can
+    head_kernel: Literal["auto", "torch", "triton"] = unkeyed("auto")  # what reads the head's output; auto: the faster
+    max_tokens_per_batch: int = unkeyed(16384)  # token budget of one micro-batch on one rank
+    per_device_train_batch_size: int | None = unkeyed(None)  # most pairs of a micro-batch; None: the budget decides
+    layout: Literal["separate", "shared"] = unkeyed("shared")  # the prompt stands once per response, or once per pair
+    eval_steps: int = unkeyed(0)  # evaluate every so many optimizer steps; 0: before and after training only
+    save_steps: int = unkeyed(100)  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
+    save_total_limit: int = unkeyed(2)  # checkpoints kept besides the best one
+    logging_steps: int = unkeyed(1)  # write metrics every so many optimizer steps
+    peak_tflops: float | None = unkeyed(None)  # TFLOP/s of a device in this dtype, for MFU; None: the card's, if known
+    threads: int | None = unkeyed(None)  # CPU threads of a rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
     check: bool = False  # validate data and model, take one step, estimate memory, and stop
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
         follows["beta"] = oracle.loss.beta
     if provider is Contrastive:
         longest = settings.get("max_tokens_per_batch", RunConfig.max_tokens_per_batch)
-        follows["max_tokens"] = min(Contrastive.max_tokens, longest)
+        follows["max_tokens"] = min(Contrastive.max_tokens, max(1, longest))
     transform = METHODS[_method(settings)].reward_transform
     if transform is not None and provider.log_ratio:
         follows["transform"] = transform

@@ -6,13 +6,15 @@ import logging
 import shlex
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
+from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
@@ -29,6 +31,7 @@ from pyprefopt.stages.splits import (
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
 from pyprefopt.storage.files import atomic_write, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
+from pyprefopt.types import keyed_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,25 +39,10 @@ if TYPE_CHECKING:
     from pyprefopt.data.preparation.job import Progress
     from pyprefopt.data.tokenization.segments import Tokenizer
 
-DATA_SETTINGS = (
-    "data", "eval_data", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
-    "truncation", "tokenizer", "eos_token", "chat_template", "check",
-)  # fmt: skip
-
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
 PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
 
 logger = logging.getLogger("pyprefopt")
-
-
-def data_stage(config: RunConfig) -> Stage:
-    """What the data depends on: settings, and the content of every file that is read."""
-    given = asdict(config)
-    settings = {name: given[name] for name in DATA_SETTINGS} | {"base.data": config.base.data}
-    settings |= {"kind": kind_of_rows(config), "best": wants_best(config)}
-    tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
-    inputs = {source.path: source.content_hash() for source in named_sources(config).values()}
-    return Stage("data", settings, inputs | {source: _hash_source(source) for source in tokens}, seed=config.seed)
 
 
 def _hash_source(source: str) -> str:
@@ -120,9 +108,11 @@ def wants_best(config: RunConfig) -> bool:
     return trained and kind_of_rows(config) == "candidates"
 
 
-def split_names(data: Path) -> list[str]:
-    """Which of the pair splits the data stage wrote."""
-    return [name for name in ("train", "eval") if (data / name).exists()]
+def open_splits(data: Artifact) -> Iterator[tuple[str, SegmentStore]]:
+    """The splits that hold pairs or candidates, `train` and `eval`, by name."""
+    for name in ("train", "eval"):
+        if (data.directory / name).exists():
+            yield name, SegmentStore.open(data.directory / name)
 
 
 @dataclass
@@ -268,3 +258,51 @@ def skip_command() -> str | None:
         return None
     kept = [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
     return shlex.join(["deepspeed", script, *kept])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Stage):
+    """Segments of every split, and the tokenizer: made of these settings and of every file that is read."""
+
+    name: str = "data"
+    data: str | None
+    eval_data: str | None
+    eval_ratio: float
+    format: str
+    on_error: str
+    max_prompt_tokens: int
+    prompt_overflow: str
+    max_tokens: int
+    truncation: Truncation
+    tokenizer: str | None
+    eos_token: str | None
+    chat_template: str | None
+    check: bool
+    seed: int
+    sft: str  # what a base learns from
+    kind: str  # of rows: preferences or candidates
+    best: bool  # whether a base learns the best of the candidates
+    files: Mapping[str, str]  # hash of the content of every file that is read
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Data:
+        """The data of a run."""
+        own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
+        kind, best = kind_of_rows(config), wants_best(config)
+        return cls(**own, sft=config.base.data, kind=kind, best=best, files=_files(config))
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Read, check, hold out, tokenize and truncate."""
+        return build_data(runtime, directory)
+
+
+def _files(config: RunConfig) -> dict[str, str]:
+    """The hash of everything that is read, by its name in the settings."""
+    tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
+    rows = {source.path: source.content_hash() for source in named_sources(config).values()}
+    return rows | {source: _hash_source(source) for source in tokens}
+
+
+def rows_hash(data: Artifact) -> str:
+    """Hash of the files that the data was read from."""
+    return content_hash(sorted(data.reads["files"].values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
-from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.stages.stage import Artifact, content_hash
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -37,59 +37,66 @@ class Source:
 
     path: str
     fingerprint: str
+    seed: int = 0  # of random weights, which are part of the fingerprint
     in_4bit: bool = False  # loaded as QLoRA trains it: another model, with another fingerprint
 
     @classmethod
     def given(cls, path: str, config: RunConfig) -> Source:
         """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
         content = model_hash(path, trust_remote_code=config.trust_remote_code)
-        return cls(path, content_hash([content, config.seed]) if is_bare(path) else content)
+        return cls(path, content_hash([content, config.seed]) if is_bare(path) else content, config.seed)
 
     def to_train(self, config: RunConfig) -> Source:
         """What a training starts from, and so its reference: these weights, or (lora.load_in_4bit) these in 4 bits."""
         if not config.lora.load_in_4bit:
             return self
-        return Source(self.path, content_hash([self.fingerprint, "nf4"]), in_4bit=True)
+        return replace(self, fingerprint=content_hash([self.fingerprint, "nf4"]), in_4bit=True)
 
 
 def start_model(config: RunConfig) -> Source:
     """The run's model."""
-    assert config.model is not None  # noqa: S101  (filled by resolve)
     return Source.given(config.model, config)
 
 
-def open_model(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool) -> LogpsModel:
-    """Load a model behind the log-prob engine; LoRA and checkpointing only where it is to be trained."""
-    return LogpsModel(_load(config, source, data, dtype=dtype, trained=trained), kernel=_kernel(config))
+def open_model(source: Source, data: Artifact, runtime: RunConfig, *, dtype: str) -> LogpsModel:
+    """Load a model that scores, behind the log-prob engine."""
+    return LogpsModel(_load(source, data, runtime, dtype=dtype, seed=source.seed), kernel=_kernel(runtime))
 
 
-def open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
-    """Load the model that a stage trains, with what its method needs of a model; its entropy is logged.
+def open_trained(
+    source: Source,
+    data: Artifact,
+    runtime: RunConfig,
+    *,
+    needs: frozenset[Need],
+    dtype: str,
+    lora: LoraConfig,
+    seed: int,
+) -> PackedModel:
+    """Load a model to train, with what its method needs of a model; its entropy is logged.
 
-    The reference of `ref_kl` is the model that the stage starts from: a second copy, or (LoRA) the adapter off.
+    The reference of `ref_kl` is the model that the training starts from: a second copy, or (LoRA) the adapter off.
+    seed: of what is added to the model's weights, and of a configuration's.
     """
-    model = _open_trained(config, source, data, needs)
-    if config.compile == "on":
+    options: dict[str, Any] = {"dtype": dtype, "seed": seed, "trained": True, "lora": lora if lora.r > 0 else None}
+    model: PackedModel
+    if "reward_head" in needs:
+        options |= {"head": "reward", "pad_token_id": _padding(data)}
+        model = RewardModel(_load(source, data, runtime, **options))
+    elif "ref_kl" in needs:
+        bare = _load(source, data, runtime, **options)
+        frozen = None if is_lora(bare) else open_model(source, data, runtime, dtype=dtype)
+        model = ReferencedModel(bare, frozen, entropy=True)
+    else:
+        model = LogpsModel(_load(source, data, runtime, **options), entropy=True, kernel=_kernel(runtime))
+    if runtime.compile == "on":
         logger.info("compile: %d norms and feed-forward blocks, at their first use", compile_layers(model))
     return model
 
 
-def _open_trained(config: RunConfig, source: Source, data: Artifact, needs: frozenset[Need]) -> PackedModel:
-    if "reward_head" in needs:
-        pad = _padding(data)
-        return RewardModel(
-            _load(config, source, data, dtype=config.dtype, trained=True, head="reward", pad_token_id=pad)
-        )
-    model = _load(config, source, data, dtype=config.dtype, trained=True)
-    if "ref_kl" not in needs:
-        return LogpsModel(model, entropy=True, kernel=_kernel(config))
-    frozen = None if is_lora(model) else open_model(config, source, data, dtype=config.dtype, trained=False)
-    return ReferencedModel(model, frozen, entropy=True)
-
-
-def _kernel(config: RunConfig) -> Kernel:
-    check_kernel(config.head_kernel)
-    return config.head_kernel
+def _kernel(runtime: RunConfig) -> Kernel:
+    check_kernel(runtime.head_kernel)
+    return runtime.head_kernel
 
 
 def _padding(data: Artifact) -> int | None:
@@ -101,18 +108,15 @@ def _padding(data: Artifact) -> int | None:
     return ids.get("pad_token")
 
 
-def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trained: bool, **head: Any) -> Any:
+def _load(source: Source, data: Artifact, runtime: RunConfig, *, trained: bool = False, **options: Any) -> Any:
     model = load_model(
         source.path,
-        dtype=dtype,
-        seed=config.seed,
-        trust_remote_code=config.trust_remote_code,
-        gradient_checkpointing=trained and config.gradient_checkpointing,
-        attention=config.attention,
-        lora=config.lora if trained and config.lora.r > 0 else None,
+        trust_remote_code=runtime.trust_remote_code,
+        gradient_checkpointing=trained and runtime.gradient_checkpointing,
+        attention=runtime.attention,
         load_in_4bit=source.in_4bit,
         vocab_size=int(data.manifest["vocab_size"]),
-        **head,
+        **options,
     )
     _check_context(model.config, source.path, data.manifest)
     if trained:
@@ -121,21 +125,21 @@ def _load(config: RunConfig, source: Source, data: Artifact, *, dtype: str, trai
 
 
 def _align_eos(model: Any, path: str, data: Artifact) -> None:
-    """A bare configuration takes the tokenizer's special ids; that a checkpoint ends with other tokens is told."""
+    """Give a bare configuration the tokenizer's special ids; warn of a checkpoint that ends with other tokens."""
     names, ids = _special_tokens(data)
     end = ids["eos_token"]
     configs = [model.config, getattr(model, "source_config", model.config)]
     if getattr(model, "generation_config", None) is not None:
         configs.append(model.generation_config)
-    told = [config.eos_token_id for config in configs if config.eos_token_id is not None]
+    own = [config.eos_token_id for config in configs if config.eos_token_id is not None]
     if is_bare(path):
         for config in configs:
             config.eos_token_id, config.bos_token_id = end, ids.get("bos_token")
-    elif told and not any(end in (ends if isinstance(ends, list) else [ends]) for ends in told):
+    elif own and not any(end in (ends if isinstance(ends, list) else [ends]) for ends in own):
         logger.warning(
             "%s ends texts with token %s (eos_token_id), the tokenizer with %d (%s); the policy's config.json keeps "
             "the model's: generation with it may not end",
-            path, told[0], end, names["eos_token"],
+            path, own[0], end, names["eos_token"],
         )  # fmt: skip
 
 
@@ -214,6 +218,3 @@ def _vocabulary(path: Path) -> Mapping[str, int]:
     from tokenizers import Tokenizer
 
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
-
-
-__all__ = ["Source", "check_vocabulary", "open_model", "open_trained", "start_model", "vocabulary_difference"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,66 +12,117 @@ import numpy as np
 
 from pyprefopt.data.store.segments import KINDS, SegmentStore
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.stages.column import rows_hash
-from pyprefopt.stages.data import split_names
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.stages.data import open_splits, rows_hash
 from pyprefopt.stages.sources import texts_of
 from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.types import unkeyed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import polars as pl
 
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
     from pyprefopt.rewards import Contrastive
-    from pyprefopt.settings.config import RunConfig
 
 logger = logging.getLogger("pyprefopt")
-READ = ("prefix", "context", "wrap", "max_tokens", "overflow")
+WORDING = ("prefix", "context", "wrap", "max_tokens", "overflow", "forced")  # of a provider: what these stages read
 
 
-def revision_stage(provider: Contrastive, data: Artifact, direction: str) -> Stage:
-    """Keyed by the texts, their tokens and the prompt's wording, not by the file that it came from."""
-    settings = {name: getattr(provider, name) for name in READ} | {"forced": provider.forced}
-    prompt = content_hash(provider.prompt(direction))
-    inputs = {
-        "data": data.fingerprint,
-        "texts": rows_hash(data),
-        "prompt": prompt,
-    }
-    return Stage(f"revision_{direction}", settings, inputs)
+@dataclass(frozen=True, kw_only=True)
+class Revision(Stage):
+    """Every response behind the prompt `better` or `worse`: keyed by the prompt's wording, not by its file."""
 
+    data: Artifact
+    rows: str  # hash of the files that the texts come from
+    prompt: str
+    wording: Mapping[str, Any]
+    direction: str
+    provider: Contrastive = unkeyed()
 
-def build_revision(
-    config: RunConfig, provider: Contrastive, data: Artifact, direction: str, directory: Path
-) -> dict[str, Any]:
-    """Stores of the splits, one group a response: the revision prompt, then the response's own ids and mask.
+    @classmethod
+    def of(cls, provider: Contrastive, data: Artifact, direction: str) -> Revision:
+        """The revision of `data` in one direction, as `provider` says."""
+        return cls(
+            name=f"revision_{direction}", data=data, rows=rows_hash(data), prompt=provider.prompt(direction),
+            wording={name: getattr(provider, name) for name in WORDING}, direction=direction, provider=provider,
+        )  # fmt: skip
 
-    A group's row is the response's line in the data's store; lines whose revision is too long are left out.
-    """
-    from pyprefopt.data.tokenization.segments import load_tokenizer
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Stores of the splits, one group a response: the revision prompt, then the response's own ids and mask.
 
-    tokenizer = load_tokenizer(data.directory / "tokenizer")
-    longest, facts, prints = 0, {}, {}
-    for split in split_names(data.directory):
-        source = SegmentStore.open(data.directory / split)
-        frame = _segments(provider, tokenizer, source, texts_of(config, split, source), direction, split)
-        store = SegmentStore.write(frame, directory / split)
-        longest = max(longest, int(store.longest_rows.max()))
-        left_out = int((source.segments != 0).sum()) - store.num_rows
-        if left_out:
-            logger.warning(
-                "%s: %d of %d responses are longer than rewards.max_tokens (%d) with their revision prompt (%s), and "
-                "get rewards of 0; raise rewards.max_tokens, or set rewards.overflow to error to see them",
-                split, left_out, left_out + store.num_rows, provider.max_tokens, direction,
-            )  # fmt: skip
-        facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
-        prints[split] = store.fingerprint
-    vocab_size = data.manifest["vocab_size"]
-    return {
-        "facts": facts, "fingerprint": content_hash(prints), "longest": longest, "vocab_size": vocab_size,
-        "length_setting": "rewards.max_tokens",
-    }  # fmt: skip
+        A group's row is the response's line in the data's store; lines whose revision is too long are left out.
+        """
+        from pyprefopt.data.tokenization.segments import load_tokenizer
+
+        data, provider = self.data, self.provider
+        tokenizer = load_tokenizer(data.directory / "tokenizer")
+        longest, facts, prints = 0, {}, {}
+        for split, source in open_splits(data):
+            texts = texts_of(runtime, split, source)
+            store = SegmentStore.write(self._segments(tokenizer, source, texts, split), directory / split)
+            longest = max(longest, int(store.longest_rows.max()))
+            left_out = int((source.segments != 0).sum()) - store.num_rows
+            if left_out:
+                logger.warning(
+                    "%s: %d of %d responses are longer than rewards.max_tokens (%d) with their revision prompt (%s), "
+                    "and get rewards of 0; raise rewards.max_tokens, or set rewards.overflow to error to see them",
+                    split, left_out, left_out + store.num_rows, provider.max_tokens, self.direction,
+                )  # fmt: skip
+            facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
+            prints[split] = store.fingerprint
+        return {
+            "facts": facts, "fingerprint": content_hash(prints), "longest": longest,
+            "vocab_size": data.manifest["vocab_size"], "length_setting": "rewards.max_tokens",
+        }  # fmt: skip
+
+    def _segments(self, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, split: str) -> pl.DataFrame:
+        import polars as pl
+
+        provider = self.provider
+        lines = np.flatnonzero(store.segments != 0)
+        prompts = tokenizer.encode(pl.Series("ids", list(self._prompts(tokenizer, store, texts, split))))
+        segments = pl.from_arrow(store.table.select(["row", "ids", "mask"]))
+        assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
+        responses = segments[lines].rename({"row": "source_row"})
+        frame = responses.with_columns(row=pl.Series(lines, dtype=pl.UInt64), prompt=prompts)
+        length = pl.col("prompt").list.len() + pl.col("ids").list.len()
+        long = frame.filter(length > provider.max_tokens).with_columns(length=length)
+        if long.height and provider.overflow == "raise":
+            first = long.row(0, named=True)
+            raise DataError(
+                f"{split} row {first['source_row']}: revision prompt and response must have at most rewards.max_tokens "
+                f"= {provider.max_tokens} tokens, got {first['length']} ({long.height} such responses); raise it (and "
+                "max_tokens_per_batch), or set rewards.overflow to zero to give them rewards of 0"
+            )
+        frame = frame.filter(length <= provider.max_tokens)
+        if frame.is_empty():
+            raise DataError(
+                f"{split}: no revision prompt with its response has at most rewards.max_tokens = {provider.max_tokens} "
+                "tokens; raise it"
+            )
+        none = pl.col("prompt").list.eval(pl.lit(value=False))
+        prompt = frame.select(
+            "row", pl.lit(0, pl.UInt16).alias("segment"), kind=pl.lit("prompt"), ids="prompt", mask=none
+        )
+        response = frame.select(
+            "row", pl.lit(1, pl.UInt16).alias("segment"), kind=pl.lit("response"), ids="ids", mask="mask"
+        )
+        return pl.concat([prompt, response]).sort("row", "segment")
+
+    def _prompts(self, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, split: str) -> Iterator[str]:
+        """The text before every response, in the order of the store's lines."""
+        provider = self.provider
+        rows = {row["row"]: row for row in texts.iter_rows(named=True)}
+        where = store.table["row"].to_numpy()
+        for line in np.flatnonzero(store.segments != 0):
+            row, kind = rows[int(where[line])], KINDS[store.kinds[line]]
+            revision = provider.revision(self.prompt, _messages(row["prompt"]), provider.answer(_messages(row[kind])))
+            try:
+                yield _opened(provider, tokenizer, revision)
+            except ConfigError as error:
+                raise DataError(f"{split} row {int(where[line])}: the revision prompt: {error}") from None
 
 
 def check_differ(better: Artifact, worse: Artifact) -> None:
@@ -79,56 +132,6 @@ def check_differ(better: Artifact, worse: Artifact) -> None:
             "rewards.better_prompt and rewards.worse_prompt must differ in their tokens, but are the same (a small "
             "tokenizer may know none of their words); give two files in words that it knows"
         )
-
-
-def _segments(
-    provider: Contrastive, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, direction: str, split: str
-) -> pl.DataFrame:
-    import polars as pl
-
-    lines = np.flatnonzero(store.segments != 0)
-    prompts = tokenizer.encode(pl.Series("ids", list(_prompts(provider, tokenizer, store, texts, direction, split))))
-    segments = pl.from_arrow(store.table.select(["row", "ids", "mask"]))
-    assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-    responses = segments[lines].rename({"row": "source_row"})
-    frame = responses.with_columns(row=pl.Series(lines, dtype=pl.UInt64), prompt=prompts)
-    length = pl.col("prompt").list.len() + pl.col("ids").list.len()
-    long = frame.filter(length > provider.max_tokens).with_columns(length=length)
-    if long.height and provider.overflow == "raise":
-        first = long.row(0, named=True)
-        raise DataError(
-            f"{split} row {first['source_row']}: revision prompt and response must have at most rewards.max_tokens = "
-            f"{provider.max_tokens} tokens, got {first['length']} ({long.height} such responses); raise it (and "
-            "max_tokens_per_batch), or set rewards.overflow to zero to give them rewards of 0"
-        )
-    frame = frame.filter(length <= provider.max_tokens)
-    if frame.is_empty():
-        raise DataError(
-            f"{split}: no revision prompt with its response has at most rewards.max_tokens = {provider.max_tokens} "
-            "tokens; raise it"
-        )
-    none = pl.col("prompt").list.eval(pl.lit(value=False))
-    prompt = frame.select("row", pl.lit(0, pl.UInt16).alias("segment"), kind=pl.lit("prompt"), ids="prompt", mask=none)
-    response = frame.select(
-        "row", pl.lit(1, pl.UInt16).alias("segment"), kind=pl.lit("response"), ids="ids", mask="mask"
-    )
-    return pl.concat([prompt, response]).sort("row", "segment")
-
-
-def _prompts(
-    provider: Contrastive, tokenizer: Tokenizer, store: SegmentStore, texts: pl.DataFrame, direction: str, split: str
-) -> Iterator[str]:
-    """The text before every response, in the order of the store's lines."""
-    prompt = provider.prompt(direction)
-    rows = {row["row"]: row for row in texts.iter_rows(named=True)}
-    where = store.table["row"].to_numpy()
-    for line in np.flatnonzero(store.segments != 0):
-        row, kind = rows[int(where[line])], KINDS[store.kinds[line]]
-        revision = provider.revision(prompt, _messages(row["prompt"]), provider.answer(_messages(row[kind])))
-        try:
-            yield _opened(provider, tokenizer, revision)
-        except ConfigError as error:
-            raise DataError(f"{split} row {int(where[line])}: the revision prompt: {error}") from None
 
 
 def _opened(provider: Contrastive, tokenizer: Tokenizer, revision: str) -> str:

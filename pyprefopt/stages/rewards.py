@@ -1,8 +1,9 @@
-"""Stage `rewards`: a number per response token, made once by a provider and kept with the data."""
+"""Stages `rewards` and `column`: a number per response token, made once by a provider and kept with the data."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,50 +12,84 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pyprefopt.data.store.segments import SegmentStore, ValueStore
-from pyprefopt.rewards import DIRECTIONS, Tokens, finished, seeded_normal
-from pyprefopt.stages.data import split_names
+from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore
+from pyprefopt.errors import ConfigError, DataError, did_you_mean
+from pyprefopt.rewards import DIRECTIONS, Reward, Tokens, finished, seeded_normal
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.scores import flat_values, require_finite, response_sides
+from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    import polars as pl
     from torch import Tensor
 
-    from pyprefopt.rewards import Reward
-
 SPLITS = ("train", "eval")  # a split's place is its stream of noise
-SOURCES = ("strong", "weak", "model", "better_prompt", "worse_prompt")  # files: their content is among the inputs
 
 
-def rewards_stage(rewards: Reward, data: Artifact, inputs: Mapping[str, Artifact]) -> Stage:
-    """Keyed by the formula's settings and the content of what it reads."""
-    settings = {name: value for name, value in asdict(rewards).items() if name not in SOURCES}
-    given = {name: artifact.fingerprint for name, artifact in inputs.items()}
-    return Stage("rewards", settings, {"data": data.fingerprint, **given})
+@dataclass(frozen=True, kw_only=True)
+class Rewards(Stage):
+    """Token rewards of one provider: keyed by its formula and the content of what it reads."""
+
+    name: str = "rewards"
+    data: Artifact
+    provider: Reward
+    columns: Mapping[str, Artifact]  # what the provider reads, by its names
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
+        """Write the rewards of every split. Facts: their mean and deviation by side, of the training pairs."""
+        facts: dict[str, Any] = {}
+        provider, seed = self.provider, self.provider.noise_seed
+        for split, store in open_splits(self.data):
+            tokens, stream = tokens_of(store), 2 * SPLITS.index(split)
+            columns, count = _columns(store, tokens, self.columns, split), len(tokens.mask)
+            if "noise" in provider.reads:
+                columns["noise"] = seeded_normal(count, seed, stream + 1)
+            noise = seeded_normal(count, seed, stream) if provider.noise_std > 0 else None
+            raw = provider.values(columns, tokens)
+            values = finished(raw, tokens, transform=provider.transform, noise_std=provider.noise_std, noise=noise)
+            flat = values.float().numpy()
+            remedy = "look for NaN in the weights of the models that rewards reads, and in the data's column"
+            require_finite(store, flat, split, what="the token reward", remedy=remedy)
+            ValueStore.write(directory / split, store, flat, key=f"rewards {provider.name}")
+            if split == "train":
+                facts = {side: _spread(flat[own]) for side, own in response_sides(store).items()}
+        return {"facts": facts}
 
 
-def build_rewards(rewards: Reward, data: Artifact, inputs: Mapping[str, Artifact], directory: Path) -> dict[str, Any]:
-    """Write the rewards of every split. Facts: their mean and standard deviation by side, of the training pairs."""
-    facts: dict[str, Any] = {}
-    for split in split_names(data.directory):
-        store = SegmentStore.open(data.directory / split)
-        tokens, stream = tokens_of(store), 2 * SPLITS.index(split)
-        columns = _columns(store, tokens, inputs, split)
-        count, seed = len(tokens.mask), rewards.noise_seed
-        if "noise" in rewards.reads:
-            columns["noise"] = seeded_normal(count, seed, stream + 1)
-        noise = seeded_normal(count, seed, stream) if rewards.noise_std > 0 else None
-        raw = rewards.values(columns, tokens)
-        values = finished(raw, tokens, transform=rewards.transform, noise_std=rewards.noise_std, noise=noise)
-        flat = values.float().numpy()
-        remedy = "look for NaN in the weights of the models that rewards reads, and in the data's column"
-        require_finite(store, flat, split, what="the token reward", remedy=remedy)
-        ValueStore.write(directory / split, store, flat, key=f"rewards {rewards.name}")
-        if split == "train":
-            facts = {side: _spread(flat[own]) for side, own in response_sides(store).items()}
-    return {"facts": facts}
+@dataclass(frozen=True, kw_only=True)
+class DataColumn(Stage):
+    """Token rewards that the data brings, on the policy's tokens."""
+
+    name: str = "column"
+    data: Artifact
+    rows: str  # hash of the files that the values come from
+    column: str
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Write `chosen_NAME` and `rejected_NAME` of every split as values of its tokens.
+
+        A value is given for each token of the content, or for spans of characters; what is not covered, and what the
+        template wrote, gets 0. Rules are those of user weights (`data.weights`), but a reward may be negative.
+
+        Raises:
+            ConfigError: the data was prepared without offsets.
+            DataError: a column is missing or of another type, or a row breaks a rule.
+        """
+        import polars as pl
+
+        for split, store in open_splits(self.data):
+            if "starts" not in store.table.column_names:
+                raise ConfigError("rewards column needs the tokens' places in the text; prepare the data with offsets")
+            segments = pl.from_arrow(store.table)
+            assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
+            rows = texts_of(runtime, split, store)
+            where = f"{source_of(runtime, split).path}, {split}"
+            _check_columns(rows, self.column, where)
+            values = _attach(segments, rows, self.column, where)
+            ValueStore.write(directory / split, store, values, key=f"column {self.column}")
+        return {}
 
 
 def tokens_of(store: SegmentStore) -> Tokens:
@@ -97,3 +132,31 @@ def _revised(store: SegmentStore, revised: Mapping[str, Artifact], split: str, c
 def _spread(values: np.ndarray) -> dict[str, float]:
     wide = values.astype(np.float64)
     return {"mean_reward": float(wide.mean()), "std_reward": float(wide.std())}
+
+
+def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
+    for side in ("chosen", "rejected"):
+        column = f"{side}_{name}"
+        if column not in rows.columns:
+            raise DataError(
+                f"{where}: the rows have no column '{column}'{did_you_mean(column, rows.columns)}; rewards column "
+                "takes chosen_NAME and rejected_NAME, with rewards.column NAME"
+            )
+
+
+def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str) -> pl.Series:
+    """The rewards of each token."""
+    from pyprefopt.data.tokenization.token_columns import TokenColumn, attach_weights
+
+    kind = TokenColumn(name, noun="reward", default=0.0, signed=True)
+    try:
+        rewarded, rejects = attach_weights(segments, rows, kind)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    if rejects.height:
+        first = rejects.row(0, named=True)
+        raise DataError(
+            f"{where}, row {first['row']}, {first['field']}: {first['rule']}, got {first['value']} ({rejects.height} "
+            f"such rows); {first['remedy']} (on_error skip leaves out no row for its rewards)"
+        )
+    return rewarded[USER_WEIGHTS]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
+from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError, DataError
@@ -151,7 +152,8 @@ class NamedSource:
         if self.folder is not None:
             tables = (pl.DataFrame(table.select(["row", "segment", "ids"])) for table in store.tables())
             return prompt_keys(table.filter(segment=0).rename({"ids": "prompt"}) for table in tables)
-        return prompt_keys(parse_block(block, self.rows.format).frame for block in self.rows.blocks())
+        parsed = in_threads(self.rows.blocks(), lambda block: parse_block(block, self.rows.format))
+        return prompt_keys(block.frame for block in parsed)
 
     @cached_property
     def store(self) -> SegmentStore:

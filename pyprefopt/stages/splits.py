@@ -62,7 +62,9 @@ class Part:
         for table in self.store.tables() if self.keep.any() else ():
             groups = first + np.cumsum(SegmentStore(table, {}).segments == 0)
             first = int(groups[-1])
-            yield table.filter(pa.array(self.keep[groups - 1]))
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], self.keep[groups - 1], [False]])))
+            runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+            yield pa.concat_tables([table.slice(0, 0), *(table.slice(begin, end - begin) for begin, end in runs)])
 
     def hold_out(self, keys: pl.DataFrame, ratio: float, seed: int) -> tuple[Part, Part]:
         """What is trained on, and what is held out of it by the `prompt_keys` of all rows."""

@@ -1,4 +1,7 @@
-"""A stage's artifact: a folder whose manifest, written last, says which key it was made for."""
+"""A stage: what it reads, the key of that, and the folder in which it is made once and then used again.
+
+The folder's manifest is written last and says which key it was made for.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,89 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pyprefopt import ranks
 from pyprefopt.data.store.shards import are_shards, check_shards
 from pyprefopt.errors import ArtifactError
+from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import RunConfig
 from pyprefopt.storage.files import MANIFEST, atomic_write, read_manifest, sha256_file, write_manifest
 from pyprefopt.storage.locks import FolderLock
-from pyprefopt.training.usage import Meter
+from pyprefopt.training.usage import peak_memory, reset_peak_memory
+from pyprefopt.types import keyed_names, unkeyed
 
-SCHEMA = 1  # raised when an artifact's format changes, so that no old artifact is reused
+SCHEMA = 2  # raised when an artifact's format changes, so that no old artifact is reused
 KEY_FILE = "key.json"  # written when a stage begins: what a partial folder (checkpoints) belongs to
+METHOD_NAMES = {method: name for name, method in METHODS.items()}
 
 logger = logging.getLogger("pyprefopt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Something that is made once: its fields are what it reads, its key is their hash, `build` makes it."""
+
+    name: str
+    label: str | None = unkeyed(None)  # what the user calls it, where a run has several of one name
+    collective: ClassVar[bool] = False  # every rank builds it; else rank 0 alone
+
+    @cached_property
+    def reads(self) -> dict[str, Any]:
+        """The fields that decide the result, as the key and the manifest hold them."""
+        return {name: plain(getattr(self, name)) for name in keyed_names(type(self))}
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of what the stage reads and of the format that it writes."""
+        return content_hash([SCHEMA, self.reads])
+
+    @property
+    def title(self) -> str:
+        """What messages and the final table call it."""
+        return self.label or self.name
+
+    def outputs(self, directory: Path) -> Sequence[Path]:  # noqa: ARG002
+        """What it writes besides the artifact in `directory`."""
+        return ()
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Write the artifact's files, and return what its manifest says further (`facts`, `fingerprint`).
+
+        runtime: the run's settings, for those that change no result and for where files are.
+        """
+        raise NotImplementedError
+
+
+@runtime_checkable
+class _HasFingerprint(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON: artifacts and models by the hash of their content, a method by its name and settings."""
+    if isinstance(value, _HasFingerprint):
+        return value.fingerprint
+    if is_dataclass(value):
+        kind: Any = type(value)
+        method = {"method": METHOD_NAMES[kind]} if kind in METHOD_NAMES else {}
+        return method | {name: plain(getattr(value, name)) for name in keyed_names(kind)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value
 
 
 def content_hash(value: object) -> str:
     """sha256 of a JSON-like value; the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage reads: its key is the hash of all of this."""
-
-    name: str
-    settings: dict[str, Any]  # the settings that it declares to read
-    inputs: dict[str, str] = field(default_factory=dict)  # name of an input -> its content hash
-    seed: int | None = None
-
-    @property
-    def key(self) -> str:
-        """Hash of (stage, schema version, seed, settings, inputs)."""
-        return content_hash([self.name, SCHEMA, self.seed, self.settings, self.inputs])
 
 
 @dataclass(frozen=True)
@@ -61,30 +110,30 @@ class Artifact:
         return str(self.manifest.get("fingerprint", self.manifest["key"]))
 
     @property
+    def reads(self) -> dict[str, Any]:
+        """What the stage read, by the names of its fields."""
+        return dict(self.manifest["reads"])
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the stage reports for the final table."""
         return dict(self.manifest.get("facts", {}))
 
 
-Build = Callable[[Path], dict[str, Any]]
-
-
-def finished(
-    stage: Stage, directory: Path, outputs: Sequence[Path] = (), *, tell: bool = True
-) -> dict[str, Any] | None:
+def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str, Any] | None:
     """The manifest of `directory` if it was made for this stage's key and is as it was written, else None.
 
     All its files must be there with their content, bit by bit: what is made from them is keyed by that content. With
-    `tell`, rank 0 says which of them is not.
+    `report`, rank 0 logs which of them is not.
     """
     if not (directory / MANIFEST).exists():
         return None
     manifest = read_manifest(directory)
-    parts = _parts(directory, outputs)
+    parts = _parts(directory, stage.outputs(directory))
     if manifest.get("key") != stage.key or manifest.get("files", {}).keys() != parts.keys():
         return None
     altered = _altered(directory, parts, manifest)
-    if altered is not None and tell and ranks.is_main():
+    if altered is not None and report and ranks.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
 
@@ -132,71 +181,56 @@ def _hashes(part: Path) -> list[str]:
     return [sha256_file(file) for file in sorted(part.rglob("*")) if file.is_file()]
 
 
-def run_stage(
-    stage: Stage,
-    directory: Path,
-    build: Build,
-    *,
-    label: str | None = None,
-    outputs: Sequence[Path] = (),
-    collective: bool = False,
-    run: str | None = None,
-) -> Artifact:
-    """Reuse the artifact in `directory`, or build it there.
+def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | None = None) -> Artifact:
+    """Use the artifact in `directory` again, or build it there.
 
-    `build(directory)` writes the files and returns the manifest's further fields (`facts`, `fingerprint`). It runs
-    on rank 0 alone, or on every rank where `collective`; the others wait for the manifest, never at a collective
-    that could time out. A folder left by another key is removed; one left by this key (a killed run) is kept, so
-    that training goes on from its checkpoints. `label`: what the user calls it, where that is not the stage's name.
+    Ranks that do not build wait for the manifest, never at a collective that could time out. A folder left by another
+    key is removed; one left by this key (a killed run) is kept, so that training goes on from its checkpoints.
     `run`: the run's own folder, where `directory` is shared with other runs: only one makes it, the others wait.
     """
-    label, claim = label or stage.name, {"key": stage.key, "run": run}
+    claim = {"key": stage.key, "run": run}
     with ExitStack() as turn:
         if not ranks.is_main():
-            manifest = _follow(stage, directory, outputs, claim if collective else None)
+            manifest = _follow(stage, directory, claim)
         else:
-            manifest = finished(stage, directory, outputs, tell=run is None)
+            manifest = finished(stage, directory, report=run is None)
             if manifest is None and run is not None:
                 turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
-                manifest = finished(stage, directory, outputs)  # another run may have made it meanwhile
+                manifest = finished(stage, directory)  # another run may have made it meanwhile
         if manifest is None:
-            return _make(stage, directory, build, label, outputs, claim)
+            return _make(stage, directory, runtime, claim)
     if ranks.is_main():
-        logger.info("%s: done before, used again (%s)", label, directory)
-    return Artifact(label, directory, manifest, reused=True)
+        logger.info("%s: done before, used again (%s)", stage.title, directory)
+    return Artifact(stage.title, directory, manifest, reused=True)
 
 
-def _follow(
-    stage: Stage, directory: Path, outputs: Sequence[Path], claim: dict[str, str | None] | None
-) -> dict[str, Any] | None:
-    """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 makes it (with the `claim`)."""
+def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict[str, Any] | None:
+    """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 builds with this one."""
 
     def look() -> dict[str, Any] | None:
-        if claim is not None and _claimed_by(directory) == claim and not (directory / MANIFEST).exists():
+        if stage.collective and _claimed_by(directory) == claim and not (directory / MANIFEST).exists():
             return {}
         try:
-            return finished(stage, directory, outputs)
+            return finished(stage, directory)
         except FileNotFoundError:  # rank 0 is just removing what is no more as it was written
             return None
 
     return ranks.wait_until(look, directory / MANIFEST) or None
 
 
-def _make(
-    stage: Stage, directory: Path, build: Build, label: str, outputs: Sequence[Path], claim: dict[str, str | None]
-) -> Artifact:
+def _make(stage: Stage, directory: Path, runtime: RunConfig, claim: dict[str, str | None]) -> Artifact:
     if ranks.is_main():
-        logger.info("%s: making %s", label, directory)
+        logger.info("%s: making %s", stage.title, directory)
         _claim(stage, directory, claim)
-    meter, began = Meter(), time.perf_counter()
-    extra = build(directory)
+    reset_peak_memory()
+    began = time.perf_counter()
+    extra = stage.build(directory, runtime)
     if ranks.is_main():
-        facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": meter.peak()}
-        record = {"stage": stage.name, "key": stage.key, "settings": stage.settings, "inputs": stage.inputs}
-        files = {name: _hashes(path) for name, path in _parts(directory, outputs).items()}
-        record |= extra | {"facts": facts, "files": files, "stores": _stores(directory)}
-        write_manifest(directory, record)
-    return Artifact(label, directory, ranks.wait_for_manifest(directory, stage.key), reused=False)
+        facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": peak_memory()}
+        files = {name: _hashes(path) for name, path in _parts(directory, stage.outputs(directory)).items()}
+        record = {"stage": stage.name, "key": stage.key, "reads": stage.reads, **extra, "facts": facts}
+        write_manifest(directory, record | {"files": files, "stores": _stores(directory)})
+    return Artifact(stage.title, directory, ranks.wait_for_manifest(directory, stage.key), reused=False)
 
 
 def _claim(stage: Stage, directory: Path, claim: dict[str, str | None]) -> None:

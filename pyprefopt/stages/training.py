@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,118 +16,161 @@ from pyprefopt import ranks
 from pyprefopt.data.batching.loader import StepLoader, permutation
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, ConfigError, DataError, counted
+from pyprefopt.errors import ArtifactError, DataError, counted
 from pyprefopt.modeling.checkpoints.load import model_hash
 from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.logps import score_logps
-from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
 from pyprefopt.stages.models import Source, open_trained
-from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.trainer import FitResult, Job, fit
+from pyprefopt.types import unkeyed, unkeyed_names
 
 if TYPE_CHECKING:
     from pyprefopt.losses import Method
+    from pyprefopt.modeling.packed_model import PackedModel
 
-# What a training stage reads besides its optimisation settings. World size, ZeRO stage, micro-batches, layout,
-# logging and checkpoints change nothing in the result beyond rounding: they are recorded, not keyed.
-KEYED = ("dtype", "lora")
-RECORDED = (
-    "zero_stage", "max_tokens_per_batch", "per_device_train_batch_size", "layout", "attention", "head_kernel",
-    "gradient_checkpointing", "compile", "deepspeed",
-)  # fmt: skip
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
 logger = logging.getLogger("pyprefopt")
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training stage: everything that decides its result."""
+@dataclass(frozen=True, kw_only=True)
+class Training(Stage):
+    """A model trained by one method.
 
-    name: str
-    optim: OptimConfig
-    method: Method
-    start: Source
+    World size, ZeRO stage, micro-batches, layout, logging and checkpoints change nothing in the result beyond
+    rounding: they are recorded, not keyed.
+    """
+
+    name: str  # base, oracle or policy
     data: Artifact
-    target: Path  # where the trained model goes
+    start: Source
+    method: Method
+    optim: OptimConfig
+    dtype: str
+    lora: LoraConfig
+    seed: int
     ref_logps: Artifact | None = None
     selection: Artifact | None = None
     token_rewards: Artifact | None = None
+    user_weights: Mapping[str, str] | None = None  # hashes of those of the data, which multiply the method's
     fraction: float = 1.0  # of the training pairs
     sample: int = 0  # which such share
-    user_weights: bool = False  # those of the data, where it has any, multiply the method's
+    output_dir: Path | None = unkeyed(None)  # the run's, for metrics and policy; None: they stay with the artifact
 
-    def stage(self, config: RunConfig) -> Stage:
-        """The stage's key."""
-        given, optim = asdict(config), asdict(self.optim)
-        settings = {f.name: optim[f.name] for f in fields(OptimConfig)} | {name: given[name] for name in KEYED}
-        settings |= {"method": repr(self.method), "fraction": self.fraction, "sample": self.sample}
-        inputs = {"data": self.data.fingerprint, "model": self.start.fingerprint}
-        for name in ("ref_logps", "selection", "token_rewards"):
-            artifact = getattr(self, name)
-            if artifact is not None:
-                inputs[name] = artifact.fingerprint
-        if self.user_weights and self.data.manifest.get("weights"):
-            inputs["user_weights"] = content_hash(self.data.manifest["weights"])
-        return Stage(self.name, settings, inputs, seed=config.seed)
+    collective = True
 
-    def train_loader(self, config: RunConfig) -> StepLoader:
+    def model_path(self, directory: Path) -> Path:
+        """Where the trained model is, of an artifact in `directory`."""
+        return self.output_dir / "policy" if self.output_dir and self.name == "policy" else directory / "model"
+
+    def outputs(self, directory: Path) -> Sequence[Path]:
+        """The trained model."""
+        return (self.model_path(directory),)
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
+        if "reward_head" in self.method.needs and runtime.truncation.active and runtime.truncation.cut_end == "none":
+            logger.warning(
+                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
+                "template ends them as whole ones do"
+            )
+        job = self._job(directory, runtime)
+        weightless = _count_weightless(job)
+        if self.ref_logps is not None:
+            check_reference(job, self.ref_logps.directory)
+        result = fit(job)
+        if not ranks.is_main():
+            return {}
+        target, tokenizer = self.model_path(directory), sorted((self.data.directory / "tokenizer").iterdir())
+        save_policy(job.model, target, tokenizer, state_dict=result.weights)
+        facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
+        facts |= convergence_facts(job, result)
+        recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
+        fingerprint = model_hash(target, trust_remote_code=runtime.trust_remote_code)
+        return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded | {"world_size": ranks.world_size()}}
+
+    def _job(self, directory: Path, runtime: RunConfig) -> Job:
+        model = self.open_model(runtime)
+        evaluation, ranking = self.eval_loaders(runtime)
+        return Job(
+            stage=self.name,
+            model=model,
+            method=self.method,
+            train=self.train_loader(runtime),
+            eval=evaluation,
+            ranking=ranking,
+            optim=self.optim,
+            run=replace(runtime, output_dir=str(self.output_dir or directory)),
+            directory=directory,
+            key=self.key,
+        )
+
+    def open_model(self, runtime: RunConfig) -> PackedModel:
+        """The model to train, as it starts."""
+        return open_trained(
+            self.start, self.data, runtime,
+            needs=self.method.needs, dtype=self.dtype, lora=self.lora, seed=self.seed,
+        )  # fmt: skip
+
+    def train_loader(self, runtime: RunConfig) -> StepLoader:
         """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
         if self.method.trains_on != "responses":
-            return self._loader(config, "train", self._columns(config, "train"))
+            return self._loader(runtime, "train", self._columns("train"))
         own = (self.data.directory / "sft").exists()
         split, only = ("sft", None) if own else ("train", "chosen")
-        return self._loader(config, split, {"only": only, **self._weights(split)})
+        return self._loader(runtime, split, {"only": only, **self._weights(split)})
 
-    def eval_loaders(self, config: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
+    def eval_loaders(self, runtime: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
         """The test rows, with what the method needs and as whole responses; None without a test split.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
         if not (self.data.directory / "eval").exists():
             return None, None
-        ranking = self._loader(config, "eval", {})
+        ranking = self._loader(runtime, "eval", {})
         if self.method.trains_on != "responses":
-            return self._loader(config, "eval", self._columns(config, "eval")), ranking
+            return self._loader(runtime, "eval", self._columns("eval")), ranking
         if KINDS.index("chosen") not in ranking.packer.store.kinds:
             return None, ranking
-        return self._loader(config, "eval", {"only": "chosen", **self._weights("eval")}), ranking
+        return self._loader(runtime, "eval", {"only": "chosen", **self._weights("eval")}), ranking
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
         return {"user_weights": ValueStore.open(path)} if self.user_weights and path.exists() else {}
 
-    def _columns(self, config: RunConfig, split: str) -> dict[str, Any]:
+    def _columns(self, split: str) -> dict[str, Any]:
         columns = self._weights(split)
         for name in ("ref_logps", "token_rewards"):
             artifact = getattr(self, name)
             if artifact is not None:
                 columns[name] = ValueStore.open(artifact.directory / split)
         if self.selection is not None:
-            chosen_ratio, rejected_ratio = config.selection.ratios
+            rule = self.selection.reads["rule"]
             columns["selected"] = ValueStore.open(self.selection.directory / split)
-            if chosen_ratio is not None:  # the packer divides by it; a threshold has none
-                columns |= {"chosen_ratio": chosen_ratio, "rejected_ratio": rejected_ratio}
+            if rule["chosen_ratio"] is not None:  # the packer divides by it; a threshold has none
+                columns |= {name: rule[name] for name in ("chosen_ratio", "rejected_ratio")}
         return columns
 
-    def _loader(self, config: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
+    def _loader(self, runtime: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
         if self.method.reads_scores:
             _require_scores(store, split)
         packer = Packer(
-            store, layout=config.layout, last_token="reward_head" in self.method.needs,
+            store, layout=runtime.layout, last_token="reward_head" in self.method.needs,
             keep_unweighted=self.method.reads_unweighted,
             budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
         )  # fmt: skip
         return StepLoader(
             packer,
-            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, config.seed, self.sample),
+            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, self.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
-            max_tokens=config.max_tokens_per_batch,
-            max_groups=config.per_device_train_batch_size,
-            seed=config.seed,
+            max_tokens=runtime.max_tokens_per_batch,
+            max_groups=runtime.per_device_train_batch_size,
+            seed=self.seed,
             rank=ranks.rank(),
             world_size=ranks.world_size(),
         )
@@ -142,13 +186,9 @@ def _require_scores(store: SegmentStore, split: str) -> None:
         )
 
 
-def check_user_weights(method: Method, data: Artifact) -> None:
-    """ConfigError where the data brings weights of tokens, and the method weighs none."""
-    if data.manifest.get("weights") and "reward_head" in method.needs:
-        raise ConfigError(
-            f"data brings weights of tokens ({', '.join(data.manifest['weights'])}), but {type(method).__name__} "
-            "scores whole responses and weighs no token; leave chosen_weights and rejected_weights out of the data"
-        )
+def optim_of(config: OptimConfig) -> OptimConfig:
+    """The settings of optimisation alone, of a section that has others too."""
+    return OptimConfig(**{f.name: getattr(config, f.name) for f in fields(OptimConfig)})
 
 
 def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
@@ -158,43 +198,8 @@ def draw(count: int, fraction: float, seed: int, sample: int = 0) -> np.ndarray:
     return np.sort(permutation(count, seed=seed, epoch=sample)[: max(1, round(fraction * count))])
 
 
-def run_training(config: RunConfig, training: Training, directory: Path) -> dict[str, Any]:
-    """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
-    model = open_trained(config, training.start, training.data, training.method.needs)
-    if "reward_head" in training.method.needs and config.truncation.active and config.truncation.cut_end == "none":
-        logger.warning(
-            "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
-            "template ends them as whole ones do"
-        )
-    evaluation, ranking = training.eval_loaders(config)
-    job = Job(
-        stage=training.name,
-        model=model,
-        method=training.method,
-        train=training.train_loader(config),
-        eval=evaluation,
-        ranking=ranking,
-        optim=training.optim,
-        run=config,
-        directory=directory,
-        key=training.stage(config).key,
-    )
-    weightless = _count_weightless(job)
-    if training.ref_logps is not None:
-        _check_reference(job, training.ref_logps.directory)
-    result = fit(job)
-    if not ranks.is_main():
-        return {}
-    tokenizer = sorted((training.data.directory / "tokenizer").iterdir())
-    save_policy(model, training.target, tokenizer, state_dict=result.weights)
-    facts = fit_facts(result, job.output_dir / "metrics.jsonl", training.name) | weightless | _convergence(job, result)
-    recorded = {name: getattr(config, name) for name in RECORDED} | {"world_size": ranks.world_size()}
-    fingerprint = model_hash(training.target, trust_remote_code=config.trust_remote_code)
-    return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded}
-
-
-def _check_reference(job: Job, stored: Path) -> None:
-    """The policy starts as the reference, so its log-probs must be the stored ones, up to rounding; says how far off.
+def check_reference(job: Job, stored: Path) -> None:
+    """Compare the log-probs of the policy that starts with the stored ones of its reference; they differ by rounding.
 
     Raises:
         ArtifactError: they are not, so the stored log-probs belong to other weights.
@@ -221,7 +226,7 @@ def _check_reference(job: Job, stored: Path) -> None:
 
 
 def _count_weightless(job: Job) -> dict[str, Any]:
-    """How many training rows have no token with a weight, where there are any; says so.
+    """How many training rows have no token with a weight, where there are any; warns of them.
 
     Raises:
         DataError: all of them, so that no step would change the model.
@@ -245,8 +250,8 @@ def _count_weightless(job: Job) -> dict[str, Any]:
     return {"weightless": count}
 
 
-def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
-    """Whether the training came below `until_converged`, where it was told to; else nothing."""
+def convergence_facts(job: Job, result: FitResult) -> dict[str, Any]:
+    """Whether the training came below `until_converged`, where that is set; else nothing."""
     below, window = job.optim.until_converged, job.optim.convergence_window
     if below is None:
         return {}
@@ -261,7 +266,7 @@ def _convergence(job: Job, result: FitResult) -> dict[str, Any]:
     return {"converged": result.converged, "moving_loss": result.moving_loss}
 
 
-def fit_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
+def training_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
     """What the final table says of a training."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]

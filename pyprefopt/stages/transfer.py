@@ -7,7 +7,7 @@ none). A response that was cut for the policy is cut at the same byte, and ends 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from pyprefopt import ranks
-from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import DataError
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.data import split_names
+from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.sources import OFFSETS, texts_of
-from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.types import unkeyed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,31 +49,33 @@ def own_tokenizer(model: str, data: Artifact) -> Tokenizer | None:
     return load_own_tokenizer(model, chat_template=data.directory / "tokenizer" / "chat_template.jinja")
 
 
-def tokens_stage(data: Artifact, tokenizer: Tokenizer) -> Stage:
-    """The policy's texts in another tokenizer's tokens."""
-    texts = content_hash(sorted(data.manifest["inputs"].values()))
-    return Stage("tokens", {}, {"data": data.fingerprint, "texts": texts, "tokenizer": tokenizer.fingerprint})
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Stage):
+    """The texts of `data`, line by line, in another tokenizer's tokens."""
 
+    name: str = "tokens"
+    data: Artifact
+    rows: str  # hash of the files that the texts come from
+    tokenizer: Tokenizer
+    model: str = unkeyed()  # whose tokenizer it is, for messages
 
-def build_tokens(
-    config: RunConfig, data: Artifact, tokenizer: Tokenizer, model: str, directory: Path
-) -> dict[str, Any]:
-    """Write the splits `train` and `eval`: line by line the policy's, in the tokens of `model`.
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
+        """Write the splits `train` and `eval`.
 
-    Raises:
-        DataError: a row cannot be tokenized by it, or (candidates) was cut.
-    """
-    facts: dict[str, Any] = {}
-    longest, longest_row = 0, ""
-    for split in split_names(data.directory):
-        policy = SegmentStore.open(data.directory / split)
-        frame = _cut_as(policy, texts_of(config, split, policy), split)
-        store = SegmentStore.write(_tokenize(frame, tokenizer, model, split), directory / split)
-        facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
-        if store.longest_rows.max() > longest:
-            longest = int(store.longest_rows.max())
-            longest_row = f"{split} row {store.rows[int(store.longest_rows.argmax())]}"
-    return {"facts": facts, "vocab_size": tokenizer.vocab_size, "longest": longest, "longest_row": longest_row}
+        Raises:
+            DataError: a row cannot be tokenized by it, or (candidates) was cut.
+        """
+        facts: dict[str, Any] = {}
+        longest, longest_row = 0, ""
+        for split, policy in open_splits(self.data):
+            frame = _cut_as(policy, texts_of(runtime, split, policy), split)
+            store = SegmentStore.write(_tokenize(frame, self.tokenizer, self.model, split), directory / split)
+            facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
+            if store.longest_rows.max() > longest:
+                longest = int(store.longest_rows.max())
+                longest_row = f"{split} row {store.rows[int(store.longest_rows.argmax())]}"
+        size = self.tokenizer.vocab_size
+        return {"facts": facts, "vocab_size": size, "longest": longest, "longest_row": longest_row}
 
 
 def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFrame:
@@ -147,44 +149,37 @@ def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str)
     return result.segments
 
 
-def roomy(config: RunConfig, tokens: Artifact) -> RunConfig:
-    """The settings with a micro-batch that holds the longest row in these tokens: no setting bounds their number."""
-    longest = 0
-    for split in split_names(tokens.directory):
-        store = SegmentStore.open(tokens.directory / split)
-        longest = max(longest, int(Packer(store, layout=config.layout).lengths(np.arange(store.num_rows)).max()))
-    if longest <= config.max_tokens_per_batch:
-        return config
-    logger.info("%s: micro-batches of %d tokens, for the longest row", tokens.name, longest)
-    return replace(config, max_tokens_per_batch=longest)
+@dataclass(frozen=True, kw_only=True)
+class Moved(Stage):
+    """Log-probs on `tokens`, moved to the policy's tokens."""
 
+    name: str = "moved"
+    data: Artifact
+    tokens: Artifact
+    logps: Artifact
 
-def moved_stage(data: Artifact, tokens: Artifact, logps: Artifact) -> Stage:
-    """Per-token values on other tokens (`logps`), moved to the policy's."""
-    return Stage("moved", {}, {"data": data.fingerprint, "tokens": tokens.fingerprint, "logps": logps.fingerprint})
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
+        """Write the values on the policy's tokens; what each response has in all stays the same."""
+        from pyprefopt.data.batching.alignment import transfer_values
 
-
-def build_moved(data: Artifact, tokens: Artifact, logps: Artifact, directory: Path) -> dict[str, Any]:
-    """Write the values on the policy's tokens; what each response has in all stays the same."""
-    from pyprefopt.data.batching.alignment import transfer_values
-
-    for split in split_names(data.directory):
-        policy, other = (SegmentStore.open(artifact.directory / split) for artifact in (data, tokens))
-        for name in ("row", "segment"):
-            if not policy.table[name].equals(other.table[name]):
-                raise DataError(f"{split}: the {name}s of the two tokenizations differ; delete {tokens.directory}")
-        columns: dict[str, pa.ChunkedArray] = {}
-        for end, store in (("from", other), ("to", policy)):
-            columns |= {f"{name}_{end}": store.table[name] for name in (*OFFSETS, "mask")}
-        values = ValueStore.open(logps.directory / split).check(other).values
-        moved: Any = transfer_values(values, **columns)
-        ValueStore.write(directory / split, policy, moved, key="moved to the policy's tokens")
-    return {}
+        for split, policy in open_splits(self.data):
+            other = SegmentStore.open(self.tokens.directory / split)
+            for name in ("row", "segment"):
+                if not policy.table[name].equals(other.table[name]):
+                    folder = self.tokens.directory
+                    raise DataError(f"{split}: the {name}s of the two tokenizations differ; delete {folder}")
+            columns: dict[str, pa.ChunkedArray] = {}
+            for end, store in (("from", other), ("to", policy)):
+                columns |= {f"{name}_{end}": store.table[name] for name in (*OFFSETS, "mask")}
+            values = ValueStore.open(self.logps.directory / split).check(other).values
+            moved: Any = transfer_values(values, **columns)
+            ValueStore.write(directory / split, policy, moved, key="moved to the policy's tokens")
+        return {}
 
 
 def warn_of_two_tokenizers(*logps: Artifact) -> None:
-    """Say that log-probs which are to be subtracted were made on different tokens."""
-    if len({artifact.manifest["inputs"].get("tokens") for artifact in logps}) > 1 and ranks.is_main():
+    """Warn that log-probs which are to be subtracted were made on different tokens."""
+    if len({artifact.reads.get("tokens") for artifact in logps}) > 1 and ranks.is_main():
         logger.warning(
             "the models of %s have different tokenizers, and the difference also holds how each splits the text; for "
             "an oracle, give the model that it was trained from as base (with policy_init model)",

@@ -13,7 +13,7 @@ from pyprefopt.modeling.checkpoints.load import resolve_source, toy_config
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import with_settings
-from pyprefopt.stages.stage import Artifact, Stage, run_stage
+from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare
 
@@ -79,13 +79,20 @@ def oracle_model(name: str, run: Pipeline) -> str:
         return name
     width = {"hidden_size": int(name), "intermediate_size": 2 * int(name)}
     content = toy_config(int(run.data.manifest["vocab_size"])) | width
+    return str(run.run(ModelConfig(content=content)).directory / "config.json")
 
-    def build(directory: Path) -> dict[str, Any]:
-        atomic_write(directory / "config.json", json.dumps(content, indent=2).encode())
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Stage):
+    """A model's config.json."""
+
+    name: str = "oracle_model"
+    content: Mapping[str, Any]
+
+    def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
+        """Write it."""
+        atomic_write(directory / "config.json", json.dumps(self.content, indent=2).encode())
         return {}
-
-    stage = Stage("oracle_model", content)
-    return str(run_stage(stage, run.place(stage), build).directory / "config.json")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import torch
 
 from pyprefopt.ranks import world_size
 from pyprefopt.training.metrics import TALLY, Metrics
+from pyprefopt.training.usage import peak_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,14 +42,6 @@ def peak_tflops(run: RunConfig, device: torch.device) -> float | str:
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     peak = known_peak(card, run.dtype) if device.type == "cuda" else None
     return f"the peak of {card} is not known, give peak_tflops" if peak is None else peak
-
-
-def peak_memory() -> int:
-    """Most bytes used so far: of this rank's GPU since its engine was built, else resident memory of the process."""
-    if on_device := (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0):
-        return on_device
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass

@@ -19,7 +19,8 @@ from pyprefopt.training.job import FitResult, Job, Loader
 from pyprefopt.training.progress import Progress
 from pyprefopt.training.schedule import learning_rate, total_steps
 from pyprefopt.training.step import accumulate, require_finite_gradient
-from pyprefopt.training.throughput import Throughput, peak_memory, peak_tflops
+from pyprefopt.training.throughput import Throughput, peak_tflops
+from pyprefopt.training.usage import peak_memory
 
 __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 

@@ -1,4 +1,4 @@
-"""Peak memory of a stage."""
+"""Peak memory of a stage or a training."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ from pathlib import Path
 from typing import Any
 
 
-class Meter:
-    """Peak resident memory since birth, in bytes (GPU: peak allocated, where a CUDA device is in use).
+def reset_peak_memory() -> None:
+    """Begin to measure anew, where the machine can: Linux, and a GPU that is in use."""
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
-    Linux lets a process reset its high-water mark; elsewhere the peak is that of the whole process so far.
-    """
 
-    def __init__(self) -> None:
-        self._device = _cuda()
-        if self._device is not None:
-            self._device.reset_peak_memory_stats()
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        """Bytes."""
-        if self._device is not None:
-            return int(self._device.max_memory_allocated())
-        status = Path("/proc/self/status")
-        if status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(line.split()[1]) * 1024
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def peak_memory() -> int:
+    """Most bytes used since the last reset: of this rank's GPU where it was used, else resident memory."""
+    if (cuda := _cuda()) is not None and (on_device := int(cuda.max_memory_allocated())):
+        return on_device
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cuda() -> Any:

@@ -15,9 +15,10 @@ import pytest
 import pyprefopt
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.stages.scores import flat_values
-from pyprefopt.stages.stage import KEY_FILE, Stage, run_stage
+from pyprefopt.stages.stage import KEY_FILE, run_stage
 from pyprefopt.storage.locks import FolderLock
 from tests.pipeline.runs import digest, losses, small, train
+from tests.stages.made import RUNTIME, Made
 from tests.training.ranks import run_ranks
 
 ONCE = {"data", "base", "ref_logps"}
@@ -141,51 +142,50 @@ def test_two_runs_at_once_make_everything_once(inputs: Path, tmp_path: Path) -> 
 
 def test_a_run_waits_for_the_one_that_makes_a_stage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    calls, stage, folder = [], Stage("s", {}), tmp_path / "s-1"
-
-    def build(directory: Path) -> dict[str, Any]:
-        calls.append(threading.current_thread().name)
-        time.sleep(1.2)
-        (directory / "file").write_text("content")
-        return {}
-
+    stage, folder = Made(seconds=1.2), tmp_path / "s-1"
     threads = [
-        threading.Thread(target=run_stage, args=(stage, folder, build), kwargs={"run": name}) for name in ("a", "b")
+        threading.Thread(target=run_stage, args=(stage, folder, RUNTIME), kwargs={"run": name}) for name in ("a", "b")
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(calls) == 1
+    assert stage.calls == [folder]
     assert "waiting for it" in caplog.text
     with FolderLock(tmp_path, name=".lock-s-1"):  # given back
         pass
 
 
+class MadeByAll(Made):
+    """Built by every rank."""
+
+    collective = True
+
+
 def test_another_rank_follows_rank_0_and_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another run makes the stage, rank 1 of this run does not: its rank 0 waits for that one's result."""
-    stage, folder, built = Stage("s", {}), tmp_path / "s-1", []
+    stage, folder = MadeByAll(), tmp_path / "s-1"
     folder.mkdir()
     (folder / KEY_FILE).write_text(json.dumps({"key": stage.key, "run": "theirs"}))
     monkeypatch.setenv("RANK", "1")
 
     def finish() -> None:
         time.sleep(0.6)
-        manifest = {"key": stage.key, "files": {}, "stores": {}}
+        manifest = {"key": stage.key, "reads": {}, "files": {}, "stores": {}}
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
     thread = threading.Thread(target=finish)
     thread.start()
-    made = run_stage(stage, folder, lambda directory: built.append(directory) or {}, collective=True, run="ours")
+    made = run_stage(stage, folder, RUNTIME, run="ours")
     thread.join()
-    assert (made.reused, built) == (True, [])
+    assert (made.reused, stage.calls) == (True, [])
 
 
 def test_a_killed_scoring_goes_on_in_another_run_on_other_ranks(inputs: Path, tmp_path: Path) -> None:
     """Killed at its fourth part on one rank; two ranks of another run make only what is missing, to the same values."""
     cache = tmp_path / "cache"
     settings = {"cache": str(cache), "method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
-    die = ("pyprefopt.stages.scores", "_score_part", 4)
+    die = ("pyprefopt.stages.logps", "score_part", 4)
     assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, **settings) == [-9]
     (folder,) = cache.glob("logps-*")
     left = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
@@ -208,7 +208,7 @@ def test_a_part_that_is_not_as_written_is_scored_again(
     inputs: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {"method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
-    die = ("pyprefopt.stages.scores", "_score_part", 4)
+    die = ("pyprefopt.stages.logps", "score_part", 4)
     cache = tmp_path / "cache"
     assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, cache=str(cache), **settings) == [-9]
     part = min(cache.glob("logps-*/*.safetensors"))
@@ -227,15 +227,15 @@ def test_a_part_that_is_not_as_written_is_scored_again(
 def watch(directory: str, output_dir: str, notes: str, die: Any, **settings: Any) -> None:
     """`train` that writes how many parts this rank scored."""
     from pyprefopt import ranks
-    from pyprefopt.stages import scores
+    from pyprefopt.stages import logps
 
-    original, calls = scores._score_part, [0]
+    original, calls = logps.score_part, [0]
 
     def counted(*args: Any) -> Any:
         calls[0] += 1
         return original(*args)
 
-    scores._score_part = counted
+    logps.score_part = counted
     train(directory, output_dir, die, **settings)
     Path(notes).mkdir(exist_ok=True)
     (Path(notes) / f"scored-{ranks.rank()}").write_text(str(calls[0]))

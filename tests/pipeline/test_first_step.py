@@ -9,7 +9,7 @@ import pytest
 
 from pyprefopt import ranks
 from pyprefopt.errors import ArtifactError
-from pyprefopt.stages.training import _check_reference
+from pyprefopt.stages.training import check_reference
 from tests.training.ranks import run_ranks
 from tests.training.toy import ToyLoader, ToyModel, make_groups, with_ref_logps
 
@@ -26,7 +26,7 @@ def check(off: list[float], scored: int | None = None) -> None:
     job = SimpleNamespace(
         model=model, stage="policy", train=SimpleNamespace(step=lambda _: batches), run=SimpleNamespace(dtype="float32")
     )
-    _check_reference(job, Path("stored"))  # type: ignore[arg-type]
+    check_reference(job, Path("stored"))  # type: ignore[arg-type]
 
 
 def refused(off: list[float], scored: int | None = None) -> None:

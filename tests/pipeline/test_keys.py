@@ -10,19 +10,20 @@ import pytest
 
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.losses import DPO, SFT
-from pyprefopt.pipeline.overwrite import UNKEYED
 from pyprefopt.rewards import Contrastive
 from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import dotted_names
-from pyprefopt.stages.data import data_stage
+from pyprefopt.stages.data import Data
+from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source, start_model
-from pyprefopt.stages.revision import revision_stage
-from pyprefopt.stages.rewards import rewards_stage
-from pyprefopt.stages.scores import logps_stage, selection_stage
+from pyprefopt.stages.revision import Revision
+from pyprefopt.stages.rewards import Rewards
+from pyprefopt.stages.scores import SelectedTokens
 from pyprefopt.stages.sources import NamedSource
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.stages.training import Training
+from pyprefopt.stages.training import Training, optim_of
+from pyprefopt.types import unkeyed_names
 
 DATA = {"data"}
 OPTIM = ("learning_rate", "num_train_epochs", "max_steps", "until_converged", "convergence_window",
@@ -69,7 +70,7 @@ REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  #
 
 # Settings that change which stages there are, or where a model comes from, or nothing in the results.
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
-RECORDED = UNKEYED
+RECORDED = set(unkeyed_names(RunConfig))
 
 
 @pytest.fixture(autouse=True)
@@ -83,15 +84,21 @@ def keys(config: RunConfig) -> dict[str, str]:
     data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
     scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
     source, oracle = Source("model", "model"), config.oracle
-    drawn = {"fraction": oracle.fraction, "sample": oracle.sample}
+    given: dict[str, Any] = {"data": data, "start": source}
+    given |= {"dtype": config.dtype, "lora": config.lora, "seed": config.seed}
     stages = {
-        "data": data_stage(config),
-        "ref_logps": logps_stage(data, "model", config.dtype),
-        "selection": selection_stage(config.selection, data, scores if config.selection.needs_scores else None, 0),
-        "base": Training("base", config.base, SFT(), source, data, Path("base")).stage(config),
-        "oracle": Training("oracle", oracle, oracle.loss, source, data, Path("o"), **drawn).stage(config),
-        "policy": Training("policy", config, config.loss, source, data, Path("p")).stage(config),
-    }
+        "data": Data.of(config),
+        "ref_logps": Logps(data=data, model=source, dtype=config.dtype),
+        "selection": SelectedTokens(
+            data=data, rule=config.selection, scores=scores if config.selection.needs_scores else None, seed=0
+        ),
+        "base": Training(name="base", method=SFT(), optim=optim_of(config.base), **given),
+        "oracle": Training(
+            name="oracle", method=oracle.loss, optim=optim_of(oracle), fraction=oracle.fraction, sample=oracle.sample,
+            **given,
+        ),
+        "policy": Training(name="policy", method=config.loss, optim=optim_of(config), **given),
+    }  # fmt: skip
     return {name: stage.key for name, stage in stages.items()}
 
 
@@ -122,11 +129,11 @@ def test_flip_of_rewards(name: str) -> None:
 
 def reward_keys(config: RunConfig) -> dict[str, str]:
     """The keys of a run's stages, and of those that make its token rewards."""
-    manifest = {"key": "data", "vocab_size": 10, "inputs": {}}
+    manifest = {"key": "data", "vocab_size": 10, "reads": {"files": {}}}
     data = Artifact("data", Path("data"), manifest, reused=False)
-    stages, provider = {"rewards": rewards_stage(config.rewards, data, {})}, config.rewards
+    stages, provider = {"rewards": Rewards(data=data, provider=config.rewards, columns={})}, config.rewards
     if isinstance(provider, Contrastive):
-        stages["revision"] = revision_stage(provider, data, "better")
+        stages["revision"] = Revision.of(provider, data, "better")
     return keys(config) | {name: stage.key for name, stage in stages.items()}
 
 
@@ -162,14 +169,14 @@ def test_log_probs_of_quantized_weights_are_others() -> None:
     packed = plain.to_train(replace(config, lora=LoraConfig(r=4, load_in_4bit=True)))
     assert (packed.path, packed.in_4bit) == ("model", True)
     data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
-    first, second = (logps_stage(data, source.fingerprint, "float32").key for source in (plain, packed))
+    first, second = (Logps(data=data, model=source).key for source in (plain, packed))
     assert first != second
 
 
 def test_random_selection_follows_the_seed() -> None:
     data = Artifact("data", Path("data"), {"key": "data"}, reused=False)
     rule = Selection(method="random", chosen_ratio=0.3, rejected_ratio=0.3)
-    first, second = (selection_stage(rule, data, None, seed).key for seed in (0, 1))
+    first, second = (SelectedTokens(data=data, rule=rule, scores=None, seed=seed).key for seed in (0, 1))
     assert first != second
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pyprefopt.pipeline.summary import _training_table
+from pyprefopt.pipeline.summary import format_table
 from pyprefopt.settings.config import OptimConfig
-from pyprefopt.stages.training import _convergence
+from pyprefopt.stages.training import convergence_facts
 
+COST = {"reused": False, "seconds": 1.0, "peak_memory_bytes": 2**30}
 FACTS = {"steps": 12, "train_loss": [0.7, 0.1], "eval_before": {}, "eval_after": {"eval_loss": 0.2}}
 
 
@@ -25,7 +26,9 @@ FACTS = {"steps": 12, "train_loss": [0.7, 0.1], "eval_before": {}, "eval_after":
     ],
 )
 def test_the_table_says_how_a_training_ended(facts: dict[str, Any], title: str) -> None:
-    assert _training_table("policy", FACTS | facts).startswith(title)
+    stages = {"data": COST | {"train": {"rows": 96}}, "policy": COST | FACTS | facts}
+    table = format_table({"method": "dpo", "output_dir": "runs/dpo", "stages": stages})
+    assert any(line.startswith(title) for line in table.splitlines()), table
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,6 @@ def test_what_to_do_where_a_training_did_not_converge(
     job: Any = SimpleNamespace(stage="policy", optim=OptimConfig(until_converged=0.1, **optim))
     result: Any = SimpleNamespace(steps=steps, converged=False, moving_loss=0.69)
     with caplog.at_level(logging.WARNING, "pyprefopt"):
-        assert _convergence(job, result) == {"converged": False, "moving_loss": 0.69}
+        assert convergence_facts(job, result) == {"converged": False, "moving_loss": 0.69}
     (message,) = caplog.messages
     assert re.search(words, message), message

@@ -14,7 +14,7 @@ from pyprefopt import data
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
-from pyprefopt.stages.data import build_data, data_stage
+from pyprefopt.stages.data import Data, build_data
 from pyprefopt.stages.stage import run_stage
 from tests.data.prepared import flip_a_bit
 from tests.pipeline.runs import digest, losses, small
@@ -79,7 +79,7 @@ def test_the_folders_tokenizer_is_taken_where_none_is_named(inputs, tmp_path):
 
 def test_the_key_follows_the_folders_content(inputs, tmp_path):
     keys = {
-        data_stage(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).inputs[
+        Data.of(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).files[
             str(tmp_path / name)
         ]
         for name, settings in (("a", {}), ("b", {}), ("c", {"offsets": False}))
@@ -123,16 +123,16 @@ def test_a_damaged_shard_is_refused(inputs, tmp_path, setting):
 
 def test_a_folder_that_is_damaged_after_a_run_is_refused_by_the_next(inputs, tmp_path):
     config = small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / "folder"))
-    stage, target = data_stage(config), tmp_path / "stage"
-    run_stage(stage, target, lambda directory: build_data(config, directory))
+    stage, target = Data.of(config), tmp_path / "stage"
+    run_stage(stage, target, config)
     assert (target / "train").is_symlink()
     flip_a_bit(tmp_path / "folder/segments-00000.arrow")
     for _ in range(2):
         with pytest.raises(ArtifactError, match=r"folder/segments-00000\.arrow is missing or damaged"):
-            run_stage(stage, target, lambda directory: build_data(config, directory))
+            run_stage(stage, target, config)
     prepared(inputs, tmp_path / "folder", overwrite=True)
-    run_stage(stage, target, lambda directory: build_data(config, directory))
-    assert run_stage(stage, target, pytest.fail).reused
+    run_stage(stage, target, config)
+    assert run_stage(stage, target, config).reused
 
 
 def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):

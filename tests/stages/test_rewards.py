@@ -17,7 +17,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.rewards.contrastive import START
-from pyprefopt.stages.training import Training
+from pyprefopt.stages.training import Training, optim_of
 from tests.pipeline.runs import MODEL, SMALL, small
 from tests.reference import rewards as slow
 from tests.training.ranks import run_ranks
@@ -125,7 +125,7 @@ def test_long_revisions_are_an_error_or_zero(chats, tmp_path):
     (tmp_path / "worse.txt").write_text("purr " + WORSE)
     worse = {"worse_prompt": str(tmp_path / "worse.txt")}
     whole = pipeline(chats, tmp_path / "whole", rewards=contrastive(chats, **worse))
-    sizes = SegmentStore.open(whole._revision("worse").directory / "train").longest_rows
+    sizes = SegmentStore.open(whole.revision("worse").directory / "train").longest_rows
     limit = int(sizes.max()) - 1
     with pytest.raises(
         DataError, match=rf"at most rewards.max_tokens = {limit} tokens, got {limit + 1}.*overflow to zero"
@@ -136,8 +136,8 @@ def test_long_revisions_are_an_error_or_zero(chats, tmp_path):
     responses = [line for line, values in enumerate(full) if values is not None]
     for line, size in zip(responses, sizes, strict=True):
         assert part[line] == (full[line] if size <= limit else [0.0] * len(full[line]))
-    assert cut._revision("worse").facts["train"]["left_out"] == int((sizes > limit).sum()) > 0
-    assert cut._revision("better").facts["train"]["left_out"] == 0
+    assert cut.revision("worse").facts["train"]["left_out"] == int((sizes > limit).sum()) > 0
+    assert cut.revision("better").facts["train"]["left_out"] == 0
 
 
 def test_the_context_of_the_model_bounds_the_revision(chats, tmp_path):
@@ -162,7 +162,7 @@ def test_prompts_are_keyed_by_what_they_say(chats, tmp_path):
     (tmp_path / "moved.txt").write_text(BETTER + " purr")
     other = pipeline(chats, tmp_path / "run", rewards=contrastive(chats, better_prompt=str(tmp_path / "moved.txt")))
     assert not other.rewards.reused
-    assert other._revision("worse").reused
+    assert other.revision("worse").reused
     assert stored(other.rewards.directory) != [] != made.facts
 
 
@@ -242,7 +242,8 @@ def test_train_and_eval_get_other_noise(rewarded):
 def test_simpo_trains_its_own_oracle_and_has_two_forms(rewarded):
     run = rewarded(rewards={"name": "simpo", "beta": 2.0, "gamma": 0.5}, oracle=SMALL["base"])
     ratio = responses(run.rewards.directory)
-    assert "SimPO(beta=2.0, gamma=0.5)" in run.made["oracle"].manifest["settings"]["method"]
+    trained_by = run.made["oracle"].reads["method"]
+    assert (trained_by["method"], trained_by["beta"], trained_by["gamma"]) == ("simpo", 2.0, 0.5)
     logps = {n: responses(run.made[n].directory) for n in ("oracle_logps", "base_logps")}
     np.testing.assert_allclose(ratio, 2.0 * (logps["oracle_logps"] - logps["base_logps"]), atol=1e-6)
     given = {"name": "simpo", "beta": 2.0, "form": "length_norm"}
@@ -296,7 +297,8 @@ def test_a_method_that_needs_rewards_gets_those_of_the_runs_oracle(sepo, rewarde
     assert Path(policy.path).is_dir()
     values = stored(run.rewards.directory)
     training = Training(
-        "policy", config, config.loss, run.base, run.data, Path("unused"), token_rewards=run.rewards
+        name="policy", data=run.data, start=run.base, method=config.loss, optim=optim_of(config), dtype=config.dtype,
+        lora=config.lora, seed=config.seed, token_rewards=run.rewards,
     )  # fmt: skip
     store = SegmentStore.open(run.data.directory / "train")
     masks = store.table["mask"].to_pylist()

@@ -19,8 +19,9 @@ from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.resolve import configure
+from pyprefopt.stages.data import rows_hash
 from pyprefopt.stages.models import Source
-from pyprefopt.stages.transfer import build_tokens
+from pyprefopt.stages.transfer import Tokens
 from tests.pipeline.other import CHAT, write_other
 from tests.pipeline.runs import MODEL, SMALL, losses, small
 from tests.reference.transfer import Token, transfer
@@ -178,7 +179,8 @@ def test_the_embedded_set(tmp_path: Path, bytewise: Path) -> None:
     tokenizer = data.load_tokenizer(bytewise)
     directory = tmp_path / "tokens"
     directory.mkdir()
-    facts = build_tokens(run.config, run.data, tokenizer, str(bytewise), directory)["facts"]
+    stage = Tokens(data=run.data, rows=rows_hash(run.data), tokenizer=tokenizer, model=str(bytewise))
+    facts = stage.build(directory, run.config)["facts"]
     assert {split: facts[split]["rows"] for split in facts} == {"train": 2000, "eval": 400}
 
 

@@ -15,11 +15,11 @@ from pyprefopt import data
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import DPO
+from pyprefopt.pipeline.preflight import check_user_weights
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.pipeline.summary import format_table
 from pyprefopt.stages.data import build_data
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.stages.training import check_user_weights
 from tests.pipeline.runs import losses, small
 
 SIDES = ("chosen", "rejected")

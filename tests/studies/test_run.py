@@ -22,11 +22,12 @@ from pyprefopt import cli
 from pyprefopt.cli.study import read
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
+from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml
-from pyprefopt.stages import training as fit_stage
-from pyprefopt.stages.training import draw
+from pyprefopt.stages.logps import Logps
+from pyprefopt.stages.training import Training, draw
 from pyprefopt.studies.catalog import STUDIES, with_settings
 from pyprefopt.studies.run import StudyResult, format_summary, grid, run_study
 from pyprefopt.studies.tables import METRICS, T95, interval, summarize_cells
@@ -108,8 +109,8 @@ def test_figures_are_written(ratios):
 
 def test_a_finished_study_runs_nothing_again(ratios, inputs, monkeypatch):
     before = {path.name: path.read_bytes() for path in ratios.output_dir.glob("*.csv")}
-    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_training", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr("pyprefopt.pipeline.pipeline.build_logps", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(Training, "build", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Logps, "build", lambda *_: pytest.fail("scored again"))
     run_study("ratios", small(inputs, ratios.output_dir), values=RATIOS, plots=False)
     assert {path.name: path.read_bytes() for path in ratios.output_dir.glob("*.csv")} == before
 
@@ -118,13 +119,13 @@ def test_a_stopped_study_goes_on_with_the_missing_runs(ratios, inputs, tmp_path,
     shutil.copytree(ratios.output_dir / "stages", tmp_path / "stages")
     last = Path(ratios.cells["policy"][1]).parent.name
     shutil.rmtree(tmp_path / "stages" / last)
-    trained = []
+    trained, build = [], Training.build
 
-    def watch(config: RunConfig, training: Any, directory: Path) -> dict[str, Any]:
+    def watch(training: Training, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         trained.append(directory.name)
-        return fit_stage.run_training(config, training, directory)
+        return build(training, directory, runtime)
 
-    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_training", watch)
+    monkeypatch.setattr(Training, "build", watch)
     again = run_study("ratios", small(inputs, tmp_path), values=RATIOS, plots=False)
     assert trained == [last]
     drop = ["seconds", "policy"]
@@ -335,7 +336,7 @@ def test_other_methods_train_on_selected_tokens_too(name):
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_runs(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pyprefopt.pipeline.pipeline.run_stage", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr(Pipeline, "run", lambda *_: pytest.fail("ran"))
     assert cli.main(["study", *words]) == 2
     message = capsys.readouterr().err
     for part in said:

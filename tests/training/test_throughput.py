@@ -11,8 +11,9 @@ from pyprefopt.losses import SimPO
 from pyprefopt.modeling.flops import Flops
 from pyprefopt.settings.resolve import configure
 from pyprefopt.training.metrics import TALLY, useful_tokens
-from pyprefopt.training.throughput import PEAKS, Throughput, known_peak, peak_memory, peak_tflops
+from pyprefopt.training.throughput import PEAKS, Throughput, known_peak, peak_tflops
 from pyprefopt.training.trainer import fit
+from pyprefopt.training.usage import peak_memory
 from tests.reference.packing import Group, Response, pack_groups
 from tests.training.test_trainer import make_job
 

@@ -268,7 +268,7 @@ def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
     for name in names:
         dtype = wanted[name]
         if name not in schema:
-            alike = [other for other, kind in schema.items() if kind == dtype]
-            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, alike)}")
+            same_type = [other for other, kind in schema.items() if kind == dtype]
+            raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, same_type)}")
         if schema[name] != dtype:
             raise DataError(f"column '{name}' must be {dtype}, got {schema[name]}; cast it")

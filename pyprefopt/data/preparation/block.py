@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, tokenize_block
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
 from pyprefopt.data.truncation.rule import Truncation
+from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Block
@@ -114,7 +115,10 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
         return made
     parsed = parse_block(block, config.format, carry=True)
     rows = parsed.frame.hstack(carried_columns(parsed, config.user_weights))
-    segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
+    try:
+        segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
+    except DataError as error:
+        raise DataError(f"{block.file}: {error}") from None
     rejects = pl.concat([made.rejects, bad.with_columns(file=pl.lit(block.file))]).sort("row")
     return made._replace(segments=segments.to_arrow(), rejects=rejects)
 

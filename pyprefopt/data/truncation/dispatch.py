@@ -66,7 +66,7 @@ def truncate(
     Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
     pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
     or beside it as `<stem>.truncated<suffix>`; the written path comes back. A file that is there is replaced with
-    `overwrite` alone. In JSON files every other field stays as it is written, in CSV files every other cell. The books
+    `overwrite` alone. In JSON files every other field stays as it is written, in CSV files every other cell. The counts
     of pairs are always those of `chosen` and `rejected`. No row is left out; a warning counts the pairs whose responses
     the cut has made the same, which reading refuses.
 

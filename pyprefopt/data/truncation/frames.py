@@ -86,13 +86,13 @@ def truncate_texts(
         for name in columns
     ]
     results = [result for name in columns for result in _results(name, schema, rule)]
-    gone = [f"_{name}" for name in columns] + [f"_count_{name}" for name in columns if shared] + shared
-    return frame.with_columns(pieces).with_columns(results).drop(gone)
+    helpers = [f"_{name}" for name in columns] + [f"_count_{name}" for name in columns if shared] + shared
+    return frame.with_columns(pieces).with_columns(results).drop(helpers)
 
 
 def _results(name: str, schema: pl.Schema, rule: Truncation) -> list[pl.Expr]:
     """The column, `{name}_cut` and `{name}_complete` of a cut column."""
-    piece, flag, books = pl.col(f"_{name}").struct, f"{name}_complete", f"{name}_cut"
+    piece, flag, count = pl.col(f"_{name}").struct, f"{name}_complete", f"{name}_cut"
     cut, nested = piece.field("cut"), _is_nested(schema[name])
     whole = pl.lit(value=True) if rule.cut_end == "template" else cut == 0
     if nested:
@@ -105,9 +105,9 @@ def _results(name: str, schema: pl.Schema, rule: Truncation) -> list[pl.Expr]:
         else:
             known = before if schema[flag] == pl.Boolean else before.cast(pl.String).str.to_lowercase() != "false"
             whole = known & whole
-    if books in schema:
-        cut = pl.col(books).cast(_piece(schema[name]).fields[1].dtype) + cut
-    return [piece.field("text").alias(name), cut.alias(books), whole.alias(flag)]
+    if count in schema:
+        cut = pl.col(count).cast(_piece(schema[name]).fields[1].dtype) + cut
+    return [piece.field("text").alias(name), cut.alias(count), whole.alias(flag)]
 
 
 def _piece(dtype: pl.DataType) -> pl.Struct:
@@ -174,10 +174,10 @@ def truncate_segments(
     cut = pl.map_batches(inputs, partial(positions, rule=rule), return_dtype=_POSITIONS, is_elementwise=True)
     lists = [name for name in _PER_TOKEN if isinstance(schema.get(name), pl.List)]
     end = partial(_ended, schema=schema, eos=_eos(rule, tokenizer, lists), rule=rule)
-    books = pl.col("_cut").struct.field("cut")
+    count = pl.col("_cut").struct.field("cut")
     if "cut" in schema:
-        books = pl.col("cut").cast(pl.UInt32) + books
-    frame = frame.with_columns(cut.alias("_cut")).with_columns(*(end(name) for name in lists), books.alias("cut"))
+        count = pl.col("cut").cast(pl.UInt32) + count
+    frame = frame.with_columns(cut.alias("_cut")).with_columns(*(end(name) for name in lists), count.alias("cut"))
     return frame.drop("_cut", "_content", "_base", strict=False)
 
 
