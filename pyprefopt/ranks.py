@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pyprefopt.errors import ArtifactError, TrainingError, check
 
@@ -112,7 +111,7 @@ def _sum_of(value: int) -> int:
 
 
 def barrier() -> None:
-    """Wait for all ranks. Only for short waits: collectives time out; see `wait_for_manifest`."""
+    """Wait for all ranks. Only for short waits: collectives time out; see `wait_until`."""
     _sum_of(0)
 
 
@@ -126,26 +125,11 @@ def any_rank(value: bool) -> bool:
     return _sum_of(int(value)) > 0
 
 
-def wait_for_manifest(directory: str | Path, key: str, poll: float = 0.5) -> dict[str, Any]:
-    """Wait until rank 0 has finished the artifact `directory` under `key`; returns its manifest.
-
-    No collective, so nothing times out while rank 0 works for hours. Ends with an ArtifactError where the launcher
-    has gone, since nobody would write the manifest any more.
-    """
-    path = Path(directory) / "manifest.json"
-
-    def look() -> dict[str, Any] | None:
-        try:
-            manifest: dict[str, Any] = json.loads(path.read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return manifest if manifest.get("key") == key else None
-
-    return wait_until(look, path, poll)
-
-
 def wait_until(look: Callable[[], T | None], path: str | Path, poll: float = 0.1) -> T:
-    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has gone."""
+    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has gone.
+
+    No collective, so nothing times out while rank 0 works for hours.
+    """
     launcher = os.getppid()
     while (found := look()) is None:
         if os.getppid() != launcher:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from pyprefopt import ranks
 from pyprefopt.errors import ArtifactError, ConfigError, TrainingError
 from pyprefopt.pipeline.lock import RunLock
+from pyprefopt.storage.folders import Folder
 from pyprefopt.storage.locks import FolderLock
 
 
@@ -87,18 +87,19 @@ def test_each_rank_has_its_own_lock(tmp_path, monkeypatch):
 
 
 def test_waiting_for_a_manifest_of_the_right_key(tmp_path):
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"key": "old"}))
-    write = threading.Timer(0.2, lambda: manifest.write_text(json.dumps({"key": "new", "rows": 3})))
+    folder = Folder(tmp_path)
+    folder.finish({"key": "old"})
+    write = threading.Timer(0.2, lambda: folder.finish({"key": "new", "rows": 3}))
     write.start()
-    assert ranks.wait_for_manifest(tmp_path, "new", poll=0.02) == {"key": "new", "rows": 3}
+    found = ranks.wait_until(lambda: folder.made_for("new"), tmp_path / "manifest.json", poll=0.02)
+    assert found == {"key": "new", "rows": 3}
 
 
 def test_waiting_ends_with_the_launcher(tmp_path, monkeypatch):
     parents = iter([100, 100, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     with pytest.raises(ArtifactError, match="launcher of rank 0 has ended"):
-        ranks.wait_for_manifest(tmp_path, "key", poll=0.01)
+        ranks.wait_until(lambda: Folder(tmp_path).made_for("key"), tmp_path, poll=0.01)
 
 
 def test_the_deepspeed_command_is_found_behind_its_launcher():

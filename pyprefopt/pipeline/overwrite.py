@@ -10,8 +10,8 @@ from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.typed import as_dict, read_yaml
-from pyprefopt.stages.stage import KEY_FILE, Artifact, Stage
-from pyprefopt.storage.files import MANIFEST, read_manifest
+from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.folders import Folder
 from pyprefopt.types import unkeyed_names
 
 CONFIG = "config.yaml"
@@ -35,7 +35,7 @@ def check_output_dir(config: RunConfig) -> None:
         )
     if config.overwrite or not _holds_policy(output_dir):
         return
-    if not (output_dir / "stages" / "policy" / KEY_FILE).exists():
+    if not _policy_stage(output_dir).claim:
         raise ArtifactError(f"{output_dir / 'policy'} was made by no run that is in {output_dir}; {REMEDY}")
     if _finished(output_dir) is None:
         return
@@ -75,12 +75,13 @@ def _holds_policy(output_dir: Path) -> bool:
     return (output_dir / "policy").is_dir() and any((output_dir / "policy").iterdir())
 
 
+def _policy_stage(output_dir: Path) -> Folder:
+    return Folder(output_dir / "stages" / "policy")
+
+
 def _finished(output_dir: Path) -> dict[str, Any] | None:
     """The manifest of the policy that is there."""
-    directory = output_dir / "stages" / "policy"
-    if not (directory / MANIFEST).exists() or not _holds_policy(output_dir):
-        return None
-    return read_manifest(directory)
+    return _policy_stage(output_dir).find_manifest() if _holds_policy(output_dir) else None
 
 
 def _settings_before(output_dir: Path) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.sources import named_sources
-from pyprefopt.storage.files import MANIFEST, atomic_write
+from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.folders import Folder
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
@@ -44,7 +45,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         )
     if config.data == EMBEDDED_DATA or config.eval_data is not None or config.eval_ratio > 0:
         raise ConfigError("score takes one set whole: data must be given, eval_data not, and eval_ratio be 0")
-    there = target.is_file() or (target / MANIFEST).is_file()
+    there = target.is_file() or Folder(target).is_finished
     if there and not config.overwrite:
         raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
     output_dir = Path(config.output_dir)

@@ -28,8 +28,8 @@ from pyprefopt.stages.splits import (
     write_planted,
     write_split,
 )
-from pyprefopt.stages.stage import Artifact, Stage, content_hash
-from pyprefopt.storage.files import atomic_write, sha256_file
+from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 from pyprefopt.types import keyed_names
 

@@ -22,8 +22,8 @@ from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.models import Source, open_model
-from pyprefopt.stages.stage import Artifact, Stage, is_whole
-from pyprefopt.storage.files import MANIFEST, atomic_write
+from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.types import PackedBatch
 
@@ -102,13 +102,11 @@ def _log_left(title: str, split: str, done: int, missing: Sequence[Path]) -> Non
 
 def _scored(directory: Path, store: SegmentStore, key: str) -> bool:
     """Whether a killed run has finished this split, for these tokens and this key."""
-    if not (directory / MANIFEST).exists():
-        return False
     try:
-        ValueStore.open(directory).check(store, key=key)
+        ValueStore.open(directory, verify=True).check(store, key=key)
     except ArtifactError:
         return False
-    return is_whole(directory)
+    return True
 
 
 def score_part(model: LogpsModel, batches: Sequence[PackedBatch]) -> dict[str, np.ndarray]:

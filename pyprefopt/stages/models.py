@@ -18,7 +18,8 @@ from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.settings.config import LoraConfig, RunConfig
-from pyprefopt.stages.stage import Artifact, content_hash
+from pyprefopt.stages.stage import Artifact
+from pyprefopt.storage.files import content_hash
 from pyprefopt.storage.hub import is_bare, resolve
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits, rows_hash
 from pyprefopt.stages.sources import texts_of
-from pyprefopt.stages.stage import Artifact, Stage, content_hash
+from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.files import content_hash
 from pyprefopt.types import unkeyed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.stages.stage import content_hash
-from pyprefopt.storage.files import MANIFEST, read_manifest, sha256_file
+from pyprefopt.storage.files import content_hash, sha256_file, sha256_files
+from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class NamedSource:
     def folder(self) -> Path | None:
         """The folder of segments that it is; None for files, and for the embedded set."""
         path = Path(self.path).expanduser()
-        found = (path / MANIFEST).is_file() and read_manifest(path).get("kind") == SegmentStore.kind
-        return path.resolve() if found else None
+        manifest = Folder(path).find_manifest() or {}
+        return path.resolve() if manifest.get("kind") == SegmentStore.kind else None
 
     def content_hash(self) -> str:
         """Hash of its files; of a folder that of the manifest, which has the hash of every shard."""
@@ -83,7 +83,7 @@ class NamedSource:
             return sha256_file(self.folder / MANIFEST)
         if self.path in embedded.ROWS:
             return sha256_file(embedded.__file__)
-        return content_hash([sha256_file(file.path) for file in find_files(self.path)[0]])
+        return content_hash([*sha256_files(file.path for file in find_files(self.path)[0])])
 
     @cached_property
     def rows(self) -> Source:

@@ -5,12 +5,10 @@ The folder's manifest is written last and says which key it was made for.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
@@ -18,17 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pyprefopt import ranks
-from pyprefopt.data.store.shards import are_shards, check_shards
-from pyprefopt.errors import ArtifactError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.storage.files import MANIFEST, atomic_write, read_manifest, sha256_file, write_manifest
+from pyprefopt.storage.files import content_hash, sha256_file
+from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.locks import FolderLock
 from pyprefopt.training.usage import peak_memory, reset_peak_memory
 from pyprefopt.types import keyed_names, unkeyed
 
-SCHEMA = 2  # raised when an artifact's format changes, so that no old artifact is reused
-KEY_FILE = "key.json"  # written when a stage begins: what a partial folder (checkpoints) belongs to
+SCHEMA = 3  # raised when an artifact's format changes, so that no old artifact is reused
 METHOD_NAMES = {method: name for name, method in METHODS.items()}
 
 logger = logging.getLogger("pyprefopt")
@@ -90,11 +86,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def content_hash(value: object) -> str:
-    """sha256 of a JSON-like value; the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A finished stage: its folder and what its manifest says."""
@@ -126,59 +117,37 @@ def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str,
     All its files must be there with their content, bit by bit: what is made from them is keyed by that content. With
     `report`, rank 0 logs which of them is not.
     """
-    if not (directory / MANIFEST).exists():
+    manifest = Folder(directory).made_for(stage.key)
+    if manifest is None:
         return None
-    manifest = read_manifest(directory)
-    parts = _parts(directory, stage.outputs(directory))
-    if manifest.get("key") != stage.key or manifest.get("files", {}).keys() != parts.keys():
-        return None
-    altered = _altered(directory, parts, manifest)
+    altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest["files"])
     if altered is not None and report and ranks.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
 
 
-def _store_folders(directory: Path) -> Iterator[Path]:
-    """Folders of segments and values, which have a manifest of their own."""
-    return (path.parent for path in sorted(directory.glob(f"*/{MANIFEST}")))
-
-
-def _stores(directory: Path) -> dict[str, str]:
-    """Name of each store -> hash of its manifest, which has the hashes of its shards."""
-    return {folder.name: sha256_file(folder / MANIFEST) for folder in _store_folders(directory)}
-
-
-def _altered(directory: Path, parts: Mapping[str, Path], manifest: Mapping[str, Any]) -> Path | None:
-    """The first store or other part that is not as the manifest says it was written."""
-    if manifest.get("stores") != _stores(directory):
-        return directory
-    if store := next((folder for folder in _store_folders(directory) if not is_whole(folder)), None):
-        return store
-    return next((path for name, path in parts.items() if _hashes(path) != manifest["files"][name]), None)
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether every shard of a store is what its manifest says, bit by bit."""
-    shards = read_manifest(folder).get("shards")
-    if not shards or not are_shards(shards):
-        return False
-    try:
-        check_shards(folder, shards)
-    except ArtifactError:
-        return False
-    return True
-
-
 def _parts(directory: Path, outputs: Sequence[Path]) -> dict[str, Path]:
-    """The artifact's folders and outputs by name, but its stores; checkpoints may be deleted."""
-    apart = {folder.name for folder in _store_folders(directory)} | {"checkpoints"}
-    parts = {path.name: path for path in sorted(directory.glob("*")) if path.is_dir() and path.name not in apart}
-    return parts | {path.name: path for path in outputs if path.exists()}
+    """The artifact's folders and outputs by name; checkpoints may be deleted."""
+    folders = [path for path in sorted(directory.glob("*")) if path.is_dir() and path.name != "checkpoints"]
+    return {path.name: path for path in [*folders, *outputs] if path.exists()}
 
 
-def _hashes(part: Path) -> list[str]:
-    """sha256 of a part's files, in order of their names."""
-    return [sha256_file(file) for file in sorted(part.rglob("*")) if file.is_file()]
+def _files(part: Path) -> dict[str, str]:
+    """Name -> SHA-256 of a part's files; of a store those that its own manifest names."""
+    store = Folder(part).find_manifest()
+    if store is None:
+        return Folder(part).hashes()
+    return {MANIFEST: sha256_file(part / MANIFEST)} | {shard["file"]: shard["sha256"] for shard in store["shards"]}
+
+
+def _altered(directory: Path, parts: Mapping[str, Path], files: Mapping[str, Mapping[str, str]]) -> Path | None:
+    """The first part that is not as it was written; the artifact itself where one is missing, or is new."""
+    if files.keys() != parts.keys():
+        return directory
+    return next(
+        (path for name, path in parts.items() if Folder(path).altered(files[name], alone=MANIFEST not in files[name])),
+        None,
+    )
 
 
 def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | None = None) -> Artifact:
@@ -206,9 +175,10 @@ def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | N
 
 def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict[str, Any] | None:
     """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 builds with this one."""
+    folder = Folder(directory)
 
     def look() -> dict[str, Any] | None:
-        if stage.collective and _claimed_by(directory) == claim and not (directory / MANIFEST).exists():
+        if stage.collective and folder.claim == claim and not folder.is_finished:
             return {}
         try:
             return finished(stage, directory)
@@ -219,39 +189,21 @@ def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict
 
 
 def _make(stage: Stage, directory: Path, runtime: RunConfig, claim: dict[str, str | None]) -> Artifact:
+    folder = Folder(directory)
     if ranks.is_main():
         logger.info("%s: making %s", stage.title, directory)
-        _claim(stage, directory, claim)
+        if folder.is_finished:  # and not as it was written: none of its stores stays
+            for store in [path.parent for path in directory.glob(f"*/{MANIFEST}")]:
+                store.unlink() if store.is_symlink() else shutil.rmtree(store)  # a link to a prepared folder
+        if folder.begin(claim):
+            logger.info("%s: settings or inputs changed, made again", stage.name)
     reset_peak_memory()
     began = time.perf_counter()
     extra = stage.build(directory, runtime)
     if ranks.is_main():
         facts = extra.pop("facts", {}) | {"seconds": time.perf_counter() - began, "peak_memory_bytes": peak_memory()}
-        files = {name: _hashes(path) for name, path in _parts(directory, stage.outputs(directory)).items()}
-        record = {"stage": stage.name, "key": stage.key, "reads": stage.reads, **extra, "facts": facts}
-        write_manifest(directory, record | {"files": files, "stores": _stores(directory)})
-    return Artifact(stage.title, directory, ranks.wait_for_manifest(directory, stage.key), reused=False)
-
-
-def _claim(stage: Stage, directory: Path, claim: dict[str, str | None]) -> None:
-    before = _claimed_by(directory)
-    if before is None or before["key"] != stage.key:
-        if directory.exists():
-            logger.info("%s: settings or inputs changed, made again", stage.name)
-            shutil.rmtree(directory)
-        directory.mkdir(parents=True)
-    elif (directory / MANIFEST).exists():  # finished once, and no more what it was: keep none of its stores
-        for folder in list(_store_folders(directory)):
-            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)  # a link to a prepared folder
-    if before != claim:
-        atomic_write(directory / KEY_FILE, json.dumps(claim).encode())
-    (directory / MANIFEST).unlink(missing_ok=True)  # an output is gone: nobody may take this for finished
-
-
-def _claimed_by(directory: Path) -> dict[str, str | None] | None:
-    """Key and run of who makes, or made, the folder."""
-    try:
-        claim: dict[str, str | None] = json.loads((directory / KEY_FILE).read_text())
-    except FileNotFoundError:  # not claimed, or rank 0 is just removing what another key left
-        return None
-    return claim
+        files = {name: _files(path) for name, path in _parts(directory, stage.outputs(directory)).items()}
+        record = {"stage": stage.name, "key": stage.key, "reads": stage.reads}
+        folder.finish({**record, **extra, "facts": facts, "files": files})
+    manifest = ranks.wait_until(lambda: folder.made_for(stage.key), directory / MANIFEST)
+    return Artifact(stage.title, directory, manifest, reused=False)

@@ -10,10 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pyprefopt.errors import ArtifactError
-
-MANIFEST = "manifest.json"
-
 
 def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
     """Write `content`, or what the callable writes to the open file, so that `path` never holds a part of it.
@@ -65,27 +61,6 @@ def write_json(path: str | Path, value: dict[str, Any]) -> Path:
     """Write `value` as JSON."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     return atomic_write(path, (text + "\n").encode())
-
-
-def write_manifest(directory: str | Path, manifest: dict[str, Any]) -> Path:
-    """Write `manifest.json`: the last file of an artifact, the mark that it is finished."""
-    return write_json(Path(directory) / MANIFEST, manifest)
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any]:
-    """Read `manifest.json`; an ArtifactError says what to do where it is missing or broken."""
-    path = Path(directory) / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(
-            f"{directory} is not a finished artifact: {MANIFEST} is missing; run its stage again"
-        ) from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON ({error}); delete {directory} and run its stage again") from None
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path} must hold an object; delete {directory} and run its stage again")
-    return manifest
 
 
 def content_hash(value: object) -> str:

@@ -10,15 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.storage.files import (
-    MANIFEST,
-    read_manifest,
-    remove_leftovers,
-    sha256_files,
-    sync_files,
-    write_json,
-    write_manifest,
-)
+from pyprefopt.errors import ArtifactError
+from pyprefopt.storage.files import remove_leftovers, sha256_files, sync_files, write_json
+
+MANIFEST = "manifest.json"
 
 
 class Folder:
@@ -43,7 +38,28 @@ class Folder:
     @property
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; an ArtifactError says what to do where it is missing or broken."""
-        return read_manifest(self.path)
+        found = self.find_manifest()
+        if found is None:
+            raise ArtifactError(f"{self} is not a finished artifact: {MANIFEST} is missing; run its stage again")
+        return found
+
+    def find_manifest(self) -> dict[str, Any] | None:
+        """What the manifest says, or None where it is missing; ArtifactError where it is broken."""
+        path = self.path / MANIFEST
+        try:
+            manifest = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not valid JSON ({error}); delete {self} and run its stage again") from None
+        if not isinstance(manifest, dict):
+            raise ArtifactError(f"{path} must hold an object; delete {self} and run its stage again")
+        return manifest
+
+    def made_for(self, key: str) -> dict[str, Any] | None:
+        """The manifest, where the folder is finished and was made for this key."""
+        manifest = self.find_manifest()
+        return manifest if manifest is not None and manifest.get("key") == key else None
 
     @property
     def claim(self) -> dict[str, Any]:
@@ -74,7 +90,7 @@ class Folder:
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest: nothing is missing any more."""
-        write_manifest(self.path, dict(manifest))
+        write_json(self.path / MANIFEST, dict(manifest))
 
     def remove(self) -> None:
         """Remove the folder, its manifest first: what a kill on the way leaves is not whole."""

@@ -15,7 +15,8 @@ import pytest
 import pyprefopt
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.stages.scores import flat_values
-from pyprefopt.stages.stage import KEY_FILE, run_stage
+from pyprefopt.stages.stage import run_stage
+from pyprefopt.storage.folders import Folder
 from pyprefopt.storage.locks import FolderLock
 from tests.pipeline.runs import digest, losses, small, train
 from tests.stages.made import RUNTIME, Made
@@ -165,14 +166,12 @@ class MadeByAll(Made):
 def test_another_rank_follows_rank_0_and_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another run makes the stage, rank 1 of this run does not: its rank 0 waits for that one's result."""
     stage, folder = MadeByAll(), tmp_path / "s-1"
-    folder.mkdir()
-    (folder / KEY_FILE).write_text(json.dumps({"key": stage.key, "run": "theirs"}))
+    Folder(folder).begin({"key": stage.key, "run": "theirs"})
     monkeypatch.setenv("RANK", "1")
 
     def finish() -> None:
         time.sleep(0.6)
-        manifest = {"key": stage.key, "reads": {}, "files": {}, "stores": {}}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        Folder(folder).finish({"key": stage.key, "reads": {}, "files": {}})
 
     thread = threading.Thread(target=finish)
     thread.start()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.preparation.workspace import WORK
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError, counted
-from pyprefopt.storage.files import MANIFEST
+from pyprefopt.storage.folders import MANIFEST
 
 BAR = 40  # characters of the longest bar
 BINS = 12  # at most, in a histogram

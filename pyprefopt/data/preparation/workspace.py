@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data.store.shards import Shard, are_shards, check_shards, finish_store, shard_name, write_shard
 from pyprefopt.errors import ArtifactError, option
-from pyprefopt.storage.files import MANIFEST, atomic_write, remove_leftovers, write_json
-from pyprefopt.storage.folders import Folder
+from pyprefopt.storage.files import atomic_write, remove_leftovers, write_json
+from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.locks import LOCK
 
 if TYPE_CHECKING:

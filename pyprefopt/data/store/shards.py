@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.storage import files
-from pyprefopt.storage.folders import Folder
+from pyprefopt.storage.folders import MANIFEST, Folder
 
 SCHEMA_VERSION = 2
 Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
@@ -52,16 +52,16 @@ class ShardedTable:
         verify: also where a shard's SHA-256 is not the manifest's, which takes about a second a gigabyte.
         """
         directory = Path(directory)
-        manifest = files.read_manifest(directory)
+        manifest = Folder(directory).manifest
         found = (manifest.get("kind"), manifest.get("schema_version"))
         if found != (cls.kind, SCHEMA_VERSION):
             raise ArtifactError(
-                f"{directory}/{files.MANIFEST} says kind and schema version {found}, but this is read as "
+                f"{directory}/{MANIFEST} says kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
         if not are_shards(manifest.get("shards")):
             raise ArtifactError(
-                f"{directory}/{files.MANIFEST} is damaged: its shards are not what was written; delete the folder and "
+                f"{directory}/{MANIFEST} is damaged: its shards are not what was written; delete the folder and "
                 "make it again"
             )
         paths = [_present(directory, shard) for shard in manifest["shards"]]

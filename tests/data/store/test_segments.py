@@ -18,6 +18,7 @@ from pyprefopt.data.store import shards
 from pyprefopt.data.store.segments import SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import ArtifactError, DataError
 from pyprefopt.storage import files
+from pyprefopt.storage.folders import Folder
 from tests.data.prepared import flip_a_bit
 from tests.data.segments import frame, pairs
 from tests.reference.packing import Group, Response
@@ -96,7 +97,7 @@ def test_a_shard_holds_as_many_groups_as_fit(tmp_path, monkeypatch, bound, group
     monkeypatch.setattr(shards, "SHARD_TOKENS", bound)
     eight = Group([1, 2], [Response([3, 4, 5], kind="chosen"), Response([6, 7, 8], kind="rejected")], 0)
     SegmentStore.write(frame([replace(eight, row=row) for row in range(4)]), tmp_path)
-    assert [shard["lines"] for shard in files.read_manifest(tmp_path)["shards"]] == [3 * count for count in groups]
+    assert [shard["lines"] for shard in Folder(tmp_path).manifest["shards"]] == [3 * count for count in groups]
 
 
 def test_an_unfinished_store_does_not_open(tmp_path, monkeypatch, small_shards):
