@@ -134,7 +134,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     from pyprefopt.data.store.segments import SegmentStore
     from pyprefopt.losses import DPO, SePO
     from pyprefopt.modeling import LogpsModel, load_model
-    from pyprefopt.settings.config import RunConfig
+    from pyprefopt.settings.resolve import configure
     from pyprefopt.training.callbacks import Callback
     from pyprefopt.training.trainer import Job, fit
 
@@ -157,8 +157,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         shuffle=False,
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp())
-    run = RunConfig(
-        method="sepo" if selective else "dpo", output_dir=str(folder), learning_rate=LEARNING_RATE,
+    run = configure(
+        model="given", method="sepo" if selective else "dpo", output_dir=str(folder), learning_rate=LEARNING_RATE,
         global_batch_size=given.batch, max_steps=given.steps, lr_scheduler_type="constant", warmup_ratio=0.0,
         adam_beta1=BETAS[0], adam_beta2=BETAS[1], dtype=given.dtype, zero_stage=0 if given.dtype == "float32" else 1,
         save_steps=0, max_tokens_per_batch=given.max_tokens, layout=given.layout,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.attention.layout import PackedLayout
+from pyprefopt.modeling.attention.layout import Pack, PackedLayout
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def run_packed(module: nn.Module, batch: PackedBatch) -> Any:
+def run_packed(module: nn.Module, batch: PackedBatch | Pack) -> Any:
     """Call a transformers module on a pack: no attention mask, no cache, positions and layout from the batch."""
     return module(
         input_ids=batch.input_ids[None],

@@ -26,7 +26,7 @@ def check_output_dir(config: RunConfig) -> None:
     Raises:
         ArtifactError: it holds a finished policy of other settings, or a folder `policy` that no run made there.
     """
-    output_dir = Path(config.output_dir or "")
+    output_dir = Path(config.output_dir)
     names = [path.name for path in sorted(output_dir.iterdir()) if not path.name.startswith(".")]
     begun = CONFIG in names or (output_dir / "stages").exists()
     if names and not begun:
@@ -52,7 +52,7 @@ def check_output_dir(config: RunConfig) -> None:
 
 def check_data(config: RunConfig, data: Artifact) -> None:
     """ArtifactError where `output_dir` holds a finished policy that was trained on other data."""
-    output_dir = Path(config.output_dir or "")
+    output_dir = Path(config.output_dir)
     finished = None if config.overwrite else _finished(output_dir)
     if finished is not None and finished.get("reads", {}).get("data", data.fingerprint) != data.fingerprint:
         raise ArtifactError(f"{output_dir} holds a finished policy that was trained on other data; {REMEDY}")
@@ -60,7 +60,7 @@ def check_data(config: RunConfig, data: Artifact) -> None:
 
 def check_key(config: RunConfig, policy: Stage) -> None:
     """ArtifactError where `output_dir` holds a finished policy of another key than the stage `policy` has."""
-    output_dir = Path(config.output_dir or "")
+    output_dir = Path(config.output_dir)
     finished = None if config.overwrite else _finished(output_dir)
     if finished is not None and finished["key"] != policy.key:
         before, now = dotted(finished.get("reads", {})), dotted(policy.reads)

@@ -41,7 +41,6 @@ class Pipeline:
     """
 
     def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
-        assert config.output_dir is not None  # noqa: S101  (filled by resolve)
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.shared = shared

@@ -15,7 +15,7 @@ from pyprefopt.modeling.checkpoints.adapters import add_lora
 from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
 from pyprefopt.modeling.head.choice import check_kernel
-from pyprefopt.modeling.logps import LogpsModel, rehearse
+from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward
 from pyprefopt.settings.rules import uses_oracle
@@ -97,7 +97,7 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
     in_4bit = trained and config.lora.load_in_4bit
     try:
         model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
-        rehearse(RewardModel(model) if head == "reward" else LogpsModel(model, probe=False))
+        (RewardModel if head == "reward" else LogpsModel)(model, probe=False)
         if trained and config.lora.r > 0:
             add_lora(model, config.lora)
     except ConfigError:

@@ -14,7 +14,8 @@ from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.models import open_trained
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import deepspeed_config, init_distributed
@@ -40,8 +41,7 @@ def train(config: RunConfig) -> RunResult:
         ArtifactError: another run holds the output directory, or what is on disk does not fit.
         TrainingError: a loss that is not finite; names the rows.
     """
-    config = resolve(config)
-    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
+    check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is told before anything is made
@@ -76,7 +76,6 @@ def _check(config: RunConfig, output_dir: Path) -> RunResult:
 
 def _one_step(config: RunConfig) -> RunConfig:
     """The same run with one optimizer step a stage, in a folder of its own."""
-    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
     return replace(
         config,
         max_steps=1,

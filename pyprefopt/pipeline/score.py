@@ -14,7 +14,8 @@ from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.sources import named_sources
 from pyprefopt.storage.files import MANIFEST, atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA
@@ -33,8 +34,8 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         ArtifactError: `out` is there, and `config.overwrite` is not set.
         DataError: bad rows, or a reward that is not finite.
     """
-    config, target = resolve(config), Path(out)
-    assert config.output_dir is not None  # noqa: S101  (filled by resolve)
+    check_compatible(config)  # some of its settings may have been replaced
+    target = Path(out)
     as_table = target.suffix == ".parquet"
     folder = named_sources(config)["data"].folder
     if not as_table and folder is None:

@@ -10,11 +10,12 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
-from pyprefopt.losses import DPO, METHODS
+from pyprefopt.losses import DPO, METHODS, Method
 from pyprefopt.rewards import NoReward, Reward
 from pyprefopt.types import unkeyed
 
 Schedule = Literal["cosine", "linear", "constant"]
+_LEFT_OUT: Any = None  # of a setting that a complete run has
 
 
 @cache
@@ -114,19 +115,23 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(OptimConfig):
-    """One run of `scripts/train.py`: what is trained, on what, how. The policy's optimisation is at the top level."""
+    """One run, complete: what is trained, on what, how. The policy's optimisation is at the top level.
+
+    `pyprefopt.configure` makes it of some settings, `load_config` of a file: they fill what follows from others, and
+    check all of them together.
+    """
 
     # what
     method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
-    loss: Any = None  # the method's own settings, as --loss.beta; their defaults are in configs/method/
-    model: str | None = None  # directory, hub name or config.json (random weights); None: embedded:tiny
+    loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
+    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     chat_template: str | None = None  # plain, chatml or a file; None: the tokenizer's own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = unkeyed(False)  # allow code from the model's repository to run
     # data
-    data: str | None = None  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
+    data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
     eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
@@ -141,7 +146,7 @@ class RunConfig(OptimConfig):
     selection: Selection = field(default_factory=Selection)
     rewards: Reward | NoReward = field(default_factory=NoReward)
     # how it runs
-    output_dir: str | None = unkeyed(None)  # everything the run writes; None: runs/METHOD
+    output_dir: str = unkeyed(_LEFT_OUT)  # everything the run writes; None: runs/METHOD
     overwrite: bool = unkeyed(False)  # replace the finished policy of other settings or data that output_dir holds
     cache: str | None = unkeyed(None)  # folder where runs share data, base, oracle, log-probs; None: each has its own
     seed: int = 0  # seed of weights, data order and hold-out
@@ -183,3 +188,7 @@ class RunConfig(OptimConfig):
         for name in ("per_device_train_batch_size", "threads", "peak_tflops"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "> 0", "leave it out for the default")
+        for name in ("loss", "model", "data", "output_dir"):
+            remedy = "make a RunConfig with pyprefopt.configure(...), which fills what is left out and checks the rest"
+            value = getattr(self, name)
+            check(value is not None, name, value, "given", remedy)

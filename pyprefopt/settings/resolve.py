@@ -24,7 +24,7 @@ NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn fro
 def load_config(path: str) -> RunConfig:
     """The resolved settings of a YAML file."""
     with naming(str(path)):
-        return resolve(_build(layered(read_yaml(path))))
+        return _complete(layered(read_yaml(path)))
 
 
 @contextmanager
@@ -42,12 +42,12 @@ def configure(**settings: Any) -> RunConfig:
     `config` is a YAML file whose settings the others go over.
     """
     file = settings.pop("config", None)
-    return resolve(_build(layered(read_yaml(file) if file else {}, settings)))
+    return _complete(layered(read_yaml(file) if file else {}, settings))
 
 
 def to_yaml(config: RunConfig) -> str:
     """All settings as YAML; `load_config` of it gives the same config back."""
-    return dump_yaml(as_dict(resolve(config)))
+    return dump_yaml(as_dict(config))
 
 
 def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,6 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     given = _merge(*user)
     method = _method(given)
     layers = [recipe("method", method)]
-    _check_ratios(given, layers[0])
     if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
@@ -100,31 +99,38 @@ def _provider(settings: Mapping[str, Any]) -> str | None:
     return DEFAULT_REWARDS if name is None and needed else name
 
 
-def _check_ratios(given: Mapping[str, Any], method: Mapping[str, Any]) -> None:
-    """ConfigError where a ratio that the method has is set to none: that all tokens count is said by 1."""
-    selection = given.get("selection")
-    if not isinstance(selection, Mapping) or selection.get("method", "top_k") == "threshold":
-        return
-    for name in ("chosen_ratio", "rejected_ratio"):
-        wanted = name not in selection or selection[name] is not None or name not in method.get("selection", {})
-        check(wanted, f"selection.{name}", None, "in (0, 1]", "1 takes all tokens")
-
-
-def resolve(config: RunConfig) -> RunConfig:
-    """Fill what is None and follows from other settings, then apply the rules about several settings."""
-    filled: dict[str, Any] = {"model": config.model or EMBEDDED_MODEL, "data": config.data or EMBEDDED_DATA}
-    if config.loss is None:
-        filled["loss"] = METHODS[config.method](**recipe("method", config.method).get("loss", {}))
-    if config.output_dir is None:
-        filled["output_dir"] = f"runs/{config.method}"
-    if config.policy_init is None and METHODS[config.method].trains_on != "responses":
-        filled["policy_init"] = "base" if filled["model"] == EMBEDDED_MODEL else "model"
-    selection = recipe("method", config.method).get("selection", {})
-    if not config.selection.active and config.selection.method != "threshold":
-        filled["selection"] = replace(config.selection, **selection)
-    config = replace(config, **filled)
+def _complete(settings: Mapping[str, Any]) -> RunConfig:
+    """The run that merged settings mean: checked, with what follows from others filled in."""
+    method = _method(settings)
+    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
+    values["rewards"] = _rewards(values)
+    if "loss" not in values:
+        values["loss"] = METHODS[method]()
+    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    values |= {name: value for name, value in filled.items() if values.get(name) is None}
+    if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
+        values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
+    config = RunConfig(**values)
+    if config.selection.method != "threshold":
+        for name in recipe("method", method).get("selection", {}):
+            value = getattr(config.selection, name)
+            check(value is not None, f"selection.{name}", value, "in (0, 1]", "1 takes all tokens")
     check_compatible(config)
     return config
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The run with settings replaced, by their dotted names (`loss.alpha`), and checked again."""
+    changed = config
+    for name, value in settings.items():
+        changed = _replaced(changed, name, value)
+    check_compatible(changed)
+    return changed
+
+
+def _replaced(section: Any, name: str, value: Any) -> Any:
+    first, dot, rest = name.partition(".")
+    return replace(section, **{first: _replaced(getattr(section, first), rest, value) if dot else value})
 
 
 def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
@@ -189,12 +195,6 @@ def _method(settings: Mapping[str, Any]) -> str:
         known = ", ".join(METHODS)
         raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method).lower(), METHODS)}")
     return str(method)
-
-
-def _build(settings: Mapping[str, Any]) -> RunConfig:
-    method = _method(settings)
-    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
-    return RunConfig(**values | {"rewards": _rewards(values)})
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

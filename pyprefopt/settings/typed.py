@@ -101,10 +101,11 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def hints(cls: type, method: str) -> dict[str, Any]:
-    """Field name -> type. A run's `loss` is of its method's class; `rewards` hold the settings of any provider."""
+    """Field name -> type of what is given: a run's `loss` of its method, `rewards` of any provider, some left out."""
     found = types_of(cls)
     if issubclass(cls, RunConfig):
         found |= {"loss": METHODS[method], "rewards": any_rewards()}
+        found |= dict.fromkeys(("model", "data", "output_dir"), str | None)
     return found
 
 

@@ -125,10 +125,10 @@ def cut_responses(
 ) -> Iterator[pa.Table]:
     """The segments truncated; pairs that are then the same are left out, and put to the rejects."""
     from pyprefopt.data.tokenization.identical_pairs import without_identical
-    from pyprefopt.data.truncation.dispatch import cut
+    from pyprefopt.data.truncation.dispatch import truncate_by
 
     for table in tables:
-        kept, identical = without_identical(cut(table, rule, tokenizer=tokenizer), file)
+        kept, identical = without_identical(truncate_by(table, rule, tokenizer=tokenizer), file)
         rejects.append(identical)
         yield kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pyprefopt.errors import check
 from pyprefopt.modeling.checkpoints.load import resolve_source, toy_config
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
+from pyprefopt.settings.resolve import with_settings
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare
@@ -55,14 +56,9 @@ def run_weak_to_strong(pipeline: OpenPipeline, config: RunConfig, values: Values
     path = oracle_model(values["oracle"], strong)
     bare = is_bare(path)  # a checkpoint brings its own tokenizer
     tokenizer = str(strong.data.directory / "tokenizer") if bare else None
-    weak = pipeline(replace(config, model=path, tokenizer=tokenizer, policy_init="base"))
-    scored = replace(
-        config,
-        model=start,
-        policy_init="model",
-        base=BaseConfig(path=weak.base.path),
-        oracle=OracleConfig(path=weak.oracle.path),
-    )
+    weak = pipeline(with_settings(config, {"model": path, "tokenizer": tokenizer, "policy_init": "base"}))
+    ready = {"base": BaseConfig(path=weak.base.path), "oracle": OracleConfig(path=weak.oracle.path)}
+    scored = with_settings(config, {"model": start, "policy_init": "model", **ready})
     return {"oracle": weak.made["oracle"]} | run_cell(pipeline, scored, values)
 
 
@@ -163,15 +159,6 @@ STUDIES = {
         (Axis("alphas", "alpha", "loss.alpha", (0.0, 0.1, 0.25, 0.5, 1.0, 10.0, 1000.0), (0.0, 0.1, 0.5, 10.0)),),
     ),
 }  # fmt: skip
-
-
-def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:
-    """A copy of the config with dotted settings replaced: `loss.alpha`."""
-    for name, value in settings.items():
-        section, dot, rest = name.partition(".")
-        inner = with_settings(getattr(config, section), {rest: value}) if dot else value
-        config = replace(config, **{section: inner})
-    return config
 
 
 def check_method(study: Study, *methods: str) -> None:

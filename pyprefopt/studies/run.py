@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -16,11 +16,11 @@ from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import resolve, to_yaml
+from pyprefopt.settings.resolve import to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_MODEL
-from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study, with_settings
+from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study
 from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame, write_csv
 
 if TYPE_CHECKING:
@@ -64,13 +64,12 @@ def run_study(
     Raises:
         ConfigError: settings that break a rule in any of the cells; told before the first one is run.
     """
-    study, root = STUDIES[name], Path(config.output_dir or f"runs/study-{name}")
+    study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         _require_matplotlib()
-    config = resolve(replace(config, output_dir=str(root)))
     check_study(study, config)
     cells = grid(study, config, values or {}, quick=quick, seeds=seeds or [config.seed])
-    runs = [resolve(with_settings(config, _settings(study, cell))) for cell in cells]
+    runs = [with_settings(config, _settings(study, cell)) for cell in cells]
     ranks.set_threads(config.threads)
     with RunLock(root):
         if ranks.is_main():
@@ -78,7 +77,7 @@ def run_study(
         rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
         for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
             logger.info("study %s: run %d of %d: %s", name, number, len(cells), _spoken(cell))
-            made = study.run(lambda settings: Pipeline(resolve(settings), root / "stages"), run, cell)
+            made = study.run(lambda settings: Pipeline(settings, root / "stages"), run, cell)
             _collect(rows, cell, made)
             _drop_checkpoints(made)
         points = [axis.column for axis in study.axes if axis.column not in study.repeats]

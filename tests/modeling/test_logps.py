@@ -353,16 +353,3 @@ def test_another_attention_is_refused() -> None:
     config = AutoConfig.for_model(**toy_config(VOCAB))
     with pytest.raises(ConfigError, match="attention implementation must be 'pyprefopt_packed', got 'sdpa'"):
         LogpsModel(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
-
-
-def test_attention_sinks_are_refused_by_name(tmp_path: Path) -> None:
-    config = {
-        **ARCHITECTURES["llama"],
-        "model_type": "gpt_oss",
-        "num_local_experts": 2,
-        "num_experts_per_tok": 1,
-        "head_dim": 8,
-    }
-    model = load_model(write_config(tmp_path, config))
-    with pytest.raises(ConfigError, match=r"GptOssAttention asks for s_aux \(attention sinks\)"):
-        LogpsModel(model)

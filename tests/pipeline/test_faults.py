@@ -18,6 +18,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
+from tests.modeling.made_up import made_up
 from tests.pipeline.runs import MODEL, digest, small, train
 from tests.training.ranks import run_ranks
 
@@ -136,8 +137,8 @@ def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, se
     assert not (tmp_path / "run" / "stages").exists()
 
 
-BLOOM = {"model_type": "bloom", "vocab_size": 512, "hidden_size": 32, "n_layer": 1, "n_head": 2}
-SINKS = {**MODEL, "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16}
+OWN_ATTENTION = made_up("keeps the layout", vocab_size=512)
+SINKS = made_up("has attention sinks", vocab_size=512)
 GPT2 = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256}
 GIVEN = "{tmp}/config.json"
 
@@ -155,9 +156,13 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        (BLOOM, {"model": GIVEN}, r"^BloomForCausalLM .* does not take another attention;.* use a model of another"),
-        (BLOOM, {"oracle": {"path": GIVEN}}, r"^oracle\.path: BloomForCausalLM .* does not take another attention"),
-        (SINKS, {"model": GIVEN}, r"GptOssAttention asks for s_aux \(attention sinks\)"),
+        (OWN_ATTENTION, {"model": GIVEN}, r"^MadeUpFor.* does not take another attention;.* use a model of another"),
+        (
+            OWN_ATTENTION,
+            {"oracle": {"path": GIVEN}},
+            r"^oracle\.path: MadeUpForCausalLM .* does not take another atten",
+        ),
+        (SINKS, {"model": GIVEN}, r"LlamaAttention asks for s_aux \(attention sinks\)"),
         (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
         (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
         (
@@ -192,10 +197,10 @@ def test_what_needs_no_weights_is_told_before_the_data(
 def test_a_model_that_only_brings_the_tokenizer_may_be_of_any_architecture(
     inputs: Path, sepo: RunResult, tmp_path: Path
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(BLOOM))
+    (tmp_path / "config.json").write_text(json.dumps(OWN_ATTENTION))
     base = {"path": str(sepo.output_dir / "stages/base/model")}
     check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json"), base=base))
-    with pytest.raises(ConfigError, match="BloomForCausalLM"):
+    with pytest.raises(ConfigError, match="MadeUpForCausalLM"):
         check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json")))
 
 

@@ -77,12 +77,18 @@ def unit_ends(text, unit):
     return [start + len(text[start:end].rstrip()) for start, end in found if text[start:end].strip()]
 
 
+def share(ratio, length, rounding):
+    """`ratio * length` as a whole number, with the ratio as the decimal fraction that the user wrote."""
+    exact = Fraction(str(ratio)) * length + (Fraction(1, 2) if rounding == "half_up" else 0)
+    near = round(exact)
+    if abs(exact - near) <= Fraction(1, 10**12) * max(near, 1):  # a third of 6 is 2
+        return near
+    return (math.ceil if rounding == "ceil" else math.floor)(exact)
+
+
 def kept(own, ratio, length, rounding, base=None):
-    """Units kept, with the ratio as the decimal fraction that the user wrote."""
-    wanted = length
-    if ratio is not None:
-        exact = Fraction(str(ratio)) * (own if base is None else base)
-        wanted = (math.ceil if rounding == "ceil" else math.floor)(exact)
+    """Units kept."""
+    wanted = length if ratio is None else share(ratio, own if base is None else base, rounding)
     return min(own, max(1, wanted))
 
 
@@ -94,9 +100,8 @@ def cut_text(text, unit, ratio, length, rounding, base=None):
 
 
 def how_many(ratio, candidates, rounding="half_up", minimum=1):
-    exact = ratio * candidates
-    rounded = {"half_up": math.floor(exact + 0.5), "floor": math.floor(exact), "ceil": math.ceil(exact)}[rounding]
-    return min(candidates, max(minimum, rounded))
+    """Tokens selected."""
+    return min(candidates, max(minimum, share(ratio, candidates, rounding)))
 
 
 def best(values, candidates, count, largest):

@@ -18,7 +18,7 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS, SePO
 from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPOReward, StrongWeak
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
-from pyprefopt.settings.resolve import configure, load_config, recipe, resolve, to_yaml
+from pyprefopt.settings.resolve import configure, load_config, recipe, to_yaml, with_settings
 from pyprefopt.settings.rules import RULES
 from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml
 from tests.losses.pairs import REQUIRED
@@ -221,7 +221,7 @@ def test_layers(tmp_path):
     assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
     assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
     assert (configure().data, configure().model) == ("embedded:toy", "embedded:tiny")
-    assert configure() == configure(data="embedded:toy", model="embedded:tiny") == resolve(configure())
+    assert configure() == configure(data="embedded:toy", model="embedded:tiny")
     assert configure(data="pairs.jsonl").model == "embedded:tiny"
     assert configure(model="m").data == "embedded:toy"
     assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
@@ -263,9 +263,25 @@ def test_gaps_are_filled():
     assert configure().policy_init == "base"
     assert configure(method="sft").policy_init is None
     assert configure(method="dpo").selection == Selection()
-    bare = resolve(RunConfig(method="sepo", model="m"))
-    assert bare.selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
-    assert resolve(bare) == bare
+    assert configure(method="sepo", model="m").selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
+
+
+def test_a_run_is_complete_or_says_how_to_make_it():
+    with pytest.raises(ConfigError, match=r"^loss must be given, got None; make a RunConfig with pyprefopt\.configure"):
+        RunConfig(method="sepo", model="m")
+    with pytest.raises(ConfigError, match=r"^data must be given, got None; make a RunConfig with"):
+        RunConfig(method="sepo", model="m", loss=SePO())
+
+
+def test_replaced_settings_are_checked_again():
+    config = configure(method="dpo", model="m")
+    assert with_settings(config, {"loss.beta": 0.5, "seed": 3}) == configure(
+        method="dpo", model="m", loss={"beta": 0.5}, seed=3
+    )
+    with pytest.raises(ConfigError, match="dtype bfloat16 needs zero_stage >= 1"):
+        with_settings(config, {"dtype": "bfloat16"})
+    with pytest.raises(ConfigError, match="zero_stage must be one of 0, 1, 2, 3, got 4"):
+        with_settings(config, {"zero_stage": 4})
 
 
 # --- a resolved config reruns the run -----------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.stage import Stage
 from pyprefopt.types import unkeyed
 
-RUNTIME = RunConfig()
+RUNTIME = configure()
 
 
 @dataclass(frozen=True, kw_only=True)

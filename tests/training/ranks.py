@@ -75,7 +75,7 @@ def train(
     """Train the toy; `die`: how, and at which step, the last rank is killed. Writes `started`, `result.json`."""
     from pyprefopt import ranks
     from pyprefopt.losses import DPO
-    from pyprefopt.settings.config import RunConfig
+    from pyprefopt.settings.resolve import configure
     from pyprefopt.training import checkpoint
     from pyprefopt.training.callbacks import Callback
     from pyprefopt.training.trainer import Job, fit
@@ -109,7 +109,8 @@ def train(
     if where == "manifest":  # only rank 0 comes here: everything is there but the manifest
         deadly("write_manifest")
     directory.mkdir(exist_ok=True)
-    run = RunConfig(
+    run = configure(
+        model="m",
         **{**SETTINGS, "save_steps": 3, "eval_steps": 5, **settings, "output_dir": str(directory)},
         zero_stage=stage,
         dtype=dtype,

@@ -9,7 +9,7 @@ import torch
 
 from pyprefopt.losses import SimPO
 from pyprefopt.modeling.flops import Flops
-from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import configure
 from pyprefopt.training.metrics import TALLY, useful_tokens
 from pyprefopt.training.throughput import PEAKS, Throughput, known_peak, peak_tflops
 from pyprefopt.training.trainer import fit
@@ -98,8 +98,8 @@ def test_every_entry_can_be_reached():
 
 def test_peak_of_the_settings_goes_first():
     device = torch.device("cpu")
-    assert peak_tflops(RunConfig(peak_tflops=3.5), device) == 3.5
-    assert peak_tflops(RunConfig(), device) == "the peak of a CPU is not known, give peak_tflops"
+    assert peak_tflops(configure(model="m", peak_tflops=3.5), device) == 3.5
+    assert peak_tflops(configure(model="m"), device) == "the peak of a CPU is not known, give peak_tflops"
 
 
 def test_a_training_reports_its_rates(tmp_path, capsys):

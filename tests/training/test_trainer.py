@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from pyprefopt.errors import DataError, TrainingError
 from pyprefopt.losses import DPO, SFT, SePO, SimPO
-from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import configure
 from pyprefopt.training.callbacks import Callback
 from pyprefopt.training.schedule import learning_rate
 from pyprefopt.training.trainer import Job, fit
@@ -26,7 +26,7 @@ GROUPS = with_ref_logps(make_groups(14), ToyModel())
 
 def run_config(directory, **settings):
     defaults = {"learning_rate": 1e-2, "num_train_epochs": 2.0, "global_batch_size": 6, "save_steps": 0}
-    return RunConfig(output_dir=str(directory), **{**defaults, **settings})
+    return configure(model="m", output_dir=str(directory), **{**defaults, **settings})
 
 
 def make_job(directory, method=None, *, groups=None, per_batch=2, model=None, **settings):

@@ -128,9 +128,9 @@ def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
 def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.Table:
     if not config.truncation.active:
         return segments
-    from pyprefopt.data.truncation.dispatch import cut
+    from pyprefopt.data.truncation.dispatch import truncate_by
 
-    return cut(segments, config.truncation, tokenizer=tokenizer)
+    return truncate_by(segments, config.truncation, tokenizer=tokenizer)
 
 
 def _columns(segments: pa.Table, config: PrepareConfig) -> pa.Table:

@@ -84,11 +84,11 @@ def truncate(
     check(format == "auto", "format", format, "left out for a frame", "it has columns: name those to cut, columns=(…)")
     check(out is None, "out", out, "left out for a frame", "write the result yourself")
     check(not overwrite, "overwrite", overwrite, "left out for a frame", "no file is written")
-    shorter: Source = cut(what, rule, tokenizer=tokenizer, columns=columns)
+    shorter: Source = truncate_by(what, rule, tokenizer=tokenizer, columns=columns)
     return shorter
 
 
-def cut(
+def truncate_by(
     what: Any,
     rule: Truncation,
     *,

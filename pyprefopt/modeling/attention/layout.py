@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pyprefopt.types import PackedBatch
 
 T = TypeVar("T")
+
+
+class Pack(NamedTuple):
+    """What a model reads of a PackedBatch."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segment_offsets: Tensor
+    segment_parent: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class PackedLayout:
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # for the layers that follow
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> PackedLayout:
+    def of(cls, batch: PackedBatch | Pack) -> PackedLayout:
         """The layout of `batch`; DataError where offsets or parents break their rule."""
         return cls.build(batch.segment_offsets.tolist(), batch.segment_parent.tolist(), len(batch.input_ids))
 

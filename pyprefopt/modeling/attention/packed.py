@@ -1,8 +1,8 @@
 """Attention over a packed micro-batch: a segment sees its parent and itself, causally, and nothing else.
 
 Registered with transformers as `pyprefopt_packed`: under that name Hugging Face builds no mask, and the model kwarg
-`packed_layout` reaches the function below in every layer. What computes it is chosen in `modeling.ways`. Sliding
-windows and soft caps are honoured; everything else that an architecture may ask for is refused by name.
+`packed_layout` reaches the function below in every layer. What computes it is chosen in `modeling.attention.backends`.
+Sliding windows and soft caps are honoured; everything else that an architecture may ask for is refused by name.
 """
 
 from __future__ import annotations

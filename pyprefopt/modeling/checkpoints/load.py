@@ -26,19 +26,16 @@ from transformers import (
 
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.modeling.attention.backends import check_way
-from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
 from pyprefopt.modeling.checkpoints.weights import check_weights
 from pyprefopt.modeling.cpu_matmul import use_fast_products
+from pyprefopt.modeling.proof import prove
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
 
-_NEEDS_IT = (
-    "packed batches need an architecture that uses transformers' attention interface; use a model of another one, as "
-    "docs/gpu.md says"
-)
 Head = Literal["language", "reward"]
 # Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
 _HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
@@ -88,16 +85,13 @@ def load_model(
         config.vocab_size = original.vocab_size = vocab_size
     if load_in_4bit:
         _refuse_packing_anew(config, path)
-    with _told_of_attention(config):
-        model = _build_model(
-            path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
-        )
+    model = _build_model(
+        path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
+    )
     if path.is_file():
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
-    _check_model(model, vocab_size, str(source))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    _check_vocabulary(model, vocab_size, str(source))
+    _switch_off_dropout(model)
     use_fast_products(model.base_model)
     model.source_config = original  # what `save_policy` writes
     if gradient_checkpointing:
@@ -117,14 +111,11 @@ def sketch_model(
     config, _ = _configured(path, "auto", trust_remote_code, head, None)
     if load_in_4bit:
         _refuse_packing_anew(config, path)
-    with _told_of_attention(config), torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = _HEADS[head][0].from_config(
-            config, dtype=torch.float32, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code
-        )
-    _check_model(model, None, str(source))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = _random_model(config, head, trust_remote_code)
     if load_in_4bit:
         check_packable(model)
-    return cast("PreTrainedModel", model)
+    return model
 
 
 def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -244,7 +235,22 @@ def _configured(
     _, architectures, kind, _ = _HEADS[head]
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
+    prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
     return config, original
+
+
+def _random_model(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
+    """In float32, with the attention that the config names."""
+    options = {"attn_implementation": config._attn_implementation, "trust_remote_code": trust_remote_code}
+    model: PreTrainedModel = _HEADS[head][0].from_config(config, dtype=torch.float32, **options)
+    _switch_off_dropout(model)
+    return model
+
+
+def _switch_off_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
@@ -255,17 +261,6 @@ def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
             f"{TRAINED_IN_4BIT}): packed anew, it loses most of what it has learned; leave load_in_4bit out to go on "
             "from it, or give the model that it was trained from"
         )
-
-
-@contextmanager
-def _told_of_attention(config: PreTrainedConfig) -> Iterator[None]:
-    """While inside, what architectures with a fixed table of attention classes answer is a ConfigError."""
-    try:
-        yield
-    except KeyError as error:
-        if error.args != (ATTENTION_NAME,):
-            raise
-        raise ConfigError(f"model_type {config.model_type!r} does not take another attention; {_NEEDS_IT}") from error
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -286,13 +281,8 @@ def _counts(file: Path, root: Path, code: bool) -> bool:
 
 
 def _prepare(config: PreTrainedConfig, way: str) -> None:
-    """Packed attention, no cache and no dropout; refuse masks that packed attention cannot build."""
+    """Packed attention, no cache and no dropout."""
     text = config.get_text_config()
-    if unknown := sorted(set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES):
-        raise ConfigError(
-            f"model_type {config.model_type!r} has layers of type {unknown}, which packed batches do not support; "
-            "use a model of another architecture, as docs/gpu.md says"
-        )
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
     config._attn_implementation = ATTENTION_NAME
@@ -311,7 +301,6 @@ def _build_model(
 ) -> PreTrainedModel:  # fmt: skip
     """Random float32 weights, then rounded, for a config file; else the directory's. No generator is disturbed."""
     auto, _, kind, optional = _HEADS[head]
-    options: dict[str, Any] = {"attn_implementation": ATTENTION_NAME, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's generator alone: others are not forked
         if path.is_file() and load_in_4bit:
@@ -320,16 +309,15 @@ def _build_model(
                 "name of a checkpoint"
             )
         if path.is_file():
-            model = auto.from_config(config, dtype=torch.float32, **options)
+            model = _random_model(config, head, trust_remote_code)
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
-            return cast("PreTrainedModel", model)
-        if load_in_4bit:
-            options |= loading_options(dtype)
+            return model
         with _told_here():
             model, info = auto.from_pretrained(
-                path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
-                output_loading_info=True, **options,
+                path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+                attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
+                **(loading_options(dtype) if load_in_4bit else {}),
             )  # fmt: skip
     if load_in_4bit:
         take_over(model)
@@ -358,9 +346,7 @@ def _told_here() -> Iterator[None]:
         reporter.removeFilter(keep)
 
 
-def _check_model(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
-    if model.config._attn_implementation != ATTENTION_NAME or not getattr(model, "_supports_attention_backend", True):
-        raise ConfigError(f"{type(model).__name__} ({source!r}) does not take another attention; {_NEEDS_IT}")
+def _check_vocabulary(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:
     embeddings = model.get_input_embeddings().weight.shape[0]
     if vocab_size is not None and vocab_size > embeddings:
         raise ConfigError(

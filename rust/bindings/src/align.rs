@@ -1,3 +1,5 @@
+//! Characters to tokens, and values of tokens to other tokens.
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -12,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::align::{self, Token};
 
-use crate::columns::{Lists, chunked, field, list_array, list_of};
+use crate::arrow::{Lists, chunked, field, list_array, list_of, structs};
 
 /// struct{spans: list<struct{start, end}>, starts: list<u32>, ends: list<u32>} to list<bool>; offsets are u32.
 #[pyfunction]
@@ -32,8 +34,9 @@ fn mask_chunk(chunk: &ArrayRef) -> PyResult<ArrayRef> {
     let columns = chunk
         .as_struct_opt()
         .ok_or_else(|| wrong("a struct column"))?;
-    let spans = Lists::new("spans", field("spans", columns)?)?;
-    let span_fields = spans.structs("spans")?;
+    let column = field("spans", columns)?;
+    let spans = Lists::new("spans", column)?;
+    let span_fields = structs("spans", column, spans.values)?;
     let (from, to) = (
         u32s("start", field("start", span_fields)?)?,
         u32s("end", field("end", span_fields)?)?,
@@ -119,10 +122,10 @@ fn transfer_chunk(chunk: &ArrayRef) -> PyResult<ArrayRef> {
 /// The tokens of one side, `from` or `to`.
 struct Tokens<'a> {
     side: &'a str,
-    starts: Lists<'a>,
-    ends: Lists<'a>,
-    turns: Option<Lists<'a>>,
-    mask: Option<Lists<'a>>,
+    starts: Lists<&'a ArrayRef>,
+    ends: Lists<&'a ArrayRef>,
+    turns: Option<Lists<&'a ArrayRef>>,
+    mask: Option<Lists<&'a ArrayRef>>,
 }
 
 impl<'a> Tokens<'a> {

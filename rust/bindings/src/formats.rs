@@ -1,6 +1,8 @@
 //! Text files into blocks of JSON lines; rows (JSON lines, or a column of JSON texts) into chats and rejects.
 #![allow(clippy::needless_pass_by_value)] // PyO3 takes arguments by value
 
+mod rows;
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -17,7 +19,8 @@ use pyprefopt_core::formats::{self, Format, Layout, Limits, Rows, TextBlock};
 use rayon::prelude::*;
 
 use crate::error::to_py;
-use crate::rows::{Chunk, Plan, parse, reject_batch, schema};
+use crate::reject::reject_batch;
+use rows::{Chunk, Plan, parse, schema};
 
 /// Rows that one thread parses into one record batch.
 const CHUNK_ROWS: usize = 1024;

@@ -4,15 +4,11 @@ use mimalloc::MiMalloc;
 use pyo3::prelude::*;
 
 mod align;
-mod chats;
-mod columns;
-mod encode;
+mod arrow;
 mod error;
 mod formats;
-mod lists;
 mod pack;
-mod rows;
-mod segments;
+mod reject;
 mod select;
 mod template;
 mod tokenize;

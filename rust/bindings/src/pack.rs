@@ -8,23 +8,21 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_arrow::input::AnyArray;
-use pyprefopt_core::pack::{
-    self, Batch, Bins, Group, Kind, Layout, MAX_CAPACITY, Misfit, Response, VALUES,
-};
+use pyprefopt_core::pack::{self, Batch, Bins, Group, Kind, Layout, Response, VALUES};
 use pyprefopt_core::select::Bits;
 use pyprefopt_core::{Error, Result};
 use rayon::prelude::*;
 
+use crate::arrow::ListColumn;
 use crate::error::to_py;
-use crate::lists::Lists;
 
 /// Columns with one entry per line, and per group `rows` and `offsets` (lines; one more than there are groups).
 #[pyclass(frozen, module = "pyprefopt._rust")]
 struct Packer {
-    ids: Lists<UInt32Array>,
-    mask: Lists<BooleanArray>,
-    selected: Option<Lists<BooleanArray>>,
-    values: [Option<Lists<Float32Array>>; 3],
+    ids: ListColumn<UInt32Array>,
+    mask: ListColumn<BooleanArray>,
+    selected: Option<ListColumn<BooleanArray>>,
+    values: [Option<ListColumn<Float32Array>>; 3],
     kinds: Vec<u8>, // 0 prompt, 1 chosen, 2 rejected, 3 response
     scores: Vec<f32>,
     rows: Vec<u64>,
@@ -95,20 +93,8 @@ impl Packer {
 
     fn bins(&self, groups: &[i64], max_tokens: usize, max_groups: Option<usize>) -> Result<Bins> {
         let costs = self.costs(groups)?;
-        let (live, dead): (Vec<i64>, Vec<i64>) =
-            (0..costs.len() as i64).partition(|&item| costs[item as usize] > 0);
-        let live_costs: Vec<usize> = live.iter().map(|&item| costs[item as usize]).collect();
-        let mut bins = fit(&live_costs, max_tokens, max_groups, |item| Error::Row {
-            row: self.rows[groups[live[item] as usize] as usize] as usize,
-            message: format!(
-                "prompt and responses take {} tokens in one micro-batch, more than the budget of {max_tokens}",
-                live_costs[item]
-            ),
-        })?;
-        for item in &mut bins.items {
-            *item = live[*item as usize];
-        }
-        let mut bins = bins.deal(&dead);
+        let row = |item: usize| self.rows[groups[item] as usize] as usize;
+        let mut bins = pack::plan(&costs, max_tokens, max_groups, row)?;
         for item in &mut bins.items {
             *item = groups[*item as usize];
         }
@@ -129,12 +115,15 @@ impl Packer {
             .values
             .iter()
             .zip(VALUES)
-            .map(|(v, name)| (name, v.as_ref().map_or(lines, Lists::len)));
+            .map(|(v, name)| (name, v.as_ref().map_or(lines, ListColumn::len)));
         let given = [
             ("mask", self.mask.len()),
             ("kinds", self.kinds.len()),
             ("scores", self.scores.len()),
-            ("selected", self.selected.as_ref().map_or(lines, Lists::len)),
+            (
+                "selected",
+                self.selected.as_ref().map_or(lines, ListColumn::len),
+            ),
             (
                 "group offsets",
                 self.offsets.last().map_or(0, |&end| end as usize),
@@ -161,29 +150,6 @@ impl Packer {
     }
 }
 
-/// Best-fit decreasing, with errors in words; `misfit` is about an item by its number.
-fn fit<C: Copy>(
-    costs: &[C],
-    max_tokens: usize,
-    max_groups: Option<usize>,
-    misfit: impl FnOnce(usize) -> Error,
-) -> Result<Bins>
-where
-    usize: TryFrom<C>,
-{
-    if max_tokens == 0 || max_groups == Some(0) {
-        return Err(Error::Argument(
-            "max_tokens and max_groups must be > 0, got 0".into(),
-        ));
-    }
-    pack::best_fit_decreasing(costs, max_tokens, max_groups).map_err(|error| match error {
-        Misfit::Item(item) => misfit(item),
-        Misfit::Capacity => Error::Argument(format!(
-            "max_tokens must be at most {MAX_CAPACITY}, got {max_tokens}"
-        )),
-    })
-}
-
 /// Bin the items of these lengths, best-fit decreasing: offsets [bins + 1] and items, i64.
 #[pyfunction]
 #[pyo3(signature = (lengths, *, max_tokens, max_groups))]
@@ -195,18 +161,7 @@ fn pack_lengths<'py>(
 ) -> PyResult<Pair<'py>> {
     let lengths = lengths.as_slice()?;
     let bins = py
-        .detach(|| {
-            fit(lengths, max_tokens, max_groups, |item| {
-                let rule = match lengths.iter().position(|length| *length < 0) {
-                    Some(item) => format!("lengths[{item}] must be >= 0, got {}", lengths[item]),
-                    None => format!(
-                        "lengths[{item}] must be at most max_tokens = {max_tokens}, got {}; cut it or raise max_tokens",
-                        lengths[item]
-                    ),
-                };
-                Error::Argument(rule)
-            })
-        })
+        .detach(|| pack::pack_lengths(lengths, max_tokens, max_groups))
         .map_err(to_py)?;
     Ok(to_arrays(py, bins))
 }
@@ -244,14 +199,14 @@ impl Packer {
     ) -> PyResult<Self> {
         let floats = |column: Option<AnyArray>, name| {
             column
-                .map(|column| Lists::from_arrow(column, name))
+                .map(|column| ListColumn::new(column, name))
                 .transpose()
         };
         let packer = Self {
-            ids: Lists::from_arrow(ids, "ids")?,
-            mask: Lists::from_arrow(mask, "mask")?,
+            ids: ListColumn::new(ids, "ids")?,
+            mask: ListColumn::new(mask, "mask")?,
             selected: selected
-                .map(|column| Lists::from_arrow(column, "selected"))
+                .map(|column| ListColumn::new(column, "selected"))
                 .transpose()?,
             values: [
                 floats(token_rewards, VALUES[0])?,

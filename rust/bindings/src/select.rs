@@ -9,18 +9,16 @@ use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3_arrow::PyArray;
 use pyo3_arrow::input::AnyArray;
-use pyprefopt_core::select::{
-    self, Amount, Candidates, Excluded, Order, Rounding, Row, Rule, random_key,
-};
+use pyprefopt_core::rounding::Rounding;
+use pyprefopt_core::select::{self, Amount, Candidates, Excluded, Order, Row, Rule, random_key};
 use pyprefopt_core::{Error, Result};
 
-use crate::columns::bitmap;
+use crate::arrow::{Elements, ListColumn, bitmap};
 use crate::error::to_py;
-use crate::lists::{Elements, Lists};
 
 /// What decides the order of the tokens, for all lines.
 enum Orders<'a> {
-    Scores(Lists<Float32Array>),
+    Scores(ListColumn<Float32Array>),
     /// Lengths (negative: a null line), seed, and the segment of each line.
     Random(&'a [i64], u64, Option<&'a [u64]>),
 }
@@ -38,8 +36,8 @@ impl Orders<'_> {
 /// whose side is not in `sides` becomes null. `rows` names lines in errors and in random keys.
 struct Selection<'a> {
     orders: Orders<'a>,
-    masks: Option<Lists<BooleanArray>>,
-    ids: Option<Lists<UInt32Array>>,
+    masks: Option<ListColumn<BooleanArray>>,
+    ids: Option<ListColumn<UInt32Array>>,
     excluded: Excluded,
     threshold: bool,
     sides: Vec<(f64, bool)>,
@@ -109,8 +107,8 @@ impl Selection<'_> {
     fn check_lines(&self) -> Result<()> {
         let lines = self.orders.lines();
         let (masks, ids) = (
-            self.masks.as_ref().map(Lists::len),
-            self.ids.as_ref().map(Lists::len),
+            self.masks.as_ref().map(ListColumn::len),
+            self.ids.as_ref().map(ListColumn::len),
         );
         let segments = match self.orders {
             Orders::Random(_, _, segments) => segments.map(<[u64]>::len),
@@ -178,7 +176,7 @@ fn renamed(error: Error, name: impl Fn(usize) -> usize) -> Error {
 /// One entry a token in the list of a column that goes with the scores.
 fn fits<A: Elements>(
     name: &str,
-    lists: Option<&Lists<A>>,
+    lists: Option<&ListColumn<A>>,
     line: usize,
     length: usize,
 ) -> Result<()> {
@@ -229,7 +227,7 @@ fn select_tokens(
         .transpose()?;
     let orders = match (method, scores, lengths) {
         ("top_k" | "threshold", Some(scores), None) => {
-            Orders::Scores(Lists::from_arrow(scores, "scores")?)
+            Orders::Scores(ListColumn::new(scores, "scores")?)
         }
         ("random", None, Some(lengths)) => Orders::Random(lengths, seed, segments),
         ("top_k" | "threshold" | "random", ..) => {
@@ -241,10 +239,8 @@ fn select_tokens(
     };
     let selection = Selection {
         orders,
-        masks: mask
-            .map(|mask| Lists::from_arrow(mask, "mask"))
-            .transpose()?,
-        ids: ids.map(|ids| Lists::from_arrow(ids, "ids")).transpose()?,
+        masks: mask.map(|mask| ListColumn::new(mask, "mask")).transpose()?,
+        ids: ids.map(|ids| ListColumn::new(ids, "ids")).transpose()?,
         excluded: Excluded::new(&excluded),
         threshold: method == "threshold",
         sides,

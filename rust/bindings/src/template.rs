@@ -1,3 +1,5 @@
+//! Rendering chats by a template's source.
+
 use pyo3::prelude::*;
 use pyprefopt_core::Error;
 use pyprefopt_core::template::{ChatTemplate, Options, Reference, parse_messages, to_json_object};

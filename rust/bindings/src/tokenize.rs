@@ -1,3 +1,8 @@
+//! The tokenizer with its chat template, and the segments table that it makes.
+
+mod encode;
+mod segments;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
@@ -5,11 +10,11 @@ use pyprefopt_core::prepare::prepare_row;
 use pyprefopt_core::template::{ChatTemplate, to_json_object};
 use pyprefopt_core::tokenize::{Boundary, Encoder, Limits, PromptOverflow, Tokenization};
 
-use crate::encode::{encode_column, prove_column};
 use crate::error::to_py;
 use crate::formats::{Texts, format_of, name_lines};
-use crate::segments::{Made, Tables, tokenize_table};
-use crate::template::render;
+use crate::template::{reference, render};
+use encode::{encode_column, prove_column};
+use segments::{Made, Tables, tokenize_table};
 
 /// A `tokenizer.json` with a chat template, both optional parts of one handle.
 #[pyclass(frozen, module = "pyprefopt._rust")]
@@ -31,22 +36,11 @@ impl Tokenizer {
         max_tokens: Option<usize>,
         boundary: &str,
     ) -> PyResult<Tokenization<'_>> {
-        let prompt_overflow = match prompt_overflow {
-            "drop" => PromptOverflow::Drop,
-            "keep_start" => PromptOverflow::KeepStart,
-            "keep_end" => PromptOverflow::KeepEnd,
-            other => return Err(unknown("prompt_overflow", other)),
-        };
-        let boundary = match boundary {
-            "split" => Boundary::Split,
-            "error" => Boundary::Error,
-            other => return Err(unknown("boundary", other)),
-        };
         let limits = Limits {
             max_prompt_tokens,
-            prompt_overflow,
+            prompt_overflow: PromptOverflow::parse(prompt_overflow).map_err(to_py)?,
             max_tokens,
-            boundary,
+            boundary: Boundary::parse(boundary).map_err(to_py)?,
         };
         Ok(Tokenization {
             encoder: &self.encoder,
@@ -76,7 +70,7 @@ impl Tokenizer {
         now: i64,
         reference: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let reference = reference.map(crate::template::reference);
+        let reference = reference.map(self::reference);
         py.detach(|| {
             let tokens: Vec<String> = special_tokens
                 .iter()
@@ -226,10 +220,6 @@ impl Tokenizer {
             made.tables(offsets)
         })
     }
-}
-
-fn unknown(setting: &str, value: &str) -> PyErr {
-    PyValueError::new_err(format!("{setting} has no value {value:?}"))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

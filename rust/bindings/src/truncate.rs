@@ -13,10 +13,10 @@ use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::Result;
 use pyprefopt_core::tokenize::Encoded;
-use pyprefopt_core::truncate::{Cut, Kept, Unit, kept_bytes, kept_positions, kept_text};
+use pyprefopt_core::truncate::{self, Counter, Cut, Kept, kept_positions};
 use rayon::prelude::*;
 
-use crate::columns::{Lists, Strings, chunked, field};
+use crate::arrow::{Lists, Strings, chunked, field, structs};
 use crate::error::to_py;
 use crate::tokenize::Tokenizer;
 
@@ -56,51 +56,6 @@ fn broken(error: &ArrowError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// How a text is counted.
-enum Counter<'a> {
-    Unit(Unit),
-    Tokens(&'a Tokenizer),
-}
-
-impl<'a> Counter<'a> {
-    fn new(unit: &str, tokenizer: Option<&'a Tokenizer>) -> PyResult<Self> {
-        match tokenizer {
-            Some(tokenizer) => Ok(Self::Tokens(tokenizer)),
-            None => Unit::parse(unit).map(Self::Unit).map_err(to_py),
-        }
-    }
-
-    fn count(&self, text: &str, tokens: &mut Encoded) -> Result<usize> {
-        match self {
-            Self::Unit(unit) => Ok(unit.count(text)),
-            Self::Tokens(tokenizer) => encode(tokenizer, text, tokens).map(|()| tokens.ids.len()),
-        }
-    }
-
-    fn kept(
-        &self,
-        text: &str,
-        cut: Cut,
-        base: Option<usize>,
-        tokens: &mut Encoded,
-    ) -> Result<Kept> {
-        match self {
-            Self::Unit(unit) => Ok(kept_text(text, *unit, cut, base)),
-            Self::Tokens(tokenizer) => {
-                encode(tokenizer, text, tokens)?;
-                Ok(kept_bytes(text, &tokens.offsets, cut, base))
-            }
-        }
-    }
-}
-
-/// The text's tokens alone, in a buffer that is used again.
-fn encode(tokenizer: &Tokenizer, text: &str, tokens: &mut Encoded) -> Result<()> {
-    tokens.ids.clear();
-    tokens.offsets.clear();
-    tokenizer.encoder().encode_into(text, tokens)
-}
-
 /// Texts and one number a response (null where there is none): of strings, chats (their last content), or lists of either.
 type Shortened = (ArrayRef, ArrayRef);
 
@@ -119,7 +74,7 @@ fn truncate_text(
     base: Option<PyReadonlyArray1<'_, i64>>,
 ) -> PyResult<(PyChunkedArray, PyChunkedArray)> {
     let cut = Cut::new(ratio, length, rounding).map_err(to_py)?;
-    let counter = Counter::new(unit, tokenizer)?;
+    let counter = Counter::new(unit, tokenizer.map(Tokenizer::encoder)).map_err(to_py)?;
     let shorten = |text: &str, base: Base, tokens: &mut Encoded| {
         counter.kept(text, cut, base.given(), tokens)
     };
@@ -136,7 +91,7 @@ fn count_units(
     unit: &str,
     tokenizer: Option<&Tokenizer>,
 ) -> PyResult<PyChunkedArray> {
-    let counter = Counter::new(unit, tokenizer)?;
+    let counter = Counter::new(unit, tokenizer.map(Tokenizer::encoder)).map_err(to_py)?;
     let count = |text: &str, _: Base, tokens: &mut Encoded| {
         let cut = counter.count(text, tokens)?;
         Ok(Kept { kept: 0, cut })
@@ -225,11 +180,11 @@ fn shorten_strings(
 /// Chats whose last content is cut; the number of a chat is that of its last message.
 fn shorten_chats(
     column: &ArrayRef,
-    lists: &Lists<'_>,
+    lists: &Lists<&ArrayRef>,
     base: &[Base],
     shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
 ) -> PyResult<Shortened> {
-    let messages = lists.structs("chat")?;
+    let messages = structs("chat", column, lists.values)?;
     let (content, cut) = shorten_strings(field("content", messages)?, base, shorten)?;
     let numbers = cut.as_primitive::<arrow_array::types::UInt32Type>();
     let last = |line| lists.range(line).last();
@@ -333,16 +288,9 @@ fn count_content(
     let (chunks, _) = segments.into_inner();
     let (counts, tails): (Vec<ArrayRef>, Vec<ArrayRef>) = py.detach(|| {
         let one = |chunk: &ArrayRef| {
-            let measure = |_: usize, content: &[bool]| {
-                let after = content.iter().rev().take_while(|is| !**is).count();
-                (
-                    content.iter().filter(|is| **is).count() as u32,
-                    after as u32,
-                )
-            };
-            let lines = over_contents(chunk, measure)?;
-            let counts = UInt32Array::from_iter_values(lines.iter().map(|line| line.0));
-            let tails = UInt32Array::from_iter_values(lines.iter().map(|line| line.1));
+            let lines = over_contents(chunk, |_, content| truncate::count_content(content))?;
+            let counts = UInt32Array::from_iter_values(lines.iter().map(|line| line.0 as u32));
+            let tails = UInt32Array::from_iter_values(lines.iter().map(|line| line.1 as u32));
             Ok((Arc::new(counts) as ArrayRef, Arc::new(tails) as ArrayRef))
         };
         let done = chunks.iter().map(one).collect::<PyResult<Vec<_>>>()?;

@@ -13,6 +13,7 @@
 mod array;
 mod blocks;
 mod candidates;
+mod checks;
 mod csv;
 mod detect;
 mod fields;
@@ -23,16 +24,14 @@ mod preference;
 mod raw;
 
 pub use blocks::{Blocks, Layout, Limits, TextBlock};
-pub use candidates::Candidates;
+pub use candidates::{Candidates, parse_candidates};
 pub use detect::{Detected, detect, quoted};
-pub use instruction::Instruction;
+pub use instruction::{Instruction, parse_instruction};
 pub use json::lines;
 pub use message::Message;
-pub use preference::Pair;
+pub use preference::{Pair, parse_pair};
 
 use crate::reject::Reject;
-
-use json::Fields;
 
 /// A schema that rows can have. The names are those of the setting `format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,53 +102,4 @@ impl Format {
 pub enum Rows {
     Json,
     Typed,
-}
-
-/// Hand a preference row to `found`, with its further fields as a JSON object if they are to be carried.
-pub fn parse_pair<T>(
-    row: &[u8],
-    format: Format,
-    rows: Rows,
-    carry: bool,
-    found: impl FnOnce(&Pair, Option<&str>) -> T,
-) -> Result<T, Reject> {
-    let fields = Fields::of_row(row)?;
-    let others = others(&fields, format, carry)?;
-    preference::parse(&fields, format, rows, |pair| found(pair, others.as_deref()))
-}
-
-/// Hand a row with n responses to `found`, with its further fields as in `parse_pair`.
-pub fn parse_candidates<T>(
-    row: &[u8],
-    rows: Rows,
-    carry: bool,
-    found: impl FnOnce(&Candidates, Option<&str>) -> T,
-) -> Result<T, Reject> {
-    let fields = Fields::of_row(row)?;
-    let others = others(&fields, Format::Candidates, carry)?;
-    Ok(found(&candidates::parse(&fields, rows)?, others.as_deref()))
-}
-
-/// Hand a row of instruction data (or of one scored response) to `found`, with its further fields as in `parse_pair`.
-pub fn parse_instruction<T>(
-    row: &[u8],
-    format: Format,
-    rows: Rows,
-    carry: bool,
-    found: impl FnOnce(&Instruction, Option<&str>) -> T,
-) -> Result<T, Reject> {
-    let fields = Fields::of_row(row)?;
-    let others = others(&fields, format, carry)?;
-    Ok(found(
-        &instruction::parse(&fields, format, rows)?,
-        others.as_deref(),
-    ))
-}
-
-fn others(fields: &Fields, format: Format, carry: bool) -> Result<Option<String>, Reject> {
-    if carry {
-        fields.others(format.fields())
-    } else {
-        Ok(None)
-    }
 }

@@ -3,9 +3,11 @@
 pub mod align;
 pub mod error;
 pub mod formats;
+pub mod message;
 pub mod pack;
 pub mod prepare;
 pub mod reject;
+pub mod rounding;
 pub mod select;
 pub mod template;
 pub mod tokenize;

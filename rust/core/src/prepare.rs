@@ -1,10 +1,11 @@
 //! A row of a file straight into lines of the segments table: parsed, rendered and tokenized, with no frame in between.
 
+use std::borrow::Cow;
+
 use crate::formats::{
-    self, Candidates, Format, Instruction, Pair, Rows, parse_candidates, parse_instruction,
-    parse_pair,
+    Candidates, Format, Instruction, Pair, Rows, parse_candidates, parse_instruction, parse_pair,
 };
-use crate::template::Message;
+use crate::message::Message;
 use crate::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
 
 /// Append the lines of row `number`, a JSON text of `format`, to `out`, or the reason why there are none.
@@ -35,16 +36,16 @@ pub fn prepare_row(
 }
 
 fn of_pair<'a>(pair: &'a Pair, row: u64) -> Row<'a> {
-    let side = |name, messages, complete, score| Response {
+    let side = |name, messages: &'a [Message<'a>], complete, score| Response {
         field: name,
         kind: name,
-        messages: chat(messages),
+        messages: Cow::Borrowed(messages),
         complete,
         score,
     };
     Row {
         row,
-        prompt: chat(&pair.prompt),
+        prompt: Cow::Borrowed(&pair.prompt),
         responses: vec![
             side(
                 "chosen",
@@ -65,16 +66,16 @@ fn of_pair<'a>(pair: &'a Pair, row: u64) -> Row<'a> {
 }
 
 fn of_candidates<'a>(set: &'a Candidates, row: u64) -> Row<'a> {
-    let response = |(index, messages): (usize, &'a Vec<formats::Message>)| Response {
+    let response = |(index, messages): (usize, &'a Vec<Message<'a>>)| Response {
         field: "responses",
         kind: "response",
-        messages: chat(messages),
+        messages: Cow::Borrowed(messages),
         complete: true,
         score: set.scores.as_ref().and_then(|scores| scores[index]),
     };
     Row {
         row,
-        prompt: chat(&set.prompt),
+        prompt: Cow::Borrowed(&set.prompt),
         responses: set.responses.iter().enumerate().map(response).collect(),
         tools: set.tools.as_deref(),
         template_kwargs: set.template_kwargs.as_deref(),
@@ -85,24 +86,15 @@ fn of_instruction<'a>(found: &'a Instruction, row: u64) -> Row<'a> {
     let response = Response {
         field: "response",
         kind: "response",
-        messages: chat(std::slice::from_ref(&found.response)),
+        messages: Cow::Borrowed(std::slice::from_ref(&found.response)),
         complete: true,
         score: found.score,
     };
     Row {
         row,
-        prompt: chat(&found.prompt),
+        prompt: Cow::Borrowed(&found.prompt),
         responses: vec![response],
         tools: found.tools.as_deref(),
         template_kwargs: found.template_kwargs.as_deref(),
     }
-}
-
-fn chat<'a>(messages: &'a [formats::Message]) -> Vec<Message<'a>> {
-    let message = |message: &'a formats::Message| Message {
-        role: message.role,
-        content: &message.content,
-        extra: message.extra.as_deref(),
-    };
-    messages.iter().map(message).collect()
 }

@@ -1,136 +1,18 @@
-//! Token selection by top-k% (`SePO`, Eq. 25), threshold or chance, and the view of a bitmap that masks arrive in.
+//! Token selection by top-k% (`SePO`, Eq. 25), threshold or chance.
+
+mod candidates;
+mod order;
 
 use rayon::prelude::*;
 
+use crate::rounding::Rounding;
 use crate::{Error, Result};
+pub use candidates::{Bits, Candidates, Excluded};
+pub use order::{Order, random_key};
+use order::{chance, key, rank};
 
 /// Tokens that one task of the thread pool takes at least.
 const TASK_TOKENS: usize = 1 << 15;
-
-/// A part of an Arrow bitmap (least significant bit first).
-///
-/// ```
-/// use pyprefopt_core::select::Bits;
-/// let bits = Bits::new(&[0b0000_1010], 1, 3);
-/// assert_eq!((bits.get(0), bits.get(1), bits.get(2)), (true, false, true));
-/// ```
-#[derive(Debug, Clone, Copy)]
-pub struct Bits<'a> {
-    bytes: &'a [u8],
-    offset: usize,
-    len: usize,
-}
-
-impl<'a> Bits<'a> {
-    /// `len` bits of `bytes`, from bit `offset` on.
-    pub fn new(bytes: &'a [u8], offset: usize, len: usize) -> Self {
-        debug_assert!(offset + len <= bytes.len() * 8);
-        Self { bytes, offset, len }
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Bit `index`, which must be below `len`.
-    #[inline]
-    pub fn get(&self, index: usize) -> bool {
-        let at = self.offset + index;
-        self.bytes[at >> 3] >> (at & 7) & 1 == 1
-    }
-}
-
-/// How `ratio * candidates` becomes a number of tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rounding {
-    HalfUp,
-    Floor,
-    Ceil,
-}
-
-impl Rounding {
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "half_up" => Ok(Self::HalfUp),
-            "floor" => Ok(Self::Floor),
-            "ceil" => Ok(Self::Ceil),
-            _ => Err(Error::Argument(format!(
-                "rounding must be 'half_up', 'floor' or 'ceil', got '{name}'"
-            ))),
-        }
-    }
-}
-
-/// Token ids that are never selected, as one bit an id.
-#[derive(Debug, Clone, Default)]
-pub struct Excluded {
-    bits: Vec<u64>,
-}
-
-impl Excluded {
-    /// ```
-    /// let excluded = pyprefopt_core::select::Excluded::new(&[3, 70]);
-    /// assert!(excluded.contains(70) && !excluded.contains(4) && !excluded.contains(u32::MAX));
-    /// ```
-    pub fn new(ids: &[u32]) -> Self {
-        let words = ids.iter().max().map_or(0, |&id| (id as usize >> 6) + 1);
-        let mut bits = vec![0; words];
-        for &id in ids {
-            bits[id as usize >> 6] |= 1 << (id & 63);
-        }
-        Self { bits }
-    }
-
-    #[inline]
-    pub fn contains(&self, id: u32) -> bool {
-        self.bits
-            .get(id as usize >> 6)
-            .is_some_and(|word| word >> (id & 63) & 1 == 1)
-    }
-}
-
-/// The tokens of a list that may be selected: those in the mask (none given: all) whose id is not excluded.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Candidates<'a> {
-    pub mask: Option<Bits<'a>>,
-    pub ids: Option<(&'a [u32], &'a Excluded)>,
-}
-
-impl Candidates<'_> {
-    #[inline]
-    fn has(&self, index: usize) -> bool {
-        self.mask.is_none_or(|bits| bits.get(index))
-            && self
-                .ids
-                .is_none_or(|(ids, excluded)| !excluded.contains(ids[index]))
-    }
-
-    fn all(&self) -> bool {
-        self.mask.is_none() && self.ids.is_none()
-    }
-}
-
-/// What decides: the wanted end of the scores, or chance.
-#[derive(Debug, Clone, Copy)]
-pub enum Order<'a> {
-    /// One score a token, the largest or the smallest first.
-    Scores { scores: &'a [f32], largest: bool },
-    /// `length` tokens in the random order of a key, see `random_key`.
-    Random { key: u64, length: usize },
-}
-
-impl Order<'_> {
-    fn len(&self) -> usize {
-        match *self {
-            Self::Scores { scores, .. } => scores.len(),
-            Self::Random { length, .. } => length,
-        }
-    }
-}
 
 /// How many tokens are selected.
 #[derive(Debug, Clone, Copy)]
@@ -156,44 +38,18 @@ pub struct Rule {
     pub minimum: usize,
 }
 
-/// Number of tokens that a ratio selects of `candidates`: at least `minimum`, at most all.
-///
-/// The product `ratio * candidates` (for `half_up` the sum with 0.5) is computed in float64 and then rounded; nothing
-/// is added to make up for ratios that have no exact binary form. `math.floor(ratio * candidates + 0.5)` in Python
-/// gives the same number.
-///
-/// ```
-/// use pyprefopt_core::select::{how_many, Rounding};
-/// assert_eq!(how_many(0.3, 5, Rounding::HalfUp, 1), 2); // 1.5
-/// assert_eq!(how_many(0.3, 5, Rounding::Floor, 1), 1);
-/// assert_eq!(how_many(0.3, 7, Rounding::Ceil, 1), 3); // 2.1
-/// assert_eq!(how_many(0.1, 2, Rounding::Floor, 1), 1);
-/// assert_eq!(how_many(0.5, 0, Rounding::HalfUp, 1), 0);
-/// ```
-pub fn how_many(ratio: f64, candidates: usize, rounding: Rounding, minimum: usize) -> usize {
-    let exact = ratio * candidates as f64;
-    let rounded = match rounding {
-        Rounding::HalfUp => (exact + 0.5).floor(),
-        Rounding::Floor => exact.floor(),
-        Rounding::Ceil => exact.ceil(),
-    };
-    (rounded as usize).max(minimum).min(candidates)
-}
-
-/// The key of a list's random order: it depends on nothing but these three numbers.
-///
-/// Token `t` is ordered by the upper 32 bits of `splitmix(key + t)`, ties by position.
-pub fn random_key(seed: u64, row: u64, segment: u64) -> u64 {
-    splitmix(splitmix(splitmix(seed) ^ row) ^ segment)
-}
-
-/// The output function of `SplitMix64` at counter `x` (a bijection that mixes all bits).
-#[inline]
-fn splitmix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+impl Rule {
+    /// Number of tokens that a ratio selects of `candidates`.
+    ///
+    /// ```
+    /// use pyprefopt_core::{rounding::Rounding, select::Rule};
+    /// let rule = Rule { rounding: Rounding::HalfUp, minimum: 1 };
+    /// assert_eq!((rule.count(0.3, 5), rule.count(0.1, 2), rule.count(0.5, 0)), (2, 1, 0));
+    /// ```
+    pub fn count(self, ratio: f64, candidates: usize) -> usize {
+        let share = self.rounding.share(ratio, candidates);
+        share.max(self.minimum).min(candidates)
+    }
 }
 
 /// The selected tokens of all rows, one after the other; the same for any number of threads.
@@ -201,7 +57,8 @@ fn splitmix(x: u64) -> u64 {
 /// Ties go to the earlier token, -0.0 equals 0.0. A NaN at a candidate is an error that names the first such row.
 ///
 /// ```
-/// use pyprefopt_core::select::{Amount, Candidates, Order, Rounding, Row, Rule, select};
+/// use pyprefopt_core::rounding::Rounding;
+/// use pyprefopt_core::select::{Amount, Candidates, Order, Row, Rule, select};
 /// let order = Order::Scores { scores: &[1.0, 3.0, 3.0, 2.0], largest: true };
 /// let row = Row { order, candidates: Candidates::default(), amount: Amount::Ratio(0.25) };
 /// let rule = Rule { rounding: Rounding::HalfUp, minimum: 1 };
@@ -270,7 +127,7 @@ fn select_row(
         (row.order, row.amount, row.candidates.all())
     {
         check_scores(scores, row.candidates)?;
-        let count = how_many(ratio, scores.len(), rule.rounding, rule.minimum);
+        let count = rule.count(ratio, scores.len());
         select_of_all(scores, largest, count, ranks, out);
         return Ok(());
     }
@@ -281,9 +138,9 @@ fn select_row(
             fill(keys, scores.len(), row.candidates, ordered);
             check_scores(scores, row.candidates)?;
         }
-        Order::Random { key, length } => fill(keys, length, row.candidates, |index| {
-            splitmix(key.wrapping_add(u64::from(index))) >> 32 << 32 | u64::from(index)
-        }),
+        Order::Random { key, length } => {
+            fill(keys, length, row.candidates, |index| chance(key, index));
+        }
     }
     let count = match (row.amount, row.order) {
         (Amount::Threshold(at), Order::Scores { largest, .. }) => {
@@ -291,7 +148,7 @@ fn select_row(
             let beyond = keys.iter().filter(|&&key| key <= last).count();
             beyond.max(rule.minimum).min(keys.len())
         }
-        (Amount::Ratio(ratio), _) => how_many(ratio, keys.len(), rule.rounding, rule.minimum),
+        (Amount::Ratio(ratio), _) => rule.count(ratio, keys.len()),
         (Amount::Threshold(_), Order::Random { .. }) => {
             return Err(
                 "a random order has no scores that a threshold could be compared with".into(),
@@ -361,21 +218,6 @@ fn check_scores(scores: &[f32], candidates: Candidates<'_>) -> std::result::Resu
     })
 }
 
-/// A key whose ascending order is the order of selection: the wanted end of the scores first, then the earlier token.
-#[inline]
-fn key(score: f32, index: u32, largest: bool) -> u64 {
-    u64::from(rank(score, largest)) << 32 | u64::from(index)
-}
-
-/// A number whose ascending order is that of the scores, from the wanted end.
-#[inline]
-fn rank(score: f32, largest: bool) -> u32 {
-    let bits = (score + 0.0).to_bits(); // -0.0 + 0.0 is 0.0
-    let negative = 0u32.wrapping_sub(bits >> 31); // all ones below zero
-    let ascending = bits ^ (negative | 0x8000_0000);
-    if largest { !ascending } else { ascending }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -409,11 +251,11 @@ mod tests {
             Order::Scores { scores, largest } => {
                 f64::from(scores[i]) * if largest { -1.0 } else { 1.0 }
             }
-            Order::Random { key, .. } => (splitmix(key.wrapping_add(i as u64)) >> 32) as f64,
+            Order::Random { key, .. } => (chance(key, i as u32) >> 32) as f64,
         };
         order.sort_by(|&a, &b| value(a).partial_cmp(&value(b)).expect("no NaN")); // stable: the earlier token first
         let count = match (row.amount, row.order) {
-            (Amount::Ratio(ratio), _) => how_many(ratio, order.len(), rule.rounding, rule.minimum),
+            (Amount::Ratio(ratio), _) => rule.count(ratio, order.len()),
             (Amount::Threshold(at), Order::Scores { largest, .. }) => {
                 let limit = f64::from(at) * if largest { -1.0 } else { 1.0 };
                 let beyond = order.iter().filter(|&&i| value(i) <= limit).count();

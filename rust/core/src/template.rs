@@ -4,71 +4,32 @@
 //! `tojson` as `json.dumps(ensure_ascii=False)`, `raise_exception`, `strftime_now`. A `{% generation %}` block
 //! renders as its content.
 
+mod content;
 mod dates;
 mod engine;
 mod filters;
+mod input;
+mod learn;
 mod operators;
 mod python;
 mod sandbox;
 mod shape;
+mod strip;
 mod trace;
+
+use std::sync::Arc;
 
 use minijinja::ErrorKind;
 use minijinja::value::Value;
 use serde_json::{Map, Value as Json};
 
+use crate::message::Message;
 use crate::{Error, Result};
 use engine::Engine;
-use shape::Shapes;
+use input::parse_object;
+pub use input::{Options, parse_messages, to_json_object};
+use learn::Shapes;
 pub use shape::{Place, Places, Shape};
-
-/// Names under which a message's reasoning is passed; the first is what templates read.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
-
-/// One message of a chat; `extra` is a JSON object of further keys (`name`, `tool_calls`, …).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
-    pub role: &'a str,
-    pub content: &'a str,
-    pub extra: Option<&'a str>,
-}
-
-impl Message<'_> {
-    /// The message as the template sees it.
-    pub fn to_value(self) -> Result<Value> {
-        let mut map = Map::new();
-        map.insert("role".into(), self.role.into());
-        map.insert("content".into(), self.content.into());
-        if let Some(extra) = self.extra {
-            map.extend(parse_object("extra", extra)?);
-        }
-        Ok(Value::from_serialize(alias_reasoning(map)))
-    }
-}
-
-/// What goes into a rendering besides the messages.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    tools: Option<Json>,
-    variables: Map<String, Json>,
-}
-
-impl Options {
-    /// `tools`: a JSON list, or null; `variables`: a JSON object.
-    pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
-        let tools = match tools {
-            None => None,
-            Some(text) => match parse_json("tools", text)? {
-                Json::Null => None,
-                list @ Json::Array(_) => Some(list),
-                other => return Err(not_a("tools", "list", &other)),
-            },
-        };
-        let variables =
-            variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
-        Ok(Self { tools, variables })
-    }
-}
 
 /// Another renderer, which is asked for what the engine does not know: messages, whether a generation prompt is added,
 /// tools, variables (JSON texts), and why it is asked.
@@ -88,10 +49,11 @@ impl ChatTemplate {
     /// `reference` renders what the engine cannot; without one that is an error.
     ///
     /// ```
-    /// # use pyprefopt_core::template::{ChatTemplate, Message, Options};
+    /// # use pyprefopt_core::message::Message;
+    /// # use pyprefopt_core::template::{ChatTemplate, Options};
     /// let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}";
     /// let template = ChatTemplate::new(source, r#"{"eos_token": "</s>"}"#, 0, None)?;
-    /// let chat = [Message { role: "user", content: "Hi", extra: None }.to_value()?];
+    /// let chat = [Message::new("user", "Hi").to_value()?];
     /// assert_eq!(template.render(&chat, false, &Options::default())?, "user: Hi</s>");
     /// # Ok::<(), pyprefopt_core::Error>(())
     /// ```
@@ -152,6 +114,23 @@ impl ChatTemplate {
         )
     }
 
+    /// The shape of a chat whose last message is the response; None where the general way must be gone.
+    pub fn shape(&self, chat: &[&Message]) -> Option<Arc<Shape>> {
+        let engine = self
+            .engine
+            .as_ref()
+            .ok()
+            .filter(|engine| engine.traceable)?;
+        let options = Options::default();
+        let render = |messages: &[Value], add| self.run(engine, messages, add, &options);
+        self.shapes.find(chat, &render)
+    }
+
+    /// Shapes learned so far.
+    pub fn shape_count(&self) -> usize {
+        self.shapes.count()
+    }
+
     fn run(
         &self,
         engine: &Engine,
@@ -191,28 +170,6 @@ fn is_unknown(error: &minijinja::Error) -> bool {
     )
 }
 
-/// Messages from a JSON list of objects, as a template sees them.
-pub fn parse_messages(json: &str) -> Result<Vec<Value>> {
-    let list = match parse_json("messages", json)? {
-        Json::Array(list) => list,
-        other => return Err(not_a("messages", "list", &other)),
-    };
-    let message = |message: Json| match message {
-        Json::Object(map) => Ok(Value::from_serialize(alias_reasoning(map))),
-        other => Err(not_a("a message", "object", &other)),
-    };
-    list.into_iter().map(message).collect()
-}
-
-/// Names and strings as a JSON object.
-pub fn to_json_object(pairs: &[(String, String)]) -> String {
-    let map: Map<String, Json> = pairs
-        .iter()
-        .map(|(name, text)| (name.clone(), text.as_str().into()))
-        .collect();
-    Json::Object(map).to_string()
-}
-
 /// The error in one line: the template's own words where it raised them.
 fn describe(error: &minijinja::Error) -> String {
     let place = error
@@ -228,39 +185,6 @@ fn describe(error: &minijinja::Error) -> String {
         (_, Some(detail)) => format!("{detail}{place}"),
         (kind, None) => format!("{kind}{place}"),
     }
-}
-
-/// As transformers does: `reasoning_content` is filled from its older names, and `thinking` from any.
-fn alias_reasoning(message: Map<String, Json>) -> Map<String, Json> {
-    let Some(reasoning) = REASONING
-        .iter()
-        .find_map(|name| message.get(*name).filter(|v| !v.is_null()))
-        .cloned()
-    else {
-        return message;
-    };
-    let mut aliased = Map::new();
-    aliased.insert("thinking".into(), reasoning.clone());
-    aliased.extend(message);
-    aliased.insert("reasoning_content".into(), reasoning);
-    aliased
-}
-
-fn parse_json(name: &str, text: &str) -> Result<Json> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::Argument(format!("{name} is not JSON: {error}")))
-}
-
-fn parse_object(name: &str, text: &str) -> Result<Map<String, Json>> {
-    match parse_json(name, text)? {
-        Json::Object(map) => Ok(map),
-        Json::Null => Ok(Map::new()),
-        other => Err(not_a(name, "object", &other)),
-    }
-}
-
-fn not_a(name: &str, what: &str, value: &Json) -> Error {
-    Error::Argument(format!("{name} must be a JSON {what}, got {value}"))
 }
 
 /// `{% generation %}` becomes `{% if true %}`, whitespace control kept.
@@ -332,22 +256,5 @@ mod tests {
     #[test]
     fn files_are_out_of_reach() {
         assert!(render("{% include '/etc/hostname' %}", "{}").is_err());
-    }
-
-    #[test]
-    fn reasoning_is_aliased() {
-        let message = Message {
-            role: "assistant",
-            content: "4",
-            extra: Some(r#"{"thinking": "2+2"}"#),
-        };
-        let value = message.to_value().expect("valid");
-        assert_eq!(
-            value
-                .get_attr("reasoning_content")
-                .expect("there")
-                .to_string(),
-            "2+2"
-        );
     }
 }

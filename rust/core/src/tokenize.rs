@@ -5,10 +5,13 @@ mod chat;
 mod columns;
 mod encoder;
 mod fast;
+mod input;
 mod probe;
 mod row;
+mod texts;
+mod tokens;
 
-pub use budget::{Boundary, Limits, PromptOverflow};
 pub use columns::Columns;
 pub use encoder::{Encoded, Encoder, Mismatch, Shared};
-pub use row::{Response, Row, Tokenization, tokenize_row};
+pub use input::{Boundary, Limits, PromptOverflow, Response, Row, Tokenization};
+pub use row::tokenize_row;

@@ -7,14 +7,15 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pyprefopt_core::template::{ChatTemplate, Message};
+use pyprefopt_core::message::Message;
+use pyprefopt_core::template::ChatTemplate;
 use pyprefopt_core::tokenize::{
     Boundary, Columns, Encoder, Limits, PromptOverflow, Response, Row, Shared, Tokenization,
     tokenize_row,
 };
 
 const TINY: &str = include_str!("../tiny-tokenizer.json");
-const CHATML: &str = include_str!("../../../pyprefopt/data/templates/chatml.jinja");
+const CHATML: &str = include_str!("../../../pyprefopt/data/tokenization/templates/chatml.jinja");
 
 static ENCODER: LazyLock<Encoder> = LazyLock::new(|| {
     let json = match std::env::var_os("PYPREFOPT_FUZZ_TOKENIZER") {
@@ -71,22 +72,20 @@ fuzz_target!(|data: &[u8]| {
 
 /// Rows are tokenized or refused; lines have one entry per token, offsets inside their message, and keep their bounds.
 fn check_row(prompt: &str, answer: &str, settings: u8) {
-    let message = |role, content| Message {
-        role,
-        content,
-        extra: None,
-    };
-    let response = |kind, content| Response {
+    let response = |kind: &'static str, messages| Response {
         field: kind,
         kind,
-        messages: vec![message("assistant", content)],
+        messages,
         complete: settings & 1 == 0,
         score: None,
     };
     let row = Row {
         row: 0,
-        prompt: vec![message("user", prompt)],
-        responses: vec![response("chosen", answer), response("rejected", prompt)],
+        prompt: vec![Message::new("user", prompt)].into(),
+        responses: vec![
+            response("chosen", vec![Message::new("assistant", answer)].into()),
+            response("rejected", vec![Message::new("assistant", prompt)].into()),
+        ],
         tools: None,
         template_kwargs: None,
     };

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyprefopt.data.batching.selection import random_mask, select_tokens, select_top_k, threshold_mask, top_k_mask
+from pyprefopt.data.truncation.dispatch import truncate_column
 from pyprefopt.errors import ConfigError, DataError
 from tests.reference import cutting
 
@@ -50,10 +51,11 @@ def options(draw):
 
 
 roundings = st.sampled_from(["half_up", "floor", "ceil"])
+ratios = st.floats(0.01, 1.0) | st.integers(1, 1000).map(lambda thousandths: thousandths / 1000)
 
 
 @settings(deadline=None)
-@given(options(), st.floats(0.01, 1.0), st.booleans(), roundings)
+@given(options(), ratios, st.booleans(), roundings)
 def test_top_k_agrees_with_the_twin(lists, ratio, largest, rounding):
     scores, ours, twins = lists
     got = top_k_mask(pl.Series("s", scores, dtype=LISTS), ratio, largest=largest, rounding=rounding, **ours)
@@ -74,7 +76,7 @@ def test_threshold_agrees_with_the_twin(lists, limit, largest):
 
 
 @settings(deadline=None)
-@given(options(), st.floats(0.01, 1.0), roundings, st.integers(0, 2**64 - 1), st.integers(0, 2**40))
+@given(options(), ratios, roundings, st.integers(0, 2**64 - 1), st.integers(0, 2**40))
 def test_random_agrees_with_the_twin(lists, ratio, rounding, seed, first):
     scores, ours, twins = lists
     lengths = pl.Series("s", scores, dtype=LISTS)
@@ -130,17 +132,31 @@ def test_the_same_kind_comes_back():
         (0.3, 5, 2, 1),
         (0.5, 1, 1, 1),
         (0.5, 5, 3, 2),
-        (0.145, 100, 14, 14),
+        (0.145, 100, 15, 14),
+        (0.29, 100, 29, 29),
+        (1 / 3, 6, 2, 2),
         (0.1, 3, 1, 1),
         (1.0, 7, 7, 7),
         (0.35, 10, 4, 3),
     ],
 )
 def test_numbers_selected(ratio, tokens, half_up, floor):
-    # 0.145 has no exact binary form: 0.145 * 100 is 14.499999999999998 in float64, which rounds to 14
+    # the ratio is the decimal that was written: 0.145 * 100 is 14.499999999999998 in float64, but 14.5
     scores = pl.Series([list(np.arange(tokens))], dtype=LISTS)
     for rounding, wanted in (("half_up", half_up), ("floor", floor)):
         assert top_k_mask(scores, ratio, rounding=rounding).list.sum().item() == wanted
+
+
+@settings(deadline=None)
+@given(ratios, st.lists(st.integers(1, 300), min_size=1, max_size=20), st.sampled_from(["floor", "ceil"]))
+def test_cutting_and_selecting_share_one_law(ratio, lengths, rounding):
+    expected = [cutting.kept(length, ratio, None, rounding) for length in lengths]
+    scores = pl.Series([[0.0] * length for length in lengths], dtype=LISTS)
+    assert top_k_mask(scores, ratio, rounding=rounding).list.sum().to_list() == expected
+    assert truncate_column(scores, ratio=ratio, rounding=rounding).list.len().to_list() == expected
+    texts = pl.Series(["x" * length for length in lengths])
+    cut = truncate_column(texts, ratio=ratio, unit="characters", rounding=rounding)
+    assert cut.str.len_chars().to_list() == expected
 
 
 def segments(scores, kinds=("prompt", "chosen", "rejected"), row=7, mask=None):

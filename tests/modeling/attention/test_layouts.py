@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model
 from tests.modeling.models import _BASE, ARCHITECTURES, make_groups, shake, write_config
 from tests.modeling.test_logps import weighted_gradients
@@ -30,15 +29,6 @@ OTHERS = {
     "opt": {
         "model_type": "opt", "vocab_size": 300, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32,
-    },
-}  # fmt: skip
-# Architectures that mix tokens in another way than by attention, or by one that cannot be told of documents.
-REFUSED = {
-    "stablelm": {**_PLAIN, "model_type": "stablelm"},
-    "mamba": {"model_type": "mamba", "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
-    "bloom": {"model_type": "bloom", "vocab_size": 300, "hidden_size": 32, "n_layer": 2, "n_head": 4},
-    "gpt_oss": {
-        **_PLAIN, "model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8,
     },
 }  # fmt: skip
 
@@ -88,9 +78,3 @@ def test_any_number_of_responses(name: str, responses: int, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures(name: str, tmp_path: Path) -> None:
     compare(engine(tmp_path, OTHERS[name]), make_groups(), "float64")
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_packed_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?i)" + name.replace("_", ".?")):
-        engine(tmp_path, REFUSED[name])

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::fields::{json_text, missing, number_of, system, with_system};
+use super::checks::{check_prompt, check_response};
+use super::fields::{json_text, missing, number_of, others, system, with_system};
 use super::json::Fields;
 use super::message::{Message, text_or_chat};
-use super::preference::{check_prompt, check_response};
 use super::raw::Raw;
-use super::{Reject, Rows};
+use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
 /// A prompt with its responses, and a score each where the row has scores.
@@ -26,7 +26,19 @@ const SCORES: [&str; 2] = ["scores", "ratings"];
 const TEXT: [&str; 3] = ["response", "completion", "text"];
 const SCORE: [&str; 3] = ["overall_score", "score", "rating"];
 
-pub fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> {
+/// Hand a row with n responses to `found`, with its further fields as in `parse_pair`.
+pub fn parse_candidates<T>(
+    row: &[u8],
+    rows: Rows,
+    carry: bool,
+    found: impl FnOnce(&Candidates, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, Format::Candidates, carry)?;
+    Ok(found(&parse(&fields, rows)?, others.as_deref()))
+}
+
+fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> {
     let (name, raw) = fields
         .any(&["prompt", "instruction"])
         .ok_or_else(|| missing(fields, "prompt"))?;

@@ -205,3 +205,12 @@ fn wrong_type(reason: &'static str, name: &str, raw: Raw, what: &str) -> Reject 
         remedy: "mend the field",
     }
 }
+
+/// The row's fields that the format does not take, as a JSON object, if they are to be carried.
+pub fn others(fields: &Fields, format: Format, carry: bool) -> Result<Option<String>, Reject> {
+    if carry {
+        fields.others(format.fields())
+    } else {
+        Ok(None)
+    }
+}

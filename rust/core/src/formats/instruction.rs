@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::fields::{json_text, missing, number, required, system, with_system};
+use super::checks::{check_prompt, check_response};
+use super::fields::{json_text, missing, number, others, required, system, with_system};
 use super::json::{Fields, text};
 use super::message::{Message, chat, text_or_chat};
-use super::preference::{check_prompt, check_response};
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -21,11 +21,20 @@ pub struct Instruction<'a> {
     pub template_kwargs: Option<Cow<'a, str>>,
 }
 
-pub fn parse<'a>(
-    fields: &Fields<'a>,
+/// Hand a row of instruction data (or of one scored response) to `found`, with its further fields as in `parse_pair`.
+pub fn parse_instruction<T>(
+    row: &[u8],
     format: Format,
     rows: Rows,
-) -> Result<Instruction<'a>, Reject> {
+    carry: bool,
+    found: impl FnOnce(&Instruction, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, format, carry)?;
+    Ok(found(&parse(&fields, format, rows)?, others.as_deref()))
+}
+
+fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruction<'a>, Reject> {
     let (mut messages, field) = match format {
         Format::PromptResponse | Format::CandidateRows => prompt_and_response(fields, rows)?,
         Format::Instruction => {

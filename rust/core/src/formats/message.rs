@@ -6,35 +6,8 @@ use std::fmt::Display;
 use super::json::{Fields, sound, text, without_nulls};
 use super::raw::Raw;
 use super::{Reject, Rows};
+pub use crate::message::Message;
 use crate::reject::shorten;
-
-/// One turn of a chat; texts are borrowed from the row where they need no change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message<'a> {
-    pub role: &'static str,
-    pub content: Cow<'a, str>,
-    /// A JSON object of the message's further keys (tool calls, name, ...), if any.
-    pub extra: Option<Cow<'a, str>>,
-}
-
-impl<'a> Message<'a> {
-    pub fn new(role: &'static str, content: impl Into<Cow<'a, str>>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-            extra: None,
-        }
-    }
-
-    pub fn is_blank(&self) -> bool {
-        self.content.trim_start().is_empty()
-    }
-
-    pub fn calls_tools(&self) -> bool {
-        let calls = |extra: &Cow<str>| extra.contains("\"tool_calls\"");
-        self.extra.as_ref().is_some_and(calls)
-    }
-}
 
 /// One message object: {role, content, ...} or {from, value, ...}.
 pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<'_>, Reject> {

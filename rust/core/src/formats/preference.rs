@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::fields::{flag, json_text, missing, number, required, system, with_system};
+use super::checks::{check_prompt, check_response};
+use super::fields::{flag, json_text, missing, number, others, required, system, with_system};
 use super::instruction::question;
 use super::json::{Fields, text};
 use super::message::{Message, chat, message, text_or_chat, transcript};
@@ -32,8 +33,21 @@ struct Sides<'a> {
     names: (&'static str, &'static str),
 }
 
+/// Hand a preference row to `found`, with its further fields as a JSON object if they are to be carried.
+pub fn parse_pair<T>(
+    row: &[u8],
+    format: Format,
+    rows: Rows,
+    carry: bool,
+    found: impl FnOnce(&Pair, Option<&str>) -> T,
+) -> Result<T, Reject> {
+    let fields = Fields::of_row(row)?;
+    let others = others(&fields, format, carry)?;
+    parse(&fields, format, rows, |pair| found(pair, others.as_deref()))
+}
+
 /// Parse the row and hand the pair, which may borrow from texts that live no longer, to `found`.
-pub fn parse<T>(
+fn parse<T>(
     fields: &Fields,
     format: Format,
     rows: Rows,
@@ -301,53 +315,4 @@ fn is_response(messages: &[Message]) -> bool {
             .iter()
             .all(|message| matches!(message.role, "assistant" | "tool"))
         && messages.windows(2).all(one_turn)
-}
-
-/// The last turn of a chat must be the assistant's, and say something or call a tool.
-pub fn check_response(last: Option<&Message>, field: &str) -> Result<(), Reject> {
-    let (reason, value, rule, remedy) = match last {
-        None => (
-            "empty_response",
-            "[]",
-            format!("{field} must hold a response"),
-            "drop the row",
-        ),
-        Some(message) if message.role != "assistant" => (
-            "not_assistant",
-            message.role,
-            format!("the last turn of {field} must be the assistant's"),
-            "drop the turn after it, or the row",
-        ),
-        Some(message) if message.is_blank() && !message.calls_tools() => (
-            "empty_response",
-            &*message.content,
-            format!("the response of {field} must not be empty"),
-            "drop the row",
-        ),
-        Some(_) => return Ok(()),
-    };
-    Err(Reject {
-        reason,
-        field: field.to_owned(),
-        value: shorten(value),
-        rule,
-        remedy,
-    })
-}
-
-/// A prompt must say something.
-pub fn check_prompt(messages: &[Message]) -> Result<(), Reject> {
-    if messages
-        .iter()
-        .all(|message| message.is_blank() && !message.calls_tools())
-    {
-        return Err(Reject {
-            reason: "empty_prompt",
-            field: "prompt".into(),
-            value: shorten(messages.last().map_or("[]", |message| &message.content)),
-            rule: "the prompt must not be empty".into(),
-            remedy: "drop the row",
-        });
-    }
-    Ok(())
 }

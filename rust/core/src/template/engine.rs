@@ -11,7 +11,7 @@ use minijinja::machinery::{
 };
 use minijinja::{AutoEscape, Environment, Error, Value};
 
-use super::{filters, operators, sandbox};
+use super::{filters, sandbox, trace};
 
 const NAME: &str = "chat_template";
 
@@ -46,7 +46,7 @@ impl Engine {
         environment.set_fuel(Some(sandbox::FUEL));
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         filters::install(&mut environment, now);
-        operators::install(&mut environment, &rewriter.names);
+        trace::install(&mut environment, &rewriter.names);
         Ok(Self {
             environment,
             program,

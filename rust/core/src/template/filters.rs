@@ -1,4 +1,4 @@
-//! What transformers adds to Jinja: `tojson` as `json.dumps`, `raise_exception`, `strftime_now`; and printing as in Python.
+//! What transformers adds to Jinja: `tojson` as `json.dumps`, `raise_exception`, `strftime_now`.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind};
 
 use super::dates::strftime;
-use super::{operators, python, sandbox};
+use super::{python, sandbox};
 
 pub fn install(environment: &mut Environment<'_>, now: i64) {
     environment.add_filter("tojson", to_json);
@@ -33,7 +33,6 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
         )
     });
     environment.set_unknown_method_callback(python::call_method);
-    environment.set_formatter(operators::format);
 }
 
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

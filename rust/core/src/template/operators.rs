@@ -1,59 +1,37 @@
-//! The operations of a rewritten template: Jinja's own, within the sandbox's bounds, and followed while a shape is learned.
-
-use std::collections::BTreeSet;
+//! The operations of a rewritten template: Jinja's own, within the sandbox's bounds.
 
 use minijinja::machinery::{Instruction, Instructions, Vm, make_string_output};
-use minijinja::value::{Rest, Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{AutoEscape, Error, ErrorKind, State};
 
-use super::trace::{self, Symbol};
 use super::{python, sandbox};
 
-/// Add a function for each of the names that a program calls.
-pub fn install(environment: &mut Environment<'static>, names: &BTreeSet<&'static str>) {
-    for &name in names {
-        let (sign, rest) = name.split_at(1);
-        match (sign, rest) {
-            ("|", filter) => add(environment, name, move |state, args| {
-                apply_filter(state, filter, args)
-            }),
-            ("?", test) => add(environment, name, move |state, args| {
-                perform_test(state, test, args)
-            }),
-            (".", method) => add(environment, name, move |state, args| {
-                call_method(state, method, args)
-            }),
-            ("$", _) => add(environment, name, |_, args| made(args[0].clone())),
-            _ => add(environment, name, move |state, args| {
-                let [left, right] = args else {
-                    return Err(Error::from(ErrorKind::MissingArgument));
-                };
-                operate(state, name, left, right)
-            }),
+/// The operation of this name on these values. A name is an operator, or a sign with the name of a filter (`|trim`), a
+/// test (`?string`) or a method (`.strip`); `$` charges for a value that was made.
+pub fn operate(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (name.split_at(1), args) {
+        (("|", filter), _) => {
+            sandbox::check_growth(filter, args)?;
+            charged(state.apply_filter(filter, args)?)
         }
+        (("?", test), _) => state.perform_test(test, args).map(Value::from),
+        ((".", method), [receiver, rest @ ..]) => {
+            sandbox::check_growth(method, args)?;
+            charged(receiver.call_method(state, method, rest)?)
+        }
+        (("$", _), [value]) => charged(value.clone()),
+        (_, [left, right]) => operator(state, name, left, right),
+        _ => Err(Error::from(ErrorKind::MissingArgument)),
     }
 }
 
-fn add(
-    environment: &mut Environment<'static>,
-    name: &'static str,
-    call: impl Fn(&State, &[Value]) -> Result<Value, Error> + Send + Sync + 'static,
-) {
-    environment.add_function(name, move |state: &State, args: Rest<Value>| {
-        call(state, &args)
-    });
-}
-
-/// A value that an operation made: charged, and with the places of contents found again in a captured text.
-fn made(value: Value) -> Result<Value, Error> {
+/// A value that an operation made.
+fn charged(value: Value) -> Result<Value, Error> {
     sandbox::charge_value(&value)?;
-    Ok(trace::recover(value))
+    Ok(value)
 }
 
-fn operate(state: &State, name: &str, left: &Value, right: &Value) -> Result<Value, Error> {
-    if trace::active() && (trace::holds(left) || trace::holds(right)) {
-        return trace::operate(state, name, left, right);
-    }
+fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Value, Error> {
     let flag = |truth: bool| Ok(Value::from(truth));
     match name {
         "==" => flag(left == right),
@@ -74,7 +52,7 @@ fn operate(state: &State, name: &str, left: &Value, right: &Value) -> Result<Val
     }
 }
 
-pub fn contains(state: &State, needle: &Value, container: &Value) -> Result<Value, Error> {
+fn contains(state: &State, needle: &Value, container: &Value) -> Result<Value, Error> {
     match (container.as_str(), needle.as_str()) {
         (Some(text), Some(part)) => Ok(Value::from(text.contains(part))),
         _ => delegate(state, Instruction::In, needle, container),
@@ -86,7 +64,7 @@ fn plus(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
         sandbox::charge(left.len() + right.len())?;
         return Ok(Value::from([left, right].concat()));
     }
-    made(delegate(state, Instruction::Add, left, right)?)
+    charged(delegate(state, Instruction::Add, left, right)?)
 }
 
 fn times(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
@@ -103,7 +81,7 @@ fn times(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
             }
         }
     }
-    made(delegate(state, Instruction::Mul, left, right)?)
+    charged(delegate(state, Instruction::Mul, left, right)?)
 }
 
 /// The engine's own operation on two values.
@@ -129,46 +107,11 @@ fn delegate(
     Ok(value.unwrap_or_default())
 }
 
-fn apply_filter(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if trace::active()
-        && let Some(answer) = trace::filter(state, name, args)?
-    {
-        return Ok(answer);
-    }
-    python::check_growth(name, args)?;
-    made(state.apply_filter(name, args)?)
-}
-
-fn perform_test(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if trace::active()
-        && let Some(answer) = trace::test(state, name, args)?
-    {
-        return Ok(Value::from(answer));
-    }
-    state.perform_test(name, args).map(Value::from)
-}
-
-fn call_method(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let Some((receiver, rest)) = args.split_first() else {
-        return Err(Error::from(ErrorKind::MissingArgument));
-    };
-    if trace::active()
-        && let Some(answer) = trace::method(receiver, name, rest)?
-    {
-        return Ok(answer);
-    }
-    python::check_growth(name, args)?;
-    made(receiver.call_method(state, name, rest)?)
-}
-
 /// Write a value as Python's `str` does.
-pub fn format(out: &mut minijinja::Output, _state: &State, value: &Value) -> Result<(), Error> {
+pub fn write(out: &mut minijinja::Output, _state: &State, value: &Value) -> Result<(), Error> {
     if let Some(text) = value.as_str() {
         sandbox::charge(text.len())?;
         return out.write_str(text).map_err(Error::from);
-    }
-    if let Some(symbol) = value.downcast_object_ref::<Symbol>() {
-        return out.write_str(&trace::marked(symbol)?).map_err(Error::from);
     }
     let text = python::to_text(value)?;
     sandbox::charge(text.len())?;

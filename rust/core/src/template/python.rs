@@ -7,38 +7,7 @@ use minijinja::{Error, ErrorKind, State};
 use unicode_categories::UnicodeCategories;
 
 use super::sandbox;
-use super::trace::Strip;
-
-/// Filters and methods whose result may be a number of times as long as their text.
-const WIDENING: [&str; 9] = [
-    "indent", "center", "ljust", "rjust", "zfill", "batch", "slice", "wordwrap", "format",
-];
-/// Bytes of an engine's value in a list.
-const VALUE: usize = 24;
-
-/// `str.isspace` of one character: Unicode's white space and four separators of ASCII.
-pub fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}
-
-/// `lstrip` and `rstrip` at once.
-pub fn strip<'a>(text: &'a str, start: &Strip, end: &Strip) -> &'a str {
-    let text = strip_start(text, start);
-    match end {
-        Strip::Nothing => text,
-        Strip::Spaces => text.trim_end_matches(is_space),
-        Strip::Characters(set) => text.trim_end_matches(|c| set.contains(c)),
-    }
-}
-
-/// `lstrip`.
-pub fn strip_start<'a>(text: &'a str, start: &Strip) -> &'a str {
-    match start {
-        Strip::Nothing => text,
-        Strip::Spaces => text.trim_start_matches(is_space),
-        Strip::Characters(set) => text.trim_start_matches(|c| set.contains(c)),
-    }
-}
+use super::strip::{Strip, is_space, strip};
 
 /// The filter `trim`.
 pub fn trim(text: &str, characters: Option<&str>) -> String {
@@ -153,7 +122,11 @@ fn split(
     if separator.is_empty() {
         return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
     }
-    sandbox::allows(text.matches(separator).count().saturating_mul(VALUE))?;
+    sandbox::allows(
+        text.matches(separator)
+            .count()
+            .saturating_mul(sandbox::VALUE),
+    )?;
     let count = most.map_or(usize::MAX, |most| most.saturating_add(1));
     let mut parts: Vec<&str> = if right {
         text.rsplitn(count, separator).collect()
@@ -224,61 +197,6 @@ fn split_lines(text: &str, keep: bool) -> Value {
         rest = &rest[at + width..];
     }
     Value::from(lines)
-}
-
-/// Refuse a filter or method whose result would not fit, before it is made.
-pub fn check_growth(name: &str, args: &[Value]) -> Result<(), Error> {
-    let text = args.first().and_then(Value::as_str);
-    let size = text.map_or_else(|| args.first().and_then(Value::len).unwrap_or(0), str::len);
-    let length = |index: usize| args.get(index).and_then(Value::as_str).map_or(0, str::len);
-    match (name, text) {
-        ("replace", Some(text)) => {
-            let old = args.get(1).and_then(Value::as_str).unwrap_or_default();
-            let count = if old.is_empty() {
-                text.len() + 1
-            } else {
-                text.matches(old).count()
-            };
-            sandbox::allows(size.saturating_add(count.saturating_mul(length(2))))
-        }
-        ("join", Some(separator))
-            if args
-                .get(1)
-                .is_some_and(|list| list.kind() != ValueKind::String) =>
-        {
-            let items = args[1].len().unwrap_or(0);
-            sandbox::allows(items.saturating_mul(separator.len()))
-        }
-        ("join", _) => sandbox::allows(size.saturating_mul(length(1))),
-        ("list", Some(_)) => sandbox::allows(size.saturating_mul(VALUE)),
-        (name, _) if WIDENING.contains(&name) => {
-            let widest = args.iter().map(largest_number).max().unwrap_or(0);
-            sandbox::allows(size.saturating_add(1).saturating_mul(widest))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The largest number in an argument, in a format's text, or among the named arguments.
-fn largest_number(value: &Value) -> usize {
-    if let Some(text) = value.as_str() {
-        let numbers = text.split(|c: char| !c.is_ascii_digit());
-        return numbers
-            .map(|n| n.parse().unwrap_or(usize::from(!n.is_empty()) * usize::MAX))
-            .max()
-            .unwrap_or(0);
-    }
-    if value.kind() == ValueKind::Map {
-        let items = value.try_iter().into_iter().flatten();
-        return items
-            .filter_map(|key| value.get_item(&key).ok())
-            .map(|v| largest_number(&v))
-            .max()
-            .unwrap_or(0);
-    }
-    value
-        .as_i64()
-        .map_or(0, |n| usize::try_from(n).unwrap_or(0))
 }
 
 /// `str()` of a value; an undefined one is empty.

@@ -15,6 +15,13 @@ const ELEMENT: usize = 16;
 /// Lists in lists and mappings; a chat with tools has some ten.
 pub const DEPTH: usize = 64;
 
+/// Filters and methods whose result may be a number of times as long as their text.
+const WIDENING: [&str; 9] = [
+    "indent", "center", "ljust", "rjust", "zfill", "batch", "slice", "wordwrap", "format",
+];
+/// Bytes of an engine's value in a list.
+pub const VALUE: usize = 24;
+
 thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(BYTES) };
 }
@@ -85,4 +92,59 @@ fn charge_nested(value: &Value, depth: usize) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Refuse a filter or method whose result would not fit, before it is made.
+pub fn check_growth(name: &str, args: &[Value]) -> Result<(), Error> {
+    let text = args.first().and_then(Value::as_str);
+    let size = text.map_or_else(|| args.first().and_then(Value::len).unwrap_or(0), str::len);
+    let length = |index: usize| args.get(index).and_then(Value::as_str).map_or(0, str::len);
+    match (name, text) {
+        ("replace", Some(text)) => {
+            let old = args.get(1).and_then(Value::as_str).unwrap_or_default();
+            let count = if old.is_empty() {
+                text.len() + 1
+            } else {
+                text.matches(old).count()
+            };
+            allows(size.saturating_add(count.saturating_mul(length(2))))
+        }
+        ("join", Some(separator))
+            if args
+                .get(1)
+                .is_some_and(|list| list.kind() != ValueKind::String) =>
+        {
+            let items = args[1].len().unwrap_or(0);
+            allows(items.saturating_mul(separator.len()))
+        }
+        ("join", _) => allows(size.saturating_mul(length(1))),
+        ("list", Some(_)) => allows(size.saturating_mul(VALUE)),
+        (name, _) if WIDENING.contains(&name) => {
+            let widest = args.iter().map(largest_number).max().unwrap_or(0);
+            allows(size.saturating_add(1).saturating_mul(widest))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The largest number in an argument, in a format's text, or among the named arguments.
+fn largest_number(value: &Value) -> usize {
+    if let Some(text) = value.as_str() {
+        let numbers = text.split(|c: char| !c.is_ascii_digit());
+        return numbers
+            .map(|n| n.parse().unwrap_or(usize::from(!n.is_empty()) * usize::MAX))
+            .max()
+            .unwrap_or(0);
+    }
+    if value.kind() == ValueKind::Map {
+        let items = value.try_iter().into_iter().flatten();
+        return items
+            .filter_map(|key| value.get_item(&key).ok())
+            .map(|v| largest_number(&v))
+            .max()
+            .unwrap_or(0);
+    }
+    value
+        .as_i64()
+        .map_or(0, |n| usize::try_from(n).unwrap_or(0))
 }

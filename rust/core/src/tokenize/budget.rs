@@ -1,49 +1,10 @@
-//! Bounds on a row's tokens: what is kept of a prompt that is too long, and the words of a refusal.
+//! What is kept of a prompt that is too long, and the words of a refusal.
 
 use std::ops::Range;
 
-use super::chat::Prompt;
-use super::row::{Response, Row, Tokenization};
+use super::input::{Boundary, Limits, PromptOverflow, Response, Row, Tokenization};
+use super::texts::Prompt;
 use crate::reject::Reject;
-
-/// Longest prompt, and longest prompt with one response, in tokens; what happens where they do not fit.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    pub max_prompt_tokens: Option<usize>,
-    pub prompt_overflow: PromptOverflow,
-    pub max_tokens: Option<usize>,
-    pub boundary: Boundary,
-}
-
-/// What happens to a prompt that is longer than `max_prompt_tokens`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PromptOverflow {
-    #[default]
-    Drop,
-    KeepStart,
-    KeepEnd,
-}
-
-/// What happens where a token lies across the boundary of prompt and response.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Boundary {
-    #[default]
-    Split,
-    Error,
-}
-
-impl Limits {
-    /// Whether a prompt may be cut, so that the place of its generation prompt is needed.
-    pub(super) fn cuts_prompts(self) -> bool {
-        self.max_prompt_tokens.is_some() && self.prompt_overflow != PromptOverflow::Drop
-    }
-
-    /// Tokens that are left for a response.
-    pub(super) fn room(self, prompt_length: usize) -> usize {
-        self.max_tokens
-            .map_or(usize::MAX, |most| most.saturating_sub(prompt_length))
-    }
-}
 
 /// Tokens of a prompt that are kept, and how many are not.
 pub(super) struct Kept {
@@ -64,7 +25,7 @@ pub(super) fn prompt(
     if length == 0 {
         let (rule, content) = (
             "a prompt must have at least one token",
-            row.prompt[0].content,
+            &row.prompt[0].content,
         );
         return Err(Reject::new(
             "prompt",
@@ -147,7 +108,7 @@ pub(super) fn no_content(response: &Response, prompt_length: usize, limits: Limi
     let content = response
         .messages
         .last()
-        .map_or("", |message| message.content);
+        .map_or("", |message| &*message.content);
     let rule = "a response must have at least one token";
     Reject::new(
         response.field,

@@ -3,8 +3,9 @@
 use std::mem::take;
 use std::ops::Range;
 
-use super::chat::Parts;
-use super::row::Scratch;
+use super::chat::Recent;
+use super::texts::{Parts, Texts};
+use super::tokens::RowTokens;
 use crate::reject::Reject;
 
 /// Lines of the segments table, prompt first, then its responses; lists lie end to end with their lengths in `lengths`.
@@ -31,6 +32,14 @@ pub struct Columns {
     pub(super) scratch: Scratch,
 }
 
+/// What a row needs on its way, kept for the next row.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub shapes: Recent,
+    pub texts: Texts,
+    pub tokens: RowTokens,
+}
+
 /// What a line is about.
 pub(super) struct Head {
     pub row: u64,
@@ -51,7 +60,7 @@ impl Columns {
 
     /// Take what is said of the rows, not the lines.
     #[must_use]
-    pub fn take_books(&mut self) -> Self {
+    pub fn take_counts(&mut self) -> Self {
         Self {
             rejects: take(&mut self.rejects),
             apart: take(&mut self.apart),

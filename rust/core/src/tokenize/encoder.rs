@@ -25,7 +25,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.ids.clear();
         self.offsets.clear();
     }

@@ -24,7 +24,8 @@ use added::Finder;
 use cache::{Cache, Out};
 use family::{Cut, Family};
 pub use file::{AddedToken, File};
-use run::Run;
+pub use run::Unsettled;
+use run::{Kind, Parts, Run};
 use spaces::{CharBpe, Prefix};
 use vocab::ByteBpe;
 
@@ -32,11 +33,8 @@ use vocab::ByteBpe;
 const CACHES: usize = 64;
 
 pub struct Engine {
-    family: Family,
-    model: Kind,
-    raw: Finder,        // added tokens that are looked for in the text as it is
-    normalized: Finder, // and those that are looked for afterwards
-    divisible: bool,    // a visible character and a space never stand together in one token
+    parts: Parts,
+    divisible: bool, // a visible character and a space never stand together in one token
     vocab_size: usize,
     caches: Vec<Slot>,
 }
@@ -45,23 +43,6 @@ pub struct Engine {
 #[derive(Default)]
 #[repr(align(128))]
 struct Slot(Mutex<Option<Box<Cache>>>);
-
-enum Kind {
-    Bytes(Box<ByteBpe>),
-    Characters(Box<CharBpe>),
-}
-
-impl Kind {
-    fn vocab_size(&self) -> usize {
-        match self {
-            Self::Bytes(model) => model.vocab_size(),
-            Self::Characters(model) => model.vocab_size(),
-        }
-    }
-}
-
-/// The text is one that only `tokenizers` knows how to treat.
-pub struct Unsettled;
 
 impl Engine {
     /// The engine for a file, or the reason why it has none. `special` tokens replace the file's of the same name.
@@ -117,11 +98,13 @@ impl Engine {
         let (raw, normalized) = (Finder::new(&raw)?, Finder::new(&normalized)?);
         Ok(Self {
             divisible: raw.divisible() && normalized.divisible(),
-            family,
             vocab_size: largest.unwrap_or(0).max(model.vocab_size()),
-            model,
-            raw,
-            normalized,
+            parts: Parts {
+                family,
+                model,
+                raw,
+                normalized,
+            },
             caches: (0..CACHES).map(|_| Slot::default()).collect(),
         })
     }
@@ -132,7 +115,10 @@ impl Engine {
 
     /// Contents and ids.
     pub fn added_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.raw.tokens().chain(self.normalized.tokens())
+        self.parts
+            .raw
+            .tokens()
+            .chain(self.parts.normalized.tokens())
     }
 
     /// A byte before `shared` at which every text that begins with `text[..shared]` can be cut, and encoded in two parts
@@ -164,7 +150,7 @@ impl Engine {
             offsets.as_ref().map_or(0, |offsets| offsets.len()),
         );
         let mut run = Run {
-            engine: self,
+            parts: &self.parts,
             cache: slot.get_or_insert_default(),
             origin,
             begins,

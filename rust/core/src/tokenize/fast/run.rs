@@ -2,17 +2,42 @@
 
 use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
+use super::added::Finder;
 use super::cache::{Cache, Out, Words};
 use super::classes::{CLASSES, UNSETTLED};
-use super::family::Cut;
+use super::family::{Cut, Family};
 use super::scan::{self, Cl100k, Falcon, Gpt2, O200k, Scan};
 use super::spaces::{self, CharBpe, Prefix, Spaces};
 use super::vocab::ByteBpe;
-use super::{Engine, Kind, Unsettled};
+
+/// What a text comes by.
+pub struct Parts {
+    pub family: Family,
+    pub model: Kind,
+    pub raw: Finder,        // added tokens that are looked for in the text as it is
+    pub normalized: Finder, // and those that are looked for afterwards
+}
+
+pub enum Kind {
+    Bytes(Box<ByteBpe>),
+    Characters(Box<CharBpe>),
+}
+
+impl Kind {
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bytes(model) => model.vocab_size(),
+            Self::Characters(model) => model.vocab_size(),
+        }
+    }
+}
+
+/// The text is one that only `tokenizers` knows how to treat.
+pub struct Unsettled;
 
 /// One text on its way through the engine.
 pub struct Run<'a> {
-    pub engine: &'a Engine,
+    pub parts: &'a Parts,
     pub cache: &'a mut Cache,
     pub origin: usize,
     pub begins: bool,
@@ -24,7 +49,7 @@ impl Run<'_> {
     pub fn text(&mut self, text: &str) -> Result<(), Unsettled> {
         let mut at = 0;
         while at < text.len() {
-            let found = self.engine.raw.find(text, at);
+            let found = self.parts.raw.find(text, at);
             let end = found.as_ref().map_or(text.len(), |found| found.start);
             self.section(&text[at..end], at)?;
             let Some(found) = found else { break };
@@ -36,14 +61,14 @@ impl Run<'_> {
 
     /// A part of the text between two tokens that are looked for before the normalizer.
     fn section(&mut self, text: &str, origin: usize) -> Result<(), Unsettled> {
-        let family = &self.engine.family;
+        let family = &self.parts.family;
         let spaces = matches!(family.cut, Cut::Spaces { .. });
         if family.nfc && !settled(text) || spaces && text.contains(spaces::SPACE) {
             return Err(Unsettled);
         }
         let mut at = 0;
         while at < text.len() {
-            let found = self.engine.normalized.find(text, at);
+            let found = self.parts.normalized.find(text, at);
             let end = found.as_ref().map_or(text.len(), |found| found.start);
             self.words(&text.as_bytes()[at..end], origin + at);
             let Some(found) = found else { break };
@@ -64,13 +89,13 @@ impl Run<'_> {
         if text.is_empty() {
             return;
         }
-        let engine = self.engine;
+        let parts = self.parts;
         let first = self.out.len();
-        let model = match &engine.model {
+        let model = match &parts.model {
             Kind::Bytes(model) => &**model,
             Kind::Characters(model) => return self.characters(model, text, origin),
         };
-        match engine.family.cut {
+        match parts.family.cut {
             Cut::Cl100k { digits } => self.scan(model, Cl100k { digits }, text, 0),
             Cut::O200k => self.scan(model, O200k, text, 0),
             Cut::Falcon => self.scan_falcon(model, text),
@@ -84,13 +109,13 @@ impl Run<'_> {
 
     /// A part of the text as `SentencePiece` reads it.
     fn characters(&mut self, model: &CharBpe, text: &[u8], origin: usize) {
-        let Cut::Spaces { each } = self.engine.family.cut else {
+        let Cut::Spaces { each } = self.parts.family.cut else {
             return;
         };
         let first = self.out.len();
         let goes_on = origin == 0 && !self.begins;
         let prefix = !goes_on
-            && match self.engine.family.prefix {
+            && match self.parts.family.prefix {
                 Prefix::None => false,
                 Prefix::First => origin == 0 && text[0] != b' ',
                 Prefix::Parts => text[0] != b' ',

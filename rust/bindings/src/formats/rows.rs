@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
-use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, StringArray, UInt64Array};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use pyprefopt_core::Reject;
 use pyprefopt_core::formats::{Format, Rows, parse_candidates, parse_instruction, parse_pair};
 
-use crate::chats::{ChatColumn, chat_type, list_type};
+use crate::arrow::{ChatColumn, chat_type, list_of};
 
 /// Rows of one chunk, bad ones with their numbers, and a JSON line a used row of its further fields.
 pub struct Chunk {
@@ -34,8 +34,8 @@ pub fn schema(format: Format) -> SchemaRef {
     ];
     match format {
         Format::Candidates => fields.extend([
-            column("responses", list_type(chat_type()), false),
-            column("scores", list_type(DataType::Float32), true),
+            column("responses", list_of(chat_type()), false),
+            column("scores", list_of(DataType::Float32), true),
         ]),
         Format::Messages | Format::PromptResponse | Format::Instruction => {
             fields.push(column("response", chat_type(), false));
@@ -215,21 +215,4 @@ fn instructions(
         columns.push(Arc::new(Float32Array::from(scores)));
     }
     Ok(columns)
-}
-
-/// Rejects as a record batch.
-pub fn reject_batch(rejects: &[(u64, Reject)]) -> Result<RecordBatch, ArrowError> {
-    let column = |text: fn(&Reject) -> &str| -> ArrayRef {
-        let texts = rejects.iter().map(|(_, reject)| text(reject));
-        Arc::new(StringArray::from_iter_values(texts))
-    };
-    let rows = UInt64Array::from_iter_values(rejects.iter().map(|(row, _)| *row));
-    RecordBatch::try_from_iter_with_nullable([
-        ("row", Arc::new(rows) as ArrayRef, false),
-        ("field", column(|reject| &reject.field), false),
-        ("value", column(|reject| &reject.value), false),
-        ("reason", column(|reject| reject.reason), false),
-        ("rule", column(|reject| &reject.rule), false),
-        ("remedy", column(|reject| reject.remedy), false),
-    ])
 }

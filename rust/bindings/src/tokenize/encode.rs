@@ -10,7 +10,7 @@ use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::tokenize::Encoder;
 use rayon::prelude::*;
 
-use crate::columns::{Strings, chunked, list_array, list_of};
+use crate::arrow::{Strings, chunked, list_array, list_of};
 use crate::error::to_py;
 
 /// Text of one task, in bytes: enough to be worth a task, and several tasks for each thread; least and usual.

@@ -18,8 +18,8 @@ use pyprefopt_core::Reject;
 use pyprefopt_core::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
-use crate::columns::{Chats, Lists, Strings, bitmap, chunked, list_array};
-use crate::rows::reject_batch;
+use crate::arrow::{Chats, Lists, Strings, bitmap, chunked, list_array};
+use crate::reject::reject_batch;
 
 /// Chunks of a batch, and rows of each.
 const CHUNKS: usize = 64;
@@ -43,11 +43,11 @@ pub fn tokenize_table(
     made.tables(offsets)
 }
 
-/// Record batches of segments, with their books.
+/// Record batches of segments, with their counts.
 #[derive(Default)]
 pub struct Made {
     segments: Vec<RecordBatch>,
-    books: Columns,
+    counts: Columns,
 }
 
 impl Made {
@@ -64,7 +64,7 @@ impl Made {
             (start..(start + step).min(rows)).for_each(|index| append(index, columns));
             let batch = segments_batch(columns)?;
             columns.clear_lines();
-            Ok((batch, columns.take_books()))
+            Ok((batch, columns.take_counts()))
         };
         let chunks: Vec<(RecordBatch, Columns)> = starts
             .into_par_iter()
@@ -72,17 +72,17 @@ impl Made {
             .collect::<PyResult<_>>()?;
         for (batch, mut columns) in chunks {
             self.segments.push(batch);
-            self.books.rejects.append(&mut columns.rejects);
-            self.books.apart.append(&mut columns.apart);
-            self.books.responses_cut += columns.responses_cut;
-            self.books.without_bos += columns.without_bos;
+            self.counts.rejects.append(&mut columns.rejects);
+            self.counts.apart.append(&mut columns.apart);
+            self.counts.responses_cut += columns.responses_cut;
+            self.counts.without_bos += columns.without_bos;
         }
         Ok(())
     }
 
     /// The bad rows so far.
     pub fn rejects_mut(&mut self) -> &mut [(u64, Reject)] {
-        &mut self.books.rejects
+        &mut self.counts.rejects
     }
 
     /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
@@ -91,15 +91,15 @@ impl Made {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
         }
         let schema = self.segments[0].schema();
-        let rejects = reject_batch(&self.books.rejects)
+        let rejects = reject_batch(&self.counts.rejects)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let apart: ArrayRef = Arc::new(UInt64Array::from(self.books.apart));
+        let apart: ArrayRef = Arc::new(UInt64Array::from(self.counts.apart));
         Ok((
             PyTable::try_new(self.segments, schema)?,
             table(rejects)?,
-            self.books.responses_cut,
+            self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
-            self.books.without_bos,
+            self.counts.without_bos,
         ))
     }
 }
@@ -124,9 +124,9 @@ struct Side<'a> {
 
 /// A column of several responses a row, with their scores.
 struct Candidates<'a> {
-    lists: Lists<'a>,
+    lists: Lists<&'a ArrayRef>,
     chats: Chats<'a>,
-    scores: Option<(Lists<'a>, &'a Float32Array)>,
+    scores: Option<(Lists<&'a ArrayRef>, &'a Float32Array)>,
 }
 
 impl<'a> Source<'a> {
@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
         }
         Row {
             row: self.keys.value(index),
-            prompt: self.prompts.get(index),
+            prompt: self.prompts.get(index).into(),
             responses,
             tools: self.tools.and_then(|c| c.get(index)),
             template_kwargs: self.template_kwargs.and_then(|c| c.get(index)),
@@ -198,7 +198,7 @@ impl<'a> Side<'a> {
         Response {
             field: self.name,
             kind: self.name,
-            messages: self.chats.get(index),
+            messages: self.chats.get(index).into(),
             complete: self
                 .complete
                 .is_none_or(|flags| flags.is_null(index) || flags.value(index)),
@@ -243,7 +243,7 @@ impl<'a> Candidates<'a> {
             .map(move |(number, place)| Response {
                 field: "responses",
                 kind: "response",
-                messages: self.chats.get(place),
+                messages: self.chats.get(place).into(),
                 complete: true,
                 score: first_score.as_ref().and_then(|(range, values)| {
                     let at = range.start + number;

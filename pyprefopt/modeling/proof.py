@@ -1,0 +1,301 @@
+"""The proof that an architecture can be packed: in a tiny copy of it a document must come out beside others as alone.
+
+What an architecture can do is seen from what it computes, not from its name. The copy has the model's own config with
+few layers, heads and ids, and windows that are shorter than the documents; everything else is as it was. Alone, the
+documents run as transformers runs them, in a pack as the engine does, both layouts at once. What has been proved is
+remembered in the user's cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.attention.backends import PLAIN
+from pyprefopt.modeling.attention.layout import Pack
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
+from pyprefopt.modeling.packed_model import run_packed
+from pyprefopt.storage.files import write_json
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weights, with the config's attention
+
+# Largest mean difference by the model's dtype: of hidden states, relative to their size, and of log-probs, in nats.
+# Documents that see each other, and a head transform that is left out, are off by 0.1 or more, bfloat16 by about 0.02.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+_LARGEST = TOLERANCE[torch.float32]
+_REMEDY = "use a model of another architecture, as docs/gpu.md says"
+_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS = 64, 4, 32, 8  # of a tiny copy
+_TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
+
+
+def prove(config: PreTrainedConfig, build: Build) -> None:
+    """Prove that a model with this config can be packed, or find that proof in the cache.
+
+    Where no tiny copy can be made that runs in transformers itself, a warning says so: then the model's own weights
+    decide. No generator is disturbed.
+
+    Raises:
+        ConfigError: it cannot be packed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            tiny = tiny_config(config)
+            file = _proof_file(tiny)
+            if file is not None and file.is_file():
+                return
+            model = _random_model(build, tiny, "eager")
+            expected = states_alone(model)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever an architecture says to sizes that it does not expect
+            logger.warning(
+                "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its weights alone",
+                config.model_type, _first_line(error),
+            )  # fmt: skip
+            return
+        _compare(model, expected, build, tiny)
+    if file is not None:
+        _remember(file, type(model).__name__)
+
+
+def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of a tiny copy: the widths of one head stay, and whatever is no size."""
+    tiny = copy.deepcopy(config)
+    for part in _parts(tiny):
+        part.__dict__.pop("_name_or_path", None)
+        setattr(part, WAY_SETTING, PLAIN)
+        _keep_few_layers(part)
+        _shrink(part)
+    return tiny
+
+
+def states_alone(model: PreTrainedModel) -> Tensor:
+    """Last hidden states of the made-up documents, each run on its own, one after another."""
+    text, prompt, first, second = _tokens(model)
+    documents = (text, torch.cat([prompt, first]), torch.cat([prompt, second]))
+    with torch.no_grad():
+        outputs = [model.base_model(input_ids=ids[None], use_cache=False, return_dict=True) for ids in documents]
+    if not all(hasattr(output, "last_hidden_state") for output in outputs):
+        raise ConfigError(
+            f"{type(model).__name__} has a base model that gives no last hidden states, which packed batches are scored"
+            f" by; {_REMEDY}"
+        )
+    return torch.cat([output.last_hidden_state[0] for output in outputs])
+
+
+def states_packed(model: PreTrainedModel, pack: Pack | None = None) -> Tensor:
+    """Last hidden states of `sample_pack`, or of another pack."""
+    with torch.no_grad():
+        states: Tensor = run_packed(model.base_model, sample_pack(model) if pack is None else pack).last_hidden_state[0]
+    return states
+
+
+def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
+    """Mean difference of `states_packed` from `states_alone`, relative to their mean size, by layout."""
+    whole = _TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
+    pairs = {"separate": (packed[:whole], alone[:whole]), "shared": (packed[whole:], alone[whole + _PROMPT :])}
+    return {layout: _difference(*states) for layout, states in pairs.items()}
+
+
+def sample_pack(model: PreTrainedModel) -> Pack:
+    """A made-up pack of a document and of a prompt with two responses, the second not right behind its prompt."""
+    tokens = torch.cat(_tokens(model))
+    counts = torch.tensor([_TEXT, _PROMPT, _FIRST, _SECOND])
+    starts = torch.tensor([0, 0, _PROMPT, _PROMPT])  # of a segment, in its document
+    positions = torch.cat([torch.arange(int(n)) + start for n, start in zip(counts, starts, strict=True)])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Pack(tokens, positions.to(tokens.device), offsets, torch.tensor([-1, -1, 1, 1]))
+
+
+def _tokens(model: PreTrainedModel) -> tuple[Tensor, ...]:
+    """The made-up documents' parts; the same ones every time, without id 0, which tiny copies pad with."""
+    weight = model.get_input_embeddings().weight
+    count = _TEXT + _PROMPT + _FIRST + _SECOND
+    tokens = 1 + torch.arange(count, device=weight.device) * 7919 % (weight.shape[0] - 1)
+    return torch.split(tokens, [_TEXT, _PROMPT, _FIRST, _SECOND])
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).abs().mean() / theirs.abs().mean()).item()
+
+
+def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTrainedConfig) -> None:
+    """ConfigError unless packed documents come out as `expected` under the engine's attention."""
+    name = type(model).__name__
+    kinds = sorted(set(getattr(tiny.get_text_config(), "layer_types", None) or ()) - LAYER_TYPES)
+    try:
+        packed = _random_model(build, tiny, ATTENTION_NAME)
+        packed.load_state_dict(model.state_dict())
+        states = states_packed(packed)
+        aware = _difference(states_packed(packed, _as_one_document(sample_pack(packed))), states) > _LARGEST
+        in_training = _difference(states_packed(packed.train()), states)
+    except ConfigError:
+        raise
+    except Exception as error:  # what runs alone, and not in a pack
+        raise ConfigError(_without_attention(name, _first_line(error))) from error
+    off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
+    if kinds and (off or not _shows(kinds, expected, build, tiny)):
+        raise ConfigError(
+            f"model_type {tiny.model_type!r} has layers of type {kinds}, which packed batches do not support; {_REMEDY}"
+        )
+    if off and not aware:
+        raise ConfigError(_without_attention(name, "documents in a pack see each other"))
+    if off:
+        refuse(name, off, "a tiny copy with random weights")
+    if not in_training <= _LARGEST:
+        raise ConfigError(
+            f"{name} computes other numbers in training than in evaluation (hidden states differ by {in_training:.0%}, "
+            f"in a tiny copy with random weights), so that it differs from its own reference; set what is random to 0 "
+            f"in its config.json, or {_REMEDY}"
+        )
+
+
+def refuse(name: str, off: dict[str, float], where: str) -> NoReturn:
+    """Raise the ConfigError for a model that is seen to compute something else in a pack; `off` by layout."""
+    layouts = " and ".join(f"{value:.0%} in the {layout} layout" for layout, value in off.items())
+    raise ConfigError(
+        f"{name} cannot be packed: beside others a document comes out otherwise than alone (its hidden states differ "
+        f"by {layouts}, in {where}), because tokens are mixed in another way than by attention, or get their positions "
+        f"from elsewhere than position_ids; {_REMEDY}"
+    )
+
+
+def _without_attention(name: str, reason: str) -> str:
+    return (
+        f"{name} ({reason}) does not take another attention; packed batches need an architecture that uses "
+        f"transformers' attention interface; {_REMEDY}"
+    )
+
+
+def _as_one_document(pack: Pack) -> Pack:
+    return pack._replace(segment_offsets=pack.segment_offsets[[0, -1]], segment_parent=pack.segment_parent[:1])
+
+
+def _shows(kinds: list[str], expected: Tensor, build: Build, tiny: PreTrainedConfig) -> bool:
+    """Whether documents as short as these show what layers of these kinds do: full attention gives other numbers."""
+    full = copy.deepcopy(tiny)
+    text = full.get_text_config()
+    text.layer_types = ["full_attention" if kind in kinds else kind for kind in text.layer_types]
+    try:
+        return _difference(states_alone(_random_model(build, full, "eager")), expected) > _LARGEST
+    except Exception:  # its weights do not even have the same shapes
+        return True
+
+
+def _random_model(build: Build, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    """In evaluation mode, with weights so large that every part of the model counts; the same ones every time."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = attention
+    torch.default_generator.manual_seed(0)  # the CPU's generator alone: others are not forked
+    model = build(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.2 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
+            parameter.add_(scale * torch.randn(parameter.shape))
+    return model
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and those inside it."""
+    yield config
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            yield from _parts(part)
+
+
+def _keep_few_layers(config: PreTrainedConfig) -> None:
+    """Keep one layer of each kind that lists with an entry a layer tell apart, and two at least."""
+    count = getattr(config, "num_hidden_layers", None)
+    if not isinstance(count, int) or count <= 2:
+        return
+    lists = {
+        name: value
+        for name, value in vars(config).items()
+        if isinstance(value, list | tuple | (str if "pattern" in name else list)) and len(value) == count
+    }
+    first: dict[str, int] = {}
+    for layer in range(count):
+        first.setdefault(str([value[layer] for value in lists.values()]), layer)
+    kept = list(first.values())[:_MOST_LAYERS]
+    kept += [layer for layer in range(count) if layer not in kept][: max(0, 2 - len(kept))]
+    for name, value in lists.items():
+        few = [value[layer] for layer in sorted(kept)]
+        setattr(config, name, "".join(few) if isinstance(value, str) else type(value)(few))
+    config.num_hidden_layers = len(kept)
+
+
+def _shrink(config: PreTrainedConfig) -> None:
+    """Make widths, vocabularies and windows small; the number of heads falls as the hidden size does."""
+    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    hidden = hidden if isinstance(hidden, int) else 2**62
+    ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
+    if not isinstance(heads, int):
+        ratio = max(1.0, min(8.0, hidden / 64))
+    depth = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    for name, value in list(vars(config).items()):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or name.startswith("_") or name == depth:
+            continue
+        small = _small(name, value, hidden, ratio)
+        if small != value:
+            setattr(config, name, small)
+
+
+def _small(name: str, value: int, hidden: int, ratio: float) -> int:
+    """The size `name` of a tiny copy; `value` itself where it is no size, or one that costs little."""
+
+    def has(*words: str) -> bool:
+        return any(word in name for word in words)
+
+    small = value
+    if name.endswith("token_id"):
+        small = 0
+    elif has("vocab"):
+        small = min(value, _VOCABULARY)
+    elif has("window", "chunk", "local_attention") and not has("layer"):
+        small = min(value, _WINDOW)
+    elif has("first_k"):  # layers before the first with experts
+        small = 1
+    elif has("position", "length", "ctx", "seq", "theta", "base"):
+        pass
+    elif has("head") and not has("dim", "size", "d_head"):
+        small = max(1, int(value / ratio))
+    elif has("intermediate", "inner", "ffn"):
+        small = min(value, _WIDTH)
+    elif value >= hidden and ratio > 1:
+        small = 8 * math.ceil(value / ratio / 8)  # experts' products want multiples
+    return small
+
+
+def _proof_file(tiny: PreTrainedConfig) -> Path | None:
+    """Where the proof is remembered; None where the code is not transformers' own, and may change unseen."""
+    if not type(tiny).__module__.startswith("transformers.models."):
+        return None
+    told: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
+    told += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
+    key = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("PYPREFOPT_CACHE") or f"{home}/pyprefopt") / "proofs" / f"{key[:32]}.json"
+
+
+def _remember(file: Path, name: str) -> None:
+    try:
+        write_json(file, {"architecture": name, "torch": torch.__version__})
+    except OSError as error:  # it is proved again next time
+        logger.debug("the proof of %s is not remembered: %s", name, error)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -1,0 +1,123 @@
+//! What a template is given, from JSON: messages, tools, variables.
+
+use minijinja::value::Value;
+use serde_json::{Map, Value as Json};
+
+use crate::message::Message;
+use crate::{Error, Result};
+
+/// Names under which a message's reasoning is passed; the first is what templates read.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+impl Message<'_> {
+    /// The message as the template sees it.
+    pub fn to_value(&self) -> Result<Value> {
+        let mut map = Map::new();
+        map.insert("role".into(), self.role.into());
+        map.insert("content".into(), self.content.as_ref().into());
+        if let Some(extra) = &self.extra {
+            map.extend(parse_object("extra", extra)?);
+        }
+        Ok(Value::from_serialize(alias_reasoning(map)))
+    }
+}
+
+/// What goes into a rendering besides the messages.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub(super) tools: Option<Json>,
+    pub(super) variables: Map<String, Json>,
+}
+
+impl Options {
+    /// `tools`: a JSON list, or null; `variables`: a JSON object.
+    pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
+        let tools = match tools {
+            None => None,
+            Some(text) => match parse_json("tools", text)? {
+                Json::Null => None,
+                list @ Json::Array(_) => Some(list),
+                other => return Err(not_a("tools", "list", &other)),
+            },
+        };
+        let variables =
+            variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
+        Ok(Self { tools, variables })
+    }
+}
+
+/// Messages from a JSON list of objects, as a template sees them.
+pub fn parse_messages(json: &str) -> Result<Vec<Value>> {
+    let list = match parse_json("messages", json)? {
+        Json::Array(list) => list,
+        other => return Err(not_a("messages", "list", &other)),
+    };
+    let message = |message: Json| match message {
+        Json::Object(map) => Ok(Value::from_serialize(alias_reasoning(map))),
+        other => Err(not_a("a message", "object", &other)),
+    };
+    list.into_iter().map(message).collect()
+}
+
+/// Names and strings as a JSON object.
+pub fn to_json_object(pairs: &[(String, String)]) -> String {
+    let map: Map<String, Json> = pairs
+        .iter()
+        .map(|(name, text)| (name.clone(), text.as_str().into()))
+        .collect();
+    Json::Object(map).to_string()
+}
+
+/// As transformers does: `reasoning_content` is filled from its older names, and `thinking` from any.
+fn alias_reasoning(message: Map<String, Json>) -> Map<String, Json> {
+    let Some(reasoning) = REASONING
+        .iter()
+        .find_map(|name| message.get(*name).filter(|v| !v.is_null()))
+        .cloned()
+    else {
+        return message;
+    };
+    let mut aliased = Map::new();
+    aliased.insert("thinking".into(), reasoning.clone());
+    aliased.extend(message);
+    aliased.insert("reasoning_content".into(), reasoning);
+    aliased
+}
+
+fn parse_json(name: &str, text: &str) -> Result<Json> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::Argument(format!("{name} is not JSON: {error}")))
+}
+
+pub(super) fn parse_object(name: &str, text: &str) -> Result<Map<String, Json>> {
+    match parse_json(name, text)? {
+        Json::Object(map) => Ok(map),
+        Json::Null => Ok(Map::new()),
+        other => Err(not_a(name, "object", &other)),
+    }
+}
+
+fn not_a(name: &str, what: &str, value: &Json) -> Error {
+    Error::Argument(format!("{name} must be a JSON {what}, got {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasoning_is_aliased() {
+        let message = Message {
+            extra: Some(r#"{"thinking": "2+2"}"#.into()),
+            ..Message::new("assistant", "4")
+        };
+        let value = message.to_value().expect("valid");
+        assert_eq!(
+            value
+                .get_attr("reasoning_content")
+                .expect("there")
+                .to_string(),
+            "2+2"
+        );
+    }
+}

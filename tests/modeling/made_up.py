@@ -1,0 +1,106 @@
+"""Made-up architectures, known to transformers as `made_up`: a Llama with, if its config says so, one habit more.
+
+Some habits can be packed and some cannot, whatever the architectures of transformers come to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+)
+
+MADE_UP: dict[str, Any] = {
+    "model_type": "made_up", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+# Habit -> what it is refused with.
+BROKEN = {
+    "mixes neighbours": r"differ by \d+% in the separate layout and \d+% in the shared layout, in a tiny copy",
+    "looks back": r"differ by \d+% in the separate layout",
+    "keeps a state": r"differ by \d+% in the separate layout",
+    "counts positions itself": r"differ by \d+% in the shared layout, .*from elsewhere than position_ids",
+    "keeps the layout": r"\(documents in a pack see each other\) does not take another attention",
+    "has a table of attentions": r"\(KeyError: 'pyprefopt_packed'\) does not take another attention",
+    "is random in training": r"computes other numbers in training than in evaluation \(.* differ by \d+%, in a tiny",
+    "has attention sinks": r"LlamaAttention asks for s_aux \(attention sinks\)",
+}
+EXACT = ("", "has a gate", "has gates in hybrid layers")
+
+
+class MadeUpConfig(LlamaConfig):
+    model_type = "made_up"
+
+
+class MadeUpModel(LlamaModel):
+    config_class = MadeUpConfig
+
+    def __init__(self, config: MadeUpConfig) -> None:
+        super().__init__(config)
+        if config.habit == "has a table of attentions":
+            self.attend = {"eager": None, "sdpa": None}[config._attn_implementation]
+        if getattr(config, "needs_room", False) and config.vocab_size < 100:
+            raise ValueError("the vocabulary is too small")
+
+    def forward(self, input_ids: Any = None, position_ids: Any = None, **options: Any) -> Any:
+        habit = self.config.habit
+        if habit == "counts positions itself":
+            position_ids = None
+        if habit == "keeps the layout":
+            options.pop("packed_layout", None)
+        if habit == "has attention sinks":
+            options["s_aux"] = torch.ones(4)
+        output = super().forward(input_ids=input_ids, position_ids=position_ids, **options)
+        states = output.last_hidden_state
+        if habit == "mixes neighbours":
+            states = states + torch.nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
+        if habit == "looks back":
+            far = self.config.reach_window
+            states = states + torch.nn.functional.pad(states, (0, 0, far, 0))[:, :-far]
+        if habit == "keeps a state":
+            states = states + states.cumsum(1)
+        if habit == "is random in training" and self.training:
+            states = states + torch.randn_like(states)
+        if habit == "has a gate" or (habit == "has gates in hybrid layers" and "hybrid" in self.config.layer_types):
+            states = states * states.sigmoid()
+        output.last_hidden_state = states
+        return output
+
+
+class MadeUpForCausalLM(LlamaForCausalLM):
+    config_class = MadeUpConfig
+
+    def __init__(self, config: MadeUpConfig) -> None:
+        super().__init__(config)
+        self.model = MadeUpModel(config)
+        self.post_init()
+
+
+class MadeUpForSequenceClassification(LlamaForSequenceClassification):
+    config_class = MadeUpConfig
+
+    def __init__(self, config: MadeUpConfig) -> None:
+        super().__init__(config)
+        self.model = MadeUpModel(config)
+        self.post_init()
+
+
+AutoConfig.register("made_up", MadeUpConfig)
+AutoModel.register(MadeUpConfig, MadeUpModel)
+AutoModelForCausalLM.register(MadeUpConfig, MadeUpForCausalLM)
+AutoModelForSequenceClassification.register(MadeUpConfig, MadeUpForSequenceClassification)
+
+
+def made_up(habit: str, **settings: Any) -> dict[str, Any]:
+    """The content of a config.json."""
+    kinds = {"layer_types": ["full_attention", "hybrid"]} if "hybrid" in habit else {}
+    return {**MADE_UP, **kinds, "reach_window": 400, "habit": habit, **settings}
