@@ -265,7 +265,7 @@ class Data(Stage):
     """Segments of every split, and the tokenizer: made of these settings and of every file that is read."""
 
     name: str = "data"
-    data: str | None
+    data: str
     eval_data: str | None
     eval_ratio: float
     format: str
