@@ -91,7 +91,7 @@ def read(source: Path) -> dict[Module, File]:
                 file.named[name or "::".join((*parts, "*"))] = parts
                 file.handed_on |= {name} if use["pub"] else set()
         file.paths = {tuple(p.split("::")) for p in re.findall(r"(?<![\w:])\w+(?:::\w+)+", USE.sub(" ", text))}
-        open_ += [((*module, child), source.joinpath(*module, f"{child}.rs")) for child in file.children]
+        open_ += [((*module, child), source.joinpath(*module, f"{child}.rs")) for child in sorted(file.children)]
     return files
 
 
@@ -128,7 +128,7 @@ def arrows(source: Path) -> dict[tuple[Module, Module], str]:
     found: dict[tuple[Module, Module], str] = {}
     for module, file in files.items():
         uses = {path for name, path in file.named.items() if name not in file.handed_on}
-        for path in uses | file.paths:
+        for path in sorted(uses | file.paths):
             try:
                 other = definer(files, module, path)
             except LookupError:
