@@ -10,12 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyprefopt.cli.arguments import Parser, flag, limit
+from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.errors import ConfigError, check, counted
-
-FORMATS = (  # of pyprefopt.data.reading.sources, which need not be loaded for --help
-    "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "messages", "prompt_response",
-    "instruction",
-)  # fmt: skip
 
 
 def parser() -> Parser:
@@ -30,7 +26,8 @@ def parser() -> Parser:
     made.option("out", "folder to make; new, empty, or made by this command", metavar="DIR")
     made.option("chat_template", "plain, chatml or a Jinja file; None: the tokenizer's own")
     made.option("eos_token", "the text of the end token, for bare tokenizers")
-    made.option("format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT")
+    formats = ", ".join(names_of("preferences", "candidates", "instructions"))
+    made.option("format", f"of the rows: {formats}; auto: by schema", default="auto", metavar="FORMAT")
     made.option("max_prompt_tokens", "longer prompts are bad rows; tokens, or none", type=limit, default=1024)
     made.option(
         "prompt_overflow", "of longer prompts: a bad row, or what is kept", choices=("drop", "keep_start", "keep_end"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pyprefopt.cli.arguments import Parser, flag
-
-FORMATS = ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates")  # pairs and candidates
+from pyprefopt.data.reading.catalog import names_of
 
 
 def parser() -> Parser:
@@ -30,9 +29,8 @@ def parser() -> Parser:
         choices=("own", "shared_min"),
     )  # fmt: skip
     made.option("cut_end", "template: a cut response still ends its turn", choices=("none", "template"), default="none")
-    made.option(
-        "format", f"of the rows: {', '.join(FORMATS)}; auto: by schema", default="auto", metavar="FORMAT"
-    )  # fmt: skip
+    formats = ", ".join(names_of("preferences", "candidates"))
+    made.option("format", f"of the rows: {formats}; auto: by schema", default="auto", metavar="FORMAT")
     made.option("tokenizer", "directory, hub name or tokenizer.json, where tokens are counted")
     made.option("columns", "text or message columns to cut; None: the responses of the row's format", nargs="+")
     made.option("overwrite", "replace the file that is written, where it is there", **flag())

@@ -65,7 +65,7 @@ class Prepared:
 
     def check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
-        from pyprefopt.data.reading.sources import kind_of
+        from pyprefopt.data.reading.catalog import kind_of
 
         settings, again = self.manifest["settings"], "prepare the folder again with it, or pass the raw data"
         candidates = METHODS[config.method].trains_on == "candidates"
