@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FileCutter",
     "Packer",
     "TextBlocks",
     "Tokenizer",
@@ -13,7 +14,7 @@ __all__ = [
     "count_content",
     "count_units",
     "detect_format",
-    "format_fields",
+    "format_table",
     "kept_units",
     "pack_lengths",
     "parse_rows",
@@ -40,7 +41,37 @@ class TextBlocks:
     def push(self, piece: bytes) -> list[tuple[Any, int, int]]: ...
     def finish(self) -> list[tuple[Any, int, int]]: ...
 
-def format_fields(format: str) -> list[str]: ...
+@final
+class FileCutter:
+    def __new__(
+        cls,
+        layout: str,
+        written: str,
+        *,
+        delimiter: int = ...,
+        written_delimiter: int = ...,
+        row_bytes: int,
+        format: str | None = None,
+        columns: Sequence[str] | None = None,
+        unit: str,
+        ratio: float | None = None,
+        length: int | None = None,
+        rounding: str = "ceil",
+        tokenizer: Tokenizer | None = None,
+        of_shortest: bool = False,
+        ended: bool = False,
+    ) -> FileCutter: ...
+    def push(self, piece: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+    def cut_rows(self, rows: Any) -> tuple[Any, int]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def same(self) -> int: ...
+    @property
+    def missing(self) -> str | None: ...
+
+def format_table() -> list[dict[str, Any]]: ...
 def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, list[str], bool]: ...
 def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False

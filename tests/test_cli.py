@@ -17,8 +17,8 @@ import pytest
 
 from pyprefopt import cli
 from pyprefopt.cli import prepare
-from pyprefopt.cli.options import format_names, parse_args, read_given
-from pyprefopt.data.reading.sources import FORMATS
+from pyprefopt.cli.options import parse_args, read_given
+from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS
@@ -473,19 +473,17 @@ def test_overview_and_scripts(capsys):
 
 
 def test_the_formats_are_listed(capsys):
-    listed = format_names().split(", ")
-    assert listed == [name for kind in ("preferences", "candidates", "instructions") for name in FORMATS[kind]]
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--help"])
     words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
-    assert set(listed) <= set(words)
+    assert set(names_of("preferences", "candidates", "instructions")) <= set(words)
 
 
 def test_the_kinds_of_files_and_formats_are_in_truncates_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["truncate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    listed = (*FORMATS["preferences"], *FORMATS["candidates"])
+    listed = names_of("preferences", "candidates")
     assert all(name in text.split("of the rows: ")[1] for name in listed)
     for name in (
         ".jsonl",

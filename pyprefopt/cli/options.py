@@ -23,16 +23,6 @@ T = TypeVar("T")
 FIRST = ("method", "model", "data", "output_dir")  # of a run's settings in --help; then optimisation, then the rest
 
 
-def format_names(*kinds: str) -> str:
-    """The formats of preference data (or of some kinds of it) for --help, which need not load what reads them."""
-    names = {
-        "preferences": "sharegpt, hh, ultrafeedback, shp, alpaca, preference",
-        "candidates": "candidates",
-        "instructions": "messages, prompt_response, instruction",
-    }
-    return ", ".join(names[kind] for kind in kinds or names)
-
-
 def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict[str, Any]:
     """What the words give, nested, of the options that `cls` declares; the command has its name and docstring."""
     return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))

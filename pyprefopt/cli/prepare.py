@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyprefopt.cli.options import format_names, read_given
+from pyprefopt.cli.options import read_given
+from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check, counted
 from pyprefopt.settings.command_line import loose_words
+
+FORMATS = ", ".join(names_of("preferences", "candidates", "instructions"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Prepare:
     out: str | None = None  # folder to make; new, empty, or made by this command
     chat_template: str | None = None  # plain, chatml or a Jinja file; None: the tokenizer's own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
-    format: str = field(default="auto", metadata={"help": f"of the rows: {format_names()}; auto: by schema"})
+    format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pyprefopt.cli.options import format_names, read_options
+from pyprefopt.cli.options import read_options
+from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.data.truncation.rule import RatioBase, Rounding, Unit
 from pyprefopt.settings.command_line import loose_words
 
-FORMATS = format_names("preferences", "candidates")
+FORMATS = ", ".join(names_of("preferences", "candidates"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,14 @@
 """The only importer of the extension."""
 
 from pyprefopt._rust import (
+    FileCutter,
     Packer,
     TextBlocks,
     Tokenizer,
     count_content,
     count_units,
     detect_format,
-    format_fields,
+    format_table,
     kept_units,
     pack_lengths,
     parse_rows,
@@ -21,13 +22,14 @@ from pyprefopt._rust import (
 )
 
 __all__ = [
+    "FileCutter",
     "Packer",
     "TextBlocks",
     "Tokenizer",
     "count_content",
     "count_units",
     "detect_format",
-    "format_fields",
+    "format_table",
     "kept_units",
     "pack_lengths",
     "parse_rows",

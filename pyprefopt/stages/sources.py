@@ -127,8 +127,8 @@ class NamedSource:
             return self.store
         from pyprefopt.data.preparation.block import PrepareConfig
         from pyprefopt.data.preparation.job import prepare_source
+        from pyprefopt.data.reading.catalog import weight_fields
         from pyprefopt.data.reading.extra_columns import named_in_any_row
-        from pyprefopt.data.reading.formats import weight_fields
         from pyprefopt.data.tokenization.token_columns import BOOKS
 
         weights = named_in_any_row(self.rows, weight_fields(self.kind))
@@ -165,7 +165,7 @@ class NamedSource:
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
-        from pyprefopt.data.reading.sources import kind_of
+        from pyprefopt.data.reading.catalog import kind_of
 
         manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
         settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])

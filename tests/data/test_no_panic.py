@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pyprefopt._rust as rust
+from pyprefopt.data.reading.catalog import TABLE
 
 ALLOWED = (TypeError, ValueError)
 ROUNDINGS, UNITS = ("ceil", "floor", "half_up", "odd"), ("tokens", "characters", "words", "sentences", "odd")
@@ -130,7 +131,7 @@ def arrays(dtype: Any, size: int = 6) -> Any:
     return st.lists(st.integers(0, 5), max_size=size).map(lambda values: np.array(values, dtype))
 
 
-def call(name: str, draw: Any) -> Any:  # noqa: PLR0911
+def call(name: str, draw: Any) -> Any:  # noqa: PLR0911, PLR0912
     """Call one function of the extension with odd columns and settings of the right types."""
     column = lambda: draw(columns() | frames())  # noqa: E731
     maybe = lambda: draw(st.none() | columns())  # noqa: E731
@@ -177,6 +178,8 @@ def call(name: str, draw: Any) -> Any:  # noqa: PLR0911
             st.lists(st.sampled_from([*ROWS, "[", "]", ",", "\n", '"', "\ufeff"]) | st.text(max_size=4), max_size=6)
         )
         return [blocks.push(draw(st.just(part.encode("utf-8", "surrogatepass")))) for part in text], blocks.finish()
+    if name == "FileCutter":
+        return cut_file(draw, column, function)
     if name == "Tokenizer":
         limits = {"max_prompt_tokens": draw(lengths), "max_tokens": draw(lengths)}
         limits |= {
@@ -185,6 +188,20 @@ def call(name: str, draw: Any) -> Any:  # noqa: PLR0911
         }
         return pick((TOKENIZER.encode, TOKENIZER.prove, lambda frame: TOKENIZER.tokenize(frame, **limits)))(column())
     return function(column())
+
+
+def cut_file(draw: Any, column: Any, function: Any) -> Any:
+    pick = lambda values: draw(st.sampled_from(values))  # noqa: E731
+    layouts = ("lines", "array", "csv", "odd")
+    cutter = function(
+        pick(layouts), pick(layouts), delimiter=pick((0, 10, 34, 44)), row_bytes=pick((0, 20, 1 << 20)),
+        format=pick((None, *FORMATS)), columns=draw(st.none() | st.lists(st.sampled_from(NAMES), max_size=2)),
+        unit=pick(UNITS), ratio=draw(st.none() | numbers), length=draw(lengths), rounding=pick(ROUNDINGS),
+        tokenizer=pick([None, TOKENIZER]), of_shortest=draw(st.booleans()), ended=draw(st.booleans()),
+    )  # fmt: skip
+    text = draw(st.lists(st.sampled_from([*ROWS, "[", "]", ",", "\n", '"']) | st.text(max_size=4), max_size=6))
+    written = [cutter.push(part.encode("utf-8", "surrogatepass")) for part in text]
+    return written, cutter.finish(), cutter.rows, cutter.same, cutter.missing, cutter.cut_rows(column())
 
 
 def pack(draw: Any, column: Any, maybe: Any) -> Any:
@@ -198,11 +215,8 @@ def pack(draw: Any, column: Any, maybe: Any) -> Any:
     return packer.lengths(groups), packer.plan(groups, max_tokens=9, max_groups=None), packer.assemble([groups])
 
 
-FORMATS = (
-    "sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference", "candidates", "candidate_rows", "messages",
-    "prompt_response", "instruction", "odd",
-)  # fmt: skip
-WITHOUT_COLUMNS = {"__version__", "render_chat", "format_fields"}
+FORMATS = (*TABLE, "odd")
+WITHOUT_COLUMNS = {"__version__", "render_chat", "format_table"}
 FUNCTIONS = sorted(set(rust.__all__) - WITHOUT_COLUMNS)
 
 

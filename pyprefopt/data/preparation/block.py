@@ -105,9 +105,9 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
     """The segments with the column `user_weights`, where the input has weights."""
     import polars as pl
 
+    from pyprefopt.data.reading.catalog import kind_of, weight_fields
     from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen
-    from pyprefopt.data.reading.formats import weight_fields
-    from pyprefopt.data.reading.sources import kind_of, parse_block
+    from pyprefopt.data.reading.sources import parse_block
     from pyprefopt.data.tokenization.token_columns import attach_weights
 
     if not config.user_weights:

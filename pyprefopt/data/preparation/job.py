@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
-from pyprefopt.data.reading.formats import weight_fields
+from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore

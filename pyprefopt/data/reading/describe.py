@@ -8,61 +8,20 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading.formats import detected, texts_of, weight_fields
+from pyprefopt.data.reading.catalog import TABLE
+from pyprefopt.data.reading.formats import detected, texts_of
 
 SHOWN_CHARS = 60
-_MEANING = {  # field -> what it is taken as
-    **dict.fromkeys(("prompt", "conversations", "history", "instruction"), "prompt"),
-    **dict.fromkeys(("chosen", "human_ref_A"), "chosen response"),
-    **dict.fromkeys(("rejected", "human_ref_B"), "rejected response"),
-    **dict.fromkeys(("responses", "completions", "candidates"), "responses"),
-    **dict.fromkeys(("scores", "ratings", "score", "rating"), "scores"),
-    **dict.fromkeys(("score_chosen", "chosen_score", "chosen-rating", "score_A"), "score of the chosen response"),
-    **dict.fromkeys(
-        ("score_rejected", "rejected_score", "rejected-rating", "score_B"), "score of the rejected response"
-    ),
-    **dict.fromkeys(("response", "completion", "output"), "response"),
-    **dict.fromkeys(("template_kwargs", "chat_template_kwargs"), "variables of the chat template"),
-    **dict.fromkeys(("chosen_complete", "rejected_complete"), "whether the response ends"),
-    "messages": "prompt and response",
-    "input": "prompt, after the instruction",
-    "labels": "1: A is chosen, 0: B",
-    "system": "system message",
-    "tools": "tools",
-    "row": "left out (rows are counted anew)",
-}
 _RANKED = (
     "every row is taken as an SFT example, whatever its score; data.read_candidates and --method rrhf take such rows "
     "as candidates (format candidate_rows), one set of each prompt"
 )
-_WEIGHTS = {  # beside the fields of the format
-    "chosen_weights": "weights of the chosen response's tokens",
-    "rejected_weights": "weights of the rejected response's tokens",
-    "responses_weights": "weights of the responses' tokens",
-    "response_weights": "weights of the response's tokens",
-}
-_OTHERWISE = {  # where a format takes a field for something else
-    ("hh", "chosen"): "prompt and chosen response",
-    ("hh", "rejected"): "prompt and rejected response",
-    ("ultrafeedback", "chosen"): "prompt and chosen response",
-    ("ultrafeedback", "rejected"): "prompt and rejected response",
-    ("ultrafeedback", "prompt"): "left out (the chats hold it)",
-    ("shp", "human_ref_A"): "chosen or rejected response",
-    ("shp", "human_ref_B"): "chosen or rejected response",
-    ("shp", "score_A"): "score of A",
-    ("shp", "score_B"): "score of B",
-    ("alpaca", "output"): "chosen and rejected response",
-    ("alpaca", "history"): "prompt, earlier turns",
-    ("instruction", "history"): "prompt, earlier turns",
-    ("messages", "conversations"): "prompt and response",
-}
 
 
 def describe_rows(
     rows: pa.Array | pa.Table,
     frame: pl.DataFrame,
     format: str,  # noqa: A002
-    kind: str,
 ) -> dict[str, Any]:
     """What the rows of a first block hold: `rows` as they came, `frame` those of them that can be used.
 
@@ -71,7 +30,7 @@ def describe_rows(
         kept as they are), hint (None, or how else the rows may be read), and first_row: the roles and the beginning of
         each message of the first row that can be used.
     """
-    names = _fields(rows, format, kind)
+    names = _fields(rows, format)
     return {
         "with_system": _count(frame, pl.col("prompt").list.eval(_role() == "system").list.any()),
         "with_tools": _count(frame, pl.col("tools").is_not_null()),
@@ -88,16 +47,14 @@ def _is_ranked(rows: pa.Array | pa.Table) -> bool:
     return detected(rows, ["candidate_rows"])[0] is not None
 
 
-def _fields(rows: pa.Array | pa.Table, format: str, kind: str) -> dict[str, str | None]:  # noqa: A002
+def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
     names = (
         rows.column_names
         if isinstance(rows, pa.Table)
         else _native.detect_format(texts_of(rows, [format]), [format])[1]
     )
-    taken = _native.format_fields(format)
-    meant = {name: _OTHERWISE.get((format, name), _MEANING[name]) for name in names if name in taken}
-    weights = {name: _WEIGHTS[name] for name in weight_fields(kind)}
-    return {name: meant.get(name, weights.get(name)) for name in names}
+    meant = {field.name: field.meaning for field in TABLE[format].fields} | TABLE[format].weights
+    return {name: meant.get(name) for name in names}
 
 
 def _role() -> pl.Expr:

@@ -39,6 +39,7 @@ _FOREIGN = {  # first bytes of what is no text -> what it is, and the remedy
     b"\xff\xfe": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
     b"\xfe\xff": ("UTF-16", "convert it to UTF-8: iconv -f utf-16 -t utf-8 OLD > NEW"),
 }
+_BOM = b"\xef\xbb\xbf"
 _COMPANIONS = ("readme", "license", "licence", "_success", "dataset_info", "dataset_infos", "state", "datacard")
 Paths = str | Path | Sequence[str | Path]
 
@@ -60,6 +61,17 @@ class DataFile:
     def suffix(self) -> str:
         """Without that of the compression."""
         return Path(self.path.stem if self.compression else self.path.name).suffix.lower()
+
+    @property
+    def delimiter(self) -> str:
+        """Between the cells of a CSV file."""
+        return "\t" if self.suffix == ".tsv" else ","
+
+    def layout(self, head: bytes) -> str:
+        """How the rows of a text file that begins so are told apart: lines, array or csv."""
+        if self.container == "csv":
+            return "csv"
+        return "array" if self.suffix == ".json" and head.removeprefix(_BOM).lstrip()[:1] == b"[" else "lines"
 
 
 def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:

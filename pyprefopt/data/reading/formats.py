@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.reading.catalog import NEEDED, TABLE
 from pyprefopt.errors import DataError
 
 
@@ -18,7 +19,7 @@ def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
     """JSON lines as they are, or a column of JSON texts with the fields that the formats take."""
     if not isinstance(rows, pa.Table):
         return pa.chunked_array([rows])
-    fields = {field for name in formats for field in _native.format_fields(name)}
+    fields = {field for name in formats for field in TABLE[name].names}
     return _encode(rows, fields)
 
 
@@ -43,7 +44,7 @@ def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
 def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
     """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
     names = list(rows.column_names) if isinstance(rows, pa.Table) else []
-    fields = {field for name in formats for field in _native.format_fields(name)}
+    fields = {field for name in formats for field in TABLE[name].names}
     if names and not fields.intersection(names):
         return None, names, _nearest(names) + _lacking(rows, names, formats)
     texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
@@ -75,32 +76,22 @@ _UNMARKED = (
     "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
 )
 _NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
-_EXPECTED = ("prompt", "chosen", "rejected", "conversations", "messages", "response", "completion", "instruction")
-
-NEEDED = {  # format -> the fields without which a row is not of it; `|`: one of these
-    "sharegpt": ("conversations", "chosen", "rejected"), "hh": ("chosen", "rejected"),
-    "ultrafeedback": ("prompt", "chosen", "rejected"), "shp": ("history", "human_ref_A", "human_ref_B", "labels"),
-    "alpaca": ("instruction", "chosen", "rejected"), "preference": ("prompt", "chosen", "rejected"),
-    "candidates": ("prompt|instruction", "responses|completions|candidates"),
-    "candidate_rows": ("prompt", "response|completion", "score|rating"), "messages": ("messages|conversations",),
-    "prompt_response": ("prompt", "response|completion"), "instruction": ("instruction", "output"),
-}  # fmt: skip
+_TEXTS = ("prompt", "chosen", "rejected", "response", "chat")  # roles of fields that hold texts or chats
 
 
 def _lacking(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
     """What the rows lack of the format that they come nearest to; empty where they have a field of none."""
-    found = {
-        name: [bool(set(field.split("|")).intersection(names)) for field in NEEDED[name]] for name in reversed(formats)
-    }
+    found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
     near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
     if not any(found[near]):
         return ""
-    missing = [field.replace("|", " or ") for field, there in zip(NEEDED[near], found[near], strict=True) if not there]
+    needed = TABLE[near].needed
+    missing = [" or ".join(group) for group, there in zip(needed, found[near], strict=True) if not there]
     lack = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
     if not missing and isinstance(rows, pa.Table):
-        known = {name for field in NEEDED[near] for name in field.split("|")}
+        known = {name for group in needed for name in group}
         lack += " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
-    return f"; the nearest format, {near}, needs {needed(near)}; {lack}"
+    return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {lack}"
 
 
 _LABELS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's name
@@ -134,8 +125,7 @@ def _label(rows: pa.Array | pa.Table) -> str:
 
 def misread(rows: pa.Array | pa.Table, names: Sequence[str], container: str) -> str:
     """What may be wrong with the file as a whole where its fields are those of no format; else empty."""
-    known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
-    if known.intersection(names) or not names:
+    if NEEDED.intersection(names) or not names:
         return ""
     if container == "csv":
         found = next((mark for mark in ";|\t" if len(names) == 1 and mark in names[0]), None)
@@ -156,16 +146,11 @@ def _holds_rows(lines: bytes, name: str) -> bool:
     return isinstance(held, list) and bool(held) and isinstance(held[0], dict)
 
 
-def needed(format: str) -> str:  # noqa: A002
-    """`prompt, response or completion`: the fields of a format, to be shown."""
-    return ", ".join(field.replace("|", " or ") for field in NEEDED[format])
-
-
 def _nearest(names: Sequence[str]) -> str:
     """`; 'choosen': did you mean 'chosen'?` for unknown names near an expected one."""
-    known = {name for fields in NEEDED.values() for field in fields for name in field.split("|")}
-    unknown = [name for name in names if name not in known]
-    absent = [name for name in _EXPECTED if name not in names]
+    texts = {field.name for row in TABLE.values() for field in row.fields if field.role in _TEXTS}
+    unknown = [name for name in names if name not in NEEDED]
+    absent = sorted(texts.intersection(NEEDED).difference(names))
     found = [(name, get_close_matches(name, absent, n=1, cutoff=0.75)) for name in unknown]
     return "".join(f"; '{name}': did you mean '{near[0]}'?" for name, near in found if near)
 
@@ -173,10 +158,3 @@ def _nearest(names: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """`a, b`, or `none`."""
     return ", ".join(names) if names else "none"
-
-
-def weight_fields(kind: str) -> tuple[str, ...]:
-    """What the weights of rows of a kind (see `sources.kind_of`) are called in files."""
-    if kind == "preferences":
-        return "chosen_weights", "rejected_weights"
-    return ("responses_weights",) if kind == "candidates" else ("response_weights",)

@@ -10,8 +10,8 @@ from typing import Any, overload
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen, of_two_types, one_line
-from pyprefopt.data.reading.formats import weight_fields
 from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
 from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.errors import DataError
@@ -55,7 +55,7 @@ def read_preferences(
 
     Args:
         source: a file, glob, folder, list of files, or table; see `open_source`.
-        format: sharegpt, hh, ultrafeedback, shp, alpaca or preference; auto: by schema.
+        format: one of pairs (see docs/data.md); auto: by schema.
         on_error: raise: read everything, then report all bad rows; skip: drop them, with one warning that counts them.
         rejected_path: with skip, where the dropped rows are recorded as JSON lines.
 
@@ -90,7 +90,7 @@ def read_candidates(
     chats, or objects {response, overall_score}; with `scores` or `ratings` beside them. Or one response a row:
     `prompt`, `response`, `score`; rows of the same prompt are then one set, at the place of the first of them, and
     their other columns become lists, `response_weights` under the name `responses_weights`. Arguments and errors as in
-    `read_preferences`; `format` is candidates or candidate_rows.
+    `read_preferences`; `format` is one of candidates or of single responses with scores.
 
     Returns:
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
@@ -120,7 +120,7 @@ def read_instructions(
     `instruction` (with an optional `input` and `history`) and `output`; each with optional `system`, `tools` and
     `template_kwargs`, of which the last two are columns of the result where the input has them, as is
     `response_weights` (weights of tokens, see `pyprefopt.data.tokenization.token_columns`). Arguments and errors
-    as in `read_preferences`; `format` is messages, prompt_response or instruction.
+    as in `read_preferences`; `format` is one of instructions.
     """
     check_on_error(on_error, rejected_path)
     return _used(scan_instructions(source, format=format), source, on_error, rejected_path)

@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native, embedded
+from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
 from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
-from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, needed, texts_of
+from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, texts_of
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
@@ -40,12 +41,6 @@ HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 
-FORMATS = {  # kind -> formats, in the order in which they are tried
-    "preferences": ("sharegpt", "hh", "ultrafeedback", "shp", "alpaca", "preference"),
-    "candidates": ("candidates",),
-    "ranked": ("candidate_rows",),  # one response a row; `read_candidates` groups them. Tried only if asked for
-    "instructions": ("messages", "prompt_response", "instruction"),
-}
 _PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
 _KINDS = tuple(_PLAIN)
 _READERS = {  # of each kind
@@ -105,15 +100,6 @@ class ParsedBlock:
         return frame
 
 
-def kind_of(format: str) -> str:  # noqa: A002
-    """What rows of a format are: preferences, candidates or instructions."""
-    for kind, formats in FORMATS.items():
-        if format in formats:
-            return kind
-    known = [name for formats in FORMATS.values() for name in formats]
-    raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}{did_you_mean(format, known)}")
-
-
 class Source:
     """Rows in files or in memory, of one format. Made by `open_source`."""
 
@@ -138,7 +124,7 @@ class Source:
 
         block = self.first_block
         parsed = parse_block(block, self.format)
-        found = describe_rows(block.rows, parsed.frame, self.format, self.kind)
+        found = describe_rows(block.rows, parsed.frame, self.format)
         rows = [part.rows for part in self.parts]
         return {
             "format": self.format,
@@ -172,7 +158,7 @@ class Source:
         With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
         """
         index = first_row = 0
-        fields = None if carry else [*_native.format_fields(self.format), *extra]
+        fields = None if carry else [*TABLE[self.format].names, *extra]
         for part in self.parts:
             empty = True
             for rows, count, line in part.blocks(fields, BLOCK_BYTES):
@@ -245,7 +231,7 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
     """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
-    kind_of(format)  # or a ConfigError
+    taken = format_of(format).names
     texts = texts_of(block.rows, [format])
     used, bad, others = _native.parse_rows(
         texts, format, first_row=block.first_row, first_line=block.first_line, carry=carry
@@ -254,8 +240,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     rejects = block_rejects(bad, block)
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
-        fields = _native.format_fields(format)
-        own = [name for name in block.rows.column_names if name not in fields]
+        own = [name for name in block.rows.column_names if name not in taken]
         further = without_views(block.rows.select(own)).take(
             pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
         )
@@ -311,12 +296,10 @@ def _metered(batches: Iterable[pa.RecordBatch], meter: Meter, rows: int | None) 
 def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tuple[pa.Array, int, int | None]]:
     stream = pieces(file, meter)
     head = next(stream, b"")
-    layout = "csv" if file.container == "csv" else "lines"
-    if file.suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-        layout = "array"
+    layout = file.layout(head)
     splitter = _native.TextBlocks(
         layout,
-        delimiter=ord("\t" if file.suffix == ".tsv" else ","),
+        delimiter=ord(file.delimiter),
         block_bytes=block_bytes,
         block_rows=BLOCK_ROWS,
         row_bytes=ROW_BYTES,
@@ -396,8 +379,9 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         if (single := found or other) in FORMATS["instructions"]:
             check_unlabelled(block.rows, part.name, single)
         if other is not None:
+            needed = TABLE[_PLAIN[kinds[0]]].show_needed()
             raise DataError(
-                f"{part.name}: rows must be {kinds[0]} ({needed(_PLAIN[kinds[0]])}), but are of format {other}; their "
+                f"{part.name}: rows must be {kinds[0]} ({needed}), but are of format {other}; their "
                 f"fields are {listed(names)}; {_READERS[kind_of(other)]}"
             )
     if found is None and not names and advice.startswith("; line "):

@@ -1,6 +1,7 @@
 """One data file's responses cut into another file: streamed, and never a half-written file in place.
 
-Text files go row by row, and everything but the cut texts stays as it was; Parquet and Arrow files go as columns.
+Text files are cut row by row in the extension, and everything but the cut texts stays as it was; Parquet and Arrow
+files are cut as columns.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 
-from pyprefopt.data.reading.files import KNOWN, DataFile, arrow_reader, data_file, readable
-from pyprefopt.data.reading.sources import open_source
-from pyprefopt.data.truncation.responses import count_same, truncate_typed
-from pyprefopt.data.truncation.rows import TextFile, cut_text, text_file
+from pyprefopt.data import _native
+from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, arrow_reader, data_file, pieces, readable
+from pyprefopt.data.reading.sources import ROW_BYTES, open_source
+from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
+from pyprefopt.data.truncation.tables import truncate_table
 from pyprefopt.errors import DataError, check, counted, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 logger = logging.getLogger("pyprefopt")
-
-Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
 def rewrite(
@@ -60,20 +61,20 @@ def rewrite(
     remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"
     check(not taken, "out", str(target.path), "a new file", remedy)
     parts, same = _temporaries(target.path), list[int]()
+    cutter = partial(_cutter, format=format, columns=columns, rule=rule, tokenizer=tokenizer)
     try:
         if source.container in ("json", "csv"):
-            form = text_file(source, target)
-            with _writer(parts[0], form.compression) as stream:
-                how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
-                same.append(cut_text(source, form, stream, unknown=unknown, **how))
-            done = parts[0] if form.final else _convert(path, _scan(parts[0], form), _same, target, parts)
+            check_text_rule(rule, tokenizer)
+            form = target if target.container == source.container else source  # else converted from the source's form
+            with _writer(parts[0], target.compression if form is target else None) as stream:
+                cut = _cut_text(source, form, stream, cutter)
+            _check_missing(source, cut.missing, unknown)
+            same.append(cut.same)
+            done = parts[0] if form is target else _convert(path, partial(_scan, parts[0], form), target, parts)
         else:
-            cut = partial(truncate_typed, format=format, rule=rule, tokenizer=tokenizer, columns=columns)
-
-            def step(frame: pl.LazyFrame) -> pl.LazyFrame:
-                return count_same(cut(frame), format, same)
-
-            done = _convert(path, _scan_typed(source, parts[0]), step, target, parts)
+            scan = partial(_scan_typed, source, parts[0])
+            how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
+            done = _convert(path, lambda: truncate_table(scan(), cutter=cutter, same=same, **how), target, parts)
         done.replace(target.path)
     finally:
         for temporary in parts:
@@ -146,12 +147,68 @@ def _format(source: DataFile, columns: Sequence[str] | None, format: str) -> tup
         return "", error
 
 
-def _same(frame: pl.LazyFrame) -> pl.LazyFrame:
-    return frame
+def _cutter(
+    layout: str = "lines",
+    written: str = "lines",
+    *,
+    format: str,  # noqa: A002
+    columns: Sequence[str] | None,
+    rule: Truncation,
+    tokenizer: Tokenizer | str | Path | None,
+    delimiter: str = ",",
+    written_delimiter: str = ",",
+) -> _native.FileCutter:
+    return _native.FileCutter(
+        layout,
+        written,
+        delimiter=ord(delimiter),
+        written_delimiter=ord(written_delimiter),
+        row_bytes=ROW_BYTES,
+        format=format or None,
+        columns=None if columns is None else list(dict.fromkeys(columns)),
+        unit=rule.unit,
+        tokenizer=counter(tokenizer) if rule.unit == "tokens" else None,
+        of_shortest=rule.ratio_base == "shared_min",
+        ended=rule.cut_end == "template",
+        **rule.cut,
+    )
 
 
-def _scan(path: Path, form: TextFile) -> pl.LazyFrame:
-    if form.layout == "csv":
+def _cut_text(
+    source: DataFile, form: DataFile, out: Any, make: Callable[..., _native.FileCutter]
+) -> _native.FileCutter:
+    """Write the rows of a text file to the stream `out` as `form` holds them, their responses cut."""
+    stream = pieces(source, Meter())
+    head = next(stream, b"")
+    layout = source.layout(head)
+    array = form is not source and form.suffix == ".json" and (source.suffix != ".json" or layout == "array")
+    written = "csv" if layout == "csv" else "array" if array else "lines"
+    cutter = make(layout, written, delimiter=source.delimiter, written_delimiter=form.delimiter)
+    try:
+        for piece in chain([head], stream):
+            out.write(cutter.push(piece))
+        out.write(cutter.finish())
+    except ValueError as error:
+        raise error if isinstance(error, DataError) else DataError(f"{source.name}{error}") from None
+    if not cutter.rows:
+        raise DataError(f"{source.name} holds no rows")
+    return cutter
+
+
+def _check_missing(source: DataFile, missing: str | None, unknown: DataError | None) -> None:
+    """DataError where a field that was to be cut is in no row; `unknown`: why the rows' format is not known."""
+    if missing is not None and unknown is not None:
+        raise DataError(
+            f"{unknown}; truncate cuts pairs and candidates, or the fields that are named: {option('columns')} …"
+        )
+    if missing is not None:
+        raise DataError(
+            f"{source.name}: no row has a text in the field '{missing}'; name those to cut: {option('columns')} …"
+        )
+
+
+def _scan(path: Path, form: DataFile) -> pl.LazyFrame:
+    if form.container == "csv":
         return pl.scan_csv(path, infer_schema=False, separator=form.delimiter)  # all columns stay the strings they are
     return pl.scan_ndjson(path, infer_schema_length=None)
 
@@ -172,23 +229,25 @@ def _scan_typed(source: DataFile, unpacked: Path) -> pl.LazyFrame:
     return pl.scan_ipc(unpacked)
 
 
-def _convert(path: Path, frame: pl.LazyFrame, step: Step, target: DataFile, parts: Sequence[Path]) -> Path:
-    """The frame after `step` as a file of the target's kind."""
+def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:
+    """The frame that `scan` gives as a file of the target's kind."""
     made, packed = parts[1:]
     array = target.suffix == ".json"
     check(not array, "out", str(target.path), "no .json file here", "write .jsonl, which every reader takes")
+    frame = None
     try:
-        frame = step(frame)
+        frame = scan()
         if target.container == "parquet":
             frame.sink_parquet(made)
         elif target.container == "arrow":
             frame.sink_ipc(made)
         elif target.container == "csv":
-            frame.sink_csv(made, separator="\t" if target.suffix == ".tsv" else ",")
+            frame.sink_csv(made, separator=target.delimiter)
         else:
             frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
-        nested = target.container == "csv" and any(dtype.is_nested() for dtype in frame.collect_schema().dtypes())
+        dtypes = frame.collect_schema().dtypes() if frame is not None and target.container == "csv" else []
+        nested = any(dtype.is_nested() for dtype in dtypes)
         remedy = "it may be damaged, or its rows too unlike for one table"
         remedy = "write .jsonl, .parquet or .arrow, which hold messages and lists" if nested else remedy
         raise DataError(f"{path} cannot be made {target.path}: {str(error).splitlines()[0]}; {remedy}") from error

@@ -1,6 +1,7 @@
 //! Text files into blocks of JSON lines; rows (JSON lines, or a column of JSON texts) into chats and rejects.
 #![allow(clippy::needless_pass_by_value)] // PyO3 takes arguments by value
 
+mod cutter;
 mod rows;
 
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use pyo3_arrow::{PyArray, PyChunkedArray, PyRecordBatch, PyTable};
 use pyprefopt_core::Reject;
-use pyprefopt_core::formats::{self, Format, Layout, Limits, Rows, TextBlock};
+use pyprefopt_core::formats::{self, Entry, Field, Format, Layout, Limits, Rows, TABLE, TextBlock};
 use rayon::prelude::*;
 
 use crate::error::to_py;
 use crate::reject::reject_batch;
+use cutter::FileCutter;
 use rows::{Chunk, Plan, parse, schema};
 
 /// Rows that one thread parses into one record batch.
@@ -27,7 +29,8 @@ const CHUNK_ROWS: usize = 1024;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TextBlocks>()?;
-    module.add_function(wrap_pyfunction!(format_fields, module)?)?;
+    module.add_class::<FileCutter>()?;
+    module.add_function(wrap_pyfunction!(format_table, module)?)?;
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
     module.add_function(wrap_pyfunction!(parse_rows, module)?)?;
     module.add_function(wrap_pyfunction!(quoted_names, module)?)
@@ -175,10 +178,44 @@ fn column_rows(chunk: &ArrayRef) -> Vec<&[u8]> {
     }
 }
 
-/// The fields that the format takes.
+/// A row of the table of formats, as a dict.
+#[derive(IntoPyObject)]
+struct FormatRow {
+    name: &'static str,
+    kind: &'static str,
+    /// (name, role, meaning).
+    fields: Vec<(&'static str, &'static str, &'static str)>,
+    /// The required fields of the usual form; of those in one list, one is enough.
+    needed: Vec<Vec<&'static str>>,
+    /// The responses of a pair are chosen and rejected, texts or chats.
+    plain: bool,
+    /// (name, meaning) of the weights of tokens.
+    weights: Vec<(&'static str, &'static str)>,
+    looks: &'static str,
+    example: &'static str,
+}
+
+/// What is known of every format, in the order in which they are tried.
 #[pyfunction]
-fn format_fields(format: &str) -> PyResult<Vec<&'static str>> {
-    Ok(format_of(format)?.fields().to_vec())
+fn format_table() -> Vec<FormatRow> {
+    let row = |entry: &Entry| {
+        let group = |group: Vec<&Field>| group.iter().map(|field| field.name).collect();
+        FormatRow {
+            name: entry.name,
+            kind: entry.kind.name(),
+            fields: entry
+                .fields()
+                .iter()
+                .map(|field| (field.name, field.role.name(), field.meaning))
+                .collect(),
+            needed: entry.forms[0].needed().into_iter().map(group).collect(),
+            plain: entry.is_plain(),
+            weights: entry.kind.weights().to_vec(),
+            looks: entry.looks,
+            example: entry.example,
+        }
+    };
+    TABLE.iter().map(row).collect()
 }
 
 /// (format or None, field names of the first object, whether it has whole texts without a prompt).

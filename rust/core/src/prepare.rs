@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use crate::formats::{
-    Candidates, Format, Instruction, Pair, Rows, parse_candidates, parse_instruction, parse_pair,
+    Candidates, Format, Instruction, Kind, Pair, Rows, parse_candidates, parse_instruction,
+    parse_pair,
 };
 use crate::message::Message;
 use crate::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
@@ -17,16 +18,16 @@ pub fn prepare_row(
     rows: Rows,
     out: &mut Columns,
 ) {
-    let parsed = match format {
-        Format::Candidates => parse_candidates(text, rows, false, |set, _| {
+    let parsed = match format.kind() {
+        Kind::Candidates => parse_candidates(text, rows, false, |set, _| {
             tokenize_row(work, &of_candidates(set, number), out);
         }),
-        Format::Messages | Format::PromptResponse | Format::Instruction | Format::CandidateRows => {
+        Kind::Instructions | Kind::Ranked => {
             parse_instruction(text, format, rows, false, |found, _| {
                 tokenize_row(work, &of_instruction(found, number), out);
             })
         }
-        _ => parse_pair(text, format, rows, false, |pair, _| {
+        Kind::Preferences => parse_pair(text, format, rows, false, |pair, _| {
             tokenize_row(work, &of_pair(pair, number), out);
         }),
     };

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pyprefopt.data import _native
+from pyprefopt.data.reading.catalog import TABLE
 from pyprefopt.data.reading.frames import read_candidates, read_instructions, scan_candidates, scan_preferences
-from pyprefopt.data.reading.sources import FORMATS, open_source
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.errors import DataError
 
 
@@ -131,11 +133,28 @@ GOOD = {scan_preferences: CASES["TRL standard"][1], scan_candidates: CASES["cand
 def test_detection_in_both_directions(case):
     expected, row = CASES[case]
     data = json.dumps(row).encode()
-    everything = [name for formats in FORMATS.values() for name in formats]
+    everything = list(TABLE)
     fitting = {name for name in everything if _native.detect_format(data, [name])[0] == name}
     assert fitting == {expected} | {name for name in everything if (expected, name) in INCLUDED}
     if expected != "candidate_rows":  # read as instructions unless asked for
         assert _native.detect_format(data, [n for n in everything if n != "candidate_rows"])[0] == expected
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_example_of_a_format_is_a_row_of_it(tmp_path, name):
+    path = tmp_path / "a.jsonl"
+    path.write_text(TABLE[name].example + "\n")
+    source = open_source(path, kind=TABLE[name].kind)
+    assert source.format == name
+    assert source.describe()["first_block"]["rejected"] == 0
+    assert all(field.meaning for field in TABLE[name].fields)
+    assert set(source.describe()["fields"]) == set(json.loads(TABLE[name].example))
+
+
+def test_the_page_shows_every_format():
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
+    rows = "".join(f"| `{row.name}` | {row.looks} |\n" for row in TABLE.values())
+    assert f"| format | looks like |\n| --- | --- |\n{rows}\n" in page
 
 
 @pytest.mark.parametrize("container", ["a.jsonl", "a.parquet"])

@@ -605,14 +605,6 @@ def test_describe(tmp_path):
     assert open_source(tmp_path / "a.parquet").describe()["rows"] == 5
 
 
-def test_every_field_of_every_format_has_a_meaning():
-    from pyprefopt.data.reading.describe import _MEANING
-
-    for formats in sources.FORMATS.values():
-        for name in formats:
-            assert set(_native.format_fields(name)) <= set(_MEANING)
-
-
 def test_unknown_formats_and_kinds(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", ROWS)
     with pytest.raises(ConfigError, match="did you mean 'sharegpt'"):

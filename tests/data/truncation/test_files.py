@@ -9,6 +9,8 @@ import json
 import lzma
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +20,6 @@ from hypothesis import strategies as st
 
 from pyprefopt.data.reading.frames import read_candidates, read_preferences, scan_preferences
 from pyprefopt.data.truncation.dispatch import truncate
-from pyprefopt.data.truncation.spans import JsonRow
 from pyprefopt.errors import ConfigError, DataError
 
 CUT = {"length": 2, "unit": "words"}
@@ -54,27 +55,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-
-
-@settings(max_examples=100, deadline=None)
-@given(row=st.dictionaries(st.text(max_size=4), values, max_size=5), data=st.data())
-def test_edits_in_place_equal_the_twin(row, data):
-    separators = data.draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", " :  ")]))
-    text = json.dumps(row, ensure_ascii=data.draw(st.booleans()), separators=separators)
-    edited = JsonRow(text)
-    assert edited.line() == text
-    expected = dict(row)
-    for name, value in row.items():
-        if isinstance(value, str):
-            edited.get(name).replace(value + "é")
-            expected[name] = value + "é"
-        elif isinstance(value, list) and value and isinstance(value[-1], str):
-            edited.get(name).items()[-1].replace("x")
-            expected[name] = [*value[:-1], "x"]
-    edited.put("new name", [1])
-    result = json.loads(edited.line())
-    assert result == {**expected, "new name": [1]}
-    assert list(result) == list({**expected, "new name": [1]})
 
 
 def messages(*pairs):
@@ -133,6 +113,61 @@ def write(path, rows):
     if path.suffix == ".zst":
         content = pa.compress(content, "zstd", asbytes=True)
     path.write_bytes(packed(content) if packed else content)
+
+
+def put(value, texts):
+    """The value with other texts in the place of some."""
+    if isinstance(value, str):
+        for number, old in enumerate(texts):
+            value = value.replace(old, f"\0{number}")
+        for number, new in enumerate(texts.values()):
+            value = value.replace(f"\0{number}", new)
+        return value
+    if isinstance(value, list):
+        return [put(entry, texts) for entry in value]
+    return {name: put(entry, texts) for name, entry in value.items()} if isinstance(value, dict) else value
+
+
+def rows_of(path):
+    """The rows of a file as they are written, the cells of CSV as what they hold."""
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path).to_dicts()
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return [
+                {k: json.loads(v) if v[:1] in tuple('[{"-0123456789tfn') else v for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    return json.loads(path.read_text()) if path.suffix == ".json" else list(map(json.loads, path.open()))
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_a_cut_file_holds_the_same_rows_but_for_the_cut(data):
+    format = data.draw(st.sampled_from([*FORMATS, "preference", "candidates"]))  # noqa: A001
+    suffix = data.draw(st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]))
+    plain = {"preference": [PAIR], "candidates": [{"prompt": "q", "responses": ["a b c", "d e"], "scores": [1, 2]}]}
+    rows = FORMATS.get(format) or put(plain[format], {"x y z": "a b c", "z y x": "d e"})
+    words = st.text('ab é中,"\\\t😀', max_size=20)
+    texts = {old: f"Ü {data.draw(words)}".rstrip() for old in ("a b c", "d e")}
+    others = st.dictionaries(st.text("xyz.é", min_size=1, max_size=3), values, max_size=3)
+    others = data.draw(others) if suffix in (".jsonl", ".json") else {"x": f"_{data.draw(words)}"}
+    first = data.draw(st.booleans())
+    cut = truncate(pl.DataFrame({"chosen": list(texts.values())}), **CUT, columns=["chosen"])["chosen"].to_list()
+    whole, expected = (
+        [{**others, **row} if first else {**row, **others} for row in put(rows, dict(zip(texts, new, strict=True)))]
+        for new in (texts.values(), cut)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows{suffix}"
+        write(path, whole)
+        assert rows_of(path) == whole
+        after = rows_of(truncate(path, **CUT, format=format))
+    counts = ("_cut", "_complete")
+    found = [{name: value for name, value in row.items() if not name.endswith(counts)} for row in after]
+    assert [list(row) for row in found] == [list(row) for row in expected]
+    assert all(sum(name.endswith(counts) for name in row) == (2 if format == "candidates" else 4) for row in after)
+    assert found == expected
 
 
 KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".arrows"]

@@ -6,7 +6,9 @@ use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use pyprefopt_core::Reject;
-use pyprefopt_core::formats::{Format, Rows, parse_candidates, parse_instruction, parse_pair};
+use pyprefopt_core::formats::{
+    Format, Kind, Rows, parse_candidates, parse_instruction, parse_pair,
+};
 
 use crate::arrow::{ChatColumn, chat_type, list_of};
 
@@ -32,19 +34,19 @@ pub fn schema(format: Format) -> SchemaRef {
         column("row", DataType::UInt64, false),
         column("prompt", chat_type(), false),
     ];
-    match format {
-        Format::Candidates => fields.extend([
+    match format.kind() {
+        Kind::Candidates => fields.extend([
             column("responses", list_of(chat_type()), false),
             column("scores", list_of(DataType::Float32), true),
         ]),
-        Format::Messages | Format::PromptResponse | Format::Instruction => {
+        Kind::Instructions => {
             fields.push(column("response", chat_type(), false));
         }
-        Format::CandidateRows => fields.extend([
+        Kind::Ranked => fields.extend([
             column("response", chat_type(), false),
             column("score", DataType::Float32, true),
         ]),
-        _ => fields.extend([
+        Kind::Preferences => fields.extend([
             column("chosen", chat_type(), false),
             column("rejected", chat_type(), false),
             column("chosen_complete", DataType::Boolean, false),
@@ -61,12 +63,10 @@ pub fn schema(format: Format) -> SchemaRef {
 /// Parse rows, the first of which has the number `first`.
 pub fn parse(rows: &[&[u8]], first: u64, plan: Plan) -> Result<Chunk, ArrowError> {
     let mut books = Books::default();
-    let columns = match plan.format {
-        Format::Candidates => candidates(rows, first, plan, &mut books)?,
-        Format::Messages | Format::PromptResponse | Format::Instruction | Format::CandidateRows => {
-            instructions(rows, first, plan, &mut books)?
-        }
-        _ => pairs(rows, first, plan, &mut books)?,
+    let columns = match plan.format.kind() {
+        Kind::Candidates => candidates(rows, first, plan, &mut books)?,
+        Kind::Instructions | Kind::Ranked => instructions(rows, first, plan, &mut books)?,
+        Kind::Preferences => pairs(rows, first, plan, &mut books)?,
     };
     let mut all: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(books.used))];
     all.extend(columns);
@@ -211,7 +211,7 @@ fn instructions(
         books.settle(row, outcome);
     }
     let mut columns = vec![prompts.finish()?, responses.finish()?];
-    if plan.format == Format::CandidateRows {
+    if plan.format.kind() == Kind::Ranked {
         columns.push(Arc::new(Float32Array::from(scores)));
     }
     Ok(columns)

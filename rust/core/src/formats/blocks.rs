@@ -16,6 +16,8 @@ pub enum Layout {
     Array,
     /// Every record after the header is a row; its cells become the fields of a JSON object.
     Csv { delimiter: u8 },
+    /// Every record, the header too, is a row: the JSON list of the line on which it ends and of its cells.
+    Records { delimiter: u8 },
 }
 
 /// When a block is full; it then ends with the row at hand.
@@ -78,14 +80,15 @@ impl Lines {
 
 /// A piece of so many bytes comes from a file that may fill blocks.
 const LARGE: usize = 1 << 18;
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl Blocks {
     pub fn new(layout: Layout, limits: Limits) -> Self {
         let scanner = match layout {
             Layout::Lines => Scanner::Lines(Lines::default()),
             Layout::Array => Scanner::Array(Array::default()),
-            Layout::Csv { delimiter } => Scanner::Csv(Csv::new(delimiter)),
+            Layout::Csv { delimiter } => Scanner::Csv(Csv::objects(delimiter)),
+            Layout::Records { delimiter } => Scanner::Csv(Csv::cells(delimiter)),
         };
         Self {
             scanner,

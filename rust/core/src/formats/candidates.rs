@@ -20,10 +20,10 @@ pub struct Candidates<'a> {
     pub template_kwargs: Option<Cow<'a, str>>,
 }
 
-pub const RESPONSES: [&str; 3] = ["responses", "completions", "candidates"];
+const RESPONSES: [&str; 3] = ["responses", "completions", "candidates"];
 const SCORES: [&str; 2] = ["scores", "ratings"];
 /// In a response that is an object with its score.
-const TEXT: [&str; 3] = ["response", "completion", "text"];
+pub const TEXT: [&str; 3] = ["response", "completion", "text"];
 const SCORE: [&str; 3] = ["overall_score", "score", "rating"];
 
 /// Hand a row with n responses to `found`, with its further fields as in `parse_pair`.

@@ -1,9 +1,10 @@
-//! CSV records, one after the other, as JSON lines.
+//! CSV records, one after the other, as JSON lines: objects by the header, or lists of cells.
 
 use super::Rows;
 use super::json::ICONV;
 use super::message::{chat, message};
 use super::raw::Raw;
+use super::table::holds;
 use crate::reject::shorten;
 use crate::{Error, Result};
 use memchr::{memchr, memchr2};
@@ -11,15 +12,27 @@ use memchr::{memchr, memchr2};
 /// Quotes stand around whole cells and are doubled inside them (RFC 4180); LF or CRLF ends a record.
 pub struct Csv {
     delimiter: u8,
+    as_cells: bool,
     breaks: u64,
     header: Option<Vec<String>>,
     records: u64,
 }
 
 impl Csv {
-    pub fn new(delimiter: u8) -> Self {
+    /// Records after the header as objects.
+    pub fn objects(delimiter: u8) -> Self {
+        Self::new(delimiter, false)
+    }
+
+    /// All records as lists, before their cells the line on which they end.
+    pub fn cells(delimiter: u8) -> Self {
+        Self::new(delimiter, true)
+    }
+
+    fn new(delimiter: u8, as_cells: bool) -> Self {
         Self {
             delimiter,
+            as_cells,
             breaks: 0,
             header: None,
             records: 0,
@@ -49,6 +62,10 @@ impl Csv {
         if rest[..length].trim_ascii().is_empty() {
             return Ok(Some((from + length, false)));
         }
+        if self.as_cells {
+            let text = std::str::from_utf8(&rest[..length]);
+            text.map_err(|error| not_utf8(&rest[..length], error.valid_up_to(), line))?;
+        }
         let cells = cells
             .into_iter()
             .enumerate()
@@ -64,6 +81,12 @@ impl Csv {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+        if self.as_cells {
+            let ended = rest[..length].ends_with(b"\n");
+            write_list(self.breaks + u64::from(!ended), &cells, out);
+            self.records += 1;
+            return Ok(Some((from + length, true)));
+        }
         match &self.header {
             None => {
                 self.header = Some(cells);
@@ -167,6 +190,33 @@ impl Csv {
     }
 }
 
+/// Which byte of which line of the record is not UTF-8.
+fn not_utf8(record: &[u8], at: usize, line: u64) -> Error {
+    let before = &record[..at];
+    let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+    Error::Row {
+        row: line as usize + memchr::memchr_iter(b'\n', before).count(),
+        message: format!(
+            "byte {} of the line (0x{:02x}) is not UTF-8; {ICONV}",
+            at - start,
+            record[at]
+        ),
+    }
+}
+
+fn write_list(line: u64, cells: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("[{line}").as_bytes());
+    for cell in cells {
+        out.push(b',');
+        out.extend_from_slice(
+            serde_json::Value::from(cell.as_str())
+                .to_string()
+                .as_bytes(),
+        );
+    }
+    out.extend_from_slice(b"]\n");
+}
+
 fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
     out.push(b'{');
     let mut first = true;
@@ -189,40 +239,16 @@ fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-const TEXTS: [&str; 14] = [
-    "prompt",
-    "chosen",
-    "rejected",
-    "response",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "history",
-    "human_ref_A",
-    "human_ref_B",
-    "conversations",
-    "messages",
-];
-const LISTS: [&str; 6] = [
-    "responses",
-    "completions",
-    "candidates",
-    "scores",
-    "ratings",
-    "output",
-];
-
 /// A cell as JSON text. CSV has no types: a number stands for itself in a field of scores, true and false in a field
 /// of flags, a list or message where it is one; everything else is text. An empty cell is an empty text or, in
 /// fields that hold no text, nothing.
 fn value(name: &str, cell: &str) -> Option<String> {
     let text = || serde_json::Value::from(cell).to_string();
-    if TEXTS.contains(&name) || LISTS.contains(&name) {
+    let (holds_text, holds_list) = holds(name);
+    if holds_text || holds_list {
         let raw = || Raw::parse(cell).ok();
         let structured = match cell.as_bytes().first() {
-            Some(b'[') if LISTS.contains(&name) => raw(),
+            Some(b'[') if holds_list => raw(),
             Some(b'[') => raw().filter(|raw| chat(*raw, name, Rows::Json).is_ok()),
             Some(b'{') => raw().filter(|raw| message(*raw, name, Rows::Json).is_ok()),
             _ => None,

@@ -2,11 +2,11 @@
 
 use memchr::memmem;
 
-use super::candidates::RESPONSES;
+use super::Rows;
 use super::json::{Fields, text};
 use super::message::chat;
 use super::raw::Raw;
-use super::{Format, Rows};
+use super::schema::{Field, Form, Format, Shape};
 
 /// What `detect` saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,44 +54,32 @@ pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -
     seen
 }
 
+/// Whether the row is written in one of the format's forms.
 fn fits(fields: &Fields, format: Format) -> bool {
-    let list = |name: &str| begins(fields.get(name), "[");
-    let is_text = |name: &str| begins(fields.get(name), "\"");
-    let either = |name: &str| list(name) || is_text(name);
-    let turn = |name: &str| list(name) || begins(fields.get(name), "{");
-    let pair = || either("chosen") && either("rejected");
-    let absent = |name: &str| fields.get(name).is_none();
-    match format {
-        Format::ShareGpt => list("conversations") && turn("chosen") && turn("rejected"),
-        Format::Hh => {
-            absent("prompt") && is_transcript(fields, "chosen") && is_transcript(fields, "rejected")
-        }
-        Format::UltraFeedback => {
-            is_text("prompt")
-                && is_whole_chat(fields, "chosen")
-                && is_whole_chat(fields, "rejected")
-        }
-        Format::Shp => is_text("history") && is_text("human_ref_A") && is_text("human_ref_B"),
-        Format::Alpaca => is_text("instruction") && (pair() || list("output")),
-        Format::Preference if absent("prompt") => {
-            absent("conversations") && absent("instruction") && list("chosen") && list("rejected")
-        }
-        Format::Preference => either("prompt") && pair(),
-        Format::Candidates => {
-            (either("prompt") || is_text("instruction")) && RESPONSES.iter().any(|name| list(name))
-        }
-        Format::CandidateRows => {
-            let number = |name: &str| {
-                fields
-                    .get(name)
-                    .is_some_and(|raw| serde_json::from_str::<f64>(raw.get()).is_ok())
-            };
-            fits(fields, Format::PromptResponse) && (number("score") || number("rating"))
-        }
-        Format::Messages => absent("chosen") && (list("messages") || list("conversations")),
-        Format::PromptResponse => either("prompt") && (either("response") || either("completion")),
-        Format::Instruction => is_text("instruction") && is_text("output"),
-    }
+    let written = |form: &Form| {
+        let absent = |name: &&str| fields.get(name).is_none();
+        let given = |field: &&Field| field.shapes.is_empty() || stands(fields, field);
+        form.without.iter().all(absent)
+            && form
+                .needed()
+                .iter()
+                .all(|alternatives| alternatives.iter().any(given))
+    };
+    format.entry().forms.iter().any(written)
+}
+
+/// Whether the field has one of its shapes.
+fn stands(fields: &Fields, field: &Field) -> bool {
+    let value = fields.get(field.name);
+    let is = |shape: &Shape| match shape {
+        Shape::Text => begins(value, "\""),
+        Shape::Chat | Shape::Turns | Shape::List => begins(value, "["),
+        Shape::Message => begins(value, "{"),
+        Shape::WholeChat => is_whole_chat(fields, field.name),
+        Shape::Transcript => is_transcript(fields, field.name),
+        Shape::Number => value.is_some_and(|raw| serde_json::from_str::<f64>(raw.get()).is_ok()),
+    };
+    field.shapes.iter().any(is)
 }
 
 fn begins(raw: Option<Raw>, sign: &str) -> bool {

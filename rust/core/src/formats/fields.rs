@@ -1,4 +1,4 @@
-//! Fields that several formats have: which ones a format takes, and how their values are read.
+//! Fields that several formats have: how their values are read.
 
 use std::borrow::Cow;
 
@@ -7,101 +7,6 @@ use super::message::Message;
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
-
-macro_rules! with_pair_fields {
-    ($($name:literal),*) => {
-        &[
-            $($name,)* "row", "system", "score_chosen", "score_rejected", "chosen_score", "rejected_score",
-            "chosen-rating", "rejected-rating", "chosen_complete", "rejected_complete", "tools", "template_kwargs",
-            "chat_template_kwargs",
-        ]
-    };
-}
-
-impl Format {
-    /// The fields that the format takes; all others are the user's own. `row` is always counted anew.
-    pub fn fields(self) -> &'static [&'static str] {
-        match self {
-            Self::ShareGpt => with_pair_fields!("conversations", "chosen", "rejected"),
-            Self::Hh => with_pair_fields!("chosen", "rejected"),
-            Self::UltraFeedback | Self::Preference => {
-                with_pair_fields!("prompt", "chosen", "rejected")
-            }
-            Self::Shp => with_pair_fields!(
-                "history",
-                "human_ref_A",
-                "human_ref_B",
-                "labels",
-                "score_A",
-                "score_B"
-            ),
-            Self::Alpaca => with_pair_fields!(
-                "instruction",
-                "input",
-                "history",
-                "chosen",
-                "rejected",
-                "output"
-            ),
-            Self::Candidates => &[
-                "row",
-                "prompt",
-                "instruction",
-                "responses",
-                "completions",
-                "candidates",
-                "scores",
-                "ratings",
-                "system",
-                "tools",
-                "template_kwargs",
-                "chat_template_kwargs",
-            ],
-            Self::Messages => &[
-                "row",
-                "messages",
-                "conversations",
-                "system",
-                "tools",
-                "template_kwargs",
-                "chat_template_kwargs",
-            ],
-            Self::CandidateRows => &[
-                "row",
-                "prompt",
-                "response",
-                "completion",
-                "system",
-                "score",
-                "rating",
-                "tools",
-                "template_kwargs",
-                "chat_template_kwargs",
-            ],
-            Self::PromptResponse => &[
-                "row",
-                "prompt",
-                "response",
-                "completion",
-                "system",
-                "tools",
-                "template_kwargs",
-                "chat_template_kwargs",
-            ],
-            Self::Instruction => &[
-                "row",
-                "instruction",
-                "input",
-                "output",
-                "system",
-                "history",
-                "tools",
-                "template_kwargs",
-                "chat_template_kwargs",
-            ],
-        }
-    }
-}
 
 /// The field's value, or a `missing_field` reject that shows the fields that are there.
 pub fn required<'a>(fields: &Fields<'a>, name: &str) -> Result<Raw<'a>, Reject> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memchr2_iter};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -107,6 +107,29 @@ pub fn sound(raw: Raw, field: impl fmt::Display) -> Result<(), Reject> {
         at += 1;
     }
     Ok(())
+}
+
+/// Whether lists and objects stand in each other over more than `most` levels.
+pub fn is_deeper(json: &str, most: usize) -> bool {
+    let bytes = json.as_bytes();
+    if memchr2_iter(b'[', b'{', bytes).count() <= most {
+        return false;
+    }
+    let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > most {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 fn unsound(reason: &'static str, raw: Raw, field: impl fmt::Display) -> Reject {
@@ -231,7 +254,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn describe(error: &serde_json::Error, json: &str) -> String {
+/// What is wrong with a JSON text, and in which column.
+pub fn describe(error: &serde_json::Error, json: &str) -> String {
     let at = json.as_bytes().get(error.column().saturating_sub(1)..);
     for constant in ["NaN", "Infinity"] {
         if at.is_some_and(|rest| rest.starts_with(constant.as_bytes())) {

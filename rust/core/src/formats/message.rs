@@ -203,9 +203,22 @@ pub fn transcript<'a>(text: &'a str, field: &str) -> Result<Vec<Message<'a>>, Re
     Ok(turns.windows(2).map(message).collect())
 }
 
+/// Where the last answer of a transcript begins, if its last turn is the assistant's.
+pub fn last_answer(text: &str) -> Option<usize> {
+    let at = text.rfind(ASSISTANT)?;
+    if text.rfind(HUMAN).is_some_and(|human| human > at) {
+        return None;
+    }
+    let from = at + ASSISTANT.len();
+    Some(from + usize::from(text[from..].starts_with(' ')))
+}
+
+const HUMAN: &str = "\n\nHuman:";
+const ASSISTANT: &str = "\n\nAssistant:";
+
 /// (where the marker begins, where it ends, role) of each turn, in order.
 fn turn_starts(text: &str) -> Vec<(usize, usize, &'static str)> {
-    const MARKERS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
+    const MARKERS: [(&str, &str); 2] = [(HUMAN, "user"), (ASSISTANT, "assistant")];
     let mut turns = Vec::new();
     let mut from = 0;
     while let Some(found) = memchr::memchr(b'\n', &text.as_bytes()[from..]) {

@@ -1,0 +1,72 @@
+//! Responses cut: how much of each is kept, and what becomes of a pair.
+
+use std::borrow::Cow;
+
+use super::responses::Response;
+use super::row::{Row, Value};
+use crate::Result;
+use crate::tokenize::Encoded;
+use crate::truncate::{Counter, Cut, Kept};
+
+/// How responses are cut.
+pub struct Shortening<'a> {
+    pub counter: Counter<'a>,
+    pub cut: Cut,
+    /// A ratio is of the row's shortest response.
+    pub of_shortest: bool,
+    /// A response that was cut is complete all the same.
+    pub ended: bool,
+}
+
+/// What is kept of each response.
+pub fn kept(responses: &[Response], how: &Shortening, tokens: &mut Encoded) -> Result<Vec<Kept>> {
+    let texts: Vec<Cow<str>> = responses.iter().map(text).collect();
+    let mut base = None;
+    if how.of_shortest {
+        for (response, text) in responses.iter().zip(&texts) {
+            if !response.parts.is_empty() {
+                let count = how.counter.count(text, tokens)?;
+                base = Some(base.map_or(count, |least: usize| least.min(count)));
+            }
+        }
+    }
+    let kept = |text: &Cow<str>| how.counter.kept(text, how.cut, base, tokens);
+    texts.iter().map(kept).collect()
+}
+
+fn text<'r>(response: &'r Response) -> Cow<'r, str> {
+    match &response.parts[..] {
+        [(_, text)] => Cow::Borrowed(&text[response.lead..]),
+        parts => Cow::Owned(parts.iter().map(|(_, text)| &**text).collect()),
+    }
+}
+
+/// Keep so many bytes of the response.
+pub fn replace(row: &mut Row, response: &Response, kept: usize) {
+    let mut left = kept + response.lead;
+    for (value, text) in &response.parts {
+        if left < text.len() {
+            row.replace(value, &text[..left]);
+        }
+        left = left.saturating_sub(text.len());
+    }
+}
+
+/// Whether the cut has made the sides of a pair the same, with all that stands before their last messages.
+pub fn is_same(
+    row: &Row,
+    responses: &[Response],
+    kept: &[Kept],
+    sides: Option<[Value; 2]>,
+) -> bool {
+    let (Some([first, second]), [one, other]) = (sides, responses) else {
+        return false;
+    };
+    let is_cut = kept.iter().any(|kept| kept.cut > 0);
+    if !is_cut || text(one)[..kept[0].kept] != text(other)[..kept[1].kept] {
+        return false;
+    }
+    let (first, second) = (row.now(&first), row.now(&second));
+    let json = |side: &str| serde_json::from_str::<serde_json::Value>(side).ok();
+    first == second || json(&first).is_some_and(|first| json(&second) == Some(first))
+}
