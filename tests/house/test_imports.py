@@ -79,6 +79,12 @@ def test_import_linter_finds(tmp_path, broken, contract):
     assert contract in done.stdout.split("Contracts: ")[1]
 
 
+def test_a_folder_has_at_most_twelve_files():
+    folders = {file.parent for file in PACKAGE.rglob("*.py")}
+    counts = {folder: len([file for file in folder.glob("*.py") if file.stem != "__init__"]) for folder in folders}
+    assert not {folder: count for folder, count in counts.items() if count > 12}
+
+
 def test_only_native_imports_the_extension():
     wrong = [
         file.relative_to(ROOT)
