@@ -120,7 +120,7 @@ def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str,
     manifest = Folder(directory).made_for(stage.key)
     if manifest is None:
         return None
-    altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest["files"])
+    altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest.get("files", {}))
     if altered is not None and report and ranks.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None

@@ -66,7 +66,7 @@ class Folder:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
             return dict(json.loads((self.path / self.claim_file).read_bytes()))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, TypeError):
             return {}
 
     def begin(self, claim: Mapping[str, Any]) -> bool:

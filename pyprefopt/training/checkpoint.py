@@ -111,9 +111,9 @@ class CheckpointStore:
 
     def _unusable(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint cannot be used, or an empty string. Raises where another launch could use it."""
-        if not checkpoint.is_finished:
+        manifest = checkpoint.find_manifest()
+        if manifest is None:
             return "it is incomplete (the run was stopped while saving)"
-        manifest = checkpoint.manifest
         if manifest["schema"] != SCHEMA:
             return f"its schema is {manifest['schema']}, this version reads {SCHEMA}"
         if manifest["key"] != self.key:

@@ -27,7 +27,7 @@ def test_what_a_key_has_left_is_for_that_key_alone(half_made: Folder) -> None:
     assert [path.name for path in half_made.path.iterdir()] == ["key.json"]
 
 
-@pytest.mark.parametrize("claim", [None, "{"])
+@pytest.mark.parametrize("claim", [None, "{", "5"])
 def test_what_nobody_has_claimed_is_cleared_away(half_made: Folder, claim: str | None) -> None:
     (half_made.path / "key.json").unlink() if claim is None else (half_made.path / "key.json").write_text(claim)
     assert half_made.claim == {}

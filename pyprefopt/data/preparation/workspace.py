@@ -49,13 +49,11 @@ class Workspace(Folder):
 
     def finished(self) -> dict[str, Any] | None:
         """The manifest, if the folder is finished; an empty one where it is damaged."""
-        if not self.is_finished:
-            return None
         try:
-            manifest = self.manifest
+            manifest = self.find_manifest()
         except ArtifactError:
             return {}
-        return manifest if _is_sound(manifest) else {}
+        return manifest if manifest is None or _is_sound(manifest) else {}
 
     def check_shards(self, manifest: dict[str, Any]) -> None:
         """ArtifactError where a shard is missing, or its bytes are not those that were written."""
