@@ -92,14 +92,13 @@ FORMATS = {"sharegpt": SHAREGPT, "shp": SHP, "alpaca": ALPACA, "hh": HH, "ultraf
 def write(path, rows):
     """Rows as a file of the kind that its name says."""
     flat = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in rows]
-    frame = pl.DataFrame(rows)
     name = path.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2").removesuffix(".xz")
     if name.endswith(".parquet"):
-        frame.write_parquet(path)
+        pl.DataFrame(rows).write_parquet(path)
     elif name.endswith((".arrow", ".feather")):
-        frame.write_ipc(path)
+        pl.DataFrame(rows).write_ipc(path)
     elif name.endswith(".arrows"):
-        frame.write_ipc_stream(path)
+        pl.DataFrame(rows).write_ipc_stream(path)
     elif name.endswith((".csv", ".tsv")):
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(flat[0]), delimiter="\t" if name.endswith(".tsv") else ",")
