@@ -1,7 +1,6 @@
 //! Text files into blocks of JSON lines; rows (JSON lines, or a column of JSON texts) into chats and rejects.
 #![allow(clippy::needless_pass_by_value)] // PyO3 takes arguments by value
 
-mod cutter;
 mod rows;
 
 use std::sync::Arc;
@@ -21,7 +20,6 @@ use rayon::prelude::*;
 
 use crate::error::to_py;
 use crate::reject::reject_batch;
-use cutter::FileCutter;
 use rows::{Chunk, Plan, parse, schema};
 
 /// Rows that one thread parses into one record batch.
@@ -29,7 +27,6 @@ const CHUNK_ROWS: usize = 1024;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TextBlocks>()?;
-    module.add_class::<FileCutter>()?;
     module.add_function(wrap_pyfunction!(format_table, module)?)?;
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
     module.add_function(wrap_pyfunction!(parse_rows, module)?)?;

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 mod align;
 mod arrow;
+mod edit;
 mod error;
 mod formats;
 mod pack;
@@ -22,6 +23,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     align::register(module)?;
+    edit::register(module)?;
     formats::register(module)?;
     pack::register(module)?;
     select::register(module)?;

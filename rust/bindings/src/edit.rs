@@ -10,9 +10,13 @@ use pyo3_arrow::PyArray;
 use pyprefopt_core::formats::{Cutter, Layout, Shortening, Written};
 use pyprefopt_core::truncate::{Counter, Cut};
 
-use super::{Texts, format_of};
 use crate::error::to_py;
+use crate::formats::{Texts, format_of};
 use crate::tokenize::Tokenizer;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<FileCutter>()
+}
 
 /// Cuts the responses of a file's rows and leaves the rest as it is written. Errors go on behind the file's name.
 #[pyclass(module = "pyprefopt._rust")]
