@@ -43,14 +43,14 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, the one that writes and speaks."""
+    """Whether this is rank 0, the one that writes, logs and prints."""
     return rank() == 0
 
 
 def deepspeed_runner() -> int | None:
     """Process id of the `deepspeed` command that started this rank on this machine; None without one, or off Linux.
 
-    It changes when that command has gone: DeepSpeed passes a SIGTERM to `deepspeed` on to nobody, and the ranks, which
+    It changes when that command has ended: DeepSpeed passes a SIGTERM to `deepspeed` on to nobody, and the ranks, which
     its inner launcher started, would train on unseen.
     """
     try:
@@ -66,7 +66,7 @@ def deepspeed_runner() -> int | None:
 _RUNNER = deepspeed_runner()  # as this process began
 
 
-def runner_is_gone() -> bool:
+def runner_has_ended() -> bool:
     """Whether the `deepspeed` command that started this rank has ended since."""
     return deepspeed_runner() != _RUNNER
 
@@ -126,7 +126,7 @@ def any_rank(value: bool) -> bool:
 
 
 def wait_until(look: Callable[[], T | None], path: str | Path, poll: float = 0.1) -> T:
-    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has gone.
+    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has ended.
 
     No collective, so nothing times out while rank 0 works for hours.
     """

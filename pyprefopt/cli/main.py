@@ -1,4 +1,4 @@
-"""Finds the command, runs it, and says in one line what went wrong."""
+"""Finds the command, runs it, and prints in one line what went wrong."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ def _explain(error: PyprefoptError) -> int:
     from pyprefopt import ranks
 
     rank = ranks.rank()
-    if rank == 0 or not error.all_ranks_alike:
+    if rank == 0 or not error.same_on_all_ranks:
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
     return 2

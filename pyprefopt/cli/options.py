@@ -41,7 +41,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class RunLine:
-    """What a command line says of a run, by dotted name."""
+    """What a command line gives of a run, by dotted name."""
 
     method: str
     file: dict[str, Any]  # the settings of --config
@@ -60,7 +60,7 @@ def read_run(
     """Read options of a run, all of them or those in `names`, beside a command's `own`.
 
     Raises:
-        ConfigError: what the file or the words say wrong, that of the file first.
+        ConfigError: what is wrong in the file or the words, that of the file first.
     """
     from pyprefopt.settings.config import RunConfig
     from pyprefopt.settings.resolve import layered, naming
@@ -108,7 +108,7 @@ def on_all_ranks() -> Iterator[None]:
     try:
         yield
     except PyprefoptError as error:
-        error.all_ranks_alike = True
+        error.same_on_all_ranks = True
         raise
 
 

@@ -31,6 +31,6 @@ def compile_layers(model: PackedModel) -> int:
 
 
 def _simple(part: nn.Module) -> bool:
-    """Feed-forward blocks and norms, told by their names, which all of transformers' layers share."""
+    """Feed-forward blocks and norms, found by their names, which all of transformers' layers share."""
     name = type(part).__name__.lower()
     return "mlp" in name or "norm" in name

@@ -44,7 +44,7 @@ def train(config: RunConfig) -> RunResult:
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
-    deepspeed_config(config, config)  # a file that is missing or contradicts ours is told before anything is made
+    deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
     with RunLock(output_dir):
         if config.check:
             return _check(config, output_dir)

@@ -17,7 +17,7 @@ from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_y
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
-WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings say of rewards that are off
+WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
@@ -29,7 +29,7 @@ def load_config(path: str) -> RunConfig:
 
 @contextmanager
 def naming(file: str | None) -> Iterator[None]:
-    """Errors of what a file says begin with its name."""
+    """Errors in the settings of a file begin with its name."""
     try:
         yield
     except ConfigError as error:
@@ -162,7 +162,7 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a provider's settings follows from the run's, where the user says nothing."""
+    """What of a provider's settings follows from the run's, where the user gives none."""
     oracle = settings.get("oracle", OracleConfig())
     if provider in (DPOReward, SimPOReward) and oracle.path is not None and "beta" not in given:
         raise ConfigError(

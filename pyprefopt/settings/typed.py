@@ -137,7 +137,7 @@ def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str
 
 
 def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "") -> dict[str, Any]:
-    """The same nested settings with names and types checked (1 becomes 1.0, a list a tuple where the type says so)."""
+    """The same nested settings with names and types checked (1 becomes 1.0, a list a tuple where the type is one)."""
     known = hints(cls, method)
     values: dict[str, Any] = {}
     for name, value in settings.items():

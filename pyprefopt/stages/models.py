@@ -192,7 +192,7 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
     """The first token that the tokenizer of `model` gives another id than the policy's; None where ids are the same.
 
     Raises:
-        ConfigError: the model's tokenizer has no tokenizer.json, so that nobody can tell.
+        ConfigError: the model's tokenizer has no tokenizer.json, so that its ids cannot be compared.
     """
     folder = resolve(model)
     path, own = folder / "tokenizer.json", data.directory / "tokenizer" / "tokenizer.json"

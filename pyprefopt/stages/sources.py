@@ -102,15 +102,15 @@ class NamedSource:
             raise
 
     def _check_kind(self) -> None:
-        method, held, remedy = "dpo", "candidates", "method rrhf"
+        method, found, remedy = "dpo", "candidates", "method rrhf"
         if self.kind == "candidates":
-            method, held, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
+            method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
         try:
-            _open(self.path, "auto", held)
+            _open(self.path, "auto", found)
         except DataError:
             return
         raise ConfigError(
-            f"method {method} trains on {self.kind}, and '{self.path}' holds {held}; give it {self.kind}, or take "
+            f"method {method} trains on {self.kind}, and '{self.path}' holds {found}; give it {self.kind}, or take "
             f"{remedy}"
         )
 

@@ -1,6 +1,6 @@
 """A stage: what it reads, the key of that, and the folder in which it is made once and then used again.
 
-The folder's manifest is written last and says which key it was made for.
+The folder's manifest is written last and holds the key that it was made for.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Stage:
         return ()
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
-        """Write the artifact's files, and return what its manifest says further (`facts`, `fingerprint`).
+        """Write the artifact's files, and return what its manifest holds besides (`facts`, `fingerprint`).
 
         runtime: the run's settings, for those that change no result and for where files are.
         """
@@ -88,7 +88,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage: its folder and what its manifest says."""
+    """A finished stage: its folder and the content of its manifest."""
 
     name: str
     directory: Path

@@ -30,8 +30,8 @@ class Axis:
     setting: str | None  # the run's setting that takes the value; None: `Study.run` knows what to do with it
     values: tuple[Any, ...]  # the paper's grid
     quick: tuple[Any, ...]  # a few points of it
-    embedded_only: bool = False  # the values are for the embedded model; with --model, the user says others
-    check: Callable[[Any], None] | None = None  # ConfigError for a value that cannot be, where no setting says so
+    embedded_only: bool = False  # the values are for the embedded model; with --model, the user gives others
+    check: Callable[[Any], None] | None = None  # ConfigError for a value that no setting refuses
 
     @property
     def kind(self) -> type:

@@ -28,7 +28,7 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def label(name: str) -> str:
-    """A column's name as people say it."""
+    """A column's name in plain words."""
     return LABELS.get(name, name.replace("_", " "))
 
 

@@ -62,7 +62,7 @@ def run_study(
         plots: figures as PNG; needs matplotlib.
 
     Raises:
-        ConfigError: settings that break a rule in any of the cells; told before the first one is run.
+        ConfigError: settings that break a rule in any of the cells; raised before the first one is run.
     """
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
@@ -76,7 +76,7 @@ def run_study(
             atomic_write(root / "config.yaml", to_yaml(config).encode())
         rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
         for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
-            logger.info("study %s: run %d of %d: %s", name, number, len(cells), _spoken(cell))
+            logger.info("study %s: run %d of %d: %s", name, number, len(cells), _format_cell(cell))
             made = study.run(lambda settings: Pipeline(settings, root / "stages"), run, cell)
             _collect(rows, cell, made)
             _drop_checkpoints(made)
@@ -115,7 +115,7 @@ def _settings(study: Study, cell: Values) -> dict[str, Any]:
     return {"seed": cell["seed"], **varied}
 
 
-def _spoken(cell: Values) -> str:
+def _format_cell(cell: Values) -> str:
     return ", ".join(f"{column} {value}" for column, value in cell.items())
 
 

@@ -127,7 +127,7 @@ class ProgressBar(Callback):
             self._bar.write(f"{self.stage}: step {progress.step}: {shown}")
 
     def on_close(self) -> None:
-        """Leave the bar as it stands, and say how fast it was."""
+        """Leave the bar as it stands, and print how fast it was."""
         if self._bar is None or self._progress is None:
             return
         self._bar.close()

@@ -73,7 +73,7 @@ def init_distributed() -> torch.device:
 
 
 def _on_gpu() -> bool:
-    """Whether training is on a GPU; tells DeepSpeed, which must know before it is imported."""
+    """Whether training is on a GPU; where not, DeepSpeed learns it before it is imported."""
     import torch
 
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
@@ -110,7 +110,7 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     if run.dtype == "bfloat16" and run.zero_stage == 0:
         raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set zero_stage 1, or dtype float32")
     ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` is told the last
+        "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` marks the last
         "gradient_clipping": optim.max_grad_norm,
         "zero_optimization": {"stage": run.zero_stage},
         "zero_force_ds_cpu_optimizer": False,  # offloading works with torch's AdamW
@@ -223,7 +223,7 @@ def _conflict(path: str, name: str, theirs: object, setting: str, value: object)
 
 
 class Engine:
-    """A DeepSpeed engine around `model` with torch's AdamW; micro-batches per step may vary, their last one is told."""
+    """A DeepSpeed engine around `model` with torch's AdamW; a step has any number of micro-batches."""
 
     def __init__(self, model: nn.Module, optim: OptimConfig, run: RunConfig) -> None:
         self.device = init_distributed()

@@ -73,7 +73,7 @@ def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> 
     """Sums per response, as `method.loss` takes them, from what the model gave.
 
     User weights multiply the method's weights and the divergence at a token, and change no length. Sums are in float64:
-    a loss reads small differences of thousands of nats. DataError where batch or model lack what the method needs.
+    a loss reads small differences of thousands of nats. DataError where what the method needs is missing.
     """
     outputs = Outputs.of(given)
     _require_needs(method, batch, outputs)
@@ -124,7 +124,7 @@ def list_rows(rows: Iterable[SupportsInt], shown: int = 20) -> str:
 
 
 def _bad_rows(job: Job, step: int, outcomes: Sequence[Outcome]) -> list[int]:
-    """Rows of the step whose reward is not finite on any rank; all its rows where no reward tells."""
+    """Rows of the step whose reward is not finite on any rank; all its rows where every reward is finite."""
     window = [int(row) for row in job.train.window(step)]
     mine = {int(row) for one in outcomes for row in one.batch.response_row[~one.rewards.isfinite()].tolist()}
     flags = all_sum(torch.tensor([float(row in mine) for row in window], device=outcomes[0].rewards.device)).tolist()

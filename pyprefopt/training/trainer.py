@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from pyprefopt.errors import TrainingError
 from pyprefopt.modeling.flops import count_flops
-from pyprefopt.ranks import any_rank, runner_is_gone
+from pyprefopt.ranks import any_rank, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.training.engine import Engine
@@ -103,7 +103,7 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(received) or runner_is_gone()
+        yield lambda: bool(received) or runner_has_ended()
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -309,7 +309,7 @@ def _build_model(
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
             return model
-        with _told_here():
+        with _without_load_report():
             model, info = auto.from_pretrained(
                 path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
                 attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
@@ -328,8 +328,8 @@ def _build_model(
 
 
 @contextmanager
-def _told_here() -> Iterator[None]:
-    """While inside, transformers does not warn of weights that are missing or unused: what matters is told below."""
+def _without_load_report() -> Iterator[None]:
+    """transformers does not warn here of missing or unused weights: `_build_model` reports those that matter."""
     reporter = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:

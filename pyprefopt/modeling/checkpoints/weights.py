@@ -1,4 +1,4 @@
-"""Files of weights as they lie on disk: whether they are whole, told from their headers; and which numbers are none."""
+"""Files of weights as they lie on disk: whether they are whole, by their headers; and which numbers are none."""
 
 from __future__ import annotations
 
