@@ -33,9 +33,12 @@ logger = logging.getLogger("pyprefopt")
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study leaves behind; the tables are also there as `NAME.csv`, the figures as `NAME.png`."""
+    """What a study leaves behind.
 
-    output_dir: Path
+    The tables are also there as `NAME.csv`, the figures as `NAME.png`.
+    """
+
+    output_dir: Path  # the study's folder; its artifacts are in `stages/`
     cells: pl.DataFrame  # a line a run: what was varied, and what came out
     summary: pl.DataFrame  # a line a point of the grid and metric: mean, and its 95 % interval over the repeats
     curves: pl.DataFrame  # a line a run and step: training loss
@@ -51,7 +54,10 @@ def run_study(
     seeds: Sequence[int] | None = None,
     plots: bool = True,
 ) -> StudyResult:
-    """Run every cell of a study that is not done yet; write `cells.csv`, `summary.csv`, `curves.csv`, figures.
+    """Run every cell of a study that is not done yet.
+
+    Rank 0 writes `config.yaml`, `cells.csv`, `summary.csv`, `curves.csv`, `scores.csv` where runs have scores, and the
+    figures.
 
     Args:
         name: of `STUDIES`.
@@ -61,8 +67,18 @@ def run_study(
         seeds: of weights, order and hold-out, one after another; None: the config's.
         plots: figures as PNG; needs matplotlib.
 
+    Returns:
+        The study's folder, and its tables as Polars frames.
+
     Raises:
-        ConfigError: settings that break a rule in any of the cells; raised before the first one is run.
+        ConfigError: settings that break a rule in any of the cells, an axis that the study does not have, or plots
+            without matplotlib; raised before the first cell is run.
+        ArtifactError: another run writes to the study's folder.
+        DataError, TrainingError: as in `pyprefopt.train`.
+
+    Example:
+        >>> config = configure(method="sepo", output_dir="runs/ratios")  # doctest: +SKIP
+        >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:

@@ -36,12 +36,23 @@ FROM_LOGPS = ("logps/chosen", "logps/rejected", *TOKEN_MEANS)
 def tally(
     method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, given: Tensor | Outputs, weights: Tensor | None
 ) -> Tensor:
-    """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
+    """Sum over one micro-batch what its metrics are made of.
 
-    `losses` [units], `rewards` [R] and `weights` [K, M] as the method gives them, `given` what the model gave.
     `rewards/accuracies` counts chosen > rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over
     a response's scored tokens, `weights/negative` counts those that the margin turns round, `num_weightless` groups
-    without any. A zero-loss batch counts no tokens but computed ones. What is not there is NaN.
+    without any. A zero-loss batch counts no tokens but computed ones.
+
+    Args:
+        method: the method that gave losses, rewards and weights.
+        batch: the micro-batch.
+        losses: [units].
+        rewards: [R].
+        given: what the model gave: log-probs [M], or Outputs.
+        weights: [K, M]; None of a model's scores.
+
+    Returns:
+        The sums in the order of TALLY, f64 [len(TALLY)]; those that cannot be had are NaN. Tallies of micro-batches,
+        ranks and steps add up.
     """
     logps, entropy = Outputs.of(given).logps, Outputs.of(given).entropy
     rewards = rewards.detach().double()
