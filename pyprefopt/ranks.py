@@ -126,9 +126,20 @@ def any_rank(value: bool) -> bool:
 
 
 def wait_until(look: Callable[[], T | None], path: str | Path, poll: float = 0.1) -> T:
-    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has ended.
+    """Call `look` until it gives something.
 
     No collective, so nothing times out while rank 0 works for hours.
+
+    Args:
+        look: what is waited for; None: not yet.
+        path: what rank 0 writes, for the error.
+        poll: seconds between two looks.
+
+    Returns:
+        What `look` gave.
+
+    Raises:
+        ArtifactError: the launcher has ended.
     """
     launcher = os.getppid()
     while (found := look()) is None:

@@ -74,10 +74,21 @@ def open_trained(
     lora: LoraConfig,
     seed: int,
 ) -> PackedModel:
-    """Load a model to train, with what its method needs of a model; its entropy is logged.
+    """Load a model to train, with what its method needs of a model.
 
     The reference of `ref_kl` is the model that the training starts from: a second copy, or (LoRA) the adapter off.
-    seed: of what is added to the model's weights, and of a configuration's.
+
+    Args:
+        source: the model that the training starts from.
+        data: whose tokenizer the model must fit.
+        runtime: the run's settings, for those that change no result.
+        needs: of the method; `reward_head` and `ref_kl` decide the kind of model.
+        dtype: of weights and computation.
+        lora: adapters; r = 0: none.
+        seed: of what is added to the model's weights, and of a configuration's.
+
+    Returns:
+        A RewardModel, a ReferencedModel or a LogpsModel; the last two give entropies too.
     """
     options: dict[str, Any] = {"dtype": dtype, "seed": seed, "trained": True, "lora": lora if lora.r > 0 else None}
     model: PackedModel

@@ -150,9 +150,15 @@ def best_responses(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_split(tables: Iterable[pa.Table], target: Path, first: int | None = None) -> SegmentStore | None:
-    """Write segments as the store `target`, and their user weights beside it; None where there are no rows.
+    """Write segments as the store `target`, and their user weights beside it.
 
-    first: only so many rows are written; all tables are taken all the same.
+    Args:
+        tables: segments; all of them are read, whatever `first` is.
+        target: the store's folder.
+        first: only so many rows are written; None: all.
+
+    Returns:
+        The store of segments; None where there are no rows.
     """
     segments: ShardWriter[SegmentStore] | None = None
     weights: ShardWriter[ValueStore] | None = None

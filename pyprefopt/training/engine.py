@@ -104,8 +104,11 @@ def close() -> None:
 def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     """DeepSpeed's settings for a stage: ours, and those of the user's file (`run.deepspeed`) that ours leave open.
 
-    A value that contradicts ours is a ConfigError naming both; "auto" takes ours. bfloat16 without ZeRO is refused:
-    DeepSpeed's first Adam update is then wrong.
+    "auto" in the file takes ours.
+
+    Raises:
+        ConfigError: a value of the file that contradicts ours, named with it; or bfloat16 without ZeRO, where
+            DeepSpeed's first Adam update is wrong.
     """
     if run.dtype == "bfloat16" and run.zero_stage == 0:
         raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set zero_stage 1, or dtype float32")

@@ -46,13 +46,10 @@ def peak_tflops(run: RunConfig, device: torch.device) -> float | str:
 
 @dataclass
 class Throughput:
-    """Of the steps that this process took part in, over all ranks; evaluation does not count.
+    """Of the steps that this process took part in, over all ranks; evaluation does not count."""
 
-    flops: operations of the model, or why they are not known; peak: TFLOP/s of one device, or why not.
-    """
-
-    flops: Flops | str
-    peak: float | str
+    flops: Flops | str  # operations of the model, or why they are not known
+    peak: float | str  # TFLOP/s of one device, or why it is not known
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
 

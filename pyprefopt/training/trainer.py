@@ -28,8 +28,18 @@ __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     """Train `job.model` in place, or go on from the stage's last checkpoint; every rank calls this.
 
-    TrainingError where the loss or gradient is not finite (nothing is updated or saved) and after SIGTERM (the step
-    is finished and a checkpoint written); ArtifactError for a checkpoint of another launch.
+    Args:
+        job: the model, its method, the data and the settings.
+        callbacks: further ones, behind those that write metrics, draw the progress bar and warn.
+
+    Returns:
+        What the training leaves behind: metrics, evaluations, and on rank 0 the weights on the CPU.
+
+    Raises:
+        TrainingError: the loss or gradient is not finite (nothing is updated or saved), or SIGTERM came (the step is
+            finished and a checkpoint written).
+        DataError: a step has nothing to average the loss over, or a batch does not have what the method needs.
+        ArtifactError: a checkpoint of another number of ranks or ZeRO stage.
     """
     started, run = time.monotonic(), job.run
     steps, optim = job.train.steps_per_epoch, job.optim

@@ -122,7 +122,8 @@ def sketch_model(
 ) -> PreTrainedModel:
     """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
 
-    ConfigError for what `load_model` would refuse before it reads weights, and for damaged files of these.
+    Raises:
+        ConfigError: what `load_model` would refuse before it reads weights, and damaged files of these.
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     config, _ = _configured(path, "auto", trust_remote_code, head, None)

@@ -51,7 +51,8 @@ def loading_options(dtype: torch.dtype) -> dict[str, Any]:
 def take_over(model: PreTrainedModel) -> None:
     """Let a model loaded so compute through `QuantizedLinear`; to all others it is then an ordinary model.
 
-    ConfigError where nothing was quantized, or layers that hold their weight transposed (Conv1D).
+    Raises:
+        ConfigError: nothing was quantized, or layers that hold their weight transposed (Conv1D).
     """
     from bitsandbytes.nn import Linear4bit
 

@@ -57,11 +57,23 @@ def token_logps(policy: Readout, targets: Tensor) -> Tensor:
 def token_outputs(
     policy: Readout, targets: Tensor, *, reference: Readout | None = None, entropy: bool = False
 ) -> Outputs:
-    """log p(target) for each row, [M] in max(float32, hidden's dtype); on demand entropy and KL(reference || policy).
+    """Compute log p(target) for each row, on demand with entropy and KL(reference || policy).
 
-    All three have gradients for the policy (none for the reference) and come from one walk over the vocabulary. Plain
-    `nn.Linear` heads go through vocabulary blocks; any other head (LoRA on it, quantized) is called as a module on
-    blocks of rows under activation checkpointing. ConfigError where the two vocabularies differ in size.
+    All three come from one walk over the vocabulary. Plain `nn.Linear` heads go through vocabulary blocks; any other
+    head (LoRA on it, quantized) is called as a module on blocks of rows under activation checkpointing.
+
+    Args:
+        policy: head and hidden states [M, H].
+        targets: [M] i64.
+        reference: head and hidden states [M, H] of the reference; None: no divergence.
+        entropy: whether entropies are given.
+
+    Returns:
+        `logps`, `kl` and `entropy`, each [M] in nats, in max(float32, hidden's dtype), with gradients for the policy
+        (none for the reference); None where it was not asked for.
+
+    Raises:
+        ConfigError: the two vocabularies differ in size.
     """
     readouts = [policy] if reference is None else [policy, reference]
     sizes = [getattr(readout.head, "out_features", None) for readout in readouts]
