@@ -72,10 +72,19 @@ def runner_has_ended() -> bool:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads in this rank (None: cores / local ranks, at least 1); returns the number.
+    """Set the number of CPU threads of this rank.
 
     Ranks that together have more threads than cores are 3 to 60 times slower. Best called before torch is imported:
     OpenMP reads its environment then.
+
+    Args:
+        threads: how many; None: cores / local ranks, at least 1.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: not > 0.
     """
     check(threads is None or threads > 0, "threads", threads, "> 0 or None")
     count = threads or max(1, len(os.sched_getaffinity(0)) // local_world_size())

@@ -24,12 +24,15 @@ FIRST = ("method", "model", "data", "output_dir")  # of a run's settings in --he
 
 
 def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict[str, Any]:
-    """What the words give, nested, of the options that `cls` declares; the command has its name and docstring."""
+    """Read what the words give, nested, of the options that `cls` declares.
+
+    The command has the name of `cls`, and its docstring where `about` is None.
+    """
     return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
 
 
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
-    """The same as an instance; `cls` has no sections."""
+    """Read the options as an instance of `cls`, which has no sections."""
     return cls(**read_given(cls, argv, about))
 
 

@@ -110,7 +110,14 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
 
 
 def check_packing(model: PackedModel) -> Tensor:
-    """Last hidden states of a made-up pack; ConfigError unless its documents come out as they do alone."""
+    """Compare the documents of a made-up pack with the same documents alone.
+
+    Returns:
+        The last hidden states of the pack, [N, H].
+
+    Raises:
+        ConfigError: they differ by more than rounding, or are not finite.
+    """
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")

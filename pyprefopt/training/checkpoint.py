@@ -68,9 +68,9 @@ class CheckpointStore:
         barrier()
 
     def resume(self, engine: Engine) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into `engine`; every rank calls this.
+        """Load the newest whole checkpoint into `engine`.
 
-        Incomplete, damaged and foreign ones are removed and named.
+        Every rank calls this. Incomplete, damaged and foreign ones are removed and named.
 
         Returns:
             Its `state`, or None where there is no checkpoint.

@@ -274,9 +274,10 @@ class Engine:
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Update the weights; returns the gradient's global norm before clipping.
+        """Update the weights, unless the gradient is not finite.
 
-        Where that norm is not finite, nothing has been updated.
+        Returns:
+            The gradient's global norm before clipping; where it is not finite, nothing has been updated.
         """
         norm = self._gradient_norm() if self._stage == 0 else None
         if norm is not None and not math.isfinite(norm):
@@ -303,7 +304,7 @@ class Engine:
         return float(torch.stack(squares).sum().sqrt())
 
     def save(self, directory: Path) -> None:
-        """Write weights and optimizer state; every rank calls this."""
+        """Write weights and optimizer state. Every rank calls this."""
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
@@ -312,7 +313,7 @@ class Engine:
             self._engine.load_checkpoint(str(directory), tag=_TAG)
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
-        """All weights on the CPU, on rank 0 (None elsewhere); every rank calls this. Tied weights stay one tensor."""
+        """All weights on the CPU, on rank 0 (None elsewhere). Every rank calls this. Tied weights stay one tensor."""
         import deepspeed
 
         weights: dict[str, Tensor] = {}

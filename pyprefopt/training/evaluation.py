@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def evaluate(
     model: Engine | nn.Module, method: Method, loader: Loader | None, ranking: Loader | None = None
 ) -> Metrics:
-    """Evaluate a model over a whole split, as global sums over global counts; every rank calls this.
+    """Evaluate a model over a whole split, as global sums over global counts.
 
-    Ranking accuracy is the share of pairs whose chosen response has the higher mean log-prob over all its tokens (of a
-    reward model: the higher score), a tie counts 1/2.
+    Every rank calls this. Ranking accuracy is the share of pairs whose chosen response has the higher mean log-prob
+    over all its tokens (of a reward model: the higher score), a tie counts 1/2.
 
     Args:
         model: an engine, or a model that maps a PackedBatch to log-probs [M] or Outputs.

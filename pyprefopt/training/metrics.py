@@ -118,7 +118,7 @@ def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
-    """How many units of the method's loss the micro-batch holds, 0-dim f64; none in a zero-loss batch."""
+    """Count the units of the method's loss in the micro-batch, 0-dim f64. A zero-loss batch has none."""
     return count_units(method.unit, batch).to(batch.token_mask.device, torch.float64)
 
 
@@ -136,7 +136,15 @@ def averages(totals: Tensor) -> dict[str, float]:
 
 
 def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
-    """[pairs ranked right, pairs], f64, a tie is 1/2: by mean log-prob of scored tokens, or by the model's score."""
+    """Count the pairs that a model ranks right, by mean log-prob of scored tokens or by its score; a tie is 1/2.
+
+    Args:
+        batch: the micro-batch.
+        given: what the model gave: log-probs [M], or Outputs.
+
+    Returns:
+        Pairs ranked right, and pairs, f64 [2].
+    """
     outputs = Outputs.of(given)
     if outputs.scores is not None:
         values = outputs.scores.detach().double()

@@ -26,7 +26,9 @@ __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 
 
 def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
-    """Train `job.model` in place, or go on from the stage's last checkpoint; every rank calls this.
+    """Train `job.model` in place, or go on from the stage's last checkpoint.
+
+    Every rank calls this.
 
     Args:
         job: the model, its method, the data and the settings.
