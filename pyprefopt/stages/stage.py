@@ -199,7 +199,7 @@ def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict
     folder = Folder(directory)
 
     def look() -> dict[str, Any] | None:
-        if stage.collective and folder.claim == claim and not folder.is_finished:
+        if stage.collective and folder.pending == claim and not folder.is_finished:
             return {}
         try:
             return finished(stage, directory)

@@ -43,7 +43,8 @@ def top_k_mask(
     mask: list<bool> of the tokens that may be selected; without it, all. ids: list<u32>, needed where `excluded_ids`
     are given: tokens that are never selected. T is the number of tokens that may be.
     The number selected is floor(ratio * T + 0.5) for `half_up`, floor(ratio * T) for `floor`, ceil(ratio * T) for
-    `ceil`, in float64; at least `minimum`, at most T. Ties go to the earlier token, -0.0 equals 0.0.
+    `ceil`, of the ratio as the decimal number that was written; at least `minimum`, at most T. Ties go to the earlier
+    token, -0.0 equals 0.0.
 
     Raises ConfigError for a bad setting, DataError (naming the list) for a NaN or null score at a token that may be
     selected, or lists of different lengths.

@@ -6,21 +6,46 @@ use minijinja::{AutoEscape, Error, ErrorKind, State};
 
 use super::{python, sandbox};
 
-/// The operation of this name on these values. A name is an operator, or a sign with the name of a filter (`|trim`), a
-/// test (`?string`) or a method (`.strip`); `$` charges for a value that was made.
-pub fn operate(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
-    match (name.split_at(1), args) {
-        (("|", filter), _) => {
+/// An operation that a program calls, by its name.
+#[derive(Clone, Copy)]
+pub enum Operation {
+    /// `|trim`
+    Filter(&'static str),
+    /// `?string`
+    Test(&'static str),
+    /// `.strip`
+    Method(&'static str),
+    /// `$`: charges for a value that was made.
+    Charge,
+    Operator(&'static str),
+}
+
+impl Operation {
+    pub fn named(name: &'static str) -> Self {
+        match name.split_at(1) {
+            ("|", filter) => Self::Filter(filter),
+            ("?", test) => Self::Test(test),
+            (".", method) => Self::Method(method),
+            ("$", _) => Self::Charge,
+            _ => Self::Operator(name),
+        }
+    }
+}
+
+/// What the operation makes of these values.
+pub fn operate(state: &State, operation: Operation, args: &[Value]) -> Result<Value, Error> {
+    match (operation, args) {
+        (Operation::Filter(filter), _) => {
             sandbox::check_growth(filter, args)?;
             charged(state.apply_filter(filter, args)?)
         }
-        (("?", test), _) => state.perform_test(test, args).map(Value::from),
-        ((".", method), [receiver, rest @ ..]) => {
+        (Operation::Test(test), _) => state.perform_test(test, args).map(Value::from),
+        (Operation::Method(method), [receiver, rest @ ..]) => {
             sandbox::check_growth(method, args)?;
             charged(receiver.call_method(state, method, rest)?)
         }
-        (("$", _), [value]) => charged(value.clone()),
-        (_, [left, right]) => operator(state, name, left, right),
+        (Operation::Charge, [value]) => charged(value.clone()),
+        (Operation::Operator(name), [left, right]) => operator(state, name, left, right),
         _ => Err(Error::from(ErrorKind::MissingArgument)),
     }
 }

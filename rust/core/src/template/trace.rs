@@ -11,7 +11,7 @@ use minijinja::value::{Rest, Value};
 use minijinja::{Environment, Error, Output, State};
 
 use super::content::{Guard, Piece, Slot};
-use super::operators;
+use super::operators::{self, Operation};
 use super::strip::Strip;
 use symbol::Symbol;
 
@@ -43,20 +43,21 @@ pub fn follow(
 /// Make the operations that a program calls by these names, and its output, such that contents can be followed.
 pub fn install(environment: &mut Environment<'static>, names: &BTreeSet<&'static str>) {
     for &name in names {
+        let operation = Operation::named(name);
         environment.add_function(name, move |state: &State, args: Rest<Value>| {
-            operate(state, name, &args)
+            operate(state, operation, &args)
         });
     }
     environment.set_formatter(write);
 }
 
-fn operate(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
+fn operate(state: &State, operation: Operation, args: &[Value]) -> Result<Value, Error> {
     if !record::active() {
-        return operators::operate(state, name, args);
+        return operators::operate(state, operation, args);
     }
-    match operations::answer(state, name, args)? {
+    match operations::answer(state, operation, args)? {
         Some(answer) => Ok(answer),
-        None => operators::operate(state, name, args).map(symbol::recover),
+        None => operators::operate(state, operation, args).map(symbol::recover),
     }
 }
 

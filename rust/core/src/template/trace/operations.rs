@@ -8,6 +8,7 @@ use minijinja::{Error, State};
 use super::record::decide;
 use super::symbol::{ANY_TEXT, Symbol, holds, not_followed, slot_of, symbol};
 use crate::template::content::{Piece, Question};
+use crate::template::operators::Operation;
 use crate::template::strip::{Strip, strip};
 
 /// Tests that ask for a value's type.
@@ -29,13 +30,14 @@ const TYPE_TESTS: [&str; 14] = [
 ];
 
 /// What the operation gives if a content takes part in it; None: none does, or the engine's own operation may answer.
-pub fn answer(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    match (name.split_at(1), args) {
-        (("|", name), [_, ..]) => filter(state, name, args),
-        (("?", name), _) => test(state, name, args),
-        ((".", name), [receiver, args @ ..]) => method(receiver, name, args),
-        (("|" | "." | "$", _), _) => Ok(None),
-        (_, [left, right]) if holds(left) || holds(right) => operator(name, left, right),
+pub fn answer(state: &State, operation: Operation, args: &[Value]) -> Result<Option<Value>, Error> {
+    match (operation, args) {
+        (Operation::Filter(name), [_, ..]) => filter(state, name, args),
+        (Operation::Test(name), _) => test(state, name, args),
+        (Operation::Method(name), [receiver, args @ ..]) => method(receiver, name, args),
+        (Operation::Operator(name), [left, right]) if holds(left) || holds(right) => {
+            operator(name, left, right)
+        }
         _ => Ok(None),
     }
 }
