@@ -178,28 +178,28 @@ def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | N
     Raises:
         ArtifactError: a manifest that is broken, or was not written before the launcher ended.
     """
-    claim = {"key": stage.key, "run": run}
+    pending = {"key": stage.key, "run": run}
     with ExitStack() as turn:
         if not ranks.is_main():
-            manifest = _follow(stage, directory, claim)
+            manifest = _follow(stage, directory, pending)
         else:
             manifest = finished(stage, directory, report=run is None)
             if manifest is None and run is not None:
                 turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
                 manifest = finished(stage, directory)  # another run may have made it meanwhile
         if manifest is None:
-            return _make(stage, directory, runtime, claim)
+            return _make(stage, directory, runtime, pending)
     if ranks.is_main():
         logger.info("%s: done before, used again (%s)", stage.title, directory)
     return Artifact(stage.title, directory, manifest, reused=True)
 
 
-def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict[str, Any] | None:
+def _follow(stage: Stage, directory: Path, pending: dict[str, str | None]) -> dict[str, Any] | None:
     """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 builds with this one."""
     folder = Folder(directory)
 
     def look() -> dict[str, Any] | None:
-        if stage.collective and folder.pending == claim and not folder.is_finished:
+        if stage.collective and folder.pending == pending and not folder.is_finished:
             return {}
         try:
             return finished(stage, directory)
@@ -209,14 +209,14 @@ def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict
     return ranks.wait_until(look, directory / MANIFEST) or None
 
 
-def _make(stage: Stage, directory: Path, runtime: RunConfig, claim: dict[str, str | None]) -> Artifact:
+def _make(stage: Stage, directory: Path, runtime: RunConfig, pending: dict[str, str | None]) -> Artifact:
     folder = Folder(directory)
     if ranks.is_main():
         logger.info("%s: making %s", stage.title, directory)
         if folder.is_finished:  # and not as it was written: none of its stores stays
             for store in [path.parent for path in directory.glob(f"*/{MANIFEST}")]:
                 store.unlink() if store.is_symlink() else shutil.rmtree(store)  # a link to a prepared folder
-        if folder.begin(claim):
+        if folder.begin(pending):
             logger.info("%s: settings or inputs changed, made again", stage.name)
     reset_peak_memory()
     began = time.perf_counter()
