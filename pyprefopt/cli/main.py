@@ -20,7 +20,11 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())

@@ -186,7 +186,12 @@ def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
 
 
 def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
-    """A model that is trained, or started from (`setting`: base.path), must read the same token ids as the policy.
+    """Check that a model which is trained further, or starts a training, reads the same token ids as the policy.
+
+    Args:
+        setting: names the model in the error, such as base.path.
+        model: directory or hub name.
+        data: whose tokenizer is the policy's.
 
     Raises:
         ConfigError: its tokenizer gives a token another id (first difference named).

@@ -107,7 +107,21 @@ def run_study(
 def grid(
     study: Study, config: RunConfig, given: Mapping[str, Sequence[Any]], *, quick: bool, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The cells as column -> value, seeds outermost; `given` (by option) replaces an axis's values."""
+    """The cells of a study, seeds outermost.
+
+    Args:
+        study: what is varied.
+        config: what all runs have in common.
+        given: option of an axis -> its values; other axes take their grid.
+        quick: a few points of each axis instead of the whole grid.
+        seeds: of the repeats.
+
+    Returns:
+        Each cell as column -> value.
+
+    Raises:
+        ConfigError: an unknown axis, values that are not allowed or repeated, or models that must be named.
+    """
     known = [axis.option for axis in study.axes]
     for option in given:
         if option not in known:
@@ -144,7 +158,7 @@ def _collect(rows: dict[str, list[dict[str, Any]]], cell: Values, made: Mapping[
 
 
 def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
-    """A finished training does not need them, and a grid of runs would keep several of each."""
+    """Remove checkpoints, which a finished training does not need: a grid of runs would keep several of each."""
     if ranks.is_main():
         for artifact in made.values():
             shutil.rmtree(artifact.directory / "checkpoints", ignore_errors=True)
