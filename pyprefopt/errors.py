@@ -1,4 +1,4 @@
-"""The errors that a user can meet. Each message says setting (or file, row, field), value, rule and remedy."""
+"""The errors that a user can meet. Each message names setting (or file, row, field), value, rule and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numbers import Integral, Real
 class PyprefoptError(Exception):
     """Base of all errors that pyprefopt raises on purpose."""
 
-    all_ranks_alike = False  # every rank of a run raises the same one: it is told once
+    same_on_all_ranks = False  # every rank of a run raises the same one: it is printed once
 
 
 class ConfigError(PyprefoptError, ValueError):

@@ -43,14 +43,14 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, the one that writes and speaks."""
+    """Whether this is rank 0, the one that writes, logs and prints."""
     return rank() == 0
 
 
 def deepspeed_runner() -> int | None:
     """Process id of the `deepspeed` command that started this rank on this machine; None without one, or off Linux.
 
-    It changes when that command has gone: DeepSpeed passes a SIGTERM to `deepspeed` on to nobody, and the ranks, which
+    It changes when that command has ended: DeepSpeed passes a SIGTERM to `deepspeed` on to nobody, and the ranks, which
     its inner launcher started, would train on unseen.
     """
     try:
@@ -66,16 +66,25 @@ def deepspeed_runner() -> int | None:
 _RUNNER = deepspeed_runner()  # as this process began
 
 
-def runner_is_gone() -> bool:
+def runner_has_ended() -> bool:
     """Whether the `deepspeed` command that started this rank has ended since."""
     return deepspeed_runner() != _RUNNER
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads in this rank (None: cores / local ranks, at least 1); returns the number.
+    """Set the number of CPU threads of this rank.
 
     Ranks that together have more threads than cores are 3 to 60 times slower. Best called before torch is imported:
     OpenMP reads its environment then.
+
+    Args:
+        threads: how many; None: cores / local ranks, at least 1.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: not > 0.
     """
     check(threads is None or threads > 0, "threads", threads, "> 0 or None")
     count = threads or max(1, len(os.sched_getaffinity(0)) // local_world_size())
@@ -126,9 +135,20 @@ def any_rank(value: bool) -> bool:
 
 
 def wait_until(look: Callable[[], T | None], path: str | Path, poll: float = 0.1) -> T:
-    """What `look` gives, as soon as that is something. ArtifactError naming `path` where the launcher has gone.
+    """Call `look` until it gives something.
 
     No collective, so nothing times out while rank 0 works for hours.
+
+    Args:
+        look: what is waited for; None: not yet.
+        path: what rank 0 writes, for the error.
+        poll: seconds between two looks.
+
+    Returns:
+        What `look` gave.
+
+    Raises:
+        ArtifactError: the launcher has ended.
     """
     launcher = os.getppid()
     while (found := look()) is None:

@@ -90,7 +90,7 @@ class PackedBatch:
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch; a model has what it was opened for."""
+    """What a model gives for a batch. What it was not opened for is None."""
 
     logps: Tensor | None = None  # [M], log-probs of the scored tokens; None: a model without a vocabulary
     kl: Tensor | None = None  # [M], KL(reference || policy) over the vocabulary where each token is predicted

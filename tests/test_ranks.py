@@ -111,9 +111,9 @@ def test_the_deepspeed_command_is_found_behind_its_launcher():
 
 
 def test_the_end_of_the_deepspeed_command_is_noticed_whenever_it_comes(monkeypatch):
-    assert not ranks.runner_is_gone()
+    assert not ranks.runner_has_ended()
     monkeypatch.setattr(ranks, "_RUNNER", 12345)  # it was there as the rank began
-    assert ranks.runner_is_gone()
+    assert ranks.runner_has_ended()
 
 
 def test_a_runs_lock_is_the_folders_lock(tmp_path):

@@ -1,4 +1,4 @@
-"""Finds the command, runs it, and says in one line what went wrong."""
+"""Finds the command, runs it, and prints in one line what went wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 2 where a setting, the data or an artifact breaks its rule, 130 on Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -70,6 +74,6 @@ def _explain(error: PyprefoptError) -> int:
     from pyprefopt import ranks
 
     rank = ranks.rank()
-    if rank == 0 or not error.all_ranks_alike:
+    if rank == 0 or not error.same_on_all_ranks:
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
     return 2

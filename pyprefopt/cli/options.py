@@ -24,12 +24,15 @@ FIRST = ("method", "model", "data", "output_dir")  # of a run's settings in --he
 
 
 def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict[str, Any]:
-    """What the words give, nested, of the options that `cls` declares; the command has its name and docstring."""
+    """Read what the words give, nested, of the options that `cls` declares.
+
+    The command has the name of `cls`, and its docstring where `about` is None.
+    """
     return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
 
 
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
-    """The same as an instance; `cls` has no sections."""
+    """Read the options as an instance of `cls`, which has no sections."""
     return cls(**read_given(cls, argv, about))
 
 
@@ -41,7 +44,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class RunLine:
-    """What a command line says of a run, by dotted name."""
+    """What a command line gives of a run, by dotted name."""
 
     method: str
     file: dict[str, Any]  # the settings of --config
@@ -60,7 +63,7 @@ def read_run(
     """Read options of a run, all of them or those in `names`, beside a command's `own`.
 
     Raises:
-        ConfigError: what the file or the words say wrong, that of the file first.
+        ConfigError: what is wrong in the file or the words, that of the file first.
     """
     from pyprefopt.settings.config import RunConfig
     from pyprefopt.settings.resolve import layered, naming
@@ -108,7 +111,7 @@ def on_all_ranks() -> Iterator[None]:
     try:
         yield
     except PyprefoptError as error:
-        error.all_ranks_alike = True
+        error.same_on_all_ranks = True
         raise
 
 

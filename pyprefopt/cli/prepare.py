@@ -45,7 +45,7 @@ class Prepare:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Prepare as the options say."""
+    """Prepare by the options."""
     given = read_given(Prepare, argv)
     cut = given.pop("truncation", {})
     options = Prepare(**given)

@@ -45,7 +45,7 @@ and, as for pyprefopt train (pyprefopt train --help explains each):
 
 
 def run(argv: Sequence[str]) -> None:
-    """Score as the options say."""
+    """Score by the options."""
     if {"-h", "--help"} & set(argv):  # without what loads the settings of a run
         read_options(Score, ["--help"], about=USAGE)
     with on_all_ranks():

@@ -8,7 +8,7 @@ from pyprefopt.cli.options import on_all_ranks, parse_args, show_log
 
 
 def run(argv: Sequence[str]) -> None:
-    """Train as the options say."""
+    """Train by the options."""
     with on_all_ranks():
         config = parse_args(argv)
     show_log()

@@ -37,7 +37,7 @@ class Truncate:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Cut as the options say, and print where the result is."""
+    """Cut by the options, and print where the result is."""
     given = vars(read_options(Truncate, argv)).copy()
 
     from pyprefopt.data.truncation.dispatch import truncate

@@ -58,7 +58,7 @@ def as_series(column: Any) -> pl.Series:
 
 
 def as_frame(table: Any) -> pl.DataFrame:
-    """An Arrow table as a frame. DataError for a type that Polars lacks."""
+    """An Arrow table as a frame. DataError for a type that Polars does not have."""
     table = pa.table(table)
     try:
         return pl.DataFrame(table)

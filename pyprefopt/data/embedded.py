@@ -166,7 +166,7 @@ def candidates(seed: str, rows: int) -> pl.DataFrame:
 
 
 def instructions(seed: str, rows: int) -> pl.DataFrame:
-    """`rows` SFT examples: prompt and response str; sounds in random order, own and partner's alike."""
+    """`rows` SFT examples: prompt and response str; sounds in random order, own and partner's equally often."""
     import polars as pl
 
     writer, records = _Writer(seed), []

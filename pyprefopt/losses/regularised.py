@@ -40,7 +40,7 @@ class DPOReg(DPO):
     sequence_weight: SequenceWeight = "gradient"  # w: DPO's gradient weight, detached; static, none: 1 (the ablation)
 
     needs = frozenset({"ref_logps", "token_rewards"})
-    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
+    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user sets none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +65,7 @@ class SimPOReg(SimPO):
     reg_length_norm: bool = True  # R divided by |y|, as SimPO's reward is; false: R is a sum, as in DPO-REG
 
     needs = frozenset({"token_rewards"})
-    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user says nothing
+    reward_transform = "sigmoid_centered"  # of log-ratios as token rewards, where the user sets none
 
     def __post_init__(self) -> None:
         super().__post_init__()

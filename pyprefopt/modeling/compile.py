@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 def compile_layers(model: PackedModel) -> int:
-    """Compile the norms and the feed-forward block of every layer in place; returns how many modules that are.
+    """Compile the norms and the feed-forward block of every layer in place.
 
     Packs have another number of tokens every time, so shapes are symbolic. Attention and head stay as they are: they
     work document by document and vocabulary block by block, and would be compiled again for every pack. Weights keep
-    their names. ConfigError for a model whose layers are not found.
+    their names.
+
+    Returns:
+        How many modules are compiled.
+
+    Raises:
+        ConfigError: the model's layers are not found.
     """
     layers = getattr(model.causal.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -31,6 +37,6 @@ def compile_layers(model: PackedModel) -> int:
 
 
 def _simple(part: nn.Module) -> bool:
-    """Feed-forward blocks and norms, told by their names, which all of transformers' layers share."""
+    """Feed-forward blocks and norms, found by their names, which all of transformers' layers share."""
     name = type(part).__name__.lower()
     return "mlp" in name or "norm" in name

@@ -24,7 +24,7 @@ class Flops:
     scored: float  # of each token whose log-prob is taken: the head
 
     def total(self, tokens: float, context: float, scored: float) -> float:
-        """Of a step; `context`: positions that its tokens see, summed."""
+        """Operations of a step with so many tokens, positions that they see in all, and scored tokens."""
         return self.token * tokens + self.context * context + self.scored * scored
 
 

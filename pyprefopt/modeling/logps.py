@@ -27,15 +27,26 @@ if TYPE_CHECKING:
 
 
 class LogpsModel(PackedModel):
-    """A causal language model (plain, or under PEFT) whose forward takes a PackedBatch and returns log-probs [M].
+    """A causal language model whose forward gives the log-probs of a packed batch's scored tokens.
 
     Hidden states come from the base model, the head is applied to the scored positions only. Everything happens
-    inside `forward`, so DeepSpeed ZeRO-3 gathers the head's weight as it does any other. At construction two probes
-    on a few made-up tokens compare documents in a pack with documents alone and the engine with `model(...).logits`
-    (ConfigError where they disagree); `probe=False` leaves them out, for weights that are partitioned already.
+    inside `forward`, so DeepSpeed ZeRO-3 gathers the head's weight as it does any other.
 
-    entropy: give that of each token's distribution too, while `entropy` is True; it may be changed at any time.
-    kernel: what reads the head's output, torch, triton (on a GPU) or auto; it may be changed at any time.
+    Args:
+        model: from `load_model`, plain or under PEFT.
+        probe: compare, on a few made-up tokens, documents in a pack with documents alone and the engine with
+            `model(...).logits`; False: do not, for weights that are partitioned already.
+        entropy: give the entropy of each token's distribution too; the attribute may be changed at any time.
+        kernel: what reads the head's output, torch, triton (on a GPU) or auto; the attribute may be changed at any
+            time.
+
+    Raises:
+        ConfigError: the model was not loaded for packed batches, has no language model head, or a probe finds other
+            numbers than the model's own, or weights that are not finite.
+
+    Example:
+        >>> model = LogpsModel(load_model("models/base"))  # doctest: +SKIP
+        >>> logps = model(batch)  # [M] float32, with gradient  # doctest: +SKIP
     """
 
     def __init__(self, model: nn.Module, *, probe: bool = True, entropy: bool = False, kernel: Kernel = "auto") -> None:
@@ -48,9 +59,14 @@ class LogpsModel(PackedModel):
             _check_head(self, check_packing(self))
 
     def forward(self, batch: PackedBatch) -> Tensor | Outputs:
-        """log p of `target_ids` read at `hidden_index`, [M], in max(float32, the model's dtype).
+        """Compute log p of `target_ids`, read at `hidden_index`.
 
-        With `entropy`, Outputs of log-probs and entropies.
+        Args:
+            batch: of torch tensors, on the model's device.
+
+        Returns:
+            Log-probs [M] in nats, in max(float32, the model's dtype); while `entropy` is True, Outputs of log-probs
+            and entropies, both [M] in nats.
         """
         return token_outputs(self.readout(batch), batch.target_ids, entropy=True) if self.entropy else self.logps(batch)
 
@@ -67,7 +83,21 @@ class LogpsModel(PackedModel):
 
 @torch.no_grad()
 def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Log-probs [M] without gradient and in evaluation mode; `model` is a LogpsModel, or an engine around one."""
+    """Compute a batch's log-probs without gradient and in evaluation mode.
+
+    Args:
+        model: a LogpsModel, or an engine around one; it is left in the mode in which it was.
+        batch: of torch tensors, on the model's device.
+
+    Returns:
+        Log-probs [M] of the scored tokens, in nats, in max(float32, the model's dtype).
+
+    Raises:
+        ConfigError: a reward model, which has no log-probs.
+
+    Example:
+        >>> ref_logps = score_logps(model, batch)  # doctest: +SKIP
+    """
     training = model.training
     model.eval()
     try:
@@ -80,7 +110,14 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
 
 
 def check_packing(model: PackedModel) -> Tensor:
-    """Last hidden states of a made-up pack; ConfigError unless its documents come out as they do alone."""
+    """Compare the documents of a made-up pack with the same documents alone.
+
+    Returns:
+        The last hidden states of the pack, [N, H].
+
+    Raises:
+        ConfigError: they differ by more than rounding, or are not finite.
+    """
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")

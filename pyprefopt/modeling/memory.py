@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one rank without ZeRO. Stage 1 divides `optimizer` by the ranks, 2 also `gradients`, 3 also the rest."""
+    """Bytes on one rank without ZeRO.
 
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
+    ZeRO stage 1 divides `optimizer` by the ranks, 2 also `gradients`, 3 also `parameters`.
+    """
+
+    parameters: int  # all weights as they are stored, those of a reference beside the policy too
+    gradients: int  # of the trained weights
+    optimizer: int  # its float32 numbers, and the float32 copies of bfloat16 weights
+    activations: int  # of one micro-batch: what the backward pass reads, and the head's blocks of logits
 
     @property
     def total(self) -> int:
@@ -32,12 +35,24 @@ class MemoryEstimate:
 def estimate_memory(
     model: nn.Module, *, tokens: int, optimizer_states: int = 2, gradient_checkpointing: bool = False
 ) -> MemoryEstimate:
-    """Bytes for one training step with `tokens` in a micro-batch; right to perhaps a third for activations.
+    """Estimate the memory that one training step takes.
 
-    optimizer_states: float32 numbers an optimizer keeps for a trained weight (AdamW 2); a bfloat16 weight also has a
-    float32 master copy. Activations: what a layer's backward pass reads, about 2 x (8 hidden + 3 intermediate) numbers
-    a token and layer; with checkpointing one hidden state a token and layer, and one whole layer. The head's logits
-    exist one vocabulary block at a time: three float32 blocks (logits, probabilities, gradient).
+    Activations are right to perhaps a third. A layer's backward pass reads about 2 x (8 hidden + 3 intermediate)
+    numbers a token and layer; with checkpointing one hidden state a token and layer, and one whole layer. The head's
+    logits exist one vocabulary block at a time: three float32 blocks (logits, probabilities, gradient).
+
+    Args:
+        model: a transformers model, plain, under PEFT, or in a LogpsModel, ReferencedModel or RewardModel.
+        tokens: input tokens of a micro-batch.
+        optimizer_states: float32 numbers that an optimizer keeps for a trained weight (AdamW 2); a bfloat16 weight
+            also has a float32 master copy.
+        gradient_checkpointing: whether layers are recomputed in the backward pass.
+
+    Returns:
+        Bytes on one rank without ZeRO.
+
+    Example:
+        >>> estimate_memory(load_model("models/base"), tokens=16384).total / 2**30  # GiB  # doctest: +SKIP
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
     reference = getattr(model, "reference", None)  # a frozen model beside the policy

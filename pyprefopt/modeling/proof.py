@@ -44,7 +44,7 @@ _TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a p
 def prove(config: PreTrainedConfig, build: Build) -> None:
     """Prove that a model with this config can be packed, or find that proof in the cache.
 
-    Where no tiny copy can be made that runs in transformers itself, a warning says so: then the model's own weights
+    Where no tiny copy can be made that runs in transformers itself, a warning is logged: then the model's own weights
     decide. No generator is disturbed.
 
     Raises:
@@ -60,7 +60,7 @@ def prove(config: PreTrainedConfig, build: Build) -> None:
             expected = states_alone(model)
         except ConfigError:
             raise
-        except Exception as error:  # whatever an architecture says to sizes that it does not expect
+        except Exception as error:  # whatever an architecture raises for sizes that it does not expect
             logger.warning(
                 "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its weights alone",
                 config.model_type, _first_line(error),
@@ -217,7 +217,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def _keep_few_layers(config: PreTrainedConfig) -> None:
-    """Keep one layer of each kind that lists with an entry a layer tell apart, and two at least."""
+    """Keep one layer of each kind that lists with an entry a layer distinguish, and two at least."""
     count = getattr(config, "num_hidden_layers", None)
     if not isinstance(count, int) or count <= 2:
         return
@@ -283,9 +283,9 @@ def _proof_file(tiny: PreTrainedConfig) -> Path | None:
     """Where the proof is remembered; None where the code is not transformers' own, and may change unseen."""
     if not type(tiny).__module__.startswith("transformers.models."):
         return None
-    told: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
-    told += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
-    key = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    parts: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
+    parts += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("PYPREFOPT_CACHE") or f"{home}/pyprefopt") / "proofs" / f"{key[:32]}.json"
 

@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 class ReferencedModel(LogpsModel):
     """A policy whose forward also gives KL(reference || policy) where each scored token is predicted.
 
-    reference: the frozen model; None where the policy has LoRA: the reference is then the policy with its adapter off.
-
     The reference is no submodule: it is neither trained, saved nor sharded, but follows to another device or dtype.
+
+    Args:
+        policy: from `load_model`, plain or under PEFT.
+        reference: the frozen model; None where the policy has LoRA: the reference is then the policy with its adapter
+            off.
+        probe: as of LogpsModel, for the policy.
+        entropy: as of LogpsModel, of the policy's distributions.
+
+    Raises:
+        ConfigError: no reference for a policy without LoRA, or what LogpsModel refuses.
+
+    Example:
+        >>> reference = LogpsModel(load_model("models/base"))  # doctest: +SKIP
+        >>> model = ReferencedModel(load_model("models/base"), reference)  # doctest: +SKIP
+        >>> outputs = model(batch)  # .logps and .kl [M]  # doctest: +SKIP
     """
 
     def __init__(
@@ -43,7 +56,17 @@ class ReferencedModel(LogpsModel):
         return self._beside[0]
 
     def forward(self, batch: PackedBatch) -> Outputs:
-        """Log-probs [M] and divergences [M] in nats, in max(float32, the model's dtype)."""
+        """Compute log-probs and divergences of the scored tokens.
+
+        Args:
+            batch: of torch tensors, on the model's device.
+
+        Returns:
+            `logps` and `kl`, and `entropy` while that is True, each [M] in nats, in max(float32, the model's dtype).
+
+        Raises:
+            ConfigError: policy and reference have vocabularies of different sizes.
+        """
         reference = self._reference_readout(batch)  # first: switching an adapter touches no graph then
         policy = self.readout(batch)
         return token_outputs(policy, batch.target_ids, reference=reference, entropy=self.entropy)

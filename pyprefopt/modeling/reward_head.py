@@ -20,10 +20,23 @@ if TYPE_CHECKING:
 
 
 class RewardModel(PackedModel):
-    """A sequence classifier with one label whose forward takes a PackedBatch and gives a score of each response.
+    """A sequence classifier with one label whose forward gives a score of each response.
 
-    model: from `load_model(..., head="reward")`. What counts is the position that the packer names, never a comparison
-    with the padding token, so a response that ends with it is read right. `probe` as in LogpsModel.
+    What counts is the position that the packer names, never a comparison with the padding token, so a response that
+    ends with it is read right.
+
+    Args:
+        model: from `load_model(..., head="reward")`.
+        probe: compare documents in a pack with documents alone, on a few made-up tokens; False: do not, for weights
+            that are partitioned already.
+
+    Raises:
+        ConfigError: the model was not loaded for packed batches, has no linear head `score` of one output, or the
+            probe finds other numbers than the model's own.
+
+    Example:
+        >>> model = RewardModel(load_model("models/base", head="reward"))  # doctest: +SKIP
+        >>> scores = model(batch).scores  # [R]  # doctest: +SKIP
     """
 
     def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
@@ -38,7 +51,17 @@ class RewardModel(PackedModel):
             check_packing(self)
 
     def forward(self, batch: PackedBatch) -> Outputs:
-        """Scores [R], in max(float32, the model's dtype)."""
+        """Compute a score of each response.
+
+        Args:
+            batch: of torch tensors, on the model's device, from a Packer with `last_token=True`.
+
+        Returns:
+            Outputs whose `scores` are [R], in max(float32, the model's dtype); the rest is None.
+
+        Raises:
+            DataError: the batch does not have the position of each response's last token.
+        """
         if batch.last_index is None:
             raise DataError("a reward model reads each response's last token; give the Packer last_token=True")
         hidden = F.embedding(batch.last_index, self.hidden_states(batch))  # [R, H]

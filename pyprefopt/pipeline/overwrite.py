@@ -35,7 +35,7 @@ def check_output_dir(config: RunConfig) -> None:
         )
     if config.overwrite or not _holds_policy(output_dir):
         return
-    if not _policy_stage(output_dir).claim:
+    if not _policy_stage(output_dir).pending:
         raise ArtifactError(f"{output_dir / 'policy'} was made by no run that is in {output_dir}; {REMEDY}")
     if _finished(output_dir) is None:
         return

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 class Pipeline:
     """The stages of one run. Asking for a stage makes all that it needs, and nothing else.
 
-    `shared`: a folder in which runs with different settings stand beside each other, every artifact by its key.
-    `config.cache` is such a folder for all but the policy, and for runs of several processes.
+    Args:
+        config: the run; `config.cache` is a shared folder for all but the policy, and for runs of several processes.
+        shared: a folder in which runs with different settings stand beside each other, every artifact by its key;
+            None: the stages are in the run's own folder.
     """
 
     def __init__(self, config: RunConfig, shared: Path | None = None) -> None:

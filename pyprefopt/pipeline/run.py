@@ -27,24 +27,38 @@ GIB = 2**30
 class RunResult:
     """What a run leaves behind."""
 
-    output_dir: Path
-    policy: Path  # loads with AutoModelForCausalLM.from_pretrained
-    summary: dict[str, Any]  # the final table, as in summary.json
+    output_dir: Path  # the run's folder: config.yaml, metrics.jsonl, summary.json, stages/, policy/
+    policy: Path  # loads with AutoModelForCausalLM.from_pretrained; after `check` it is removed again
+    summary: dict[str, Any]  # the final table, as in summary.json; times in seconds, memory in bytes
 
 
 def train(config: RunConfig) -> RunResult:
-    """Run all stages of `config.method`; finished ones are reused, an interrupted one goes on.
+    """Run all stages of `config.method`.
+
+    Finished stages are reused, an interrupted one goes on. Every rank of a launcher calls this; rank 0 writes the
+    files and prints the final table.
+
+    Args:
+        config: the run, complete. With `config.check` each stage takes one step in `output_dir/check`, which is then
+            removed, and rank 0 prints what it saw.
+
+    Returns:
+        The folders of the run and of its policy, and the final table.
 
     Raises:
         ConfigError: settings that break a rule or contradict each other.
         DataError: bad input rows under `on_error="raise"`.
-        ArtifactError: another run holds the output directory, or what is on disk does not fit.
-        TrainingError: a loss that is not finite; names the rows.
+        ArtifactError: another run writes to the output directory, or what is on disk does not fit.
+        TrainingError: a loss or gradient that is not finite; names the rows.
+
+    Example:
+        >>> result = train(configure(method="dpo", data="pairs.jsonl", model="models/base"))  # doctest: +SKIP
+        >>> model = AutoModelForCausalLM.from_pretrained(result.policy)  # doctest: +SKIP
     """
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
-    deepspeed_config(config, config)  # a file that is missing or contradicts ours is told before anything is made
+    deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
     with RunLock(output_dir):
         if config.check:
             return _check(config, output_dir)

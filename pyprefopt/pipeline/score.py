@@ -25,10 +25,17 @@ COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
 
 
 def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
-    """Make the rewards of `config.data` and write them to `out`; mean and standard deviation by side.
+    """Make the token rewards of `config.data` and write them to `out`.
 
-    out: a .parquet file (a line a response: its tokens and `rewards`), or, where the data is a prepared folder, a
-    folder that becomes a ValueStore of it. Stages are kept in `output_dir` and used again, as in a training run.
+    Stages are kept in `output_dir` and used again, as in a training run.
+
+    Args:
+        config: the run whose rewards are made; no policy is trained.
+        out: a .parquet file (a line a response: its tokens and `rewards`), or, where the data is a prepared folder, a
+            folder that becomes a ValueStore of it.
+
+    Returns:
+        The facts of the stage, mean and standard deviation by side among them.
 
     Raises:
         ConfigError: a setting breaks a rule; `out` is of neither kind.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Reward):
-    """beta times what the data says of each token, in `chosen_NAME` and `rejected_NAME`."""
+    """beta times the data's own value of each token, in `chosen_NAME` and `rejected_NAME`."""
 
     name: str = field(default="column", init=False)
     column: str = "rewards"  # NAME of the data's chosen_NAME and rejected_NAME

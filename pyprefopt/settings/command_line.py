@@ -1,8 +1,8 @@
-"""The command line: what its words give of some settings, and `--help`, by tyro over the settings' own dataclasses.
+"""The command line of settings: its words as values, and `--help`.
 
-tyro splits the words and reads the comments beside the fields. It is told two things: a section becomes a mapping of
-what was given, not an instance with defaults; and an option keeps its words, so that values and errors are those of
-`settings.values`, as for YAML.
+tyro splits the words and reads the comments beside the dataclasses' fields. Two rules are our own: a section becomes a
+mapping of what was given, not an instance with defaults; and an option keeps its words, so that values and errors are
+those of `settings.values`, as for YAML.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read(
     shown: Mapping[str, Any] | None = None,
     unknown: Callable[[str], ConfigError] | None = None,
 ) -> dict[str, Any]:
-    """Dotted name -> value of every option that the words give; nothing is filled in.
+    """Read the settings that the words give; nothing is filled in.
 
     Args:
         prog: the command, for --help.
@@ -78,6 +78,9 @@ def read(
         types: the options of a class.
         shown: values by dotted name that --help names as defaults; the others are the classes' own.
         unknown: the error for an option that does not exist, by its name.
+
+    Returns:
+        Dotted name -> value.
 
     Raises:
         ConfigError: an option that does not exist, a value that is not of its type, a word too many, or too few.
@@ -113,7 +116,7 @@ def read(
 
 
 def peek(classes: Sequence[type], argv: Sequence[str], names: Collection[str]) -> dict[str, Words]:
-    """The words after each of these options, whatever else is given: they decide which other options there are."""
+    """The words after each of these options, which decide what other options there are; nothing else is checked."""
     line = _Line(classes, lambda cls: {f.name: str for f in fields(cls) if f.name in names}, {})
     return line.split(argv, add_help=False)[0]
 

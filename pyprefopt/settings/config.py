@@ -115,10 +115,19 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(OptimConfig):
-    """One run, complete: what is trained, on what, how. The policy's optimisation is at the top level.
+    """One run, complete: what is trained, on what, how.
 
-    `pyprefopt.configure` makes it of some settings, `load_config` of a file: they fill what follows from others, and
-    check all of them together.
+    The policy's optimisation is at the top level. `pyprefopt.configure` makes a run of some settings, `load_config` of
+    a file: they fill what follows from others, and check all of them together.
+
+    Raises:
+        ConfigError: a field that breaks its own rule, or one that only `configure` could fill.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from pyprefopt import configure
+        >>> replace(configure(method="dpo"), seed=1).seed
+        1
     """
 
     # what

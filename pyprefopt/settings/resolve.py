@@ -17,19 +17,33 @@ from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_y
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
-WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings say of rewards that are off
+WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
 NOT_YET = {"rto": "(PPO on token rewards); use dpo-reg or tgdpo, which learn from token rewards without sampling"}
 
 
 def load_config(path: str) -> RunConfig:
-    """The resolved settings of a YAML file."""
+    """Make the run that a YAML file describes.
+
+    Args:
+        path: the file. Settings that it leaves out follow from others, from the method's recipe, or are defaults.
+
+    Returns:
+        The complete run, checked.
+
+    Raises:
+        ConfigError: no such file, not a mapping in YAML 1.2, an unknown setting, a value that breaks its rule, or
+            settings that contradict each other; names the file.
+
+    Example:
+        >>> config = load_config("runs/sepo/config.yaml")  # doctest: +SKIP
+    """
     with naming(str(path)):
         return _complete(layered(read_yaml(path)))
 
 
 @contextmanager
 def naming(file: str | None) -> Iterator[None]:
-    """Errors of what a file says begin with its name."""
+    """Errors in the settings of a file begin with its name."""
     try:
         yield
     except ConfigError as error:
@@ -37,9 +51,23 @@ def naming(file: str | None) -> Iterator[None]:
 
 
 def configure(**settings: Any) -> RunConfig:
-    """The same from Python: `configure(method="dpo", learning_rate=1e-6, loss={"beta": 0.05})`.
+    """Make a run from some of its settings.
 
-    `config` is a YAML file whose settings the others go over.
+    Args:
+        **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
+            `config` is a YAML file whose settings the others go over.
+
+    Returns:
+        The complete run, checked: what is left out follows from other settings, from the method's recipe, or is the
+        default.
+
+    Raises:
+        ConfigError: an unknown setting, a value that breaks its rule, or settings that contradict each other.
+
+    Example:
+        >>> config = configure(method="dpo", learning_rate=1e-6, loss={"beta": 0.05})
+        >>> config.loss.beta, config.output_dir
+        (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
     return _complete(layered(read_yaml(file) if file else {}, settings))
@@ -162,7 +190,7 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a provider's settings follows from the run's, where the user says nothing."""
+    """What of a provider's settings follows from the run's, where the user gives none."""
     oracle = settings.get("oracle", OracleConfig())
     if provider in (DPOReward, SimPOReward) and oracle.path is not None and "beta" not in given:
         raise ConfigError(

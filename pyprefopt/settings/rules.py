@@ -23,7 +23,7 @@ from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 
 @dataclass(frozen=True)
 class Rule:
-    """One row: what breaks it, what the error says, and an example that breaks it only through `culprit`."""
+    """One row: what breaks it, the text of its error, and an example that breaks it only through `culprit`."""
 
     breaks: Callable[[RunConfig], bool]
     message: str  # setting, rule and remedy; `{c}` is the config

@@ -62,7 +62,11 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
-    """A YAML mapping as a dict; ConfigError (naming `where`) for duplicate keys, tags, or anything but a mapping."""
+    """Read a YAML mapping as a dict.
+
+    Raises:
+        ConfigError: duplicate keys, tags, or anything but a mapping; names `where`.
+    """
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except ConfigError as error:
@@ -137,7 +141,11 @@ def dotted_names(cls: type, method: str, prefix: str = "") -> Iterator[tuple[str
 
 
 def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "") -> dict[str, Any]:
-    """The same nested settings with names and types checked (1 becomes 1.0, a list a tuple where the type says so)."""
+    """Check names and types of nested settings, and give them back in their types (1 as 1.0, a list as a tuple).
+
+    Raises:
+        ConfigError: an unknown setting, or a value of another type.
+    """
     known = hints(cls, method)
     values: dict[str, Any] = {}
     for name, value in settings.items():

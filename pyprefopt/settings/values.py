@@ -18,7 +18,7 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         matched, result = _match(value, kind)
         if matched:
             return result
-    raise misfit(name, hint, value)
+    raise type_error(name, hint, value)
 
 
 def from_words(words: Sequence[str], hint: Any, name: str) -> Any:
@@ -32,7 +32,7 @@ def from_words(words: Sequence[str], hint: Any, name: str) -> Any:
     try:
         return tuple(_read(word, items[0]) for word in words) if items else _read(words[0], kinds)
     except ValueError:
-        raise misfit(name, hint, " ".join(words)) from None
+        raise type_error(name, hint, " ".join(words)) from None
 
 
 def words_wanted(words: Sequence[str], hint: Any) -> int:
@@ -48,7 +48,7 @@ def kinds_of(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def misfit(name: str, hint: Any, value: Any) -> ConfigError:
+def type_error(name: str, hint: Any, value: Any) -> ConfigError:
     """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
     names = [c for kind in kinds_of(hint) if get_origin(kind) is Literal for c in get_args(kind) if isinstance(c, str)]
     meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""

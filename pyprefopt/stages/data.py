@@ -144,8 +144,8 @@ class _Sources:
                 done += store.manifest["rows_in"]
                 limits, count = store.manifest["settings"], store.manifest["responses_cut"]
                 if count:  # the limit of a ready folder may be another
-                    told = (source.path, counted(count, "response"), limits["max_tokens"])
-                    logger.warning("%s: %s cut to fit max_tokens = %d", *told)
+                    facts = (source.path, counted(count, "response"), limits["max_tokens"])
+                    logger.warning("%s: %s cut to fit max_tokens = %d", *facts)
                 if setting == "base.data" and limits["user_weights"]:
                     self._check_used()
 

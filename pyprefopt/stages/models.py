@@ -74,10 +74,21 @@ def open_trained(
     lora: LoraConfig,
     seed: int,
 ) -> PackedModel:
-    """Load a model to train, with what its method needs of a model; its entropy is logged.
+    """Load a model to train, with what its method needs of a model.
 
     The reference of `ref_kl` is the model that the training starts from: a second copy, or (LoRA) the adapter off.
-    seed: of what is added to the model's weights, and of a configuration's.
+
+    Args:
+        source: the model that the training starts from.
+        data: whose tokenizer the model must fit.
+        runtime: the run's settings, for those that change no result.
+        needs: of the method; `reward_head` and `ref_kl` decide the kind of model.
+        dtype: of weights and computation.
+        lora: adapters; r = 0: none.
+        seed: of what is added to the model's weights, and of a configuration's.
+
+    Returns:
+        A RewardModel, a ReferencedModel or a LogpsModel; the last two give entropies too.
     """
     options: dict[str, Any] = {"dtype": dtype, "seed": seed, "trained": True, "lora": lora if lora.r > 0 else None}
     model: PackedModel
@@ -175,7 +186,12 @@ def _check_context(model: Any, path: str, manifest: Mapping[str, Any]) -> None:
 
 
 def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
-    """A model that is trained, or started from (`setting`: base.path), must read the same token ids as the policy.
+    """Check that a model which is trained further, or starts a training, reads the same token ids as the policy.
+
+    Args:
+        setting: names the model in the error, such as base.path.
+        model: directory or hub name.
+        data: whose tokenizer is the policy's.
 
     Raises:
         ConfigError: its tokenizer gives a token another id (first difference named).
@@ -192,7 +208,7 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
     """The first token that the tokenizer of `model` gives another id than the policy's; None where ids are the same.
 
     Raises:
-        ConfigError: the model's tokenizer has no tokenizer.json, so that nobody can tell.
+        ConfigError: the model's tokenizer has no tokenizer.json, so that its ids cannot be compared.
     """
     folder = resolve(model)
     path, own = folder / "tokenizer.json", data.directory / "tokenizer" / "tokenizer.json"

@@ -44,7 +44,7 @@ class Revision(Stage):
 
     @classmethod
     def of(cls, provider: Contrastive, data: Artifact, direction: str) -> Revision:
-        """The revision of `data` in one direction, as `provider` says."""
+        """The revision of `data` in one direction, with the prompt and wording of `provider`."""
         return cls(
             name=f"revision_{direction}", data=data, rows=rows_hash(data), prompt=provider.prompt(direction),
             wording={name: getattr(provider, name) for name in WORDING}, direction=direction, provider=provider,

@@ -1,4 +1,4 @@
-"""Stages `scores` and `selection`: what the oracle says of each token, and which tokens that selects."""
+"""Stages `scores` and `selection`: the score of each token by the oracle, and the selected tokens."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SelectedTokens(Stage):
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
         """Write the masks of selected tokens (SePO Eq. 25, or the other methods of `rule`).
 
-        Facts: the share of tokens that is selected, and, where the data says which tokens carry the preference
+        Facts: the share of tokens that is selected, and, where the data names the tokens that carry the preference
         (`chosen_planted`, `rejected_planted`), recall, precision and what chance would give.
         """
         import polars as pl

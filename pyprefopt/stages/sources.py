@@ -102,15 +102,15 @@ class NamedSource:
             raise
 
     def _check_kind(self) -> None:
-        method, held, remedy = "dpo", "candidates", "method rrhf"
+        method, found, remedy = "dpo", "candidates", "method rrhf"
         if self.kind == "candidates":
-            method, held, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
+            method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
         try:
-            _open(self.path, "auto", held)
+            _open(self.path, "auto", found)
         except DataError:
             return
         raise ConfigError(
-            f"method {method} trains on {self.kind}, and '{self.path}' holds {held}; give it {self.kind}, or take "
+            f"method {method} trains on {self.kind}, and '{self.path}' holds {found}; give it {self.kind}, or take "
             f"{remedy}"
         )
 
@@ -129,7 +129,7 @@ class NamedSource:
         from pyprefopt.data.preparation.job import prepare_source
         from pyprefopt.data.reading.catalog import weight_fields
         from pyprefopt.data.reading.extra_columns import named_in_any_row
-        from pyprefopt.data.tokenization.token_columns import BOOKS
+        from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 
         weights = named_in_any_row(self.rows, weight_fields(self.kind))
         if weights:
@@ -139,7 +139,7 @@ class NamedSource:
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
-            user_weights=(*weights, *named_in_any_row(self.rows, BOOKS)) if weights else (),
+            user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
         return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ALONE = ("one_response", "there must be at least 2 responses to rank", "drop the row, or train sft on it")
 UNSCORED = ("no_score", "each response must have a score, a finite number", "score every response, or drop the row")
-PLANTED = ("chosen_planted", "rejected_planted")  # columns that say which bytes carry the preference, where it is known
+PLANTED = ("chosen_planted", "rejected_planted")  # columns of the bytes that carry the preference, where known
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Part:
 
     def hold_out(self, keys: pl.DataFrame, ratio: float, seed: int) -> tuple[Part, Part]:
         """What is trained on, and what is held out of it by the `prompt_keys` of all rows."""
-        kept, held = hold_out(keys, ratio, seed)
-        return self.only(kept["row"]), self.only(held["row"])
+        kept, held_out = hold_out(keys, ratio, seed)
+        return self.only(kept["row"]), self.only(held_out["row"])
 
 
 def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -86,8 +86,8 @@ def hold_out(frame: pl.DataFrame, ratio: float, seed: int) -> tuple[pl.DataFrame
         )
     count = min(max(1, round(ratio * len(groups))), len(groups) - 1)
     picked = groups[permutation(len(groups), seed=seed, epoch=0)[:count]]
-    held = grouped["_group"].is_in(pl.Series(picked).implode())
-    return frame.filter(~held), frame.filter(held)
+    held_out = grouped["_group"].is_in(pl.Series(picked).implode())
+    return frame.filter(~held_out), frame.filter(held_out)
 
 
 def prompt_keys(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -150,9 +150,15 @@ def best_responses(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_split(tables: Iterable[pa.Table], target: Path, first: int | None = None) -> SegmentStore | None:
-    """Write segments as the store `target`, and their user weights beside it; None where there are no rows.
+    """Write segments as the store `target`, and their user weights beside it.
 
-    first: only so many rows are written; all tables are taken all the same.
+    Args:
+        tables: segments; all of them are read, whatever `first` is.
+        target: the store's folder.
+        first: only so many rows are written; None: all.
+
+    Returns:
+        The store of segments; None where there are no rows.
     """
     segments: ShardWriter[SegmentStore] | None = None
     weights: ShardWriter[ValueStore] | None = None

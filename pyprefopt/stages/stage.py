@@ -1,6 +1,6 @@
-"""A stage: what it reads, the key of that, and the folder in which it is made once and then used again.
+"""A stage is made once, in a folder of its own, and then used again.
 
-The folder's manifest is written last and says which key it was made for.
+Its key is the hash of what it reads. The folder's manifest is written last and holds the key that it was made for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger("pyprefopt")
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Something that is made once: its fields are what it reads, its key is their hash, `build` makes it."""
+    """A stage's fields are what it reads; its key is their hash, and `build` makes it."""
 
     name: str
     label: str | None = unkeyed(None)  # what the user calls it, where a run has several of one name
@@ -58,9 +58,15 @@ class Stage:
         return ()
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
-        """Write the artifact's files, and return what its manifest says further (`facts`, `fingerprint`).
+        """Write the artifact's files.
 
-        runtime: the run's settings, for those that change no result and for where files are.
+        Args:
+            directory: the artifact's folder, which is there; a killed run of the same key may have left files in it.
+            runtime: the run's settings, for those that change no result and for where files are.
+
+        Returns:
+            What the manifest holds besides; of `facts` the summary is made, `fingerprint` replaces the key as the hash
+            that later stages read.
         """
         raise NotImplementedError
 
@@ -88,7 +94,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage: its folder and what its manifest says."""
+    """A finished stage: its folder and the content of its manifest."""
 
     name: str
     directory: Path
@@ -112,10 +118,14 @@ class Artifact:
 
 
 def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str, Any] | None:
-    """The manifest of `directory` if it was made for this stage's key and is as it was written, else None.
+    """The manifest of `directory`, or None where it is not this stage's artifact as it was written.
 
-    All its files must be there with their content, bit by bit: what is made from them is keyed by that content. With
-    `report`, rank 0 logs which of them is not.
+    All its files must be there with their content, bit by bit: what is made from them is keyed by that content.
+
+    Args:
+        stage: whose key the artifact must have been made for.
+        directory: the artifact's folder.
+        report: rank 0 logs the first folder or output that was altered.
     """
     manifest = Folder(directory).made_for(stage.key)
     if manifest is None:
@@ -155,30 +165,41 @@ def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | N
 
     Ranks that do not build wait for the manifest, never at a collective that could time out. A folder left by another
     key is removed; one left by this key (a killed run) is kept, so that training goes on from its checkpoints.
-    `run`: the run's own folder, where `directory` is shared with other runs: only one makes it, the others wait.
+
+    Args:
+        stage: what to make.
+        directory: the artifact's folder.
+        runtime: the run's settings, which `build` receives.
+        run: the run's own folder, where `directory` is shared with other runs: only one makes it, the others wait.
+
+    Returns:
+        The finished artifact.
+
+    Raises:
+        ArtifactError: a manifest that is broken, or was not written before the launcher ended.
     """
-    claim = {"key": stage.key, "run": run}
+    pending = {"key": stage.key, "run": run}
     with ExitStack() as turn:
         if not ranks.is_main():
-            manifest = _follow(stage, directory, claim)
+            manifest = _follow(stage, directory, pending)
         else:
             manifest = finished(stage, directory, report=run is None)
             if manifest is None and run is not None:
                 turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
                 manifest = finished(stage, directory)  # another run may have made it meanwhile
         if manifest is None:
-            return _make(stage, directory, runtime, claim)
+            return _make(stage, directory, runtime, pending)
     if ranks.is_main():
         logger.info("%s: done before, used again (%s)", stage.title, directory)
     return Artifact(stage.title, directory, manifest, reused=True)
 
 
-def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict[str, Any] | None:
+def _follow(stage: Stage, directory: Path, pending: dict[str, str | None]) -> dict[str, Any] | None:
     """What rank 0 decides, on another rank: the finished manifest, or None once rank 0 builds with this one."""
     folder = Folder(directory)
 
     def look() -> dict[str, Any] | None:
-        if stage.collective and folder.claim == claim and not folder.is_finished:
+        if stage.collective and folder.pending == pending and not folder.is_finished:
             return {}
         try:
             return finished(stage, directory)
@@ -188,14 +209,14 @@ def _follow(stage: Stage, directory: Path, claim: dict[str, str | None]) -> dict
     return ranks.wait_until(look, directory / MANIFEST) or None
 
 
-def _make(stage: Stage, directory: Path, runtime: RunConfig, claim: dict[str, str | None]) -> Artifact:
+def _make(stage: Stage, directory: Path, runtime: RunConfig, pending: dict[str, str | None]) -> Artifact:
     folder = Folder(directory)
     if ranks.is_main():
         logger.info("%s: making %s", stage.title, directory)
         if folder.is_finished:  # and not as it was written: none of its stores stays
             for store in [path.parent for path in directory.glob(f"*/{MANIFEST}")]:
                 store.unlink() if store.is_symlink() else shutil.rmtree(store)  # a link to a prepared folder
-        if folder.begin(claim):
+        if folder.begin(pending):
             logger.info("%s: settings or inputs changed, made again", stage.name)
     reset_peak_memory()
     began = time.perf_counter()

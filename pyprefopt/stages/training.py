@@ -207,7 +207,7 @@ def check_reference(job: Job, stored: Path) -> None:
     device = init_distributed()
     model = job.model.to(device)
     batch = next((one for one in job.train.step(0) if one.target_ids.numel()), None)
-    total = torch.zeros(2, dtype=torch.float64, device=device)  # of differences, and tokens: every rank decides alike
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of differences, and tokens: ranks decide the same
     if batch is not None:
         batch = batch.to(device)
         assert batch.ref_logps is not None  # noqa: S101  (the loader was given them)
@@ -267,7 +267,7 @@ def convergence_facts(job: Job, result: FitResult) -> dict[str, Any]:
 
 
 def training_facts(result: FitResult, metrics: Path, stage: str) -> dict[str, Any]:
-    """What the final table says of a training."""
+    """What the final table shows of a training."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
     return {

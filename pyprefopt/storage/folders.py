@@ -19,10 +19,10 @@ MANIFEST = "manifest.json"
 class Folder:
     """A folder is whole while its manifest is there: the manifest is written last and removed first.
 
-    Until then its claim says for which key it is made: what a killed process left is for that key alone.
+    Until then `pending` names the key that it is made for: what a killed process left is for that key alone.
     """
 
-    claim_file = "key.json"
+    pending_file = "key.json"
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -37,14 +37,14 @@ class Folder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says; an ArtifactError says what to do where it is missing or broken."""
+        """The manifest; an ArtifactError with the remedy where it is missing or broken."""
         found = self.find_manifest()
         if found is None:
             raise ArtifactError(f"{self} is not a finished artifact: {MANIFEST} is missing; run its stage again")
         return found
 
     def find_manifest(self) -> dict[str, Any] | None:
-        """What the manifest says, or None where it is missing; ArtifactError where it is broken."""
+        """The manifest, or None where it is missing; ArtifactError where it is broken."""
         path = self.path / MANIFEST
         try:
             manifest = json.loads(path.read_bytes())
@@ -62,25 +62,25 @@ class Folder:
         return manifest if manifest is not None and manifest.get("key") == key else None
 
     @property
-    def claim(self) -> dict[str, Any]:
+    def pending(self) -> dict[str, Any]:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
-            return dict(json.loads((self.path / self.claim_file).read_bytes()))
+            return dict(json.loads((self.path / self.pending_file).read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             return {}
 
-    def begin(self, claim: Mapping[str, Any]) -> bool:
-        """Take the folder for `claim["key"]`: what this key has left stays, what another has left goes.
+    def begin(self, pending: Mapping[str, Any]) -> bool:
+        """Take the folder for `pending["key"]`: what this key has left stays, what another has left goes.
 
         Returns whether another had left something.
         """
-        left = self.claim
-        if left.get("key") != claim["key"]:
+        left = self.pending
+        if left.get("key") != pending["key"]:
             self.clear()
         self.reopen()
-        if left != claim:
-            write_json(self.path / self.claim_file, dict(claim))
-        return left.get("key") not in (None, claim["key"])
+        if left != pending:
+            write_json(self.path / self.pending_file, dict(pending))
+        return left.get("key") not in (None, pending["key"])
 
     def reopen(self) -> None:
         """Take the manifest away, and what killed writers left; the folder is made where it is missing."""

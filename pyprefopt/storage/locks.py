@@ -22,7 +22,7 @@ logger = logging.getLogger("pyprefopt")
 class FolderLock:
     """Holds `directory/.lock`, or the lock `name`, while the process lives; the folder is made where it is missing.
 
-    wait: where another holds it, wait until that one ends, and say once for whom; else ArtifactError.
+    wait: where another holds it, wait until that one ends, and log once for whom; else ArtifactError.
 
     >>> with FolderLock("prepared"):  # doctest: +SKIP
     ...     write()
@@ -42,16 +42,16 @@ class FolderLock:
 
     def __enter__(self) -> Self:
         file = self._open()
-        told = False
+        warned = False
         while not _taken(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
             if not self.wait:
                 file.close()
                 raise ArtifactError(f"{self.path.parent} is being written by {holder}; {self.remedy}")
-            if not told:
+            if not warned:
                 logger.info("%s is held by %s; waiting for it", self.path, holder)
-                told = True
+                warned = True
             time.sleep(POLL)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -30,17 +30,17 @@ class Axis:
     setting: str | None  # the run's setting that takes the value; None: `Study.run` knows what to do with it
     values: tuple[Any, ...]  # the paper's grid
     quick: tuple[Any, ...]  # a few points of it
-    embedded_only: bool = False  # the values are for the embedded model; with --model, the user says others
-    check: Callable[[Any], None] | None = None  # ConfigError for a value that cannot be, where no setting says so
+    embedded_only: bool = False  # the values are for the embedded model; with --model, the user gives others
+    check: Callable[[Any], None] | None = None  # ConfigError for a value that no setting refuses
 
     @property
     def kind(self) -> type:
-        """Of its values: float, int or str."""
+        """The type of its values: float, int or str."""
         return type(self.values[0])
 
 
 def run_cell(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:  # noqa: ARG001
-    """One run, the cell's settings in place: the stages that it made or found."""
+    """Run the cell's settings once, and give the stages that it made or found."""
     run = pipeline(config)
     _ = run.policy
     return run.made
@@ -90,7 +90,7 @@ class ModelConfig(Stage):
     content: Mapping[str, Any]
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
-        """Write it."""
+        """Write config.json."""
         atomic_write(directory / "config.json", json.dumps(self.content, indent=2).encode())
         return {}
 
@@ -169,7 +169,7 @@ def check_method(study: Study, *methods: str) -> None:
 
 
 def check_study(study: Study, config: RunConfig) -> None:
-    """What a study asks of its runs, besides what each run asks of its settings.
+    """Check what a study asks of its runs, besides what each run asks of its settings.
 
     Raises:
         ConfigError: another method than the study's, nothing to compare the runs on, or `--check`.

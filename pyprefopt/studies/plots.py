@@ -28,7 +28,7 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def label(name: str) -> str:
-    """A column's name as people say it."""
+    """A column's name in plain words."""
     return LABELS.get(name, name.replace("_", " "))
 
 
@@ -78,13 +78,13 @@ _UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
 def _short(count: int) -> str:
-    """18,640 as 18.6k."""
+    """Write a size in short, 18,640 as 18.6k."""
     unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), (1, ""))
     return f"{count / unit:.3g}{name}"
 
 
 def dots(axes: Axes, cells: pl.DataFrame, x: str, metric: str) -> None:
-    """Every single run."""
+    """Draw every single run as a point."""
     axes.scatter(cells[x].to_list(), cells[metric].to_list(), s=12, color="grey", alpha=0.7, label="runs")
 
 

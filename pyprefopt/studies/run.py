@@ -33,9 +33,12 @@ logger = logging.getLogger("pyprefopt")
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study leaves behind; the tables are also there as `NAME.csv`, the figures as `NAME.png`."""
+    """What a study leaves behind.
 
-    output_dir: Path
+    The tables are also there as `NAME.csv`, the figures as `NAME.png`.
+    """
+
+    output_dir: Path  # the study's folder; its artifacts are in `stages/`
     cells: pl.DataFrame  # a line a run: what was varied, and what came out
     summary: pl.DataFrame  # a line a point of the grid and metric: mean, and its 95 % interval over the repeats
     curves: pl.DataFrame  # a line a run and step: training loss
@@ -51,7 +54,10 @@ def run_study(
     seeds: Sequence[int] | None = None,
     plots: bool = True,
 ) -> StudyResult:
-    """Run every cell of a study that is not done yet; write `cells.csv`, `summary.csv`, `curves.csv`, figures.
+    """Run every cell of a study that is not done yet.
+
+    Rank 0 writes `config.yaml`, `cells.csv`, `summary.csv`, `curves.csv`, `scores.csv` where runs have scores, and the
+    figures.
 
     Args:
         name: of `STUDIES`.
@@ -61,8 +67,18 @@ def run_study(
         seeds: of weights, order and hold-out, one after another; None: the config's.
         plots: figures as PNG; needs matplotlib.
 
+    Returns:
+        The study's folder, and its tables as Polars frames.
+
     Raises:
-        ConfigError: settings that break a rule in any of the cells; told before the first one is run.
+        ConfigError: settings that break a rule in any of the cells, an axis that the study does not have, or plots
+            without matplotlib; raised before the first cell is run.
+        ArtifactError: another run writes to the study's folder.
+        DataError, TrainingError: as in `pyprefopt.train`.
+
+    Example:
+        >>> config = configure(method="sepo", output_dir="runs/ratios")  # doctest: +SKIP
+        >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
@@ -76,7 +92,7 @@ def run_study(
             atomic_write(root / "config.yaml", to_yaml(config).encode())
         rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
         for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
-            logger.info("study %s: run %d of %d: %s", name, number, len(cells), _spoken(cell))
+            logger.info("study %s: run %d of %d: %s", name, number, len(cells), _format_cell(cell))
             made = study.run(lambda settings: Pipeline(settings, root / "stages"), run, cell)
             _collect(rows, cell, made)
             _drop_checkpoints(made)
@@ -91,7 +107,21 @@ def run_study(
 def grid(
     study: Study, config: RunConfig, given: Mapping[str, Sequence[Any]], *, quick: bool, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The cells as column -> value, seeds outermost; `given` (by option) replaces an axis's values."""
+    """The cells of a study, seeds outermost.
+
+    Args:
+        study: what is varied.
+        config: what all runs have in common.
+        given: option of an axis -> its values; other axes take their grid.
+        quick: a few points of each axis instead of the whole grid.
+        seeds: of the repeats.
+
+    Returns:
+        Each cell as column -> value.
+
+    Raises:
+        ConfigError: an unknown axis, values that are not allowed or repeated, or models that must be named.
+    """
     known = [axis.option for axis in study.axes]
     for option in given:
         if option not in known:
@@ -115,7 +145,7 @@ def _settings(study: Study, cell: Values) -> dict[str, Any]:
     return {"seed": cell["seed"], **varied}
 
 
-def _spoken(cell: Values) -> str:
+def _format_cell(cell: Values) -> str:
     return ", ".join(f"{column} {value}" for column, value in cell.items())
 
 
@@ -128,7 +158,7 @@ def _collect(rows: dict[str, list[dict[str, Any]]], cell: Values, made: Mapping[
 
 
 def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
-    """A finished training does not need them, and a grid of runs would keep several of each."""
+    """Remove checkpoints, which a finished training does not need: a grid of runs would keep several of each."""
     if ranks.is_main():
         for artifact in made.values():
             shutil.rmtree(artifact.directory / "checkpoints", ignore_errors=True)

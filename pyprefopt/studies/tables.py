@@ -144,7 +144,7 @@ def to_frame(rows: Sequence[Row]) -> pl.DataFrame:
 
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Whole or not at all."""
+    """Write a table as CSV, whole or not at all."""
     buffer = BytesIO()
     frame.write_csv(buffer)
     atomic_write(path, buffer.getvalue())

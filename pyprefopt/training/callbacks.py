@@ -20,21 +20,41 @@ logger = logging.getLogger("pyprefopt")
 
 
 class Callback:
-    """What watches a training without changing it: hooks, all empty, of which a subclass fills some.
+    """A callback watches a training without changing it.
 
-    Each is called on every rank that has the callback, in the order of the list: `on_start` once, then `on_evaluation`
-    (not where a run goes on), `on_step` and `on_evaluation` in turn, and `on_close`. `fit(job, callbacks=[...])` takes
-    further ones. `progress` is to be read, not written. An error in a hook ends the training.
+    Its hooks are empty; a subclass fills some. Each is called on every rank that has the callback, in the order of the
+    list: `on_start` once, then `on_evaluation` (not where a run goes on), `on_step` and `on_evaluation` in turn, and
+    `on_close`. `progress` is to be read, not written. An error in a hook ends the training.
+
+    Example:
+        >>> class Steps(Callback):
+        ...     def on_step(self, progress, metrics):
+        ...         print(progress.step)
+        >>> fit(job, callbacks=[Steps()])  # doctest: +SKIP
     """
 
     def on_start(self, progress: Progress) -> None:
-        """The engine stands, a checkpoint has been loaded if there was one; `progress.step` steps are done."""
+        """The engine stands, a checkpoint loaded into it if there was one.
+
+        Args:
+            progress: `step` optimizer steps are done.
+        """
 
     def on_step(self, progress: Progress, metrics: Metrics | None) -> None:
-        """An optimizer step is done; `metrics` every `logging_steps` and at the last one, else None."""
+        """An optimizer step is done.
+
+        Args:
+            progress: the step counted.
+            metrics: every `logging_steps` and at the last step, over the steps since the last ones; else None.
+        """
 
     def on_evaluation(self, progress: Progress, metrics: Metrics) -> None:
-        """An evaluation is done, `metrics` with `eval_` before the names; step 0 is the one before training."""
+        """An evaluation is done.
+
+        Args:
+            progress: `step` 0 is the evaluation before training.
+            metrics: with `eval_` before the names.
+        """
 
     def on_close(self) -> None:
         """The training has ended, well or badly."""
@@ -127,7 +147,7 @@ class ProgressBar(Callback):
             self._bar.write(f"{self.stage}: step {progress.step}: {shown}")
 
     def on_close(self) -> None:
-        """Leave the bar as it stands, and say how fast it was."""
+        """Leave the bar as it stands, and print how fast it was."""
         if self._bar is None or self._progress is None:
             return
         self._bar.close()

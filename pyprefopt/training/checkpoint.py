@@ -68,10 +68,15 @@ class CheckpointStore:
         barrier()
 
     def resume(self, engine: Engine) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into `engine`; returns its `state`, or None where there is none.
+        """Load the newest whole checkpoint into `engine`.
 
-        Every rank calls this. Incomplete, damaged and foreign ones are removed and named. ArtifactError where the
-        checkpoint is of another number of ranks or ZeRO stage.
+        Every rank calls this. Incomplete, damaged and foreign ones are removed and named.
+
+        Returns:
+            Its `state`, or None where there is no checkpoint.
+
+        Raises:
+            ArtifactError: the checkpoint is of another number of ranks or ZeRO stage.
         """
         step, problem = -1, None
         if is_main():

@@ -73,7 +73,7 @@ def init_distributed() -> torch.device:
 
 
 def _on_gpu() -> bool:
-    """Whether training is on a GPU; tells DeepSpeed, which must know before it is imported."""
+    """Whether training is on a GPU; where not, DeepSpeed learns it before it is imported."""
     import torch
 
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
@@ -104,13 +104,16 @@ def close() -> None:
 def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     """DeepSpeed's settings for a stage: ours, and those of the user's file (`run.deepspeed`) that ours leave open.
 
-    A value that contradicts ours is a ConfigError naming both; "auto" takes ours. bfloat16 without ZeRO is refused:
-    DeepSpeed's first Adam update is then wrong.
+    "auto" in the file takes ours.
+
+    Raises:
+        ConfigError: a value of the file that contradicts ours, named with it; or bfloat16 without ZeRO, where
+            DeepSpeed's first Adam update is wrong.
     """
     if run.dtype == "bfloat16" and run.zero_stage == 0:
         raise ConfigError("dtype bfloat16 needs zero_stage >= 1, got 0; set zero_stage 1, or dtype float32")
     ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` is told the last
+        "train_micro_batch_size_per_gpu": 1,  # never used: the loader packs by tokens, `backward` marks the last
         "gradient_clipping": optim.max_grad_norm,
         "zero_optimization": {"stage": run.zero_stage},
         "zero_force_ds_cpu_optimizer": False,  # offloading works with torch's AdamW
@@ -223,7 +226,7 @@ def _conflict(path: str, name: str, theirs: object, setting: str, value: object)
 
 
 class Engine:
-    """A DeepSpeed engine around `model` with torch's AdamW; micro-batches per step may vary, their last one is told."""
+    """A DeepSpeed engine around `model` with torch's AdamW; a step has any number of micro-batches."""
 
     def __init__(self, model: nn.Module, optim: OptimConfig, run: RunConfig) -> None:
         self.device = init_distributed()
@@ -271,9 +274,10 @@ class Engine:
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Update the weights; returns the gradient's global norm before clipping.
+        """Update the weights, unless the gradient is not finite.
 
-        Where that norm is not finite, nothing has been updated.
+        Returns:
+            The gradient's global norm before clipping; where it is not finite, nothing has been updated.
         """
         norm = self._gradient_norm() if self._stage == 0 else None
         if norm is not None and not math.isfinite(norm):
@@ -300,7 +304,7 @@ class Engine:
         return float(torch.stack(squares).sum().sqrt())
 
     def save(self, directory: Path) -> None:
-        """Write weights and optimizer state; every rank calls this."""
+        """Write weights and optimizer state. Every rank calls this."""
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
@@ -309,7 +313,7 @@ class Engine:
             self._engine.load_checkpoint(str(directory), tag=_TAG)
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
-        """All weights on the CPU, on rank 0 (None elsewhere); every rank calls this. Tied weights stay one tensor."""
+        """All weights on the CPU, on rank 0 (None elsewhere). Every rank calls this. Tied weights stay one tensor."""
         import deepspeed
 
         weights: dict[str, Tensor] = {}

@@ -26,11 +26,20 @@ if TYPE_CHECKING:
 def evaluate(
     model: Engine | nn.Module, method: Method, loader: Loader | None, ranking: Loader | None = None
 ) -> Metrics:
-    """`eval_loss`, `eval_rewards/*`, `eval_logps/*` over `loader`, `eval_ranking_accuracy` over `ranking`.
+    """Evaluate a model over a whole split, as global sums over global counts.
 
-    Global sums over global counts; every rank calls this and gets the same. Ranking accuracy is the share of pairs
-    whose chosen response has the higher mean log-prob over all its tokens (of a reward model: the higher score), a tie
-    counts 1/2.
+    Every rank calls this. Ranking accuracy is the share of pairs whose chosen response has the higher mean log-prob
+    over all its tokens (of a reward model: the higher score), a tie counts 1/2.
+
+    Args:
+        model: an engine, or a model that maps a PackedBatch to log-probs [M] or Outputs.
+        method: gives losses and rewards.
+        loader: the split as the method reads it; None: without its metrics.
+        ranking: the same pairs without selection; None: without ranking accuracy.
+
+    Returns:
+        `eval_loss`, `eval_rewards/*`, `eval_logps/*` (nats) over `loader`, and `eval_ranking_accuracy` over `ranking`,
+        the same on every rank.
     """
     device = getattr(model, "device", None) or next(model.parameters()).device  # type: ignore[union-attr]
     metrics: Metrics = {}

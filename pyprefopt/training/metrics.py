@@ -36,12 +36,23 @@ FROM_LOGPS = ("logps/chosen", "logps/rejected", *TOKEN_MEANS)
 def tally(
     method: Method, batch: PackedBatch, losses: Tensor, rewards: Tensor, given: Tensor | Outputs, weights: Tensor | None
 ) -> Tensor:
-    """Sums of one micro-batch, f64 [len(TALLY)]; tallies of micro-batches, ranks and steps add up.
+    """Sum over one micro-batch what its metrics are made of.
 
-    `losses` [units], `rewards` [R] and `weights` [K, M] as the method gives them, `given` what the model gave.
     `rewards/accuracies` counts chosen > rejected strictly, as TRL does: a tie is a miss. `logps/*` are plain sums over
     a response's scored tokens, `weights/negative` counts those that the margin turns round, `num_weightless` groups
-    without any. A zero-loss batch counts no tokens but computed ones. What is not there is NaN.
+    without any. A zero-loss batch counts no tokens but computed ones.
+
+    Args:
+        method: the method that gave losses, rewards and weights.
+        batch: the micro-batch.
+        losses: [units].
+        rewards: [R].
+        given: what the model gave: log-probs [M], or Outputs.
+        weights: [K, M]; None of a model's scores.
+
+    Returns:
+        The sums in the order of TALLY, f64 [len(TALLY)]; those that cannot be had are NaN. Tallies of micro-batches,
+        ranks and steps add up.
     """
     logps, entropy = Outputs.of(given).logps, Outputs.of(given).entropy
     rewards = rewards.detach().double()
@@ -107,7 +118,7 @@ def ranked_pairs(batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def batch_units(method: Method, batch: PackedBatch) -> Tensor:
-    """How many units of the method's loss the micro-batch holds, 0-dim f64; none in a zero-loss batch."""
+    """Count the units of the method's loss in the micro-batch, 0-dim f64. A zero-loss batch has none."""
     return count_units(method.unit, batch).to(batch.token_mask.device, torch.float64)
 
 
@@ -125,7 +136,15 @@ def averages(totals: Tensor) -> dict[str, float]:
 
 
 def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
-    """[pairs ranked right, pairs], f64, a tie is 1/2: by mean log-prob of scored tokens, or by the model's score."""
+    """Count the pairs that a model ranks right, by mean log-prob of scored tokens or by its score; a tie is 1/2.
+
+    Args:
+        batch: the micro-batch.
+        given: what the model gave: log-probs [M], or Outputs.
+
+    Returns:
+        Pairs ranked right, and pairs, f64 [2].
+    """
     outputs = Outputs.of(given)
     if outputs.scores is not None:
         values = outputs.scores.detach().double()

@@ -37,11 +37,22 @@ class Outcome(NamedTuple):
 
 
 def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
-    """Gradients of optimizer step `step` (from 0); returns its global tally, f64 [len(TALLY)], on the CPU.
+    """Compute the gradients of one optimizer step.
 
     The loss is a global sum over a global count, so that the gradient does not depend on how the step was packed or
-    spread over ranks: a micro-batch contributes its sum * world / N, and DeepSpeed averages over ranks. DataError
-    where nothing in the step has a loss, TrainingError where the loss is not finite.
+    spread over ranks: a micro-batch contributes its sum * world / N, and DeepSpeed averages over ranks.
+
+    Args:
+        job: the method and the data.
+        engine: holds the model, and receives the gradients.
+        step: which optimizer step, from 0.
+
+    Returns:
+        The step's tally over all ranks, f64 [len(TALLY)], on the CPU.
+
+    Raises:
+        DataError: nothing in the step has a loss.
+        TrainingError: the loss is not finite; names the rows.
     """
     batches = [batch.to(engine.device) for batch in job.train.step(step)]
     units = all_sum(torch.stack([batch_units(job.method, batch) for batch in batches]).sum()).item()
@@ -70,10 +81,21 @@ def accumulate(job: Job, engine: Engine, step: int) -> Tensor:
 
 
 def method_sums(method: Method, batch: PackedBatch, given: Tensor | Outputs) -> Sums:
-    """Sums per response, as `method.loss` takes them, from what the model gave.
+    """Sum what the model gave over each response, as `method.loss` takes it.
 
-    User weights multiply the method's weights and the divergence at a token, and change no length. Sums are in float64:
-    a loss reads small differences of thousands of nats. DataError where batch or model lack what the method needs.
+    User weights multiply the method's weights and the divergence at a token, and change no length.
+
+    Args:
+        method: chooses the weights.
+        batch: the micro-batch.
+        given: log-probs [M], or Outputs.
+
+    Returns:
+        Sums in float64, because a loss reads small differences of thousands of nats; a reward model's scores as they
+        are.
+
+    Raises:
+        DataError: batch or model do not give what the method needs.
     """
     outputs = Outputs.of(given)
     _require_needs(method, batch, outputs)
@@ -124,7 +146,7 @@ def list_rows(rows: Iterable[SupportsInt], shown: int = 20) -> str:
 
 
 def _bad_rows(job: Job, step: int, outcomes: Sequence[Outcome]) -> list[int]:
-    """Rows of the step whose reward is not finite on any rank; all its rows where no reward tells."""
+    """Rows of the step whose reward is not finite on any rank; all its rows where every reward is finite."""
     window = [int(row) for row in job.train.window(step)]
     mine = {int(row) for one in outcomes for row in one.batch.response_row[~one.rewards.isfinite()].tolist()}
     flags = all_sum(torch.tensor([float(row in mine) for row in window], device=outcomes[0].rewards.device)).tolist()

@@ -46,18 +46,15 @@ def peak_tflops(run: RunConfig, device: torch.device) -> float | str:
 
 @dataclass
 class Throughput:
-    """Of the steps that this process took part in, over all ranks; evaluation does not count.
+    """The speed of the steps that this process took part in, over all ranks. Evaluation does not count."""
 
-    flops: operations of the model, or why they are not known; peak: TFLOP/s of one device, or why not.
-    """
-
-    flops: Flops | str
-    peak: float | str
+    flops: Flops | str  # operations of the model, or why they are not known
+    peak: float | str  # TFLOP/s of one device, or why it is not known
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, totals: Tensor, seconds: float) -> Metrics:
-        """Count a step by its global tally; its own rates."""
+        """Count a step of `seconds` by its global tally, and give its own rates."""
         step = dict(zip(TALLY, totals.tolist(), strict=True))
         self.seconds += seconds
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in step.items()}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from pyprefopt.errors import TrainingError
 from pyprefopt.modeling.flops import count_flops
-from pyprefopt.ranks import any_rank, runner_is_gone
+from pyprefopt.ranks import any_rank, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.training.engine import Engine
@@ -26,10 +26,22 @@ __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 
 
 def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
-    """Train `job.model` in place, or go on from the stage's last checkpoint; every rank calls this.
+    """Train `job.model` in place, or go on from the stage's last checkpoint.
 
-    TrainingError where the loss or gradient is not finite (nothing is updated or saved) and after SIGTERM (the step
-    is finished and a checkpoint written); ArtifactError for a checkpoint of another launch.
+    Every rank calls this.
+
+    Args:
+        job: the model, its method, the data and the settings.
+        callbacks: further ones, behind those that write metrics, draw the progress bar and warn.
+
+    Returns:
+        What the training leaves behind: metrics, evaluations, and on rank 0 the weights on the CPU.
+
+    Raises:
+        TrainingError: the loss or gradient is not finite (nothing is updated or saved), or SIGTERM came (the step is
+            finished and a checkpoint written).
+        DataError: a step has nothing to average the loss over, or a batch does not have what the method needs.
+        ArtifactError: a checkpoint of another number of ranks or ZeRO stage.
     """
     started, run = time.monotonic(), job.run
     steps, optim = job.train.steps_per_epoch, job.optim
@@ -103,7 +115,7 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(received) or runner_is_gone()
+        yield lambda: bool(received) or runner_has_ended()
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -21,7 +21,7 @@ def half_made(tmp_path: Path) -> Folder:
 
 def test_what_a_key_has_left_is_for_that_key_alone(half_made: Folder) -> None:
     assert not half_made.begin({"key": "a", "run": "another"})
-    assert half_made.claim == {"key": "a", "run": "another"}
+    assert half_made.pending == {"key": "a", "run": "another"}
     assert (half_made.path / "deep" / "part").exists()
     assert half_made.begin({"key": "b"})
     assert [path.name for path in half_made.path.iterdir()] == ["key.json"]
@@ -30,7 +30,7 @@ def test_what_a_key_has_left_is_for_that_key_alone(half_made: Folder) -> None:
 @pytest.mark.parametrize("claim", [None, "{", "5"])
 def test_what_nobody_has_claimed_is_cleared_away(half_made: Folder, claim: str | None) -> None:
     (half_made.path / "key.json").unlink() if claim is None else (half_made.path / "key.json").write_text(claim)
-    assert half_made.claim == {}
+    assert half_made.pending == {}
     assert not half_made.begin({"key": "a"})
     assert not (half_made.path / "deep").exists()
 

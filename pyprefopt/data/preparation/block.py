@@ -33,11 +33,11 @@ class PrepareConfig:
     boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
     truncation: Truncation = field(default_factory=Truncation)  # what is kept of each response
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
-    user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the books of cut texts
+    user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the counts of cut texts
 
     @property
     def written(self) -> dict[str, Any]:
-        """The settings as a manifest says them: of the truncation, those that are given."""
+        """The settings as a manifest has them: of the truncation, those that are given."""
         return asdict(self) | {"truncation": self.truncation.given}
 
     @property
@@ -49,7 +49,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class PreparedBlock:
-    """A shard in memory, with its books."""
+    """A shard in memory, with its counts."""
 
     index: int  # of the block and of the shard
     file: str  # where its rows came from
@@ -68,10 +68,10 @@ class PreparedBlock:
     shard: pa.Table | bytes = field(repr=False)  # the segments, or `to_ipc` of them
 
     def record(self) -> dict[str, Any]:
-        """The books without the content."""
+        """The counts without the content."""
         names = ("rejects", "shard")
-        books = {name: value for name, value in vars(self).items() if name not in names}
-        return books | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
+        counts = {name: value for name, value in vars(self).items() if name not in names}
+        return counts | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
@@ -124,7 +124,7 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
 
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
-    """ConfigError where a setting breaks a rule of `tokenize` or `truncate`: told before anything is read."""
+    """ConfigError where a setting breaks a rule of `tokenize` or `truncate`, before anything is read."""
     check_options(**config.limits)
     _cut(SEGMENTS.to_frame().to_arrow(), config, tokenizer)
 

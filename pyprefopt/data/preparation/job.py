@@ -24,7 +24,7 @@ from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
-from pyprefopt.data.tokenization.token_columns import BOOKS
+from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
@@ -101,7 +101,7 @@ def prepare(
         boundary=boundary,
         truncation=of_segments(truncation or {}),
         offsets=offsets,
-        user_weights=(*weights, *opened.named(BOOKS)) if weights else (),
+        user_weights=(*weights, *opened.named(CUT_COUNTS)) if weights else (),
     )
     return prepare_source(
         opened, tokenizer, out, config,
@@ -135,9 +135,9 @@ def prepare_source(
             if job.is_done(overwrite=overwrite):
                 job.check_finished(on_error, command)
             else:
-                job.claim(overwrite=overwrite)
+                job.take(overwrite=overwrite)
                 job.work(run)
-                job.settle(on_error, command)
+                job.finish(on_error, command)
             return SegmentStore.open(directory)
     except OSError as error:
         raise ArtifactError(_explained(error, directory)) from error
@@ -145,7 +145,7 @@ def prepare_source(
 
 @dataclass
 class _Job:
-    """One preparation: what is made, from what, where, and the books."""
+    """One preparation: what is made, from what, where, and the input's hashes."""
 
     source: Source
     config: PrepareConfig
@@ -171,7 +171,7 @@ class _Job:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """What decides the folder's content, as the manifest says it."""
+        """What decides the folder's content, as the manifest has it."""
         files = [
             {"file": file, "bytes": size, "sha256": sha256}
             for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
@@ -209,7 +209,7 @@ class _Job:
         if manifest and manifest["rejected"] and on_error == "raise":
             _raise([self.workspace.path / REJECTED], manifest["rows_in"], command)
 
-    def claim(self, *, overwrite: bool) -> None:
+    def take(self, *, overwrite: bool) -> None:
         """Take the folder; shards of a killed run of this key stay."""
         self.workspace.take(self.key, self.made_from, overwrite=overwrite)
         self.found = len(self.workspace.records)
@@ -218,20 +218,20 @@ class _Job:
 
     def work(self, run: Callable[..., Iterator[PreparedBlock]]) -> None:
         """Make the missing shards; one thread writes while the engine works."""
-        self._tell()
+        self._report_progress()
         with ThreadPoolExecutor(1, "write") as writer:
             writing: Future[None] | None = None
             for block in run(self._missing(), self.config, self.tokenizer):
                 if writing is not None:
                     writing.result()
-                    self._tell()
+                    self._report_progress()
                 writing = writer.submit(self._commit, block)
             if writing is not None:
                 writing.result()
-        self._tell()
+        self._report_progress()
         self._check_unchanged()
 
-    def settle(self, on_error: str | None, command: str | None) -> None:
+    def finish(self, on_error: str | None, command: str | None) -> None:
         """Report bad rows, or finish the folder."""
         records = list(self.workspace.records.values())
         rejected: Counter[str] = Counter()
@@ -274,7 +274,7 @@ class _Job:
         self._check_unchanged()
         self.workspace.commit(block)
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self.progress is None:
             return
         records = list(self.workspace.records.values())
@@ -301,7 +301,7 @@ def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
 
 
 def identity(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a manifest says of a tokenizer: hashes of its parts, and the special tokens by name."""
+    """What a manifest holds of a tokenizer: hashes of its parts, and the special tokens by name."""
     return {
         "fingerprint": tokenizer.fingerprint,
         "json": hashlib.sha256(tokenizer.json).hexdigest(),

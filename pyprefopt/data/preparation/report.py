@@ -1,4 +1,4 @@
-"""A prepared folder as text: counts, lengths, rejected rows, settings, and one row with its tokens told apart."""
+"""A prepared folder as text: counts, lengths, rejected rows, settings, and one row with its tokens in colours."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ logger = logging.getLogger("pyprefopt")
 class Workspace(Folder):
     """A folder that is being prepared. The caller holds its lock."""
 
-    claim_file = f"{WORK}/key.json"
+    pending_file = f"{WORK}/key.json"
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -62,7 +62,7 @@ class Workspace(Folder):
     def take(self, key: str, made_from: dict[str, Any], *, overwrite: bool = False) -> None:
         """Make the folder ready for `key`: keep the shards that are its own, clear away everything else.
 
-        made_from: what the key is of, as manifests say it.
+        made_from: what the key is of, as manifests have it.
 
         ArtifactError where a finished folder of another key, or a damaged one, is there, unless `overwrite`.
         """
@@ -157,8 +157,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """`max_tokens was 1500, is now 2048`: in what the manifest `old` differs from what would be made now."""
     was, now = _told(old), _told(json.loads(json.dumps(new)))  # tuples become lists, as in the manifest
     names = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
-    told = [f"{name} was {was.get(name)}, is now {now.get(name)}" for name in names]
-    return "; ".join(told) or "by another version of pyprefopt"
+    changes = [f"{name} was {was.get(name)}, is now {now.get(name)}" for name in names]
+    return "; ".join(changes) or "by another version of pyprefopt"
 
 
 def _told(facts: dict[str, Any]) -> dict[str, Any]:

@@ -41,17 +41,17 @@ def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = No
         for row, line in zip(block.table["row"].to_numpy(), lines, strict=False):  # the last line is empty
             for name, value in _row(line).items():
                 kind = _kind(value) if names is None or name in names else None
-                before, told = first.setdefault(name, (row, kind)) if kind is not None else (row, kind)
-                if kind != told:
+                before, other = first.setdefault(name, (row, kind)) if kind is not None else (row, kind)
+                if kind != other:
                     return (
-                        f"field '{name}' must have one type over all rows, but is {told} in row {before} and {kind} in "
-                        f"row {row}; write all rows alike, or drop the field"
+                        f"field '{name}' must have one type over all rows, but is {other} in row {before} and {kind} "
+                        f"in row {row}; write all rows alike, or drop the field"
                     )
     return ""
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what Polars says of a field of two types."""
+    """The first line of Polars' error about a field of two types."""
     return f"a field must have one type over all rows: {str(error).splitlines()[0]}; give it one, or drop it"
 
 
@@ -98,7 +98,7 @@ def check_unseen(block: Block, names: Sequence[str]) -> None:
 
 
 def _row(line: bytes) -> dict[str, Any]:
-    """The object on a line; nothing for a line that is none, which is told as a bad row."""
+    """The object on a line; nothing for a line that is none, which is reported as a bad row."""
     try:
         row = json.loads(line)
     except ValueError:

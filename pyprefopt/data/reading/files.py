@@ -68,7 +68,7 @@ class DataFile:
         return "\t" if self.suffix == ".tsv" else ","
 
     def layout(self, head: bytes) -> str:
-        """How the rows of a text file that begins so are told apart: lines, array or csv."""
+        """How the rows of a text file that begins so are separated: lines, array or csv."""
         if self.container == "csv":
             return "csv"
         return "array" if self.suffix == ".json" and head.removeprefix(_BOM).lstrip()[:1] == b"[" else "lines"
@@ -209,7 +209,7 @@ def schema_of(file: DataFile) -> pa.Schema:
 
 
 def rows_of(file: DataFile) -> int | None:
-    """The rows of a file, where its footer says so."""
+    """The rows of a file, where its footer has their number."""
     if file.container != "parquet":
         return None
     with readable(file.name, file.suffix):

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen, of_two_types, one_line
-from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
+from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
 from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.errors import DataError
 
@@ -134,7 +134,7 @@ def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # no
 def _used(
     result: ReadResult, source: Any, on_error: OnError, rejected_path: str | Path | None
 ) -> pl.DataFrame | pl.LazyFrame:
-    settle(result.rejects, result.rows_in, on_error, rejected_path)
+    report_rejects(result.rejects, result.rows_in, on_error, rejected_path)
     return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
 
 

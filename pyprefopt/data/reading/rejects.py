@@ -47,8 +47,8 @@ def check_on_error(on_error: str, rejected_path: str | Path | None = None) -> No
     check(not unused, "rejected_path", str(rejected_path), "left out with on_error 'raise'", "pass on_error='skip'")
 
 
-def settle(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejected_path: str | Path | None) -> None:
-    """Raise for bad rows, or say how many were left out and why, and record them where a path is given."""
+def report_rejects(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejected_path: str | Path | None) -> None:
+    """Raise for bad rows, or warn how many are left out and why, and record them where a path is given."""
     if on_error == "raise":
         raise_for(rejects, rows_in)
         return

@@ -331,35 +331,35 @@ def table_part(source: TableSource, name: str = FRAME) -> _Part:
 
 def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> Iterator[tuple[pa.Table, int, None]]:
     """Rows joined until a block is full; large rows in smaller steps."""
-    held: list[pa.Table] = []
-    held_bytes = held_rows = 0
+    pending: list[pa.Table] = []
+    pending_bytes = pending_rows = 0
     for unit in _units(batches):
         step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unit.nbytes)))
         for start in range(0, unit.num_rows, step):
             piece = unit.slice(start, step)
-            held.append(piece)
-            held_bytes, held_rows = held_bytes + piece.nbytes, held_rows + piece.num_rows
-            if held_bytes >= size or held_rows >= BLOCK_ROWS:
-                yield pa.concat_tables(held), held_rows, None
-                held, held_bytes, held_rows = [], 0, 0
-    if held:
-        yield pa.concat_tables(held), held_rows, None
+            pending.append(piece)
+            pending_bytes, pending_rows = pending_bytes + piece.nbytes, pending_rows + piece.num_rows
+            if pending_bytes >= size or pending_rows >= BLOCK_ROWS:
+                yield pa.concat_tables(pending), pending_rows, None
+                pending, pending_bytes, pending_rows = [], 0, 0
+    if pending:
+        yield pa.concat_tables(pending), pending_rows, None
 
 
 def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of UNIT_ROWS, wherever the batches end: a library may cut them as it likes."""
-    held: list[pa.Table] = []
+    pending: list[pa.Table] = []
     missing = UNIT_ROWS
     for batch in batches:
         table, start = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch, 0
         while start < table.num_rows:
-            held.append(table.slice(start, missing))
-            start, missing = start + held[-1].num_rows, missing - held[-1].num_rows
+            pending.append(table.slice(start, missing))
+            start, missing = start + pending[-1].num_rows, missing - pending[-1].num_rows
             if missing == 0:
-                yield pa.concat_tables(held).combine_chunks()
-                held, missing = [], UNIT_ROWS
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
+                yield pa.concat_tables(pending).combine_chunks()
+                pending, missing = [], UNIT_ROWS
+    if pending:
+        yield pa.concat_tables(pending).combine_chunks()
 
 
 def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:

@@ -154,7 +154,7 @@ class ValueStore(ShardedTable):
     @classmethod
     def write(cls, directory: str | Path, segments: SegmentStore, values: Any, *, key: str) -> Self:
         """Write and open. `values` is flat over all response tokens (NumPy, order of `segments.response_offsets`), or
-        lists aligned with the lines (PyArrow or Polars). Prompts get null. `key` says what the values are made of.
+        lists aligned with the lines (PyArrow or Polars). Prompts get null. `key` names what the values are made of.
         """
         lists = value_lists(segments, values, f"values of {directory}")
         table = pa.table({"row": segments.table["row"], "segment": segments.table["segment"], "values": lists})
@@ -167,7 +167,7 @@ class ValueStore(ShardedTable):
 
     @property
     def key(self) -> str:
-        """What the values are made of, as the writer said."""
+        """What the values are made of, as the writer named it."""
         return str(self.manifest["key"])
 
     def check(self, segments: SegmentStore, *, key: str | None = None) -> Self:

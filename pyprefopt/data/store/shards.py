@@ -98,7 +98,7 @@ class ShardedTable:
         raise NotImplementedError
 
     def _write(self, directory: str | Path, **facts: Any) -> Self:
-        """Write shards, then the manifest; the store at `directory` is gone before the first byte is written."""
+        """Write shards, then the manifest; the store at `directory` is removed before the first byte is written."""
         writer = ShardWriter(type(self), directory)
         writer.add(self.table)
         return writer.finish(**facts)
@@ -123,7 +123,7 @@ Store = TypeVar("Store", bound=ShardedTable)
 class ShardWriter(Generic[Store]):
     """Writes tables of whole groups as one store, as they come: the shards are those of all of them in one piece.
 
-    One shard is in memory at a time. The store at `directory` is gone before the first byte is written.
+    One shard is in memory at a time. The store at `directory` is removed before the first byte is written.
     """
 
     def __init__(self, kind: type[Store], directory: str | Path) -> None:

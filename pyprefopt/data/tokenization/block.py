@@ -18,7 +18,7 @@ from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_n
 
 
 class TokenizedBlock(NamedTuple):
-    """Segments of a block's good rows, and the books."""
+    """Segments of a block's good rows, and counts."""
 
     segments: pa.Table  # columns of `tokenize.SEGMENTS`; without offsets, those of OFFSETS are not there
     rejects: pl.DataFrame  # of schema REJECTS

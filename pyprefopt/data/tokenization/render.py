@@ -136,7 +136,7 @@ def _source(
     return read_chat_template(chat_template) if named else str(chat_template), special_tokens or {}
 
 
-_said: set[str] = set()  # templates whose notice has been given
+_warned: set[str] = set()  # templates whose notice has been given
 
 
 def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callable[..., str]:
@@ -149,8 +149,8 @@ def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callab
     def render(messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        if source not in _said:
-            _said.add(source)
+        if source not in _warned:
+            _warned.add(source)
             logger.warning("this chat template is rendered by transformers, which is slower: %s", why)
         try:
             rendered, _ = render_jinja_template(

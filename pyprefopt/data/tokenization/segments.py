@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.reading.frames import CHAT
-from pyprefopt.data.reading.rejects import OnError, check_on_error, settle
+from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
 from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
@@ -24,7 +24,7 @@ from pyprefopt.errors import DataError, check, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
 
-Settled = Callable[[pl.DataFrame, int], None]  # raises for bad rows of so many, or tells and records them
+Report = Callable[[pl.DataFrame, int], None]  # raises for bad rows of so many, or logs and records them
 
 _REJECTS = ("file", "row", "field", "value", "reason", "rule", "remedy")
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("pyprefopt")
 
 
 class TokenizeResult(NamedTuple):
-    """Segments, and the books: every row is in `segments` or in `rejects`."""
+    """Segments, and counts: every row is in `segments` or in `rejects`."""
 
     segments: pl.DataFrame
     rejects: pl.DataFrame  # the schema of `rejects.REJECTS`; `file` is left empty
@@ -115,14 +115,14 @@ def tokenize(
     check_options(**options)
     check_tokenizer(tokenizer)
     options["offsets"] = offsets
-    settled = partial(settle, on_error=on_error, rejected_path=rejected_path)
+    report = partial(report_rejects, on_error=on_error, rejected_path=rejected_path)
     if not isinstance(source, pl.DataFrame | pl.LazyFrame):
-        return _tokenize_source(source, tokenizer, format, settled, options)
+        return _tokenize_source(source, tokenizer, format, report, options)
     if not _is_read(source.collect_schema()):
-        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, settled=settled, options=options)
+        read = partial(_tokenize_source, tokenizer=tokenizer, format=format, report=report, options=options)
         return source.map_batches(read, schema=_schema(offsets)) if isinstance(source, pl.LazyFrame) else read(source)
     check(format == "auto", "format", format, "auto for a frame of read_*, whose columns say what it is")
-    step = partial(_segments, tokenizer=tokenizer, settled=settled, options=options)
+    step = partial(_segments, tokenizer=tokenizer, report=report, options=options)
     if isinstance(source, pl.LazyFrame):
         rule = "left out for a LazyFrame, which comes in batches"
         check(rejected_path is None, "rejected_path", str(rejected_path), rule, "collect it first")
@@ -143,7 +143,7 @@ def _tokenize_source(
     source: Any,
     tokenizer: Tokenizer,
     format: str,  # noqa: A002
-    settled: Settled,
+    report: Report,
     options: dict[str, Any],
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
@@ -153,7 +153,7 @@ def _tokenize_source(
         return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in
 
     frames, rejects, rows_in = zip(*in_threads(opened.blocks(), work), strict=True)
-    settled(pl.concat(rejects), sum(rows_in))
+    report(pl.concat(rejects), sum(rows_in))
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -165,9 +165,9 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
     return frame if frame.schema == schema else frame.cast(schema)
 
 
-def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, settled: Settled, options: dict[str, Any]) -> pl.DataFrame:
+def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
-    settled(result.rejects, frame.height)
+    report(result.rejects, frame.height)
     return result.segments
 
 
@@ -200,15 +200,15 @@ def tokenize_rows(
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
-    books = pl.DataFrame(rejects).with_columns(file=pl.lit("")).select(_REJECTS)
+    bad_rows = pl.DataFrame(rejects).with_columns(file=pl.lit("")).select(_REJECTS)
     apart = pl.Series("row", rows_apart, dtype=pl.UInt64)
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
     made = _frame(to_table(segments), offsets)
     if cut:
         made, identical = without_identical(made)
-        books = pl.concat([books, identical]).sort("row")
-    return TokenizeResult(made, books, cut, len(apart), apart, without_bos)
+        bad_rows = pl.concat([bad_rows, identical]).sort("row")
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos)
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -30,7 +30,7 @@ from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.store.segments import USER_WEIGHTS
 from pyprefopt.errors import DataError
 
-BOOKS = ("chosen_cut", "rejected_cut")  # how much of a text went when it was cut: spans may then reach beyond its end
+CUT_COUNTS = ("chosen_cut", "rejected_cut")  # units that were cut off a text: spans may then reach beyond its end
 RESPONSES = ("chosen", "rejected", "response", "responses")
 _LINES = 2048  # responses that are worked on at a time: their bytes lie in memory as numbers
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
@@ -77,12 +77,18 @@ def weight_columns(names: Sequence[str], kind: TokenColumn = WEIGHTS) -> list[st
 def attach_weights(
     segments: pl.DataFrame, frame: pl.DataFrame, kind: TokenColumn = WEIGHTS
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`segments` with the column `user_weights` (list<f32>, null for prompts), and rejects of schema REJECTS.
+    """Add the column `user_weights` (list<f32>, null for prompts) to segments.
 
-    segments: of `tokenize_rows`, with offsets, before any truncation, which then cuts the weights along.
-    frame: the rows that they were made of. Rows with bad weights leave the segments; the first fault of each is told.
-    kind: which columns of `frame` are taken, and what holds for their values.
-    Raises DataError where a column is of a type that holds no weights, or the segments have no offsets.
+    Args:
+        segments: of `tokenize_rows`, with offsets, before any truncation, which then cuts the weights along.
+        frame: the rows that they were made of.
+        kind: which columns of `frame` are taken, and what holds for their values.
+
+    Returns:
+        The segments without the rows of bad weights, and rejects of schema REJECTS: each bad row's first fault.
+
+    Raises:
+        DataError: a column is of a type that holds no weights, or the segments have no offsets.
     """
     if "starts" not in segments.columns:
         raise DataError("user weights need the tokens' places in the text; tokenize with offsets=True")
@@ -135,12 +141,13 @@ def _lists(values: NDArray[np.float32], counts: NDArray[Any], nulls: NDArray[np.
 def _lines(frame: pl.DataFrame, name: str, side: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One line a response with weights: row, segment, field, text, shortened, weights; and rejects."""
     whole = pl.col(f"{side}_complete") if f"{side}_complete" in frame.columns else pl.lit(value=True)
-    lost = pl.col(f"{side}_cut") > 0 if f"{side}_cut" in frame.columns and side != "responses" else pl.lit(value=False)
+    counted = f"{side}_cut" in frame.columns and side != "responses"
+    was_cut = pl.col(f"{side}_cut").fill_null(0) > 0 if counted else pl.lit(value=False)
     if side != "responses":
         number = 2 if side == "rejected" else 1
         lines = frame.select(
             "row", segment=pl.lit(number, pl.UInt16), field=pl.lit(name), text=_text(pl.col(side)),
-            shortened=~whole.cast(pl.Boolean).fill_null(value=True) | lost.fill_null(value=False), weights=pl.col(name),
+            shortened=~whole.cast(pl.Boolean).fill_null(value=True) | was_cut, weights=pl.col(name),
         )  # fmt: skip
         return lines.filter(pl.col("weights").is_not_null()), REJECTS.to_frame()
     _check_nested(frame.schema[name], name)
@@ -312,7 +319,7 @@ def _table(faults: Iterator[tuple[Any, str, Any, str, str]]) -> pl.DataFrame:
 
 
 def _shown(value: Any) -> str:
-    """A value in at most 80 characters; a long list says that it goes on."""
+    """A value in at most 80 characters; a long list ends with ` …]`."""
     text = str(value)
     return text if len(text) <= 80 else text[:76] + (" …]" if text.endswith("]") else " …")
 

@@ -77,12 +77,12 @@ class Tokenizer:
 
     @property
     def engine(self) -> str:
-        """`fast` where our own engine makes the ids, `tokenizers` where the library does; `why` says why."""
+        """`fast` where our own engine makes the ids, `tokenizers` where the library does; `why` is the reason."""
         return self.native.engine
 
     @property
     def why(self) -> str:
-        """Why the library makes the ids: a component of tokenizer.json that the fast engine lacks, or a difference."""
+        """Why the library makes the ids: a component of tokenizer.json unknown to the fast engine, or a difference."""
         return self.native.why
 
     @cached_property
@@ -112,7 +112,7 @@ class Tokenizer:
         return difference is None
 
     def prove_on_rows(self, rows: Callable[[], pl.DataFrame]) -> None:
-        """`prove`, once, on what the messages of these rows say; other threads wait for the answer."""
+        """`prove`, once, on the messages of these rows; other threads wait for the answer."""
         with _PROVING:
             if self.native.proved:
                 return
@@ -171,7 +171,7 @@ def load_tokenizer(
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
     `embedded:toy` is that of the embedded set.
-    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before what the files say.
+    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before those of the files.
     Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
     """
     _check_path(path)
@@ -222,15 +222,15 @@ def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
 
 def _texts(texts: Any) -> pl.Series:
     """Strings of any library as a column; DataError for anything else."""
-    told = "texts must be strings, as a list or a column, got {}; for one text write [text]"
+    rule = "texts must be strings, as a list or a column, got {}; for one text write [text]"
     if isinstance(texts, str | bytes):
-        raise DataError(told.format("one text"))
+        raise DataError(rule.format("one text"))
     try:
         column = pl.Series("ids", texts)
     except (TypeError, pl.exceptions.PolarsError):
-        raise DataError(told.format(f"one of type {type(texts).__name__}")) from None
+        raise DataError(rule.format(f"one of type {type(texts).__name__}")) from None
     if column.dtype not in (pl.String, pl.Null):
-        raise DataError(told.format(f"a column of {column.dtype}"))
+        raise DataError(rule.format(f"a column of {column.dtype}"))
     return column
 
 
@@ -254,7 +254,7 @@ def check_tokenizer(tokenizer: object) -> None:
 
 
 def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
-    """A model's own tokenizer, as the files of its folder say; `chat_template` is the Jinja file where it has none.
+    """A model's own tokenizer, from the files of its folder; `chat_template` is the Jinja file where it has none.
 
     Raises ConfigError where it names no EOS token.
     """
@@ -316,7 +316,7 @@ def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> 
 
 
 def _contents(chats: pl.Series) -> pl.Series | None:
-    """What the messages of a column of chats, or of lists of chats, say; None for any other column."""
+    """The contents of a column of chats, or of lists of chats; None for any other column."""
     while isinstance(chats.dtype, pl.List):
         chats = chats.drop_nulls().explode()
     if not isinstance(chats.dtype, pl.Struct) or chats.dtype.to_schema().get("content") != pl.String:

@@ -1,6 +1,6 @@
 """Which way computes packed attention, by one rule: the first that serves what the layer asks for on this device.
 
-A way says in words why it cannot serve. One that has not been seen to work in this process is first tried on a small
+A way gives the reason why it cannot serve. One that has not been seen to work in this process is first tried on a small
 made-up pack, values and gradients, against the loop in float32: what cannot run, or gives other numbers, is not used.
 """
 
@@ -50,7 +50,7 @@ class Way(NamedTuple):
 
     attend: Callable[[Tensor, Tensor, Tensor, PackedLayout, Rule], Tensor]  # [1, heads, N, D] x 3 -> [1, N, heads, D]
     refuses: Callable[[Demand], str | None]  # why it cannot serve; None: it can
-    praise: str  # why it comes before those below it
+    reason: str  # why it comes before those below it
 
 
 def _nothing(_demand: Demand) -> str | None:
@@ -65,8 +65,8 @@ def _refuses_fused(kernel: Callable[[], varlen.Kernel | None], missing: str, dem
     if found is None:
         return missing
     rule, size = demand.rule, demand.head_size
-    if lack := found.lacks(rule.window is not None, rule.softcap is not None):
-        return lack
+    if reason := found.missing(rule.window is not None, rule.softcap is not None):
+        return reason
     if reason := _refuses_age(demand.device):
         return reason
     if demand.dtype != torch.bfloat16:
@@ -91,13 +91,13 @@ def _refuses_age(device: torch.device) -> str | None:
     return None if own >= AMPERE else f"it needs compute capability 8.0, and this GPU has {own[0]}.{own[1]}"
 
 
-def _document_way(kernel: Callable[[], varlen.Kernel | None], missing: str, praise: str) -> Way:
+def _document_way(kernel: Callable[[], varlen.Kernel | None], missing: str, reason: str) -> Way:
     def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: Rule) -> Tensor:
         found = kernel()
         assert found is not None  # noqa: S101  (it has not refused)
         return varlen.attend(found, query, key, value, layout, rule)
 
-    return Way(attend, partial(_refuses_fused, kernel, missing), praise)
+    return Way(attend, partial(_refuses_fused, kernel, missing), reason)
 
 
 # In the order in which `auto` asks them.
@@ -112,7 +112,7 @@ WAYS: dict[str, Way] = {
     "loop": Way(loop.attend, _nothing, "it serves every device and precision"),
 }  # fmt: skip
 CHOICES = ("auto", *WAYS)
-PLAIN = "plain"  # the loop, unsaid: for probes, whose way nobody has asked for
+PLAIN = "plain"  # the loop, not logged: for probes, whose way nobody has asked for
 
 
 def check_way(wanted: str) -> str:
@@ -134,7 +134,7 @@ def check_here(wanted: str) -> None:
 
 @lru_cache
 def choose(wanted: str, demand: Demand) -> Way:
-    """The way for a layer, said once for each kind of layer.
+    """The way for a layer, logged once for each kind of layer.
 
     Raises:
         ConfigError: `wanted` is not `auto`, and cannot serve.
@@ -149,7 +149,7 @@ def choose(wanted: str, demand: Demand) -> Way:
         if reason is None and name != "loop":
             reason = trial(way, demand)
         if reason is None:
-            because = f"because {way.praise}" if wanted == "auto" else "as asked"
+            because = f"because {way.reason}" if wanted == "auto" else "as asked"
             logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
             return way
         refused.append(f"not {name}: {reason}")
@@ -174,7 +174,7 @@ def trial(way: Way, demand: Demand) -> str | None:
                 theirs = _run(
                     loop.attend, [x.to(torch.promote_types(x.dtype, torch.float32)) for x in states], layout, rule
                 )
-        except Exception as error:  # whatever a kernel that cannot run here says
+        except Exception as error:  # whatever a kernel that cannot run here raises
             return f"its trial failed with {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         worst = max((a.to(b.dtype) - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
         if not worst <= tolerance:  # also where it is NaN

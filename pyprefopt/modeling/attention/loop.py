@@ -1,6 +1,6 @@
 """Packed attention as a loop of SDPA calls over the documents: for every device, precision, window and soft cap.
 
-A document's numbers never depend on what another document in the pack says.
+A document's numbers never depend on another document in the pack.
 """
 
 from __future__ import annotations

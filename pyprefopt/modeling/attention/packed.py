@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ATTENTION_NAME = "pyprefopt_packed"
-WAY_SETTING = "packed_attention"  # where a model's config says which way computes it; absent: auto
+WAY_SETTING = "packed_attention"  # where a model's config names the way that computes it; absent: auto
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # masks that the ways know how to build
 
 # What Hugging Face passes along that does not change the attention.
@@ -85,7 +85,7 @@ def _refuse_options(module: nn.Module, options: dict[str, Any], dropout: float, 
 
 
 def _refuse_shapes(module: nn.Module, query: Tensor, key: Tensor, rule: Rule) -> None:
-    """ConfigError for a batch dimension, a cache, cross-attention, or a window that gets lost on the way."""
+    """ConfigError for a batch dimension, a cache, cross-attention, or a window that does not arrive."""
     name = type(module).__name__
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"

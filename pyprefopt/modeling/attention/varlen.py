@@ -2,7 +2,7 @@
 
 Such a kernel knows whole documents, the causal rule aligned at their ends. A response that sees a prompt elsewhere in
 the pack becomes a document with fewer queries than keys: the keys and values of its prompt are gathered before its own,
-which is one call, exact, and leaves windows as they are. Both kernels are told apart by their arguments' names, because
+which is one call, exact, and leaves windows as they are. Both kernels are recognised by their arguments' names, because
 these differ between versions.
 """
 
@@ -35,7 +35,7 @@ class Kernel:
         """With the names of the arguments of `call`."""
         return cls(call, frozenset(inspect.signature(call).parameters))
 
-    def lacks(self, window: bool, softcap: bool) -> str | None:
+    def missing(self, window: bool, softcap: bool) -> str | None:
         """What this version cannot do of what a layer asks; None: nothing."""
         if not self.names & {"scale", "softmax_scale"}:
             return "this version takes no scale"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LoraSettings(Protocol):
-    """What `add_lora` reads; `train.config.LoraConfig` is one."""
+    """What `add_lora` reads; the `LoraConfig` of a run's settings is one."""
 
     @property
     def r(self) -> int: ...  # noqa: D102
@@ -33,10 +33,17 @@ class LoraSettings(Protocol):
 
 
 def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PreTrainedModel:
-    """`model` under PEFT with LoRA on `target_modules` (empty: every linear layer but the head).
+    """Wrap a model with PEFT and LoRA on `target_modules` (empty: every linear layer but the head).
 
-    The adapters' first weights come from `seed`; torch's generator is left as it was. They start as the identity
-    (B = 0) in the dtype of the model. ConfigError where a target does not exist.
+    The adapters start as the identity (B = 0) in the dtype of the model; torch's generator is left as it was.
+
+    Args:
+        model: from `load_model` without LoRA.
+        settings: rank, scale, dropout and target modules.
+        seed: of the adapters' first weights.
+
+    Raises:
+        ConfigError: a target that does not exist, shares weights with the embeddings, or cannot be merged.
     """
     from peft import LoraConfig, get_peft_model
 

@@ -63,21 +63,37 @@ def load_model(
     head: Head = "language",
     pad_token_id: int | None = None,
 ) -> PreTrainedModel:
-    """A causal language model with packed attention, on the CPU, in training mode.
+    """Load a language model whose attention reads packed batches.
 
-    source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
-        state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
-        `embedded:tiny` is a config.json whose vocabulary is as large as `vocab_size`.
-    dtype: float32, bfloat16 or float64 (tests), of weights and computation.
-    attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, said in the log).
-    lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
-    load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
-    vocab_size: number of ids of the tokenizer; ConfigError where the model has fewer embeddings.
-    head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless `source`
-        has it; `pad_token_id` is then the id that transformers skips at the end of padded texts (None: it refuses
-        padded ones), and must not be one that a response may end with.
     Every dropout of the model, of whole layers too, is set to 0, so that policy and reference agree at step 0; LoRA's
     own dropout stays.
+
+    Args:
+        source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
+            state of torch's generator, which is left as it was). Nothing is downloaded unless it is a hub name.
+            `embedded:tiny` is a config.json whose vocabulary is as large as `vocab_size`.
+        dtype: float32, bfloat16 or float64 (tests), of weights and computation.
+        seed: of weights that `source` does not have, and of the adapter's.
+        trust_remote_code: whether code that comes with the model may run.
+        gradient_checkpointing: recompute each layer in the backward pass: less memory, slower.
+        attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, which is logged).
+        lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
+        load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
+        vocab_size: number of ids of the tokenizer.
+        head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless
+            `source` has it.
+        pad_token_id: with the head `reward`, the id that transformers skips at the end of padded texts (None: it
+            refuses padded ones), and must not be one that a response may end with.
+
+    Returns:
+        The model on the CPU, in training mode.
+
+    Raises:
+        ConfigError: there is no such model, its files are damaged or incomplete, it has fewer embeddings than
+            `vocab_size`, its architecture does not compute the same in a pack, or a setting breaks its rule.
+
+    Example:
+        >>> model = load_model("models/base", dtype="bfloat16")  # doctest: +SKIP
     """
     wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
@@ -106,7 +122,8 @@ def sketch_model(
 ) -> PreTrainedModel:
     """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
 
-    ConfigError for what `load_model` would refuse before it reads weights, and for damaged files of these.
+    Raises:
+        ConfigError: what `load_model` would refuse before it reads weights, and damaged files of these.
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     config, _ = _configured(path, "auto", trust_remote_code, head, None)
@@ -148,9 +165,23 @@ def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Pa
 
 
 def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
-    """Hex sha256 of what makes the model: configuration, tensors and adapter, and its code where that is trusted.
+    """Hash what makes a model: configuration, tensors and adapter, and its code where that is trusted.
 
-    Paths, tokenizers and other files do not count.
+    Paths, tokenizers, other files and the versions of the libraries that wrote the configuration do not count.
+
+    Args:
+        source: as for `load_model`.
+        trust_remote_code: as for `load_model`.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+
+    Raises:
+        ConfigError: there is no such model.
+
+    Example:
+        >>> model_hash("models/base") == model_hash("copies/base")  # doctest: +SKIP
+        True
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
@@ -163,7 +194,20 @@ def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
 
 
 def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
-    """The embedded tiny model as the content of a config.json: Llama, 2 layers, hidden size 128, own head."""
+    """The embedded tiny model as the content of a config.json: Llama, 2 layers, hidden size 128, own head.
+
+    Args:
+        vocab_size: number of ids of the tokenizer.
+        bos_token_id: the id that begins a text; None: the config has none.
+        eos_token_id: the id that ends a text; None: the config has none.
+
+    Returns:
+        The settings, which `json.dumps` writes as they are.
+
+    Example:
+        >>> toy_config(300)["hidden_size"]
+        128
+    """
     settings: dict[str, Any] = json.loads(local(EMBEDDED_MODEL).read_text(encoding="utf-8"))
     return settings | {"vocab_size": vocab_size, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
 
@@ -309,7 +353,7 @@ def _build_model(
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
             return model
-        with _told_here():
+        with _without_load_report():
             model, info = auto.from_pretrained(
                 path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
                 attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
@@ -328,8 +372,8 @@ def _build_model(
 
 
 @contextmanager
-def _told_here() -> Iterator[None]:
-    """While inside, transformers does not warn of weights that are missing or unused: what matters is told below."""
+def _without_load_report() -> Iterator[None]:
+    """transformers does not warn here of missing or unused weights: `_build_model` reports those that matter."""
     reporter = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 logger = logging.getLogger(__name__)
 
-TRAINED_IN_4BIT = "trained_in_4bit"  # what the config.json of a model says that was trained so, and those made of it
+TRAINED_IN_4BIT = "trained_in_4bit"  # in the config.json of a model that was trained so, and of those made of it
 
 
 def require_bitsandbytes() -> None:
@@ -33,7 +33,7 @@ def require_bitsandbytes() -> None:
 
 
 def loading_options(dtype: torch.dtype) -> dict[str, Any]:
-    """What transformers' `from_pretrained` is told: NF4 with double quantization (Dettmers et al. 2023, Sec. 3).
+    """The options of transformers' `from_pretrained`: NF4 with double quantization (Dettmers et al. 2023, Sec. 3).
 
     Each linear layer is quantized as it is read. Embeddings, head, norms and biases stay as they are.
     """
@@ -51,7 +51,8 @@ def loading_options(dtype: torch.dtype) -> dict[str, Any]:
 def take_over(model: PreTrainedModel) -> None:
     """Let a model loaded so compute through `QuantizedLinear`; to all others it is then an ordinary model.
 
-    ConfigError where nothing was quantized, or layers that hold their weight transposed (Conv1D).
+    Raises:
+        ConfigError: nothing was quantized, or layers that hold their weight transposed (Conv1D).
     """
     from bitsandbytes.nn import Linear4bit
 

@@ -26,12 +26,25 @@ def save_policy(
     *,
     state_dict: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write `model` (packed, PEFT or plain transformers model) to `directory`, in one step: all of it or nothing.
+    """Write a model to a directory, all of it or nothing.
 
     LoRA is merged into the weights; the adapter alone is in `adapter/`. The configuration is the source's own: its
-    attention, cache and dropout settings, not those of training. `tokenizer_files` are copied beside it.
-    `state_dict` (names as in `model.state_dict()`) replaces the model's weights, for exports from ZeRO-3.
-    A directory that exists is replaced. Returns the directory.
+    attention, cache and dropout settings, not those of training.
+
+    Args:
+        model: a packed, PEFT or plain transformers model.
+        directory: where it is written; one that exists is replaced.
+        tokenizer_files: are copied beside the model.
+        state_dict: weights, by the names of `model.state_dict()`, in place of the model's own, for exports from ZeRO-3.
+
+    Returns:
+        The directory, which `AutoModelForCausalLM` (of a reward model `AutoModelForSequenceClassification`) loads.
+
+    Raises:
+        ArtifactError: `state_dict` has not the model's names.
+
+    Example:
+        >>> save_policy(model, "models/policy", ["models/base/tokenizer.json"])  # doctest: +SKIP
     """
     target = Path(directory)
     with replacing(target) as partial:

@@ -1,4 +1,4 @@
-"""Files of weights as they lie on disk: whether they are whole, told from their headers; and which numbers are none."""
+"""Files of weights as they lie on disk: whether they are whole, by their headers; and which numbers are none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _REMEDY = "copy or download the model again"
 
 
 def check_weights(directory: Path) -> None:
-    """ConfigError unless the safetensors files that transformers would load are there and whole; reads headers only."""
+    """Check that the safetensors files that transformers would load are there and whole, by their headers.
+
+    Raises:
+        ConfigError: a file is missing, damaged or cut short.
+    """
     if not any(directory.glob("*.safetensors")) and not (directory / INDEX).is_file():
         raise ConfigError(
             f"model must have its weights as *.safetensors (nothing else is opened), got {str(directory)!r}; "

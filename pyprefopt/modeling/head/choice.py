@@ -22,7 +22,7 @@ SAMPLE = 2048  # rows of hidden states that the measurement reads
 TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (1e-3, 2e-2)}
 
 logger = logging.getLogger(__name__)
-_settled: dict[object, Kernel] = {}
+chosen_kernels: dict[object, Kernel] = {}
 
 
 def check_kernel(kernel: Kernel) -> None:
@@ -39,8 +39,8 @@ def kernels_for(kernel: Kernel, hidden: Tensor) -> ModuleType | None:
     return kernels if kernels.take(hidden) else None
 
 
-def settle(kind: object, run: Run, hidden: Tensor) -> Kernel:
-    """What `auto` stands for, for heads of one `kind` (anything hashable); measured and said once for each.
+def choose_kernel(kind: object, run: Run, hidden: Tensor) -> Kernel:
+    """What `auto` stands for, for heads of one `kind` (anything hashable); measured and logged once for each.
 
     `run` reads a part of what is to be read. Off a GPU, without Triton, and in inference mode, which has no gradients,
     nothing is measured, and it is torch.
@@ -49,10 +49,10 @@ def settle(kind: object, run: Run, hidden: Tensor) -> Kernel:
         return "torch"
     if (kernels := _triton()) is None or not kernels.take(hidden):
         return "torch"
-    if kind not in _settled:
-        _settled[kind], reason = race(run, hidden.dtype)
-        logger.info("head kernel: %s, because %s", _settled[kind], reason)
-    return _settled[kind]
+    if kind not in chosen_kernels:
+        chosen_kernels[kind], reason = race(run, hidden.dtype)
+        logger.info("head kernel: %s, because %s", chosen_kernels[kind], reason)
+    return chosen_kernels[kind]
 
 
 def race(run: Run, dtype: torch.dtype) -> tuple[Kernel, str]:
@@ -60,7 +60,7 @@ def race(run: Run, dtype: torch.dtype) -> tuple[Kernel, str]:
     logps, gradient = run("torch")
     try:
         own_logps, own_gradient = run("triton")
-    except Exception as error:  # whatever a kernel that cannot run here says
+    except Exception as error:  # whatever a kernel that cannot run here raises
         return "torch", f"triton failed with {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     apart = (own_logps - logps).abs().max().item()
     gradient_apart = ((own_gradient.float() - gradient.float()).norm() / gradient.float().norm()).item()

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import cpu_matmul
-from pyprefopt.modeling.head.choice import SAMPLE, Kernel, kernels_for, settle
+from pyprefopt.modeling.head.choice import SAMPLE, Kernel, choose_kernel, kernels_for
 from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.types import Outputs
 
@@ -57,11 +57,23 @@ def token_logps(policy: Readout, targets: Tensor) -> Tensor:
 def token_outputs(
     policy: Readout, targets: Tensor, *, reference: Readout | None = None, entropy: bool = False
 ) -> Outputs:
-    """log p(target) for each row, [M] in max(float32, hidden's dtype); on demand entropy and KL(reference || policy).
+    """Compute log p(target) for each row, on demand with entropy and KL(reference || policy).
 
-    All three have gradients for the policy (none for the reference) and come from one walk over the vocabulary. Plain
-    `nn.Linear` heads go through vocabulary blocks; any other head (LoRA on it, quantized) is called as a module on
-    blocks of rows under activation checkpointing. ConfigError where the two vocabularies differ in size.
+    All three come from one walk over the vocabulary. Plain `nn.Linear` heads go through vocabulary blocks; any other
+    head (LoRA on it, quantized) is called as a module on blocks of rows under activation checkpointing.
+
+    Args:
+        policy: head and hidden states [M, H].
+        targets: [M] i64.
+        reference: head and hidden states [M, H] of the reference; None: no divergence.
+        entropy: whether entropies are given.
+
+    Returns:
+        `logps`, `kl` and `entropy`, each [M] in nats, in max(float32, hidden's dtype), with gradients for the policy
+        (none for the reference); None where it was not asked for.
+
+    Raises:
+        ConfigError: the two vocabularies differ in size.
     """
     readouts = [policy] if reference is None else [policy, reference]
     sizes = [getattr(readout.head, "out_features", None) for readout in readouts]
@@ -69,13 +81,13 @@ def token_outputs(
         raise ConfigError(f"policy and reference must have one vocabulary, but have {sizes[0]} and {sizes[1]} ids")
     if not all(readout.plain for readout in readouts):
         return _module_outputs(policy, targets, reference, entropy)
-    kernel = _settled(policy, targets) if reference is None else "torch"
+    kernel = _find_kernel(policy, targets) if reference is None else "torch"
     parts = [part for r in readouts for part in (r.hidden, r.head.weight, r.head.bias, r.transform)]
     logps, spread, kl = _LinearHead.apply(targets, entropy, kernel, *parts)
     return Outputs(logps=logps, kl=kl, entropy=spread)
 
 
-def _settled(policy: Readout, targets: Tensor) -> Kernel:
+def _find_kernel(policy: Readout, targets: Tensor) -> Kernel:
     """The kernel for a plain head: what `auto` stands for is measured on some of its rows."""
     if policy.kernel != "auto" or not len(targets):
         return policy.kernel
@@ -90,7 +102,7 @@ def _settled(policy: Readout, targets: Tensor) -> Kernel:
             logps, *_ = _LinearHead.apply(targets[rows], False, kernel, leaf, *frozen, policy.transform)
         return logps.detach(), *torch.autograd.grad(logps.sum(), leaf)
 
-    return settle((hidden.device, hidden.dtype, head.weight.shape, bias is None, policy.transform), run, hidden)
+    return choose_kernel((hidden.device, hidden.dtype, head.weight.shape, bias is None, policy.transform), run, hidden)
 
 
 def _module_outputs(policy: Readout, targets: Tensor, reference: Readout | None, entropy: bool) -> Outputs:

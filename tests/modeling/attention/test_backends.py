@@ -154,7 +154,7 @@ SERVED = [
     pytest.param(kernel, rule, id=f"{name}, {what}")
     for name, kernel in TWINS.items()
     for what, rule in {"plain": PLAIN, "window": WINDOW, "cap": CAP}.items()
-    if kernel.lacks(rule.window is not None, rule.softcap is not None) is None
+    if kernel.missing(rule.window is not None, rule.softcap is not None) is None
 ]
 
 

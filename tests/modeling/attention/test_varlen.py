@@ -26,8 +26,8 @@ def test_equals_a_dense_mask(
     kernel: varlen.Kernel,
 ) -> None:
     """Both layouts, windows, caps and grouped heads, in every version's arguments: values and gradients in float64."""
-    window = None if kernel.lacks(window=True, softcap=False) else window
-    cap = None if kernel.lacks(window=False, softcap=True) else cap
+    window = None if kernel.missing(window=True, softcap=False) else window
+    cap = None if kernel.missing(window=False, softcap=True) else cap
     offsets, parents = layout
     inputs = states(offsets[-1], 4, groups, torch.float64)
     packed = PackedLayout.build(offsets, parents, offsets[-1])
@@ -87,18 +87,18 @@ def test_a_window_that_reaches_over_every_document_is_left_out() -> None:
     ],
 )
 def test_what_a_version_lacks(kernel: str, window: bool, softcap: bool, lack: str | None) -> None:
-    assert varlen.Kernel.of(KERNELS[kernel]).lacks(window, softcap) == lack
+    assert varlen.Kernel.of(KERNELS[kernel]).missing(window, softcap) == lack
 
 
 def test_a_kernel_without_a_scale_is_refused() -> None:
     kernel = varlen.Kernel.of(lambda query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False: query)
-    assert kernel.lacks(window=False, softcap=False) == "this version takes no scale"
+    assert kernel.missing(window=False, softcap=False) == "this version takes no scale"
 
 
 def test_the_kernel_of_the_pytorch_here_is_found_with_arguments_that_are_known() -> None:
     kernel = varlen.torch_kernel()
     assert kernel is not None
-    assert kernel.lacks(window=False, softcap=False) is None
+    assert kernel.missing(window=False, softcap=False) is None
     assert kernel.names >= {"query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"}
 
 

@@ -51,13 +51,13 @@ def auto() -> list[dict[str, object]]:
     choice._on_gpu = lambda _: True
     outputs.SAMPLE = 4
     for slower in ("torch", "triton"):
-        choice._settled.clear()
+        choice.chosen_kernels.clear()
         times = iter([2.0, 1.0] if slower == "torch" else [1.0, 2.0])
         choice._seconds = lambda run, times=times: run() and next(times)
         case = torch.bfloat16, HeadTransform(0.7, 4.0), True, 3
         pairs = zip(outcome("auto", *case), outcome("auto", *case), strict=True)  # the second does not measure
         repeated = all(torch.equal(a, b) for a, b in pairs)
-        found.append({"taken": [*choice._settled.values()], "repeated": repeated, "left": len([*times])})
+        found.append({"taken": [*choice.chosen_kernels.values()], "repeated": repeated, "left": len([*times])})
     return found
 
 
