@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Reward):
-    """beta times the data's own value of each token, in `chosen_NAME` and `rejected_NAME`."""
+    """The data's own numbers as token rewards.
+
+    Reward of a token: beta times its value in the columns `chosen_NAME` and `rejected_NAME`.
+    """
 
     name: str = field(default="column", init=False)
     column: str = "rewards"  # NAME of the data's chosen_NAME and rejected_NAME
@@ -34,7 +37,10 @@ class Column(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Reward):
-    """beta times seeded standard normal noise: the control that every provider must beat."""
+    """Noise as a token reward is the control that every provider must beat.
+
+    Reward of a token: beta times a standard normal number, drawn by `noise_seed`.
+    """
 
     name: str = field(default="random", init=False)
 

@@ -19,7 +19,12 @@ Form = Literal["log_ratio", "length_norm"]
 
 @dataclass(frozen=True, kw_only=True)
 class DPOReward(Reward):
-    """beta (log pi_oracle - log pi_base), of an oracle trained by DPO (Rafailov et al. 2024, Theorem 1)."""
+    """The implicit token reward of an oracle that DPO has trained from the base.
+
+    Reward of a token: beta (log pi_oracle - log pi_base), in nats times beta.
+
+    Source: Rafailov et al. 2024, Theorem 1.
+    """
 
     name: str = field(default="dpo", init=False)
     beta: float = 0.1  # the beta that the oracle was trained with
@@ -35,10 +40,12 @@ class DPOReward(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class SimPOReward(Reward):
-    """Of an oracle trained by SimPO from the base.
+    """The token reward of an oracle that SimPO has trained from the base.
 
     `log_ratio`: beta (log pi_simpo - log pi_base), centred, as TGDPO's code has it; `length_norm`: beta log pi_simpo
     / |y|, a token's share in SimPO's own reward, never positive.
+
+    Source: the public code of TGDPO (Zhu et al. 2025) for `log_ratio`; SimPO (Meng et al. 2024) for `length_norm`.
     """
 
     name: str = field(default="simpo", init=False)
@@ -68,7 +75,12 @@ class SimPOReward(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class StrongWeak(Reward):
-    """beta (log pi_strong - log pi_weak) of any two checkpoints (T-REG, section 3.3)."""
+    """The log-ratio of any two checkpoints as a token reward.
+
+    Reward of a token: beta (log pi_strong - log pi_weak).
+
+    Source: T-REG (Zhou et al. 2024), section 3.3.
+    """
 
     name: str = field(default="strong_weak", init=False)
     strong: str = unkeyed()  # checkpoint directory or hub name
