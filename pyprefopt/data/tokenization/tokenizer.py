@@ -170,9 +170,24 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
-    `embedded:toy` is that of the embedded set.
-    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before those of the files.
-    Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
+    Args:
+        path: where it is; `embedded:toy` is that of the embedded set.
+        eos_token: the text of the token that ends a turn or text; None: the one that the files name.
+        chat_template: `plain`, `chatml`, a Jinja file or a template's source; None: the one in the files.
+        trust_remote_code: has no effect: no code is ever executed here.
+
+    Returns:
+        The tokenizer, with its chat template.
+
+    Raises:
+        ConfigError: there is no tokenizer.json, no EOS token or no chat template.
+
+    Example:
+        >>> tokenizer = load_tokenizer("embedded:toy")
+        >>> tokenizer.eos_token, tokenizer.vocab_size
+        ('<|end|>', 420)
+        >>> tokenizer.encode(["cat says meow"]).to_list()
+        [[37, 310, 200]]
     """
     _check_path(path)
     if path == EMBEDDED_DATA:
