@@ -31,7 +31,7 @@ class Column(Reward):
         check(self.column.isidentifier(), "rewards.column", self.column, "the NAME of chosen_NAME and rejected_NAME")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * columns["column"]
 
 
@@ -47,5 +47,5 @@ class Random(Reward):
     reads: ClassVar[tuple[str, ...]] = ("noise",)
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * columns["noise"]

@@ -72,7 +72,7 @@ class Contrastive(Reward):
         return {} if self.model in ("reference", "base", "oracle") else {"model": self.model}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """[T]; 0 where the template wrote the token, unless `score_eos`."""
+        """Compute the rewards, [T] f32; 0 where the template wrote the token, unless `score_eos`."""
         ratio = self.beta * (columns["better"] - columns["worse"])
         return ratio if self.score_eos else ratio.masked_fill(tokens.template, 0.0)
 

@@ -34,7 +34,7 @@ class DPOReward(Reward):
     reads: ClassVar[tuple[str, ...]] = ("oracle", "base")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * (columns["oracle"] - columns["base"])
 
 
@@ -63,11 +63,11 @@ class SimPOReward(Reward):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The base only where it is compared with."""
+        """The oracle, and the base where it is compared with."""
         return ("simpo", "base") if self.form == "log_ratio" else ("simpo",)
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         if self.form == "log_ratio":
             return self.beta * (columns["simpo"] - columns["base"])
         return self.beta * columns["simpo"] / tokens.response_length.clamp(min=1)
@@ -91,9 +91,9 @@ class StrongWeak(Reward):
 
     @property
     def checkpoints(self) -> dict[str, str]:
-        """Both."""
+        """The two checkpoints, by their settings."""
         return {"strong": self.strong, "weak": self.weak}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * (columns["strong"] - columns["weak"])
