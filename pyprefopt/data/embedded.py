@@ -216,10 +216,19 @@ def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: 
     Args:
         directory: made if it is not there; files of the same names are replaced.
         seed: another seed draws other rows from the same words.
-        train, test, sft: rows of each split; multiples of the number of animals, so that word counts balance.
+        train: rows of the split; a multiple of the number of animals, so that word counts balance.
+        test: likewise.
+        sft: likewise.
+
+    Returns:
+        Where the files are.
 
     Raises:
         ConfigError: a split's size is not a positive multiple of the number of animals.
+
+    Example:
+        >>> paths = write_toy("toy", train=8, test=8, sft=8)
+        >>> pairs, tokenizer = read_preferences(paths.train), load_tokenizer(paths.tokenizer)
     """
     _check_rows(train=train, test=test, sft=sft)
     root = Path(directory)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class D2PO(DPO):
-    """D2PO (Shao et al. 2025; TGDPO Table 7): token t = 0, 1, ... of the response counts decay^t."""
+    """D2PO is DPO in which token t = 0, 1, ... of a response counts decay^t.
+
+    Source: Shao et al. 2025; TGDPO, Table 7.
+    """
 
     decay: float = 0.98  # gamma: factor from one token to the next; usual 0.9 to 1, 1 is dpo
 
@@ -36,10 +39,12 @@ class D2PO(DPO):
 
 @dataclass(frozen=True)
 class Temporal(Method):
-    """Temporal decay with a proper distribution over positions (Yang et al. 2024; TGDPO Table 7).
+    """Temporal decay weighs positions by a proper distribution over them.
 
-    -log sigmoid of C times the expected log-ratio of chosen less rejected, t drawn with probability ~ decay^t. The
-    paper prints no value of C or gamma, so both are to be given.
+    Loss of a pair: -log sigmoid of C times the expected log-ratio of chosen less rejected, t drawn with probability
+    ~ decay^t. The paper prints no value of C or gamma, so both are to be given.
+
+    Source: Yang et al. 2024; TGDPO, Table 7.
     """
 
     scale: float = math.nan  # required. C: factor of the expected log-ratio in nats; of the order of beta |y|, 1 to 100

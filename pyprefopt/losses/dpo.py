@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPO(Method):
-    """Direct preference optimization (Rafailov et al. 2023, Eq. 7); label smoothing as in cDPO."""
+    """Direct preference optimization compares log-ratios of policy and reference.
+
+    Loss of a pair: -log sigmoid(d), d = beta (m_w - m_l), m the sum of log-ratios over the response's scored tokens;
+    with label smoothing e, -(1 - e) log sigmoid(d) - e log sigmoid(-d). Reward: beta m.
+
+    Source: Rafailov et al. 2023, Eq. 7; label smoothing as in cDPO.
+
+    Example:
+        >>> sums = Sums(policy=torch.tensor([[-10.0, -12.0]]), ref=torch.tensor([[-11.0, -11.0]]))  # [K, R], nats
+        >>> DPO(beta=0.1).margin(sums, batch), DPO(beta=0.1).loss(sums, batch)  # batch: one pair; [P] each
+        (tensor([0.2000]), tensor([0.5981]))
+    """
 
     beta: float = 0.1  # strength of the pull to the reference; usual 0.01 to 0.5
     label_smoothing: float = 0.0  # share of labels taken as flipped; 0 to 0.5
@@ -45,7 +56,14 @@ def logistic_loss(margin: Tensor, flipped: float) -> Tensor:
 
 @dataclass(frozen=True)
 class IPO(Method):
-    """IPO (Azar et al. 2024, Eq. 17), on mean log-ratios, as its authors confirmed, or on sums, as several codes do."""
+    """IPO moves the difference of log-ratios to a fixed distance.
+
+    Loss of a pair: (m_w / |y_w| - m_l / |y_l| - 1 / (2 beta))^2, m the sum of log-ratios over the response's scored
+    tokens; without `length_normalized`, of m_w - m_l. Means are what the authors confirmed, sums what several codes
+    take. Reward: m / |y|, or m, in nats.
+
+    Source: Azar et al. 2024, Eq. 17.
+    """
 
     beta: float = 0.1  # tau of the paper: the log-ratios are to differ by 1 / (2 beta); usual 0.01 to 1
     length_normalized: bool = True  # compare mean log-ratios of a token; false: sums over the response
@@ -70,7 +88,12 @@ class IPO(Method):
 
 @dataclass(frozen=True)
 class RDPO(DPO):
-    """R-DPO (Park et al. 2024; TGDPO C.2): DPO for the reward r - alpha |y|, which makes length cost."""
+    """R-DPO is DPO for the reward r - alpha |y|, in which length has a cost.
+
+    Loss of a pair: -log sigmoid(beta (m_w - m_l) + alpha (|y_w| - |y_l|)); label smoothing as in DPO.
+
+    Source: Park et al. 2024; TGDPO, C.2.
+    """
 
     alpha: float = 0.01  # cost of a response token in units of reward; usual 0.001 to 0.1
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TGDPO(DPO):
-    """TGDPO (Zhu et al. 2025, Eq. 20, 21): token t counts f(r_t), 1 + alpha r_t in chosen, 1 - alpha r_t in rejected.
+    """TGDPO is DPO in which token t counts f(r_t) of its token reward r_t.
 
-    The token rewards r_t carry a factor of their own (`rewards.beta`); only its product with alpha matters. f is to be
-    positive (Assumption 4.2): a negative weight turns a token's gradient round. The share of such weights is logged.
+    f is 1 + alpha r_t in chosen and 1 - alpha r_t in rejected responses (`shape` linear). The token rewards carry a
+    factor of their own (`rewards.beta`); only its product with alpha matters. f is to be positive (Assumption 4.2): a
+    negative weight turns a token's gradient round. The share of such weights is logged.
+
+    Source: Zhu et al. 2025, Eq. 20, 21.
     """
 
     alpha: float = 0.5  # strength of the guidance; usual 0.2 to 2, 0 is dpo
@@ -59,10 +62,13 @@ class TGDPO(DPO):
 
 @dataclass(frozen=True)
 class TISDPO(DPO):
-    """TIS-DPO (Liu et al. 2025): token t counts k exp(+-mu r_t), r_t the log-ratio of two contrasting models, clipped.
+    """TIS-DPO is DPO in which token t counts k exp(+-mu r_t).
 
-    The exponent is positive in chosen and negative in rejected responses. Weights are estimated before training
-    (`rewards strong_weak`, or `contrastive`).
+    r_t is the log-ratio of two contrasting models in nats, clipped to [`lower`, `upper`]. The exponent is positive in
+    chosen and negative in rejected responses. Weights are estimated before training (`rewards strong_weak`, or
+    `contrastive`).
+
+    Source: Liu et al. 2025.
     """
 
     weight_scale: float = 1.0  # k: factor of all weights; usual 1

@@ -23,9 +23,22 @@ Transform = Literal["raw", "sigmoid_centered"]
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A method: its settings are its fields, what it declares the stages provide, its functions are pure.
+    """A preference method is a weight per token, a weighted sum per response, and a function of the sums.
 
-    `loss` gives one value per unit. The trainer divides the global sum by the global number of units.
+    Its settings are its fields. The stages provide what it declares (`needs`, `trains_on`), and its functions are pure.
+    The trainer divides the global sum of `loss` by the global number of units. Letters of shapes: `pyprefopt.types`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Hinge(Method):
+        ...     target: float = 1.0  # nats that the chosen response must be ahead
+        ...
+        ...     def loss(self, sums, batch):
+        ...         return torch.relu(self.target - self.margin(sums, batch))
+        >>> method, logps = Hinge(), torch.tensor([-1.0, -2.0, -0.5, -3.0])  # [M] of a batch of one pair
+        >>> weights = method.token_weights(batch, logps)  # [1, M]
+        >>> method.loss(Sums(policy=weighted_sums(weights, logps, batch)), batch)  # [P]
+        tensor([0.5000])
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()  # what batch and model must bring
@@ -56,32 +69,85 @@ class Method(ABC):
         return None
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
-        """Weights [K, M] of the scored tokens, here 1; `logps` [M] is detached. Asked for once a micro-batch."""
+        """Weigh the scored tokens, here by 1; called once a micro-batch.
+
+        Args:
+            batch: a micro-batch of torch tensors.
+            logps: [M] float, the policy's log-probs of the scored tokens in nats, detached.
+
+        Returns:
+            [K, M] float, 0 where `batch.token_mask` is 0; K sets of weights give K sums. User weights come on top.
+        """
         return batch.token_mask[None]
 
     def rewards(self, sums: Sums, batch: PackedBatch) -> Tensor:
-        """The method's own reward of each response, [R]: here its first sum, or its score."""
+        """Reward each response in the method's own unit; here by its first sum, or its score.
+
+        Args:
+            sums: weighted sums of log-probs, [K, R].
+            batch: the micro-batch that they were made of.
+
+        Returns:
+            [R] float.
+        """
         return sums.policy[0]
 
     def margin(self, sums: Sums, batch: PackedBatch) -> Tensor:
-        """Reward of the chosen less that of the rejected response, [P]."""
+        """Subtract the rejected response's reward from the chosen one's.
+
+        Args:
+            sums: weighted sums of log-probs, [K, R].
+            batch: the micro-batch that they were made of.
+
+        Returns:
+            [P] float, in the unit of `rewards`.
+        """
         return chosen_minus_rejected(self.rewards(sums, batch), batch)
 
     @abstractmethod
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
-        """Loss of each pair, [P], or each response's part of a group's, [R]."""
+        """Compute the loss.
+
+        Args:
+            sums: weighted sums of log-probs, [K, R], and what else the method declares in `needs`.
+            batch: the micro-batch that they were made of.
+
+        Returns:
+            The loss of each pair, [P] float, or each response's part of its group's, [R] float.
+        """
 
     def token_rewards(self, batch: PackedBatch) -> Tensor:
-        """The token rewards of the batch, [M]; a ConfigError where the method does not declare them."""
+        """The token rewards of the batch.
+
+        Returns:
+            [M] float.
+
+        Raises:
+            ConfigError: the batch has none, for the method does not declare that it needs them.
+        """
         if batch.token_rewards is None:
             raise undeclared(type(self).__name__, "token_rewards")
         return batch.token_rewards
 
 
 def weighted_sums(weights: Tensor, values: Tensor, batch: PackedBatch) -> Tensor:
-    """Sum `weights * values` over each response's tokens: [K, M], [M] -> [K, R].
+    """Sum `weights * values` over each response's tokens.
 
     A token of weight 0 counts nothing, even where its log-prob is -inf.
+
+    Args:
+        weights: [K, M] float.
+        values: [M] float, for example log-probs in nats.
+        batch: the micro-batch whose scored tokens these are.
+
+    Returns:
+        [K, R] float.
+
+    Example:
+        >>> batch.response_index  # two tokens of the first response, two of the second
+        tensor([0, 0, 1, 1])
+        >>> weighted_sums(torch.ones(1, 4), torch.tensor([-1.0, -2.0, -0.5, -3.0]), batch)
+        tensor([[-3.0000, -3.5000]])
     """
     products = weights * torch.where(weights == 0, torch.zeros_like(values), values)
     sums = products.new_zeros(weights.shape[0], batch.response_row.shape[0])
@@ -89,7 +155,21 @@ def weighted_sums(weights: Tensor, values: Tensor, batch: PackedBatch) -> Tensor
 
 
 def chosen_minus_rejected(per_response: Tensor, batch: PackedBatch) -> Tensor:
-    """Difference within each pair: [..., R] -> [..., P]."""
+    """Subtract the rejected response's value from the chosen one's, within each pair.
+
+    Args:
+        per_response: [..., R].
+        batch: the micro-batch whose responses these are.
+
+    Returns:
+        [..., P].
+
+    Example:
+        >>> batch.pair_chosen, batch.pair_rejected
+        (tensor([0]), tensor([1]))
+        >>> chosen_minus_rejected(torch.tensor([3.0, 1.0]), batch)
+        tensor([2.])
+    """
     return per_response[..., batch.pair_chosen] - per_response[..., batch.pair_rejected]
 
 
@@ -106,9 +186,20 @@ def side_signs(batch: PackedBatch) -> Tensor:
 
 
 def count_units(unit: Unit, batch: PackedBatch) -> Tensor:
-    """How many units of the loss this batch holds, a 0-dim float tensor; a batch that counts nothing has row -1.
+    """Count the units of the loss that a batch holds.
 
     User weights change no count: a token of weight 0, and a pair of such tokens, is a unit like any other.
+
+    Args:
+        unit: `pair`, `group` (a prompt with a scored response) or `token` (a scored one).
+        batch: a micro-batch; responses of row -1 (of a batch that counts nothing) are left out.
+
+    Returns:
+        A 0-dim float tensor.
+
+    Example:
+        >>> count_units("pair", batch), count_units("group", batch), count_units("token", batch)
+        (tensor(1.), tensor(1.), tensor(4.))
     """
     if unit == "pair":
         return torch.tensor(float(batch.pair_chosen.shape[0]))

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RRHF(Method):
-    """RRHF (Yuan et al. 2023, Eq. 2 to 4): n responses of a prompt are to be ranked as their scores rank them.
+    """RRHF ranks n responses of a prompt as their scores rank them.
 
-    A hinge on length-normalised log-probs for each pair of responses with different scores, and the likelihood of the
-    best response (the first of them where scores tie). |y| counts the response's own tokens, never padding.
+    Loss of a prompt: the sum of max(0, p_i - p_j) over its pairs of responses with score_i < score_j, p the mean
+    log-prob, and the negative log-likelihood (a sum) of the best response (the first of them where scores tie). |y|
+    counts the response's own tokens, never padding.
+
+    Source: Yuan et al. 2023, Eq. 2 to 4.
     """
 
     rank_weight: float = 1.0  # factor of the ranking term; the paper uses 1
@@ -57,10 +60,12 @@ class RRHF(Method):
 
 @dataclass(frozen=True)
 class BradleyTerry(Method):
-    """Reward model: one score a response, read at its last token; the chosen one must have the higher score.
+    """Reward model whose score of the chosen response must be the higher one.
 
-    The reward is the score; no token has a weight. With `margin_scale` the scores must differ by a margin that the
-    data gives (Touvron et al. 2023, Eq. 2).
+    Loss of a pair: -log sigmoid(r_w - r_l - margin), r a score of the whole response, read at its last token. The
+    reward is the score; no token has a weight. `margin_scale` times the difference of the data's scores is the margin.
+
+    Source: Bradley and Terry 1952; the margin: Touvron et al. 2023, Eq. 2.
     """
 
     margin_scale: float = 0.0  # margin asked for = this times (score_chosen - score_rejected) of the data; 0: none

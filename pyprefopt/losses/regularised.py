@@ -34,7 +34,13 @@ def _regulariser(method: DPOReg | SimPOReg, margin: Tensor, sums: Sums, batch: P
 
 @dataclass(frozen=True)
 class DPOReg(DPO):
-    """DPO-REG (T-REG, Eq. 2): DPO + alpha w (R_w + R_l), R = -beta * sum of token reward times log-prob."""
+    """DPO-REG adds a regulariser of token rewards to DPO.
+
+    Loss of a pair: DPO's + alpha w (R_w + R_l), R = -beta times the sum of token reward times log-prob over the
+    response, w = sigmoid(-margin) without gradient, or 1 (`sequence_weight`).
+
+    Source: T-REG (Zhou et al. 2024), Eq. 2.
+    """
 
     alpha: float = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is dpo
     sequence_weight: SequenceWeight = "gradient"  # w: DPO's gradient weight, detached; static, none: 1 (the ablation)
@@ -58,7 +64,12 @@ class DPOReg(DPO):
 
 @dataclass(frozen=True)
 class SimPOReg(SimPO):
-    """SimPO-REG (T-REG, 4.1): SimPO + alpha w (R_w + R_l) with SimPO's own gradient weight w."""
+    """SimPO-REG adds the regulariser of DPO-REG to SimPO.
+
+    Loss of a pair: SimPO's + alpha w (R_w + R_l), w = sigmoid(-(margin - gamma)) without gradient, or 1.
+
+    Source: T-REG (Zhou et al. 2024), 4.1.
+    """
 
     alpha: float = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is simpo
     sequence_weight: SequenceWeight = "gradient"  # w: SimPO's gradient weight, detached; static, none: 1 (the ablation)
@@ -84,7 +95,12 @@ class SimPOReg(SimPO):
 
 @dataclass(frozen=True)
 class DPOSFT(DPO):
-    """DPO + alpha * negative log-likelihood of the chosen response (T-REG, Table 2; its text turns the sign)."""
+    """DPO-SFT adds the chosen response's negative log-likelihood to DPO.
+
+    Loss of a pair: DPO's - alpha S_w, S_w the sum of log-probs over the chosen response's scored tokens.
+
+    Source: T-REG (Zhou et al. 2024), Table 2; its text prints the opposite sign.
+    """
 
     alpha: float = 0.01  # strength of the likelihood term, a sum over tokens; usual 0.001 to 0.1, 0 is dpo
 

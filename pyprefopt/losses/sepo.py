@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SePO(Method):
-    """SePO (Yang et al. 2024, Eq. 26): reference-free, on the tokens that selection kept.
+    """SePO compares mean log-probs of the tokens that selection kept, without a reference.
 
-    The two normalizers differ where ratio * |y| is not an integer: `ratio` is the paper's 1 / (|y| k), `selected`
-    the authors' code, 1 / (number selected).
+    Loss of a pair: -log sigmoid(u_w - u_l), u = gamma / (|y| k) times the sum of the selected tokens' log-probs. The
+    two normalizers differ where k |y| is not an integer: `ratio` is the paper's 1 / (|y| k), `selected` the authors'
+    code, 1 / (number selected).
+
+    Source: Yang et al. 2024, Eq. 26.
     """
 
     reward_scale: float = 1.0  # gamma of Eq. 26, scale of the mean log-prob; the paper prints none, its code uses 1

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SFT(Method):
-    """Negative log-likelihood of the responses; the data decides which (the base stage brings the chosen ones).
+    """Supervised fine-tuning minimises the responses' negative log-likelihood.
 
-    `token` is the mean over all tokens of an optimizer step, as everyone trains; `sequence` the mean over responses of
-    their summed log-likelihood (SePO, Eq. 23).
+    The data decides which responses (the base stage brings the chosen ones). `token` is the mean over all tokens of an
+    optimizer step, as everyone trains; `sequence` the mean over responses of their summed log-likelihood.
+
+    Source: SePO (Yang et al. 2024), Eq. 23, for `sequence`.
     """
 
     normalization: Literal["token", "sequence"] = "token"  # mean over tokens, or over responses of sums over tokens

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SimPO(Method):
-    """SimPO (Meng et al. 2024, Eq. 6); `gamma` is the absolute target margin, as in TRL (some code: gamma/beta)."""
+    """SimPO compares mean log-probs, without a reference.
+
+    Loss of a pair: -log sigmoid(beta (S_w / |y_w| - S_l / |y_l|) - gamma), S the sum of log-probs over the response's
+    scored tokens. `gamma` is the absolute target margin, as in TRL (some code takes gamma / beta).
+
+    Source: Meng et al. 2024, Eq. 6.
+    """
 
     beta: float = 2.5  # scale of the mean log-prob; usual 2 to 10
     gamma: float = 1.4  # target reward margin; usual 0.3 to 1.6 at beta 2.5
@@ -43,9 +49,11 @@ class SimPO(Method):
 
 @dataclass(frozen=True)
 class ConfPO(SimPO):
-    """ConfPO (Yoon et al. 2025): SimPO over the tokens whose probability is at most their response's mean probability.
+    """ConfPO is SimPO over the tokens whose probability is at most their response's mean probability.
 
-    The policy's own probabilities decide, anew at every step and without gradient; the mean is over those selected.
+    The policy's own probabilities decide, anew at every step and without gradient; S is divided by the number selected.
+
+    Source: Yoon et al. 2025.
     """
 
     beta: float = 1.5  # scale of the mean log-prob of the selected tokens; usual 1 to 10

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TDPO1(DPO):
-    """TDPO1 (Zeng et al. 2024; TGDPO Table 7): the margin is beta (m_w - m_l) - beta (K_l - K_w), nothing detached."""
+    """TDPO1 is DPO with the difference of the responses' divergences in the margin.
+
+    Margin: beta (m_w - m_l) - beta kl_scale (K_l - K_w), nothing detached; K, in nats, is the sum over the response's
+    scored positions of KL(reference || policy) over the whole vocabulary.
+
+    Source: Zeng et al. 2024; TGDPO, Table 7.
+    """
 
     kl_scale: float = 1.0  # factor of the difference of the divergences; 1 is the paper's, 0 is dpo
 
@@ -35,7 +41,12 @@ class TDPO1(DPO):
 
 @dataclass(frozen=True)
 class TDPO2(DPO):
-    """TDPO2 (Zeng et al. 2024): the margin is beta (m_w - m_l) - beta alpha (K_l - K_w), no gradient through K_w."""
+    """TDPO2 is TDPO1 without a gradient through the chosen response's divergence.
+
+    Margin: beta (m_w - m_l) - beta alpha (K_l - sg K_w), with K as in TDPO1 and sg a stopped gradient.
+
+    Source: Zeng et al. 2024.
+    """
 
     alpha: float = 0.5  # factor of the difference of the divergences; usual 0.01 to 0.7, 0 is dpo
 

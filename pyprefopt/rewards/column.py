@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Reward):
-    """beta times the data's own value of each token, in `chosen_NAME` and `rejected_NAME`."""
+    """The data's own numbers as token rewards.
+
+    Reward of a token: beta times its value in the columns `chosen_NAME` and `rejected_NAME`.
+    """
 
     name: str = field(default="column", init=False)
     column: str = "rewards"  # NAME of the data's chosen_NAME and rejected_NAME
@@ -28,18 +31,21 @@ class Column(Reward):
         check(self.column.isidentifier(), "rewards.column", self.column, "the NAME of chosen_NAME and rejected_NAME")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * columns["column"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Reward):
-    """beta times seeded standard normal noise: the control that every provider must beat."""
+    """Noise as a token reward is the control that every provider must beat.
+
+    Reward of a token: beta times a standard normal number, drawn by `noise_seed`.
+    """
 
     name: str = field(default="random", init=False)
 
     reads: ClassVar[tuple[str, ...]] = ("noise",)
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * columns["noise"]

@@ -29,10 +29,13 @@ _PLACES = ", ".join(f"{{{name}}}" for name in _FIELDS)
 
 @dataclass(frozen=True, kw_only=True)
 class Contrastive(Reward):
-    """log pi_eval(y_t | better prompt, y_<t) - log pi_eval(y_t | worse prompt, y_<t), through sigmoid - 0.5.
+    """Two opposite revision prompts to one model give a token reward.
 
-    A revision prompt holds the conversation and the whole answer and asks to write it again, better or worse; then
-    the answer's own tokens are forced, and their log-probs under the two prompts compared.
+    Reward of a token: beta (log pi_eval(y_t | better prompt, y_<t) - log pi_eval(y_t | worse prompt, y_<t)), through
+    sigmoid - 0.5 (`transform`). A revision prompt holds the conversation and the whole answer and asks to write it
+    again, better or worse; then the answer's own tokens are forced, and their log-probs under the two prompts compared.
+
+    Source: T-REG (Zhou et al. 2024), Eq. 3.
     """
 
     name: str = field(default="contrastive", init=False)
@@ -69,15 +72,21 @@ class Contrastive(Reward):
         return {} if self.model in ("reference", "base", "oracle") else {"model": self.model}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """[T]; 0 where the template wrote the token, unless `score_eos`."""
+        """Compute the rewards, [T] f32; 0 where the template wrote the token, unless `score_eos`."""
         ratio = self.beta * (columns["better"] - columns["worse"])
         return ratio if self.score_eos else ratio.masked_fill(tokens.template, 0.0)
 
     def prompt(self, direction: str) -> str:
-        """The text of the revision prompt `better` or `worse`, placeholders and all.
+        """Read a revision prompt.
+
+        Args:
+            direction: one of `DIRECTIONS`.
+
+        Returns:
+            The prompt's text, with its placeholders.
 
         Raises:
-            ConfigError: the file is not there, or a placeholder that it must have is missing.
+            ConfigError: the file is not there, a placeholder that it must have is missing, or one is unknown.
         """
         setting, path = f"rewards.{direction}_prompt", getattr(self, f"{direction}_prompt")
         if path is None:
@@ -96,7 +105,16 @@ class Contrastive(Reward):
         return text
 
     def revision(self, prompt: str, conversation: Sequence[Mapping[str, Any]], answer: str) -> str:
-        """`prompt` with its places filled, once: braces in the user's texts stay as they are."""
+        """Fill the places of a revision prompt, once: braces in the user's texts stay as they are.
+
+        Args:
+            prompt: of `prompt`.
+            conversation: the messages before the answer, each with role and content.
+            answer: the response as text.
+
+        Returns:
+            The text that the model is given.
+        """
         filling = {"conversation": transcript(conversation, self.context), "answer": answer, "start": START, "end": END}
         return re.sub(rf"\{{({'|'.join(_FIELDS)})\}}", lambda match: filling[match[1]], prompt)
 

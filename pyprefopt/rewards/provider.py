@@ -20,7 +20,7 @@ OWN_MODELS = frozenset({"base", "oracle", "simpo"})
 
 @dataclass(frozen=True)
 class Tokens:
-    """All response tokens of a set, one after another; T of them."""
+    """All response tokens of a set lie one after another; T is their number."""
 
     mask: Tensor  # [T] bool, written by the assistant: what a method may weight
     response_length: Tensor  # [T] f32, tokens in the mask of the token's own response
@@ -29,7 +29,17 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """A provider of token rewards: its settings, a declaration of what it reads, and a formula."""
+    """A provider of token rewards is its settings, a declaration of what it reads, and a formula.
+
+    Its settings are its fields. The stages compute the columns that `reads` names, call `values`, and `finished` on the
+    result.
+
+    Example:
+        >>> three = Tokens(torch.ones(3, dtype=torch.bool), torch.full((3,), 3.0), torch.zeros(3, dtype=torch.bool))
+        >>> columns = {"oracle": torch.tensor([-1.0, -2.0, -3.0]), "base": torch.tensor([-2.0, -2.0, -2.0])}
+        >>> DPOReward(beta=0.5).values(columns, three)
+        tensor([ 0.5000,  0.0000, -0.5000])
+    """
 
     name: str = field(default="", init=False)  # alias: --rewards
     beta: float = 1.0  # scale of the values; None: dpo as oracle.loss.beta, simpo 2.5, others 1
@@ -64,13 +74,21 @@ class Reward:
         return {}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """Rewards [T] before transform and noise; `columns` are [T] f32."""
+        """Compute the rewards before transform and noise.
+
+        Args:
+            columns: [T] f32 by the names in `reads`: log-probs in nats, or values of the data.
+            tokens: which tokens these are.
+
+        Returns:
+            [T] f32.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class NoReward:
-    """No token rewards."""
+    """The provider of a run without token rewards."""
 
     name: None = field(default=None, init=False)
 
@@ -79,18 +97,60 @@ class NoReward:
 
 
 def transformed(values: Tensor, transform: Transform) -> Tensor:
-    """The values themselves, or sigmoid(values) - 0.5, which lies in [-0.5, 0.5] and keeps the sign (T-REG, Eq. 3)."""
+    """Transform rewards.
+
+    Source: T-REG (Zhou et al. 2024), Eq. 3, for `sigmoid_centered`.
+
+    Args:
+        values: float of any shape.
+        transform: `raw`, or `sigmoid_centered`.
+
+    Returns:
+        The values themselves, or sigmoid(values) - 0.5, which lies in [-0.5, 0.5] and keeps the sign.
+
+    Example:
+        >>> transformed(torch.tensor([-1.0, 0.0, 1.0]), "sigmoid_centered")
+        tensor([-0.2311,  0.0000,  0.2311])
+    """
     return values if transform == "raw" else torch.sigmoid(values) - 0.5
 
 
 def seeded_normal(count: int, seed: int, stream: int) -> Tensor:
-    """[count] standard normal f32, the same for the same seed and stream (0, 1, ...: the splits of a run)."""
+    """Draw standard normal numbers, the same for the same seed and stream.
+
+    Args:
+        count: how many.
+        seed: of the run's noise.
+        stream: 0, 1, ...; each split of a run has streams of its own.
+
+    Returns:
+        [count] f32.
+
+    Example:
+        >>> seeded_normal(3, seed=0, stream=0)
+        tensor([ 1.5410, -0.2934, -2.1788])
+    """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + stream) % 2**63)
     return torch.randn(count, generator=generator)
 
 
 def finished(values: Tensor, tokens: Tokens, *, transform: Transform, noise_std: float, noise: Tensor | None) -> Tensor:
-    """Transform, then noise_std * noise [T] on top; 0 outside the mask."""
+    """Transform rewards, and add noise to them.
+
+    Args:
+        values: [T] f32, as a provider's `values` gives them.
+        tokens: which tokens these are.
+        transform: see `transformed`.
+        noise_std: standard deviation of the noise, in the unit of the transformed rewards.
+        noise: [T] standard normal f32; None: no noise.
+
+    Returns:
+        [T] f32, 0 outside `tokens.mask`.
+
+    Example:
+        >>> finished(torch.tensor([1.0, 2.0, 3.0]), three, transform="raw", noise_std=0.0, noise=None)
+        tensor([1., 2., 3.])
+    """
     values = transformed(values, transform)
     if noise is not None:
         values = values + noise_std * noise

@@ -19,7 +19,12 @@ Form = Literal["log_ratio", "length_norm"]
 
 @dataclass(frozen=True, kw_only=True)
 class DPOReward(Reward):
-    """beta (log pi_oracle - log pi_base), of an oracle trained by DPO (Rafailov et al. 2024, Theorem 1)."""
+    """The implicit token reward of an oracle that DPO has trained from the base.
+
+    Reward of a token: beta (log pi_oracle - log pi_base), in nats times beta.
+
+    Source: Rafailov et al. 2024, Theorem 1.
+    """
 
     name: str = field(default="dpo", init=False)
     beta: float = 0.1  # the beta that the oracle was trained with
@@ -29,16 +34,18 @@ class DPOReward(Reward):
     reads: ClassVar[tuple[str, ...]] = ("oracle", "base")
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * (columns["oracle"] - columns["base"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimPOReward(Reward):
-    """Of an oracle trained by SimPO from the base.
+    """The token reward of an oracle that SimPO has trained from the base.
 
     `log_ratio`: beta (log pi_simpo - log pi_base), centred, as TGDPO's code has it; `length_norm`: beta log pi_simpo
     / |y|, a token's share in SimPO's own reward, never positive.
+
+    Source: the public code of TGDPO (Zhu et al. 2025) for `log_ratio`; SimPO (Meng et al. 2024) for `length_norm`.
     """
 
     name: str = field(default="simpo", init=False)
@@ -56,11 +63,11 @@ class SimPOReward(Reward):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The base only where it is compared with."""
+        """The oracle, and the base where it is compared with."""
         return ("simpo", "base") if self.form == "log_ratio" else ("simpo",)
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         if self.form == "log_ratio":
             return self.beta * (columns["simpo"] - columns["base"])
         return self.beta * columns["simpo"] / tokens.response_length.clamp(min=1)
@@ -68,7 +75,12 @@ class SimPOReward(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class StrongWeak(Reward):
-    """beta (log pi_strong - log pi_weak) of any two checkpoints (T-REG, section 3.3)."""
+    """The log-ratio of any two checkpoints as a token reward.
+
+    Reward of a token: beta (log pi_strong - log pi_weak).
+
+    Source: T-REG (Zhou et al. 2024), section 3.3.
+    """
 
     name: str = field(default="strong_weak", init=False)
     strong: str = unkeyed()  # checkpoint directory or hub name
@@ -79,9 +91,9 @@ class StrongWeak(Reward):
 
     @property
     def checkpoints(self) -> dict[str, str]:
-        """Both."""
+        """The two checkpoints, by their settings."""
         return {"strong": self.strong, "weak": self.weak}
 
     def values(self, columns: Mapping[str, Tensor], tokens: Tokens) -> Tensor:  # noqa: ARG002
-        """[T]."""
+        """Compute the rewards, [T] f32; see `Reward.values`."""
         return self.beta * (columns["strong"] - columns["weak"])

@@ -58,8 +58,8 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def write_json(path: str | Path, value: dict[str, Any]) -> Path:
-    """Write `value` as JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
+    """Write `value` as JSON with sorted keys."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     return atomic_write(path, (text + "\n").encode())
 
 

@@ -70,7 +70,7 @@ def frame(made: list[Group]) -> pl.DataFrame:
 
 
 def pairs(count: int, *, prompt: int = 3, length: int = 4) -> list[Group]:
-    """Plain pairs of lengths that vary by row, with ids that tell the row."""
+    """Plain pairs of lengths that vary by row, with ids that name the row."""
     made = []
     for row in range(count):
         chosen = Response(ids=[row] * (length + row % 5), kind="chosen")

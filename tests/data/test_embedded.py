@@ -1,4 +1,4 @@
-"""The embedded set is deterministic, planted where it says, and no pair can be told without reading."""
+"""The embedded set is deterministic, planted where its spans are, and no pair can be ranked without reading."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_planted_spans_are_the_sounds_and_the_right_one_depends_on_the_prompt(to
             assert cut == [sound] * CHOICES
 
 
-def test_sft_rows_hold_right_and_wrong_sounds_alike(toy):
+def test_sft_rows_hold_right_and_wrong_sounds_equally_often(toy):
     sft = pl.read_parquet(toy.sft)
     right = wrong = 0
     for prompt, text in zip(sft["prompt"], sft["response"], strict=True):

@@ -126,7 +126,7 @@ def test_series_have_it_too():
     assert FRAME["text"].prefopt.truncate(length=1, unit="sentences").to_list() == EXPECTED["sentences"]
 
 
-def test_wrong_uses_are_told():
+def test_wrong_uses_are_reported():
     with pytest.raises(ConfigError, match="needs a tokenizer"):
         FRAME["text"].prefopt.truncate(ratio=0.5)
     with pytest.raises(ConfigError, match="unit must be 'tokens' for lists"):

@@ -14,7 +14,7 @@ def test_simpo_divides_by_the_whole_length(dtype):
     assert_like_reference(SimPO(), reference.simpo, dtype, select=True)
 
 
-def test_a_custom_shape_is_told_the_whole_length(tmp_path):
+def test_a_custom_shape_is_given_the_whole_length(tmp_path):
     (tmp_path / "shape.py").write_text("def of_length(rewards, length, side):\n    return 0 * rewards + length\n")
     batch, logps = batch_of(random_pairs(2, select=True), torch.float64)
     assert not torch.equal(batch.response_length, batch.scored_length)

@@ -264,9 +264,9 @@ def test_a_token_of_weight_zero_counts_nothing_even_at_minus_infinity(name):
 @pytest.mark.parametrize("name", ON_TOKENS)
 def test_a_response_without_a_scored_token_counts_zero(name):
     """Truncation and masks can leave a response with nothing to weight."""
-    whole, gone = one([-1.0, -2.0]), one([-1.0, -3.0])
-    gone.selected = [False, False]
-    batch, logps = scored_batch([(whole, gone)])
+    whole, removed = one([-1.0, -2.0]), one([-1.0, -3.0])
+    removed.selected = [False, False]
+    batch, logps = scored_batch([(whole, removed)])
     total = losses(made(name), batch, logps).sum()
     (gradient,) = torch.autograd.grad(total, logps)
     assert total.isfinite()

@@ -135,12 +135,12 @@ def test_a_shape_must_be_a_function(custom, name):
         ("def f(r, n, side):\n    return r[1:]\n", r"a tensor of shape \[5\], got shape \[4\]; return one"),
     ],
 )
-def test_a_shapes_mistakes_are_told_when_it_is_named(tmp_path, source, message):
+def test_a_shapes_mistakes_are_reported_when_it_is_named(tmp_path, source, message):
     file = tmp_path / "shapes.py"
     file.write_text(source)
-    with pytest.raises(ConfigError, match=rf"^loss\.shape '{file}:f'.*{message}") as told:
+    with pytest.raises(ConfigError, match=rf"^loss\.shape '{file}:f'.*{message}") as raised:
         TGDPO(shape=f"{file}:f")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_shape_is_checked_at_each_call(tmp_path):

@@ -20,10 +20,10 @@ def transfer(values: list[float], source: list[Token], target: list[Token]) -> l
     if not takers:
         return moved
     for index, place in givers.items():
-        alike = [i for i, other in givers.items() if other == place]
+        peers = [i for i, other in givers.items() if other == place]
         same = [j for j, other in takers.items() if other == place]
-        if len(alike) == len(same):
-            moved[same[alike.index(index)]] += values[index]
+        if len(peers) == len(same):
+            moved[same[peers.index(index)]] += values[index]
             continue
         shares = dict.fromkeys(same, 1)
         if place[0] == 1:

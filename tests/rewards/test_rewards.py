@@ -139,7 +139,7 @@ def test_an_infinite_log_prob_is_not_hidden(columns, tokens):
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
-def test_every_provider_says_what_it_is(name):
+def test_every_provider_declares_what_it_is(name):
     provider = REWARDS[name]
     assert provider.__doc__
     assert provider.transform in ("raw", "sigmoid_centered")

@@ -27,9 +27,9 @@ def test_what_a_key_has_left_is_for_that_key_alone(half_made: Folder) -> None:
     assert [path.name for path in half_made.path.iterdir()] == ["key.json"]
 
 
-@pytest.mark.parametrize("claim", [None, "{", "5"])
-def test_what_nobody_has_claimed_is_cleared_away(half_made: Folder, claim: str | None) -> None:
-    (half_made.path / "key.json").unlink() if claim is None else (half_made.path / "key.json").write_text(claim)
+@pytest.mark.parametrize("pending", [None, "{", "5"])
+def test_what_is_pending_for_nobody_is_cleared_away(half_made: Folder, pending: str | None) -> None:
+    (half_made.path / "key.json").unlink() if pending is None else (half_made.path / "key.json").write_text(pending)
     assert half_made.pending == {}
     assert not half_made.begin({"key": "a"})
     assert not (half_made.path / "deep").exists()

@@ -13,11 +13,25 @@ _SPANS = pl.List(pl.Struct({"start": pl.UInt32, "end": pl.UInt32}))
 
 
 def spans_to_mask(spans: Column, starts: Column, ends: Column) -> Column:
-    """list<bool>: the tokens that share a byte with one of their line's spans.
+    """Mark the tokens that share a byte with one of their line's spans.
 
-    spans: list<struct{start, end}>, half-open byte ranges of the content; starts, ends: list<u32> of a segments frame
-    (null: a token of the template, never marked). Absent spans mark nothing. Columns of any kind, see `top_k_mask`.
-    Raises DataError where starts and ends have different lengths.
+    Args:
+        spans: list<struct{start, end}>, half-open byte ranges of the content; null marks nothing. Columns of any kind,
+            see `top_k_mask`.
+        starts: list<u32> of a segments frame, in bytes; null: a token of the template, which is never marked.
+        ends: likewise.
+
+    Returns:
+        list<bool>, one a token, of the kind of `spans`.
+
+    Raises:
+        DataError: starts and ends of a line have different lengths, or a column is of another type.
+
+    Example:
+        >>> offsets = pl.List(pl.UInt32)
+        >>> starts, ends = pl.Series([[0, 4, None]], dtype=offsets), pl.Series([[4, 7, None]], dtype=offsets)
+        >>> spans_to_mask(pl.Series([[{"start": 0, "end": 3}]]), starts, ends).to_list()
+        [[True, False, False]]
     """
     return apply(_mask, [spans, starts, ends], pl.List(pl.Boolean))
 
@@ -49,16 +63,38 @@ def transfer_values(
     mask_from: Column | None = None,
     mask_to: Column | None = None,
 ) -> Column:
-    """list<f32>: the values of one tokenization of each response on the tokens of another; each total is kept.
+    """Bring the values of one tokenization of each response onto the tokens of another; each total is kept.
 
-    values: list<f32>, one a token `from`; starts, ends, turns, mask: columns of two segments frames of the same text.
     A value is shared out over the tokens that overlap its bytes, by bytes in common. Tokens of the very same bytes, as
     many on one side as on the other, are matched one to one, and so are the template's tokens (without offsets) of the
     same turn on the same side of the content; where their numbers differ they share their total evenly. So equal
     tokenizations give equal values. What meets no token (a space that the other tokenizer drops) goes to the next
-    token, or to the last. Tokens outside a mask neither give nor take; without turns all are of one turn.
-    Null values stay null; a line without tokens to take them gives zeros. Columns of any kind, see `top_k_mask`.
-    Raises DataError where the columns of a line have different lengths.
+    token, or to the last. Tokens outside a mask neither give nor take.
+
+    Args:
+        values: list<f32>, one a token `from`; a column of any kind, see `top_k_mask`.
+        starts_from: list<u32> of the segments frame that the values belong to, in bytes.
+        ends_from: likewise.
+        starts_to: list<u32> of a segments frame of the same texts by another tokenizer.
+        ends_to: likewise.
+        turns_from: list<u16>, the message of each token; None: all are of one turn.
+        turns_to: likewise.
+        mask_from: list<bool>; None: all tokens give.
+        mask_to: list<bool>; None: all tokens take.
+
+    Returns:
+        list<f32>, one a token `to`, of the kind of `values`. Null values stay null; a line without tokens to take them
+        gives zeros.
+
+    Raises:
+        DataError: the columns of a line have different lengths, or a column is of another type.
+
+    Example:
+        >>> offsets = pl.List(pl.UInt32)
+        >>> two = [pl.Series([[0, 4]], dtype=offsets), pl.Series([[4, 8]], dtype=offsets)]
+        >>> one = [pl.Series([[0]], dtype=offsets), pl.Series([[8]], dtype=offsets)]
+        >>> transfer_values(pl.Series([[1.0, 2.0]]), *two, *one).to_list()
+        [[3.0]]
     """
     columns = [values, starts_from, ends_from, starts_to, ends_to, turns_from, turns_to, mask_from, mask_to]
     return apply(_transfer, columns, pl.List(pl.Float32))

@@ -33,7 +33,7 @@ def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 class StepLoader:
-    """Micro-batches by optimizer step: step k of a run is the same in every run, on every number of ranks.
+    """A StepLoader gives the micro-batches of step k, the same in every run and on every number of ranks.
 
     `step(k)` needs no step before it. Iterating gives one step after another; where it is, is a single number, which
     `state_dict` and `load_state_dict` bring from one process to another.
@@ -43,8 +43,25 @@ class StepLoader:
     its own; its bin i goes to rank i % world_size, and ranks with fewer bins get a `dummy_batch`, so that all have
     equally many.
 
-    num_groups: use groups 0 .. num_groups - 1; or groups: the indices to use (a subset, for example a hold-out).
-    max_tokens, max_groups: bounds of a micro-batch.
+    Args:
+        packer: of the groups.
+        num_groups: use groups 0 .. num_groups - 1; or else `groups`.
+        groups: i64 indices of the groups to use (a subset, for example a hold-out).
+        global_batch_size: groups of one optimizer step, over all ranks.
+        max_tokens: most input tokens of a micro-batch.
+        seed: of the permutations, in [0, 2^64).
+        rank: of this process.
+        world_size: number of processes.
+        max_groups: most groups of a micro-batch; None: no limit.
+        shuffle: False: groups come in their own order in every epoch.
+
+    Raises:
+        ConfigError: a setting breaks its rule.
+        DataError: a group is larger than `max_tokens`.
+
+    Example:
+        >>> loader = StepLoader(packer, num_groups=packer.num_groups, global_batch_size=32, max_tokens=4096, seed=0)
+        >>> batches = loader.step(0)  # this rank's PackedBatches, torch tensors on the CPU
     """
 
     def __init__(
@@ -91,7 +108,7 @@ class StepLoader:
         return -(-self.num_groups // self.global_batch_size)
 
     def groups(self, k: int) -> Groups:
-        """Group indices of optimizer step k (from 0, over all epochs), in the order of the window."""
+        """List the groups of optimizer step k (from 0, over all epochs): i64 indices in the order of the window."""
         check(k >= 0, "step", k, ">= 0")
         epoch, position = divmod(k, self.steps_per_epoch)
         start = position * self.global_batch_size
@@ -105,7 +122,14 @@ class StepLoader:
         return self.packer.store.rows[self.groups(k)]
 
     def step(self, k: int) -> list[PackedBatch]:
-        """This rank's micro-batches of optimizer step k, as torch tensors on the CPU; as many on every rank."""
+        """Assemble this rank's micro-batches of one optimizer step.
+
+        Args:
+            k: the step, from 0, over all epochs.
+
+        Returns:
+            Batches of torch tensors on the CPU, as many on every rank.
+        """
         bins = self._plan(self.groups(k))
         own = self.packer.assemble(bins[self.rank :: self.world_size])
         missing = -(-len(bins) // self.world_size) - len(own)
@@ -149,7 +173,8 @@ class StepLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken: a number is set, nothing is read again.
 
-        Raises ArtifactError naming each setting in which this loader differs from the one that was saved.
+        Raises:
+            ArtifactError: this loader differs from the one that was saved; names each setting.
         """
         wanted = {"version": STATE_VERSION} | self._window_settings
         missing, unknown = sorted({*wanted, "step"} - set(state)), sorted(set(state) - {*wanted, "step"})

@@ -44,10 +44,25 @@ class Bins(Sequence[Groups]):
 
 
 def pack_lengths(lengths: Any, max_tokens: int, max_groups: int | None = None) -> Bins:
-    """Bins of at most `max_tokens` in sum and `max_groups` items, by best-fit decreasing; see `Packer.plan`.
+    """Pack items into bins of at most `max_tokens` in sum, by best-fit decreasing; see `Packer.plan`.
 
-    lengths: integers >= 0, NumPy, a Polars Series, an Arrow array or a list. Whatever else has a length can be packed
-    with it. DataError naming the item for a length that is negative, null or larger than `max_tokens`.
+    Whatever else has a length can be packed with it.
+
+    Args:
+        lengths: [n] integers >= 0; NumPy, a Polars Series, an Arrow array or a list.
+        max_tokens: largest sum of a bin.
+        max_groups: most items of a bin; None: no limit.
+
+    Returns:
+        A sequence of bins, each the ascending i64 indices of its items.
+
+    Raises:
+        ConfigError: a bound that is not positive.
+        DataError: a length that is negative, null or larger than `max_tokens`; names the item.
+
+    Example:
+        >>> [items.tolist() for items in pack_lengths([5, 3, 4, 2], 8)]
+        [[0, 1], [2, 3]]
     """
     _check_bounds(max_tokens, max_groups)
     with _data_errors():
@@ -80,24 +95,40 @@ def _check_bounds(max_tokens: int, max_groups: int | None) -> None:
 
 
 class Packer:
-    """Packs groups (a prompt with its responses) of a store into micro-batches without padding.
-
-    layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
-    selected: list<bool>, the tokens that are scored, among those in `mask`; None: all in `mask`.
-    token_rewards, ref_logps, user_weights: list<f32>. Each of these is a ValueStore of this store, or lists aligned
-    with its lines (PyArrow or Polars; null for prompts), or flat NumPy as in `ValueStore.write`.
-    chosen_ratio, rejected_ratio: the ratios that `selected` was made with; they become `selection_ratio`
-    (1 unless given, as for a threshold).
-    only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
-    last_token: a head reads each response at its last token: all its tokens are inputs, and batches have `last_index`.
-    keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
-    budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
+    """A Packer lays groups (a prompt with its responses) of a store out as micro-batches without padding.
 
     The columns are held as they are (memory-mapped where the store is). Nothing is computed for a token whose user
     weight is 0: it is not scored, though lengths count it. Without `last_token`, inputs end before the last scored
     token of a response: it is only a target, and what follows it is not computed. A group without a scored token costs
     nothing: its responses and its pair are in a batch, for the loss is a mean over it too, but none of its tokens.
-    Raises DataError naming the row for a prompt without a token, and for values that are not one per token.
+
+    Args:
+        store: of segments.
+        layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
+        selected: list<bool>, the tokens that are scored, among those in `mask`; None: all in `mask`. This and the next
+            three are each a ValueStore of this store, or lists aligned with its lines (PyArrow or Polars; null for
+            prompts), or flat NumPy as in `ValueStore.write`.
+        token_rewards: list<f32>.
+        ref_logps: list<f32>, in nats.
+        user_weights: list<f32>.
+        chosen_ratio: the ratio that `selected` was made with; it becomes `selection_ratio` (1 unless given, as for a
+            threshold).
+        rejected_ratio: likewise.
+        only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
+        last_token: a head reads each response at its last token: all its tokens are inputs, and batches have
+            `last_index`.
+        keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
+        budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
+
+    Raises:
+        ConfigError: a setting breaks its rule.
+        DataError: a prompt without a token, or values that are not one per token; names the row.
+        ArtifactError: a ValueStore was made for other segments.
+
+    Example:
+        >>> packer = Packer(SegmentStore.open("prepared"), layout="shared")
+        >>> bins = packer.plan(max_tokens=4096)
+        >>> batches = packer.assemble(bins)  # PackedBatch of NumPy arrays, one a bin
     """
 
     def __init__(
@@ -137,20 +168,35 @@ class Packer:
             )  # fmt: skip
 
     def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
-        """Input tokens that each group costs in this layout, tails after the last scored token left out.
+        """Count the input tokens that each group costs in this layout, tails after the last scored token left out.
 
-        0: no token of the group has a weight.
+        Args:
+            groups: i64 indices of groups; None: all.
+
+        Returns:
+            [groups] i64; 0 where no token of the group has a weight.
         """
         with _data_errors():
             return self._native.lengths(self._indices(groups))
 
     def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> Bins:
-        """Bins of at most `max_tokens` input tokens and `max_groups` groups, by best-fit decreasing.
+        """Share groups out over micro-batches, by best-fit decreasing.
 
         Groups go by falling cost (ties: as given) into the fullest bin that has room (ties: the bin that was filled
         last), else into a new one. Bins are in the order they were opened, groups in a bin in the order given, so the
         result depends on nothing else. Groups that cost nothing are dealt out to the bins and count for neither bound.
-        DataError for a group larger than `max_tokens`.
+
+        Args:
+            groups: i64 indices of groups; None: all.
+            max_tokens: most input tokens of a bin.
+            max_groups: most groups of a bin; None: no limit.
+
+        Returns:
+            A sequence of bins, each the i64 indices of its groups.
+
+        Raises:
+            ConfigError: a bound that is not positive.
+            DataError: a group is larger than `max_tokens`.
         """
         _check_bounds(max_tokens, max_groups)
         try:
@@ -161,14 +207,24 @@ class Packer:
             raise DataError(f"{error}{remedy}") from None
 
     def assemble(self, bins: Sequence[Groups]) -> list[PackedBatch]:
-        """One PackedBatch (NumPy arrays) per bin. DataError for a value that is not finite at a scored token."""
+        """Lay bins out as batches.
+
+        Args:
+            bins: of `plan`.
+
+        Returns:
+            One PackedBatch (NumPy arrays) per bin.
+
+        Raises:
+            DataError: a value is not finite at a scored token.
+        """
         with _data_errors():
             return [PackedBatch(**arrays) for arrays in self._native.assemble([self._indices(one) for one in bins])]
 
     def pack(
         self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None
     ) -> list[PackedBatch]:
-        """`plan`, then `assemble`. groups: i64 indices of groups; None: all."""
+        """Call `plan`, then `assemble`; arguments and errors are theirs."""
         return self.assemble(self.plan(groups, max_tokens=max_tokens, max_groups=max_groups))
 
     def _indices(self, groups: Groups | None) -> Groups:
@@ -183,10 +239,26 @@ def pack(
     chosen_ratio: float | None = None,
     rejected_ratio: float | None = None,
 ) -> list[PackedBatch]:
-    """Pack a whole set: a SegmentStore, or a segments frame (Polars, or a PyArrow table).
+    """Pack a whole set.
 
-    A column `selected` (from `select_top_k`) is honoured; both ratios that it was made with must then be given, for
-    SePO divides by them: 1 for a side that was not selected by a ratio. ConfigError without them.
+    Args:
+        segments: a SegmentStore, or a segments frame (Polars, or a PyArrow table). A column `selected` (from
+            `select_tokens`) is honoured.
+        max_tokens: most input tokens of a batch.
+        layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
+        chosen_ratio: the ratio that `selected` was made with, for SePO divides by it: 1 for a side that was not
+            selected by a ratio.
+        rejected_ratio: likewise.
+
+    Returns:
+        Batches of NumPy arrays; `to` makes torch tensors of them.
+
+    Raises:
+        ConfigError: a column `selected` without the ratios, or a setting that breaks its rule.
+        DataError: the lines are no segments, or a group is larger than `max_tokens`.
+
+    Example:
+        >>> pack(tokenize(pairs, tokenizer), max_tokens=4096)
     """
     store = segments if isinstance(segments, SegmentStore) else SegmentStore.from_frame(segments)
     selected = store.table["selected"] if "selected" in store.table.column_names else None

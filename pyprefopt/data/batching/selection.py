@@ -36,18 +36,35 @@ def top_k_mask(
     ids: Column | None = None,
     excluded_ids: Sequence[int] = (),
 ) -> Column:
-    """Mark the `ratio` of each list's tokens with the largest (or smallest) scores.
+    """Mark the share `ratio` of each list's tokens that has the largest (or smallest) scores.
 
-    scores: list<f32>, a Polars Series or expression, a PyArrow array, a DuckDB or `datasets` column; list<bool> of the
-    same kind comes back (PyArrow for what is not Polars). Null lists stay null.
-    mask: list<bool> of the tokens that may be selected; without it, all. ids: list<u32>, needed where `excluded_ids`
-    are given: tokens that are never selected. T is the number of tokens that may be.
-    The number selected is floor(ratio * T + 0.5) for `half_up`, floor(ratio * T) for `floor`, ceil(ratio * T) for
-    `ceil`, of the ratio as the decimal number that was written; at least `minimum`, at most T. Ties go to the earlier
-    token, -0.0 equals 0.0.
+    With T the number of tokens that may be selected, the number selected is floor(ratio * T + 0.5) for `half_up`,
+    floor(ratio * T) for `floor`, ceil(ratio * T) for `ceil`, of the ratio as the decimal number that was written; at
+    least `minimum`, at most T. Ties go to the earlier token, -0.0 equals 0.0.
 
-    Raises ConfigError for a bad setting, DataError (naming the list) for a NaN or null score at a token that may be
-    selected, or lists of different lengths.
+    Source: SePO (Yang et al. 2024), Eq. 25.
+
+    Args:
+        scores: list<f32>; a Polars Series or expression, a PyArrow array, a DuckDB or `datasets` column.
+        ratio: share of the tokens, in (0, 1]; the paper uses 0.3 or 0.5.
+        largest: take the largest scores; False: the smallest.
+        mask: list<bool> of the tokens that may be selected; None: all.
+        rounding: how ratio * T becomes a number of tokens.
+        minimum: tokens of each list that are selected at least.
+        ids: list<u32>, needed where `excluded_ids` are given.
+        excluded_ids: token ids that are never selected.
+
+    Returns:
+        list<bool>, of the kind of `scores` (PyArrow for what is not Polars). Null lists stay null.
+
+    Raises:
+        ConfigError: a setting breaks its rule.
+        DataError: a NaN or null score at a token that may be selected, or lists of different lengths; names the list.
+
+    Example:
+        >>> scores = pl.Series([[0.1, 0.9, 0.5], [2.0, 1.0]], dtype=pl.List(pl.Float32))
+        >>> top_k_mask(scores, 0.5).to_list()
+        [[False, True, True], [True, False]]
     """
     rule = Selection(rounding=rounding, minimum=minimum, excluded_ids=token_ids(excluded_ids))
     check_ratio("ratio", ratio)
@@ -64,10 +81,27 @@ def threshold_mask(
     ids: Column | None = None,
     excluded_ids: Sequence[int] = (),
 ) -> Column:
-    """Mark the tokens of each list whose score is >= `threshold` (`largest=False`: <= `threshold`), in float32.
+    """Mark the tokens of each list whose score is at or beyond a threshold.
 
-    Where fewer than `minimum` tokens are beyond it, the `minimum` best are marked. Columns, `mask`, `ids`,
-    `excluded_ids` and errors as in `top_k_mask`.
+    Args:
+        scores: list<f32>; a column of any kind, see `top_k_mask`.
+        threshold: in the scores' unit, compared in float32.
+        largest: mark scores >= `threshold`; False: scores <= `threshold`.
+        mask: as in `top_k_mask`.
+        minimum: where fewer tokens are beyond the threshold, the best so many are marked.
+        ids: as in `top_k_mask`.
+        excluded_ids: as in `top_k_mask`.
+
+    Returns:
+        list<bool>, of the kind of `scores`. Null lists stay null.
+
+    Raises:
+        ConfigError, DataError: as in `top_k_mask`.
+
+    Example:
+        >>> scores = pl.Series([[0.1, 0.9, 0.5], [2.0, 1.0]], dtype=pl.List(pl.Float32))
+        >>> threshold_mask(scores, 0.5).to_list()
+        [[False, True, True], [True, True]]
     """
     rule = Selection(method="threshold", minimum=minimum, excluded_ids=token_ids(excluded_ids))
     check_threshold("threshold", threshold)
@@ -87,13 +121,34 @@ def random_mask(
     ids: Column | None = None,
     excluded_ids: Sequence[int] = (),
 ) -> Column:
-    """The random baseline: as many tokens as `top_k_mask` selects, each set of them equally likely.
+    """Mark as many tokens as `top_k_mask` selects by chance, each set of them equally likely.
 
-    lengths: tokens of each list, or any list column, whose lists' lengths count. Null stays null.
-    rows, segments: whole numbers >= 0 that name each list (segments: 0 without it). What is selected depends on
-    (seed, row, segment, number of tokens that may be selected and where they are) alone, not on chunks, threads or
-    order. Without `rows` the position in the column counts; an expression needs them, since it may see the column in
-    parts. Columns, `mask`, `rounding`, `minimum`, `ids`, `excluded_ids` and errors as in `top_k_mask`.
+    What is selected depends on (seed, row, segment, number of tokens that may be selected and where they are) alone,
+    not on chunks, threads or order.
+
+    Args:
+        lengths: tokens of each list, or any list column, whose lists' lengths count; of any kind, see `top_k_mask`.
+        ratio: share of the tokens, in (0, 1].
+        seed: in [0, 2^64).
+        rows: whole numbers >= 0 that name each list; None: its position in the column. An expression needs them, since
+            it may see the column in parts.
+        segments: whole numbers >= 0 that name each list within its row; None: 0.
+        mask: as in `top_k_mask`.
+        rounding: as in `top_k_mask`.
+        minimum: as in `top_k_mask`.
+        ids: as in `top_k_mask`.
+        excluded_ids: as in `top_k_mask`.
+
+    Returns:
+        list<bool>, of the kind of `lengths`. Null stays null.
+
+    Raises:
+        ConfigError: a setting breaks its rule, or an expression comes without `rows`.
+        DataError: lengths that are negative or no whole numbers, or lists of different lengths.
+
+    Example:
+        >>> random_mask(pl.Series([4, 2]), 0.5, seed=0).to_list()
+        [[True, False, True, False], [False, True]]
     """
     rule = Selection(method="random", rounding=rounding, minimum=minimum, excluded_ids=token_ids(excluded_ids))
     _check_ids(rule, ids)
@@ -118,17 +173,39 @@ def select_tokens(
     excluded_ids: Sequence[int] = (),
     seed: int | None = None,
 ) -> Frame:
-    """Add `selected` (list<bool>) to a segments frame: the tokens in `mask` that `method` takes of each response.
+    """Add the tokens that a method selects of each response to a segments frame.
 
-    top_k: the highest scores of chosen, the lowest of rejected responses, `chosen_ratio` and `rejected_ratio` of them.
-    threshold: chosen tokens with a score >= `chosen_threshold`, rejected ones with a score <= `rejected_threshold`.
-    random: the number of tokens that top_k takes, by chance (`seed`, row and segment decide; no scores are needed).
-    `rounding` (None: half_up) goes with a ratio, `seed` (None: 0) with random; elsewhere they are refused.
-    A ratio or threshold of None keeps all candidates of that side. Prompts get null. Numbers, ties, `minimum` and
-    `excluded_ids` (looked up in `ids`) as in `top_k_mask`. The result does not depend on threads, chunks or the engine.
+    `top_k` takes `chosen_ratio` of the chosen response's tokens, those of the highest scores, and `rejected_ratio` of
+    the rejected one's, those of the lowest. `threshold` takes chosen tokens with a score >= `chosen_threshold`, and
+    rejected ones with a score <= `rejected_threshold`. `random` takes as many as top_k by chance; seed, row and segment
+    decide. Only tokens in `mask` are candidates. Numbers and ties are those of `top_k_mask`. The result does not depend
+    on threads, chunks or the engine.
 
-    Raises DataError naming the row for a NaN or null score at a candidate and for kinds without a side (`response`),
-    ConfigError for settings that the method does not use.
+    Source: SePO (Yang et al. 2024), Eq. 25, for `top_k`.
+
+    Args:
+        frame: of `tokenize`, eager or lazy, with the columns `row`, `kind`, `mask`, and `scores` (list<f32>; for
+            random: `segment` in its place).
+        method: top_k, threshold or random.
+        chosen_ratio: share of the candidates, in (0, 1]; None: all.
+        rejected_ratio: likewise.
+        chosen_threshold: in the scores' unit; None: all candidates.
+        rejected_threshold: likewise.
+        rounding: goes with a ratio, as in `top_k_mask`; None: half_up.
+        minimum: as in `top_k_mask`.
+        excluded_ids: as in `top_k_mask`; looked up in the column `ids`.
+        seed: goes with random; None: 0.
+
+    Returns:
+        The frame with the column `selected` (list<bool>), null for prompts.
+
+    Raises:
+        ConfigError: settings that break their rule, or that the method does not use.
+        DataError: a NaN or null score at a candidate, or a kind without a side (`response`); names the row.
+
+    Example:
+        >>> half = select_tokens(segments.with_columns(scores=scores), chosen_ratio=0.5, rejected_ratio=0.5)
+        >>> data.pack(half, max_tokens=4096, chosen_ratio=0.5, rejected_ratio=0.5)
     """
     rule = Selection(
         method=method, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio, chosen_threshold=chosen_threshold,
@@ -161,7 +238,27 @@ def select_top_k(
     minimum: int = 1,
     excluded_ids: Sequence[int] = (),
 ) -> Frame:
-    """SePO's selection (Eq. 25): `select_tokens` with method `top_k` and the paper's ratio."""
+    """Add SePO's selection to a segments frame: `select_tokens` with method `top_k` and the paper's ratio.
+
+    Source: SePO (Yang et al. 2024), Eq. 25.
+
+    Args:
+        frame: as in `select_tokens`.
+        chosen_ratio: as in `select_tokens`.
+        rejected_ratio: as in `select_tokens`.
+        rounding: as in `top_k_mask`.
+        minimum: as in `top_k_mask`.
+        excluded_ids: as in `select_tokens`.
+
+    Returns:
+        The frame with the column `selected` (list<bool>), null for prompts.
+
+    Raises:
+        ConfigError, DataError: as in `select_tokens`.
+
+    Example:
+        >>> select_top_k(segments.with_columns(scores=scores), chosen_ratio=0.3, rejected_ratio=0.3)
+    """
     return select_tokens(
         frame, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio, rounding=rounding, minimum=minimum,
         excluded_ids=excluded_ids,

@@ -72,22 +72,33 @@ def prepare(
     a folder that is finished for the same input, tokenizer and settings is opened at once.
 
     Args:
-        source: what `read_preferences` takes.
+        source: what `open_source` takes.
         tokenizer: with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
-        format, max_prompt_tokens, prompt_overflow, max_tokens, boundary: as in `read_preferences` and `tokenize`.
+        format: as in `open_source`.
+        max_prompt_tokens: as in `tokenize`.
+        prompt_overflow: as in `tokenize`.
+        max_tokens: as in `tokenize`.
+        boundary: as in `tokenize`.
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
-        offsets: keep `starts`, `ends` and `turns` of every token, which `align` and cuts by text need.
+        offsets: keep `starts`, `ends` and `turns` of every token, which `transfer_values` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
         engine: local or ray (the extra `ray`); the same bytes.
         overwrite: replace a folder that was prepared from something else.
         progress: called after each shard.
         command: the user's command, shown with `--on_error skip` where rows are bad.
 
+    Returns:
+        The store of the folder.
+
     Raises:
-        ConfigError: settings that break a rule. DataError: bad rows, an unreadable input, or no row left.
+        ConfigError: settings that break a rule.
+        DataError: bad rows (on_error raise), an unreadable input, or no row left.
         ArtifactError: `out` is being written, was prepared from something else, or cannot be written; an input
-        changed while it was read.
+            changed while it was read.
+
+    Example:
+        >>> store = prepare("pairs/*.jsonl.zst", load_tokenizer("model"), "prepared", max_tokens=4096)
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
     check_tokenizer(tokenizer)

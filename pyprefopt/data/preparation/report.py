@@ -25,7 +25,7 @@ _SELECTED = "7"  # reverse video, on top of the side's colour
 def inspect(
     directory: str | Path, *, row: int | None = None, selection: str | Path | None = None, color: bool = False
 ) -> str:
-    """The report on a folder of segments.
+    """Report on a folder of segments as text.
 
     Args:
         directory: made by `prepare`, or a split of a run's `stages/data`.
@@ -33,9 +33,15 @@ def inspect(
         selection: a ValueStore of bool for these segments; its tokens are marked.
         color: mark by ANSI colours instead of brackets.
 
+    Returns:
+        Counts, settings, histograms of lengths in tokens, and one row's tokens as text.
+
     Raises:
         ArtifactError: no finished folder, a damaged shard, or the selection was made for other segments.
         DataError: no such row.
+
+    Example:
+        >>> print(inspect("prepared", row=0))
     """
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():

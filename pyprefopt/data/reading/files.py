@@ -46,7 +46,7 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file, with what its name says about it."""
+    """One file, with what follows from its name."""
 
     path: Path
     container: str  # json, csv, parquet, arrow

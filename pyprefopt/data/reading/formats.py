@@ -46,11 +46,11 @@ def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | N
     names = list(rows.column_names) if isinstance(rows, pa.Table) else []
     fields = {field for name in formats for field in TABLE[name].names}
     if names and not fields.intersection(names):
-        return None, names, _nearest(names) + _lacking(rows, names, formats)
+        return None, names, _nearest(names) + _missing_fields(rows, names, formats)
     texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
     found, seen, unmarked = _native.detect_format(texts, formats)
     names = names or seen
-    advice = _nearest(names) + _lacking(rows, names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
+    advice = _nearest(names) + _missing_fields(rows, names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
     advice = _UNMARKED if unmarked else advice
     return found, names, advice
 
@@ -79,19 +79,21 @@ _NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.j
 _TEXTS = ("prompt", "chosen", "rejected", "response", "chat")  # roles of fields that hold texts or chats
 
 
-def _lacking(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
-    """What the rows lack of the format that they come nearest to; empty where they have a field of none."""
+def _missing_fields(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
+    """What is missing in the rows for the format that they come nearest to; empty where they have a field of none."""
     found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
     near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
     if not any(found[near]):
         return ""
     needed = TABLE[near].needed
     missing = [" or ".join(group) for group, there in zip(needed, found[near], strict=True) if not there]
-    lack = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
+    shortfall = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
     if not missing and isinstance(rows, pa.Table):
         known = {name for group in needed for name in group}
-        lack += " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
-    return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {lack}"
+        shortfall += (
+            " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
+        )
+    return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {shortfall}"
 
 
 _LABELS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's name

@@ -51,7 +51,7 @@ def read_preferences(
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
-    """Preference pairs in the one schema of pyprefopt.
+    """Read preference pairs into the one schema of pyprefopt.
 
     Args:
         source: a file, glob, folder, list of files, or table; see `open_source`.
@@ -66,7 +66,13 @@ def read_preferences(
         A LazyFrame for a LazyFrame (its rows are read at once), a DataFrame otherwise.
 
     Raises:
+        ConfigError: an unknown format or on_error, or a rejected_path without skip.
         DataError: bad rows (on_error raise), a missing or unreadable file, an unknown schema.
+
+    Example:
+        >>> pairs = read_preferences(pl.DataFrame({"prompt": ["Hi"], "chosen": ["Hello!"], "rejected": ["No."]}))
+        >>> pairs["chosen"][0].to_list()
+        [{'role': 'assistant', 'content': 'Hello!', 'extra': None}]
     """
     check_on_error(on_error, rejected_path)
     return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
@@ -84,17 +90,31 @@ def read_candidates(
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
-    """Several responses a prompt, with their scores.
+    """Read several responses a prompt, with their scores.
 
     Rows have `prompt` (or `instruction`) and `responses`, `completions` or `candidates`: lists of texts, messages,
     chats, or objects {response, overall_score}; with `scores` or `ratings` beside them. Or one response a row:
     `prompt`, `response`, `score`; rows of the same prompt are then one set, at the place of the first of them, and
-    their other columns become lists, `response_weights` under the name `responses_weights`. Arguments and errors as in
-    `read_preferences`; `format` is one of candidates or of single responses with scores.
+    their other columns become lists, `response_weights` under the name `responses_weights`.
+
+    Args:
+        source: as in `read_preferences`.
+        format: one of candidates or of single responses with scores (see docs/data.md); auto: by schema.
+        on_error: as in `read_preferences`.
+        rejected_path: as in `read_preferences`.
 
     Returns:
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
-        row has none), where given `tools`, `template_kwargs`, and every other column of the input.
+        row has none), where given `tools`, `template_kwargs`, and every other column of the input; eager or lazy as in
+        `read_preferences`.
+
+    Raises:
+        ConfigError, DataError: as in `read_preferences`.
+
+    Example:
+        >>> rows = pl.DataFrame({"prompt": ["Hi", "Hi"], "response": ["Hello!", "No."], "score": [1.0, 0.0]})
+        >>> read_candidates(rows)["scores"].to_list()
+        [[1.0, 0.0]]
     """
     check_on_error(on_error, rejected_path)
     return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
@@ -114,13 +134,29 @@ def read_instructions(
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
-    """Instruction data for SFT: columns `row` u64, `prompt`, `response` list<struct{role, content, extra}>.
+    """Read instruction data for SFT.
 
     Rows have `messages` or `conversations` (ending with the assistant), `prompt` and `response` or `completion`, or
     `instruction` (with an optional `input` and `history`) and `output`; each with optional `system`, `tools` and
-    `template_kwargs`, of which the last two are columns of the result where the input has them, as is
-    `response_weights` (weights of tokens, see `pyprefopt.data.tokenization.token_columns`). Arguments and errors
-    as in `read_preferences`; `format` is one of instructions.
+    `template_kwargs`.
+
+    Args:
+        source: as in `read_preferences`.
+        format: one of instructions (see docs/data.md); auto: by schema.
+        on_error: as in `read_preferences`.
+        rejected_path: as in `read_preferences`.
+
+    Returns:
+        Columns `row` u64, `prompt`, `response` list<struct{role, content, extra}>, and where the input has them
+        `tools`, `template_kwargs`, and `response_weights` (weights of tokens, see
+        `pyprefopt.data.tokenization.token_columns`); eager or lazy as in `read_preferences`.
+
+    Raises:
+        ConfigError, DataError: as in `read_preferences`.
+
+    Example:
+        >>> read_instructions(pl.DataFrame({"prompt": ["Hi"], "response": ["Hello!"]}))["response"][0].to_list()
+        [{'role': 'assistant', 'content': 'Hello!', 'extra': None}]
     """
     check_on_error(on_error, rejected_path)
     return _used(scan_instructions(source, format=format), source, on_error, rejected_path)

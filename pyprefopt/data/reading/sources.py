@@ -101,7 +101,7 @@ class ParsedBlock:
 
 
 class Source:
-    """Rows in files or in memory, of one format. Made by `open_source`."""
+    """A Source holds rows of one format, in files or in memory; `open_source` makes it."""
 
     def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
         self.parts = parts
@@ -201,7 +201,7 @@ class _Part:
 
 
 def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
-    """What holds preferences, candidates or instructions, as a stream.
+    """Open what holds preferences, candidates or instructions, as a stream.
 
     Args:
         source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
@@ -210,9 +210,18 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
         format: one of `FORMATS`; auto: by the fields of the first rows.
         kind: preferences, candidates or instructions (or several), if only these will do.
 
+    Returns:
+        The source, whose format, kind and files are known, and whose `blocks` are read when they are asked for.
+
     Raises:
         DataError: no file, an unreadable one, no rows, an unknown schema.
-        ConfigError: an unknown format.
+        ConfigError: an unknown format or kind.
+
+    Example:
+        >>> source = open_source("embedded:toy")
+        >>> source.format, source.kind
+        ('preference', 'preferences')
+        >>> frames = [parse_block(block, source.format).frame for block in source.blocks()]
     """
     kinds = [kind] if isinstance(kind, str) else list(kind or _KINDS)
     for name in kinds:
@@ -230,7 +239,25 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
 
 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
-    """A block's rows as chats; bad rows as rejects. With `carry`, also the further fields of the used rows."""
+    """Parse a block's rows into chats; bad rows become rejects.
+
+    Args:
+        block: of `Source.blocks`.
+        format: the source's.
+        carry: bring the further fields of the used rows, too.
+
+    Returns:
+        Table (columns as above), rejects and counts; `carried` with `carry` alone.
+
+    Raises:
+        ConfigError: an unknown format.
+        DataError: columns of typed rows that cannot be read as text.
+
+    Example:
+        >>> first = parse_block(next(source.blocks()), source.format)
+        >>> first.rows_in == first.table.num_rows + first.rejects.height
+        True
+    """
     taken = format_of(format).names
     texts = texts_of(block.rows, [format])
     used, bad, others = _native.parse_rows(

@@ -33,15 +33,31 @@ KINDS = ("prompt", "chosen", "rejected", "response")
 
 
 class SegmentStore(ShardedTable):
-    """The segments table (one line a segment, groups of a prompt and its responses), grouped by row."""
+    """A SegmentStore is the table of segments, in memory or on disk: one line a segment, grouped by row.
+
+    A group is a prompt with its responses. On disk it is Arrow IPC shards and a manifest, and `open` maps it into
+    memory.
+
+    Example:
+        >>> store = SegmentStore.write(segments, "segments")
+        >>> store = SegmentStore.open("segments")
+        >>> store.num_rows, store.num_lines, store.lengths.sum()
+    """
 
     kind = "segments"
 
     @classmethod
     def from_frame(cls, frame: Any) -> Self:
-        """Take a segments frame (Polars, eager or lazy) or a PyArrow table into memory; columns are not copied.
+        """Take a segments frame into memory; columns are not copied.
 
-        Raises DataError where a column is missing or of another type, or the lines are not whole groups.
+        Args:
+            frame: Polars, eager or lazy, or a PyArrow table; of schema `SEGMENTS`.
+
+        Returns:
+            A store that is not on disk.
+
+        Raises:
+            DataError: a column is missing or of another type, or the lines are not whole groups.
         """
         if hasattr(frame, "collect"):
             frame = frame.collect()
@@ -53,7 +69,16 @@ class SegmentStore(ShardedTable):
     def write(cls, frame: Any, directory: str | Path, **facts: Any) -> Self:
         """Write a segments frame and open it. The same lines give the same bytes; the manifest is written last.
 
-        `facts` (JSON values, such as the hashes of the input and the tokenizer) are kept in the manifest.
+        Args:
+            frame: as in `from_frame`.
+            directory: a folder; a store that is there is replaced.
+            **facts: JSON values, such as the hashes of the input and the tokenizer, that the manifest keeps.
+
+        Returns:
+            The store, mapped into memory.
+
+        Raises:
+            DataError: as in `from_frame`.
         """
         store = cls.from_frame(frame)
         return store._write(directory, **facts, groups=store.num_rows, tokens=int(store.lengths.sum()))
@@ -147,14 +172,34 @@ class SegmentStore(ShardedTable):
 
 
 class ValueStore(ShardedTable):
-    """Per-token values (f32 log-probs, rewards, weights; or bool selections) aligned with a SegmentStore's lines."""
+    """A ValueStore is a list of values a response, aligned with a SegmentStore's lines.
+
+    Values are f32 (log-probs, rewards, weights) or bool (selections), one a token.
+
+    Example:
+        >>> rewards = np.zeros(store.response_offsets[-1], np.float32)  # all response tokens, one after another
+        >>> ValueStore.write("rewards", store, rewards, key="zeros")
+        >>> ValueStore.open("rewards").check(store).values
+    """
 
     kind = "values"
 
     @classmethod
     def write(cls, directory: str | Path, segments: SegmentStore, values: Any, *, key: str) -> Self:
-        """Write and open. `values` is flat over all response tokens (NumPy, order of `segments.response_offsets`), or
-        lists aligned with the lines (PyArrow or Polars). Prompts get null. `key` names what the values are made of.
+        """Write values and open them. Prompts get null.
+
+        Args:
+            directory: a folder; a store that is there is replaced.
+            segments: the segments that they belong to.
+            values: f32 or bool: flat over all response tokens (NumPy, order of `segments.response_offsets`), or lists
+                aligned with the lines (PyArrow or Polars).
+            key: names what the values are made of.
+
+        Returns:
+            The store, mapped into memory.
+
+        Raises:
+            DataError: the values are not one per token of each response, or of another type.
         """
         lists = value_lists(segments, values, f"values of {directory}")
         table = pa.table({"row": segments.table["row"], "segment": segments.table["segment"], "values": lists})
@@ -171,7 +216,18 @@ class ValueStore(ShardedTable):
         return str(self.manifest["key"])
 
     def check(self, segments: SegmentStore, *, key: str | None = None) -> Self:
-        """Itself where it was made for these segments (and with this key), else an ArtifactError."""
+        """Check that the values were made for these segments.
+
+        Args:
+            segments: the segments that they are to be used with.
+            key: what they must be made of; None: of anything.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ArtifactError: they were made for other segments, or of something else.
+        """
         for what, found, wanted in [
             ("segments", self.manifest["segments"], segments.fingerprint),
             ("key", self.key, self.key if key is None else key),

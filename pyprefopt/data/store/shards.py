@@ -47,9 +47,17 @@ class ShardedTable:
 
     @classmethod
     def open(cls, directory: str | Path, *, verify: bool = False) -> Self:
-        """Open the shards of a finished store by memory map. ArtifactError where something is missing or cut.
+        """Open the shards of a finished store by memory map.
 
-        verify: also where a shard's SHA-256 is not the manifest's, which takes about a second a gigabyte.
+        Args:
+            directory: of a store that was written.
+            verify: compare each shard's SHA-256 with the manifest's, which takes about a second a gigabyte.
+
+        Returns:
+            The store.
+
+        Raises:
+            ArtifactError: something is missing or cut, is a store of another kind, or (`verify`) is damaged.
         """
         directory = Path(directory)
         manifest = Folder(directory).manifest

@@ -80,15 +80,30 @@ def apply_chat_template(
     special_tokens: Mapping[str, str] | None = None,
     **variables: Any,
 ) -> str:
-    """One chat as text, byte-identical to transformers' `apply_chat_template(tokenize=False)`.
+    """Render one chat as text, byte-identical to transformers' `apply_chat_template(tokenize=False)`.
 
-    messages: dicts with `role` and `content`, and what else the template reads (`name`, `tool_calls`, …). A key that is
-    None counts as absent, as in transformers.
-    chat_template: a template's source, a shipped name (`plain`, `chatml`), a Path to a Jinja file, or a Tokenizer,
-    which brings its own special tokens. special_tokens: such as `{"eos_token": "</s>"}`. variables: what else the
-    template reads (`enable_thinking=False`, `documents=[…]`, …).
-    What the engine cannot render goes to transformers' renderer, said once per template.
-    Raises ConfigError with the template's own words where it refuses, or where it asks for too much work or memory.
+    What the engine cannot render goes to transformers' renderer, with one warning per template.
+
+    Args:
+        messages: dicts with `role` and `content`, and what else the template reads (`name`, `tool_calls`, …). A key
+            that is None counts as absent, as in transformers.
+        chat_template: a template's source, a shipped name (`plain`, `chatml`), a Path to a Jinja file, or a Tokenizer,
+            which brings its own special tokens.
+        add_generation_prompt: end with what begins the assistant's turn.
+        tools: the tools' JSON schemas, for the template.
+        special_tokens: such as `{"eos_token": "</s>"}`; left out with a Tokenizer.
+        **variables: what else the template reads (`enable_thinking=False`, `documents=[…]`, …).
+
+    Returns:
+        The text.
+
+    Raises:
+        ConfigError: the template refuses (with its own words), asks for too much work or memory, or is not there; or
+            the messages are none.
+
+    Example:
+        >>> apply_chat_template([{"role": "user", "content": "Hi"}], "chatml", add_generation_prompt=True)
+        '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
     source, tokens = _source(chat_template, special_tokens)
     check_messages(messages)

@@ -83,27 +83,49 @@ def tokenize(
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
-    """Segments of preferences, instructions or candidates: one line a prompt or response, see `SEGMENTS`.
+    """Tokenize preferences, instructions or candidates into segments: one line a prompt or response.
 
-    source: a Polars frame as `read_preferences` (prompt, chosen, rejected), `read_instructions` (prompt, response) or
-    `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes (files, a
-    folder, other tables), of `format`: its rows become tokens without a frame in between, which is fastest. A frame is
-    one of `read_*` where `prompt` is list<{role, content, extra}>. Candidates have kind `response`, segment 1…n.
-    max_prompt_tokens, prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or
-    its first tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and
-    the tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
-    right behind the BOS token, or right before the generation prompt. It may begin or end inside a message. Where
-    BOS and generation prompt leave no room the row is bad.
-    max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there. A
-    pair of which both then have the same ids is a bad row.
-    boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
-    generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be split:
-    there the row is bad either way.
-    offsets: without them the columns `starts`, `ends` and `turns` are left out, which cuts by text and `align` need.
     A LazyFrame stays lazy and runs in the streaming engine too; one that is not of `read_*` is read as a whole then.
-    Raises DataError for bad rows, or with `on_error="skip"` leaves them out, says so in one warning that counts them by
-    reason, and records them in `rejected_path` as JSON lines (`data.tokenize_rows` of a frame returns them). In a
-    LazyFrame of `read_*` each batch warns on its own, and `rejected_path` is refused.
+
+    Args:
+        source: a Polars frame as `read_preferences` (prompt, chosen, rejected), `read_instructions` (prompt, response)
+            or `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes
+            (files, a folder, other tables): its rows become tokens without a frame in between, which is fastest. A
+            frame is one of `read_*` where `prompt` is list<{role, content, extra}>.
+        tokenizer: of `load_tokenizer`.
+        format: of what `open_source` takes; auto: by schema.
+        max_prompt_tokens: a longer prompt is treated by `prompt_overflow`; None: no limit.
+        prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or its first
+            tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and the
+            tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
+            right behind the BOS token, or right before the generation prompt. It may begin or end inside a message.
+            Where BOS and generation prompt leave no room the row is bad.
+        max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there.
+            A pair of which both then have the same ids is a bad row. None: no limit.
+        boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
+            generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be
+            split: there the row is bad either way.
+        offsets: keep the columns `starts`, `ends` and `turns`, which cuts by text and `transfer_values` need.
+        on_error: raise: read everything, then report all bad rows; skip: leave them out, with one warning that counts
+            them by reason. In a LazyFrame of `read_*` each batch warns on its own.
+        rejected_path: with skip, where the rows that are left out are recorded as JSON lines (`tokenize_rows` of a
+            frame returns them); refused for a LazyFrame of `read_*`.
+
+    Returns:
+        A frame of schema `SEGMENTS`: `row` u64, `segment` u16 (0 the prompt, 1… the responses), `kind` (prompt, chosen,
+        rejected, response), `ids` list<u32>, `mask` list<bool> (written by the assistant), `starts`, `ends` list<u32>
+        (bytes in the last message's content), `turns` list<u16>, `score` f32, `cut` u32 (tokens left out). Candidates
+        have kind `response`. A LazyFrame for a LazyFrame.
+
+    Raises:
+        ConfigError: a setting breaks its rule.
+        DataError: bad rows (on_error raise), an unreadable source, or an unknown schema.
+
+    Example:
+        >>> tokenizer = load_tokenizer("embedded:toy")
+        >>> segments = tokenize("embedded:toy", tokenizer, max_tokens=64)
+        >>> segments["kind"].head(3).to_list()
+        ['prompt', 'chosen', 'rejected']
     """
     check_on_error(on_error, rejected_path)
     options: dict[str, Any] = {
@@ -181,9 +203,27 @@ def tokenize_rows(
     boundary: Boundary = "split",
     offsets: bool = True,
 ) -> TokenizeResult:
-    """As `tokenize`; bad rows leave no line in the segments and come back as rejects, one line a row.
+    """Tokenize a frame as `tokenize` does; bad rows leave no line in the segments and come back as rejects.
 
-    Raises DataError where the frame is no preferences, instructions or candidates frame.
+    Args:
+        frame: as `read_preferences`, `read_instructions` or `read_candidates` makes it.
+        tokenizer: as in `tokenize`.
+        max_prompt_tokens: as in `tokenize`.
+        prompt_overflow: as in `tokenize`.
+        max_tokens: as in `tokenize`.
+        boundary: as in `tokenize`.
+        offsets: as in `tokenize`.
+
+    Returns:
+        Segments as `tokenize` gives them, rejects (one line a row), and counts.
+
+    Raises:
+        ConfigError: a setting breaks its rule.
+        DataError: the frame is no preferences, instructions or candidates frame.
+
+    Example:
+        >>> result = tokenize_rows(pairs, load_tokenizer("embedded:toy"), max_tokens=64)
+        >>> result.segments, result.rejects, result.responses_cut
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
     check_tokenizer(tokenizer)

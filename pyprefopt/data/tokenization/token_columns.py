@@ -89,6 +89,11 @@ def attach_weights(
 
     Raises:
         DataError: a column is of a type that holds no weights, or the segments have no offsets.
+
+    Example:
+        >>> spans = [[{"start": 0, "end": 6, "weight": 2.0}]]  # of one row
+        >>> pairs = pairs.with_columns(chosen_weights=pl.Series(spans))
+        >>> weighted, rejects = attach_weights(tokenize_rows(pairs, tokenizer).segments, pairs)
     """
     if "starts" not in segments.columns:
         raise DataError("user weights need the tokens' places in the text; tokenize with offsets=True")

@@ -42,7 +42,10 @@ logger = logging.getLogger("pyprefopt")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer with its chat template. Special tokens are written by the template, never added behind its back."""
+    """A Tokenizer is a tokenizer with its chat template; `load_tokenizer` makes it.
+
+    Special tokens are written by the template, never added behind its back.
+    """
 
     path: Path  # the directory or file that it came from
     json: bytes = field(repr=False)  # the content of tokenizer.json
@@ -57,7 +60,7 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int:
-        """Its id."""
+        """The id of `eos_token`."""
         return self._id(self.eos_token)
 
     @property
@@ -67,7 +70,7 @@ class Tokenizer:
 
     @property
     def bos_token_id(self) -> int | None:
-        """Its id."""
+        """The id of `bos_token`, if there is one."""
         return None if self.bos_token is None else self._id(self.bos_token)
 
     @property
@@ -95,16 +98,36 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, texts: Any) -> pl.Series:
-        """list<u32> of each text's tokens, none added; null of null. `texts`: strings, in a list or any column."""
+        """Encode texts, without adding special tokens.
+
+        Args:
+            texts: strings, in a list or any column.
+
+        Returns:
+            list<u32>, the token ids of each text; null of null.
+
+        Raises:
+            DataError: one text alone, or a column of another type.
+
+        Example:
+            >>> load_tokenizer("embedded:toy").encode(["cat says meow"]).to_list()
+            [[37, 310, 200]]
+        """
         column = texts if isinstance(texts, pl.Series) else _texts(texts)
         self.prove(column)
         return encoded(self.native, column)
 
     def prove(self, texts: Any, *, all: bool = False) -> bool:  # noqa: A002
-        """Compare the fast engine with `tokenizers` on a sample of `texts`, the first time that there are any.
+        """Compare the fast engine with `tokenizers` on a sample of texts, the first time that there are any.
 
-        `all`: every text in full, every time. On a difference the library makes all further ids, and a warning names
-        the text. False where they differed.
+        On a difference the library makes all further ids, and a warning names the text.
+
+        Args:
+            texts: a column of strings.
+            all: compare every text in full, every time.
+
+        Returns:
+            False where they differed.
         """
         difference = self.native.prove(texts, all=all)
         if difference is not None:
@@ -129,7 +152,20 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **template_kwargs: Any,
     ) -> str:
-        """One chat as text. Raises ConfigError with the template's own words where it refuses."""
+        """Render one chat as text.
+
+        Args:
+            messages: dicts with `role` and `content`, and what else the template reads.
+            add_generation_prompt: end with what begins the assistant's turn.
+            tools: the tools' JSON schemas, for the template.
+            **template_kwargs: what else the template reads.
+
+        Returns:
+            The text.
+
+        Raises:
+            ConfigError: the template refuses (with its own words), or the messages are none.
+        """
         check_messages(messages)
         try:
             return self.native.render(
@@ -170,9 +206,24 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
-    `embedded:toy` is that of the embedded set.
-    eos_token, chat_template (`plain`, `chatml`, a Jinja file or its source) come before those of the files.
-    Raises ConfigError where there is no tokenizer.json, no EOS token or no chat template.
+    Args:
+        path: where it is; `embedded:toy` is that of the embedded set.
+        eos_token: the text of the token that ends a turn or text; None: the one that the files name.
+        chat_template: `plain`, `chatml`, a Jinja file or a template's source; None: the one in the files.
+        trust_remote_code: has no effect: no code is ever executed here.
+
+    Returns:
+        The tokenizer, with its chat template.
+
+    Raises:
+        ConfigError: there is no tokenizer.json, no EOS token or no chat template.
+
+    Example:
+        >>> tokenizer = load_tokenizer("embedded:toy")
+        >>> tokenizer.eos_token, tokenizer.vocab_size
+        ('<|end|>', 420)
+        >>> tokenizer.encode(["cat says meow"]).to_list()
+        [[37, 310, 200]]
     """
     _check_path(path)
     if path == EMBEDDED_DATA:

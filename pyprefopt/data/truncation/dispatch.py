@@ -45,32 +45,56 @@ def truncate(
     format: str = "auto",  # noqa: A002
     overwrite: bool = False,
 ) -> Source:
-    """Cut responses to the first `ratio` of their units, or to the first `length` units; the same kind comes back.
+    """Cut responses to their first units; the same kind comes back.
 
-    unit: `tokens` (`tokens=128` is short for `length=128`), `characters` (code points), `words` or `sentences` (UAX
-    #29: a word holds a letter or digit, each Chinese character is one; a sentence more than white space). A text is cut
+    Much of the preference lies in the beginning of responses (shallow preference signals). A text is cut
     after its last unit kept, so what remains is a prefix of it, byte for byte. At least one unit is kept.
-    ratio: in (0, 1], of the response's own units (`ratio_base="own"`, the default) or of those of the row's shortest
-    response (`shared_min`, so that no response of a row keeps more than another may); rounded by `rounding`, `ceil`
-    (the default) or `floor`. Both are refused without a ratio.
 
-    Text (DataFrame, LazyFrame; an Arrow table, DuckDB relation or `datasets` set gives a PyArrow table): `columns` are
-    strings or list<message> (the last message's content is cut), or lists of either (candidates); default: `chosen` and
-    `rejected`, or `responses`. With unit "tokens" the tokenizer (or the path of its tokenizer.json) counts; a character
-    that is spread over several tokens, not all kept, is dropped, or kept whole if it is the first. `{column}_cut` says
-    how many units went (added to what is there), and `{column}_complete` becomes False where something was cut, so that
-    no end of turn is written: with `cut_end="template"` it stays as it was, and the template ends the turn.
-    Segments (a frame with `ids` and `mask`): the per-token columns are cut, counting content tokens; prompts stay, and
-    `cut` says how many went (added). What follows the last token kept: nothing (`none`), the template's tokens that
-    ended the response (`template`), or the tokenizer's EOS (`eos`, in `mask`). `columns` is refused.
-    Path (every file that reading takes: .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather), of
-    pairs or candidates in the format that the fields of the first rows show, or that `format` says: written to `out`,
-    or beside it as `<stem>.truncated<suffix>`; the written path comes back. A file that is there is replaced with
-    `overwrite` alone. In JSON files every other field stays as it is written, in CSV files every other cell. The counts
-    of pairs are always those of `chosen` and `rejected`. No row is left out; a warning counts the pairs whose responses
-    the cut has made the same, which reading refuses.
+    Text. With unit `tokens` a character that is spread over several tokens, not all kept, is dropped, or kept whole if
+    it is the first. The column `{column}_cut` counts the units that were cut off (added to what is there), and
+    `{column}_complete` becomes False where something was cut, so that no end of turn is written: with
+    `cut_end="template"` it stays as it was, and the template ends the turn. Of list<message> the last message's content
+    is cut; of candidates, each response.
 
-    Raises ConfigError for contradicting settings, DataError for a missing column.
+    Segments (a frame with `ids` and `mask`). The per-token columns are cut, counting content tokens; prompts stay, and
+    the column `cut` counts the tokens that were cut off (added).
+
+    Files. Pairs or candidates are written to `out`; a file that is there is replaced with `overwrite` alone. In JSON
+    files every other field stays as it is written, in CSV files every other cell. The counts of pairs are always those
+    of `chosen` and `rejected`. No row is left out; a warning counts the pairs whose responses the cut has made the
+    same, which reading refuses.
+
+    Args:
+        what: a DataFrame or LazyFrame of texts or of segments; an Arrow table, DuckDB relation or `datasets` set, which
+            gives a PyArrow table; or a path (.jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet .arrow .feather).
+        ratio: share of the units that is kept, in (0, 1]; exactly one of `ratio`, `length` and `tokens` is given.
+        length: units that are kept.
+        tokens: `tokens=128` is short for `length=128` with unit tokens.
+        unit: `tokens`, `characters` (code points), `words` or `sentences` (UAX #29: a word holds a letter or digit,
+            each Chinese character is one; a sentence more than white space).
+        rounding: of ratio times the number of units: `ceil` (the default) or `floor`; refused without a ratio.
+        ratio_base: `own` (the default), of the response's own units; `shared_min`, of those of the row's shortest
+            response, so that no response of a row keeps more than another may; refused without a ratio.
+        cut_end: what follows the last token kept of a segment: nothing (`none`), the template's tokens that ended the
+            response (`template`), or the tokenizer's EOS (`eos`, in `mask`).
+        tokenizer: counts the tokens of text; or the path of its tokenizer.json.
+        columns: text columns, of strings or list<message>, or lists of either (candidates); None: `chosen` and
+            `rejected`, or `responses`. Refused for segments.
+        out: of a path: where the result is written; None: beside it as `<stem>.truncated<suffix>`.
+        format: of a path: the rows' format; auto: the one that the fields of the first rows show.
+        overwrite: of a path: replace a file that is there.
+
+    Returns:
+        What was given, cut; of a path, the written path.
+
+    Raises:
+        ConfigError: settings that contradict each other or break their rule, or a file at `out` without `overwrite`.
+        DataError: a missing column, one of another type, or a file that is missing or cannot be read.
+
+    Example:
+        >>> pairs = pl.DataFrame({"chosen": ["a b c d"], "rejected": ["a b"]})
+        >>> truncate(pairs, ratio=0.5, unit="words")["chosen", "rejected", "chosen_cut"].row(0)
+        ('a b', 'a', 2)
     """
     rule = make_cut(
         ratio=ratio, length=length, tokens=tokens, unit=unit, rounding=rounding, ratio_base=ratio_base, cut_end=cut_end
@@ -118,10 +142,33 @@ def truncate_column(
     tokenizer: Tokenizer | str | Path | None = None,
     mask: Column | None = None,
 ) -> Column:
-    """`truncate` for one column of any kind (see `data.top_k_mask`): texts, chats, candidates, or per-token lists.
+    """Cut one column as `truncate` does: texts, chats, candidates, or per-token lists.
 
-    Lists of anything but texts and messages are cut as tokens; `mask` (list<bool>) says which of them are content, so
-    that only they are counted and what follows the last one kept goes; without it, all are.
+    Lists of anything but texts and messages are cut as tokens.
+
+    Args:
+        column: of any kind, see `top_k_mask`.
+        ratio: as in `truncate`.
+        length: as in `truncate`.
+        tokens: as in `truncate`.
+        unit: as in `truncate`; `tokens` for lists.
+        rounding: as in `truncate`.
+        tokenizer: counts the tokens of text; left out for lists.
+        mask: list<bool>, which tokens of the lists are content: only they are counted, and what follows the last one
+            kept is cut off; None: all are. Left out for text.
+
+    Returns:
+        The column, cut, of the same kind and type.
+
+    Raises:
+        ConfigError: settings that contradict each other or break their rule.
+        DataError: the column holds neither texts nor lists.
+
+    Example:
+        >>> truncate_column(pl.Series(["one two three four"]), ratio=0.5, unit="words").to_list()
+        ['one two']
+        >>> truncate_column(pl.Series([[5, 6, 7, 8]]), length=3).to_list()
+        [[5, 6, 7]]
     """
     if tokens is not None:
         check(length is None and unit == "tokens", "tokens", tokens, "given without length, for unit 'tokens'")

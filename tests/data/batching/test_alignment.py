@@ -80,13 +80,13 @@ def test_planted_words_of_a_response(tmp_path):
     assert not any(mask.to_list()[0] + mask.to_list()[2])
 
 
-def test_offsets_of_different_lengths_are_told():
+def test_offsets_of_different_lengths_are_reported():
     spans, starts, ends = columns([([(0, 1)], [(0, 1), (1, 2)])])
     with pytest.raises(DataError, match="equal lengths"):
         spans_to_mask(spans, starts, ends.list.head(1))
 
 
-def test_columns_of_other_types_are_told():
+def test_columns_of_other_types_are_reported():
     numbers = pl.Series([[1.0]])
     with pytest.raises(DataError, match=r"spans must be lists of \{start, end\}.*got spans List\(Float64\)"):
         spans_to_mask(numbers, numbers, numbers)
@@ -237,7 +237,7 @@ def test_real_tokenizers_on_real_texts(target):
     assert (got == numbers) == (target == "gpt-neox-20b")
 
 
-def test_lines_that_do_not_fit_are_told():
+def test_lines_that_do_not_fit_are_reported():
     columns = series([(spans((0, 1), (1, 2)), spans((0, 2)))], [[1.0, 2.0]])
     with pytest.raises(DataError, match="line 0 has 1 values for 2 tokens"):
         transfer_values(**columns | {"values": columns["values"].list.head(1)})

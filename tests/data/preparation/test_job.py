@@ -1,4 +1,4 @@
-"""Preparation: the same bytes every time, killed or not; nothing stale is used; the books add up."""
+"""Preparation: the same bytes every time, killed or not; nothing stale is used; the counts add up."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_settings_are_checked(tmp_path, tokenizer, pairs, settings, message):
         run(str(pairs), tokenizer, tmp_path / "out", **settings)
 
 
-def test_a_missing_ray_says_how_to_get_it(tmp_path, tokenizer, pairs, monkeypatch):
+def test_the_error_of_a_missing_ray_names_its_extra(tmp_path, tokenizer, pairs, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"engine 'ray' needs Ray: pip install 'pyprefopt\[ray\]'"):
         run(str(pairs), tokenizer, tmp_path / "out", engine="ray")

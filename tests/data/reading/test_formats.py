@@ -235,7 +235,7 @@ def test_chats_that_part_at_a_tool_part_before_its_call(tmp_path):
     assert [role for role, _ in parts["rejected"]] == ["assistant", "tool", "assistant"]
 
 
-def test_the_shared_start_belongs_to_the_prompt_unless_the_row_says_otherwise(tmp_path):
+def test_the_shared_start_belongs_to_the_prompt_unless_the_row_decides_otherwise(tmp_path):
     answers = [[CALL, TOOL, assistant(text)] for text in ("x", "y")]
     implicit = one(tmp_path, {"chosen": [user("Hi"), *answers[0]], "rejected": [user("Hi"), *answers[1]]})
     assert [role for role, _ in implicit["prompt"]] == ["user", "assistant", "tool"]

@@ -244,7 +244,7 @@ def test_bad_rows_are_named(tmp_path, reason):
     assert len(reject["value"]) <= 80
 
 
-def test_rejects_say_what_stands_where(tmp_path):
+def test_rejects_name_what_stands_where(tmp_path):
     content = {"role": "assistant", "content": [{"type": "image", "image": "x" * 200}]}
     rows = [PLAIN, "", BAD["broken_json"], BAD["missing_field"], {**PLAIN, "chosen": [content]}]
     rejects = scan_preferences(jsonl(tmp_path / "a.jsonl", rows)).rejects
@@ -337,7 +337,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         scan_preferences(tmp_path / name)
 
 
-def test_columns_of_another_type_are_told_with_it(tmp_path):
+def test_columns_of_another_type_are_reported_with_it(tmp_path):
     pl.DataFrame({"prompt": [1], "chosen": ["a"], "rejected": ["b"]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"are there, but of another type \(prompt int64, chosen .*string, rejected"):
         scan_preferences(tmp_path / "a.parquet")
@@ -349,7 +349,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         scan_preferences(tmp_path / "pair.jsonl")
 
 
-def test_addresses_and_hub_names_are_told():
+def test_addresses_and_hub_names_are_reported():
     with pytest.raises(DataError, match=r"a\.jsonl must be a file on this machine, not an address; download it"):
         scan_preferences("https://example.org/a.jsonl")
     with pytest.raises(DataError, match="there is none; if a data set of the hub is meant, download its files, or in"):

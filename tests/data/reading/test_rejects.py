@@ -28,10 +28,10 @@ def test_no_bad_rows_no_error():
 
 
 def test_the_report_counts_by_reason_and_shows_the_first_of_each():
-    books = rejects(["empty_response"] * 2 + ["identical_pair"] * 5)
-    assert list(count_rejects(books).items()) == [("identical_pair", 5), ("empty_response", 2)]
+    frame = rejects(["empty_response"] * 2 + ["identical_pair"] * 5)
+    assert list(count_rejects(frame).items()) == [("identical_pair", 5), ("empty_response", 2)]
     with pytest.raises(DataError) as caught:
-        raise_for(books, 1234, command="deepspeed scripts/train.py --data a.jsonl")
+        raise_for(frame, 1234, command="deepspeed scripts/train.py --data a.jsonl")
     lines = str(caught.value).splitlines()
     assert lines[0] == "7 of 1,234 rows cannot be used"
     assert lines[1] == "  identical_pair: 5"
@@ -86,7 +86,7 @@ def test_rows_of_a_frame_are_named_without_a_file():
         raise_for(pl.DataFrame([entry], schema=REJECTS), 5)
 
 
-def test_rows_that_are_left_out_are_told_once_and_recorded(tmp_path, caplog):
+def test_rows_that_are_left_out_are_reported_once_and_recorded(tmp_path, caplog):
     frame = pl.DataFrame({"prompt": ["q"] * 4, "chosen": ["", "a", "b", "c"], "rejected": ["x", "", "b", "d"]})
     said = "3 of 4 rows are left out (empty_response: 2, identical_pair: 1); "
     record = tmp_path / "rejected.jsonl"

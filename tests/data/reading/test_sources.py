@@ -613,7 +613,7 @@ def test_unknown_formats_and_kinds(tmp_path):
         open_source(path, kind="pairs")
 
 
-def test_a_list_of_rows_is_told_what_to_pass():
+def test_an_error_for_a_list_of_rows_names_what_to_pass():
     with pytest.raises(DataError, match=r"pl\.DataFrame\(rows\)"):
         open_source([{"prompt": "a", "chosen": "b", "rejected": "c"}])
 
@@ -654,7 +654,7 @@ def test_an_arrow_stream_that_is_cut_between_two_batches_is_an_error(tmp_path):
         ),
     ],
 )
-def test_latin1_is_told_with_its_remedy(tmp_path, name, head, message):
+def test_latin1_is_reported_with_its_remedy(tmp_path, name, head, message):
     row = '{"prompt": "q", "chosen": "caf\xe9", "rejected": "b"}\n' if name.endswith("l") else ""
     (tmp_path / name).write_bytes((head + row).encode("latin1"))
     with pytest.raises(DataError, match=f"(?s){message}"):
@@ -664,7 +664,7 @@ def test_latin1_is_told_with_its_remedy(tmp_path, name, head, message):
 
 
 @pytest.mark.parametrize(
-    ("packed", "told"),
+    ("packed", "kind"),
     [
         (gzip.compress, r"gzip; add \.gz to its name$"),
         (zstd, r"zstd; add \.zst to its name$"),
@@ -674,12 +674,12 @@ def test_latin1_is_told_with_its_remedy(tmp_path, name, head, message):
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.csv"])
-def test_bytes_of_another_kind_than_the_name_says(tmp_path, packed, told, name):
+def test_bytes_of_another_kind_than_the_name(tmp_path, packed, kind, name):
     path = tmp_path / name
     path.write_bytes(packed(TEXTS[name]))
-    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {told}"):
+    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {kind}"):
         open_source(path)
-    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {told}"):
+    with pytest.raises(DataError, match=rf"{name} must be text, as its name says, but its bytes are {kind}"):
         truncate(path, length=1, unit="words")
 
 

@@ -69,7 +69,7 @@ def test_the_fingerprint_is_the_same_in_memory_and_tells_content(tmp_path):
     assert SegmentStore.from_frame(other).fingerprint != fingerprint
 
 
-def test_what_a_store_says_about_its_groups(tmp_path):
+def test_what_a_store_knows_of_its_groups(tmp_path):
     made = [
         Group(
             [1, 2],
@@ -139,7 +139,7 @@ def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
     assert files.sha256_file(tmp_path / "old") == hashlib.sha256(b"before").hexdigest()
 
 
-def test_a_damaged_store_says_what_to_do(tmp_path):
+def test_the_error_of_a_damaged_store_has_a_remedy(tmp_path):
     SegmentStore.write(frame(pairs(2)), tmp_path)
     shard = tmp_path / "segments-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-1])

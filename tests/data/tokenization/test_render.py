@@ -161,7 +161,7 @@ def test_the_language_of_templates(source):
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=20), name=st.sampled_from(SHIPPED))
-def test_any_text_renders_alike(text, name):
+def test_any_text_renders_the_same(text, name):
     ours, theirs = both(read_chat_template(name), [{"role": "user", "content": text}], True)
     assert ours == theirs
 
@@ -214,7 +214,7 @@ SOURCES = {path.stem: path.read_text() for path in trl_templates()} | FAMOUS
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), messages=st.lists(MESSAGE, min_size=1, max_size=5), add=st.booleans(), tools=st.booleans())
-def test_random_chats_render_alike(data, messages, add, tools):
+def test_random_chats_render_the_same(data, messages, add, tools):
     name = data.draw(st.sampled_from(sorted(SOURCES)))
     thinking = data.draw(st.sampled_from([{}, {"enable_thinking": False}, {"enable_thinking": True}]))
     ours, theirs = both(SOURCES[name], messages, add, TOOLS if tools else None, **thinking)
@@ -237,7 +237,7 @@ def test_no_template_of_trl_needs_the_reference(caplog):
         "a{{ messages['b', 'c'] }}",
     ],
 )
-def test_what_the_engine_lacks_is_rendered_by_the_reference(source, caplog):
+def test_what_the_engine_does_not_have_is_rendered_by_the_reference(source, caplog):
     with caplog.at_level(logging.WARNING, logger="pyprefopt"):
         for _ in range(2):
             ours, theirs = both(source, CHATS["reasoning"], True, TOOLS, value=3)
@@ -319,7 +319,7 @@ def test_a_misspelt_name_is_no_template():
 
 
 @pytest.mark.parametrize("messages", ["hello", {"role": "user", "content": "x"}, 5, None])
-def test_what_is_no_list_of_messages_is_told(messages):
+def test_what_is_no_list_of_messages_is_reported(messages):
     with pytest.raises(
         ConfigError, match=r"^messages must be a list of .*; write \[\{'role': 'user', 'content': …\}\]$"
     ):

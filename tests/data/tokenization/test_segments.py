@@ -288,7 +288,7 @@ def reasons(frame, tokenizer, **limits):
     return [(r["row"], r["field"], r["reason"]) for r in result.rejects.to_dicts()], result
 
 
-def test_bad_rows_leave_no_line_and_are_told(toy):
+def test_bad_rows_leave_no_line_and_are_reported(toy):
     frame = preferences(("a", "b", "c"), ("a", " \n", "c"), ("long " * 9, "b", "c"), ("a", "b", "c"), ("", "b", "c"))
     frame = frame.with_columns(
         prompt=pl.when(pl.col("row") == 3).then(pl.lit([], dtype=MESSAGES)).otherwise("prompt"),
@@ -310,7 +310,7 @@ def test_bad_rows_raise_or_are_skipped(toy):
     assert tokenize_rows(frame, toy).rejects.schema == REJECTS
 
 
-def test_broken_json_is_told(toy):
+def test_broken_json_is_reported(toy):
     extra = preferences(("a", "b", "c")).with_columns(chosen=pl.Series([chat(("assistant", "b", "{"))], dtype=MESSAGES))
     assert reasons(extra, toy)[0] == [(0, "chosen", "broken_json")]
     kwargs = preferences(("a", "b", "c"), template_kwargs=pl.Series(["[1]"]))
@@ -325,7 +325,7 @@ def test_broken_json_is_told(toy):
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "as it stands"),
     ],
 )
-def test_templates_that_do_not_fit_are_told(byte_file, tmp_path, source, rule):
+def test_templates_that_do_not_fit_are_reported(byte_file, tmp_path, source, rule):
     (tmp_path / "t.jinja").write_text(source)
     tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
     found, result = reasons(preferences(("a", "b", "c")), tokenizer)
@@ -344,7 +344,7 @@ def test_a_token_across_the_boundary(byte_file, tmp_path):
     assert column(result, "chosen", "starts")[0] == [0, 1, 2]
 
 
-def test_a_token_across_the_boundary_of_other_tokenizers_is_told(tmp_path):
+def test_a_token_across_the_boundary_of_other_tokenizers_is_reported(tmp_path):
     tokenizer = load_tokenizer(word_tokenizer(tmp_path), eos_token="</s>", chat_template="plain")
     found, result = reasons(preferences(("why", "no", "no"), ("why", "yes", "no")), tokenizer)
     assert found == [(1, "chosen", "boundary")]
@@ -366,7 +366,7 @@ def test_responses_are_cut_to_the_limit(toy):
         assert "raise max_tokens" in result.rejects["remedy"][0]
 
 
-def test_a_response_that_the_tokenizer_drops_is_told(byte_file, tmp_path):
+def test_a_response_that_the_tokenizer_drops_is_reported(byte_file, tmp_path):
     library = tokenizers.Tokenizer.from_file(str(byte_file))
     library.normalizer = tokenizers.normalizers.Replace("\u200b", "")
     library.save(str(tmp_path / "t.json"))
@@ -447,7 +447,7 @@ def test_missing_parts_of_a_tokenizer_are_named(byte_file, tmp_path):
         load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "broken.jinja")
 
 
-def test_a_name_without_network_is_told(monkeypatch):
+def test_a_name_without_network_is_reported(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"nobody/nothing.*local directory"):
         load_tokenizer("nobody/nothing")
@@ -469,7 +469,7 @@ def test_templates_named_in_the_config(byte_file, tmp_path):
     assert load_tokenizer(tmp_path).chat_template == "j"
 
 
-def test_wrong_frames_are_told(toy):
+def test_wrong_frames_are_reported(toy):
     frame = preferences(("a", "b", "c"))
     with pytest.raises(DataError, match="no column 'row'"):
         tokenize(frame.drop("row"), toy)
@@ -631,7 +631,7 @@ def test_what_a_budget_cuts_off_a_response_is_counted(toy):
     assert (only_eos.segments["cut"].to_list(), only_eos.responses_cut) == ([0, 0, 0], 1)
 
 
-def test_boundary_says_what_happens_to_a_token_across_it(byte_file, tmp_path):
+def test_boundary_decides_what_happens_to_a_token_across_it(byte_file, tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     tokenizer = load_tokenizer(byte_file, eos_token="</s>", chat_template=tmp_path / "t.jinja")
     frame = preferences(("a", "b", "c"), ("c", "b", "c"))
@@ -750,7 +750,7 @@ def written(result, tokenizer):
     return [run for run in shown.split("\0") if run]
 
 
-def test_rows_of_a_template_that_the_engine_lacks_are_rendered_by_the_reference(byte_file, tmp_path, caplog):
+def test_rows_of_a_template_that_the_engine_does_not_have_are_rendered_by_the_reference(byte_file, tmp_path, caplog):
     plain = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ '[' if add_generation_prompt }}"
     frame = preferences(("why", "b é", "c"), ("a", " x ", "d"))
     results = []

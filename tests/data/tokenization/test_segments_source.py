@@ -57,10 +57,10 @@ def test_files_give_what_frames_give(tmp_path, toy, rows, offsets, block_rows, m
     assert_frame_equal(ours, expected.segments)
     assert set(SEGMENTS) - set(ours.columns) == (set() if offsets else {"starts", "ends", "turns"})
     if not read.rejects.is_empty():
-        with pytest.raises(DataError) as told:
+        with pytest.raises(DataError) as raised:
             tokenize(path, toy, **limits)
         for row in [*read.rejects["row"], *expected.rejects["row"]]:
-            assert f"{path}, row {row}" in str(told.value)
+            assert f"{path}, row {row}" in str(raised.value)
 
 
 def test_candidates_instructions_and_tables_go_the_same_way(tmp_path, toy):
@@ -75,7 +75,7 @@ def test_candidates_instructions_and_tables_go_the_same_way(tmp_path, toy):
     assert_frame_equal(tokenize(table, toy), tokenize(data.read_preferences(table), toy))
 
 
-def test_a_frame_says_itself_what_it_is(toy):
+def test_a_frame_is_recognised_by_its_columns(toy):
     with pytest.raises(ConfigError, match="format must be auto for a frame"):
         tokenize(data.read_preferences(pl.DataFrame(TRANSCRIPTS)), toy, format="hh")
 
@@ -106,11 +106,11 @@ class Foreign:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [("tok/dir", "'tok/dir'"), (Foreign(), "one of type Foreign"), (None, "one of type NoneType")]
+    ("given", "named"), [("tok/dir", "'tok/dir'"), (Foreign(), "one of type Foreign"), (None, "one of type NoneType")]
 )
-def test_another_tokenizer_is_told(tmp_path, given, told):
+def test_another_tokenizer_is_reported(tmp_path, given, named):
     frame = pl.DataFrame({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]})
-    message = rf"^tokenizer must be a pyprefopt Tokenizer, got {told}; pass data\.load_tokenizer\(…\) of a folder"
+    message = rf"^tokenizer must be a pyprefopt Tokenizer, got {named}; pass data\.load_tokenizer\(…\) of a folder"
     with pytest.raises(ConfigError, match=message):
         tokenize(frame, given)
     with pytest.raises(ConfigError, match=message):

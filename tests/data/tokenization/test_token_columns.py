@@ -231,7 +231,7 @@ def test_errors_call_them_by_their_name(given_, rule, remedy, tokenizer):
     assert rejects[0, "remedy"].startswith(remedy)
 
 
-def test_the_first_fault_of_a_row_is_told_once(tokenizer, tmp_path):
+def test_the_first_fault_of_a_row_is_reported_once(tokenizer, tmp_path):
     row = PAIR | {"chosen_weights": [span(0, 9), span(1, 2, -1)], "rejected_weights": [-1.0]}
     frame = data.read_preferences(json_rows(tmp_path, [row]))
     segments, rejects = attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
@@ -242,7 +242,7 @@ def test_the_first_fault_of_a_row_is_told_once(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     "column", ["1.0", [["a"]], [{"start": 0.5, "end": 1, "weight": 1}], [{"start": 0, "end": 1}], 1]
 )
-def test_columns_of_other_types_are_told(column, tokenizer, tmp_path):
+def test_columns_of_other_types_are_reported(column, tokenizer, tmp_path):
     frame = data.read_preferences(json_rows(tmp_path, [PAIR | {"chosen_weights": column}]))
     with pytest.raises(DataError, match="column 'chosen_weights' must hold lists of numbers"):
         attach_weights(tokenize_rows(frame, tokenizer).segments, frame)
@@ -342,7 +342,7 @@ def test_a_folder_without_weights_has_no_such_column(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("row", [PAIR, {"prompt": "why", "response": "b"}])
-def test_weights_that_only_later_rows_have_are_told(row, tokenizer, tmp_path, monkeypatch):
+def test_weights_that_only_later_rows_have_are_reported(row, tokenizer, tmp_path, monkeypatch):
     from pyprefopt.data.reading import sources
 
     monkeypatch.setattr(sources, "HEAD_BYTES", 100)

@@ -296,7 +296,7 @@ def wordpiece():
 
 
 @pytest.mark.parametrize(("make", "why"), [(unigram, 'model: type "Unigram"'), (wordpiece, 'model: type "WordPiece"')])
-def test_other_families_are_left_to_the_library_and_said_aloud(make, why, tmp_path, heard):
+def test_other_families_are_left_to_the_library_with_a_warning(make, why, tmp_path, heard):
     made_here = make()
     tokenizer = load_tokenizer(saved(made_here, tmp_path), eos_token="</s>", chat_template="plain")
     assert tokenizer.engine == "tokenizers"
@@ -334,7 +334,7 @@ def test_a_tokenizer_that_cannot_be_saved_leaves_the_old_one(tmp_path, monkeypat
 
 
 class Watched:
-    """A handle that tells which texts it was asked to prove, and what `prove` gives."""
+    """A handle that records which texts it was asked to prove, and what `prove` gives."""
 
     def __init__(self, native, difference=None):
         self.native, self.difference, self.asked, self.calls = native, difference, [], []
@@ -388,7 +388,7 @@ def test_preparation_proves_the_engine_on_the_first_rows(tmp_path):
     assert (watched.asked, watched.calls) == ([list(PAIR.values())], ["prove", "prepare"])
 
 
-def test_a_difference_is_said_aloud_with_its_place(tmp_path, heard):
+def test_a_difference_is_warned_of_with_its_place(tmp_path, heard):
     class Differs:
         def prove(self, texts, *, all):  # noqa: A002
             return "row 3 of the texts: text 3, byte 7: ids [1] instead of [2]"
@@ -440,7 +440,7 @@ def test_ids_do_not_depend_on_threads_or_on_what_was_encoded_before():
         assert json.loads(run.stdout) == first
 
 
-def test_a_path_of_another_type_is_told():
+def test_a_path_of_another_type_is_reported():
     with pytest.raises(
         ConfigError, match=r"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type int$"
     ):
@@ -455,7 +455,7 @@ def test_a_template_may_be_given_as_its_source(tmp_path):
         load_tokenizer(saved(gpt2(), tmp_path), eos_token="<|endoftext|>", chat_template="plane")
 
 
-def test_chatml_without_its_markers_is_told(tmp_path, caplog):
+def test_chatml_without_its_markers_is_reported(tmp_path, caplog):
     made = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "<|im_start|>": 2}, unk_token="a"))
     made.save(str(tmp_path / "tokenizer.json"))
     load_tokenizer(tmp_path / "tokenizer.json", eos_token="</s>", chat_template="plain")

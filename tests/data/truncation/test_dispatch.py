@@ -223,10 +223,10 @@ def test_text_cut_with_the_templates_end_stays_complete(toy):
 
 def test_cutting_again_adds_up():
     frame = pl.DataFrame({"chosen": ["abcdef"], "responses": [["abc", "a"]]})
-    for column, books in (("chosen", [4]), ("responses", [[2, 0]])):
+    for column, counts in (("chosen", [4]), ("responses", [[2, 0]])):
         once = truncate(frame, length=2, unit="characters", columns=[column])
         twice = truncate(once, length=1 if column == "responses" else 2, unit="characters", columns=[column])
-        assert twice[f"{column}_cut"].to_list() == books
+        assert twice[f"{column}_cut"].to_list() == counts
         assert once.schema == twice.schema
     assert twice["responses_complete"].to_list() == [[False, True]]
 
@@ -294,7 +294,7 @@ def test_packed_text_files(tmp_path, kind, packing):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_cut_gzip_file_is_told(tmp_path):
+def test_a_cut_gzip_file_is_reported(tmp_path):
     packed = gzip.compress(b'{"chosen": "abcd"}\n' * 20000)
     (tmp_path / "pairs.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(DataError, match=r"pairs.jsonl.gz cannot be read as .jsonl \(gzip\): .*cut short"):
@@ -378,7 +378,7 @@ def test_contradictions_are_refused(options, message):
         truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), **options)
 
 
-def test_wrong_columns_and_files_are_told(tmp_path, toy):
+def test_wrong_columns_and_files_are_reported(tmp_path, toy):
     frame = pl.DataFrame({"chosen": ["a"], "number": [1]})
     with pytest.raises(DataError, match="no column 'rejected'"):
         truncate(frame, length=1, unit="characters")

@@ -34,14 +34,14 @@ def test_what_is_not_cut_stays_as_it_was_written(tmp_path):
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n")
-    books = [(1, False, 1, False), (1, False, 0, True), (1, False, 0, True)]
+    counts = [(1, False, 1, False), (1, False, 0, True), (1, False, 0, True)]
     expected = [
         lines[0].replace("a b c", "a b").replace("ü v w", "ü v"),
         lines[1].replace("\\u00fc f g", "\\u00fc f"),
         lines[2].replace("one\\/ two, three", "one/ two"),
     ]
     want = []
-    for line, (c, cc, r, rc) in zip(expected, books, strict=True):
+    for line, (c, cc, r, rc) in zip(expected, counts, strict=True):
         added = {"chosen_cut": c, "chosen_complete": cc, "rejected_cut": r, "rejected_complete": rc}
         want.append(line.rstrip()[:-1] + ", " + json.dumps(added)[1:] + line[len(line.rstrip()) :])
     assert truncate(path, **CUT).read_text().splitlines() == want
@@ -197,7 +197,7 @@ def test_every_format_is_cut_in_every_container(tmp_path, format, suffix):  # no
 
 @pytest.mark.parametrize("suffix", [*KINDS, ".jsonl.gz"])
 @pytest.mark.parametrize("format", [*FORMATS, "preference"])
-def test_pairs_that_the_cut_makes_the_same_are_told(tmp_path, format, suffix, caplog):  # noqa: A002
+def test_pairs_that_the_cut_makes_the_same_are_reported(tmp_path, format, suffix, caplog):  # noqa: A002
     path = tmp_path / f"pairs{suffix}"
     rows = FORMATS.get(format) or [{"prompt": "p", "chosen": "a b c", "rejected": "d e"}]
     other = json.loads(json.dumps(rows).replace("d e", "a e"))
@@ -227,8 +227,8 @@ def test_a_typed_file_keeps_its_other_columns(tmp_path):
         frame.write_parquet(tmp_path / f"{format}.parquet")
         out = pl.read_parquet(truncate(tmp_path / f"{format}.parquet", length=9, unit="words"))
         assert out.select(frame.columns).equals(frame)
-        books = {"chosen_cut", "chosen_complete", "rejected_cut", "rejected_complete"}
-        assert set(out.columns) == {*frame.columns, *books}
+        counts = {"chosen_cut", "chosen_complete", "rejected_cut", "rejected_complete"}
+        assert set(out.columns) == {*frame.columns, *counts}
 
 
 @pytest.mark.parametrize("name", ["responses", "completions", "candidates"])
@@ -377,7 +377,7 @@ def test_a_format_can_be_forced(tmp_path):
         truncate(pl.DataFrame({"chosen": ["a"]}), **CUT, format="shp")
 
 
-def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path):
+def test_a_file_that_is_there_is_replaced_only_when_asked(tmp_path):
     path, out = tmp_path / "pairs.jsonl", tmp_path / "pairs.truncated.jsonl"
     write(path, [PAIR])
     out.write_text("precious\n")
