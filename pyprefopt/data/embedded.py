@@ -178,7 +178,7 @@ def instructions(seed: str, rows: int) -> pl.DataFrame:
     return pl.DataFrame(records, {"prompt": pl.String, "response": pl.String}, orient="row")
 
 
-def rows(name: str, kind: str) -> pl.DataFrame:
+def frame_of(name: str, kind: str) -> pl.DataFrame:
     """Preferences, candidates or instructions of the embedded set of that name, as `write_toy` writes them."""
     split, count = ROWS[name]
     if kind == "instructions":

@@ -230,7 +230,7 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
     if isinstance(source, (list, tuple)) and len(source) == 1:
         (source,) = source
     if isinstance(source, str) and source in embedded.ROWS:
-        rows = embedded.rows(source, kinds[0] if format == "auto" else kind_of(format))
+        rows = embedded.frame_of(source, kinds[0] if format == "auto" else kind_of(format))
         return Source([table_part(as_tables(rows), source)], format, kinds, [])
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         files, ignored = find_files(source)
