@@ -155,13 +155,13 @@ class Workspace(Folder):
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """`max_tokens was 1500, is now 2048`: in what the manifest `old` differs from what would be made now."""
-    was, now = _told(old), _told(json.loads(json.dumps(new)))  # tuples become lists, as in the manifest
+    was, now = _describe_key(old), _describe_key(json.loads(json.dumps(new)))  # tuples become lists, as in the manifest
     names = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
     changes = [f"{name} was {was.get(name)}, is now {now.get(name)}" for name in names]
     return "; ".join(changes) or "by another version of pyprefopt"
 
 
-def _told(facts: dict[str, Any]) -> dict[str, Any]:
+def _describe_key(facts: dict[str, Any]) -> dict[str, Any]:
     """What decides a folder's content, by name, to be shown; contents by the beginning of their hash."""
     tokenizer, settings = dict(facts.get("tokenizer", {})), dict(facts["settings"])
     hashes = {"tokenizer.json": tokenizer.get("json"), "the chat template": tokenizer.get("chat_template")}
