@@ -174,6 +174,6 @@ def _table(columns: tuple[str, ...], rows: Any) -> list[Row]:
 
 if __name__ == "__main__":
     logging.getLogger("pyprefopt.modeling.checkpoints.load").setLevel(logging.ERROR)  # weights are random, we know
-    for chooser in ("ways", "head_kernel"):  # they say what they take, and why
+    for chooser in ("attention.backends", "head.choice"):  # they log what they choose, and why
         logging.getLogger(f"pyprefopt.modeling.{chooser}").setLevel(logging.INFO)
     sys.exit(main())
