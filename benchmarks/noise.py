@@ -125,23 +125,30 @@ def page(found: dict[str, dict[str, list[float]]], rows: int, seeds: int) -> str
     settings = "\n".join(f"* {name}: `{json.dumps(given)}`" for name, given in METHODS.items())
     return f"""# Noise on the token rewards
 
-Written by `python -m benchmarks.noise --rows {rows} --seeds {seeds}`: test ranking accuracy (mean log-prob of chosen
-above rejected) after training with rewards of a DPO oracle to which noise is added (`--rewards.noise_std`), in standard
-deviations of the clean rewards of the same method. {rows} pairs to train and {rows} to test, a model of one layer,
-{seeds} seeds of the noise (lowest to highest in brackets), one seed of everything else;
-{platform.processor() or platform.machine()} CPU.
+    python -m benchmarks.noise --rows {rows} --seeds {seeds}
+
+This wrote the page. The numbers are test ranking accuracy: mean log-prob of chosen above rejected. The rewards are
+those of a DPO oracle, and noise is added to them (`--rewards.noise_std`). Its unit is the standard deviation of the
+clean rewards of the same method.
 
 {table(found)}
 
-For `sepo` the rewards are what selects the tokens, so noise changes which tokens are trained on; for the others it
-changes how much each one counts. `dpo-reg` passes the rewards through sigmoid - 0.5 first, and noise comes on top.
+{rows} pairs to train and {rows} to test; a model of one layer; {seeds} seeds of the noise (lowest to highest in
+brackets), one seed of everything else; {platform.processor() or platform.machine()} CPU.
 
-Two rows are controls. "{NONE}": alpha 0, and for sepo all tokens, which are dpo, dpo, and simpo without a margin.
-Where all responses have one length, as here, these differ by little but scale, to which Adam is blind. "{CHANCE}":
-rewards of nothing but noise, of the clean rewards' size.
+* For `sepo` the rewards select the tokens. So noise changes which tokens are trained on.
+* For the others noise changes how much each token counts.
+* `dpo-reg` passes the rewards through sigmoid - 0.5 first. Noise comes on top.
 
-The task is made up and small: the table says how the methods differ in kind, not what they reach on real data. Settings
-beside the shared ones in the script:
+Two rows are controls.
+
+* "{NONE}": alpha 0, and for sepo all tokens. These are dpo, dpo, and simpo without a margin. All responses have one
+  length here, so they differ by little but scale, to which Adam is blind.
+* "{CHANCE}": rewards of nothing but noise, of the clean rewards' size.
+
+The task is made up and small. The table shows how the methods differ in kind, not what they reach on real data.
+
+Settings beside the shared ones in the script:
 
 {settings}
 """
