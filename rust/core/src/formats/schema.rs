@@ -151,6 +151,7 @@ pub const fn may(name: &'static str, role: Role, shapes: &'static [Shape]) -> Fi
 }
 
 impl Field {
+    #[must_use]
     pub const fn meaning(self, meaning: &'static str) -> Self {
         Self { meaning, ..self }
     }

@@ -1,6 +1,7 @@
 //! A row whose values are replaced where they stand: everything else stays as it was written.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::super::json::{Fields, text};
@@ -292,7 +293,7 @@ pub fn json_string(text: &str, ascii: bool) -> String {
             escaped.push(character);
         } else {
             for unit in character.encode_utf16(&mut units) {
-                escaped.push_str(&format!("\\u{unit:04x}"));
+                let _ = write!(escaped, "\\u{unit:04x}"); // a String takes everything
             }
         }
     }
