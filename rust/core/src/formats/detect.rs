@@ -1,21 +1,26 @@
 //! Which format rows have, by their fields and the kinds of their values.
 
+use std::collections::HashSet;
+
 use memchr::memmem;
 
-use super::Rows;
+use super::chat::{chat, is_transcript, spelled_chat, spelled_list};
+use super::fields::unquoted;
 use super::json::{Fields, text};
-use super::message::chat;
 use super::raw::Raw;
-use super::schema::{Field, Form, Format, Shape};
+use super::schema::{Field, Form, Format, Kind, Shape};
+use super::table::TABLE;
+use super::{Reject, Rows};
+use crate::reject::shorten;
 
 /// What `detect` saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detected {
-    /// The first candidate that the first telling row fits.
+    /// The candidate that most rows fit.
     pub format: Option<Format>,
-    /// Field names of the first row that is a JSON object.
+    /// Field names of all rows that are JSON objects.
     pub fields: Vec<String>,
-    /// Whole texts without a prompt: where the prompt ends is not known.
+    /// Some rows have whole texts without a prompt: where the prompt ends is not known.
     pub unmarked: bool,
 }
 
@@ -25,33 +30,84 @@ pub fn quoted<'n>(lines: &[u8], names: &'n [String]) -> Vec<&'n str> {
     names.iter().filter(stands).map(String::as_str).collect()
 }
 
-/// Look at rows in order until one fits one of the `candidates`; bad rows tell nothing and are passed over.
+/// The format that most rows have, of the kind that most rows have; bad rows tell nothing. Of formats that as many rows
+/// have it is the first candidate.
 pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -> Detected {
     let mut seen = Detected {
         format: None,
         fields: Vec::new(),
         unmarked: false,
     };
+    let mut known = HashSet::new();
+    let mut counts = vec![0_usize; candidates.len()];
+    let mut of_kinds: Vec<(Kind, usize)> = Vec::new();
     for row in rows {
         let Ok(fields) = Fields::of_row(row) else {
             continue;
         };
-        if seen.fields.is_empty() {
-            seen.fields = fields.0.iter().map(|(name, _)| name.to_string()).collect();
-            seen.unmarked = fields.get("prompt").is_none()
-                && ["chosen", "rejected"]
-                    .iter()
-                    .all(|name| begins(fields.get(name), "\""));
+        for (name, _) in &fields.0 {
+            if !known.contains(&**name) {
+                known.insert(name.to_string());
+                seen.fields.push(name.to_string());
+            }
         }
-        seen.format = candidates
-            .iter()
-            .copied()
-            .find(|&format| fits(&fields, format));
-        if seen.format.is_some() {
-            break;
+        seen.unmarked |= fields.get("prompt").is_none()
+            && ["chosen", "rejected"]
+                .iter()
+                .all(|name| begins(fields.get(name), "\""));
+        let mut of_row: Vec<Kind> = Vec::new();
+        for (count, &format) in counts.iter_mut().zip(candidates) {
+            if fits(&fields, format) {
+                *count += 1;
+                if !of_row.contains(&format.kind()) {
+                    of_row.push(format.kind());
+                }
+            }
+        }
+        for kind in of_row {
+            match of_kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, count)) => *count += 1,
+                None => of_kinds.push((kind, 1)),
+            }
         }
     }
+    let of_kind = |format: Format| of_kinds.iter().find(|(kind, _)| *kind == format.kind());
+    let rank = |&(_, format, count): &(usize, Format, usize)| {
+        (of_kind(format).map_or(0, |(_, count)| *count), count)
+    };
+    let found = candidates.iter().zip(counts).enumerate();
+    let found = found.map(|(at, (&format, count))| (at, format, count));
+    let best = found.filter(|(.., count)| *count > 0).reduce(|best, other| {
+        let is_better = match other.1.kind() == best.1.kind() {
+            true => other.2 > best.2,
+            false => rank(&other).0 > rank(&best).0,
+        };
+        if is_better { other } else { best }
+    });
+    seen.format = best.map(|(_, format, _)| format);
     seen
+}
+
+/// The reject of a row that was read as `format`; it says so where the row has another format of the same kind.
+pub fn of_format(fields: &Fields, format: Format, reject: Reject) -> Reject {
+    if fits(fields, format) {
+        return reject;
+    }
+    let others = TABLE.iter().filter(|entry| entry.kind == format.kind());
+    let Some(other) = others.map(|entry| entry.format).find(|&other| fits(fields, other)) else {
+        return reject;
+    };
+    Reject {
+        reason: "another_format",
+        field: String::new(),
+        value: shorten(&fields.names()),
+        rule: format!(
+            "a row must be of format {}, which most of the first rows have; this one is of format {}",
+            format.name(),
+            other.name()
+        ),
+        remedy: "read the rows of each format apart",
+    }
 }
 
 /// Whether the row is written in one of the format's forms.
@@ -70,14 +126,28 @@ fn fits(fields: &Fields, format: Format) -> bool {
 
 /// Whether the field has one of its shapes.
 fn stands(fields: &Fields, field: &Field) -> bool {
-    let value = fields.get(field.name);
+    let Some(raw) = fields.get(field.name) else {
+        return false;
+    };
+    let words = raw
+        .get()
+        .starts_with('"')
+        .then(|| text(raw, "").ok())
+        .flatten();
+    let spelled = words.as_deref().and_then(spelled_chat);
+    let begins = |sign: char| {
+        raw.get().starts_with(sign) || spelled.is_some_and(|json| json.get().starts_with(sign))
+    };
     let is = |shape: &Shape| match shape {
-        Shape::Text => begins(value, "\""),
-        Shape::Chat | Shape::Turns | Shape::List => begins(value, "["),
-        Shape::Message => begins(value, "{"),
-        Shape::WholeChat => is_whole_chat(fields, field.name),
-        Shape::Transcript => is_transcript(fields, field.name),
-        Shape::Number => value.is_some_and(|raw| serde_json::from_str::<f64>(raw.get()).is_ok()),
+        Shape::Text => words.is_some(),
+        Shape::Chat => begins('['),
+        Shape::Turns | Shape::List => {
+            raw.get().starts_with('[') || words.as_deref().is_some_and(|it| spelled_list(it).is_some())
+        }
+        Shape::Message => begins('{'),
+        Shape::WholeChat => begins('[') && is_whole_chat(raw),
+        Shape::Transcript => words.as_deref().is_some_and(is_transcript),
+        Shape::Number => serde_json::from_str::<f64>(unquoted(raw)).is_ok(),
     };
     field.shapes.iter().any(is)
 }
@@ -86,14 +156,7 @@ fn begins(raw: Option<Raw>, sign: &str) -> bool {
     raw.is_some_and(|raw| raw.get().starts_with(sign))
 }
 
-fn is_transcript(fields: &Fields, name: &str) -> bool {
-    let words = fields.get(name).and_then(|raw| text(raw, name).ok());
-    words.is_some_and(|words| words.starts_with("\n\nHuman:"))
-}
-
-fn is_whole_chat(fields: &Fields, name: &str) -> bool {
-    let messages = fields
-        .get(name)
-        .and_then(|raw| chat(raw, name, Rows::Json).ok());
+fn is_whole_chat(raw: Raw) -> bool {
+    let messages = chat(raw, "", Rows::Json).ok();
     messages.is_some_and(|messages| messages.len() > 1 && messages[0].role != "assistant")
 }

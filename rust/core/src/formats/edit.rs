@@ -252,7 +252,7 @@ impl Cutter {
                 replace(&mut row, response, kept.kept);
             }
         }
-        let same = is_same(&row, &responses, &kept, sides);
+        let same = is_same(&row, &responses, &kept, sides.as_ref());
         let mut seen = Vec::with_capacity(self.fields.books.len());
         for book in &self.fields.books {
             let of_book = |(response, _): &(&Response, &Kept)| response.book == book;

@@ -244,13 +244,8 @@ fn rows_that_cannot_be_cut_are_named() {
         ),
         (
             "preference",
-            r#"{"chosen": {"role": "assistant"}}"#,
+            r#"{"chosen": {"role": "assistant", "text": "a"}}"#,
             "field 'chosen' must hold messages {role, content} or",
-        ),
-        (
-            "preference",
-            r#"{"chosen": "\n\nHuman: a"}"#,
-            "column 'chosen' holds transcripts (Human: …)",
         ),
         (
             "shp",
@@ -277,15 +272,15 @@ fn rows_that_cannot_be_cut_are_named() {
         found.starts_with(", line 1, field 'chosen': half a surrogate pair"),
         "{found}"
     );
-    let mut named = Cutter::new(
-        None,
-        Some(vec!["answr".into()]),
-        Layout::Lines,
-        Written::Lines,
-        1 << 20,
-    );
-    run(&mut named, r#"{"answer": "a"}"#, 1).expect("rows");
-    assert_eq!(named.missing(), Some("answr"));
+    let named = |name: &str| {
+        let names = Some(vec![name.to_owned()]);
+        Cutter::new(None, names, Layout::Lines, Written::Lines, 1 << 20)
+    };
+    let found = error(run(&mut named("a"), r#"{"a": "\n\nHuman: a"}"#, 1));
+    assert!(found.contains("column 'a' holds transcripts (Human: …)"), "{found}");
+    let mut absent = named("answr");
+    run(&mut absent, r#"{"answer": "a"}"#, 1).expect("rows");
+    assert_eq!(absent.missing(), Some("answr"));
 }
 
 fn value() -> impl Strategy<Value = Value> {
