@@ -82,10 +82,11 @@ pub fn part_turns(texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Rej
         let boundary = start + begun.content.len().saturating_sub(content.lead);
         let rest = (boundary < content.range.end).then(|| text.get(..boundary)).flatten();
         let before = rest.ok_or_else(unfit)?;
-        if shared.get_or_insert_with(|| before.to_owned()) != before {
+        if shared.as_ref().is_some_and(|shared| shared != before) {
             return Err(unfit());
         }
-        if prompt.bytes <= start {
+        if shared.is_none() {
+            shared = Some(before.to_owned());
             prompt.parts.turns.push(prompt.generation);
             prompt.bytes = boundary;
             prompt.parts = Parts {
