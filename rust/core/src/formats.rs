@@ -32,7 +32,7 @@ mod table;
 pub use blocks::{Blocks, Layout, Limits, TextBlock};
 pub use candidates::{Candidates, parse_candidates};
 pub use detect::{Detected, detect, quoted};
-pub use edit::{Cutter, Shortening, Written};
+pub use edit::{Cutter, Shortening, Written, shorten_chat};
 pub use instruction::{Instruction, parse_instruction};
 pub use json::lines;
 pub use message::Message;

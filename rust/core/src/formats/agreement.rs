@@ -54,7 +54,11 @@ fn leading_systems<'m, 'a>(chat: &'m [Message<'a>]) -> &'m [Message<'a>] {
 }
 
 fn begins_with(chat: &[Message], turns: &[Message]) -> bool {
-    chat.len() >= turns.len() && turns.iter().zip(chat).all(|(turn, held)| agrees(turn, held))
+    chat.len() >= turns.len()
+        && turns
+            .iter()
+            .zip(chat)
+            .all(|(turn, held)| agrees(turn, held))
 }
 
 /// Whether the chat's message says what the prompt's says; the prompt may lack its further keys.

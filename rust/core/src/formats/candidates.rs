@@ -129,11 +129,7 @@ fn part<'a>(
 }
 
 /// Text, a message, messages, or an object with the response and its score.
-fn response<'a>(
-    raw: Raw<'a>,
-    field: &str,
-    rows: Rows,
-) -> Result<(Said<'a>, Option<f32>), Reject> {
+fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<(Said<'a>, Option<f32>), Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());

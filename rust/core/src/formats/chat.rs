@@ -130,7 +130,9 @@ fn in_text(
             reason: "not_a_chat",
             field: field.to_string(),
             value: shorten(words),
-            rule: format!("{field} must be a chat as JSON, or text; this is a list as Python prints it"),
+            rule: format!(
+                "{field} must be a chat as JSON, or text; this is a list as Python prints it"
+            ),
             remedy: "write it with json.dumps",
         });
     }

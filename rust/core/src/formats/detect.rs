@@ -77,13 +77,15 @@ pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -
     };
     let found = candidates.iter().zip(counts).enumerate();
     let found = found.map(|(at, (&format, count))| (at, format, count));
-    let best = found.filter(|(.., count)| *count > 0).reduce(|best, other| {
-        let is_better = match other.1.kind() == best.1.kind() {
-            true => other.2 > best.2,
-            false => rank(&other).0 > rank(&best).0,
-        };
-        if is_better { other } else { best }
-    });
+    let best = found
+        .filter(|(.., count)| *count > 0)
+        .reduce(|best, other| {
+            let is_better = match other.1.kind() == best.1.kind() {
+                true => other.2 > best.2,
+                false => rank(&other).0 > rank(&best).0,
+            };
+            if is_better { other } else { best }
+        });
     seen.format = best.map(|(_, format, _)| format);
     seen
 }
@@ -94,7 +96,10 @@ pub fn of_format(fields: &Fields, format: Format, reject: Reject) -> Reject {
         return reject;
     }
     let others = TABLE.iter().filter(|entry| entry.kind == format.kind());
-    let Some(other) = others.map(|entry| entry.format).find(|&other| fits(fields, other)) else {
+    let Some(other) = others
+        .map(|entry| entry.format)
+        .find(|&other| fits(fields, other))
+    else {
         return reject;
     };
     Reject {
@@ -142,7 +147,10 @@ fn stands(fields: &Fields, field: &Field) -> bool {
         Shape::Text => words.is_some(),
         Shape::Chat => begins('['),
         Shape::Turns | Shape::List => {
-            raw.get().starts_with('[') || words.as_deref().is_some_and(|it| spelled_list(it).is_some())
+            raw.get().starts_with('[')
+                || words
+                    .as_deref()
+                    .is_some_and(|it| spelled_list(it).is_some())
         }
         Shape::Message => begins('{'),
         Shape::WholeChat => begins('[') && is_whole_chat(raw),

@@ -4,6 +4,7 @@ mod counts;
 mod responses;
 mod row;
 mod shortening;
+mod spelled;
 
 use rayon::prelude::*;
 
@@ -19,6 +20,7 @@ use responses::{Fields, Found, Response};
 use row::{Row, record};
 pub use shortening::Shortening;
 use shortening::{is_same, kept, replace};
+pub use spelled::shorten_chat;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

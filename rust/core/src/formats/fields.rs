@@ -144,8 +144,9 @@ pub fn with_system<'a>(chat: &mut Vec<Message<'a>>, system: &Message<'a>) -> Res
             reason: "two_systems",
             field: "system".into(),
             value: shorten(&system.content),
-            rule: "the system messages of a row (field, prompt, chats) must not contradict each other"
-                .into(),
+            rule:
+                "the system messages of a row (field, prompt, chats) must not contradict each other"
+                    .into(),
             remedy: "leave one of them",
         }),
         _ => {

@@ -129,7 +129,11 @@ fn joined<'a>(
         messages.clear(); // the answer holds it
     }
     if let Some(system) = system {
-        let chat = if messages.is_empty() { &mut answer } else { &mut messages };
+        let chat = if messages.is_empty() {
+            &mut answer
+        } else {
+            &mut messages
+        };
         with_system(chat, system)?;
     }
     if is_whole && !messages.is_empty() {

@@ -6,8 +6,8 @@ use std::fmt::Display;
 use super::json::{Fields, sound, text, without_nulls};
 use super::raw::Raw;
 use super::{Reject, Rows};
-pub use crate::message::{Message, is_same_chat};
 use crate::message::READ_KEYS;
+pub use crate::message::{Message, is_same_chat};
 use crate::reject::shorten;
 
 /// Keys under which other programs have a message's text.
@@ -66,7 +66,12 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
     Ok(Message {
         role,
         content,
-        extra: extra(&fields, &field, &["role", "content", role_key, content_key], rows)?,
+        extra: extra(
+            &fields,
+            &field,
+            &["role", "content", role_key, content_key],
+            rows,
+        )?,
     })
 }
 

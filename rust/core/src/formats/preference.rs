@@ -100,7 +100,12 @@ fn preference<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> 
         None if !chosen.is_text && !rejected.is_text => Said::of_chat(Vec::new()),
         None => return Err(missing(fields, "prompt")),
     };
-    Ok(Sides::new(prompt, chosen, rejected, ["prompt", "chosen", "rejected"]))
+    Ok(Sides::new(
+        prompt,
+        chosen,
+        rejected,
+        ["prompt", "chosen", "rejected"],
+    ))
 }
 
 fn sharegpt<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
@@ -114,7 +119,12 @@ fn sharegpt<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
     };
     let prompt = chat(required(fields, "conversations")?, "conversations", rows)?;
     let names = ["conversations", "chosen", "rejected"];
-    Ok(Sides::new(Said::of_chat(prompt), side("chosen")?, side("rejected")?, names))
+    Ok(Sides::new(
+        Said::of_chat(prompt),
+        side("chosen")?,
+        side("rejected")?,
+        names,
+    ))
 }
 
 fn not_a_message(raw: Raw, field: &str) -> Reject {

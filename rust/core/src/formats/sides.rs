@@ -89,17 +89,22 @@ impl<'a> Sides<'a> {
         let prompt = std::mem::take(&mut self.prompt);
         let [field, names @ ..] = self.names;
         let mut ends = [None; 2];
-        for (at, chat) in [&mut self.chosen, &mut self.rejected].into_iter().enumerate() {
+        for (at, chat) in [&mut self.chosen, &mut self.rejected]
+            .into_iter()
+            .enumerate()
+        {
             if whole[at] {
                 ends[at] = Some(agree(&prompt, chat, (field, names[at]))?);
             }
         }
         match ends {
             [Some(end), None] => {
-                self.rejected.splice(0..0, self.chosen[..end].iter().cloned());
+                self.rejected
+                    .splice(0..0, self.chosen[..end].iter().cloned());
             }
             [None, Some(end)] => {
-                self.chosen.splice(0..0, self.rejected[..end].iter().cloned());
+                self.chosen
+                    .splice(0..0, self.rejected[..end].iter().cloned());
             }
             _ => {}
         }
@@ -114,7 +119,8 @@ impl<'a> Sides<'a> {
             rest(&self.chosen) && rest(&self.rejected)
         };
         let named = match self.boundary {
-            Some(at) => is_same_chat(&self.chosen[..at], self.rejected.get(..at).unwrap_or(&[])).then_some(at),
+            Some(at) => is_same_chat(&self.chosen[..at], self.rejected.get(..at).unwrap_or(&[]))
+                .then_some(at),
             None => (!self.prompt.is_empty()).then_some(0),
         };
         let at = match named.filter(|&at| are_answers(at)) {

@@ -220,9 +220,8 @@ pub fn holds_text(name: &str) -> bool {
     let shapes = [Text, Chat, WholeChat, Message, Transcript];
     let forms = TABLE.iter().flat_map(|entry| entry.forms);
     let mut fields = forms.flat_map(|form| form.fields).chain(&EVERYWHERE);
-    fields.any(|field| {
-        field.name == name && field.shapes.iter().any(|shape| shapes.contains(shape))
-    })
+    fields
+        .any(|field| field.name == name && field.shapes.iter().any(|shape| shapes.contains(shape)))
 }
 
 #[cfg(test)]

@@ -231,7 +231,12 @@ fn outward<'a>(
 ) -> Vec<Response<'a>> {
     let (mut places, mut texts, mut made) = (Vec::new(), Vec::new(), Vec::new());
     for (at, response) in found.into_iter().enumerate() {
-        made.push((book(at), response.nested, response.lead, response.parts.len()));
+        made.push((
+            book(at),
+            response.nested,
+            response.lead,
+            response.parts.len(),
+        ));
         for part in response.parts {
             places.push(part.place);
             texts.push(part.text.into_owned());
@@ -443,7 +448,9 @@ fn parts<'a>(content: &Value<'a>, name: &str, book: &str) -> Result<Vec<Part<'a>
         let text = fields.get("text").map(|raw| part.child(raw));
         (is_text && text.is_none_or(|text| text.is_text())).then_some(text)
     };
-    let items = content.items().map(|items| items.iter().map(text).collect());
+    let items = content
+        .items()
+        .map(|items| items.iter().map(text).collect());
     let Some(Some(found)) = items else {
         return Err(wrong(format!(
             "field '{name}' must hold text, or parts that are all {{type: text, text}}"

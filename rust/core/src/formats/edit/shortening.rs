@@ -36,7 +36,8 @@ pub fn kept(responses: &[Response], how: &Shortening, tokens: &mut Encoded) -> R
     texts.iter().map(kept).collect()
 }
 
-fn text<'r>(response: &'r Response) -> Cow<'r, str> {
+/// What is cut of a response.
+pub fn text<'r>(response: &'r Response) -> Cow<'r, str> {
     match &response.parts[..] {
         [part] => Cow::Borrowed(&part.text[response.lead..]),
         parts => Cow::Owned(parts.iter().map(|part| &*part.text).collect()),
@@ -55,12 +56,7 @@ pub fn replace(row: &mut Row, response: &Response, kept: usize) {
 }
 
 /// Whether the cut has made the sides of a pair the same, with all that stands before their last messages.
-pub fn is_same(
-    row: &Row,
-    responses: &[Response],
-    kept: &[Kept],
-    sides: Option<&Both>,
-) -> bool {
+pub fn is_same(row: &Row, responses: &[Response], kept: &[Kept], sides: Option<&Both>) -> bool {
     let (Some(sides), [one, other]) = (sides, responses) else {
         return false;
     };

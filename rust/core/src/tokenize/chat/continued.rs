@@ -19,15 +19,28 @@ pub fn whole_turns<'a>(row: &'a Row) -> Result<Option<(Row<'a>, &'a Message<'a>)
         return Ok(None);
     }
     if before.is_empty() {
-        let rule = "a prompt must say something before the assistant's turn that the response goes on";
+        let rule =
+            "a prompt must say something before the assistant's turn that the response goes on";
         let remedy = "give the user's turn, or drop the row";
-        return Err(Reject::new("prompt", &begun.content, "empty_prompt", rule, remedy));
+        return Err(Reject::new(
+            "prompt",
+            &begun.content,
+            "empty_prompt",
+            rule,
+            remedy,
+        ));
     }
     let whole = |response: &'a Response| {
         let [message] = &*response.messages else {
             let rule = "a response that goes on the prompt's last turn must be one message of the assistant";
             let remedy = "join the begun turn to the response's first message, or drop the row";
-            return Err(Reject::new(response.field, &begun.content, "template", rule, remedy));
+            return Err(Reject::new(
+                response.field,
+                &begun.content,
+                "template",
+                rule,
+                remedy,
+            ));
         };
         Ok(Response {
             field: response.field,
@@ -80,7 +93,9 @@ pub fn part_turns(texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Rej
         let content = parts.content.take().ok_or_else(unfit)?;
         let start = content.range.start;
         let boundary = start + begun.content.len().saturating_sub(content.lead);
-        let rest = (boundary < content.range.end).then(|| text.get(..boundary)).flatten();
+        let rest = (boundary < content.range.end)
+            .then(|| text.get(..boundary))
+            .flatten();
         let before = rest.ok_or_else(unfit)?;
         if shared.as_ref().is_some_and(|shared| shared != before) {
             return Err(unfit());
