@@ -68,7 +68,7 @@ def _as_json(column: pl.Series) -> pl.Series:
 def _is_infinite(column: pl.Series) -> bool:
     """Whether a number in the column is infinite, which JSON would lose."""
     if isinstance(column.dtype, pl.Array):
-        column = column.arr.to_list()
+        column = column.cast(pl.List(column.dtype.inner))
     if isinstance(column.dtype, pl.List):
         return _has_floats(column.dtype) and _is_infinite(column.explode())
     if isinstance(column.dtype, pl.Struct):

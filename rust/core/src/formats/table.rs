@@ -89,7 +89,7 @@ pub static TABLE: [Entry; 11] = [
         kind: Kind::Preferences,
         forms: &[
             form(&[
-                needs("prompt", Prompt, TEXT_OR_CHAT),
+                needs("prompt", Prompt, &[Text, Chat, Message]),
                 needs("chosen", Chosen, TEXT_OR_CHAT),
                 needs("rejected", Rejected, TEXT_OR_CHAT),
             ]),
@@ -110,7 +110,7 @@ pub static TABLE: [Entry; 11] = [
         name: "candidates",
         kind: Kind::Candidates,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("instruction", Prompt, &[Text]),
             needs("responses", Responses, &[List]),
             needs("completions", Responses, &[List]),
@@ -127,7 +127,7 @@ pub static TABLE: [Entry; 11] = [
         name: "candidate_rows",
         kind: Kind::Ranked,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("response", Response, TEXT_OR_CHAT),
             needs("completion", Response, TEXT_OR_CHAT),
             needs("score", Scores, &[Number]),
@@ -157,7 +157,7 @@ pub static TABLE: [Entry; 11] = [
         name: "prompt_response",
         kind: Kind::Instructions,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("response", Response, TEXT_OR_CHAT),
             needs("completion", Response, TEXT_OR_CHAT),
         ])],

@@ -98,6 +98,7 @@ impl<'a> Value<'a> {
             Held::Plain(_) => (None, 0),
             Held::Json(raw) => (Some(raw.get()), 1),
         };
+        let is_ascii = escaped.is_none_or(str::is_ascii);
         let mut walk = Walk { inner: 0, outer: 1 };
         let mut at = |inner: usize| match escaped {
             Some(escaped) => start + walk.to(escaped, inner),
@@ -107,7 +108,7 @@ impl<'a> Value<'a> {
             cell: self.cell,
             at: at(place.at.start)..at(place.at.end),
             levels: place.levels + deeper,
-            is_ascii: place.is_ascii && escaped.is_none_or(str::is_ascii),
+            is_ascii: place.is_ascii && is_ascii,
         };
         places.map(place).collect()
     }
