@@ -68,7 +68,8 @@ def read_preferences(
     Returns:
         Columns `row` u64, `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`,
         `rejected_complete` bool, where given `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str,
-        and every other column of the input. `row` is the position in the input, also if the input has a `row`.
+        and every other column of the input (as `source_NAME` where it is named like one of these). `row` is the
+        position in the input, also if the input has a `row`.
         A LazyFrame for a LazyFrame (its rows are read at once), a DataFrame otherwise.
 
     Raises:
@@ -198,7 +199,7 @@ def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
         parsed = [parse_block(block, opened.format, carry=True) for block in opened.blocks(carry=True)]
         result = _joined_rows(source, opened, parsed)
         carried = _carried(parsed, result.file, csv=opened.container == "csv").drop("row", strict=False)
-        return replace(result, frame=pl.concat([result.frame, carried], how="horizontal"))
+        return replace(result, frame=pl.concat([result.frame, _renamed(carried, result.frame)], how="horizontal"))
     fields = weight_fields(opened.kind)
     extra = opened.named(fields)
     parsed = []
@@ -221,6 +222,18 @@ def _joined_rows(
     file = opened.files[0] if len(opened.files) == 1 else str(source)
     rejects = pl.concat([block.rejects for block in blocks])
     return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in blocks))
+
+
+def _renamed(carried: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """The carried columns; those named like one of the frame's own, or like a response, as `source_NAME`."""
+    taken = {*frame.columns, *(("chosen", "rejected") if "responses" in frame.columns else ())}
+    names: dict[str, str] = {}
+    for name in carried.columns:
+        new = name
+        while new in taken or (new != name and new in carried.columns):
+            new = f"source_{new}"
+        names[name] = new
+    return carried.rename(names)
 
 
 def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataFrame:

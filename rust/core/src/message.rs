@@ -17,6 +17,9 @@ pub const READ_KEYS: [&str; 9] = [
     "documents",
 ];
 
+/// The key of a turn that goes on, as Mistral calls it.
+const OPEN: &str = "prefix";
+
 /// One turn of a chat; texts are borrowed where they need no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
@@ -49,7 +52,7 @@ impl<'a> Message<'a> {
 
     /// Whether the assistant's turn goes on in what follows.
     pub fn is_open(&self) -> bool {
-        self.role == "assistant" && self.further_keys().get("prefix") == Some(&Value::Bool(true))
+        self.role == "assistant" && self.further_keys().get(OPEN) == Some(&Value::Bool(true))
     }
 
     /// Whether the two are one turn: notes, and the ids of tool calls, make no turn another one.
@@ -70,6 +73,31 @@ impl<'a> Message<'a> {
             calls.for_each(|call| call.retain(|name, _| name != "id"));
         }
         keys
+    }
+
+    /// Go on with another message's words and further keys.
+    pub fn go_on(&mut self, rest: &Message) {
+        self.content.to_mut().push_str(&rest.content);
+        if rest.extra.is_some() {
+            let mut keys = self.further_keys();
+            keys.extend(rest.further_keys());
+            self.set_keys(keys);
+        }
+    }
+
+    /// Say whether the turn goes on in what follows.
+    pub fn set_open(&mut self, is_open: bool) {
+        let mut keys = self.further_keys();
+        if is_open {
+            keys.insert(OPEN.into(), Value::Bool(true));
+        } else {
+            keys.shift_remove(OPEN);
+        }
+        self.set_keys(keys);
+    }
+
+    fn set_keys(&mut self, keys: Map<String, Value>) {
+        self.extra = (!keys.is_empty()).then(|| Cow::Owned(Value::Object(keys).to_string()));
     }
 
     fn further_keys(&self) -> Map<String, Value> {

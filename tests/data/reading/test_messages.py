@@ -7,7 +7,7 @@ import json
 import polars as pl
 import pytest
 
-from pyprefopt.data.reading.frames import read_preferences, scan_preferences
+from pyprefopt.data.reading.frames import read_candidates, read_preferences, scan_preferences
 from pyprefopt.data.tokenization.segments import load_tokenizer, tokenize
 
 CALLS = [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]
@@ -145,3 +145,14 @@ def test_chats_that_differ_in_what_templates_read_part_there(tmp_path):
         ]
         result = read(tmp_path, {"chosen": chats[0], "rejected": chats[1]})
         assert result.rejects["reason"].to_list() == ["diverging_chats"]
+
+
+def test_columns_named_like_ours_are_carried_under_another_name(tmp_path):
+    said = {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}}
+    row = {**said, "rejected": {"from": "gpt", "value": "b"}, "prompt": "mine", "source_prompt": 1}
+    for container in ("a.jsonl", "a.parquet"):
+        frame = read(tmp_path, row, container).frame
+        assert frame["prompt"][0][0]["content"] == "q"
+        assert frame.select("source_source_prompt", "source_prompt").row(0) == ("mine", 1)
+    some = {"prompt": "q", "responses": ["a", "b"], "chosen": "mine"}
+    assert read_candidates(pl.DataFrame([some]))["source_chosen"].to_list() == ["mine"]

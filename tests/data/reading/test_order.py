@@ -11,7 +11,7 @@ import pytest
 
 from pyprefopt.data import load_tokenizer, prepare, tokenize
 from pyprefopt.data.reading.candidate_sets import open_candidates
-from pyprefopt.data.reading.frames import scan_candidates, scan_preferences
+from pyprefopt.data.reading.frames import scan_candidates, scan_preferences, scan_source
 from pyprefopt.data.reading.sources import open_source, parse_block
 from pyprefopt.errors import DataError
 
@@ -95,6 +95,14 @@ def test_a_field_of_two_types_that_nobody_reads(tmp_path):
     weighted = [{**row, "chosen_weights": None, "rejected_weights": None} for row in rows]
     path = jsonl(tmp_path / "b.jsonl", weighted)
     assert prepare(path, tokenizer, tmp_path / "weighted").num_rows == len(rows)
+
+
+def test_columns_are_read_by_name(tmp_path):
+    rows = [{**PLAIN, "chosen": f"good {number}", "m": m, "mine": 1} for number, m in enumerate(TWO_TYPES)]
+    source = open_source(jsonl(tmp_path / "a.jsonl", rows))
+    assert "m" not in scan_source(source).frame.columns
+    assert scan_source(source, ["mine", "absent"]).frame["mine"].to_list() == [1] * len(rows)
+    assert "absent" not in scan_source(source, ["mine", "absent"]).frame.columns
 
 
 def test_candidates_of_a_row_each_with_a_field_of_two_types(tmp_path):

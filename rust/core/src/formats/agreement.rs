@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Reject;
 use super::fields::{is_system, with_system};
-use super::message::{Message, joined};
+use super::message::Message;
 use crate::reject::shorten;
 
 /// Whether the chat begins with the user or the system, so that it is whole, and no answer to a prompt beside it.
@@ -108,13 +108,7 @@ pub fn contradiction(prompt: &[Message], field: &str, side: &str) -> Reject {
 pub fn append<'a>(prompt: &mut Vec<Message<'a>>, turns: impl IntoIterator<Item = Message<'a>>) {
     for turn in turns {
         match prompt.last_mut().filter(|last| can_go_on(last)) {
-            Some(begun) if turn.role == "assistant" => {
-                begun.content.to_mut().push_str(&turn.content);
-                begun.extra = match (begun.extra.take(), turn.extra) {
-                    (Some(first), Some(second)) => Some(Cow::Owned(joined(&first, Some(&second)))),
-                    (first, second) => first.or(second),
-                };
-            }
+            Some(begun) if turn.role == "assistant" => begun.go_on(&turn),
             _ => prompt.push(turn),
         }
     }
@@ -126,13 +120,7 @@ fn can_go_on(last: &Message) -> bool {
 
 /// Mark the prompt's last message as a turn of the assistant that the response goes on.
 pub fn leave_open(prompt: &mut [Message]) {
-    let Some(last) = prompt.last_mut() else {
-        return;
-    };
-    if can_go_on(last) && !last.is_open() {
-        last.extra = Some(Cow::Owned(match &last.extra {
-            Some(extra) => format!("{{\"prefix\":true,{}", &extra[1..]),
-            None => "{\"prefix\":true}".to_owned(),
-        }));
+    if let Some(last) = prompt.last_mut().filter(|last| can_go_on(last)) {
+        last.set_open(true);
     }
 }

@@ -41,11 +41,11 @@ impl<'a> Said<'a> {
 }
 
 /// A list of messages, as it is or as JSON text.
-pub fn chat<'a>(
-    raw: Raw<'a>,
+pub fn chat(
+    raw: Raw<'_>,
     field: impl Display + Copy,
     rows: Rows,
-) -> Result<Vec<Message<'a>>, Reject> {
+) -> Result<Vec<Message<'_>>, Reject> {
     if let Some(items) = raw.items() {
         return messages(items, field, rows);
     }
@@ -64,11 +64,11 @@ pub fn chat<'a>(
     })
 }
 
-fn messages<'a>(
-    items: Vec<Raw<'a>>,
+fn messages(
+    items: Vec<Raw<'_>>,
     field: impl Display,
     rows: Rows,
-) -> Result<Vec<Message<'a>>, Reject> {
+) -> Result<Vec<Message<'_>>, Reject> {
     let messages = items.into_iter().enumerate();
     messages
         .map(|(index, item)| message(item, format_args!("{field}[{index}]"), rows))

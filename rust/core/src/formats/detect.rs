@@ -40,7 +40,12 @@ pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -
     };
     let mut known = HashSet::new();
     let mut counts = vec![0_usize; candidates.len()];
-    let mut of_kinds: Vec<(Kind, usize)> = Vec::new();
+    let mut of_kinds: Vec<(Kind, usize)> = Vec::new(); // in the order of the candidates
+    for format in candidates {
+        if !of_kinds.iter().any(|(kind, _)| *kind == format.kind()) {
+            of_kinds.push((format.kind(), 0));
+        }
+    }
     for row in rows {
         let Ok(fields) = Fields::of_row(row) else {
             continue;
@@ -55,39 +60,29 @@ pub fn detect<'a>(rows: impl Iterator<Item = &'a [u8]>, candidates: &[Format]) -
             && ["chosen", "rejected"]
                 .iter()
                 .all(|name| begins(fields.get(name), "\""));
-        let mut of_row: Vec<Kind> = Vec::new();
-        for (count, &format) in counts.iter_mut().zip(candidates) {
-            if fits(&fields, format) {
-                *count += 1;
-                if !of_row.contains(&format.kind()) {
-                    of_row.push(format.kind());
-                }
-            }
+        let found: Vec<bool> = candidates
+            .iter()
+            .map(|&format| fits(&fields, format))
+            .collect();
+        for (count, &found) in counts.iter_mut().zip(&found) {
+            *count += usize::from(found);
         }
-        for kind in of_row {
-            match of_kinds.iter_mut().find(|(known, _)| *known == kind) {
-                Some((_, count)) => *count += 1,
-                None => of_kinds.push((kind, 1)),
-            }
+        for (kind, count) in &mut of_kinds {
+            let of_kind = |(format, found): (&Format, &bool)| *found && format.kind() == *kind;
+            *count += usize::from(candidates.iter().zip(&found).any(of_kind));
         }
     }
-    let of_kind = |format: Format| of_kinds.iter().find(|(kind, _)| *kind == format.kind());
-    let rank = |&(_, format, count): &(usize, Format, usize)| {
-        (of_kind(format).map_or(0, |(_, count)| *count), count)
-    };
-    let found = candidates.iter().zip(counts).enumerate();
-    let found = found.map(|(at, (&format, count))| (at, format, count));
-    let best = found
-        .filter(|(.., count)| *count > 0)
-        .reduce(|best, other| {
-            let is_better = match other.1.kind() == best.1.kind() {
-                true => other.2 > best.2,
-                false => rank(&other).0 > rank(&best).0,
-            };
-            if is_better { other } else { best }
-        });
-    seen.format = best.map(|(_, format, _)| format);
+    let kind = first_of_most(of_kinds);
+    let counted = candidates.iter().copied().zip(counts);
+    seen.format = first_of_most(counted.filter(|(format, _)| Some(format.kind()) == kind));
     seen
+}
+
+/// Of what has the largest count, above 0, the first.
+fn first_of_most<T>(counted: impl IntoIterator<Item = (T, usize)>) -> Option<T> {
+    let larger = |best: (T, usize), other: (T, usize)| if other.1 > best.1 { other } else { best };
+    let most = counted.into_iter().reduce(larger);
+    most.filter(|(_, count)| *count > 0).map(|(item, _)| item)
 }
 
 /// The reject of a row that was read as `format`; it says so where the row has another format of the same kind.

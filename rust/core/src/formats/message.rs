@@ -123,7 +123,7 @@ pub fn is_written(fields: &Fields) -> bool {
 }
 
 /// An object with the members of another one behind its own.
-pub fn joined(object: &str, others: Option<&str>) -> String {
+fn joined(object: &str, others: Option<&str>) -> String {
     let Some(others) = others else {
         return object.to_owned();
     };

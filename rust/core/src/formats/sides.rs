@@ -123,16 +123,12 @@ impl<'a> Sides<'a> {
                 .then_some(at),
             None => (!self.prompt.is_empty()).then_some(0),
         };
-        let at = match named.filter(|&at| are_answers(at)) {
-            Some(at) => at,
-            None => {
-                let shared = self.shared();
-                if !are_answers(shared) {
-                    return Err(self.diverging(shared));
-                }
-                shared
-            }
-        };
+        let at = named
+            .filter(|&at| are_answers(at))
+            .unwrap_or_else(|| self.shared());
+        if !are_answers(at) {
+            return Err(self.diverging(at));
+        }
         append(&mut self.prompt, self.chosen.drain(..at));
         self.rejected.drain(..at);
         if named == Some(at) {

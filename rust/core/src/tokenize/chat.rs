@@ -27,7 +27,7 @@ pub(super) fn render(
         *out = match continued::whole_turns(row)? {
             Some((row, begun)) => {
                 let texts = general::render(template, &row, find_generation)?;
-                continued::part_turns(texts, &row, &begun)?
+                continued::part_turns(texts, &row, begun)?
             }
             None => general::render(template, row, find_generation)?,
         };

@@ -238,14 +238,13 @@ impl<'a> Row<'a> {
 
     /// Put a text in the place of another; in ASCII where it was.
     pub fn replace(&mut self, place: &Place, text: &str) {
-        let mut text = text.to_owned();
+        let mut spelled = text.to_owned();
         for level in 0..place.levels {
-            text = json_string(&text, place.is_ascii);
-            if level > 0 {
-                text = text[1..text.len() - 1].to_owned(); // it stands in a string that has its quotes
-            }
+            let string = json_string(&spelled, place.is_ascii);
+            let quotes = usize::from(level > 0); // a string around it has its own
+            spelled = string[quotes..string.len() - quotes].into();
         }
-        self.edit(place.cell, place.at.clone(), text);
+        self.edit(place.cell, place.at.clone(), spelled);
     }
 
     /// Set a field to a value, given as JSON; a new one comes last.

@@ -2,13 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
-
 use crate::message::Message;
 use crate::reject::Reject;
 use crate::template::Place;
 use crate::tokenize::input::{Response, Row};
-use crate::tokenize::texts::{Parts, Texts};
+use crate::tokenize::texts::Texts;
 
 /// The row with that turn whole in each response, and what the prompt has of it; none where the prompt begins none.
 pub fn whole_turns<'a>(row: &'a Row) -> Result<Option<(Row<'a>, &'a Message<'a>)>, Reject> {
@@ -61,29 +59,17 @@ pub fn whole_turns<'a>(row: &'a Row) -> Result<Option<(Row<'a>, &'a Message<'a>)
     Ok(Some((row, begun)))
 }
 
-fn join<'a>(begun: &Message<'a>, rest: &Message<'a>) -> Message<'a> {
-    let keys = |message: &Message| {
-        let parsed = message.extra.as_deref().map(serde_json::from_str);
-        parsed.and_then(Result::ok).unwrap_or_else(Map::new)
-    };
-    let mut both: Map<String, Value> = keys(begun);
-    both.shift_remove("prefix");
-    both.extend(keys(rest));
-    Message {
-        role: begun.role,
-        content: Cow::Owned(format!("{}{}", begun.content, rest.content)),
-        extra: (!both.is_empty()).then(|| Cow::Owned(Value::Object(both).to_string())),
-    }
+fn join<'a>(begun: &Message<'a>, rest: &Message) -> Message<'a> {
+    let mut whole = begun.clone();
+    whole.set_open(false);
+    whole.go_on(rest);
+    whole
 }
 
 /// Move what the prompt has begun from the responses' texts into the prompt's.
-pub fn part_turns(texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Reject> {
-    let Texts {
-        mut prompt,
-        mut responses,
-    } = texts;
+pub fn part_turns(mut texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Reject> {
     let mut shared: Option<String> = None;
-    for ((text, parts), response) in responses.iter_mut().zip(&row.responses) {
+    for ((text, parts), response) in texts.responses.iter_mut().zip(&row.responses) {
         let unfit = || {
             let rule = "the chat template must write the turn that the prompt begins as it stands, and go on with the \
                         response";
@@ -93,26 +79,24 @@ pub fn part_turns(texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Rej
         let content = parts.content.take().ok_or_else(unfit)?;
         let start = content.range.start;
         let boundary = start + begun.content.len().saturating_sub(content.lead);
-        let rest = (boundary < content.range.end)
-            .then(|| text.get(..boundary))
-            .flatten();
-        let before = rest.ok_or_else(unfit)?;
-        if shared.as_ref().is_some_and(|shared| shared != before) {
-            return Err(unfit());
-        }
-        if shared.is_none() {
-            shared = Some(before.to_owned());
-            prompt.parts.turns.push(prompt.generation);
-            prompt.bytes = boundary;
-            prompt.parts = Parts {
-                content: Some(Place {
+        let before = text
+            .get(..boundary)
+            .filter(|_| boundary < content.range.end);
+        let before = before.ok_or_else(unfit)?;
+        match &shared {
+            Some(shared) if shared != before => return Err(unfit()),
+            Some(_) => {}
+            None => {
+                shared = Some(before.to_owned());
+                let prompt = &mut texts.prompt;
+                prompt.bytes = boundary;
+                prompt.parts.turns.push(prompt.generation);
+                prompt.parts.stop = boundary;
+                prompt.parts.content = Some(Place {
                     range: start..boundary,
                     lead: content.lead,
-                }),
-                stop: boundary,
-                turns: std::mem::take(&mut prompt.parts.turns),
-                ..Parts::default()
-            };
+                });
+            }
         }
         parts.first_turn = row.prompt.len() + 1;
         parts.content = Some(Place {
@@ -120,5 +104,5 @@ pub fn part_turns(texts: Texts, row: &Row, begun: &Message) -> Result<Texts, Rej
             lead: content.lead.saturating_sub(begun.content.len()),
         });
     }
-    Ok(Texts { prompt, responses })
+    Ok(texts)
 }
