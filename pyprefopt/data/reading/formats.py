@@ -60,7 +60,7 @@ def _as_json(column: pl.Series) -> pl.Series:
     dtype = plain(column.dtype)
     if infinite and column.dtype.is_float():
         column = column.fill_nan(None)
-    if infinite and isinstance(column.dtype, pl.List) and column.dtype.inner.is_float():  # type: ignore[union-attr]
+    if infinite and isinstance(column.dtype, pl.List) and column.dtype.inner.is_float():
         column = column.list.eval(pl.element().fill_nan(None))
     return column if dtype == column.dtype else column.cast(dtype)
 

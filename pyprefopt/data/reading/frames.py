@@ -210,9 +210,7 @@ def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
     return _joined_rows(source, opened, parsed, extra)
 
 
-def _joined_rows(
-    source: Any, opened: Source, blocks: Sequence[ParsedBlock], columns: Sequence[str] = ()
-) -> ReadResult:
+def _joined_rows(source: Any, opened: Source, blocks: Sequence[ParsedBlock], columns: Sequence[str] = ()) -> ReadResult:
     """The rows of all blocks, with further columns of these names."""
     frame = pl.DataFrame(pa.concat_tables([block.table for block in blocks]))
     frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected", "user_weights")  # cut with ids
 _TRANSCRIPT = r"\A\n\n(Human|Assistant):"  # how HH-RLHF's begin
+_BEGUN = r"(?s)\A(\n\n)?Human:.*\n\nAssistant:\z"  # a prompt to whose last mark a space before the response belongs
 _SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
 
 
@@ -135,22 +136,22 @@ def _cut_responses(columns: Sequence[pl.Series], rule: Truncation, tokenizer: _n
 
 def _unmarked(prompts: pl.Series) -> pl.Series:
     """The prompts; refused where they end with a mark, to which a space before the response belongs."""
-    if (prompts.str.contains(_TRANSCRIPT) & prompts.str.ends_with("\n\nAssistant:")).any():
+    if prompts.str.contains(_BEGUN).any():
         raise _transcripts(prompts.name)
     return prompts
 
 
 def _transcripts(name: str) -> DataError:
     return DataError(
-        f"truncate: column '{name}' holds transcripts (Human: …), whose beginning is the prompt and whose spaces belong "
-        "to their marks; cut the frame that data.read_preferences makes of them"
+        f"truncate: column '{name}' holds transcripts (Human: …), whose beginning is the prompt and whose spaces "
+        "belong to their marks; cut the frame that data.read_preferences makes of them"
     )
 
 
 def has_transcripts(frame: pl.LazyFrame, schema: pl.Schema) -> bool:
     """Whether the prompt or a response of a pair is a transcript."""
     texts = [name for name in ("prompt", "chosen", "rejected") if schema.get(name) == pl.String]
-    marked = [pl.col(name).str.contains(_TRANSCRIPT).any() for name in texts]
+    marked = [pl.col(name).str.contains(_BEGUN if name == "prompt" else _TRANSCRIPT).any() for name in texts]
     return bool(texts) and any(frame.select(marked).collect().row(0))
 
 

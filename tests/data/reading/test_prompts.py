@@ -141,7 +141,14 @@ SAID = [("user", "hi"), ("assistant", "hello"), ("user", "Q")]
 
 @pytest.mark.parametrize(
     ("prompt", "form"),
-    [(BEGUN, " {}"), (BEGUN, "{}"), (BEGUN + " ", "{}"), (BEGUN, BEGUN + " {}"), (BEGUN[:-12], "\n\nAssistant: {}")],
+    [
+        (BEGUN, " {}"),
+        (BEGUN.lstrip(), " {}"),
+        (BEGUN, "{}"),
+        (BEGUN + " ", "{}"),
+        (BEGUN, BEGUN + " {}"),
+        (BEGUN[:-12], "\n\nAssistant: {}"),
+    ],
 )
 def test_transcripts_become_turns(tmp_path, prompt, form):
     answers = {"chosen": form.format("good"), "rejected": form.format("bad")}
@@ -153,6 +160,11 @@ def test_transcripts_become_turns(tmp_path, prompt, form):
     some = scan(tmp_path, {"prompt": prompt, "responses": list(answers.values())}, scan_candidates)
     assert turns(some) == SAID
     assert [chat[0]["content"] for chat in some.frame["responses"][0]] == ["good", "bad"]
+
+
+def test_other_texts_with_marks_stay_texts(tmp_path):
+    for text in ("Human: Q", "Write\n\nHuman: hi\n\nAssistant:", "Assistant: x"):
+        assert turns(scan(tmp_path, {"prompt": text, "chosen": " a", "rejected": "b"})) == [("user", text)]
 
 
 def test_one_space_belongs_to_the_mark_and_only_there(tmp_path):
@@ -169,9 +181,7 @@ def test_what_the_assistant_began_is_marked(tmp_path, answers):
     frame = scan(tmp_path, row).frame
     assert json.loads(frame["prompt"][0][-1]["extra"]) == {"prefix": True}
     assert (frame["prompt"][0][-1]["content"], frame["chosen"][0][0]["content"]) == ("The answer is", " 4.")
-    sides = {
-        side: [user("2+2?"), assistant(f"The answer is {n}.")] for side, n in (("chosen", 4), ("rejected", 5))
-    }
+    sides = {side: [user("2+2?"), assistant(f"The answer is {n}.")] for side, n in (("chosen", 4), ("rejected", 5))}
     assert scan(tmp_path, {"prompt": row["prompt"], **sides}).frame.equals(frame)
     some = scan(tmp_path, {"prompt": row["prompt"], "responses": [" 4.", " 5."]}, scan_candidates).frame
     assert some["prompt"].equals(frame["prompt"])

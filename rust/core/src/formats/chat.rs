@@ -93,9 +93,13 @@ pub fn text_or_chat<'a>(
     if let Some(spelled) = in_text(&words, field)? {
         return Ok(Said::of_chat(spelled));
     }
-    if is_transcript(&words) || (role == "assistant" && words.starts_with(ASSISTANT)) {
+    let is_marked = match role {
+        "assistant" => is_transcript(&words) || words.starts_with(ASSISTANT),
+        _ => is_transcript(&words) || is_begun(&words),
+    };
+    if is_marked {
         let mut turns: Vec<Message> = turns(&words).map(owned).collect();
-        let is_open = words.ends_with(ASSISTANT);
+        let is_open = is_begun(&words);
         let begun = |last: &Message| last.role == "assistant" && last.is_blank();
         if role == "user" && turns.last().is_some_and(begun) {
             turns.pop();
@@ -203,6 +207,11 @@ pub fn is_transcript(text: &str) -> bool {
     text.starts_with(HUMAN)
 }
 
+/// Whether the text is a transcript that ends where the answer begins; it may lack the blank line before its first turn.
+pub fn is_begun(text: &str) -> bool {
+    (is_transcript(text) || text.starts_with(HUMAN.trim_start())) && text.ends_with(ASSISTANT)
+}
+
 fn turns(text: &str) -> impl Iterator<Item = Message<'_>> {
     let mut starts = turn_starts(text);
     starts.push((text.len(), text.len(), ""));
@@ -231,6 +240,10 @@ fn turn_starts(text: &str) -> Vec<(usize, usize, &'static str)> {
     const MARKERS: [(&str, &str); 2] = [(HUMAN, "user"), (ASSISTANT, "assistant")];
     let mut turns = Vec::new();
     let mut from = 0;
+    if text.starts_with(HUMAN.trim_start()) {
+        from = HUMAN.trim_start().len();
+        turns.push((0, from, "user"));
+    }
     while let Some(found) = memchr::memchr(b'\n', &text.as_bytes()[from..]) {
         let start = from + found;
         let marker = MARKERS

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use super::super::candidates::TEXT;
-use super::super::chat::{ASSISTANT, is_transcript, last_answer, spelled_chat, spelled_list};
+use super::super::chat::{
+    ASSISTANT, is_begun, is_transcript, last_answer, spelled_chat, spelled_list,
+};
 use super::super::message::{keys, lacks_content};
 use super::super::schema::{Entry, Field, Format, Kind, Role, Shape};
 use super::super::table::TABLE;
@@ -141,7 +143,7 @@ impl Fields {
     pub fn find<'a>(&'a self, row: &Row<'a>) -> Result<Found<'a>> {
         let is_open = self.prompts.iter().any(|name| {
             let text = row.get(name).and_then(|prompt| prompt.text());
-            text.is_some_and(|text| is_transcript(&text) && text.ends_with(ASSISTANT))
+            text.is_some_and(|text| is_begun(&text))
         });
         let search = |name: &'a str, book: &'a str, is_paired| Search {
             name,

@@ -407,6 +407,13 @@ fn forms(first: &str, second: &str) -> Vec<(&'static str, Value)> {
         ("preference", pair(marked.into(), both(&text))),
         (
             "preference",
+            pair(
+                marked.trim_start().into(),
+                both(&|it| format!(" {it}").into()),
+            ),
+        ),
+        (
+            "preference",
             pair(marked.into(), both(&|it| format!("{marked} {it}").into())),
         ),
         (
@@ -477,6 +484,21 @@ fn read(format: &str, row: &str) -> std::result::Result<Vec<Vec<String>>, &'stat
         }),
     };
     read.map_err(|reject| reject.reason)
+}
+
+#[test]
+fn each_form_says_a_pair() {
+    for (format, row) in forms("u a", "v b") {
+        let said =
+            read(format, &row.to_string()).unwrap_or_else(|reason| panic!("{reason}: {row}"));
+        let [_, chosen, rejected] = &said[..] else {
+            panic!("{row}");
+        };
+        assert!(
+            chosen[0].contains("\"u a\"") && rejected[0].contains("\"v b\""),
+            "{said:?}"
+        );
+    }
 }
 
 proptest! {
