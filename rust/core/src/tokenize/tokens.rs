@@ -2,7 +2,7 @@
 
 use super::budget;
 use super::encoder::{Encoded, Shared};
-use super::input::{Row, Tokenization};
+use super::input::{Boundary, Row, Tokenization};
 use super::texts::Texts;
 use crate::Error;
 use crate::reject::Reject;
@@ -34,7 +34,11 @@ impl RowTokens {
         work.encoder
             .encode_sharing(bytes, &all, shared)
             .map_err(refuse)?;
-        if let Some(skip) = common_boundary(&shared.rests, bytes) {
+        let skip = match work.limits.boundary {
+            Boundary::Join => Some(common_beginning(&shared.rests, bytes)),
+            Boundary::Split | Boundary::Error => common_boundary(&shared.rests, bytes),
+        };
+        if let Some(skip) = skip {
             (self.skip, self.shift, self.apart) = (skip, 0, false);
             shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
             if !shared.placeless {
@@ -55,6 +59,19 @@ impl RowTokens {
             .encode_into(prompt, &mut shared.prefix)
             .map_err(refuse)
     }
+}
+
+/// Tokens that all texts begin with and that end at byte `boundary` or before.
+fn common_beginning(texts: &[Encoded], boundary: usize) -> usize {
+    let Some((first, others)) = texts.split_first() else {
+        return 0;
+    };
+    let before = |at: &(u32, u32)| at.1 as usize <= boundary;
+    let count = first.offsets.iter().take_while(|at| before(at)).count();
+    others.iter().fold(count, |count, text| {
+        let pairs = first.ids[..count].iter().zip(&text.ids);
+        pairs.take_while(|(one, other)| one == other).count()
+    })
 }
 
 /// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.

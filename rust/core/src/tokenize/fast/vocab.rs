@@ -79,6 +79,10 @@ impl ByteBpe {
     pub fn vocab_size(&self) -> usize {
         self.lengths.len()
     }
+
+    pub fn is_complete(&self) -> bool {
+        !self.bytes.contains(&MISSING)
+    }
 }
 
 impl Words for ByteBpe {
