@@ -75,8 +75,8 @@ class Training(Stage):
         """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
         if "reward_head" in self.method.needs and runtime.truncation.active and runtime.truncation.cut_end == "none":
             logger.warning(
-                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
-                "template ends them as whole ones do"
+                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end template "
+                "ends them as whole ones do"
             )
         job = self._job(directory, runtime)
         weightless = _count_weightless(job)

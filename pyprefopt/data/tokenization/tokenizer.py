@@ -176,6 +176,16 @@ class Tokenizer:
         except ValueError as error:
             raise ConfigError(f"chat_template: {error}") from None
 
+    @cached_property
+    def ends_in_space(self) -> bool:
+        """Whether the template writes spaces or newlines behind a finished chat."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text = self.render(chat)
+        except ConfigError:  # it asks for more than this
+            return True
+        return text != text.rstrip()
+
     def save(self, directory: str | Path) -> None:
         """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
         target = Path(directory)
