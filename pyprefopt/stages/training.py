@@ -22,6 +22,7 @@ from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
 from pyprefopt.stages.models import Source, open_trained
+from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.trainer import FitResult, Job, fit
@@ -85,8 +86,9 @@ class Training(Stage):
         result = fit(job)
         if not ranks.is_main():
             return {}
-        target, tokenizer = self.model_path(directory), sorted((self.data.directory / "tokenizer").iterdir())
-        save_policy(job.model, target, tokenizer, state_dict=result.weights)
+        target = self.model_path(directory)
+        with tokenizer_files(self.start.path, runtime, self.data) as files:
+            save_policy(job.model, target, files, state_dict=result.weights)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}

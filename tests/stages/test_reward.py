@@ -71,7 +71,8 @@ ENDS = {  # how a template ends a turn
 
 
 @pytest.mark.parametrize(("ends", "more"), [(ends, {}) for ends in ENDS] + [
-    ("newline", {"truncation": {"ratio": 0.5, "cut_end": "template"}, "on_error": "skip"}), ("newline", {"attention": "loop"}),
+    ("newline", {"truncation": {"ratio": 0.5, "cut_end": "template"}, "on_error": "skip"}),
+    ("newline", {"attention": "loop"}),
 ])  # fmt: skip
 def test_users_score_what_the_run_scored(ends: str, more: dict, inputs: Path, tmp_path: Path) -> None:
     byte_tokenizer(tmp_path)
@@ -114,8 +115,8 @@ def test_a_folder_must_hold_texts_as_the_method_reads_them(inputs: Path, tmp_pat
         prepare(pairs, tokenizer, tmp_path / boundary, boundary=boundary)
     settings = {**SETTINGS, "oracle": {}, "tokenizer": None, "eval_data": None, "eval_ratio": 0.0, "max_steps": 1}
     settings |= {"model": str(inputs / "config.json"), "global_batch_size": 2}
+    run = small(inputs, tmp_path / "a", **settings, method="reward", data=str(tmp_path / "split"))
     with pytest.raises(ConfigError, match="a reward model reads texts whole; prepare it again with boundary join"):
-        run = small(inputs, tmp_path / "a", **settings, method="reward", data=str(tmp_path / "split"))
         pyprefopt.train(run)
     with pytest.raises(ConfigError, match="prepared with boundary join, as reward models read texts"):
         pyprefopt.train(small(inputs, tmp_path / "b", **settings, method="dpo", data=str(tmp_path / "join")))

@@ -73,7 +73,8 @@ class PreparedBlock:
         """The counts without the content."""
         names = ("rejects", "shard", "coverage")
         counts = {name: value for name, value in vars(self).items() if name not in names}
-        return counts | self.coverage._asdict() | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
+        counts |= self.coverage._asdict()
+        return counts | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:

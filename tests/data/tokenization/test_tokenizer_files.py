@@ -100,7 +100,7 @@ def test_flags_of_every_kind_are_read_as_transformers_does(flags: dict, named: s
     if named == "map":
         others["special_tokens_map"] = {"eos_token": {k: v for k, v in other.items() if k != "special"}}
     if named == "object":
-        others["special_tokens_map"] = {"pad_token": {k: v for k, v in (other | {"content": "</s>"}).items()}}
+        others["special_tokens_map"] = {"pad_token": other | {"content": "</s>"}}
     folder = write(tmp_path / "m", file, config, **others)
     samples = texts(["<|e|>", "<|u|>", "\u0401", "\u0415\u0308", "</s>", "<|more|>"])
     assert_as_users_read_it(folder, samples, tmp_path / "again")
