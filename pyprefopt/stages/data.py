@@ -289,8 +289,8 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
-        derived = {"kind": kind_of_rows(config), "boundary": boundary_of(config), "best": wants_best(config)}
-        return cls(**own, sft=config.base.data, **derived, files=_files(config))
+        derived: dict[str, Any] = {"kind": kind_of_rows(config), "boundary": boundary_of(config)}
+        return cls(**own, **derived, sft=config.base.data, best=wants_best(config), files=_files(config))
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         """Read, check, hold out, tokenize and truncate."""

@@ -231,7 +231,10 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
 
 
 def _vocabulary(path: Path) -> Mapping[str, int]:
-    """Token -> id, over the model's vocabulary and the added tokens."""
+    """Token -> id, over the model's vocabulary and the added tokens. ConfigError for what is no tokenizer.json."""
     from tokenizers import Tokenizer
 
+    from pyprefopt.data.tokenization.tokenizer import open_native
+
+    open_native(path, path.read_bytes())  # says what is wrong with it
     return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))

@@ -27,7 +27,7 @@ from pyprefopt.data.tokenization.render import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.data.tokenization.tokenizer_files import read_config, special_tokens, with_added_tokens
+from pyprefopt.data.tokenization.tokenizer_files import read_config, shown, special_tokens, with_added_tokens
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
@@ -350,9 +350,9 @@ def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> 
     for name in unknown:
         if name in ("eos_token", "bos_token"):
             raise ConfigError(
-                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
+                f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
                 if name == "eos_token"
-                else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
+                else f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; correct tokenizer_config.json"
             )
         logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
     return {name: token for name, token in tokens.items() if name not in unknown}

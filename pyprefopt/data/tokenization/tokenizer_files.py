@@ -78,7 +78,7 @@ def with_added_tokens(content: bytes, config: Mapping[str, Any], source: Path) -
     try:
         own = {token["content"]: token for token in json.loads(_native.added_tokens(content))}
         known = {text: _flags(token) for text, token in own.items()}
-    except (ValueError, TypeError, KeyError):  # to be told by those who read all of it
+    except (ValueError, TypeError, KeyError, RecursionError):  # to be told by those who read all of it
         return content
     new = {text: token for text, token in told.items() if known.get(text) != _flags(token)}
     if not decides:
@@ -129,7 +129,7 @@ def _legacy(config: Mapping[str, Any], source: Path) -> Iterator[dict[str, Any]]
 
 def _token(index: int | None, token: Any, where: str) -> dict[str, Any]:
     """A token with all its flags."""
-    flags = dict.fromkeys(FLAGS, False) | (token if isinstance(token, dict) else {})
+    flags: dict[str, Any] = dict.fromkeys(FLAGS, False) | (token if isinstance(token, dict) else {})
     if not isinstance(token, dict) or token.get("normalized") is None:
         flags["normalized"] = not flags["special"]
     text = flags.get("content")

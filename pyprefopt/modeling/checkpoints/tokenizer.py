@@ -74,9 +74,9 @@ def _difference(directory: Path, expected: Expected) -> str | None:
             return f"AutoTokenizer takes {name}, which gives {shown!r} {wrong}"
     for arguments, text in expected.chats:
         try:
-            theirs = tokenizer.apply_chat_template(**arguments, tokenize=False)
+            written = str(tokenizer.apply_chat_template(**arguments, tokenize=False))
         except Exception as error:  # of the template's own, too
-            theirs = f"{type(error).__name__}: {error}"
-        if theirs != text:
-            return f"apply_chat_template of {name} writes {theirs[-SHOWN:]!r} at the end instead of {text[-SHOWN:]!r}"
+            written = f"{type(error).__name__}: {error}"
+        if written != text:
+            return f"apply_chat_template of {name} writes {written[-SHOWN:]!r} at the end instead of {text[-SHOWN:]!r}"
     return None

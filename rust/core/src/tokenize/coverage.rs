@@ -62,7 +62,10 @@ mod tests {
             coverage.add_characters("Q: a é 中 b", &content, offsets, shift);
             (coverage.characters, coverage.dropped)
         };
-        assert_eq!(dropped(3..13, &[(0, 3), (3, 4), (4, 7), (8, 11), (11, 13)], 0), (4, 0));
+        assert_eq!(
+            dropped(3..13, &[(0, 3), (3, 4), (4, 7), (8, 11), (11, 13)], 0),
+            (4, 0)
+        );
         assert_eq!(dropped(3..13, &[(0, 2), (3, 4), (11, 13)], 0), (4, 2));
         assert_eq!(dropped(3..13, &[(0, 1), (2, 4)], 3), (4, 2)); // the last two
         assert_eq!(dropped(3..13, &[], 0), (4, 4));

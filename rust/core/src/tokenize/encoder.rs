@@ -101,8 +101,11 @@ impl Encoder {
                     .and_then(|file| Engine::new(file, special_tokens))
             },
         );
-        let reference =
+        let mut reference =
             reference.map_err(|error| Error::Argument(format!("not a tokenizer.json: {error}")))?;
+        if fast.is_ok() {
+            reference.trust_patterns();
+        }
         let fast = fast.and_then(|engine| agreeing(engine, &reference));
         let why = OnceLock::new();
         let fast = fast.map_err(|reason| why.set(reason)).ok();

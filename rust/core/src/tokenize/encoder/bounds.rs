@@ -10,7 +10,10 @@ const MOST_PARTS: usize = 1 << 20;
 const MOST_STEPS: usize = 256;
 const MOST_GROWTH: usize = 4096;
 /// Characters of a word that `WordPiece` looks up from every place, and of a token of `Unigram`.
-const MOST_CHARACTERS: usize = 1024;
+const MOST_CHARACTERS: usize = 256;
+/// Characters in a row that are spaces, or are none: a pattern may look at each from each before it.
+const MOST_SPACES: usize = 1 << 13;
+const MOST_LETTERS: usize = 1 << 16;
 /// Characters of the texts that show whether a pattern ends.
 const PROBED: usize = 48;
 
@@ -67,10 +70,7 @@ pub fn check(json: &[u8]) -> Result<(), String> {
         ));
     }
     let growth = |step: &&Value| longer(step);
-    let growth = steps
-        .iter()
-        .map(growth)
-        .fold(1, usize::saturating_mul);
+    let growth = steps.iter().map(growth).fold(1, usize::saturating_mul);
     if growth > MOST_GROWTH {
         return Err(format!(
             "normalizer: its steps can make a text more than {MOST_GROWTH} times as long"
@@ -116,7 +116,9 @@ fn check_model(model: &RawValue) -> Result<(), String> {
 /// What stands for characters that the model lacks: a token, or (Unigram) an id.
 pub fn unknown(json: &[u8]) -> (Option<String>, Option<u32>) {
     let model = Components::read(json).map(|components| components.model);
-    let limits = model.ok().and_then(|model| serde_json::from_str::<Limits>(model.get()).ok());
+    let limits = model
+        .ok()
+        .and_then(|model| serde_json::from_str::<Limits>(model.get()).ok());
     let Some(limits) = limits else {
         return (None, None);
     };
@@ -124,19 +126,58 @@ pub fn unknown(json: &[u8]) -> (Option<String>, Option<u32>) {
     (limits.unk_token.as_str().map(String::from), id)
 }
 
+/// Whether the file has patterns of its own, whose time nobody knows.
+pub fn has_patterns(json: &[u8]) -> bool {
+    Components::read(json)
+        .is_ok_and(|file| file.steps().into_iter().any(|step| pattern(step).is_some()))
+}
+
+/// Says where a text has more characters in a row, without a space or of spaces, than patterns may look at.
+pub fn check_runs(text: &str) -> Result<(), String> {
+    let (mut count, mut spaces) = (0, false);
+    for c in text.chars() {
+        if c.is_whitespace() != spaces {
+            (count, spaces) = (0, !spaces);
+        }
+        count += 1;
+        let (most, what) = if spaces {
+            (MOST_SPACES, "spaces")
+        } else {
+            (MOST_LETTERS, "characters without a space")
+        };
+        if count > most {
+            return Err(format!(
+                "more than {most} {what} in a row, which its patterns may take too long for"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Try the file's patterns on texts that go back and forth in them; says where one does not come to an end.
-pub fn check_patterns(json: &[u8], encode: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+pub fn check_patterns(
+    json: &[u8],
+    encode: impl Fn(&str) -> Result<(), String>,
+) -> Result<(), String> {
     let components = Components::read(json)?;
     let mut letters: Vec<char> = "aA0 \n!é中".chars().collect();
-    let mut patterns = components.steps().into_iter().filter_map(pattern).peekable();
+    let mut patterns = components
+        .steps()
+        .into_iter()
+        .filter_map(pattern)
+        .peekable();
     if patterns.peek().is_none() {
-        return Ok(());
+        return Ok(()); // no text has to be tried
     }
     letters.extend(patterns.flat_map(str::chars).take(4096));
     letters.sort_unstable();
     letters.dedup();
+    let end: String = std::iter::once('\u{1}')
+        .chain(letters.iter().copied())
+        .collect();
     for letter in letters {
-        let text: String = std::iter::repeat_n(letter, PROBED).chain(['\u{1}']).collect();
+        let text: String = std::iter::repeat_n(letter, PROBED).collect();
+        let text = text + &end; // which has what a pattern may look for first
         match encode(&text) {
             Err(words) if words.contains("retry-limit") => {
                 return Err(format!(

@@ -18,13 +18,14 @@ thread_local! {
 pub struct Reference {
     tokenizer: Tokenizer,
     unknown: Option<u32>,
+    has_patterns: bool,
 }
 
 impl Reference {
     /// `special_tokens` count as special also where the file does not list them; one that it lists keeps its flags, and
     /// one that the vocabulary lacks is passed over.
     pub fn load(json: &[u8], special_tokens: &[String]) -> Result<Self, String> {
-        bounds::check(json)?;
+        bounds::check(json).map_err(|words| one_line(&words))?;
         let mut reference = guarded(|| {
             let mut tokenizer = Tokenizer::from_bytes(json)?;
             // A post-processor adds special tokens, which the template writes, and trims the offsets of spaces, which
@@ -43,6 +44,7 @@ impl Reference {
             Ok(Self {
                 tokenizer,
                 unknown: None,
+                has_patterns: bounds::has_patterns(json),
             })
         })?;
         reference.unknown = reference.unknown_id(json);
@@ -54,6 +56,11 @@ impl Reference {
     fn unknown_id(&self, json: &[u8]) -> Option<u32> {
         let (token, id) = bounds::unknown(json);
         token.and_then(|token| self.token_to_id(&token)).or(id)
+    }
+
+    /// Its patterns are known ones, which take time in proportion to a text.
+    pub fn trust_patterns(&mut self) {
+        self.has_patterns = false;
     }
 
     pub fn unknown(&self) -> Option<u32> {
@@ -74,9 +81,15 @@ impl Reference {
 
     /// Ids with byte offsets, or (`offsets` false) ids alone.
     pub fn encode(&self, text: &str, offsets: bool) -> Result<Encoding, String> {
-        guarded(|| match offsets {
-            true => self.tokenizer.encode(text, false),
-            false => self.tokenizer.encode_fast(text, false),
+        if self.has_patterns {
+            bounds::check_runs(text)?;
+        }
+        guarded(|| {
+            if offsets {
+                self.tokenizer.encode(text, false)
+            } else {
+                self.tokenizer.encode_fast(text, false)
+            }
         })
     }
 }
