@@ -172,6 +172,7 @@ class NamedSource:
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
         from pyprefopt.data.reading.catalog import kind_of
+        from pyprefopt.data.tokenization.coverage import Coverage
 
         manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
         settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])
@@ -181,6 +182,7 @@ class NamedSource:
             )
         self._check_tokenizer(config, tokenizer)
         self._check_boundary(boundary_of(config), tokenizer)
+        Coverage.of(manifest).check(str(self.folder), tokenizer.path)
         if self.format not in ("auto", settings["format"]):
             self._refuse("format", self.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):

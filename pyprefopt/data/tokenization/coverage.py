@@ -18,8 +18,8 @@ class Coverage(NamedTuple):
 
     response_tokens: int = 0
     unknown_tokens: int = 0  # of these: the tokenizer's unknown token
-    characters: int = 0  # visible ones; counted where the tokenizer can drop some
-    dropped_characters: int = 0  # of these: without a token
+    visible_bytes: int = 0  # of their texts, in UTF-8; counted where the tokenizer can drop some
+    dropped_bytes: int = 0  # of these: without a token
 
     @classmethod
     def total(cls, counts: Iterable[Coverage]) -> Coverage:
@@ -29,7 +29,7 @@ class Coverage(NamedTuple):
     @classmethod
     def of(cls, manifest: Mapping[str, int]) -> Coverage:
         """The counts that a manifest or a record holds."""
-        return cls(**{name: manifest[name] for name in cls._fields})
+        return cls(**{name: manifest.get(name, 0) for name in cls._fields})
 
     def check(self, source: str, tokenizer: object) -> None:
         """Warn of what the tokenizer does not have from 1 % on.
@@ -43,12 +43,12 @@ class Coverage(NamedTuple):
         """
         for count, of, what in (
             (self.unknown_tokens, self.response_tokens, "tokens are its unknown token"),
-            (self.dropped_characters, self.characters, "characters have no token and are left out"),
+            (self.dropped_bytes, self.visible_bytes, "text has no token and is left out"),
         ):
-            share = count / of if of else 0.0
+            share = min(count / of, 1.0) if of else 0.0
             if share < WARNED:
                 continue
             said = f"{source}: of the responses, tokenized by {tokenizer}, {share:.1%} of the {what}"
             if share >= REFUSED:
                 raise DataError(f"{said}; take the tokenizer of a model that knows this language and script")
-            logger.warning("%s, and the model cannot tell them apart", said)
+            logger.warning("%s; the model learns nothing of it", said)

@@ -69,7 +69,9 @@ def changed(path: str, value: Any, base: int = 0) -> dict[str, Any]:
 
 
 def pattern(regex: str) -> dict[str, Any]:
-    return changed("pre_tokenizer", {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False})
+    return changed(
+        "pre_tokenizer", {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    )
 
 
 TOKEN = {"id": 0, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -26,7 +26,7 @@ const CHUNKS: usize = 64;
 const CHUNK_ROWS: (usize, usize) = (128, 1024);
 
 pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize, Counts);
-/// Of the responses: tokens, unknown ones, visible characters, dropped ones.
+/// Of the responses: tokens, unknown ones, visible bytes, dropped ones.
 pub type Counts = (usize, usize, usize, usize);
 
 /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, coverage.
@@ -107,10 +107,10 @@ impl Made {
                 let Coverage {
                     tokens,
                     unknown,
-                    characters,
+                    bytes,
                     dropped,
                 } = self.counts.coverage;
-                (tokens, unknown, characters, dropped)
+                (tokens, unknown, bytes, dropped)
             },
         ))
     }

@@ -6,9 +6,9 @@ use std::ops::{AddAssign, Range};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coverage {
     pub tokens: usize,
-    pub unknown: usize,    // of the tokens
-    pub characters: usize, // visible ones of the contents; counted where some can be dropped
-    pub dropped: usize,    // of the characters: no token stands for them
+    pub unknown: usize, // of the tokens
+    pub bytes: usize,   // visible ones of the contents; counted where some can be dropped
+    pub dropped: usize, // of the bytes: no token stands for them
 }
 
 impl Coverage {
@@ -20,33 +20,47 @@ impl Coverage {
         }
     }
 
-    /// Count the visible characters of `text[content]`; `offsets` count from byte `shift` of the text.
-    pub(super) fn add_characters(
+    /// Count the visible bytes of `text[content]`; `offsets` count from byte `shift` of the text.
+    pub(super) fn add_bytes(
         &mut self,
         text: &str,
         content: &Range<usize>,
         offsets: &[(u32, u32)],
         shift: usize,
     ) {
-        let visible = |part: &str| part.chars().filter(|c| !c.is_whitespace()).count();
-        self.characters += visible(&text[content.clone()]);
-        let mut at = content.start; // all before it stands in a token, or was counted
-        for (start, end) in offsets {
-            let (start, end) = (*start as usize + shift, *end as usize + shift);
-            if let Some(gap) = text.get(at..start.min(content.end)) {
-                self.dropped += visible(gap);
-            }
-            at = at.max(end);
-        }
-        self.dropped += text.get(at..content.end).map_or(0, visible);
+        self.bytes += text[content.clone()]
+            .split_whitespace()
+            .map(str::len)
+            .sum::<usize>();
+        self.dropped += dropped(text, content, offsets, shift);
     }
+}
+
+/// Bytes of `text[range]` that no token covers, but for spaces between what is covered. A model that drops a character
+/// shifts what stands behind it in the word, so the bytes may be others, but as many.
+pub(super) fn dropped(
+    text: &str,
+    range: &Range<usize>,
+    offsets: &[(u32, u32)],
+    shift: usize,
+) -> usize {
+    let gap = |from: usize, to: usize| {
+        let gap = text.get(from..to.min(range.end));
+        gap.map_or(0, |gap| gap.trim().len())
+    };
+    let (mut at, mut dropped) = (range.start, 0);
+    for (start, end) in offsets {
+        dropped += gap(at, *start as usize + shift);
+        at = at.max(*end as usize + shift);
+    }
+    dropped + gap(at, range.end)
 }
 
 impl AddAssign for Coverage {
     fn add_assign(&mut self, other: Self) {
         self.tokens += other.tokens;
         self.unknown += other.unknown;
-        self.characters += other.characters;
+        self.bytes += other.bytes;
         self.dropped += other.dropped;
     }
 }
@@ -56,19 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_no_token_covers_are_counted() {
-        let dropped = |content: Range<usize>, offsets: &[(u32, u32)], shift| {
+    fn bytes_that_no_token_covers_are_counted() {
+        let counts = |content: Range<usize>, offsets: &[(u32, u32)], shift| {
             let mut coverage = Coverage::default();
-            coverage.add_characters("Q: a é 中 b", &content, offsets, shift);
-            (coverage.characters, coverage.dropped)
+            coverage.add_bytes("Q: a é 中 b", &content, offsets, shift);
+            (coverage.bytes, coverage.dropped)
         };
-        assert_eq!(
-            dropped(3..13, &[(0, 3), (3, 4), (4, 7), (8, 11), (11, 13)], 0),
-            (4, 0)
-        );
-        assert_eq!(dropped(3..13, &[(0, 2), (3, 4), (11, 13)], 0), (4, 2));
-        assert_eq!(dropped(3..13, &[(0, 1), (2, 4)], 3), (4, 2)); // the last two
-        assert_eq!(dropped(3..13, &[], 0), (4, 4));
-        assert_eq!(dropped(3..7, &[(2, 20)], 0), (2, 0));
+        let whole = [(0, 3), (3, 4), (4, 7), (8, 11), (11, 13)];
+        assert_eq!(counts(3..13, &whole, 0), (7, 0));
+        assert_eq!(counts(3..13, &[(0, 2), (3, 4), (11, 13)], 0), (7, 6)); // with the space between
+        assert_eq!(counts(3..13, &[(0, 1), (2, 4)], 3), (7, 5));
+        assert_eq!(counts(3..13, &[], 0), (7, 10));
+        assert_eq!(counts(3..7, &[(2, 20)], 0), (3, 0));
     }
 }

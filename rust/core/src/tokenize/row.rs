@@ -86,8 +86,7 @@ fn append(
         out.coverage
             .add_tokens(&out.ids[first..], work.encoder.unknown());
         if let (true, Some(content)) = (work.encoder.can_drop(), &parts.content) {
-            out.coverage
-                .add_characters(text, &content.range, offsets, shift);
+            out.coverage.add_bytes(text, &content.range, offsets, shift);
         }
         let limit = first.saturating_add(room);
         let mut cut = 0;
