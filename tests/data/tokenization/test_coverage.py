@@ -101,7 +101,8 @@ def test_a_foreign_tokenizer_is_told_with_its_share(make, says: str, tmp_path: P
     tokenize(pairs(0), tokenizer)
     assert says not in caplog.text
     tokenize(pairs(10), tokenizer)
-    assert says in caplog.text and "%" in caplog.text
+    assert says in caplog.text
+    assert "%" in caplog.text
     caplog.clear()
     with pytest.raises(DataError, match=f"[6-9][0-9].[0-9]% {says}"):
         tokenize(pairs(99), tokenizer)
@@ -166,4 +167,5 @@ def test_preparing_and_training_say_it(tmp_path: Path, caplog) -> None:
     pl.DataFrame(some).write_parquet(tmp_path / "some.parquet")
     store = prepare(tmp_path / "some.parquet", tokenizer, tmp_path / "folder")
     assert Coverage.of(store.manifest) == Coverage(56, 4, 56, 0)
-    assert "some.parquet: of the responses" in caplog.text and "7.1% of the tokens" in caplog.text
+    assert "some.parquet: of the responses" in caplog.text
+    assert "7.1% of the tokens" in caplog.text

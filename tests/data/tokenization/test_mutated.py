@@ -20,7 +20,8 @@ TEMPLATE = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
 END = {"content": "</s>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "bos_token": "<s>", "pad_token": END,
-    "added_tokens_decoder": {"1": END | {"content": "<e>", "special": True}}, "extra_special_tokens": {"e_token": "<e>"},
+    "added_tokens_decoder": {"1": END | {"content": "<e>", "special": True}},
+    "extra_special_tokens": {"e_token": "<e>"},
 }  # fmt: skip
 ROWS = pl.DataFrame({"prompt": ["a b", "ab é 中"], "chosen": ["ab  a\n", "a" * 50], "rejected": ["b a </s>", " x<e>"]})
 
@@ -88,7 +89,7 @@ BAD = [
     (pattern("((a{1000}){1000}){1000}"), "has more than 1048576 parts"),
     (changed("normalizer", {"type": "Sequence", "normalizers": GROWS}), "more than 4096 times as long"),
     (changed("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 300}), "of at most 256"),
-    (changed("model.max_input_chars_per_word", 10**9, base=1), "max_input_chars_per_word is at most 256, got 1000000000"),
+    (changed("model.max_input_chars_per_word", 10**9, base=1), "_chars_per_word is at most 256, got 1000000000"),
     (changed("model.vocab", [["<unk>", 0.0], ["a" * 300, -1.0]], base=2), "a token has at most 256 characters"),
     (b'{"model": ' + b"[" * DEEP, "not a tokenizer.json"),
     (b"\xff\xfe", "not a tokenizer.json"),
@@ -102,8 +103,10 @@ def test_what_is_wrong_with_a_file_is_said(file: Any, says: str, tmp_path: Path,
     with pytest.raises(ConfigError) as error:
         load_tokenizer(folder)
     words = str(error.value)
-    assert words.startswith(f"{folder}/tokenizer.json: ") and says in words, words
-    assert "\n" not in words and len(words) < 600
+    assert words.startswith(f"{folder}/tokenizer.json: ")
+    assert says in words
+    assert "\n" not in words
+    assert len(words) < 600
     assert time.perf_counter() - start < 20  # a hang is hours
     assert capfd.readouterr().err == ""  # a panic prints
 
@@ -127,7 +130,8 @@ CONFIGS = [
 def test_what_is_wrong_with_a_config_is_said(config: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load_tokenizer(write(tmp_path / "t", tokenizer_config=config))
-    assert str(error.value).startswith(f"{tmp_path}/t/tokenizer_config.json: ") and says in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}/t/tokenizer_config.json: ")
+    assert says in str(error.value)
 
 
 def test_a_text_that_patterns_may_take_too_long_for_is_a_bad_row(tmp_path: Path) -> None:
