@@ -244,8 +244,10 @@ class NamedSource:
                 "own, or prepare it again"
             )
         if config.tokenizer is None and config.model is not None and not is_bare(config.model):
-            file = resolve(config.model) / "tokenizer.json"
-            if file.is_file() and file.read_bytes() != tokenizer.json:
+            from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
+
+            folder = resolve(config.model)
+            if (folder / "tokenizer.json").is_file() and read_tokenizer(folder) != tokenizer.json:
                 raise ConfigError(
                     f"{self.setting} '{self.folder}' was prepared with another tokenizer.json than model "
                     f"'{config.model}' has; prepare it again with tokenizer {config.model}, or set tokenizer to "

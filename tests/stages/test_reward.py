@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -63,6 +64,8 @@ ENDS = {  # how a template ends a turn
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}",
     "eos": "{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}",
+    "padding": "{% for m in messages %}{{ m.role }}:{{ m.content }}</s><s>{% endfor %}"  # which transformers would skip
+    "{% if add_generation_prompt %}assistant:{% endif %}",
     "nothing": "{% for m in messages %}{{ m.role }}:{{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}",
     "joined": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"  # " a" is one token
@@ -75,13 +78,16 @@ ENDS = {  # how a template ends a turn
     ("newline", {"attention": "loop"}),
 ])  # fmt: skip
 def test_users_score_what_the_run_scored(ends: str, more: dict, inputs: Path, tmp_path: Path) -> None:
-    byte_tokenizer(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    byte_tokenizer(tmp_path).rename(tmp_path / "tokenizer" / "tokenizer.json")
+    named = {"eos_token": "</s>"} | ({"pad_token": "<s>"} if ends == "padding" else {})
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(named))
     words = ["ab", "a b", "ba.", "b", "a", "abba"]
     rows = [{"prompt": a + b, "chosen": b + c, "rejected": c + a + "!"} for a in words for b in words for c in words]
     pl.DataFrame(rows[:64]).write_parquet(tmp_path / "train.parquet")
     pl.DataFrame(rows[64:96]).write_parquet(tmp_path / "test.parquet")
     files = {"data": str(tmp_path / "train.parquet"), "eval_data": str(tmp_path / "test.parquet")}
-    files |= {"tokenizer": str(tmp_path / "bytes.json"), "eos_token": "</s>", "chat_template": ENDS[ends]}
+    files |= {"tokenizer": str(tmp_path / "tokenizer"), "chat_template": ENDS[ends]}
     settings = {**SETTINGS, "oracle": {}, "method": "reward", "max_steps": 3, **files, **more}
     result = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
     classifier = AutoModelForSequenceClassification.from_pretrained(result.policy).eval()

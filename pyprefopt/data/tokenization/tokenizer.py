@@ -27,7 +27,7 @@ from pyprefopt.data.tokenization.render import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.data.tokenization.tokenizer_files import read_config, shown, special_tokens, with_added_tokens
+from pyprefopt.data.tokenization.tokenizer_files import read_config, read_tokenizer, shown, special_tokens
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
@@ -258,7 +258,7 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
         raise ConfigError(
             f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
         )
-    content = with_added_tokens(file.read_bytes(), config, source) if source.is_dir() else file.read_bytes()
+    content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
     native = open_native(file, content, tokens, template)
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file

@@ -69,6 +69,11 @@ def special_tokens(config: Mapping[str, Any], source: Path) -> dict[str, str]:
     return found
 
 
+def read_tokenizer(folder: Path) -> bytes:
+    """The tokenizer.json of a folder, with the added tokens that the files beside it describe in full."""
+    return with_added_tokens((folder / "tokenizer.json").read_bytes(), read_config(folder), folder)
+
+
 def with_added_tokens(content: bytes, config: Mapping[str, Any], source: Path) -> bytes:
     """A tokenizer.json with the added tokens that the files beside it describe in full."""
     decides = "added_tokens_decoder" in config
