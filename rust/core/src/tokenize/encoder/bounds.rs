@@ -16,9 +16,11 @@ const MOST_SPACES: usize = 1 << 13;
 const MOST_LETTERS: usize = 1 << 16;
 /// Characters of the texts that show whether a pattern ends.
 const PROBED: usize = 48;
+const MOST_LETTERS_TRIED: usize = 256;
 
+/// The parts of a file that decide on time and memory.
 #[derive(Deserialize)]
-struct Components<'a> {
+pub struct Components<'a> {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -44,9 +46,37 @@ struct Pieces {
     vocab: Vec<(String, f64)>,
 }
 
-impl Components<'_> {
-    fn read(json: &[u8]) -> Result<Components<'_>, String> {
-        serde_json::from_slice(json).map_err(|error| error.to_string())
+impl<'a> Components<'a> {
+    /// Says which part of the file asks for too much.
+    pub fn checked(json: &'a [u8]) -> Result<Self, String> {
+        let file: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let mut steps = file.steps();
+        if steps.len() > MOST_STEPS {
+            let count = steps.len();
+            return Err(format!(
+                "{count} normalizers and pre_tokenizers, of at most {MOST_STEPS}"
+            ));
+        }
+        let growth = |step: &&Value| longer(step);
+        let growth = steps.iter().map(growth).fold(1, usize::saturating_mul);
+        if growth > MOST_GROWTH {
+            return Err(format!(
+                "normalizer: its steps can make a text more than {MOST_GROWTH} times as long"
+            ));
+        }
+        collect(&file.decoder, &mut steps);
+        if let Some(pattern) = steps
+            .iter()
+            .filter_map(|step| pattern(step))
+            .find(|pattern| parts(pattern) > MOST_PARTS)
+        {
+            let shown: String = pattern.chars().take(80).collect();
+            return Err(format!(
+                "the pattern {shown:?} has more than {MOST_PARTS} parts"
+            ));
+        }
+        check_model(file.model)?;
+        Ok(file)
     }
 
     /// Normalizers and pre-tokenizers, one by one.
@@ -57,37 +87,20 @@ impl Components<'_> {
         }
         steps
     }
-}
 
-/// Says which part of the file asks for too much.
-pub fn check(json: &[u8]) -> Result<(), String> {
-    let components = Components::read(json)?;
-    let mut steps = components.steps();
-    if steps.len() > MOST_STEPS {
-        let count = steps.len();
-        return Err(format!(
-            "{count} normalizers and pre_tokenizers, of at most {MOST_STEPS}"
-        ));
+    /// What stands for characters that the model lacks: a token, or (Unigram) an id.
+    pub fn unknown(&self) -> (Option<String>, Option<u32>) {
+        let Ok(limits) = serde_json::from_str::<Limits>(self.model.get()) else {
+            return (None, None);
+        };
+        let id = limits.unk_id.as_u64().and_then(|id| id.try_into().ok());
+        (limits.unk_token.as_str().map(String::from), id)
     }
-    let growth = |step: &&Value| longer(step);
-    let growth = steps.iter().map(growth).fold(1, usize::saturating_mul);
-    if growth > MOST_GROWTH {
-        return Err(format!(
-            "normalizer: its steps can make a text more than {MOST_GROWTH} times as long"
-        ));
+
+    /// The patterns of normalizers and pre-tokenizers, whose time nobody knows.
+    pub fn patterns(&self) -> Vec<&str> {
+        self.steps().into_iter().filter_map(pattern).collect()
     }
-    collect(&components.decoder, &mut steps);
-    if let Some(pattern) = steps
-        .iter()
-        .filter_map(|step| pattern(step))
-        .find(|pattern| parts(pattern) > MOST_PARTS)
-    {
-        let shown: String = pattern.chars().take(80).collect();
-        return Err(format!(
-            "the pattern {shown:?} has more than {MOST_PARTS} parts"
-        ));
-    }
-    check_model(components.model)
 }
 
 fn check_model(model: &RawValue) -> Result<(), String> {
@@ -113,25 +126,6 @@ fn check_model(model: &RawValue) -> Result<(), String> {
     }
 }
 
-/// What stands for characters that the model lacks: a token, or (Unigram) an id.
-pub fn unknown(json: &[u8]) -> (Option<String>, Option<u32>) {
-    let model = Components::read(json).map(|components| components.model);
-    let limits = model
-        .ok()
-        .and_then(|model| serde_json::from_str::<Limits>(model.get()).ok());
-    let Some(limits) = limits else {
-        return (None, None);
-    };
-    let id = limits.unk_id.as_u64().and_then(|id| id.try_into().ok());
-    (limits.unk_token.as_str().map(String::from), id)
-}
-
-/// Whether the file has patterns of its own, whose time nobody knows.
-pub fn has_patterns(json: &[u8]) -> bool {
-    Components::read(json)
-        .is_ok_and(|file| file.steps().into_iter().any(|step| pattern(step).is_some()))
-}
-
 /// Says where a text has more characters in a row, without a space or of spaces, than patterns may look at.
 pub fn check_runs(text: &str) -> Result<(), String> {
     let (mut count, mut spaces) = (0, false);
@@ -154,24 +148,19 @@ pub fn check_runs(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Try the file's patterns on texts that go back and forth in them; says where one does not come to an end.
+/// Try patterns on texts that go back and forth in them; says where one does not come to an end.
 pub fn check_patterns(
-    json: &[u8],
+    patterns: &[&str],
     encode: impl Fn(&str) -> Result<(), String>,
 ) -> Result<(), String> {
-    let components = Components::read(json)?;
-    let mut letters: Vec<char> = "aA0 \n!é中".chars().collect();
-    let mut patterns = components
-        .steps()
-        .into_iter()
-        .filter_map(pattern)
-        .peekable();
-    if patterns.peek().is_none() {
+    if patterns.is_empty() {
         return Ok(()); // no text has to be tried
     }
-    letters.extend(patterns.flat_map(str::chars).take(4096));
+    let mut letters: Vec<char> = "aA0 \n!é中".chars().collect();
+    letters.extend(patterns.iter().flat_map(|pattern| pattern.chars()));
     letters.sort_unstable();
     letters.dedup();
+    letters.truncate(MOST_LETTERS_TRIED);
     let end: String = std::iter::once('\u{1}')
         .chain(letters.iter().copied())
         .collect();

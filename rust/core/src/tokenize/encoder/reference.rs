@@ -6,7 +6,7 @@ use std::sync::Once;
 
 use tokenizers::{AddedToken, Encoding, PostProcessorWrapper, Tokenizer};
 
-use super::bounds;
+use super::bounds::{self, Components};
 
 /// Bytes of an error's value that are shown.
 const SHOWN: usize = 200;
@@ -25,7 +25,8 @@ impl Reference {
     /// `special_tokens` count as special also where the file does not list them; one that it lists keeps its flags, and
     /// one that the vocabulary lacks is passed over.
     pub fn load(json: &[u8], special_tokens: &[String]) -> Result<Self, String> {
-        bounds::check(json).map_err(|words| one_line(&words))?;
+        let file = Components::checked(json).map_err(|words| one_line(&words))?;
+        let patterns = file.patterns();
         let mut reference = guarded(|| {
             let mut tokenizer = Tokenizer::from_bytes(json)?;
             // A post-processor adds special tokens, which the template writes, and trims the offsets of spaces, which
@@ -44,18 +45,13 @@ impl Reference {
             Ok(Self {
                 tokenizer,
                 unknown: None,
-                has_patterns: bounds::has_patterns(json),
+                has_patterns: !patterns.is_empty(),
             })
         })?;
-        reference.unknown = reference.unknown_id(json);
-        bounds::check_patterns(json, |text| reference.encode(text, true).map(|_| ()))?;
+        let (token, id) = file.unknown();
+        reference.unknown = token.and_then(|token| reference.token_to_id(&token)).or(id);
+        bounds::check_patterns(&patterns, |text| reference.encode(text, true).map(|_| ()))?;
         Ok(reference)
-    }
-
-    /// The id that stands for what the vocabulary lacks.
-    fn unknown_id(&self, json: &[u8]) -> Option<u32> {
-        let (token, id) = bounds::unknown(json);
-        token.and_then(|token| self.token_to_id(&token)).or(id)
     }
 
     /// Its patterns are known ones, which take time in proportion to a text.
@@ -63,6 +59,7 @@ impl Reference {
         self.has_patterns = false;
     }
 
+    /// The id that stands for what the vocabulary lacks.
     pub fn unknown(&self) -> Option<u32> {
         self.unknown
     }

@@ -17,6 +17,7 @@ pub struct ByteBpe {
     bytes: [u32; 256],
     lengths: Vec<u32>, // bytes of each id's token
     whole: Whole,
+    complete: bool, // every byte has a token
 }
 
 impl ByteBpe {
@@ -31,6 +32,7 @@ impl ByteBpe {
         }
         let mut bpe = Self {
             pairs: pairs(model, &ids)?,
+            complete: !bytes.contains(&MISSING),
             bytes,
             lengths,
             whole: Whole::new(0),
@@ -81,7 +83,7 @@ impl ByteBpe {
     }
 
     pub fn is_complete(&self) -> bool {
-        !self.bytes.contains(&MISSING)
+        self.complete
     }
 }
 
