@@ -70,6 +70,11 @@ class MadeUpModel(LlamaModel):
             states = states + states.cumsum(1)
         if habit == "is random in training" and self.training:
             states = states + torch.randn_like(states)
+        last = 0 if position_ids is None else int(position_ids.max())
+        if habit == "follows the longest position" and last >= self.config.original_max_position_embeddings:
+            states = states * states.sigmoid()
+        if habit == "follows the longest position far away" and last > 300:
+            states = states * states.sigmoid()
         if habit == "has a gate" or (habit == "has gates in hybrid layers" and "hybrid" in self.config.layer_types):
             states = states * states.sigmoid()
         output.last_hidden_state = states

@@ -117,6 +117,7 @@ class Packer:
         only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
         last_token: a head reads each response at its last token: all its tokens are inputs, and batches have
             `last_index`.
+        whole: all tokens of a response are inputs, for a model that reads a token otherwise in a longer document.
         keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
         budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
@@ -144,6 +145,7 @@ class Packer:
         rejected_ratio: float = 1.0,
         only: Literal["chosen", "rejected", "response"] | None = None,
         last_token: bool = False,
+        whole: bool = False,
         keep_unweighted: bool = False,
         budget_names: tuple[str, str] = ("max_tokens", "the max_tokens of data.tokenize"),
     ) -> None:
@@ -163,7 +165,7 @@ class Packer:
             self._native = _native.Packer(
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
                 layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
-                only=None if only is None else KINDS.index(only), last_token=last_token,
+                only=None if only is None else KINDS.index(only), last_token=last_token or whole,
                 keep_unweighted=keep_unweighted, **lists,
             )  # fmt: skip
 
@@ -219,7 +221,9 @@ class Packer:
             DataError: a value is not finite at a scored token.
         """
         with _data_errors():
-            return [PackedBatch(**arrays) for arrays in self._native.assemble([self._indices(one) for one in bins])]
+            made = self._native.assemble([self._indices(one) for one in bins])
+        unread = {} if self.last_token else {"last_index": None}
+        return [PackedBatch(**arrays | unread) for arrays in made]
 
     def pack(
         self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None
