@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling import LogpsModel, load_model
+from pyprefopt.modeling import LogpsModel, load_model, save_policy
 from pyprefopt.modeling.rotary import longest_alike
-from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure
 from tests.modeling.made_up import made_up
 from tests.modeling.models import eager_twin, plain_logps, shake, write_config
@@ -123,25 +124,40 @@ def test_what_follows_the_longest_document_elsewhere_is_refused(habit: str, tmp_
         load_model(write_config(tmp_path, settings))
 
 
-def run(directory: Path, output_dir: Path, **settings: Any) -> RunConfig:
-    config = directory / "config.json"
-    write_config(directory, {**FOLLOWING["longrope"][0], "original_max_position_embeddings": 40, "vocab_size": 512})
-    given = {"data": "train.parquet", "eval_data": "test.parquet", "tokenizer": "tokenizer"}
-    return configure(
-        method="dpo", model=str(config), **{name: str(directory / path) for name, path in given.items()},
-        output_dir=str(output_dir), threads=1, learning_rate=1e-12, global_batch_size=16, max_tokens=128,
-        max_prompt_tokens=100, max_tokens_per_batch=1024, **settings,
+def long_among_short(directory: Path) -> None:
+    """Rows of about 20 tokens, and every eighth of 60 to 110, of which one response alone is long."""
+    write_inputs(directory)
+    lines = []
+    for row, given in enumerate(pq.read_table(directory / "train.parquet").to_pylist()):
+        texts = {name: str(given[name]).split() for name in ("prompt", "chosen", "rejected")}
+        texts["chosen"] *= 1 + row % 3 if row % 8 == 0 else 1
+        for side in ("chosen", "rejected"):
+            texts[side] = texts[side][: 96 if side == "chosen" and row % 8 == 0 else 8]
+        lines.append(json.dumps({name: " ".join(words) for name, words in texts.items()}))
+    (directory / "rows.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate"])
+def test_a_policy_that_does_not_move_stays_at_its_reference(
+    layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Documents on both sides of an original length of 40, scored in other batches than they are trained in."""
+    from pyprefopt import train
+
+    long_among_short(tmp_path)
+    settings = {**FOLLOWING["longrope"][0], "original_max_position_embeddings": 40, "vocab_size": 512}
+    model = load_model(write_config(tmp_path, settings))
+    shake(model)
+    save_policy(model, tmp_path / "model", (tmp_path / "tokenizer").iterdir())
+    config = configure(
+        method="dpo", model=str(tmp_path / "model"), data=str(tmp_path / "rows.jsonl"), layout=layout, threads=1,
+        output_dir=str(tmp_path / "run"), learning_rate=1e-12, global_batch_size=8, max_tokens=128,
+        max_prompt_tokens=32, max_tokens_per_batch=256,
     )  # fmt: skip
-
-
-def test_a_policy_that_does_not_move_stays_at_its_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Documents of up to 128 tokens around an original length of 40, scored in other batches than trained in."""
-    from pyprefopt import train as train_run
-
-    write_inputs(tmp_path)
     with caplog.at_level(logging.INFO):
-        train_run(run(tmp_path, tmp_path / "run"))
-    assert "layout: separate, because Phi3ForCausalLM reads documents of more than 40 tokens" in caplog.text
+        train(config)
+    told = "layout: separate, because Phi3ForCausalLM reads documents of more than 40 tokens"
+    assert (told in caplog.text) == (layout == "shared")
     found = [loss for _, _, loss in losses(tmp_path / "run")]
-    assert found
+    assert len(found) == 8
     assert all(abs(loss - math.log(2)) < 1e-5 for loss in found)
