@@ -14,10 +14,19 @@ SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def local(name_or_path: str | Path) -> Path:
-    """The path that is meant; of the embedded model that of its config.json."""
+    """The path that is meant; of the embedded model that of its config.json.
+
+    Raises:
+        ConfigError: a path whose bytes are no text, which no settings, manifest or tokenizer can name.
+    """
     if name_or_path == EMBEDDED_MODEL:
         return Path(__file__).parents[1] / "configs" / "model" / "embedded-tiny.json"
-    return Path(name_or_path).expanduser()
+    path = Path(name_or_path).expanduser()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"paths must be written in UTF-8, got {str(path)!r}; rename that file or folder") from None
+    return path
 
 
 def is_bare(model: str) -> bool:

@@ -127,7 +127,8 @@ def _check_mergeable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
-        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+        plain = isinstance(module, Linear) and type(base_layer(module)).forward in _plain_forwards()
+        if not plain or module.fan_in_fan_out or any(module.use_dora.values()):
             layer, kind = name.removeprefix("base_model.model."), type(base_layer(module)).__name__
             raise ConfigError(
                 f"lora.target_modules must be linear layers, whose plain adapters can be merged, got {layer} ({kind}); "

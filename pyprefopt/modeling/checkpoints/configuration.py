@@ -168,7 +168,7 @@ def _check_values(settings: dict[str, Any], file: Path) -> None:
     layers, experts = [1], [1]
     for name, key, value, depth in _walk(settings):
         if depth > _DEEPEST:
-            raise ConfigError(f"model: {str(file)!r} must be JSON of at most {_DEEPEST} levels; {_REMEDY}")
+            raise ConfigError(f"model: {str(file)!r} must be JSON, in at most {_DEEPEST} levels; {_REMEDY}")
         if key.endswith("_config") and not isinstance(value, dict | None):
             refuse(name, value, "an object of settings")
         if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and "limit" not in key)):
@@ -240,6 +240,7 @@ def _blamed(settings: dict[str, Any], message: str) -> tuple[str, Any] | None:
     return (
         first(lambda word, key, value: word == key and "_" in key and not isinstance(value, dict))
         or first(lambda word, _, value: word == value)
+        or next(((name, value) for name, _, value in values if isinstance(value, str) and repr(value) in message), None)
         or first(lambda word, key, value: key in _CORE and word == str(value))
         or first(lambda word, key, _: word == key and "_" in key)
     )

@@ -78,9 +78,7 @@ def _parts(index: Path) -> list[str]:
     named = read_json(index, rule, _REMEDY).get("weight_map")
     files = list(named.values()) if isinstance(named, dict) else []
     if not files or not all(isinstance(name, str) for name in files):
-        raise ConfigError(
-            f"model: {str(index)!r} must {rule}, got {repr(named)[:80]}; {_REMEDY}"
-        )
+        raise ConfigError(f"model: {str(index)!r} must {rule}, got {repr(named)[:80]}; {_REMEDY}")
     for weight, name in named.items():  # type: ignore[union-attr]
         if name in (".", "..") or name != Path(name).name or "\0" in name:
             raise ConfigError(
