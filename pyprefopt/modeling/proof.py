@@ -41,7 +41,8 @@ Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weigh
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 _LARGEST = TOLERANCE[torch.float32]
 _REMEDY = "use a model of another architecture, as docs/gpu.md says"
-_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT = 64, 4, 32, 8, 2**16  # of a tiny copy
+# Of a tiny copy.
+_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT, _WIDEST_HEAD = 64, 4, 32, 8, 2**16, 512
 _TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
 _ORIGINAL = "original_max_position_embeddings"  # of a tiny copy so many that the text fits, and the responses do not
 
@@ -287,6 +288,8 @@ def _shrink(config: PreTrainedConfig) -> None:
     ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
     if not isinstance(heads, int):
         ratio = max(1.0, min(8.0, hidden / 64))
+    elif hidden < 2**62:
+        ratio *= max(1.0, hidden / max(heads, 1) / _WIDEST_HEAD)
     depth = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     for name, value in list(vars(config).items()):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or name.startswith("_") or name == depth:

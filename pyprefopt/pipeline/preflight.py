@@ -12,8 +12,9 @@ from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.attention.backends import check_here
 from pyprefopt.modeling.checkpoints.adapters import add_lora
-from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model
+from pyprefopt.modeling.checkpoints.load import Head, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.reward_head import RewardModel

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
-from pyprefopt.modeling.checkpoints.load import load_model, model_hash
+from pyprefopt.modeling.checkpoints.load import load_model
+from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel

@@ -17,8 +17,8 @@ from pyprefopt.data.batching.loader import StepLoader, permutation
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError, counted
-from pyprefopt.modeling.checkpoints.load import model_hash
 from pyprefopt.modeling.checkpoints.save import save_policy
+from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
 from pyprefopt.stages.models import Source, open_trained, packing_for

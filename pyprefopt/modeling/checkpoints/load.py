@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -32,15 +31,14 @@ from pyprefopt.modeling.checkpoints.configuration import (
     read_config,
     read_json,
     refuse_config,
-    unreadable,
 )
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.checkpoints.weights import check_numbers, stored_tensors
 from pyprefopt.modeling.cpu_matmul import use_fast_products
 from pyprefopt.modeling.proof import parts_of, prove, steady_layers
 from pyprefopt.modeling.rotary import give_documents_their_own
 from pyprefopt.modeling.steady import keep_in_evaluation
-from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
@@ -110,8 +108,6 @@ def load_model(
         config.vocab_size = original.vocab_size = vocab_size
     if load_in_4bit:
         _refuse_packing_anew(config, path)
-    if type(config).__module__.startswith("transformers.models."):
-        _sketched(path, config, head, trust_remote_code)
     model = _build_model(
         path, config, wanted, seed=seed, trust_remote_code=trust_remote_code, load_in_4bit=load_in_4bit, head=head
     )
@@ -141,70 +137,10 @@ def sketch_model(
     config, _, _ = _configured(path, "auto", trust_remote_code, head, None)
     if load_in_4bit:
         _refuse_packing_anew(config, path)
-    model = _sketched(path, config, head, trust_remote_code)
+    model = _sketched(config, head, trust_remote_code)
     if load_in_4bit:
         check_packable(model)
     return model
-
-
-def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
-    path = local(source)
-    try:
-        if path.is_dir():
-            _check_directory(path)
-            return path
-        if path.is_file():
-            if path.suffix != ".json":
-                raise ConfigError(f"model must be a directory, a hub name or a config.json, got {str(source)!r}")
-            return path
-    except OSError as error:  # a folder on the way that is closed, a name that is too long
-        raise unreadable(path, error) from error
-    name = str(source)
-    if not _is_hub_name(name):
-        raise ConfigError(f"model must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"] + (["*.py"] if trust_remote_code else [])
-    try:
-        path = Path(snapshot_download(name, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ConfigError(
-            f"model must be a local path or a model that can be reached on the hub, got {name!r}: "
-            f"{type(error).__name__}; download it first and give its directory"
-        ) from error
-    _check_directory(path)
-    return path
-
-
-def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
-    """Hash what makes a model: configuration, tensors and adapter, and its code where that is trusted.
-
-    Paths, tokenizers, other files and the versions of the libraries that wrote the configuration do not count.
-
-    Args:
-        source: as for `load_model`.
-        trust_remote_code: as for `load_model`.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-
-    Raises:
-        ConfigError: there is no such model.
-
-    Example:
-        >>> model_hash("models/base") == model_hash("copies/base")  # doctest: +SKIP
-        True
-    """
-    path = resolve_source(source, trust_remote_code=trust_remote_code)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
-    digest = hashlib.sha256()
-    for file in files:
-        part = content_hash(_settings(file)) if file.name.endswith(".json") else sha256_file(file)
-        name = "config.json" if path.is_file() else file.relative_to(path).as_posix()
-        digest.update(f"{name} {part}\n".encode())
-    return digest.hexdigest()
 
 
 def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
@@ -233,23 +169,6 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return cast("torch.dtype", wanted)
 
 
-def _is_hub_name(name: str) -> bool:
-    """`name` or `owner/name`; anything that looks like a path is not."""
-    looks_local = name.startswith((".", "~", "/")) or name.endswith((".json", ".safetensors", "/")) or "\\" in name
-    return bool(name) and not looks_local and name.count("/") <= 1
-
-
-def _check_directory(path: Path) -> None:
-    if (path / "adapter_config.json").is_file():
-        raise ConfigError(
-            f"model must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
-        )
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
-    next(path.iterdir())  # a folder whose files cannot be listed looks empty to `glob`
-    stored_tensors(path)
-
-
 def _configured(
     path: Path, way: str, trust_remote_code: bool, head: Head, pad_token_id: int | None
 ) -> tuple[PreTrainedConfig, PreTrainedConfig, frozenset[str] | None]:
@@ -263,27 +182,29 @@ def _configured(
     _, architectures, kind, _ = _HEADS[head]
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
+    if type(config).__module__.startswith("transformers.models."):  # code of its own may need numbers
+        _check_build(path, config, head)
     return config, original, prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
 
 
-def _sketched(path: Path, config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
-    """The model on the meta device.
-
-    Raises:
-        ConfigError: transformers cannot build it, it is too large, or its files hold another.
-    """
+def _check_build(path: Path, config: PreTrainedConfig, head: Head) -> None:
+    """ConfigError for what transformers cannot build, is too large, or does not fit the files of weights."""
     file = path if path.is_file() else path / "config.json"
+    plain = copy.deepcopy(config)
+    plain._attn_implementation = "eager"
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = _random_model(config, head, trust_remote_code)
+        model = _sketched(plain, head, trust_remote_code=False)
     except Exception as error:  # whatever a configuration leads to
-        if not type(config).__module__.startswith("transformers.models."):
-            raise  # code of its own may need numbers
         refuse_config(file, read_json(file), error)
     stored = None if path.is_file() else stored_tensors(path)
     check_count(model, file, None if stored is None else sum(tensor.size for tensor in stored.values()))
     check_numbers(stored or {}, (name for name, _ in model.named_parameters()))
-    return model
+
+
+def _sketched(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
+    """The model on the meta device."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _random_model(config, head, trust_remote_code)
 
 
 def _steady(model: PreTrainedModel, names: frozenset[str], gradient_checkpointing: bool) -> None:
@@ -320,22 +241,6 @@ def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
             f"{TRAINED_IN_4BIT}): packed anew, it loses most of what it has learned; leave load_in_4bit out to go on "
             "from it, or give the model that it was trained from"
         )
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """A config without the version of the library that wrote it."""
-    return {key: value for key, value in read_json(file).items() if key not in ("transformers_version", "peft_version")}
-
-
-def _counts(file: Path, root: Path, code: bool) -> bool:
-    """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
-    if file.parent not in (root, root / "adapter"):
-        return False
-    return (
-        file.suffix == ".safetensors"
-        or file.name in ("config.json", "adapter_config.json")
-        or (code and file.suffix == ".py")
-    )
 
 
 def _prepare(config: PreTrainedConfig, way: str) -> None:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from pyprefopt.errors import ConfigError, PyprefoptError
 from pyprefopt.modeling import LogpsModel, load_model, model_hash, save_policy
-from pyprefopt.modeling.checkpoints.load import resolve_source, sketch_model
+from pyprefopt.modeling.checkpoints.load import sketch_model
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from tests.modeling.models import make_groups, write_config
 from tests.reference.packing import pack_groups
 
