@@ -27,7 +27,7 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.attention.backends import PLAIN
 from pyprefopt.modeling.attention.layout import Pack
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
-from pyprefopt.modeling.packed_model import run_packed
+from pyprefopt.modeling.packed_model import plain_attention, run_packed
 from pyprefopt.modeling.rotary import give_documents_their_own
 from pyprefopt.modeling.steady import find_unsteady
 from pyprefopt.storage.files import write_json
@@ -176,7 +176,8 @@ def steady_layers(model: PreTrainedModel) -> frozenset[str]:
     Raises:
         ConfigError: two runs in evaluation differ already.
     """
-    unsteady = find_unsteady(model, lambda: run_packed(model.base_model, sample_pack(model)).last_hidden_state[0])
+    with plain_attention(model):
+        unsteady = find_unsteady(model, lambda: run_packed(model.base_model, sample_pack(model)).last_hidden_state[0])
     if unsteady is None:
         raise ConfigError(
             f"{type(model).__name__} computes other numbers each time, in evaluation too, so that it differs from its "

@@ -37,7 +37,7 @@ _MOST = (
         2**31 - 1,
     ),
 )
-_MOST_MODULES = 2**18  # layers times experts
+_MOST_MODULES = 2**19  # layers times experts
 _POSITIVE = frozenset({"rope_theta", "rope_local_base_freq", "rotary_emb_base", "factor", "partial_rotary_factor"})
 
 
@@ -57,9 +57,10 @@ def read_config(path: Path, *, trust_remote_code: bool) -> PreTrainedConfig:
     _check_values(settings, file)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+        text = config.get_text_config()
     except Exception as error:  # transformers raises whatever a value leads to
         refuse_config(file, settings, error)
-    _check_heads(config, file)
+    _check_heads(text, file)
     return cast("PreTrainedConfig", config)
 
 
@@ -101,6 +102,8 @@ def refuse_config(file: Path, settings: dict[str, Any], error: Exception) -> NoR
     """Raise the ConfigError for what transformers made of a configuration, with the setting that it speaks of."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     said = ": ".join([type(error).__name__, *lines[:3]])[:300]
+    if isinstance(error, ImportError):
+        raise ConfigError(f"model: {str(file)!r} needs a package that is not installed ({said})") from error
     if (found := _blamed(settings, " ".join(lines))) is not None:
         name, value = found
         raise ConfigError(
@@ -112,27 +115,28 @@ def refuse_config(file: Path, settings: dict[str, Any], error: Exception) -> NoR
     ) from error
 
 
-def check_count(meta: nn.Module, file: Path, stored: int | None) -> None:
-    """ConfigError for a model, built without numbers, of more weights than its files hold, or than fit in memory.
-
-    Args:
-        meta: the model.
-        file: its config.json.
-        stored: numbers in its files of weights; None: they are made up here.
-    """
-    wanted = sum(parameter.numel() for parameter in {id(p): p for p in meta.parameters()}.values())
-    if stored is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if 4 * wanted > memory:
-            raise ConfigError(
-                f"model must fit in memory, but {str(file)!r} describes {wanted:,} weights, whose random numbers take "
-                f"{4 * wanted / 2**30:,.0f} GiB of {memory / 2**30:,.0f}; make its sizes smaller"
-            )
-    elif wanted > 2 * stored + 2**24:
+def check_count(meta: nn.Module, file: Path, stored: int) -> None:
+    """ConfigError for a model, built without numbers, of more weights than the `stored` numbers of its files."""
+    wanted = _numbers(meta)
+    if wanted > 2 * stored + 2**24:
         raise ConfigError(
             f"model must have the weights that its config.json describes, but {str(file)!r} describes {wanted:,} "
             f"numbers and the safetensors files beside it hold {stored:,}; {_REMEDY}"
         )
+
+
+def check_memory(meta: nn.Module, file: Path) -> None:
+    """ConfigError for a model, built without numbers, whose random ones do not fit in this machine's memory."""
+    wanted, memory = 4 * _numbers(meta), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > memory:
+        raise ConfigError(
+            f"model must fit in memory, but {str(file)!r} describes {wanted // 4:,} weights, whose random numbers take "
+            f"{wanted / 2**30:,.0f} GiB of {memory / 2**30:,.0f}; make its sizes smaller, or give a checkpoint"
+        )
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_kind(settings: dict[str, Any], file: Path, trust_remote_code: bool) -> None:
@@ -193,24 +197,14 @@ def _check_values(settings: dict[str, Any], file: Path) -> None:
 
 
 def _check_heads(config: PreTrainedConfig, file: Path) -> None:
-    """ConfigError unless heads share the width, and key heads serve equally many."""
-    text = config.get_text_config()
-    hidden, heads, shared, size = (
-        getattr(text, name, None) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    )
+    """ConfigError unless key heads serve equally many heads."""
+    own = vars(config)
+    heads, shared = own.get("num_attention_heads"), own.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise ConfigError(
             f"model: num_key_value_heads must divide num_attention_heads ({heads}), got {shared} ({str(file)!r}); "
             f"{_REMEDY}"
         )
-    if isinstance(hidden, int) and isinstance(heads, int) and hidden % heads and not size and not _has_head_sizes(text):
-        raise ConfigError(
-            f"model: num_attention_heads must divide hidden_size ({hidden}), got {heads} ({str(file)!r}); {_REMEDY}"
-        )
-
-
-def _has_head_sizes(config: PreTrainedConfig) -> bool:
-    return any("head_dim" in name and value for name, value in vars(config).items())
 
 
 def _walk(settings: dict[str, Any]) -> Iterator[tuple[str, str, Any, int]]:

@@ -28,6 +28,7 @@ from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.checkpoints.configuration import (
     check_count,
+    check_memory,
     read_config,
     read_json,
     refuse_config,
@@ -182,13 +183,18 @@ def _configured(
     _, architectures, kind, _ = _HEADS[head]
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
-    if type(config).__module__.startswith("transformers.models."):  # code of its own may need numbers
+    if _is_known(config):
         _check_build(path, config, head)
     return config, original, prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
 
 
+def _is_known(config: PreTrainedConfig) -> bool:
+    """Whether the architecture is transformers' own: others may need numbers to be built."""
+    return type(config).__module__.startswith("transformers.models.")
+
+
 def _check_build(path: Path, config: PreTrainedConfig, head: Head) -> None:
-    """ConfigError for what transformers cannot build, is too large, or does not fit the files of weights."""
+    """ConfigError for what transformers cannot build, or does not fit the files of weights."""
     file = path if path.is_file() else path / "config.json"
     plain = copy.deepcopy(config)
     plain._attn_implementation = "eager"
@@ -196,9 +202,10 @@ def _check_build(path: Path, config: PreTrainedConfig, head: Head) -> None:
         model = _sketched(plain, head, trust_remote_code=False)
     except Exception as error:  # whatever a configuration leads to
         refuse_config(file, read_json(file), error)
-    stored = None if path.is_file() else stored_tensors(path)
-    check_count(model, file, None if stored is None else sum(tensor.size for tensor in stored.values()))
-    check_numbers(stored or {}, (name for name, _ in model.named_parameters()))
+    if path.is_dir():
+        stored = stored_tensors(path)
+        check_count(model, file, sum(tensor.size for tensor in stored.values()))
+        check_numbers(stored, (name for name, _ in model.named_parameters()))
 
 
 def _sketched(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
@@ -280,6 +287,8 @@ def _build_model(
                 "name of a checkpoint"
             )
         if path.is_file():
+            if _is_known(config):
+                check_memory(_sketched(config, head, trust_remote_code), path)
             try:
                 model = _random_model(config, head, trust_remote_code)
             except Exception as error:  # what only shows where there are numbers

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pyprefopt.errors import ConfigError, PyprefoptError
 from pyprefopt.modeling import LogpsModel, load_model, model_hash, save_policy
+from pyprefopt.modeling.checkpoints.configuration import check_memory
 from pyprefopt.modeling.checkpoints.load import sketch_model
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from tests.modeling.models import make_groups, write_config
@@ -56,7 +57,7 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "many experts in many layers": (
         {"model_type": "mixtral", "num_local_experts": 60_000, "num_hidden_layers": 4_000, "layer_types": None},
-        r"layers times experts must be at most 262,144, got 240000000",
+        r"layers times experts must be at most 524,288, got 240000000",
     ),
     "a number as text": ({"hidden_size": "32"}, r"hidden_size must be .*, got '32'"),
     "a fraction of a head": ({"num_attention_heads": 4.5}, r"num_attention_heads must be .*, got 4\.5"),
@@ -165,7 +166,13 @@ def test_what_only_looks_odd_is_taken(changes: dict[str, Any], model: Path) -> N
 
 def test_a_configuration_of_more_weights_than_memory(tmp_path: Path) -> None:
     huge = {**LLAMA, "hidden_size": 2**20, "intermediate_size": 2**22}
-    refused(write_config(tmp_path, huge), r"model must fit in memory, but .* describes [\d,]+ weights, .* GiB")
+    config = write_config(tmp_path, huge)
+    model = sketch_model(config)  # which takes none
+    for look in (lambda: load_model(config), lambda: check_memory(model, config)):
+        with pytest.raises(
+            ConfigError, match=r"must fit in memory, but .*config.json' describes [\d,]+ weights, .* GiB"
+        ):
+            look()
 
 
 def test_a_configuration_of_more_weights_than_the_files_hold(model: Path) -> None:
