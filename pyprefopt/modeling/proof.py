@@ -44,6 +44,7 @@ _REMEDY = "use a model of another architecture, as docs/gpu.md says"
 # Of a tiny copy.
 _VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT, _WIDEST_HEAD = 64, 4, 32, 8, 2**16, 512
 _TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
+_BESIDE = 520  # tokens of the document at the end of the context
 _ORIGINAL = "original_max_position_embeddings"  # of a tiny copy so many that the text fits, and the responses do not
 
 
@@ -191,12 +192,16 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or context <= 2 * _TEXT:
         return
-    whole = sample_pack(model)
-    positions = torch.cat([torch.arange(_TEXT), torch.arange(context - _PROMPT, context)])
-    offsets = whole.segment_offsets[:3]
-    pack = Pack(whole.input_ids[: offsets[-1]], positions, offsets, whole.segment_parent[:2])
+    beside = min(context, _BESIDE)
+    tokens = _tokens(model)[0]
+    pack = Pack(
+        torch.cat([tokens, tokens.repeat(beside)[:beside]]),
+        torch.cat([torch.arange(_TEXT), torch.arange(context - beside, context)]),
+        torch.tensor([0, _TEXT, _TEXT + beside]), torch.tensor([-1, -1]),
+    )  # fmt: skip
     try:
         off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
+        remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
     except Exception as error:  # positions that its tables do not have
         logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
         return
@@ -205,6 +210,12 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
             f"{name} cannot be packed: beside a document that ends at position {context - 1} a short one comes out "
             f"otherwise than alone (its hidden states differ by {off:.0%}, in a tiny copy with random weights), "
             f"because something in it follows the longest document of a batch; {_REMEDY}"
+        )
+    if not remembered <= _LARGEST:
+        raise ConfigError(
+            f"{name} cannot be packed: after a document that ends at position {context - 1} a short one comes out "
+            f"otherwise than before (its hidden states differ by {remembered:.0%}, in a tiny copy with random "
+            f"weights), because something in it remembers the documents of other batches; {_REMEDY}"
         )
 
 

@@ -79,15 +79,23 @@ class MadeUpModel(LlamaModel):
             states = states + torch.randn_like(states)
         if habit == "computes otherwise in training" and self.training:
             states = 1.0001 * states
-        last = 0 if position_ids is None else int(position_ids.max())
-        if habit == "follows the longest position" and last >= self.config.original_max_position_embeddings:
-            states = states * states.sigmoid()
-        if habit == "follows the longest position far away" and last > 300:
-            states = states * states.sigmoid()
-        if habit == "has a gate" or (habit == "has gates in hybrid layers" and "hybrid" in self.config.layer_types):
+        if self.has_gate(0 if position_ids is None else int(position_ids.max()), states.shape[1]):
             states = states * states.sigmoid()
         output.last_hidden_state = states
         return output
+
+    def has_gate(self, last: int, count: int) -> bool:
+        """Whether there is a gate behind the layers, for a call of `count` tokens with `last` as its last position."""
+        longest = getattr(self, "longest", 0)
+        self.longest = max(longest, last)
+        return {
+            "has a gate": True,
+            "has gates in hybrid layers": "hybrid" in (getattr(self.config, "layer_types", None) or ()),
+            "follows the longest position": last >= getattr(self.config, "original_max_position_embeddings", 0),
+            "follows the longest position far away": last > 300,
+            "follows the length of a batch": count > 400,
+            "remembers the longest position": longest > 300,
+        }.get(self.config.habit, False)
 
 
 class MadeUpForCausalLM(LlamaForCausalLM):

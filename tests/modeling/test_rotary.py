@@ -117,7 +117,13 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
         assert type(model.model.rotary_emb).__mro__[1].__name__ == "Module"
 
 
-@pytest.mark.parametrize("habit", ["follows the longest position", "follows the longest position far away"])
+@pytest.mark.parametrize(
+    "habit",
+    [
+        "follows the longest position", "follows the longest position far away", "follows the length of a batch",
+        "remembers the longest position",
+    ],
+)  # fmt: skip
 def test_what_follows_the_longest_document_elsewhere_is_refused(habit: str, tmp_path: Path) -> None:
     settings = made_up(habit, original_max_position_embeddings=64)
     with pytest.raises(ConfigError, match=r"MadeUpForCausalLM cannot be packed: .*use a model of another architecture"):

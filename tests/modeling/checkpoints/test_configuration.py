@@ -21,6 +21,7 @@ from pyprefopt.modeling import LogpsModel, load_model, model_hash, save_policy
 from pyprefopt.modeling.checkpoints.configuration import check_memory
 from pyprefopt.modeling.checkpoints.load import sketch_model
 from pyprefopt.modeling.checkpoints.source import resolve_source
+from pyprefopt.storage.hub import resolve
 from tests.modeling.models import make_groups, write_config
 from tests.reference.packing import pack_groups
 
@@ -323,6 +324,14 @@ def test_a_path_that_is_not_utf_8(model: Path) -> None:
                 look(source)
 
 
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    for path in ("~nobody-of-that-name/model", "x" * 300, str(tmp_path / ("x" * 300) / "model"), "a\0b"):
+        for look in (load_model, sketch_model, resolve_source, resolve):
+            with pytest.raises(ConfigError) as caught:
+                look(path)
+            assert "\n" not in str(caught.value)
+
+
 # Values that a damaged or hostile file may have anywhere.
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 3, 7, 2**31, 2**63, 10**12, 10**30, -(10**12), 0.5, -0.5, 1e-320, 1e300, float("nan"),
@@ -416,3 +425,15 @@ def test_mutated_checkpoints(part: int, base: Path, tmp_path: Path) -> None:
 def test_many_mutated_checkpoints(part: int, base: Path, tmp_path: Path) -> None:
     found = [mutate(base, tmp_path, seed) for seed in range(10_000 + 200 * part, 10_000 + 200 * part + 200)]
     assert set(found) == {"right", "refused"}
+
+
+@pytest.mark.parametrize("name", ["an activation", "ten million layers", "a kind of layer", "no heads"])
+def test_a_run_refuses_it_before_it_reads_data(name: str, tmp_path: Path) -> None:
+    from pyprefopt import configure, train
+
+    changes, message = NONSENSE[name]
+    config = write_config(tmp_path, {**LLAMA, "vocab_size": 420, **changes})
+    settings = configure(method="dpo", data="embedded:toy", model=str(config), output_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=message):
+        train(settings)
+    assert not list(tmp_path.glob("run/stages/*"))
