@@ -241,7 +241,7 @@ def _count_weightless(job: Job) -> dict[str, Any]:
     """
     loader = job.train
     assert isinstance(loader, StepLoader)  # noqa: S101  (made above)
-    count, rows = int((loader.packer.lengths(loader.subset) == 0).sum()), loader.num_groups
+    count, rows = int(loader.packer.weightless(loader.subset).sum()), loader.num_groups
     if count == 0:
         return {}
     if count == rows:
