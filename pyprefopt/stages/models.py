@@ -13,13 +13,15 @@ import numpy as np
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
-from pyprefopt.modeling.checkpoints.load import load_model, model_hash
+from pyprefopt.modeling.checkpoints.load import load_model
+from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
+from pyprefopt.modeling.rotary import longest_alike
 from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import content_hash
@@ -107,6 +109,23 @@ def open_trained(
     if runtime.compile == "on":
         logger.info("compile: %d norms and feed-forward blocks, at their first use", compile_layers(model))
     return model
+
+
+def packing_for(model: PackedModel, data: Artifact, runtime: RunConfig) -> dict[str, Any]:
+    """How a packer lays documents out for a model: its options `layout` and `whole`.
+
+    A model whose positions depend on a document's length reads documents beyond that length whole and each with a
+    prompt of its own.
+    """
+    longest, alike = int(data.manifest["longest"]), longest_alike(model)
+    if alike is None or longest <= alike:
+        return {"layout": runtime.layout, "whole": False}
+    if runtime.layout == "shared":
+        logger.info(
+            "layout: separate, because %s reads documents of more than %d tokens with other frequencies of their "
+            "positions than shorter ones, and the longest has %d", type(model.causal).__name__, alike, longest,
+        )  # fmt: skip
+    return {"layout": "separate", "whole": True}
 
 
 def _kernel(runtime: RunConfig) -> Kernel:
