@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -288,11 +288,11 @@ def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A00
     return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
 
 
-def texts_of(config: RunConfig, split: str, policy: SegmentStore) -> pl.DataFrame:
-    """The rows of a split as they were read, with their texts whole and all their columns."""
+def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The rows of a split as they were read, with their texts whole and their further columns of these names."""
     import polars as pl
 
     from pyprefopt.data.reading.frames import scan_source
 
-    rows = scan_source(source_of(config, split).rows).frame
+    rows = scan_source(source_of(config, split).rows, columns).frame
     return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
