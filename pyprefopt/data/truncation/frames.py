@@ -288,6 +288,7 @@ NO_TOKENIZER = "truncate: unit 'tokens' needs a tokenizer; give one, or choose u
 def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     """The handle that counts tokens; it needs no template."""
     from pyprefopt.data.tokenization.tokenizer import check_tokenizer, open_native
+    from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
     from pyprefopt.storage.hub import resolve
 
     if tokenizer is None:
@@ -299,4 +300,4 @@ def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"tokenizer '{tokenizer}': there is no tokenizer.json")
-    return open_native(file, file.read_bytes())
+    return open_native(file, read_tokenizer(source) if source.is_dir() else file.read_bytes())
