@@ -6,7 +6,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,14 @@ from pyprefopt.stages.splits import (
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
-from pyprefopt.types import keyed_names
+from pyprefopt.types import keyed_names, unkeyed
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.preparation.job import Progress
     from pyprefopt.data.tokenization.segments import Tokenizer
+    from pyprefopt.storage.files import HashedFile
 
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
 PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
@@ -76,32 +77,6 @@ def tokenizer_source(config: RunConfig) -> str:
     return source
 
 
-def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
-    tokenizer = open_tokenizer(config)
-    sources = _Sources(config, tokenizer, directory)
-    sources.prepare()
-    stores = sources.split()
-    sources.report_rejects()
-    for name in ("train", "sft"):
-        if name in stores and stores[name] is None:
-            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/{REJECTED}")
-    shutil.rmtree(directory / PREPARED, ignore_errors=True)
-    tokenizer.save(directory / "tokenizer")
-    whole = {name: store for name, store in stores.items() if store is not None}
-    weights = {
-        name: ValueStore.open(weights_of(directory / name)).fingerprint
-        for name in whole
-        if weights_of(directory / name).exists()
-    }
-    facts: dict[str, Any] = sources.counts()
-    facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
-    fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
-    longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
-    sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
-    return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
-
-
 def wants_best(config: RunConfig) -> bool:
     """Whether a base is to be trained on candidates, which have no chosen responses: it learns the best ones."""
     trained = config.policy_init == "base" and config.base.path is None and "base.data" not in named_sources(config)
@@ -122,6 +97,7 @@ class _Sources:
     config: RunConfig
     tokenizer: Tokenizer
     directory: Path
+    inputs: Mapping[str, Sequence[HashedFile]]  # setting -> the files that were hashed for the key
     named: dict[str, NamedSource] = field(init=False)
     stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
     rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
@@ -140,7 +116,8 @@ class _Sources:
                     bar.update(before + progress.rows - bar.n)
 
                 target = self.directory / PREPARED / setting
-                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show)
+                inputs = self.inputs[setting]
+                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show, inputs)
                 done += store.manifest["rows_in"]
                 limits, count = store.manifest["settings"], store.manifest["responses_cut"]
                 if count:  # the limit of a ready folder may be another
@@ -283,23 +260,52 @@ class Data(Stage):
     kind: str  # of rows: preferences or candidates
     best: bool  # whether a base learns the best of the candidates
     files: Mapping[str, str]  # hash of the content of every file that is read
+    inputs: Mapping[str, Sequence[HashedFile]] = unkeyed()  # setting -> the files that were hashed for it
 
     @classmethod
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
-        kind, best = kind_of_rows(config), wants_best(config)
-        return cls(**own, sft=config.base.data, kind=kind, best=best, files=_files(config))
+        sources = named_sources(config)
+        return cls(
+            **own,
+            sft=config.base.data,
+            kind=kind_of_rows(config),
+            best=wants_best(config),
+            files=_files(config, sources),
+            inputs={setting: source.inputs for setting, source in sources.items()},
+        )
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
-        """Read, check, hold out, tokenize and truncate."""
-        return build_data(runtime, directory)
+        """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
+        tokenizer = open_tokenizer(runtime)
+        sources = _Sources(runtime, tokenizer, directory, self.inputs)
+        sources.prepare()
+        stores = sources.split()
+        sources.report_rejects()
+        for name in ("train", "sft"):
+            if name in stores and stores[name] is None:
+                raise DataError(f"no row is left for '{name}'; see the reasons in {runtime.output_dir}/{REJECTED}")
+        shutil.rmtree(directory / PREPARED, ignore_errors=True)
+        tokenizer.save(directory / "tokenizer")
+        whole = {name: store for name, store in stores.items() if store is not None}
+        weights = {
+            name: ValueStore.open(weights_of(directory / name)).fingerprint
+            for name in whole
+            if weights_of(directory / name).exists()
+        }
+        facts: dict[str, Any] = sources.counts()
+        facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
+        fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
+        longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
+        sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
+        return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
-def _files(config: RunConfig) -> dict[str, str]:
+def _files(config: RunConfig, sources: Mapping[str, NamedSource]) -> dict[str, str]:
     """The hash of everything that is read, by its name in the settings."""
     tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
-    rows = {source.path: source.content_hash() for source in named_sources(config).values()}
+    rows = {source.path: source.content_hash() for source in sources.values()}
     return rows | {source: _hash_source(source) for source in tokens}
 
 
