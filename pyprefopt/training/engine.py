@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _NORM_PART = 1 << 22  # numbers whose squares exist at once
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
+_NOT_READ = frozenset({  # of DeepSpeed's state, what it writes for other programs, or as objects
+    "buffer_names", "ds_config", "frozen_param_shapes", "loss_scaler", "param_shapes", "param_slice_mappings",
+    "shared_params",
+})  # fmt: skip
 _KNOWN = frozenset({  # of DeepSpeed's settings, those that a misspelled name may have meant
     "activation_checkpointing", "aio", "bf16", "comms_logger", "communication_data_type", "csv_monitor", "data_types",
     "dump_state", "flops_profiler", "fp16", "gradient_clipping", "gradient_predivide_factor", "memory_breakdown",
@@ -225,6 +229,28 @@ def _conflict(path: str, name: str, theirs: object, setting: str, value: object)
     )
 
 
+def _state_files(optimizer: Any) -> Any:
+    """DeepSpeed's way to its files, without pickle: only what it reads again is written, as safetensors."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    from pyprefopt.modeling.checkpoints.state import load_state, save_state
+
+    class StateFiles(TorchCheckpointEngine):  # type: ignore[misc]
+        def save(self, state_dict: dict[str, Any], path: str) -> None:
+            state = {name: value for name, value in state_dict.items() if name not in _NOT_READ}
+            if isinstance(inner := state.get("optimizer_state_dict"), dict):
+                state["optimizer_state_dict"] = {n: value for n, value in inner.items() if n not in _NOT_READ}
+            save_state(state, path)
+
+        def load(self, path: str, map_location: object = None) -> Any:  # noqa: ARG002  (all of it is for the CPU)
+            state = load_state(path)
+            if isinstance(inner := state.get("optimizer_state_dict"), dict) and hasattr(optimizer, "loss_scaler"):
+                inner["loss_scaler"] = optimizer.loss_scaler  # without fp16, 1 for ever
+            return state
+
+    return StateFiles()
+
+
 class Engine:
     """A DeepSpeed engine around `model` with torch's AdamW; a step has any number of micro-batches."""
 
@@ -245,6 +271,8 @@ class Engine:
         config = deepspeed_config(run, optim)
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
             self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._engine.checkpoint_engine = _state_files(self._engine.optimizer)
+        self._engine._copy_recovery_script = lambda _: None  # it reads DeepSpeed's own files, of which there are none
         if self._stage == 0 and world_size() == 1:  # DeepSpeed would copy all gradients there and back
             self._engine.enable_backward_allreduce = False
         if self.device.type == "cuda":
@@ -308,7 +336,7 @@ class Engine:
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote. The caller has verified the files: DeepSpeed's are pickles."""
+        """Read what `save` wrote. Every rank calls this."""
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what kind of state it finds
             self._engine.load_checkpoint(str(directory), tag=_TAG)
 

@@ -52,7 +52,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     seed_rng(run.seed)  # a checkpoint brings its own states
     with _engine(job, watchers) as engine, _sigterm() as stop_asked:
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
-        progress.restore(store.resume(engine))
+        progress.restore(store.resume(engine, Progress.is_state))
         for watcher in watchers:
             watcher.on_start(progress)
         if not progress.resumed:
