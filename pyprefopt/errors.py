@@ -90,6 +90,7 @@ def check_number(setting: str, value: object, *, whole: bool = False, remedy: st
 
 
 def check_scale(setting: str, value: float, remedy: str = "", *, zero: bool = False) -> None:
-    """Raise a ConfigError unless the value is finite and > 0; with `zero` it may be 0 too."""
+    """Raise a ConfigError unless the value is a finite number > 0; with `zero` it may be 0 too."""
+    check_number(setting, value, remedy=remedy)
     rule = ">= 0" if zero else "> 0"
     check(0 < value < math.inf or (zero and value == 0), setting, value, f"{rule} and finite", remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,8 +70,6 @@ def _not_share_k(selection: Selection) -> bool:
     return selection.minimum > 1 or bool(selection.excluded_ids)
 
 
-THRESHOLDS = ("chosen_threshold", "rejected_threshold")
-
 RULES: tuple[Rule, ...] = (
     # what is trained
     Rule(
@@ -138,15 +135,6 @@ RULES: tuple[Rule, ...] = (
         "selection.minimum must be >= 1, got {c.selection.minimum}; a response needs a token to train on",
         {"method": "dpo", "selection": {"chosen_ratio": 0.3, "rejected_ratio": 0.3, "minimum": 0}},
         "selection.minimum",
-    ),
-    *(
-        Rule(
-            lambda c, name=name: math.isinf(getattr(c.selection, name) or 0),  # type: ignore[misc]
-            f"selection.{name} must be a finite number of nats, got {{c.selection.{name}}}",
-            {"method": "dpo", "selection": {"method": "threshold", **dict.fromkeys(THRESHOLDS, 0.1), name: math.inf}},
-            "selection",
-        )
-        for name in THRESHOLDS
     ),
     Rule(
         lambda c: c.selection.method == "threshold" and c.selection.ratios != (None, None),
