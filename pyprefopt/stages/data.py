@@ -29,9 +29,10 @@ from pyprefopt.stages.splits import (
     write_split,
 )
 from pyprefopt.stages.stage import Artifact, Stage
-from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
+from pyprefopt.storage.files import atomic_write, content_hash
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
-from pyprefopt.types import keyed_names, unkeyed
+from pyprefopt.types import unkeyed
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,13 +45,6 @@ REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact
 PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
 
 logger = logging.getLogger("pyprefopt")
-
-
-def _hash_source(source: str) -> str:
-    path = Path(source).expanduser()
-    if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
-        return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
-    return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
 
 
 def open_tokenizer(config: RunConfig) -> Tokenizer:
@@ -98,6 +92,7 @@ class _Sources:
     tokenizer: Tokenizer
     directory: Path
     inputs: Mapping[str, Sequence[HashedFile]]  # setting -> the files that were hashed for the key
+    first: int | None  # rows of a split that a check takes
     named: dict[str, NamedSource] = field(init=False)
     stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
     rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
@@ -173,17 +168,20 @@ class _Sources:
     def _write(self, name: str, setting: str, part: Part) -> SegmentStore | None:
         """Write a split, of a check its first rows; a ready folder of the same segments is linked."""
         config, source, target = self.config, self.named[setting], self.directory / name
-        first = 2 * config.global_batch_size if config.check else None  # enough to try a few steps
         if target.is_symlink():  # of an earlier try
             target.unlink()
-        if source.folder is not None and part.is_whole(first) and not part.store.manifest["settings"]["user_weights"]:
+        if (
+            source.folder is not None
+            and part.is_whole(self.first)
+            and not part.store.manifest["settings"]["user_weights"]
+        ):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.folder, target_is_directory=True)
             return part.store
         tables = part.tables()
         if name == "train" and config.truncation.active and source.folder is None:
             tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
-        store = write_split(tables, target, first)
+        store = write_split(tables, target, self.first)
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
         return store
@@ -239,11 +237,13 @@ def skip_command() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
-    """Segments of every split, and the tokenizer: made of these settings and of every file that is read."""
+    """Segments of every split, and the tokenizer: made of these settings and of every file that is read.
+
+    Files and tokenizers count by their content, wherever they are.
+    """
 
     name: str = "data"
-    data: str
-    eval_data: str | None
+    version: str = __version__  # another one may read, render or tokenize otherwise
     eval_ratio: float
     format: str
     on_error: str
@@ -251,35 +251,34 @@ class Data(Stage):
     prompt_overflow: str
     max_tokens: int
     truncation: Truncation
-    tokenizer: str | None
-    eos_token: str | None
-    chat_template: str | None
-    check: bool
+    tokenizer: Tokenizer
+    first: int | None  # rows of a split that a check takes
     seed: int
-    sft: str  # what a base learns from
     kind: str  # of rows: preferences or candidates
     best: bool  # whether a base learns the best of the candidates
-    files: Mapping[str, str]  # hash of the content of every file that is read
+    files: Mapping[str, str]  # setting -> hash of the content of the files that it names
     inputs: Mapping[str, Sequence[HashedFile]] = unkeyed()  # setting -> the files that were hashed for it
 
     @classmethod
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
-        own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
+        named = ("eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "seed")
         sources = named_sources(config)
         return cls(
-            **own,
-            sft=config.base.data,
+            **{name: getattr(config, name) for name in named},
+            truncation=config.truncation,
+            tokenizer=open_tokenizer(config),
+            first=2 * config.global_batch_size if config.check else None,  # enough to try a few steps
             kind=kind_of_rows(config),
             best=wants_best(config),
-            files=_files(config, sources),
+            files={setting: source.content_hash() for setting, source in sources.items()},
             inputs={setting: source.inputs for setting, source in sources.items()},
         )
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
-        tokenizer = open_tokenizer(runtime)
-        sources = _Sources(runtime, tokenizer, directory, self.inputs)
+        tokenizer = self.tokenizer
+        sources = _Sources(runtime, tokenizer, directory, self.inputs, self.first)
         sources.prepare()
         stores = sources.split()
         sources.report_rejects()
@@ -302,13 +301,6 @@ class Data(Stage):
         return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
-def _files(config: RunConfig, sources: Mapping[str, NamedSource]) -> dict[str, str]:
-    """The hash of everything that is read, by its name in the settings."""
-    tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
-    rows = {source.path: source.content_hash() for source in sources.values()}
-    return rows | {source: _hash_source(source) for source in tokens}
-
-
 def rows_hash(data: Artifact) -> str:
     """Hash of the files that the data was read from."""
-    return content_hash(sorted(data.reads["files"].values()))
+    return content_hash(data.reads["files"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.preparation.job import Progress
+    from pyprefopt.data.reading.files import DataFile
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
@@ -78,18 +79,22 @@ class NamedSource:
     @cached_property
     def inputs(self) -> Sequence[HashedFile]:
         """Its files with the hashes of their content; none of a folder, and of the embedded set."""
+        return hash_files(file.name for file in self._files)
+
+    @cached_property
+    def _files(self) -> Sequence[DataFile]:
         from pyprefopt.data.reading.files import find_files
 
         is_made = self.folder is not None or self.path in embedded.ROWS
-        return () if is_made else hash_files(file.name for file in find_files(self.path)[0])
+        return () if is_made else find_files(self.path)[0]
 
     def content_hash(self) -> str:
-        """Hash of its files; of a folder that of the manifest, which has the hash of every shard."""
+        """Hash of its files and of how they are read; of a folder that of the manifest, which has every shard's."""
         if self.folder is not None:
             return sha256_file(self.folder / MANIFEST)
         if self.path in embedded.ROWS:
             return sha256_file(embedded.__file__)
-        return content_hash([file.sha256 for file in self.inputs])
+        return content_hash([[file.kind for file in self._files], [file.sha256 for file in self.inputs]])
 
     @cached_property
     def rows(self) -> Source:

@@ -108,9 +108,7 @@ def test_a_file_that_changes_after_the_key_was_made_is_not_used(inputs, tmp_path
 
 def test_the_key_follows_the_folders_content(inputs, tmp_path):
     keys = {
-        Data.of(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).files[
-            str(tmp_path / name)
-        ]
+        Data.of(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).files["data"]
         for name, settings in (("a", {}), ("b", {}), ("c", {"offsets": False}))
     }
     assert len(keys) == 2

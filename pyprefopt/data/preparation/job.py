@@ -29,6 +29,7 @@ from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
 from pyprefopt.storage.files import HashedFile, content_hash, hash_files
 from pyprefopt.storage.locks import FolderLock
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -176,9 +177,9 @@ class _Job:
     @cached_property
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
-        suffixes = ["".join(Path(file.name).suffixes[-2:]) for file in self.files]
-        parts = [SCHEMA_VERSION, self.config.written, self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
-        return content_hash(parts)
+        kinds = [file.kind for file in self.source.data_files]
+        parts = [self.config.written, self.tokenizer.fingerprint, kinds, self.inputs, self.date]
+        return content_hash([SCHEMA_VERSION, __version__, *parts])
 
     @property
     def made_from(self) -> dict[str, Any]:
