@@ -23,7 +23,6 @@ from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.models import check_vocabulary
 from pyprefopt.stages.sources import NamedSource, named_sources
 from pyprefopt.stages.transfer import own_tokenizer
-from pyprefopt.training.engine import deepspeed_config
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
@@ -55,7 +54,7 @@ def check_given(config: RunConfig) -> None:
     """Look at what is named: an hour of reading data does not end in a typing error.
 
     Raises:
-        ConfigError: a model, a prompt or an optional package is not there, or is none; DeepSpeed's file is refused.
+        ConfigError: a model, a prompt or an optional package is not there, or is none.
         DataError: the data has no column of rewards of that name.
     """
     for setting, path in {"model": config.model, **given_models(config)}.items():
@@ -66,8 +65,6 @@ def check_given(config: RunConfig) -> None:
     check_kernel(config.head_kernel)
     if config.lora.load_in_4bit:
         require_bitsandbytes()
-    if config.deepspeed is not None:
-        deepspeed_config(config, config)
     tokenizer_source(config)
     for setting, path in given_models(config).items():
         with _naming(setting):

@@ -42,8 +42,8 @@ def check_weights(directory: Path) -> None:
     for name in _parts(directory / INDEX):
         if not (directory / name).is_file():
             raise ConfigError(
-                f"model must have all parts of its weights, but {str(directory)!r} lacks {name}, which {INDEX} names; "
-                f"{_REMEDY}"
+                f"model must have all parts of its weights, but {name}, which {INDEX} names, is not in "
+                f"{str(directory)!r}; {_REMEDY}"
             )
         _check_file(directory / name)
     return None
