@@ -344,10 +344,16 @@ def test_ctrl_c_is_told_in_one_line(capsys, monkeypatch, command, told):
     def interrupted(_):
         raise KeyboardInterrupt
 
+    def ended(_):
+        raise KeyboardInterrupt("2 steps are lost")
+
     monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
     monkeypatch.setattr(f"pyprefopt.cli.{command}.run", interrupted)
     assert cli.main([command, "x"]) == 130
     assert capsys.readouterr() == ("", told)
+    monkeypatch.setattr(f"pyprefopt.cli.{command}.run", ended)
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr().err.startswith("2 steps are lost")
     monkeypatch.setenv("RANK", "1")  # the other ranks say nothing
     assert cli.main([command, "x"]) == 130
     assert capsys.readouterr() == ("", "")

@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if os.environ.get("PYPREFOPT_DEBUG") == "1":
             raise
-        return _report_stop(words[0])
+        return _report_stop(words[0], str(stop))
     return 0
 
 
@@ -57,13 +57,13 @@ def _overview() -> str:
     )
 
 
-def _report_stop(command: str) -> int:
-    """Print from rank 0 that Ctrl-C ended the command; the exit code."""
+def _report_stop(command: str, lost: str) -> int:
+    """Print from rank 0 that Ctrl-C ended the command, and what is lost where that is known; the exit code."""
     from pyprefopt import ranks
 
     if ranks.rank() == 0:
         remedy = {"inspect": "", "truncate": "; nothing is written"}
-        print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
+        print((lost or "stopped") + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
     return 130
 
 

@@ -162,7 +162,7 @@ class RunConfig(OptimConfig):
     per_device_train_batch_size: int | None = unkeyed(None)  # most pairs of a micro-batch; None: the budget decides
     layout: Literal["separate", "shared"] = unkeyed("shared")  # the prompt stands once per response, or once per pair
     eval_steps: int = unkeyed(0)  # evaluate every so many optimizer steps; 0: before and after training only
-    save_steps: int = unkeyed(100)  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
+    save_steps: int = unkeyed(100)  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM, Ctrl-C
     save_total_limit: int = unkeyed(2)  # checkpoints kept besides the best one
     logging_steps: int = unkeyed(1)  # write metrics every so many optimizer steps
     peak_tflops: float | None = unkeyed(None)  # TFLOP/s of a device in this dtype, for MFU; None: the card's, if known

@@ -99,6 +99,9 @@ class CheckpointStore:
         if step == -2:
             raise problem or ArtifactError(f"rank 0 cannot use the checkpoints in {self.directory}; see its message")
         if step == -1:
+            if is_main() and self.directory.exists():
+                log.warning("%s: no checkpoint is left of an earlier try; the training begins anew", self.directory)
+            self.directory.mkdir(parents=True, exist_ok=True)  # it has begun
             return None
         checkpoint = self._at(step)
         try:

@@ -19,6 +19,7 @@ _OWN = (
     "until_converged",
     "window",
     "resumed",
+    "saved",
     "speed",
 )  # of this run, not the checkpoint
 
@@ -33,6 +34,7 @@ class Progress:
     window: int = 1  # steps of `moving_loss`
     resumed: bool = False
     speed: Throughput | None = None  # of the steps of this process
+    saved: int = 0  # the step of the last checkpoint; 0: there is none
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
     num_scored_tokens: int = 0  # tokens so far that the method could weight
@@ -118,7 +120,7 @@ class Progress:
         """Take up the `state` of a checkpoint, where there is one."""
         for name, value in (state or {}).items():
             setattr(self, name, value)
-        self.resumed = state is not None
+        self.resumed, self.saved = state is not None, self.step
 
 
 def _holds_numbers(value: Any) -> bool:
