@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
+from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"pyprefopt {__version__}")
         return 0
     if words[0].startswith("-"):  # `pyprefopt --method sepo`
         words.insert(0, "train")
@@ -53,7 +57,13 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: pyprefopt COMMAND [options]", "", *lines, "", "pyprefopt COMMAND --help lists a command's options"]
+        [
+            "usage: pyprefopt COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "pyprefopt COMMAND --help lists a command's options, pyprefopt --version the version",
+        ]
     )
 
 
