@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 
+LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers: what the kernels take
+WHOLE = "a whole number from -2^63 up to 2^64"
+
 
 class PyprefoptError(Exception):
     """Base of all errors that pyprefopt raises on purpose."""
@@ -87,6 +90,8 @@ def check_number(setting: str, value: object, *, whole: bool = False, remedy: st
     """Raise a ConfigError unless the value is a number (NumPy's too, but no boolean), or with `whole` a whole one."""
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     check(is_number, setting, value, "a whole number" if whole else "a number", remedy)
+    if isinstance(value, Integral):
+        check(LEAST <= int(value) <= MOST, setting, value, WHOLE, remedy)
 
 
 def check_scale(setting: str, value: float, remedy: str = "", *, zero: bool = False) -> None:

@@ -11,10 +11,9 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import LEAST, MOST, WHOLE, ConfigError, did_you_mean
 
 BOOLEANS = {"true": True, "false": False}
-LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers: what the kernels take
 
 
 def fit(value: Any, hint: Any, name: str) -> Any:
@@ -146,5 +145,5 @@ def _describe(hint: Any, *, far: bool) -> str:
         return "a list of " + _describe(get_args(hint)[0], far=False).removeprefix("a ") + "s"
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
     if far:
-        names |= {float: "a finite number", int: "a whole number from -2^63 up to 2^64"}
+        names |= {float: "a finite number", int: WHOLE}
     return names.get(hint) or f"settings of {hint.__name__}"

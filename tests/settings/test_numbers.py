@@ -6,9 +6,12 @@ import math
 from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pyprefopt.cli.options import parse_args
+from pyprefopt.data import load_tokenizer, tokenize
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
@@ -138,3 +141,14 @@ def test_the_words_of_the_error(word, hint, message):
     with pytest.raises(ConfigError) as error:
         from_words([word], hint, "x")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**400])
+def test_what_kernels_cannot_take_is_refused_from_python(value):
+    frame = pl.DataFrame({"prompt": ["cat says"], "chosen": [" meow"], "rejected": [" woof"]})
+    tokenizer = load_tokenizer("embedded:toy")
+    for name in ("max_tokens", "max_prompt_tokens"):
+        with pytest.raises(ConfigError, match=rf"^{name} must be a whole number from -2\^63 up to 2\^64, got"):
+            tokenize(frame, tokenizer, **{name: value})
+    with pytest.raises(ConfigError, match=r"^minimum must be a whole number from"):
+        Selection(minimum=value)
