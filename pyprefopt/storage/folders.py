@@ -50,7 +50,9 @@ class Folder:
             manifest = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror}); look at it, or delete {self}") from None
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is not valid JSON ({error}); delete {self} and run its stage again") from None
         if not isinstance(manifest, dict):
             raise ArtifactError(f"{path} must hold an object; delete {self} and run its stage again")
@@ -93,8 +95,15 @@ class Folder:
         write_json(self.path / MANIFEST, dict(manifest))
 
     def remove(self) -> None:
-        """Remove the folder, its manifest first: what a kill on the way leaves is not whole."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        """Remove the folder, its manifest first: what a kill on the way leaves is not whole.
+
+        Of a link the link alone goes, and a file in its place goes.
+        """
+        if self.path.is_symlink() or self.path.is_file():
+            self.path.unlink()
+            return
+        if not (self.path / MANIFEST).is_dir():
+            (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def clear(self) -> None:
