@@ -20,7 +20,7 @@ mod trace;
 use std::sync::Arc;
 
 use minijinja::ErrorKind;
-use minijinja::value::Value;
+use minijinja::value::{Value, ValueKind};
 use serde_json::{Map, Value as Json};
 
 use crate::message::Message;
@@ -63,13 +63,15 @@ impl ChatTemplate {
         now: i64,
         reference: Option<Reference>,
     ) -> Result<Self> {
+        let mut refused = reference.is_none();
         let engine = Engine::compile(&without_generation_tags(source), now).map_err(|error| {
+            refused |= error.kind() == ErrorKind::OutOfFuel; // another renderer would not bear it either
             Error::Argument(format!(
                 "chat_template does not compile: {}",
                 describe(&error)
             ))
         });
-        if reference.is_none() {
+        if refused {
             engine.as_ref().map_err(Clone::clone)?;
         }
         Ok(Self {
@@ -145,16 +147,32 @@ impl ChatTemplate {
         context.push(("messages", Value::from(messages.to_vec())));
         context.push(("tools", Value::from_serialize(&options.tools)));
         context.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        let input_bytes = messages.iter().map(text_bytes).sum();
-        engine.run(context.into_iter().collect(), input_bytes)
+        let input = context.iter().map(|(_, value)| input_size(value)).sum();
+        engine.run(context.into_iter().collect(), input)
     }
 }
 
-/// Bytes of the texts in a message, at the first level.
-fn text_bytes(message: &Value) -> usize {
-    let keys = message.try_iter().into_iter().flatten();
-    let text = |key: Value| message.get_item(&key).ok()?.as_str().map(str::len);
-    keys.filter_map(text).sum()
+/// Bytes of the texts in a value of the input, at every depth, with some for each list, mapping and element.
+fn input_size(value: &Value) -> usize {
+    const ELEMENT: usize = 64;
+    let object = value.as_object();
+    let nested: usize = match (value.as_str(), value.kind()) {
+        (Some(text), _) => text.len(),
+        (None, ValueKind::Map) => {
+            let pairs = object.and_then(|object| object.try_iter_pairs());
+            let size = |(key, item): (Value, Value)| input_size(&key) + input_size(&item);
+            pairs.into_iter().flatten().map(size).sum()
+        }
+        _ => {
+            let items = object.and_then(|object| object.try_iter());
+            items
+                .into_iter()
+                .flatten()
+                .map(|item| input_size(&item))
+                .sum()
+        }
+    };
+    ELEMENT + nested
 }
 
 /// Whether the engine lacks what the template asks for, as opposed to a refusal or a fault of the template's own.
@@ -190,30 +208,32 @@ fn describe(error: &minijinja::Error) -> String {
 /// `{% generation %}` becomes `{% if true %}`, whitespace control kept.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open + 2);
-        out.push_str(before);
-        rest = tag;
-        let Some(close) = tag.find("%}") else { break };
-        let inner = &tag[..close];
-        let word = inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        let replacement = match word {
-            "generation" => " if true ",
-            "endgeneration" => " endif ",
-            _ => continue,
-        };
-        let sign = |c: Option<char>| {
-            c.filter(|c| "+-".contains(*c))
-                .map_or(String::new(), String::from)
-        };
-        out.push_str(&sign(inner.chars().next()));
-        out.push_str(replacement);
-        out.push_str(&sign(inner.chars().next_back()));
-        rest = &tag[close..];
+    let mut parts = source.split("{%");
+    out.push_str(parts.next().unwrap_or_default());
+    for tag in parts {
+        out.push_str("{%");
+        let word = tag.trim_start_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        let found = [("generation", "if true"), ("endgeneration", "endif")]
+            .into_iter()
+            .find_map(|(word_of_tag, other)| Some((word.strip_prefix(word_of_tag)?, other)));
+        let end = found.map(|(rest, _)| rest.trim_start());
+        match (found, end) {
+            (Some((rest, other)), Some(end)) if is_end(end) => {
+                out.push_str(&tag[..tag.len() - word.len()]);
+                out.push_str(other);
+                out.push_str(rest);
+            }
+            _ => out.push_str(tag),
+        }
     }
-    out.push_str(rest);
     out
+}
+
+/// Whether a tag ends here.
+fn is_end(rest: &str) -> bool {
+    rest.strip_prefix(['-', '+'])
+        .unwrap_or(rest)
+        .starts_with("%}")
 }
 
 #[cfg(test)]

@@ -103,8 +103,12 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         "isalpha" => {
             Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter))
         }
+        "count" => {
+            let (part,): (&str,) = from_args(args)?;
+            Value::from(text.matches(part).count())
+        }
         "isascii" | "upper" | "lower" | "replace" | "capitalize" | "startswith" | "endswith"
-        | "join" | "count" | "format" | "title" => return Ok(None),
+        | "join" | "format" | "title" => return Ok(None),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)), // the engine's differ from Python's
     }))
 }
@@ -281,7 +285,15 @@ fn write_quoted(out: &mut String, text: &str) {
         '\''
     };
     out.push(quote);
-    for c in text.chars() {
+    let plain = |c: char| matches!(c, ' '..='~') && c != '\\' && c != quote;
+    let mut rest = text;
+    loop {
+        let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
+        out.push_str(&rest[..end]);
+        let Some(c) = rest[end..].chars().next() else {
+            break;
+        };
+        rest = &rest[end + c.len_utf8()..];
         match c {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),

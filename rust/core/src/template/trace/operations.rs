@@ -8,7 +8,7 @@ use minijinja::{Error, State};
 use super::record::decide;
 use super::symbol::{ANY_TEXT, Symbol, holds, not_followed, slot_of, symbol};
 use crate::template::content::{Piece, Question};
-use crate::template::operators::Operation;
+use crate::template::operators::{self, Operation};
 use crate::template::strip::{Strip, strip};
 
 /// Tests that ask for a value's type.
@@ -107,7 +107,7 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
         let by_role = matches!(name, "selectattr" | "rejectattr")
             && rest.first().and_then(Value::as_str) == Some("role");
         return if by_role || harmless.contains(&name) {
-            state.apply_filter(name, args).map(Some)
+            operators::filter(state, name, args).map(Some)
         } else {
             Err(not_followed())
         };
@@ -115,7 +115,7 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
     match name {
         "trim" => stripped(value, "strip", rest).map(Some),
         "string" | "safe" => Ok(Some(value.clone())),
-        "default" | "d" => state.apply_filter(name, args).map(Some),
+        "default" | "d" => operators::filter(state, name, args).map(Some),
         _ => Err(not_followed()),
     }
 }
