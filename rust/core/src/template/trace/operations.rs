@@ -35,6 +35,7 @@ pub fn answer(state: &State, operation: Operation, args: &[Value]) -> Result<Opt
         (Operation::Filter(name), [_, ..]) => filter(state, name, args),
         (Operation::Test(name), _) => test(state, name, args),
         (Operation::Method(name), [receiver, args @ ..]) => method(receiver, name, args),
+        (Operation::Operator("["), _) => Ok(None), // a symbol says itself that it has no items
         (Operation::Operator(name), [left, right]) if holds(left) || holds(right) => {
             operator(name, left, right)
         }
