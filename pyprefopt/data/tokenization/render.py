@@ -192,5 +192,5 @@ def check_compiles(source: str, why: str) -> None:
 
     try:
         _compile_jinja_template(source)
-    except TemplateError:
+    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError):  # Jinja's own, or of Python's compiler
         raise ConfigError(why) from None

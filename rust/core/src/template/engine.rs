@@ -128,3 +128,100 @@ fn keep(text: &str) -> &'static str {
     kept.insert(text);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looked_at(source: &str, x: Value) -> usize {
+        let engine = Engine::compile(source, 0).expect("compiles");
+        let context = [("x", x)].into_iter().collect();
+        engine.run(context, 0).expect("renders");
+        sandbox::looked_at()
+    }
+
+    /// Each of these walks a text or a list, and is charged for twice as much where that is twice as long.
+    #[test]
+    fn work_grows_with_what_is_walked() {
+        const SIZE: usize = 10_000;
+        let texts = [
+            "{{ 'c' in x }}",
+            "{{ x == x ~ '' }}",
+            "{{ x < x ~ '' }}",
+            "{{ 1 < 2 == (x == x ~ '') }}",
+            "{{ x[-1] }}",
+            "{{ x[1:2] }}",
+            "{{ x|length }}",
+            "{{ x|trim }}",
+            "{{ x|replace('c', 'd') }}",
+            "{{ x.count('c') }}",
+            "{{ x.startswith('c') }}",
+            "{{ x is lower }}",
+            "{{ x in ['c', 'd'] }}",
+            "{{ {x: 1}[x] }}",
+            "{{ [x]|sort }}",
+            "{{ [x]|join }}",
+            "{% for c in x %}{% break %}{% endfor %}",
+        ];
+        for source in texts {
+            let [once, twice] =
+                [SIZE, 2 * SIZE].map(|size| looked_at(source, Value::from("a".repeat(size))));
+            assert!(twice >= once + SIZE / 2, "{source}: {once} {twice}");
+        }
+        let lists = [
+            "{{ -1 in x }}",
+            "{{ x == x[:] }}",
+            "{{ x <= x[:] }}",
+            "{{ 1 < 2 == (x == x[:]) }}",
+            "{{ x[1:2] }}",
+            "{{ x|sum }}",
+            "{{ x|min }}",
+            "{{ x|max }}",
+            "{{ x|sort|first }}",
+            "{{ x|unique|first }}",
+            "{{ x|join }}",
+            "{{ x|list|first }}",
+            "{{ x|tojson }}",
+            "{{ x|map('string')|first }}",
+            "{{ x|select('odd')|first }}",
+            "{{ x|reject|first }}",
+            "{{ x|batch(2)|first }}",
+            "{{ x|zip(x)|first }}",
+            "{{ x|chain(x)|first }}",
+            "{{ x|reverse|first }}",
+            "{{ x|last }}",
+            "{{ (x + x)|first }}",
+            "{{ (x * 2)|first }}",
+            "{{ x is eq x[:] }}",
+            "{{ x.count(1) }}",
+            "{{ [[1]|zip(*x[:3])] }}{{ x|length }}{{ x[:]|length }}",
+            "{% set ns = namespace(y=x) %}",
+            "{% set ns = namespace() %}{% set ns.y = x %}",
+            "{% for c in x %}{% break %}{% endfor %}",
+        ];
+        for source in lists {
+            let [once, twice] = [SIZE, 2 * SIZE].map(|size| {
+                looked_at(
+                    source,
+                    Value::from((0..size).map(Value::from).collect::<Vec<_>>()),
+                )
+            });
+            assert!(twice >= once + SIZE, "{source}: {once} {twice}");
+        }
+        let constant = [
+            "{{ x|length }}",
+            "{{ x|first }}",
+            "{{ x[0] }}",
+            "{{ x is defined }}",
+            "{{ x == 1 }}",
+        ];
+        for source in constant {
+            let list = |size| Value::from((0..size).map(Value::from).collect::<Vec<_>>());
+            assert_eq!(
+                looked_at(source, list(10)),
+                looked_at(source, list(1000)),
+                "{source}"
+            );
+        }
+    }
+}

@@ -286,7 +286,7 @@ fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Va
         }
         "+" => plus(state, left, right),
         "[" => {
-            sandbox::look_at_text(left)?;
+            sandbox::look_at_lookup(left, right)?;
             left.get_item(right)
         }
         _ => times(state, left, right),
@@ -297,7 +297,7 @@ fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Va
 fn admit_search(needle: &Value, container: &Value) -> Result<(), Error> {
     match (container.as_str(), container.kind()) {
         (Some(text), _) => sandbox::look(text.len()),
-        (None, ValueKind::Map) => sandbox::measure(needle).map(|_| ()),
+        (None, ValueKind::Map) => sandbox::look_at_lookup(container, needle),
         (None, ValueKind::Seq | ValueKind::Iterable) => {
             let items = sandbox::look_at_items(container)?;
             if sandbox::is_container(needle) {

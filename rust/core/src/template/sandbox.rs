@@ -55,10 +55,10 @@ pub fn fuel(input: usize) -> u64 {
     FUEL.saturating_add((input as u64).saturating_mul(PER_INPUT_BYTE as u64))
 }
 
-/// What the rendering that began last on this thread has looked at.
+/// What the rendering of no input that began last on this thread has looked at.
 #[cfg(test)]
-pub fn looked_at(input: usize) -> usize {
-    WORK + input * LOOKS_PER_INPUT_BYTE - WORK_LEFT.get()
+pub fn looked_at() -> usize {
+    WORK - WORK_LEFT.get()
 }
 
 fn out_of(rule: String) -> Error {
@@ -160,6 +160,15 @@ pub fn look_at_both(left: &Value, right: &Value) -> Result<(), Error> {
     Ok(())
 }
 
+/// Look at a key that is looked up in a mapping, or at the text that an index counts in.
+pub fn look_at_lookup(container: &Value, key: &Value) -> Result<(), Error> {
+    look_at_text(container)?;
+    if is_container(key) {
+        return measure(key).map(|_| ());
+    }
+    look_at_text(key)
+}
+
 pub fn is_container(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -233,6 +242,7 @@ fn visit(
         ObjectRepr::Map if is_loop(value) => {}
         ObjectRepr::Map => {
             for (key, item) in object.try_iter_pairs().into_iter().flatten() {
+                look_at_text(&key)?; // it was hashed
                 visit(&key, depth + 1, see)?;
                 visit(&item, depth + 1, see)?;
             }
