@@ -17,7 +17,8 @@ mod shape;
 mod strip;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minijinja::ErrorKind;
 use minijinja::value::{Value, ValueKind};
@@ -42,6 +43,42 @@ pub struct ChatTemplate {
     special_tokens: Map<String, Json>,
     reference: Option<Reference>,
     shapes: Shapes,
+    bounds: Bounds,
+}
+
+/// How often the template was within its bounds, and how often it was not: one that mostly is not is not run on.
+#[derive(Default)]
+struct Bounds {
+    kept: AtomicUsize,
+    exceeded: AtomicUsize,
+    rule: OnceLock<String>,
+}
+
+impl Bounds {
+    /// Renderings that may exceed the bounds before the template is given up.
+    const PATIENCE: usize = 4;
+
+    /// Why the template is not run any more.
+    fn refusal(&self) -> Option<minijinja::Error> {
+        let exceeded = self.exceeded.load(Ordering::Relaxed);
+        if exceeded < Self::PATIENCE || exceeded <= self.kept.load(Ordering::Relaxed) {
+            return None;
+        }
+        let rule = self.rule.get()?.clone();
+        Some(minijinja::Error::new(ErrorKind::OutOfFuel, rule))
+    }
+
+    fn count<T>(&self, result: &std::result::Result<T, minijinja::Error>) {
+        match result {
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
+                self.rule.get_or_init(|| describe(error));
+                self.exceeded.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                self.kept.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl ChatTemplate {
@@ -79,6 +116,7 @@ impl ChatTemplate {
             special_tokens: parse_object("special_tokens", special_tokens)?,
             reference,
             shapes: Shapes::default(),
+            bounds: Bounds::default(),
         })
     }
 
@@ -140,6 +178,9 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         options: &Options,
     ) -> std::result::Result<String, minijinja::Error> {
+        if let Some(refusal) = self.bounds.refusal() {
+            return Err(refusal);
+        }
         let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
         for (name, value) in self.special_tokens.iter().chain(&options.variables) {
             context.push((name, Value::from_serialize(value)));
@@ -148,7 +189,9 @@ impl ChatTemplate {
         context.push(("tools", Value::from_serialize(&options.tools)));
         context.push(("add_generation_prompt", Value::from(add_generation_prompt)));
         let input = context.iter().map(|(_, value)| input_size(value)).sum();
-        engine.run(context.into_iter().collect(), input)
+        let result = engine.run(context.into_iter().collect(), input);
+        self.bounds.count(&result);
+        result
     }
 }
 
@@ -271,6 +314,24 @@ mod tests {
             let error = render(source, "{}").expect_err("stops").to_string();
             assert!(error.contains(rule), "{error}");
         }
+    }
+
+    #[test]
+    fn a_template_that_exceeds_its_bounds_is_given_up() -> Result<()> {
+        let source = "{% if messages[0].content == 'a' %}{{ 'a' * 999999999 }}{% endif %}b";
+        let template = ChatTemplate::new(source, "{}", 0, None)?;
+        let render = |content| {
+            let message = Message::new("user", content).to_value()?;
+            template.render(&[message], false, &Options::default())
+        };
+        assert_eq!(render("b")?, "b");
+        for _ in 0..4 {
+            assert!(render("a").is_err());
+        }
+        let error = render("b").expect_err("given up").to_string();
+        let rule = "the template makes more than 64 MiB of text and values (template line 1)";
+        assert_eq!(error, rule);
+        Ok(())
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
     environment.add_filter("trim", |text: &Value, characters: Option<&str>| {
         python::to_text(text).map(|text| python::trim(&text, characters))
     });
+    environment.add_filter("center", |text: &Value, width: Option<i64>| {
+        python::pad(&python::to_text(text)?, width.unwrap_or(80), None, "center")
+    });
     environment.add_filter("string", python::to_text);
     environment.add_filter("round", python::round);
     environment.add_function(

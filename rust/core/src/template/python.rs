@@ -103,6 +103,10 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         "isalpha" => {
             Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter))
         }
+        "center" | "ljust" | "rjust" | "zfill" => {
+            let (width, fill): (i64, Option<&str>) = from_args(args)?;
+            Value::from(pad(text, width, fill, method)?)
+        }
         "count" => {
             let (part,): (&str,) = from_args(args)?;
             Value::from(text.matches(part).count())
@@ -111,6 +115,28 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         | "join" | "format" | "title" => return Ok(None),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)), // the engine's differ from Python's
     }))
+}
+
+/// The text in as many characters as `width`, as `method` pads it.
+pub fn pad(text: &str, width: i64, fill: Option<&str>, method: &str) -> Result<String, Error> {
+    let zeros = method == "zfill";
+    let mut chars = fill.unwrap_or(if zeros { "0" } else { " " }).chars();
+    let (Some(fill), None) = (chars.next(), chars.next()) else {
+        let rule = format!("{method}: the fill must be one character");
+        return Err(Error::new(ErrorKind::InvalidOperation, rule));
+    };
+    let width = usize::try_from(width).unwrap_or(0);
+    let missing = width.saturating_sub(text.chars().count());
+    sandbox::allows(missing.saturating_mul(fill.len_utf8()))?;
+    let left = match method {
+        "ljust" => 0,
+        "center" => missing / 2 + (missing & width & 1),
+        _ => missing,
+    };
+    let side = |count: usize| String::from(fill).repeat(count);
+    let signed = zeros && text.starts_with(['+', '-']);
+    let (sign, rest) = text.split_at(usize::from(signed));
+    Ok([sign, &side(left), rest, &side(missing - left)].concat())
 }
 
 fn split(
@@ -332,6 +358,23 @@ mod tests {
         for (x, text) in cases {
             assert_eq!(python_float(x), text);
         }
+    }
+
+    #[test]
+    fn padding_is_pythons() {
+        let pad = |text, width, method| pad(text, width, None, method).expect("fits");
+        assert_eq!(
+            [pad("ab", 5, "center"), pad("a", 4, "center")],
+            ["  ab ", " a  "]
+        );
+        assert_eq!(
+            [pad("ab", 4, "ljust"), pad("ab", 4, "rjust")],
+            ["ab  ", "  ab"]
+        );
+        assert_eq!(
+            [pad("-1", 4, "zfill"), pad("abc", -1, "zfill")],
+            ["-001", "abc"]
+        );
     }
 
     #[test]
