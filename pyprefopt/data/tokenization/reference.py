@@ -8,10 +8,11 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-SECONDS = 10  # of processor time for a chat
+SECONDS = 3  # of processor time for a chat, besides as many for each of its MiB
 MEMORY = 1 << 30  # bytes for a chat, besides what the program itself takes
 
 _START = "import sys; sys.path[:] = {path!r}; from pyprefopt.data.tokenization.reference import serve; serve()"
@@ -36,20 +37,18 @@ class Renderer:
         """
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
+            line = ""
+            if process.stdin is not None and process.stdout is not None:  # pipes, as asked for
+                with suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(request) + "\n")
+                    process.stdin.flush()
+                    line = process.stdout.readline()
             if not line.endswith("\n"):
                 self._process = None
                 process.kill()
                 process.wait()
                 raise OutOfBoundsError(
-                    f"transformers' renderer took more than {SECONDS} seconds or {MEMORY >> 20} MiB for one chat"
+                    f"the template took more time than it may in transformers' renderer, or more than {MEMORY >> 20} MiB"
                 )
         answer = json.loads(line)
         if "error" in answer:
@@ -58,7 +57,7 @@ class Renderer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._owner != os.getpid():  # a fork's parent has it
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  (our own module, of this very Python)
                 [sys.executable, "-c", _START.format(path=sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -85,7 +84,8 @@ def serve() -> None:
     for line in sys.stdin:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + SECONDS, most))
+        seconds = SECONDS * (1 + (len(line) >> 20))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + seconds, most))
         request = json.loads(line)
         try:
             rendered, _ = render_jinja_template(
