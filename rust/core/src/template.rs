@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use minijinja::ErrorKind;
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{DynObject, Value, ValueKind};
 use serde_json::{Map, Value as Json};
 
 use crate::message::Message;
@@ -202,12 +202,12 @@ fn input_size(value: &Value) -> usize {
     let nested: usize = match (value.as_str(), value.kind()) {
         (Some(text), _) => text.len(),
         (None, ValueKind::Map) => {
-            let pairs = object.and_then(|object| object.try_iter_pairs());
+            let pairs = object.and_then(DynObject::try_iter_pairs);
             let size = |(key, item): (Value, Value)| input_size(&key) + input_size(&item);
             pairs.into_iter().flatten().map(size).sum()
         }
         _ => {
-            let items = object.and_then(|object| object.try_iter());
+            let items = object.and_then(DynObject::try_iter);
             items
                 .into_iter()
                 .flatten()

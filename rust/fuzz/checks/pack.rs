@@ -1,4 +1,5 @@
 //! Any lengths are packed into bins that keep their bounds and hold each item once; batches add up.
+#![allow(clippy::cast_possible_wrap)] // these are small
 
 use pyprefopt_core::pack::{
     Group, Kind, Layout, Misfit, Response, assemble, batch_tokens, best_fit_decreasing,

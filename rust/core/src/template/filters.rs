@@ -48,13 +48,13 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
 /// Python's `range`, of as many numbers as Jinja's sandbox allows.
 fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
     const MOST: i128 = 100_000;
-    let (start, stop) = second.map_or((0, first), |second| (first, second));
-    let (start, stop): (i128, i128) = (start.into(), stop.into());
+    let (start, end) = second.map_or((0, first), |second| (first, second));
+    let (start, end): (i128, i128) = (start.into(), end.into());
     let step = i128::from(step.unwrap_or(1));
     if step == 0 {
         return Err(invalid("range: the step must not be 0"));
     }
-    let span = if step > 0 { stop - start } else { start - stop };
+    let span = if step > 0 { end - start } else { start - end };
     let count = (span.max(0) + step.abs() - 1) / step.abs();
     if count > MOST {
         return Err(Error::new(

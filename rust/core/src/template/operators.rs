@@ -1,5 +1,6 @@
 //! The operations of a rewritten template: Jinja's own, within the sandbox's bounds.
 
+mod admission;
 mod sequences;
 mod slices;
 
@@ -68,7 +69,7 @@ pub fn operate(state: &State, operation: Operation, args: &[Value]) -> Result<Va
         (Operation::Filter(name), [_, ..]) => filter(state, name, args),
         (Operation::Test(name), [_, ..]) => test(state, name, args).map(Value::from),
         (Operation::Method(name), [receiver, rest @ ..]) => {
-            admit_method(name, receiver, args)?;
+            admission::method(name, receiver, args)?;
             charged(receiver.call_method(state, name, rest)?)
         }
         (Operation::Check(check), [value]) => checked(check, value),
@@ -80,8 +81,8 @@ pub fn operate(state: &State, operation: Operation, args: &[Value]) -> Result<Va
             }
             Ok(Value::UNDEFINED)
         }
-        (Operation::Operator("[:"), [base, start, stop, step]) => {
-            charged(slices::slice(base, start, stop, step)?)
+        (Operation::Operator("[:"), [base, start, end, step]) => {
+            charged(slices::slice(base, start, end, step)?)
         }
         (Operation::Operator(name), [left, right]) => operator(state, name, left, right),
         _ => Err(Error::from(ErrorKind::MissingArgument)),
@@ -146,7 +147,7 @@ fn checked(check: Check, value: &Value) -> Result<Value, Error> {
 /// Apply a filter by its name.
 pub fn filter(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
     sandbox::check_growth(name, args)?;
-    admit_filter(name, args)?;
+    admission::filter(name, args)?;
     let value = match name {
         "map" => sequences::map(state, args)?,
         "select" | "reject" | "selectattr" | "rejectattr" => sequences::select(state, name, args)?,
@@ -154,47 +155,6 @@ pub fn filter(state: &State, name: &str, args: &[Value]) -> Result<Value, Error>
         _ => state.apply_filter(name, args)?,
     };
     charged(value)
-}
-
-/// Look at what a filter looks at.
-fn admit_filter(name: &str, args: &[Value]) -> Result<(), Error> {
-    let Some((first, rest)) = args.split_first() else {
-        return Ok(());
-    };
-    match name {
-        "length" | "count" | "first" | "default" | "d" | "safe" | "bool" | "attr" | "abs" => {
-            sandbox::look_at_text(first)
-        }
-        "list" | "reverse" | "batch" | "slice" | "items" | "chain" | "zip" | "sum" | "last"
-        | "map" | "select" | "reject" | "selectattr" | "rejectattr" => {
-            let mut items = 0usize;
-            for arg in args {
-                items = items.saturating_add(sandbox::look_at_items(arg)?);
-            }
-            sandbox::allows(items.saturating_mul(sandbox::VALUE))
-        }
-        "min" | "max" | "sort" | "unique" | "groupby" | "dictsort" => {
-            let size = sandbox::measure(first)?;
-            let items = sandbox::look_at_items(first)?;
-            sandbox::allows(items.saturating_mul(2 * sandbox::VALUE))?;
-            let mut keys = 0usize;
-            for arg in rest {
-                keys = keys.saturating_add(sandbox::measure(arg)?);
-            }
-            let rounds = items.max(1).ilog2() as usize + 1;
-            sandbox::look(
-                size.saturating_add(items.saturating_mul(keys))
-                    .saturating_mul(rounds),
-            )
-        }
-        _ => {
-            let mut size = 0usize;
-            for arg in args {
-                size = size.saturating_add(sandbox::measure(arg)?);
-            }
-            sandbox::allows(size)
-        }
-    }
 }
 
 /// The lists or mappings one after another.
@@ -237,30 +197,6 @@ pub fn test(state: &State, name: &str, args: &[Value]) -> Result<bool, Error> {
     state.perform_test(name, args)
 }
 
-/// Look at what a method looks at.
-fn admit_method(name: &str, receiver: &Value, args: &[Value]) -> Result<(), Error> {
-    sandbox::check_growth(name, args)?;
-    if name == "cycle" && sandbox::is_loop(receiver) && args.len() == 1 {
-        return Err(Error::from(ErrorKind::MissingArgument));
-    }
-    let mut size = 0usize;
-    for arg in &args[1..] {
-        size = size.saturating_add(sandbox::measure(arg)?);
-    }
-    if receiver.kind() == ValueKind::Map {
-        if matches!(name, "items" | "keys" | "values") {
-            sandbox::look_at_items(receiver)?;
-        }
-        return Ok(());
-    }
-    let own = sandbox::measure(receiver)?;
-    if receiver.as_str().is_none() {
-        let items = receiver.len().unwrap_or(0);
-        sandbox::look(items.saturating_mul(size))?;
-    }
-    sandbox::allows(size.saturating_add(own))
-}
-
 fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Value, Error> {
     let flag = |truth: bool| Ok(Value::from(truth));
     if matches!(name, "==" | "!=" | "<" | "<=" | ">" | ">=" | "&") {
@@ -274,7 +210,7 @@ fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Va
         ">" => flag(left > right),
         ">=" => flag(left >= right),
         "&" => {
-            admit_search(left, right)?;
+            admission::search(left, right)?;
             Ok(Value::from(vec![right.clone(), left.clone()]))
         }
         "in" => contains(state, left, right),
@@ -293,24 +229,8 @@ fn operator(state: &State, name: &str, left: &Value, right: &Value) -> Result<Va
     }
 }
 
-/// Look at what is searched for a value.
-fn admit_search(needle: &Value, container: &Value) -> Result<(), Error> {
-    match (container.as_str(), container.kind()) {
-        (Some(text), _) => sandbox::look(text.len()),
-        (None, ValueKind::Map) => sandbox::look_at_lookup(container, needle),
-        (None, ValueKind::Seq | ValueKind::Iterable) => {
-            let items = sandbox::look_at_items(container)?;
-            if sandbox::is_container(needle) {
-                sandbox::measure(container)?;
-            }
-            sandbox::look(items.saturating_mul(sandbox::measure(needle)?))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn contains(state: &State, needle: &Value, container: &Value) -> Result<Value, Error> {
-    admit_search(needle, container)?;
+    admission::search(needle, container)?;
     match (container.as_str(), needle.as_str()) {
         (Some(text), Some(part)) => Ok(Value::from(text.contains(part))),
         (Some(text), None) => Ok(Value::from(text.contains(&python::to_text(needle)?))),

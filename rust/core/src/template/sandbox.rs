@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use minijinja::value::{ObjectRepr, Value, ValueKind};
+use minijinja::value::{DynObject, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 /// Instructions that one rendering may execute, besides a multiple of its input; a message takes some hundred.
@@ -326,7 +326,7 @@ fn numbers_in(value: &Value) -> Vec<usize> {
     if value.is_kwargs() {
         let object = value.as_object();
         let items = object
-            .and_then(|object| object.try_iter_pairs())
+            .and_then(DynObject::try_iter_pairs)
             .into_iter()
             .flatten();
         return items.filter_map(|(_, item)| number(&item)).collect();

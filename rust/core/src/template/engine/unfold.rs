@@ -215,7 +215,7 @@ fn is_constant(expr: &Expr) -> bool {
 }
 
 /// The expression as one that the compiler does not take for a constant.
-fn hidden<'a>(expr: Expr<'a>) -> Expr<'a> {
+fn hidden(expr: Expr<'_>) -> Expr<'_> {
     let span = expr.span();
     let always = Value::from(true);
     Expr::IfExpr(Spanned::new(

@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind};
 use crate::template::sandbox;
 
 /// `base[start:stop:step]`; what is not there slices to an empty list.
-pub fn slice(base: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
+pub fn slice(base: &Value, start: &Value, end: &Value, step: &Value) -> Result<Value, Error> {
     let bound = |value: &Value| -> Result<Option<i64>, Error> {
         if value.is_none() {
             Ok(None)
@@ -14,7 +14,7 @@ pub fn slice(base: &Value, start: &Value, stop: &Value, step: &Value) -> Result<
             i64::try_from(value.clone()).map(Some)
         }
     };
-    let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
+    let (start, end, step) = (bound(start)?, bound(end)?, bound(step)?.unwrap_or(1));
     if step == 0 {
         return Err(Error::new(
             ErrorKind::InvalidOperation,
@@ -27,19 +27,19 @@ pub fn slice(base: &Value, start: &Value, stop: &Value, step: &Value) -> Result<
             let text = base.as_str().unwrap_or_default();
             sandbox::allows(text.len())?;
             Ok(Value::from(if step == 1 {
-                let places = Places::new(text.chars().count(), start, stop, step);
+                let places = Places::new(text.chars().count(), start, end, step);
                 let rest = text.chars().skip(places.first as usize);
                 rest.take(places.count).collect::<String>()
             } else {
                 sandbox::allows(text.len().saturating_mul(4))?;
                 let chars: Vec<char> = text.chars().collect();
-                let places = Places::new(chars.len(), start, stop, step);
+                let places = Places::new(chars.len(), start, end, step);
                 places.map(|place| chars[place]).collect()
             }))
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = base.try_iter()?.collect();
-            let places = Places::new(items.len(), start, stop, step);
+            let places = Places::new(items.len(), start, end, step);
             Ok(places
                 .map(|place| items[place].clone())
                 .collect::<Vec<_>>()
@@ -61,8 +61,8 @@ struct Places {
 }
 
 impl Places {
-    fn new(len: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> Self {
-        let len = len as i64;
+    fn new(len: usize, start: Option<i64>, end: Option<i64>, step: i64) -> Self {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
         let (lowest, highest) = if step < 0 { (-1, len - 1) } else { (0, len) };
         let place = |bound: i64| {
             let place = if bound < 0 {
@@ -73,7 +73,7 @@ impl Places {
             place.clamp(lowest, highest)
         };
         let first = start.map_or(if step < 0 { highest } else { lowest }, place);
-        let last = stop.map_or(if step < 0 { lowest } else { highest }, place);
+        let last = end.map_or(if step < 0 { lowest } else { highest }, place);
         let span = if step < 0 { first - last } else { last - first };
         let count = span.max(0).unsigned_abs().div_ceil(step.unsigned_abs()) as usize;
         Self { first, step, count }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn places_are_pythons() {
-        let places = |start, stop, step| Places::new(5, start, stop, step).collect::<Vec<_>>();
+        let places = |start, end, step| Places::new(5, start, end, step).collect::<Vec<_>>();
         assert_eq!(places(None, None, 1), [0, 1, 2, 3, 4]);
         assert_eq!(places(None, None, -1), [4, 3, 2, 1, 0]);
         assert_eq!(places(Some(-2), None, 1), [3, 4]);
