@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pyprefopt.data.arrow import check_schema, check_sound
 from pyprefopt.errors import DataError
 
 Column = TypeVar("Column")  # pl.Expr, pl.Series, pa.Array, or anything with an Arrow stream, which gives a ChunkedArray
@@ -60,6 +61,8 @@ def as_series(column: Any) -> pl.Series:
 def as_frame(table: Any) -> pl.DataFrame:
     """An Arrow table as a frame. DataError for a type that Polars does not have."""
     table = pa.table(table)
+    check_schema(table.schema, "the table")
+    check_sound(table, "the table")
     try:
         return pl.DataFrame(table)
     except pl.exceptions.PolarsError as error:
@@ -67,7 +70,13 @@ def as_frame(table: Any) -> pl.DataFrame:
 
 
 def to_arrow(column: Any) -> Any:
-    """A PyArrow array of a column that is not Polars'. DataError where it is none."""
+    """A PyArrow array of a column that is not Polars'. DataError where it is none, or lies about its lengths."""
+    array = _to_arrow(column)
+    check_sound(array, "a column")
+    return array
+
+
+def _to_arrow(column: Any) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column
     if hasattr(column, "source") and hasattr(column, "column_name"):  # a `datasets` column: its rows may be a selection

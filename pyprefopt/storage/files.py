@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pyprefopt.errors import ConfigError
 
 
 def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
@@ -33,6 +37,55 @@ def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[Binar
         temporary.unlink(missing_ok=True)
     sync(path.parent)
     return path
+
+
+_WRITING = {
+    errno.ENOSPC: "make room on the disk and give the same command again",
+    errno.EDQUOT: "make room within the quota and give the same command again",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) and give the same command again",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOTDIR: "choose a folder, not a file",
+    errno.EEXIST: "choose a folder, not a file",
+    errno.EISDIR: "choose a file, not a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_READING = {
+    errno.EACCES: "ask for the right to read it, and to enter the folders that it is in",
+    errno.EPERM: "ask for the right to read it, and to enter the folders that it is in",
+    errno.ENOENT: "it is not there any more",
+    errno.EISDIR: "give a file, not a folder",
+    errno.ENAMETOOLONG: "give a path, which is shorter",
+}
+
+
+def explain_writing(error: OSError, path: str | Path) -> str:
+    """Where writing failed, why, and what helps."""
+    number = _number(error)
+    reason = os.strerror(number) if number else str(error)
+    return f"{error.filename or path}: {reason}; {_WRITING.get(number, 'look at the disk and give the same command again')}"
+
+
+def explain_reading(error: OSError) -> str:
+    """Why reading failed, and what helps."""
+    number = _number(error)
+    return f"{os.strerror(number) if number else error}; {_READING.get(number, 'look at the disk')}"
+
+
+def _number(error: OSError) -> int:
+    """The system's number of an error, which libraries tell in words."""
+    told = re.search(r"\((?:os )?error (\d+)\)", str(error))
+    return error.errno or (int(told[1]) if told else 0)
+
+
+def check_name(path: str | Path) -> None:
+    """ConfigError for a path that is not UTF-8: no message, manifest or table could hold it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ConfigError(f"a path must be UTF-8, got '{shown}'; rename the file or folder") from None
 
 
 def sync(path: Path) -> None:

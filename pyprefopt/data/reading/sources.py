@@ -28,10 +28,12 @@ import pyarrow.compute as pc
 
 from pyprefopt.data import _native, embedded
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
-from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
+from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
 from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, texts_of
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
+from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
+from pyprefopt.data.reading.unfolding import unfolded_bytes
 from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -361,11 +363,11 @@ def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> It
     pending: list[pa.Table] = []
     pending_bytes = pending_rows = 0
     for unit in _units(batches):
-        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unit.nbytes)))
+        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unfolded_bytes(unit))))
         for start in range(0, unit.num_rows, step):
             piece = unit.slice(start, step)
             pending.append(piece)
-            pending_bytes, pending_rows = pending_bytes + piece.nbytes, pending_rows + piece.num_rows
+            pending_bytes, pending_rows = pending_bytes + unfolded_bytes(piece), pending_rows + piece.num_rows
             if pending_bytes >= size or pending_rows >= BLOCK_ROWS:
                 yield pa.concat_tables(pending), pending_rows, None
                 pending, pending_bytes, pending_rows = [], 0, 0

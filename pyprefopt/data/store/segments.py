@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pyprefopt.data.arrow import check_sound
 from pyprefopt.data.store.shards import ShardedTable
 from pyprefopt.errors import ArtifactError, DataError, did_you_mean
 
@@ -61,7 +62,9 @@ class SegmentStore(ShardedTable):
         """
         if hasattr(frame, "collect"):
             frame = frame.collect()
-        store = cls(typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
+        table = frame.to_arrow() if hasattr(frame, "to_arrow") else frame
+        check_sound(table, "the segments frame")
+        store = cls(typed(table), {})
         store._check()
         return store
 
@@ -259,6 +262,7 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
         offsets = pa.array(segments.response_offsets)
         return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(prompts))])
     lists = pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([values])
+    check_sound(lists, name)
     if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
         raise DataError(f"{name} must be a column of lists, got {lists.type}")
     element = lists.type.value_type

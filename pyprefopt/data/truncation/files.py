@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
+from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, arrow_reader, data_file, pieces, readable
-from pyprefopt.data.reading.sources import ROW_BYTES, open_source
+from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces
+from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
+from pyprefopt.data.reading.typed_files import batches, schema_of
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table
@@ -72,9 +74,9 @@ def rewrite(
             same.append(cut.same)
             done = parts[0] if form is target else _convert(path, partial(_scan, parts[0], form), target, parts)
         else:
-            scan = partial(_scan_typed, source, parts[0])
             how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
-            done = _convert(path, lambda: truncate_table(scan(), cutter=cutter, same=same, **how), target, parts)
+            rows = _scan_typed(source)
+            done = _convert(path, lambda: truncate_table(rows, cutter=cutter, same=same, **how), target, parts)
         done.replace(target.path)
     finally:
         for temporary in parts:
@@ -213,20 +215,15 @@ def _scan(path: Path, form: DataFile) -> pl.LazyFrame:
     return pl.scan_ndjson(path, infer_schema_length=None)
 
 
-def _scan_typed(source: DataFile, unpacked: Path) -> pl.LazyFrame:
-    if source.container == "parquet":
-        return pl.scan_parquet(source.path)
-    with source.path.open("rb") as file:
-        if file.read(6) == b"ARROW1":
-            return pl.scan_ipc(source.path)
-    with (
-        readable(source.name, source.suffix),
-        arrow_reader(source) as reader,  # Arrow's stream form, as a file
-        pa.ipc.new_file(str(unpacked), reader.schema) as writer,
-    ):
-        for batch in reader:
-            writer.write_batch(batch)
-    return pl.scan_ipc(unpacked)
+def _scan_typed(source: DataFile) -> pl.LazyFrame:
+    """The rows of a Parquet or Arrow file, each batch looked at before Polars sees it."""
+    schema = schema_of(source)
+
+    def frames(columns: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        for batch in batches(source, columns or schema.names, BLOCK_BYTES):
+            yield pl.DataFrame(batch)
+
+    return register_io_source(frames, schema=pl.DataFrame(schema.empty_table()).schema)
 
 
 def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:
