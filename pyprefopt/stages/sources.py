@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
 from pyprefopt.data.parallel import in_threads
+from pyprefopt.data.preparation.workspace import check_manifest
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import damaged
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
@@ -161,6 +163,7 @@ class NamedSource:
         store = SegmentStore.open(self.folder or self.path)
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
+        check_manifest(store.manifest, self.folder or Path(self.path))
         return store
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
@@ -189,6 +192,7 @@ class NamedSource:
         if self.setting == "eval_data":
             self.check_whole()
         SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+        self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -198,6 +202,16 @@ class NamedSource:
                     f"{self.setting} '{self.folder}', row {first['row']} (and {more} more): {first['rule']}; "
                     f"{first['remedy']}"
                 )
+
+    def _check_tokens(self, tokenizer: Tokenizer) -> None:
+        """ArtifactError where the folder does not hold what its manifest counts, or ids that no tokenizer gave."""
+        store, manifest = self.store, self.store.manifest
+        for name, found in (("rows", store.num_rows), ("tokens", int(store.lengths.sum()))):
+            if manifest[name] != found:
+                raise damaged(Path(str(self.folder)), f"it holds {found:,} {name}, and the manifest says {manifest[name]:,}")
+        largest, known = store.largest_id, tokenizer.native.vocab_size
+        if largest >= known:
+            raise damaged(Path(str(self.folder)), f"it holds the token id {largest:,}, and the tokenizer has {known:,}")
 
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyprefopt.data.preparation.workspace import WORK
+from pyprefopt.data.preparation.workspace import WORK, check_manifest
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError, counted
 from pyprefopt.storage.folders import MANIFEST
@@ -56,6 +56,8 @@ def inspect(
             f"{directory}"
         )
     store = SegmentStore.open(directory, verify=True)
+    if "rows_in" in store.manifest:
+        check_manifest(store.manifest, directory)
     selected = None if selection is None else ValueStore.open(selection, verify=True).check(store)
     parts = [_counts(store, directory), *_histograms(store), _sample(store, directory, row, selected, color)]
     return "\n\n".join(parts)
