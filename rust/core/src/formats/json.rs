@@ -1,6 +1,7 @@
 //! JSON texts: the rows of a block, one object as ordered raw fields, texts without a copy where they need none.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use memchr::{memchr, memchr_iter, memchr2_iter};
@@ -14,6 +15,8 @@ use crate::reject::{Reject, shorten};
 /// What helps against bytes that are not UTF-8.
 pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
+/// So many names are compared with each other one by one.
+const FEW: usize = 32;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
 
@@ -239,8 +242,15 @@ impl<'a> Fields<'a> {
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
     pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
         let mut text = String::new();
+        let last: HashMap<&str, usize> = match self.0.len() {
+            0..=FEW => HashMap::new(), // looking is faster
+            _ => (self.0.iter().map(|(name, _)| &**name)).zip(0..).collect(),
+        };
         for (index, (name, raw)) in self.0.iter().enumerate() {
-            let repeated = self.0[index + 1..].iter().any(|(later, _)| later == name);
+            let repeated = match last.get(&**name) {
+                Some(&last) => last > index,
+                None => self.0[index + 1..].iter().any(|(later, _)| later == name),
+            };
             if known.contains(&&**name) || raw.get() == "null" || repeated {
                 continue;
             }
