@@ -60,23 +60,23 @@ _READING = {
 }
 
 
-def explain_writing(error: OSError, path: str | Path) -> str:
-    """Where writing failed, why, and what helps."""
-    number = _number(error)
+def explain_writing(error: Exception, path: str | Path) -> str:
+    """Why a file or folder cannot be written, and what helps."""
+    number = system_number(error)
     reason = os.strerror(number) if number else str(error)
-    return f"{error.filename or path}: {reason}; {_WRITING.get(number, 'look at the disk and give the same command again')}"
+    return f"{path}: {reason}; {_WRITING.get(number, 'look at the disk and give the same command again')}"
 
 
-def explain_reading(error: OSError) -> str:
-    """Why reading failed, and what helps."""
-    number = _number(error)
+def explain_reading(error: Exception) -> str:
+    """Why a file or folder cannot be read, and what helps."""
+    number = system_number(error)
     return f"{os.strerror(number) if number else error}; {_READING.get(number, 'look at the disk')}"
 
 
-def _number(error: OSError) -> int:
-    """The system's number of an error, which libraries tell in words."""
-    told = re.search(r"\((?:os )?error (\d+)\)", str(error))
-    return error.errno or (int(told[1]) if told else 0)
+def system_number(error: Exception) -> int:
+    """The system's number of an error, which libraries tell in words; 0 where it has none."""
+    told = re.search(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]", str(error))
+    return getattr(error, "errno", None) or (int(told[1] or told[2]) if told else 0)
 
 
 def check_name(path: str | Path) -> None:

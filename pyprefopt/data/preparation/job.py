@@ -150,7 +150,7 @@ def prepare_source(
                 job.finish(on_error, command)
             return SegmentStore.open(directory)
     except OSError as error:
-        raise ArtifactError(explain_writing(error, directory)) from error
+        raise ArtifactError(explain_writing(error, error.filename or directory)) from error
 
 
 @dataclass

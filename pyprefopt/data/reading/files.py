@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyprefopt.data.arrow import first_line
 from pyprefopt.data.reading.unfolding import Unfolding
 from pyprefopt.errors import DataError, did_you_mean
-from pyprefopt.storage.files import check_name, explain_reading
+from pyprefopt.storage.files import check_name, explain_reading, system_number
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 PIECE_BYTES = 1 << 20  # read at once from a text file
@@ -82,7 +82,7 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     """
     ignored: list[str] = []
     if isinstance(source, (str, Path)):
-        with _reachable(source):
+        with reachable(source):
             paths = _one(Path(source).expanduser(), ignored)
     else:
         for entry in source:
@@ -90,14 +90,14 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
                 raise DataError(f"a list must name files, got {type(entry).__name__}; pass rows as pl.DataFrame(rows)")
         paths = []
         for entry in source:
-            with _reachable(entry):
+            with reachable(entry):
                 paths += _one(Path(entry).expanduser(), ignored)
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)
             raise DataError(f"{twice} is named twice; name each file once")
     files = [data_file(path) for path in sorted(paths)]
     for file in files:
-        with _reachable(file.path):
+        with reachable(file.path):
             file.path.open("rb").close()
     kinds = sorted({file.container for file in files})
     if len(kinds) > 1:
@@ -109,7 +109,7 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
 
 
 @contextmanager
-def _reachable(path: str | Path) -> Iterator[None]:
+def reachable(path: str | Path) -> Iterator[None]:
     """DataError for a path that the system does not let us follow, or that no message can show."""
     check_name(path)
     try:
@@ -173,7 +173,7 @@ def readable(name: str, what: str) -> Iterator[None]:
     except DataError:
         raise
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError, MemoryError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and system_number(error):
             raise DataError(f"{name} cannot be read: {explain_reading(error)}") from error
         raise DataError(
             f"{name} cannot be read as {what}: {first_line(error)}; it may be cut short or damaged: fetch or write it "

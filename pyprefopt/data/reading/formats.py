@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
@@ -12,7 +11,10 @@ import pyarrow as pa
 
 from pyprefopt.data import _native
 from pyprefopt.data.reading.catalog import NEEDED, TABLE
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, did_you_mean
+
+
+LISTED = 100  # names that a message shows
 
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
@@ -153,10 +155,12 @@ def _nearest(names: Sequence[str]) -> str:
     texts = {field.name for row in TABLE.values() for field in row.fields if field.role in _TEXTS}
     unknown = [name for name in names if name not in NEEDED]
     absent = sorted(texts.intersection(NEEDED).difference(names))
-    found = [(name, get_close_matches(name, absent, n=1, cutoff=0.75)) for name in unknown]
-    return "".join(f"; '{name}': did you mean '{near[0]}'?" for name, near in found if near)
+    found = [(name, did_you_mean(name, absent, cutoff=0.75)) for name in unknown[:LISTED]]
+    return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b`, or `none`."""
-    return ", ".join(names) if names else "none"
+    """`a, b`, or `none`; of many or long names the beginnings."""
+    shown = [name if len(name) <= 80 else f"{name[:80]}…" for name in names[:LISTED]]
+    more = [f"and {len(names) - LISTED:,} more"] if len(names) > LISTED else []
+    return ", ".join([*shown, *more]) if names else "none"

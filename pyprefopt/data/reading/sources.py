@@ -33,7 +33,7 @@ from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, m
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
-from pyprefopt.data.reading.unfolding import unfolded_bytes
+from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
 from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -334,11 +334,13 @@ def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tup
         row_bytes=ROW_BYTES,
     )
     cut = chain(map(splitter.push, chain([head], stream)), iter([None]))
+    unfolding = Unfolding(file.name, file.path.stat().st_size)
     while True:
         try:
             full = next(cut, [])
             last = full is None
             for data, rows, line in splitter.finish() if full is None else full:
+                unfolding.add(rows * ROW_COST, f"line {line}" if layout == "lines" else "")
                 yield pa.array(data), rows, line if layout == "lines" else None
         except ValueError as error:
             if isinstance(error, DataError):

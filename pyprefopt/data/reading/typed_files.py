@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pyprefopt.data.arrow import check_schema, check_sound
 from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
-from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_BYTES, Unfolding, unfolded_bytes
+from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, unfolded_bytes
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
 
@@ -52,7 +52,7 @@ def batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Itera
         parquet = file.container == "parquet"
         for batch in _parquet_batches(file, plain.names, batch_bytes) if parquet else _arrow_batches(file, plain.names):
             place = f"after row {row}"
-            unfolding.add(batch.num_rows * ROW_BYTES, place)
+            unfolding.add(batch.num_rows * ROW_COST, place)
             check_sound(batch, f"{file.name}, {place}")
             unfolded = unfolded_bytes(batch)
             unfolding.add(unfolded, place)

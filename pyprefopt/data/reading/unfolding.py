@@ -14,7 +14,7 @@ from pyprefopt.errors import DataError
 
 MOST_BYTES = 256 << 20  # that any file may unfold to
 MOST_TIMES = 200  # its size, that a larger file may unfold to; texts are packed to a tenth
-ROW_BYTES = 64  # that a row counts for, whatever it holds
+ROW_COST = 64  # that a row counts for, whatever it holds
 
 
 @dataclass

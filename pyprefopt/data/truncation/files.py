@@ -23,13 +23,14 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces
+from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces, reachable
 from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
 from pyprefopt.data.reading.typed_files import batches, schema_of
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table
-from pyprefopt.errors import DataError, check, counted, option
+from pyprefopt.errors import ArtifactError, DataError, check, counted, option
+from pyprefopt.storage.files import explain_writing, system_number
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ def rewrite(
 
     Any file that reading takes, in any format of pairs or candidates. The result gets its name when it is whole.
     ConfigError for other files, for out = path, and for a file that is there unless `overwrite`; DataError where there
-    is no input, or a row cannot be cut.
+    is no input, or a row cannot be cut; ArtifactError where the disk takes no more.
     """
     source = _source(path)
     endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
@@ -78,6 +79,8 @@ def rewrite(
             rows = _scan_typed(source)
             done = _convert(path, lambda: truncate_table(rows, cutter=cutter, same=same, **how), target, parts)
         done.replace(target.path)
+    except OSError as error:  # reading's own are DataErrors by now
+        raise ArtifactError(explain_writing(error, target.path)) from error
     finally:
         for temporary in parts:
             temporary.unlink(missing_ok=True)
@@ -119,10 +122,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _source(path: Path) -> DataFile:
-    if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
-        raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    with reachable(path):
+        if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
+            raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        path.open("rb").close()
     return _known(path)
 
 
@@ -243,6 +248,8 @@ def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, par
         else:
             frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
+        if system_number(error):
+            raise ArtifactError(explain_writing(error, target.path)) from error
         dtypes = frame.collect_schema().dtypes() if frame is not None and target.container == "csv" else []
         nested = any(dtype.is_nested() for dtype in dtypes)
         remedy = "it may be damaged, or its rows too unlike for one table"
