@@ -29,8 +29,7 @@ def check_schema(schema: pa.Schema, name: str) -> pa.Schema:
     try:
         deep = [field.name for field in schema if any(level > MOST_LEVELS for level in _levels(field))]
     except UnicodeDecodeError as error:
-        shown = error.object.decode(errors="backslashreplace")
-        raise DataError(f"{name}: the names of fields must be UTF-8, got '{shown:.80}'; rename it") from None
+        raise broken_name(error, name) from None
     if deep:
         rule = f"must not be nested deeper than {MOST_LEVELS} levels; flatten it, or write it as text"
         raise DataError(f"{name}: column '{deep[0]:.80}' {rule}")
@@ -38,6 +37,12 @@ def check_schema(schema: pa.Schema, name: str) -> pa.Schema:
     if twice:
         raise DataError(f"{name}: column '{twice[0]:.80}' is there more than once; name each column once")
     return schema
+
+
+def broken_name(error: UnicodeDecodeError, name: str) -> DataError:
+    """The error for a field's name that is not UTF-8."""
+    shown = error.object.decode(errors="backslashreplace")
+    return DataError(f"{name}: the names of fields must be UTF-8, got '{shown:.80}'; rename it")
 
 
 def _levels(field: pa.Field) -> Iterator[int]:

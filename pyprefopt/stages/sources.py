@@ -205,13 +205,14 @@ class NamedSource:
 
     def _check_tokens(self, tokenizer: Tokenizer) -> None:
         """ArtifactError where the folder does not hold what its manifest counts, or ids that no tokenizer gave."""
-        store, manifest = self.store, self.store.manifest
+        store, folder = self.store, Path(str(self.folder))
         for name, found in (("rows", store.num_rows), ("tokens", int(store.lengths.sum()))):
-            if manifest[name] != found:
-                raise damaged(Path(str(self.folder)), f"it holds {found:,} {name}, and the manifest says {manifest[name]:,}")
-        largest, known = store.largest_id, tokenizer.native.vocab_size
-        if largest >= known:
-            raise damaged(Path(str(self.folder)), f"it holds the token id {largest:,}, and the tokenizer has {known:,}")
+            if (told := store.manifest[name]) != found:
+                raise damaged(folder, f"it holds {found:,} {name}, and its manifest says {told:,}")
+        if store.largest_id >= tokenizer.vocab_size:
+            raise damaged(
+                folder, f"token {store.largest_id:,} is in it, and the tokenizer has {tokenizer.vocab_size:,}"
+            )
 
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(

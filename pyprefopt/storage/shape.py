@@ -21,29 +21,28 @@ def _misfits(value: Any, shape: Shape, name: str) -> Iterator[str]:
     if isinstance(shape, tuple):
         if all(misfit(value, one, name) for one in shape):
             yield _refusal(value, " or ".join(map(_describe, shape)), name)
+    elif isinstance(shape, dict | list) and not isinstance(value, type(shape)):
+        yield _refusal(value, _describe(shape), name)
     elif isinstance(shape, dict):
-        if not isinstance(value, dict):
-            yield _refusal(value, "an object", name)
-            return
-        inside = f"{name}." if name else ""
-        for key in sorted({*shape} - {...}):
-            if key in value:
-                yield from _misfits(value[key], shape[key], f"{inside}{key}")
-            else:
-                yield f"{inside}{key} is missing"
-        if ... in shape:
-            for key, entry in value.items():
-                if not _is_text(key):
-                    yield _refusal(key, "text", f"a name in {name}")
-                yield from _misfits(entry, shape[...], f"{inside}{key}")
+        yield from _misfits_inside(value, shape, f"{name}." if name else "")
     elif isinstance(shape, list):
-        if not isinstance(value, list):
-            yield _refusal(value, "a list", name)
-            return
         for index, entry in enumerate(value):
             yield from _misfits(entry, shape[0], f"{name}[{index}]")
     elif not _is(value, shape):
         yield _refusal(value, _WORDS[shape], name)
+
+
+def _misfits_inside(value: dict[str, Any], shape: dict[Any, Shape], inside: str) -> Iterator[str]:
+    for key, kind in shape.items():
+        if key is ...:
+            for other, entry in value.items():
+                if not _is_text(other):
+                    yield _refusal(other, "text", f"a name in {inside}")
+                yield from _misfits(entry, kind, f"{inside}{other}")
+        elif key in value:
+            yield from _misfits(value[key], kind, f"{inside}{key}")
+        else:
+            yield f"{inside}{key} is missing"
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.preparation.workspace import WORK, check_manifest
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError, counted
+from pyprefopt.storage.files import check_name
 from pyprefopt.storage.folders import MANIFEST
 
 BAR = 40  # characters of the longest bar
@@ -43,6 +44,7 @@ def inspect(
     Example:
         >>> print(inspect("prepared", row=0))
     """
+    check_name(directory)
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
         if (directory / WORK).is_dir():

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyprefopt.data.reading.catalog import TABLE
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import (
     SHARD,
@@ -24,7 +25,6 @@ from pyprefopt.data.store.shards import (
     twice_named,
     write_shard,
 )
-from pyprefopt.data.reading.catalog import TABLE
 from pyprefopt.errors import ArtifactError, option
 from pyprefopt.storage.files import atomic_write, remove_leftovers, write_json
 from pyprefopt.storage.folders import MANIFEST, Folder

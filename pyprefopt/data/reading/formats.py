@@ -13,7 +13,6 @@ from pyprefopt.data import _native
 from pyprefopt.data.reading.catalog import NEEDED, TABLE
 from pyprefopt.errors import DataError, did_you_mean
 
-
 LISTED = 100  # names that a message shows
 
 

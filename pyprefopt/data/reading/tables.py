@@ -101,7 +101,7 @@ def _checked(source: TableSource) -> TableSource:
     def batches() -> Iterator[pa.RecordBatch | pa.Table]:
         row = 0
         for batch in source.batches():
-            check_sound(batch, f"{FRAME}, after row {row}")
+            check_sound(batch, f"{FRAME}, after row {row},")
             yield batch
             row += batch.num_rows
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pyprefopt.data.arrow import check_schema, check_sound
+from pyprefopt.data.arrow import broken_name, check_schema, check_sound
 from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
 from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, unfolded_bytes
+from pyprefopt.errors import DataError
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
 
@@ -23,8 +25,11 @@ def schema_of(file: DataFile) -> pa.Schema:
     """The columns of a Parquet or Arrow file."""
     with readable(file.name, file.suffix):
         if file.container == "parquet":
-            with _parquet(file) as parquet:
-                schema = parquet.schema_arrow
+            try:
+                with _parquet(file) as parquet:
+                    schema = parquet.schema_arrow
+            except UnicodeDecodeError as error:
+                raise broken_name(error, file.name) from None
         else:
             with _arrow(file) as (schema, _):
                 pass
@@ -53,7 +58,7 @@ def batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Itera
         for batch in _parquet_batches(file, plain.names, batch_bytes) if parquet else _arrow_batches(file, plain.names):
             place = f"after row {row}"
             unfolding.add(batch.num_rows * ROW_COST, place)
-            check_sound(batch, f"{file.name}, {place}")
+            check_sound(batch, f"{file.name}, {place},")
             unfolded = unfolded_bytes(batch)
             unfolding.add(unfolded, place)
             yield from [batch] if batch.schema.types == plain.types else _unfold(batch, plain, unfolded // batch_bytes)
@@ -78,13 +83,13 @@ def _parquet_batches(file: DataFile, columns: Collection[str], batch_bytes: int)
     with _parquet(file) as parquet:
         metadata = parquet.metadata
     paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    read = [index for index, path in enumerate(paths) if not set(columns).isdisjoint(accumulate(path.split("."), _dotted))]
+    read = [index for index, path in enumerate(paths) if not set(columns).isdisjoint(_ways(path))]
     rows, shared, unfolding = list[int](), set[str](), Unfolding(file.name, file.path.stat().st_size)
     with file.path.open("rb") as opened:
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             leaves = [_Leaf.of(opened, group.column(index)) for index in read]
-            unfolding.add(sum(max(0, leaf.values) for leaf in leaves), f"row group {number}")
+            unfolding.add(sum(max(0, leaf.values, leaf.bytes) for leaf in leaves), f"row group {number}")
             shared |= {leaf.path for leaf in leaves if leaf.may_unfold}
             wanted = group.num_rows * batch_bytes // max(1, group.total_byte_size)
             rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group.num_rows) for leaf in leaves))))
@@ -93,8 +98,10 @@ def _parquet_batches(file: DataFile, columns: Collection[str], batch_bytes: int)
             yield from parquet.iter_batches(most, row_groups=[number], columns=list(columns))
 
 
-def _dotted(path: str, name: str) -> str:
-    return f"{path}.{name}"
+def _ways(path: str) -> list[str]:
+    """`a`, `a.list` and `a.list.element` of the last of them."""
+    names = path.split(".")
+    return [".".join(names[: index + 1]) for index in range(len(names))]
 
 
 @dataclass(frozen=True)
@@ -147,9 +154,15 @@ def _page_bytes(opened: BinaryIO, offset: int) -> int:
 _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
+_Read = tuple[pa.Schema, Iterator[pa.RecordBatch]]
+
+
 @contextmanager
-def _arrow(file: DataFile, columns: Sequence[int] | None = None) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def _arrow(file: DataFile, columns: Sequence[int] | None = None) -> Iterator[_Read]:
     """The schema and the batches (of these columns alone) of an Arrow file, in either of the two forms."""
+    with file.path.open("rb") as opened:
+        if opened.read(4) == b"FEA1":
+            raise DataError(f"{file.name} is of Feather's first version; write it again in the second, which is Arrow")
     options = pa.ipc.IpcReadOptions(included_fields=None if columns is None else list(columns))
     with pa.memory_map(str(file.path)) as source:
         if source.read(6) == b"ARROW1":
@@ -165,7 +178,78 @@ def _arrow(file: DataFile, columns: Sequence[int] | None = None) -> Iterator[tup
             yield stream.schema, iter(stream)
 
 
+def _check_packed(file: DataFile) -> None:
+    """DataError where the buffers of a file are to unpack to far more than its size, before they do."""
+    unfolding = Unfolding(file.name, file.path.stat().st_size)
+    with pa.memory_map(str(file.path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        messages = _messages(source) if is_file else iter(pa.ipc.MessageReader.open_stream(source))
+        for number, message in enumerate(messages):
+            if message.type in ("record batch", "dictionary"):
+                unfolding.add(_unpacked_bytes(message), f"message {number}")
+
+
+def _messages(source: pa.NativeFile) -> Iterator[pa.ipc.Message]:
+    """The messages that the footer of a file names."""
+    end = source.size() - 10  # behind the footer stand its size and ARROW1
+    source.seek(end)
+    size = int.from_bytes(source.read(4), "little")
+    source.seek(end - size)
+    footer = _Table.root(source.read(size))
+    for field in (2, 3):  # dictionaries, batches
+        for offset in footer.numbers(field, 3)[:, 0] if footer.place(field) else ():
+            source.seek(int(offset))
+            yield pa.ipc.read_message(source)
+
+
+def _unpacked_bytes(message: pa.ipc.Message) -> int:
+    """What the buffers of a message unpack to: each begins with it. 0 where they are not packed."""
+    table = _Table.root(message.metadata.to_pybytes()).inner(2)  # the header
+    batch = table.inner(1) if message.type == "dictionary" else table
+    if not batch.place(3):  # not compressed
+        return 0
+    body = np.frombuffer(message.body, np.uint8)
+    buffers = batch.numbers(2, 2)
+    starts = buffers[buffers[:, 1] >= 8, 0]
+    return sum(max(0, int(body[start : start + 8].view("<i8")[0])) for start in starts if 0 <= start <= len(body) - 8)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of Arrow's metadata (FlatBuffers), which its reader has verified."""
+
+    content: bytes
+    at: int
+
+    @classmethod
+    def root(cls, content: bytes) -> _Table:
+        return cls(content, int.from_bytes(content[:4], "little"))
+
+    def place(self, field: int) -> int:
+        """Where the field stands; 0 where it is left out."""
+        fields = self.at - int.from_bytes(self.content[self.at : self.at + 4], "little", signed=True)
+        entry = fields + 4 + 2 * field
+        size = int.from_bytes(self.content[fields : fields + 2], "little")
+        offset = int.from_bytes(self.content[entry : entry + 2], "little") if 4 + 2 * field < size else 0
+        return self.at + offset if offset else 0
+
+    def target(self, field: int) -> int:
+        place = self.place(field)
+        return place + int.from_bytes(self.content[place : place + 4], "little")
+
+    def inner(self, field: int) -> _Table:
+        return _Table(self.content, self.target(field))
+
+    def numbers(self, field: int, width: int) -> NDArray[np.int64]:
+        """A vector of structs, each of so many numbers."""
+        start = self.target(field)
+        count = int.from_bytes(self.content[start : start + 4], "little")
+        return np.frombuffer(self.content, "<i8", width * count, start + 4).reshape(-1, width)
+
+
 def _arrow_batches(file: DataFile, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+    _check_packed(file)
     with _arrow(file) as (schema, _):
         names = schema.names
     with _arrow(file, [names.index(name) for name in columns]) as (_, found):

@@ -14,7 +14,7 @@ from pyprefopt.errors import DataError
 
 MOST_BYTES = 256 << 20  # that any file may unfold to
 MOST_TIMES = 200  # its size, that a larger file may unfold to; texts are packed to a tenth
-ROW_COST = 64  # that a row counts for, whatever it holds
+ROW_COST = 128  # that a row counts for, whatever it holds
 
 
 @dataclass
@@ -62,34 +62,37 @@ def _sizes(array: Any) -> NDArray[np.int64]:
     if isinstance(array, pa.ExtensionArray):
         return _sizes(array.storage)
     if types.is_dictionary(kind):
-        sizes = np.append(_sizes(array.dictionary), 0)
-        return sizes[np.asarray(pc.fill_null(array.indices.cast(pa.int64()), -1))]
-    if types.is_string_view(kind) or types.is_binary_view(kind):
-        views = np.frombuffer(array.buffers()[1] or b"", np.int32).reshape(-1, 4)
-        return views[array.offset : array.offset + len(array), 0].astype(np.int64) + 16
+        sizes: NDArray[np.int64] = np.append(_sizes(array.dictionary), 0)
+        return sizes.take(np.asarray(pc.fill_null(array.indices.cast(pa.int64()), -1)))
     if types.is_struct(kind):
-        return sum((_sizes(array.field(index)) for index in range(kind.num_fields)), np.zeros(len(array), np.int64))
+        return sum(map(_sizes, array.flatten()), np.zeros(len(array), np.int64))
+    return _list_sizes(array) if types.is_nested(kind) else _text_sizes(array)
+
+
+def _list_sizes(array: Any) -> NDArray[np.int64]:
+    types, kind = pa.types, array.type
     if types.is_list_view(kind) or types.is_large_list_view(kind):
-        starts, lengths = (np.asarray(numbers, np.int64) for numbers in (array.offsets, array.sizes))
-        return _summed(array.values, starts, starts + lengths)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
-        offsets = np.asarray(array.offsets, np.int64)
-        return _summed(array.values, offsets[:-1], offsets[1:])
-    if types.is_fixed_size_list(kind):
+        starts = np.asarray(array.offsets, np.int64)
+        ends = starts + np.asarray(array.sizes, np.int64)
+    elif types.is_fixed_size_list(kind):
         starts = (np.arange(len(array)) + array.offset) * kind.list_size
-        return _summed(array.values, starts, starts + kind.list_size)
-    return _plain_sizes(array)
-
-
-def _summed(values: Any, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sizes of the elements from start to end of each list."""
-    before = np.append(0, np.cumsum(_sizes(values)))
+        ends = starts + kind.list_size
+    elif types.is_list(kind) or types.is_large_list(kind):
+        offsets = np.asarray(array.offsets, np.int64)
+        starts, ends = offsets[:-1], offsets[1:]
+    else:
+        return _text_sizes(array)
+    before: NDArray[np.int64] = np.append(0, np.cumsum(_sizes(array.values)))
     return before[ends] - before[starts] + 8
 
 
-def _plain_sizes(array: Any) -> NDArray[np.int64]:
+def _text_sizes(array: Any) -> NDArray[np.int64]:
     types, kind = pa.types, array.type
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        views = np.frombuffer(array.buffers()[1] or b"", np.int32).reshape(-1, 4)
+        return views[array.offset : array.offset + len(array), 0].astype(np.int64) + 16
     texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
     if any(is_kind(kind) for is_kind in texts):
-        return np.asarray(pc.fill_null(pc.binary_length(array).cast(pa.int64()), 0)) + 8
+        lengths = pc.fill_null(pc.binary_length(array).cast(pa.int64()), 0)
+        return np.asarray(lengths, np.int64) + 8
     return np.full(len(array), max(1, array.nbytes // max(1, len(array))), np.int64)

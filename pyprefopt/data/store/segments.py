@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyprefopt.data.arrow import check_sound
-from pyprefopt.data.store.shards import ShardedTable
+from pyprefopt.data.store.shards import Columns, ShardedTable
 from pyprefopt.errors import ArtifactError, DataError, did_you_mean
 
 _REQUIRED = {
@@ -47,8 +47,8 @@ class SegmentStore(ShardedTable):
     """
 
     kind = "segments"
-    columns = {name: (kind,) for name, kind in _REQUIRED.items()}  # noqa: RUF012  (never changed)
-    optional = {name: (kind,) for name, kind in _OPTIONAL.items()}  # noqa: RUF012  (never changed)
+    columns: ClassVar[Columns] = {name: (kind,) for name, kind in _REQUIRED.items()}
+    optional: ClassVar[Columns] = {name: (kind,) for name, kind in _OPTIONAL.items()}
 
     @classmethod
     def from_frame(cls, frame: Any) -> Self:
@@ -203,7 +203,7 @@ class ValueStore(ShardedTable):
 
     kind = "values"
     written = ShardedTable.written | {"key": str, "segments": str}
-    columns = {  # noqa: RUF012  (never changed)
+    columns: ClassVar[Columns] = {
         "row": (pa.uint64(),),
         "segment": (pa.uint16(),),
         "values": (pa.large_list(pa.float32()), pa.large_list(pa.bool_())),

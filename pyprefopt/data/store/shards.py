@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pyprefopt.storage.shape import Shape, misfit
 
 SCHEMA_VERSION = 2
 Shard = dict[str, Any]  # of the shape SHARD: a shard as the manifest names it
+Columns = Mapping[str, tuple[pa.DataType, ...]]  # name -> its type, or those that it may have
 SHARD: Shape = {"file": str, "bytes": int, "sha256": str, "lines": int}
 SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
 
@@ -29,9 +30,9 @@ class ShardedTable:
     """A table in shards with a manifest; what `SegmentStore` and `ValueStore` share."""
 
     kind: str  # which of the two, in the manifest
-    written: Shape = {"shards": [SHARD], "fingerprint": str, "lines": int}  # of its manifest, at least
-    columns: Mapping[str, tuple[pa.DataType, ...]]  # that it must have, each of one of these types
-    optional: Mapping[str, tuple[pa.DataType, ...]] = {}  # that it may have  # noqa: RUF012
+    written: ClassVar[Shape] = {"shards": [SHARD], "fingerprint": str, "lines": int}  # of its manifest, at least
+    columns: ClassVar[Columns]  # that it must have, each of one of these types
+    optional: ClassVar[Columns] = {}  # that it may have
 
     def __init__(
         self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any], shards: Sequence[Path] = ()

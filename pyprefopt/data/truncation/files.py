@@ -26,6 +26,7 @@ from pyprefopt.data import _native
 from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces, reachable
 from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
 from pyprefopt.data.reading.typed_files import batches, schema_of
+from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table
@@ -190,10 +191,13 @@ def _cut_text(
     layout = source.layout(head)
     array = form is not source and form.suffix == ".json" and (source.suffix != ".json" or layout == "array")
     written = "csv" if layout == "csv" else "array" if array else "lines"
+    unfolding = Unfolding(source.name, source.path.stat().st_size)
     cutter = make(layout, written, delimiter=source.delimiter, written_delimiter=form.delimiter)
     try:
         for piece in chain([head], stream):
+            before = cutter.rows
             out.write(cutter.push(piece))
+            unfolding.add((cutter.rows - before) * ROW_COST, f"row {cutter.rows}")
         out.write(cutter.finish())
     except ValueError as error:
         raise error if isinstance(error, DataError) else DataError(f"{source.name}{error}") from None

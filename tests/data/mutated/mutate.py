@@ -15,7 +15,7 @@ VALUES: tuple[Any, ...] = (
 
 def mutate(content: bytes, seed: int) -> bytes:
     """One to three changes."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     changed = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 3))):
         chance.choice(CHANGES)(changed, chance)
@@ -77,7 +77,7 @@ CHANGES = (_flip, _flip, _length, _length, _cut, _swap, _repeat, _insert, _numbe
 
 def mutate_json(content: bytes, seed: int) -> bytes:
     """One value, name or bracket of a JSON text changed."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     if chance.random() < 0.1:
         return chance.choice((b"[" * 100_000, b'{"a":' * 100_000, b"", b"\xff", b"null", b"[]", b'"', b"1" * 5000))
     whole = json.loads(content)

@@ -101,7 +101,7 @@ def run_cases(
                 return
             try:
                 done.put(worker.run(case, write(case, samples, folder, place)))
-            except Exception as error:  # noqa: BLE001  (of the test itself: it is raised where the outcomes are taken)
+            except Exception as error:
                 done.put(error)
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(workers)]

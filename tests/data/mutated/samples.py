@@ -72,7 +72,9 @@ def folder(directory: Path) -> Path:
     before = sources.BLOCK_BYTES, sources.BLOCK_ROWS
     sources.BLOCK_BYTES, sources.BLOCK_ROWS = 600, 8
     try:
-        run(str(write_pairs(directory / "pairs.jsonl", 20)), write_tokenizer(directory / "tokenizer"), directory / "out")
+        run(
+            str(write_pairs(directory / "pairs.jsonl", 20)), write_tokenizer(directory / "tokenizer"), directory / "out"
+        )
     finally:
         sources.BLOCK_BYTES, sources.BLOCK_ROWS = before
     return directory / "out"
