@@ -81,9 +81,16 @@ class Worker:
 
 
 def run_cases(
-    cases: Iterable[Case], samples: dict[str, bytes], folder: Path, tokenizer: Path, directory: Path, workers: int = 2
+    cases: Iterable[Case],
+    samples: dict[str, bytes],
+    folder: Path,
+    tokenizer: Path,
+    directory: Path,
+    *,
+    workers: int = 2,
+    change: bool = True,
 ) -> Iterator[Outcome]:
-    """What came of each case; a few are read at once."""
+    """What came of each case; a few are read at once. Without `change` the samples are read as they are."""
     todo: queue.Queue[Case] = queue.Queue()
     for case in cases:
         todo.put(case)
@@ -100,7 +107,7 @@ def run_cases(
                 done.put(None)
                 return
             try:
-                done.put(worker.run(case, write(case, samples, folder, place)))
+                done.put(worker.run(case, write(case, samples, folder, place, change)))
             except Exception as error:
                 done.put(error)
 
@@ -114,16 +121,18 @@ def run_cases(
             yield outcome
 
 
-def write(case: Case, samples: dict[str, bytes], folder: Path, place: Path) -> Path:
+def write(case: Case, samples: dict[str, bytes], folder: Path, place: Path, change: bool) -> Path:
     """The mutated file or folder."""
     if case.sample in samples:
         path = place / case.sample
-        path.write_bytes(mutate(samples[case.sample], case.seed))
+        path.write_bytes(mutate(samples[case.sample], case.seed) if change else samples[case.sample])
         return path
     path = place / "folder"
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(folder, path)
     shutil.copyfile(folder.parent / "pairs.jsonl", place / "pairs.jsonl")
+    if not change:
+        return path
     if case.sample == "manifest":
         manifest = path / "manifest.json"
         manifest.write_bytes(mutate_json(manifest.read_bytes(), case.seed))

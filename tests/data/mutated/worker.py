@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,20 @@ def again(path: Path, tokenizer: Any) -> None:
     data.prepare(path.parent / "pairs.jsonl", tokenizer, path, overwrite=True)
 
 
+def abort(_: Path, __: Any) -> None:
+    os.abort()
+
+
+def sleep(_: Path, __: Any) -> None:
+    time.sleep(1000)
+
+
+def fail(_: Path, __: Any) -> None:
+    raise KeyError("chosen")
+
+
 ENTRIES = {"read": read, "tokenize": tokenize, "truncate": truncate, "prepare": prepare, "look": look, "again": again}
+ENTRIES |= {"abort": abort, "sleep": sleep, "raise": fail}  # by which the net itself is tested
 
 
 def outcome(entry: str, path: Path, tokenizer: Any) -> tuple[str, str]:

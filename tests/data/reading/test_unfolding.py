@@ -178,7 +178,9 @@ KINDS = {
     "list": (pa.array([["ab"], [], None]), [18, 8, 8]),
     "list view": (pa.array([["ab"], [], ["c", "d"]], pa.list_view(pa.string())), [18, 8, 26]),
     "fixed": (pa.array([["ab", "c"], ["d", "e"]], pa.list_(pa.string(), 2)), [27, 26]),
-    "struct": (pa.array([{"a": "ab", "b": "c"}]), [19]),
+    "struct": (pa.array([{"a": "ab", "b": "c"}, None, {"a": "d", "b": ""}]), [19, 16, 17]),
+    "structs": (pa.array([[{"a": "ab"}, {"a": "c"}], None, [{"a": "d"}]]), [27, 8, 17]),
+    "in structs": (pa.StructArray.from_arrays([pa.array(["ab", "c"]).dictionary_encode()], ["a"]), [10, 9]),
     "number": (pa.array([1, 2], pa.int64()), [8, 8]),
 }
 
@@ -188,3 +190,5 @@ def test_sizes_of_elements(name):
     array, sizes = KINDS[name]
     assert unfolding._sizes(array).tolist() == sizes
     assert unfolding._sizes(array[1:]).tolist() == sizes[1:]
+    if unfolding._folds(array.type):
+        assert [unfolding._total(part) for part in (array, array[1:], array[:0])] == [sum(sizes), sum(sizes[1:]), 0]
