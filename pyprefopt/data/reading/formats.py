@@ -10,6 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.arrow import first_line
+from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.catalog import NEEDED, TABLE
 from pyprefopt.errors import DataError, did_you_mean
 
@@ -32,14 +34,15 @@ def lines_bytes(lines: Any) -> bytes:
 def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
     """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
     names = [name for name in table.column_names if name in fields]
+    frame = frame_of(table.select(names), "the rows")
     try:
-        frame = pl.DataFrame(table.select(names)).with_columns(
-            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
-        )
+        frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String))
         return frame.select(pl.struct(names).struct.json_encode()).to_series()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
-        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
+        raise DataError(
+            f"the columns {types} cannot be read as text: {first_line(error)}; write texts as strings"
+        ) from error
 
 
 def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native, embedded
+from pyprefopt.data.arrow import check_types
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
 from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
 from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, texts_of
@@ -270,6 +271,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
         own = [name for name in block.rows.column_names if name not in taken]
+        check_types(block.rows.select(own).schema, block.file)
         further = without_views(block.rows.select(own)).take(
             pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
         )

@@ -23,6 +23,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces, reachable
 from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
 from pyprefopt.data.reading.typed_files import batches, schema_of
@@ -230,9 +231,10 @@ def _scan_typed(source: DataFile) -> pl.LazyFrame:
 
     def frames(columns: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
         for batch in batches(source, columns or schema.names, BLOCK_BYTES):
-            yield pl.DataFrame(batch)
+            yield frame_of(batch, source.name)
 
-    return register_io_source(frames, schema=pl.DataFrame(schema.empty_table()).schema)
+    row = pa.Table.from_arrays([pa.nulls(1, field.type) for field in schema], names=schema.names)
+    return register_io_source(frames, schema=frame_of(row.cast(schema), source.name).schema)
 
 
 def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import polars as pl
@@ -150,6 +151,41 @@ def test_feathers_first_version_is_named(tmp_path):
     path.write_bytes(b"FEA1" + b"\0" * 100 + b"FEA1")
     with pytest.raises(DataError, match=r"a.feather is of Feather's first version; write it again in the second"):
         read_preferences(path)
+
+
+ODD = {
+    "decimal256": pa.array([1], pa.decimal256(50, 2)),
+    "decimal32": pa.array([1], pa.decimal32(5, 2)),
+    "run-end": pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["a"])),
+    "union": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+    "interval": pa.array([pa.MonthDayNano([1, 2, 3])]),
+    "list of none": pa.array([[]], pa.list_(pa.int8(), 0)),
+    "in a list": pa.array([[1]], pa.list_(pa.decimal256(50, 2))),
+    "time zone": pa.array([1], pa.timestamp("s", "Mars/Phobos")),
+    "date": pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+    "time": pa.array([90_000], pa.time32("s")),
+    "timestamp": pa.array([[{"at": 2**62}]], pa.list_(pa.struct([("at", pa.timestamp("ms"))]))),
+    "bytes": pa.array([b"\xff"]),
+}
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "extra"])
+@pytest.mark.parametrize("kind", ODD)
+def test_types_that_cannot_be_read_are_told(tmp_path, capfd, kind, column):
+    table = pa.table({"prompt": ["p"], "chosen": ["c d"], "rejected": ["r"], column: ODD[kind]})
+    path = write(tmp_path / "a.arrow", table)
+    said = r"cannot be read; cast it|cannot be read \(|(no calendar has|range of .*); write it again|be read as text"
+    for read in (read_preferences, lambda source: truncate(source, length=1, unit="words")):
+        for source in (path, table):
+            try:
+                read(source)
+            except DataError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+                if kind != "bytes" and column == "extra":
+                    assert re.search(said, str(error))  # noqa: PT017
+            else:
+                assert kind == "bytes"
+    assert "panicked" not in capfd.readouterr().err
 
 
 # -- paths

@@ -80,9 +80,7 @@ def test_a_manifest_that_lies_is_told(folder, said):
 def test_a_manifest_that_is_no_json_is_told(tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
     (tmp_path / "key.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(
-        ArtifactError, match=r"manifest.json is not valid JSON \(.*\); delete .* and run"
-    ):
+    with pytest.raises(ArtifactError, match=r"manifest.json is not valid JSON \(.*\); delete .* and run"):
         SegmentStore.open(tmp_path)
     assert Folder(tmp_path).pending == {}
 
@@ -143,9 +141,7 @@ def test_values_of_other_lines_are_told(made, tmp_path):
     whole.check(store)
     part = pa.table({name: whole.table[name].slice(0, 3) for name in whole.table.column_names})
     ValueStore(part, {})._write(tmp_path / "values", key="k", segments=store.fingerprint)
-    with pytest.raises(
-        ArtifactError, match=r"values are of 3 lines, and the segments have 60; run their stage"
-    ):
+    with pytest.raises(ArtifactError, match=r"values are of 3 lines, and the segments have 60; run their stage"):
         ValueStore.open(tmp_path / "values").check(store)
 
 
