@@ -17,10 +17,10 @@ pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
 /// Fields of a row: as many as columns of a table.
 const MOST_FIELDS: usize = 10_000;
-/// So many names are compared with each other one by one.
-const FEW: usize = 32;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
+/// Of so many fields each is compared with all others.
+const FEW: usize = 32;
 
 /// The rows of a block: its lines that are not blank, each with its index among the block's lines.
 pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
@@ -248,17 +248,18 @@ impl<'a> Fields<'a> {
 
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
     pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
-        let mut text = String::new();
-        let last: HashMap<&str, usize> = match self.0.len() {
-            0..=FEW => HashMap::new(), // looking is faster
-            _ => (self.0.iter().map(|(name, _)| &**name)).zip(0..).collect(),
+        let many = self.0.len() > FEW;
+        let lasts: Option<HashMap<&str, usize>> = many.then(|| {
+            let names = self.0.iter().enumerate();
+            names.map(|(at, (name, _))| (&**name, at)).collect()
+        });
+        let is_repeated = |at: usize, name: &str| match &lasts {
+            Some(lasts) => lasts.get(name) != Some(&at),
+            None => self.0[at + 1..].iter().any(|(later, _)| later == name),
         };
-        for (index, (name, raw)) in self.0.iter().enumerate() {
-            let repeated = match last.get(&**name) {
-                Some(&last) => last > index,
-                None => self.0[index + 1..].iter().any(|(later, _)| later == name),
-            };
-            if known.contains(&&**name) || raw.get() == "null" || repeated {
+        let mut text = String::new();
+        for (at, (name, raw)) in self.0.iter().enumerate() {
+            if known.contains(&&**name) || raw.get() == "null" || is_repeated(at, name) {
                 continue;
             }
             sound(*raw, name)?;
