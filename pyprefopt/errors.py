@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from numbers import Integral, Real
 
 LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers: what the kernels take
@@ -34,9 +35,16 @@ class TrainingError(PyprefoptError, RuntimeError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+_NAME = 100  # characters of what can be a name with a slip in it
+_NAMES = 1000  # that are compared with it
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """`; did you mean 'beta'?` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    if len(str(name)) > _NAME:
+        return ""
+    names = [other for other in islice(known, _NAMES) if len(other) <= _NAME]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

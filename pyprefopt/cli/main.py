@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
+from pyprefopt.storage.files import check_name, explain_writing
 from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0].startswith("-"):  # `pyprefopt --method sepo`
         words.insert(0, "train")
     try:
+        for word in words:
+            check_name(word)
         if words[0] not in COMMANDS:
             raise ConfigError(
                 f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
@@ -46,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _explain(error)
     except KeyboardInterrupt as stop:
         if os.environ.get("PYPREFOPT_DEBUG") == "1":
             raise
@@ -77,13 +84,14 @@ def _report_stop(command: str, lost: str) -> int:
     return 130
 
 
-def _explain(error: PyprefoptError) -> int:
+def _explain(error: PyprefoptError | OSError) -> int:
     """Print the error, from rank 0 alone if every rank has the same. PYPREFOPT_DEBUG=1 shows the traceback."""
     if os.environ.get("PYPREFOPT_DEBUG") == "1":
         raise error
     from pyprefopt import ranks
 
     rank = ranks.rank()
-    if rank == 0 or not error.same_on_all_ranks:
-        print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
+    said = explain_writing(error, error.filename or "the disk") if isinstance(error, OSError) else str(error)
+    if rank == 0 or not getattr(error, "same_on_all_ranks", False):
+        print(f"error{f' (rank {rank})' if rank else ''}: {said}", file=sys.stderr)
     return 2

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
 from pyprefopt.data.parallel import in_threads
+from pyprefopt.data.preparation.workspace import check_manifest
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import damaged
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
@@ -183,6 +185,7 @@ class NamedSource:
         store = SegmentStore.open(self.folder or self.path)
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
+        check_manifest(store.manifest, self.folder or Path(self.path))
         return store
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
@@ -214,6 +217,7 @@ class NamedSource:
         if self.setting == "eval_data":
             self.check_whole()
         SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+        self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -223,6 +227,17 @@ class NamedSource:
                     f"{self.setting} '{self.folder}', row {first['row']} (and {more} more): {first['rule']}; "
                     f"{first['remedy']}"
                 )
+
+    def _check_tokens(self, tokenizer: Tokenizer) -> None:
+        """ArtifactError where the folder does not hold what its manifest counts, or ids that no tokenizer gave."""
+        store, folder = self.store, Path(str(self.folder))
+        for name, found in (("rows", store.num_rows), ("tokens", int(store.lengths.sum()))):
+            if (told := store.manifest[name]) != found:
+                raise damaged(folder, f"it holds {found:,} {name}, and its manifest says {told:,}")
+        if store.largest_id >= tokenizer.vocab_size:
+            raise damaged(
+                folder, f"token {store.largest_id:,} is in it, and the tokenizer has {tokenizer.vocab_size:,}"
+            )
 
     def _check_boundary(self, wanted: str, tokenizer: Tokenizer) -> None:
         """ConfigError for texts that end otherwise, or are divided otherwise, than the method reads them."""

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.errors import ArtifactError
-from pyprefopt.storage.files import remove_leftovers, sha256_files, sync_files, write_json
+from pyprefopt.storage.files import (
+    check_name,
+    explain_reading,
+    remove_leftovers,
+    sha256_files,
+    sync_files,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 
@@ -25,6 +32,7 @@ class Folder:
     pending_file = "key.json"
 
     def __init__(self, path: str | Path) -> None:
+        check_name(path)
         self.path = Path(path)
 
     def __str__(self) -> str:
@@ -51,7 +59,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise ArtifactError(f"{path} cannot be read ({error.strerror}); look at it, or delete {self}") from None
+            raise ArtifactError(f"{path} cannot be read: {explain_reading(error)}") from None
         except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is not valid JSON ({error}); delete {self} and run its stage again") from None
         if not isinstance(manifest, dict):
@@ -68,7 +76,7 @@ class Folder:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
             return dict(json.loads((self.path / self.pending_file).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
             return {}
 
     def begin(self, pending: Mapping[str, Any]) -> bool:

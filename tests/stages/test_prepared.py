@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -9,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.ipc
 import pytest
 
 import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import to_ipc
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.stages.data import Data
 from pyprefopt.stages.stage import run_stage
@@ -208,4 +212,36 @@ def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):
     (model / "tokenizer.json").write_text(text + " ")
     config = small(inputs, tmp_path / "run", data=folder, tokenizer=None, model=str(model))
     with pytest.raises(ConfigError, match=r"another tokenizer\.json than model .* has; prepare it again with"):
+        build_data(config, tmp_path / "stage")
+
+
+def test_a_folder_that_does_not_hold_what_it_says_is_told(inputs, tmp_path):
+    folder = Path(prepared(inputs, tmp_path / "folder"))
+    config, manifest = small(inputs, tmp_path / "run", data=str(folder)), folder / "manifest.json"
+    written = json.loads(manifest.read_bytes())
+    counts = {"rows": written["rows"] + 1, "rows_in": written["rows_in"] + 1}
+    vocabulary = data.load_tokenizer(inputs / "tokenizer").vocab_size
+
+    def lie(ids: list[list[int]]) -> None:
+        """The first shard with other ids, and the manifest with its hash."""
+        shard = written["shards"][0]
+        with pa.OSFile(str(folder / shard["file"])) as file:
+            table = pa.ipc.open_file(file).read_all()
+        at = table.column_names.index("ids")
+        lists = [*ids, *table["ids"].to_pylist()[len(ids) :]]
+        content = to_ipc(table.set_column(at, "ids", pa.array(lists, table["ids"].type)))
+        (folder / shard["file"]).write_bytes(content)
+        shard |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    manifest.write_text(json.dumps(written | counts))
+    with pytest.raises(
+        ArtifactError, match=r"folder is damaged: it holds [\d,]+ rows, and its manifest says [\d,]+; del"
+    ):
+        build_data(config, tmp_path / "stage")
+    first = SegmentStore.open(folder).table["ids"][0].as_py()
+    lie([[vocabulary, *first[1:]]])
+    manifest.write_text(json.dumps(written))
+    with pytest.raises(
+        ArtifactError, match=rf"token {vocabulary:,} is in it, and the tokenizer has {vocabulary:,}; del"
+    ):
         build_data(config, tmp_path / "stage")

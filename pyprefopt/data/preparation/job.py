@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted
-from pyprefopt.storage.files import HashedFile, content_hash, hash_files
+from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
 from pyprefopt.storage.locks import FolderLock
 from pyprefopt.version import __version__
 
@@ -155,7 +154,7 @@ def prepare_source(
                 job.finish(on_error, command)
             return SegmentStore.open(directory)
     except OSError as error:
-        raise ArtifactError(_explained(error, directory)) from error
+        raise ArtifactError(explain_writing(error, error.filename or directory)) from error
 
 
 @dataclass
@@ -343,16 +342,3 @@ def _content(source: Any) -> str:
             writer.write_table(rows)
         whole.update(sink.getvalue())
     return whole.hexdigest()
-
-
-def _explained(error: OSError, directory: Path) -> str:
-    remedy = {
-        errno.ENOSPC: "make room on the disk and give the same command again: what is written is kept",
-        errno.EDQUOT: "make room within the quota and give the same command again: what is written is kept",
-        errno.EACCES: "choose a folder that you may write to",
-        errno.EPERM: "choose a folder that you may write to",
-        errno.EROFS: "choose a folder on a disk that can be written",
-        errno.ENOTDIR: "choose a folder, not a file",
-        errno.EEXIST: "choose a folder, not a file",
-    }.get(error.errno or 0, "look at the disk and give the same command again")
-    return f"{error.filename or directory}: {error.strerror or error}; {remedy}"
