@@ -18,7 +18,7 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.sources import NamedSource, kind_of_rows, named_sources
+from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
 from pyprefopt.stages.splits import (
     Part,
     best_responses,
@@ -255,6 +255,7 @@ class Data(Stage):
     first: int | None  # rows of a split that a check takes
     seed: int
     kind: str  # of rows: preferences or candidates
+    boundary: str  # of prompt and responses: split, or join for a reward model
     best: bool  # whether a base learns the best of the candidates
     files: Mapping[str, str]  # setting -> hash of the content of the files that it names
     inputs: Mapping[str, Sequence[HashedFile]] = unkeyed()  # setting -> the files that were hashed for it
@@ -270,6 +271,7 @@ class Data(Stage):
             tokenizer=open_tokenizer(config),
             first=2 * config.global_batch_size if config.check else None,  # enough to try a few steps
             kind=kind_of_rows(config),
+            boundary=boundary_of(config),
             best=wants_best(config),
             files={setting: source.content_hash() for setting, source in sources.items()},
             inputs={setting: source.inputs for setting, source in sources.items()},
