@@ -130,10 +130,22 @@ def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str,
     manifest = Folder(directory).made_for(stage.key)
     if manifest is None:
         return None
-    altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest.get("files", {}))
+    altered: Path | None = directory / MANIFEST
+    if _is_sound(manifest):
+        altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest["files"])
     if altered is not None and report and ranks.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether what is read of any stage's manifest is of the types that were written."""
+    if not all(isinstance(manifest.get(name), dict) for name in ("reads", "facts", "files")):
+        return False
+    hashes = [
+        hashes for part in manifest["files"].values() for hashes in (part.values() if isinstance(part, dict) else [0])
+    ]
+    return all(isinstance(sha256, str) for sha256 in hashes) and isinstance(manifest.get("fingerprint", ""), str)
 
 
 def _parts(directory: Path, outputs: Sequence[Path]) -> dict[str, Path]:

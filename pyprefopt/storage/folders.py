@@ -76,7 +76,7 @@ class Folder:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
             return dict(json.loads((self.path / self.pending_file).read_bytes()))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError, RecursionError):
             return {}
 
     def begin(self, pending: Mapping[str, Any]) -> bool:

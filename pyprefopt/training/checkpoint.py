@@ -99,14 +99,15 @@ class CheckpointStore:
         if step == -2:
             raise problem or ArtifactError(f"rank 0 cannot use the checkpoints in {self.directory}; see its message")
         if step == -1:
-            if is_main() and self.directory.exists():
-                log.warning("%s: no checkpoint is left of an earlier try; the training begins anew", self.directory)
-            self.directory.mkdir(parents=True, exist_ok=True)  # it has begun
+            if is_main():
+                self._begin()
             return None
         checkpoint = self._at(step)
         try:
             engine.load(checkpoint.path)
             _load_rng(checkpoint.path / f"rng-{rank()}.safetensors")
+        except ArtifactError:
+            raise
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ArtifactError(
@@ -115,6 +116,12 @@ class CheckpointStore:
             ) from error
         state: dict[str, Any] = checkpoint.manifest["state"]
         return state
+
+    def _begin(self) -> None:
+        """Leave a folder by which a later try knows that the training was begun; warn where there is one."""
+        if self.directory.exists():
+            log.warning("%s: no checkpoint is left of an earlier try; the training begins anew", self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
 
     def _at(self, step: int) -> Checkpoint:
         return Checkpoint(self.directory / f"step-{step}")

@@ -29,6 +29,7 @@ from pyprefopt.stages.data import Data
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.revision import Revision
+from pyprefopt.stages.rewards import DataColumn
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.stages.training import Training
 from pyprefopt.stages.transfer import Tokens
@@ -314,3 +315,15 @@ def test_of_what_the_stage_data_is_made_is_listed() -> None:
         "name", "label", "version", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow",
         "max_tokens", "truncation", "tokenizer", "first", "seed", "kind", "best", "files", "inputs",
     }  # fmt: skip
+
+
+def test_what_is_made_of_texts_is_of_a_version(here: Path) -> None:
+    """Models that read such tokens are keyed by the content, which another version may leave as it was."""
+    tokenizer = data.load_tokenizer(here / "tokenizer")
+    for stage in (
+        Tokens(data=DATA, rows="r", tokenizer=tokenizer, model="m"),
+        Revision.of(Contrastive(), DATA, "better"),
+        DataColumn(data=DATA, rows="r", column="c"),
+    ):
+        assert stage.reads["version"] == pyprefopt.__version__
+        assert replace(stage, version="another").key != stage.key
