@@ -138,7 +138,7 @@ class Tokenizer:
         max_tokens: int | None = None,
         boundary: str = "split",
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int]: ...
+    ) -> tuple[Any, Any, int, Any, int, tuple[int, int, int, int]]: ...
     def tokenize(
         self,
         frame: Any,
@@ -148,7 +148,9 @@ class Tokenizer:
         max_tokens: int | None = None,
         boundary: str = "split",
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int]: ...
+    ) -> tuple[Any, Any, int, Any, int, tuple[int, int, int, int]]: ...
+
+def added_tokens(json: bytes) -> str: ...
 
 # truncate
 def truncate_text(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
 from pyprefopt.data.parallel import in_threads
+from pyprefopt.data.preparation.workspace import check_manifest
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import damaged
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.storage.files import content_hash, sha256_file, sha256_files
+from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.preparation.job import Progress
+    from pyprefopt.data.reading.files import DataFile
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
@@ -41,6 +44,11 @@ logger = logging.getLogger("pyprefopt")
 def kind_of_rows(config: RunConfig) -> str:
     """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
     return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
+def boundary_of(config: RunConfig) -> str:
+    """How a row's text becomes a prompt and responses: a reward model reads it as one, to its last character."""
+    return "join" if "reward_head" in METHODS[config.method].needs else "split"
 
 
 def named_sources(config: RunConfig) -> dict[str, NamedSource]:
@@ -75,15 +83,25 @@ class NamedSource:
         manifest = Folder(path).find_manifest() or {}
         return path.resolve() if manifest.get("kind") == SegmentStore.kind else None
 
-    def content_hash(self) -> str:
-        """Hash of its files; of a folder that of the manifest, which has the hash of every shard."""
+    @cached_property
+    def inputs(self) -> Sequence[HashedFile]:
+        """Its files with the hashes of their content; none of a folder, and of the embedded set."""
+        return hash_files(file.name for file in self._files)
+
+    @cached_property
+    def _files(self) -> Sequence[DataFile]:
         from pyprefopt.data.reading.files import find_files
 
+        is_made = self.folder is not None or self.path in embedded.ROWS
+        return () if is_made else find_files(self.path)[0]
+
+    def content_hash(self) -> str:
+        """Hash of its files and of how they are read; of a folder that of the manifest, which has every shard's."""
         if self.folder is not None:
             return sha256_file(self.folder / MANIFEST)
         if self.path in embedded.ROWS:
             return sha256_file(embedded.__file__)
-        return content_hash([*sha256_files(file.path for file in find_files(self.path)[0])])
+        return content_hash([[file.kind for file in self._files], [file.sha256 for file in self.inputs]])
 
     @cached_property
     def rows(self) -> Source:
@@ -115,9 +133,14 @@ class NamedSource:
         )
 
     def prepared(
-        self, config: RunConfig, tokenizer: Tokenizer, target: Path, progress: Callable[[Progress], object]
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        target: Path,
+        progress: Callable[[Progress], object],
+        inputs: Sequence[HashedFile],
     ) -> SegmentStore:
-        """Its segments: a folder's own, or prepared in `target`, bad rows being left out there.
+        """Its segments: a folder's own, or prepared in `target` of the `inputs`, bad rows being left out there.
 
         Raises:
             ConfigError: the run asks for something that a ready folder was not made with. ArtifactError: it is damaged.
@@ -139,9 +162,10 @@ class NamedSource:
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
+            boundary=boundary_of(config),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
-        return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress)
+        return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress, inputs=inputs)
 
     def prompt_keys(self, store: SegmentStore) -> pl.DataFrame:
         """`row` and `prompt`, a hash, of every row that was read; of a folder's rows by the tokens of their prompts."""
@@ -161,11 +185,13 @@ class NamedSource:
         store = SegmentStore.open(self.folder or self.path)
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
+        check_manifest(store.manifest, self.folder or Path(self.path))
         return store
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
         from pyprefopt.data.reading.catalog import kind_of
+        from pyprefopt.data.tokenization.coverage import Coverage
 
         manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
         settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])
@@ -174,6 +200,8 @@ class NamedSource:
                 f"{self.setting} must hold {self.kind}, got '{self.folder}' of {found}; {_REMEDIES[found]}"
             )
         self._check_tokenizer(config, tokenizer)
+        self._check_boundary(boundary_of(config), tokenizer)
+        Coverage.of(manifest).check(str(self.folder), tokenizer.path)
         if self.format not in ("auto", settings["format"]):
             self._refuse("format", self.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
@@ -189,6 +217,7 @@ class NamedSource:
         if self.setting == "eval_data":
             self.check_whole()
         SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+        self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -198,6 +227,33 @@ class NamedSource:
                     f"{self.setting} '{self.folder}', row {first['row']} (and {more} more): {first['rule']}; "
                     f"{first['remedy']}"
                 )
+
+    def _check_tokens(self, tokenizer: Tokenizer) -> None:
+        """ArtifactError where the folder does not hold what its manifest counts, or ids that no tokenizer gave."""
+        store, folder = self.store, Path(str(self.folder))
+        for name, found in (("rows", store.num_rows), ("tokens", int(store.lengths.sum()))):
+            if (told := store.manifest[name]) != found:
+                raise damaged(folder, f"it holds {found:,} {name}, and its manifest says {told:,}")
+        if store.largest_id >= tokenizer.vocab_size:
+            raise damaged(
+                folder, f"token {store.largest_id:,} is in it, and the tokenizer has {tokenizer.vocab_size:,}"
+            )
+
+    def _check_boundary(self, wanted: str, tokenizer: Tokenizer) -> None:
+        """ConfigError for texts that end otherwise, or are divided otherwise, than the method reads them."""
+        made = self.store.manifest["settings"]["boundary"]
+        if made == "join" and wanted != "join":
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with boundary join, as reward models read texts; prepare "
+                "it again with boundary split, or pass the raw data"
+            )
+        whole = made == "join" or not (self.store.manifest["tokenized_apart"] or tokenizer.ends_in_space)
+        if wanted == "join" and not whole:
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with boundary {made}, which leaves out what the chat "
+                "template writes behind the end of a turn, or divides tokens, and a reward model reads texts whole; "
+                "prepare it again with boundary join, or pass the raw data"
+            )
 
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(
@@ -219,8 +275,10 @@ class NamedSource:
                 "own, or prepare it again"
             )
         if config.tokenizer is None and config.model is not None and not is_bare(config.model):
-            file = resolve(config.model) / "tokenizer.json"
-            if file.is_file() and file.read_bytes() != tokenizer.json:
+            from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
+
+            folder = resolve(config.model)
+            if (folder / "tokenizer.json").is_file() and read_tokenizer(folder) != tokenizer.json:
                 raise ConfigError(
                     f"{self.setting} '{self.folder}' was prepared with another tokenizer.json than model "
                     f"'{config.model}' has; prepare it again with tokenizer {config.model}, or set tokenizer to "
@@ -261,11 +319,11 @@ def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A00
     return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
 
 
-def texts_of(config: RunConfig, split: str, policy: SegmentStore) -> pl.DataFrame:
-    """The rows of a split as they were read, with their texts whole and all their columns."""
+def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The rows of a split as they were read, with their texts whole and their further columns of these names."""
     import polars as pl
 
     from pyprefopt.data.reading.frames import scan_source
 
-    rows = scan_source(source_of(config, split).rows).frame
+    rows = scan_source(source_of(config, split).rows, columns).frame
     return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")

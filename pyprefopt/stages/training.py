@@ -22,6 +22,7 @@ from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
 from pyprefopt.stages.models import Source, open_trained, packing_for
+from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.trainer import FitResult, Job, fit
@@ -75,8 +76,8 @@ class Training(Stage):
         """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
         if "reward_head" in self.method.needs and runtime.truncation.active and runtime.truncation.cut_end == "none":
             logger.warning(
-                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
-                "template ends them as whole ones do"
+                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end template "
+                "ends them as whole ones do"
             )
         job = self._job(directory, runtime)
         weightless = _count_weightless(job)
@@ -85,8 +86,9 @@ class Training(Stage):
         result = fit(job)
         if not ranks.is_main():
             return {}
-        target, tokenizer = self.model_path(directory), sorted((self.data.directory / "tokenizer").iterdir())
-        save_policy(job.model, target, tokenizer, state_dict=result.weights)
+        target = self.model_path(directory)
+        with tokenizer_files(self.start.path, runtime, self.data) as files:
+            save_policy(job.model, target, files, state_dict=result.weights)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}

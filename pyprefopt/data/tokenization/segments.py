@@ -17,6 +17,7 @@ from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejec
 from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
+from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.identical_pairs import without_identical
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
@@ -40,6 +41,7 @@ class TokenizeResult(NamedTuple):
     tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
     rows_apart: pl.Series  # u64: those rows
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
+    coverage: Coverage  # of the responses by their tokens
 
 
 @overload
@@ -103,8 +105,10 @@ def tokenize(
         max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there.
             A pair of which both then have the same ids is a bad row. None: no limit.
         boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
-            generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be
-            split: there the row is bad either way.
+            generation sees them (`split`), or the row is bad (`error`), or the token is the response's first (`join`).
+            Tokenizers that are not byte-level cannot split: there the row is bad too. With `join` responses also go on
+            to the last character that the template writes, unmasked behind the turn's end: as a reader of finished
+            chats has them, such as a reward model.
         offsets: keep the columns `starts`, `ends` and `turns`, which cuts by text and `transfer_values` need.
         on_error: raise: read everything, then report all bad rows; skip: leave them out, with one warning that counts
             them by reason. In a LazyFrame of `read_*` each batch warns on its own.
@@ -170,12 +174,13 @@ def _tokenize_source(
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
 
-    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, Coverage]:
         made = tokenize_block(block, opened.format, tokenizer, **options)
-        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in
+        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in, made.coverage
 
-    frames, rejects, rows_in = zip(*in_threads(opened.blocks(), work), strict=True)
+    frames, rejects, rows_in, counts = zip(*in_threads(opened.blocks(), work), strict=True)
     report(pl.concat(rejects), sum(rows_in))
+    Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -190,6 +195,7 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
     report(result.rejects, frame.height)
+    result.coverage.check("the rows", tokenizer.path)
     return result.segments
 
 
@@ -230,7 +236,7 @@ def tokenize_rows(
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
-        segments, rejects, cut, rows_apart, without_bos = tokenizer.native.tokenize(
+        segments, rejects, cut, rows_apart, without_bos, counts = tokenizer.native.tokenize(
             columns,
             max_prompt_tokens=max_prompt_tokens,
             prompt_overflow=prompt_overflow,
@@ -248,7 +254,7 @@ def tokenize_rows(
     if cut:
         made, identical = without_identical(made)
         bad_rows = pl.concat([bad_rows, identical]).sort("row")
-    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos)
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, Coverage(*counts))
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -27,11 +27,10 @@ from pyprefopt.data.tokenization.render import (
     reference_renderer,
     to_json,
 )
+from pyprefopt.data.tokenization.tokenizer_files import read_config, read_tokenizer, shown, special_tokens
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
-
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
 _CHATML = ("<|im_start|>", "<|im_end|>")
@@ -177,6 +176,16 @@ class Tokenizer:
         except ValueError as error:
             raise ConfigError(f"chat_template: {error}") from None
 
+    @cached_property
+    def ends_in_space(self) -> bool:
+        """Whether the template writes spaces or newlines behind a finished chat."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text = self.render(chat)
+        except ConfigError:  # it asks for more than this
+            return True
+        return text != text.rstrip()
+
     def save(self, directory: str | Path) -> None:
         """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
         target = Path(directory)
@@ -238,8 +247,8 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
-    config = _read_config(source) if source.is_dir() else {}
-    tokens = _special_tokens(config)
+    config = read_config(source) if source.is_dir() else {}
+    tokens = special_tokens(config, source)
     if eos_token is not None:
         tokens["eos_token"] = eos_token
     if "eos_token" not in tokens:
@@ -249,8 +258,8 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
         raise ConfigError(
             f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
         )
-    content = file.read_bytes()
-    native = open_native(file, content, tokens, template)
+    content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
+    native = open_native(file, content, tokens, template, _file_of_template(chat_template))
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
@@ -310,16 +319,26 @@ def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
     Raises ConfigError where it names no EOS token.
     """
     source = resolve(path)
-    config = _read_config(source)
-    if "eos_token" not in _special_tokens(config):
+    config = read_config(source)
+    if "eos_token" not in special_tokens(config, source):
         raise ConfigError(f"{path} names no EOS token; write eos_token into its tokenizer_config.json")
     return load_tokenizer(path, chat_template=chat_template if _own_template(source, config) is None else None)
 
 
+def _file_of_template(chat_template: str | Path | None) -> str | Path | None:
+    """The name that the user gave for a template; None for a source and for the tokenizer's own."""
+    source = isinstance(chat_template, str) and ("{{" in chat_template or "{%" in chat_template)
+    return None if source else chat_template
+
+
 def open_native(
-    file: Path, content: bytes, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+    file: Path,
+    content: bytes,
+    special_tokens: Mapping[str, str] | None = None,
+    chat_template: str | None = None,
+    template_file: str | Path | None = None,
 ) -> _native.Tokenizer:
-    """The Rust handle of a tokenizer.json, with or without a template."""
+    """The Rust handle of a tokenizer.json, with or without a template; errors name `template_file` too."""
     try:
         native = _native.Tokenizer(
             content,
@@ -329,27 +348,11 @@ def open_native(
             reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
         )
     except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        shown = file if template_file is None else f"{file} with the chat template {template_file}"
+        raise ConfigError(f"{shown}: {error}") from None
     if native.template_refusal is not None and chat_template is not None:
         check_compiles(chat_template, native.template_refusal)
     return native
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).is_file():
-            config |= json.loads((directory / name).read_text(encoding="utf-8"))
-    return config
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by name; each stands in the config as a string or as an object with `content`."""
-    extra = config.get("extra_special_tokens")
-    named = {**{name: config.get(name) for name in _SPECIAL}, **(extra if isinstance(extra, dict) else {})}
-    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> dict[str, str]:
@@ -358,9 +361,9 @@ def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> 
     for name in unknown:
         if name in ("eos_token", "bos_token"):
             raise ConfigError(
-                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
+                f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
                 if name == "eos_token"
-                else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
+                else f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; correct tokenizer_config.json"
             )
         logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
     return {name: token for name, token in tokens.items() if name not in unknown}

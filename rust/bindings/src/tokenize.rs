@@ -168,7 +168,7 @@ impl Tokenizer {
     }
 
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
-    /// without BOS.
+    /// without BOS, coverage of the responses.
     #[allow(clippy::too_many_arguments)] // settings by name
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
     fn tokenize(
@@ -222,6 +222,13 @@ impl Tokenizer {
     }
 }
 
+/// The added tokens of a `tokenizer.json`, as its JSON has them.
+#[pyfunction]
+fn added_tokens(json: &[u8]) -> PyResult<String> {
+    pyprefopt_core::tokenize::added_tokens(json).map_err(to_py)
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(added_tokens, module)?)?;
     module.add_class::<Tokenizer>()
 }

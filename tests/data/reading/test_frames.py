@@ -165,7 +165,7 @@ def test_weights_of_two_kinds_name_their_rows(tmp_path):
     rows = [PLAIN, *spans, BAD["empty_response"], {**PLAIN, "chosen_weights": [1.0]}]
     path = jsonl(tmp_path / "a.jsonl", [row for row in rows if isinstance(row, dict)])
     message = r"a\.jsonl: field 'chosen_weights' .* is a list of objects in row 1 and a list of numbers in "
-    with pytest.raises(DataError, match=message + "row 3; write all rows alike, or drop the field$"):
+    with pytest.raises(DataError, match=message + "row 3; write one type in all rows, or drop the field$"):
         scan_preferences(path)
 
 
@@ -225,7 +225,7 @@ BAD = {
     },
     "not_assistant": {"chosen": [user("a"), assistant("x"), user("b")], "rejected": [user("a"), assistant("y")]},
     "unknown_role": {"prompt": [{"role": "wizard", "content": "a"}], "chosen": "x", "rejected": "y"},
-    "not_a_message": {"prompt": [{"role": "user"}], "chosen": "x", "rejected": "y"},
+    "not_a_message": {"prompt": [{"role": "user", "text": "Hi"}], "chosen": "x", "rejected": "y"},
     "not_a_number": {**PLAIN, "score_chosen": "high"},
     "not_a_boolean": {**PLAIN, "chosen_complete": "yes"},
 }

@@ -15,7 +15,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::Reject;
-use pyprefopt_core::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
+use pyprefopt_core::tokenize::{Columns, Coverage, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
 use crate::arrow::{Chats, Lists, Strings, bitmap, chunked, list_array};
@@ -25,9 +25,11 @@ use crate::reject::reject_batch;
 const CHUNKS: usize = 64;
 const CHUNK_ROWS: (usize, usize) = (128, 1024);
 
-pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
+pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize, Counts);
+/// Of the responses: tokens, unknown ones, visible bytes, dropped ones.
+pub type Counts = (usize, usize, usize, usize);
 
-/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, coverage.
 pub fn tokenize_table(
     work: &Tokenization,
     batches: &[RecordBatch],
@@ -76,6 +78,7 @@ impl Made {
             self.counts.apart.append(&mut columns.apart);
             self.counts.responses_cut += columns.responses_cut;
             self.counts.without_bos += columns.without_bos;
+            self.counts.coverage += columns.coverage;
         }
         Ok(())
     }
@@ -85,7 +88,7 @@ impl Made {
         &mut self.counts.rejects
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, coverage.
     pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
         if self.segments.is_empty() {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
@@ -100,6 +103,15 @@ impl Made {
             self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
+            {
+                let Coverage {
+                    tokens,
+                    unknown,
+                    bytes,
+                    dropped,
+                } = self.counts.coverage;
+                (tokens, unknown, bytes, dropped)
+            },
         ))
     }
 }

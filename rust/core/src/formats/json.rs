@@ -1,6 +1,7 @@
 //! JSON texts: the rows of a block, one object as ordered raw fields, texts without a copy where they need none.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use memchr::{memchr, memchr_iter, memchr2_iter};
@@ -14,8 +15,12 @@ use crate::reject::{Reject, shorten};
 /// What helps against bytes that are not UTF-8.
 pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
+/// Fields of a row: as many as columns of a table.
+const MOST_FIELDS: usize = 10_000;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
+/// Of so many fields each is compared with all others.
+const FEW: usize = 32;
 
 /// The rows of a block: its lines that are not blank, each with its index among the block's lines.
 pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
@@ -201,13 +206,18 @@ impl<'a> Fields<'a> {
             );
             broken(shorten(&String::from_utf8_lossy(row)), rule, ICONV)
         })?;
-        Self::parse(text).map_err(|error| {
+        let fields = Self::parse(text).map_err(|error| {
             broken(
                 shorten(text),
                 format!("a row must be one JSON object; {}", describe(&error, text)),
                 "mend the line, or drop it",
             )
-        })
+        })?;
+        if fields.0.len() > MOST_FIELDS {
+            let rule = format!("a row must have at most {MOST_FIELDS} fields");
+            return Err(broken(shorten(text), rule, "keep those you need"));
+        }
+        Ok(fields)
     }
 
     /// The fields of a JSON object.
@@ -238,10 +248,18 @@ impl<'a> Fields<'a> {
 
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
     pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
+        let many = self.0.len() > FEW;
+        let lasts: Option<HashMap<&str, usize>> = many.then(|| {
+            let names = self.0.iter().enumerate();
+            names.map(|(at, (name, _))| (&**name, at)).collect()
+        });
+        let is_repeated = |at: usize, name: &str| match &lasts {
+            Some(lasts) => lasts.get(name) != Some(&at),
+            None => self.0[at + 1..].iter().any(|(later, _)| later == name),
+        };
         let mut text = String::new();
-        for (index, (name, raw)) in self.0.iter().enumerate() {
-            let repeated = self.0[index + 1..].iter().any(|(later, _)| later == name);
-            if known.contains(&&**name) || raw.get() == "null" || repeated {
+        for (at, (name, raw)) in self.0.iter().enumerate() {
+            if known.contains(&&**name) || raw.get() == "null" || is_repeated(at, name) {
                 continue;
             }
             sound(*raw, name)?;
@@ -385,6 +403,34 @@ mod tests {
             r#"{"a\"":[1, 2],"b":3.10}"#
         );
         assert_eq!(fields.others(&["role", "b", "a\""]).expect("sound"), None);
+    }
+
+    #[test]
+    fn rows_of_too_many_fields_are_bad() {
+        let row = |fields: usize| format!("{{{}}}", vec!["\"\":1"; fields].join(","));
+        assert!(Fields::of_row(row(MOST_FIELDS).as_bytes()).is_ok());
+        let reject = Fields::of_row(row(MOST_FIELDS + 1).as_bytes()).err();
+        let reject = reject.expect("a reject");
+        assert_eq!(reject.rule, "a row must have at most 10000 fields");
+    }
+
+    #[test]
+    fn of_many_fields_the_last_of_a_name_counts() {
+        let names: Vec<String> = (0..50).map(|at| format!("\"{}\":{at}", at % 40)).collect();
+        let row = format!("{{{}}}", names.join(","));
+        let others = Fields::of_row(row.as_bytes())
+            .ok()
+            .expect("fields")
+            .others(&["39"]);
+        let kept: Vec<String> = (11..50)
+            .filter(|at| at % 40 != 39)
+            .map(|at| format!("\"{}\":{at}", at % 40))
+            .collect();
+        let kept = [vec!["\"10\":10".to_owned()], kept].concat();
+        assert_eq!(
+            others.expect("sound").expect("some"),
+            format!("{{{}}}", kept.join(","))
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rendering a row: by the shape of its chats where they have one, else message by message.
 
 mod by_shape;
+mod continued;
 mod general;
 mod places;
 mod rendering;
@@ -23,7 +24,13 @@ pub(super) fn render(
 ) -> Result<(), Reject> {
     check(row)?;
     if by_shape::render(template, row, shapes, out).is_none() {
-        *out = general::render(template, row, find_generation)?;
+        *out = match continued::whole_turns(row)? {
+            Some((row, begun)) => {
+                let texts = general::render(template, &row, find_generation)?;
+                continued::part_turns(texts, &row, begun)?
+            }
+            None => general::render(template, row, find_generation)?,
+        };
     }
     Ok(())
 }

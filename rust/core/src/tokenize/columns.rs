@@ -4,6 +4,7 @@ use std::mem::take;
 use std::ops::Range;
 
 use super::chat::Recent;
+use super::coverage::Coverage;
 use super::texts::{Parts, Texts};
 use super::tokens::RowTokens;
 use crate::reject::Reject;
@@ -29,6 +30,7 @@ pub struct Columns {
     pub responses_cut: usize,
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
+    pub coverage: Coverage, // of the responses' texts by their tokens
     pub(super) scratch: Scratch,
 }
 
@@ -66,6 +68,7 @@ impl Columns {
             apart: take(&mut self.apart),
             responses_cut: take(&mut self.responses_cut),
             without_bos: take(&mut self.without_bos),
+            coverage: take(&mut self.coverage),
             ..Self::default()
         }
     }
@@ -113,7 +116,8 @@ impl Columns {
         self.mask.resize(self.ids.len(), false);
     }
 
-    /// Append tokens; those behind `parts.stop` are left out. `shift`: bytes of the text before that which `offsets` count in.
+    /// Append tokens; those behind `parts.stop` are left out, or (`whole`) not counted as written. `shift`: bytes of the
+    /// text before that which `offsets` count in.
     pub(super) fn push_tokens(
         &mut self,
         ids: &[u32],
@@ -121,9 +125,11 @@ impl Columns {
         shift: usize,
         parts: &Parts,
         assistant: bool,
+        whole: bool,
     ) {
         let starts = |limit: usize| offsets.partition_point(|at| at.0 as usize + shift < limit);
-        let count = starts(parts.stop);
+        let written = starts(parts.stop);
+        let count = if whole { ids.len() } else { written };
         let (ids, offsets) = (&ids[..count], &offsets[..count]);
         let (from, to, after) = match &parts.content {
             None => (count, count, count),
@@ -140,7 +146,8 @@ impl Columns {
         self.inside.resize(first + to, true);
         self.inside.resize(first + count, false);
         self.mask.resize(first + from.min(after), false);
-        self.mask.resize(first + count, assistant);
+        self.mask.resize(first + written, assistant);
+        self.mask.resize(first + count, false);
         if assistant {
             for (mask, at) in self.mask[first..].iter_mut().zip(&offsets[..from]) {
                 let (start, end) = (at.0 as usize + shift, at.1 as usize + shift);

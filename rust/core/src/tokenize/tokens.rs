@@ -1,8 +1,9 @@
 //! A row's texts as tokens: encoded once, and split at the boundary of prompt and response.
 
 use super::budget;
+use super::coverage::dropped;
 use super::encoder::{Encoded, Shared};
-use super::input::{Row, Tokenization};
+use super::input::{Boundary, Row, Tokenization};
 use super::texts::Texts;
 use crate::Error;
 use crate::reject::Reject;
@@ -22,6 +23,19 @@ impl RowTokens {
         (&ids[self.skip..], &offsets[self.skip..], self.shift)
     }
 
+    /// Whether the first tokens are those of the prompt alone, where characters without a token have shifted places.
+    fn is_prompt(&self, work: &Tokenization, texts: &[&str], bytes: usize, skip: usize) -> bool {
+        let whole = |(text, tokens): (&&str, &Encoded)| {
+            dropped(text, &(0..text.len()), &tokens.offsets, 0) == 0
+        };
+        if texts.iter().zip(&self.shared.rests).all(whole) {
+            return true;
+        }
+        let first = &self.shared.rests[0].ids[..skip];
+        let alone = work.encoder.encode(&texts[0][..bytes]);
+        alone.is_ok_and(|alone| alone.ids == first)
+    }
+
     pub fn fill(&mut self, work: &Tokenization, texts: &Texts, row: &Row) -> Result<(), Reject> {
         let bytes = texts.prompt.bytes;
         let whole = || texts.responses.iter().map(|(text, _)| text.as_str());
@@ -34,7 +48,14 @@ impl RowTokens {
         work.encoder
             .encode_sharing(bytes, &all, shared)
             .map_err(refuse)?;
-        if let Some(skip) = common_boundary(&shared.rests, bytes) {
+        let skip = match work.limits.boundary {
+            Boundary::Join => Some(common_beginning(&shared.rests, bytes)),
+            Boundary::Split | Boundary::Error => common_boundary(&shared.rests, bytes),
+        };
+        let skip = skip
+            .filter(|skip| !work.encoder.can_drop() || self.is_prompt(work, &all, bytes, *skip));
+        let shared = &mut self.shared;
+        if let Some(skip) = skip {
             (self.skip, self.shift, self.apart) = (skip, 0, false);
             shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
             if !shared.placeless {
@@ -55,6 +76,19 @@ impl RowTokens {
             .encode_into(prompt, &mut shared.prefix)
             .map_err(refuse)
     }
+}
+
+/// Tokens that all texts begin with and that end at byte `boundary` or before.
+fn common_beginning(texts: &[Encoded], boundary: usize) -> usize {
+    let Some((first, others)) = texts.split_first() else {
+        return 0;
+    };
+    let before = |at: &(u32, u32)| at.1 as usize <= boundary;
+    let count = first.offsets.iter().take_while(|at| before(at)).count();
+    others.iter().fold(count, |count, text| {
+        let pairs = first.ids[..count].iter().zip(&text.ids);
+        pairs.take_while(|(one, other)| one == other).count()
+    })
 }
 
 /// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.
