@@ -48,7 +48,7 @@ class Renderer:
                 process.kill()
                 process.wait()
                 raise OutOfBoundsError(
-                    f"the template took more time than it may in transformers' renderer, or more than {MEMORY >> 20} MiB"
+                    f"the template took more time than it may in transformers' renderer, or over {MEMORY >> 20} MiB"
                 )
         answer = json.loads(line)
         if "error" in answer:
