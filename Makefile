@@ -50,7 +50,9 @@ FUZZ := template tokenizer json pack
 fuzz: ## look for inputs that break the Rust kernels; SECONDS_EACH=60 a target, FUZZ="json pack" for some
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz, then run make fuzz again."; exit 1; }
 	for target in $(FUZZ); do \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target -- \
+	  mkdir -p rust/fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target \
+	    rust/fuzz/corpus/$$target rust/fuzz/kept/$$target -- \
 	    -max_total_time=$(SECONDS_EACH) -timeout=20 -rss_limit_mb=4096 || exit 1; \
 	done
 

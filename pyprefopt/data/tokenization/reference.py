@@ -48,8 +48,7 @@ class Renderer:
                 process.kill()
                 process.wait()
                 raise OutOfBoundsError(
-                    "the template took more time than it may in transformers' renderer, or more than "
-                    f"{MEMORY >> 20} MiB"
+                    f"the template took more time than it may in transformers' renderer, or over {MEMORY >> 20} MiB"
                 )
         answer = json.loads(line)
         if "error" in answer:
