@@ -137,6 +137,12 @@ def test_a_check_is_of_as_many_rows_as_it_takes(here: Path) -> None:
     assert data_key(here, check=True) != data_key(here, check=True, global_batch_size=8)
 
 
+def test_a_reward_model_reads_other_tokens(here: Path) -> None:
+    plain: dict[str, Any] = {"policy_init": "model", "base": {}, "oracle": {}}
+    keys = {method: data_key(here, method=method, **plain) for method in ("dpo", "ipo", "reward")}
+    assert keys["dpo"] == keys["ipo"] != keys["reward"]
+
+
 def test_a_reused_cache_has_the_tokens_of_todays_template(here: Path, tmp_path: Path) -> None:
     """Two runs of one cache, the tokenizer's files altered between them."""
     counts = []
@@ -313,7 +319,7 @@ def test_of_what_the_stage_data_is_made_is_listed() -> None:
     """A field more is a flip more in this module or in test_keys."""
     assert {field.name for field in fields(Data)} == {
         "name", "label", "version", "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow",
-        "max_tokens", "truncation", "tokenizer", "first", "seed", "kind", "best", "files", "inputs",
+        "max_tokens", "truncation", "tokenizer", "first", "seed", "kind", "boundary", "best", "files", "inputs",
     }  # fmt: skip
 
 
