@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
+from pyprefopt.data.tokenization.notes import log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
@@ -30,7 +31,7 @@ from pyprefopt.stages.splits import (
 )
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
+from pyprefopt.storage.hub import ADDITIONAL_TEMPLATES, EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
 from pyprefopt.types import keyed_names
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ logger = logging.getLogger("pyprefopt")
 def _hash_source(source: str) -> str:
     path = Path(source).expanduser()
     if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
-        return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
+        found = (*path.glob("*"), *path.glob(f"{ADDITIONAL_TEMPLATES}/*.jinja"))
+        return content_hash({p.name: sha256_file(p) for p in sorted(found) if p.suffix in (".json", ".jinja")})
     return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
 
 
@@ -146,6 +148,7 @@ class _Sources:
                 if count:  # the limit of a ready folder may be another
                     facts = (source.path, counted(count, "response"), limits["max_tokens"])
                     logger.warning("%s: %s cut to fit max_tokens = %d", *facts)
+                log_notes(store.manifest["notes"], score_reasoning=limits["score_reasoning"], source=source.path)
                 if setting == "base.data" and limits["user_weights"]:
                     self._check_used()
 
@@ -273,6 +276,7 @@ class Data(Stage):
     max_prompt_tokens: int
     prompt_overflow: str
     max_tokens: int
+    score_reasoning: bool
     truncation: Truncation
     tokenizer: str | None
     eos_token: str | None

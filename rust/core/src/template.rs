@@ -39,6 +39,7 @@ pub type Reference =
 /// A compiled chat template with the tokenizer's special tokens.
 pub struct ChatTemplate {
     engine: Result<Engine>,
+    source: String,
     special_tokens: Map<String, Json>,
     reference: Option<Reference>,
     shapes: Shapes,
@@ -74,6 +75,7 @@ impl ChatTemplate {
         }
         Ok(Self {
             engine,
+            source: source.to_owned(),
             special_tokens: parse_object("special_tokens", special_tokens)?,
             reference,
             shapes: Shapes::default(),
@@ -83,6 +85,11 @@ impl ChatTemplate {
     /// Why the engine cannot render this template; None where it can.
     pub fn refusal(&self) -> Option<String> {
         self.engine.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Whether the template's source holds a text.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.source.contains(text)
     }
 
     /// The chat as text.

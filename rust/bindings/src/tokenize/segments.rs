@@ -1,5 +1,6 @@
 //! Frames of chats as rows, and the segments table that they become, one record batch a chunk of rows.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,9 +26,16 @@ use crate::reject::reject_batch;
 const CHUNKS: usize = 64;
 const CHUNK_ROWS: (usize, usize) = (128, 1024);
 
-pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize);
+pub type Tables = (
+    PyTable,
+    PyTable,
+    usize,
+    PyChunkedArray,
+    usize,
+    HashMap<&'static str, usize>,
+);
 
-/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes.
 pub fn tokenize_table(
     work: &Tokenization,
     batches: &[RecordBatch],
@@ -76,6 +84,7 @@ impl Made {
             self.counts.apart.append(&mut columns.apart);
             self.counts.responses_cut += columns.responses_cut;
             self.counts.without_bos += columns.without_bos;
+            self.counts.notes += columns.notes;
         }
         Ok(())
     }
@@ -85,7 +94,7 @@ impl Made {
         &mut self.counts.rejects
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS.
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes.
     pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
         if self.segments.is_empty() {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
@@ -100,6 +109,7 @@ impl Made {
             self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
+            self.counts.notes.named().into(),
         ))
     }
 }

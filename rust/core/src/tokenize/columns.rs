@@ -1,10 +1,9 @@
 //! The segments table as flat columns, one chunk of rows at a time.
 
 use std::mem::take;
-use std::ops::Range;
 
 use super::chat::Recent;
-use super::texts::{Parts, Texts};
+use super::texts::{Notes, Parts, Texts};
 use super::tokens::RowTokens;
 use crate::reject::Reject;
 
@@ -29,6 +28,7 @@ pub struct Columns {
     pub responses_cut: usize,
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
+    pub notes: Notes,
     pub(super) scratch: Scratch,
 }
 
@@ -66,6 +66,7 @@ impl Columns {
             apart: take(&mut self.apart),
             responses_cut: take(&mut self.responses_cut),
             without_bos: take(&mut self.without_bos),
+            notes: take(&mut self.notes),
             ..Self::default()
         }
     }
@@ -125,13 +126,12 @@ impl Columns {
         let starts = |limit: usize| offsets.partition_point(|at| at.0 as usize + shift < limit);
         let count = starts(parts.stop);
         let (ids, offsets) = (&ids[..count], &offsets[..count]);
-        let (from, to, after) = match &parts.content {
-            None => (count, count, count),
+        let behind = |limit: usize| offsets.partition_point(|at| at.1 as usize + shift <= limit);
+        let (from, to) = match &parts.content {
+            None => (count, count),
             Some(content) => {
-                let from =
-                    offsets.partition_point(|at| at.1 as usize + shift <= content.range.start);
-                let after = starts(content.range.end).min(count);
-                (from, after.max(from), after)
+                let from = behind(content.range.start);
+                (from, starts(content.range.end).min(count).max(from))
             }
         };
         let first = self.ids.len();
@@ -139,14 +139,16 @@ impl Columns {
         self.inside.resize(first + from, false);
         self.inside.resize(first + to, true);
         self.inside.resize(first + count, false);
-        self.mask.resize(first + from.min(after), false);
-        self.mask.resize(first + count, assistant);
         if assistant {
-            for (mask, at) in self.mask[first..].iter_mut().zip(&offsets[..from]) {
-                let (start, end) = (at.0 as usize + shift, at.1 as usize + shift);
-                let written = |range: &Range<usize>| end > range.start && start < range.end;
-                *mask = *mask || parts.written.iter().any(written);
+            self.mask.resize(first + behind(parts.scored), false);
+            self.mask.resize(first + count, true);
+            for range in &parts.written {
+                let written = behind(range.start)..starts(range.end).min(count);
+                let mask = self.mask[first..].get_mut(written);
+                mask.into_iter().for_each(|mask| mask.fill(true));
             }
+        } else {
+            self.mask.resize(first + count, false);
         }
         if !self.lean {
             self.push_places(&offsets[from..to], shift, parts, from, count);
@@ -167,10 +169,7 @@ impl Columns {
         self.starts.resize(first + from, 0);
         self.ends.resize(first + from, 0);
         if let Some(content) = &parts.content {
-            let Range { start, end } = content.range;
-            let place = |byte: u32| {
-                ((byte as usize + shift).clamp(start, end) - start + content.lead) as u32
-            };
+            let place = |byte: u32| content.content_byte(byte as usize + shift) as u32;
             self.starts.extend(inside.iter().map(|at| place(at.0)));
             self.ends.extend(inside.iter().map(|at| place(at.1)));
         }

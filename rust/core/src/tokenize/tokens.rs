@@ -1,5 +1,7 @@
 //! A row's texts as tokens: encoded once, and split at the boundary of prompt and response.
 
+use std::ops::RangeInclusive;
+
 use super::budget;
 use super::encoder::{Encoded, Shared};
 use super::input::{Row, Tokenization};
@@ -34,7 +36,13 @@ impl RowTokens {
         work.encoder
             .encode_sharing(bytes, &all, shared)
             .map_err(refuse)?;
-        if let Some(skip) = common_boundary(&shared.rests, bytes) {
+        let mut boundary = common_boundary(&shared.rests, bytes);
+        if boundary.is_none() && texts.prompt.cut {
+            let least = texts.prompt.parts.content.as_ref();
+            let least = least.map_or(0, |content| content.range.end);
+            boundary = common_edge(&shared.rests, least..=bytes); // no generation ends at the byte
+        }
+        if let Some(skip) = boundary {
             (self.skip, self.shift, self.apart) = (skip, 0, false);
             shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
             if !shared.placeless {
@@ -55,6 +63,23 @@ impl RowTokens {
             .encode_into(prompt, &mut shared.prefix)
             .map_err(refuse)
     }
+}
+
+/// Tokens that all texts begin with, the last of which ends at one of these bytes.
+fn common_edge(texts: &[Encoded], edges: RangeInclusive<usize>) -> Option<usize> {
+    let (first, others) = texts.split_first()?;
+    let ends = |end: &&(u32, u32)| end.1 as usize <= *edges.end();
+    let most = first.offsets.iter().take_while(ends).count();
+    let alike = |other: &Encoded| {
+        let tokens = first.ids.iter().zip(&first.offsets);
+        let both = tokens.zip(other.ids.iter().zip(&other.offsets));
+        both.take(most)
+            .take_while(|(one, other)| one == other)
+            .count()
+    };
+    let shared = others.iter().map(alike).min().unwrap_or(most);
+    let (_, end) = first.offsets[..shared].last()?;
+    edges.contains(&(*end as usize)).then_some(shared)
 }
 
 /// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.
