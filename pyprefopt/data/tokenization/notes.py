@@ -20,12 +20,13 @@ _WARNINGS = {  # note -> what is counted, and what is said of it
     ),
     "reasoning_dropped": (
         "response",
-        "have reasoning that the chat template leaves out: it is not trained on; pass a chat_template that writes it",
+        "have reasoning that the chat template leaves out: it is not trained on; write it into the content, "
+        "in <think> and </think>, or pass a chat_template that writes it",
     ),
     "reasoning_restored": (
         "response",
-        "have reasoning that the chat template takes out of the last answer: they are tokenized with it, as a model "
-        "writes it",
+        "have reasoning that the chat template takes out of the last answer, or puts behind an empty one: they are "
+        "tokenized with it as a model writes it",
     ),
     "ends_removed": (
         "response",

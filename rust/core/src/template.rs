@@ -87,9 +87,14 @@ impl ChatTemplate {
         self.engine.as_ref().err().map(ToString::to_string)
     }
 
-    /// Whether the template's source holds a text.
+    /// Whether the template's source holds a text outside of its comments.
     pub fn mentions(&self, text: &str) -> bool {
-        self.source.contains(text)
+        let mut parts = self.source.split("{#");
+        let code = |part: &str| {
+            part.split_once("#}")
+                .is_some_and(|part| part.1.contains(text))
+        };
+        parts.next().is_some_and(|first| first.contains(text)) || parts.any(code)
     }
 
     /// The chat as text.

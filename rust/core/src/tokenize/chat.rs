@@ -16,6 +16,9 @@ use super::input::{Row, Tokenization};
 use super::texts::Texts;
 use crate::reject::Reject;
 
+#[cfg(test)]
+mod tests;
+
 /// Render a row.
 pub(super) fn render(
     work: &Tokenization,

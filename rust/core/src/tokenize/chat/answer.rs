@@ -173,7 +173,7 @@ impl Chat<'_> {
                 text,
                 ..Answer::plain(asked, place)
             };
-            found.with_reasoning(answer)
+            found.with_reasoning(answer).restored()
         })
     }
 }
@@ -270,10 +270,10 @@ fn in_key(asked: &Asked, key: &str, begun: Option<Marks>, known: Option<Marks>) 
     let mut content = place(asked)?;
     let start = content.range.start;
     let written = shared_bytes(asked.prompt, &asked.text).max(asked.from);
-    if asked.text[asked.from..start].contains(key.trim()) {
+    let between = asked.text.get(written..start);
+    if between.is_some_and(|text| text.contains(key.trim())) {
         return Some(Answer::plain(asked, content).with_reasoning(start));
     }
-    let between = asked.text.get(written..start);
     let (Some((open, close)), true) = (known, between.is_some_and(|text| text.trim().is_empty()))
     else {
         return Some(Answer::plain(asked, content).dropped());

@@ -17,21 +17,24 @@ pub struct Around {
 }
 
 impl Chat<'_> {
-    /// What stands around message `index` with another content; None where that is shown never or twice.
+    /// What stands around message `index` with another content; None where that is shown never.
     pub(super) fn around(&self, chat: &[Value], index: usize, add: bool) -> Option<Around> {
-        self.around_without(chat, index, add, &[])
+        self.around_with(
+            chat,
+            index,
+            add,
+            vec![("content", Value::from(PLACEHOLDER))],
+        )
     }
 
-    fn around_without(
+    fn around_with(
         &self,
         chat: &[Value],
         index: usize,
         add: bool,
-        left_out: &[&str],
+        keys: Vec<(&str, Value)>,
     ) -> Option<Around> {
         let mut chat = chat.to_vec();
-        let mut keys = vec![("content", Value::from(PLACEHOLDER))];
-        keys.extend(left_out.iter().map(|key| (*key, Value::UNDEFINED)));
         chat[index] = with_keys(&chat[index], &keys);
         let other = self.template.render(&chat, add, &self.options).ok()?;
         let (before, behind) = other.split_once(PLACEHOLDER)?;
@@ -43,7 +46,11 @@ impl Chat<'_> {
 
     /// Where the content of a message without one would begin: behind its header and what the template puts before it.
     pub(super) fn content_start(&self, chat: &[Value], index: usize, text: &str) -> Option<usize> {
-        let around = self.around_without(chat, index, false, &["tool_calls"])?;
+        let keys = vec![
+            ("content", Value::from(PLACEHOLDER)),
+            ("tool_calls", Value::UNDEFINED),
+        ];
+        let around = self.around_with(chat, index, false, keys)?;
         text.starts_with(&around.before)
             .then_some(around.before.len())
     }
@@ -59,11 +66,19 @@ impl Chat<'_> {
         add: bool,
     ) -> Option<Place> {
         let around = self.around(chat, index, add);
-        locate(around.as_ref(), content, from, text)
+        locate(around.as_ref(), content, from, text).or_else(|| {
+            let (reasoning, answer) = parts(content);
+            let content = Value::from([reasoning, PLACEHOLDER].concat());
+            let around = self.around_with(chat, index, add, vec![("content", content)]);
+            let around = around.filter(|_| !reasoning.is_empty());
+            let mut place = locate(Some(&around?), answer, from, text)?;
+            place.lead += reasoning.len();
+            Some(place)
+        })
     }
 
-    /// The place of every content that stands in the chat's text as it is or with its ends stripped, found by one more
-    /// rendering; None for the others.
+    /// The place of every content, or of the answer behind its reasoning, that stands in the chat's text as it is or
+    /// with its ends stripped, found by one more rendering; None for the others.
     pub(super) fn places(
         &self,
         chat: &[Value],
@@ -76,12 +91,12 @@ impl Chat<'_> {
         let Ok(other) = self.template.render(&marked, add, &self.options) else {
             return places;
         };
-        let mut parts = other.split(MARK);
-        let mut at = parts.next().unwrap_or_default().len();
+        let mut pieces = other.split(MARK);
+        let mut at = pieces.next().unwrap_or_default().len();
         if !text.starts_with(&other[..at]) {
             return places;
         }
-        while let (Some(number), Some(next)) = (parts.next(), parts.next()) {
+        while let (Some(number), Some(next)) = (pieces.next(), pieces.next()) {
             let Some((index, content)) = number
                 .parse()
                 .ok()
@@ -93,7 +108,8 @@ impl Chat<'_> {
                 let rest = text.get(at..).and_then(|rest| rest.strip_prefix(*shown));
                 rest.is_some_and(|rest| rest.starts_with(next))
             };
-            let Some(shown) = forms(content).into_iter().map(|form| form.0).find(fits) else {
+            let answer = parts(content).1;
+            let Some(shown) = forms(answer).into_iter().map(|form| form.0).find(fits) else {
                 break;
             };
             places[index] = match places[index] {
@@ -106,14 +122,19 @@ impl Chat<'_> {
     }
 }
 
+/// A content's reasoning with its marks, and the answer behind it.
+fn parts(content: &str) -> (&str, &str) {
+    let split = reasoning::split(content, true);
+    content.split_at(split.map_or(0, |split| split.answer))
+}
+
 fn mark((index, (message, content)): (usize, (&Value, &String))) -> Value {
-    let plain = !content.trim().is_empty() && reasoning::split(content, true).is_none();
-    if plain {
-        let placeholder = Value::from(format!("{MARK}{index}{MARK}"));
-        with_keys(message, &[("content", placeholder)])
-    } else {
-        message.clone()
+    let (reasoning, answer) = parts(content);
+    if answer.trim().is_empty() {
+        return message.clone();
     }
+    let marked = format!("{reasoning}{MARK}{index}{MARK}");
+    with_keys(message, &[("content", Value::from(marked))])
 }
 
 /// The content in `text[from..]`, as it stands or with its ends stripped.
