@@ -36,9 +36,7 @@ class Prepare:
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
     boundary: Literal["split", "error"] = "split"  # a token across prompt and response
-    score_reasoning: bool = (
-        True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored as its answer is
-    )
+    score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them

@@ -53,9 +53,7 @@ class Tokenizer:
     special_tokens: Mapping[str, str]  # `eos_token` and, where there are, `bos_token`, `pad_token`, …
     chat_template: str = field(repr=False)
     native: _native.Tokenizer = field(repr=False, compare=False)
-    other_templates: Mapping[str, str] = field(
-        repr=False, default_factory=dict
-    )  # by name; tool_use: of rows with tools
+    other_templates: Mapping[str, str] = field(repr=False, default_factory=dict)  # tool_use: for rows with tools
 
     @property
     def eos_token(self) -> str:

@@ -27,3 +27,14 @@ REASONING = {
     "mistral": "{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
     "gemma": "{% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{% if m.role == 'assistant' %}{% if m.tool_calls and m.reasoning_content %}<|channel>thought\n{{ m.reasoning_content }}\n<channel|>{% endif %}{{ m.content.split('<channel|>')[-1] | trim }}{% else %}{{ m.content | trim }}{% endif %}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}",
 }
+
+_END = "</{{ m.role }}>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+_CALLS = "{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}!{% endfor %}" + _END
+CALLING = {
+    "plain": "{% for m in messages %}<{{ m.role }}>" + _CALLS,
+    "thinking": "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    + _CALLS,
+    "of null": "{% for m in messages %}<{{ m.role }}>{% if m.content is none %}{{ m.tool_calls[0].function.name }}!{% else %}{{ m.content }}{% endif %}"
+    + _END,
+}
+TRIMMING = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}" + _END

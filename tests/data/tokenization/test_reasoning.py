@@ -14,7 +14,7 @@ from pyprefopt import data
 from pyprefopt.data.tokenization.segments import tokenize_rows
 from pyprefopt.errors import ConfigError, DataError
 from tests.data.frames import byte_tokenizer, trl_templates
-from tests.data.tokenization.reasoning_templates import REASONING
+from tests.data.tokenization.reasoning_templates import CALLING, REASONING, TRIMMING
 
 QUESTION = [{"role": "user", "content": "6*7?"}]
 THOUGHT, OTHER = "six times seven", "a guess"
@@ -167,20 +167,15 @@ def test_reasoning_of_earlier_turns_stays_as_the_template_has_it(folder):
 
 def test_reasoning_of_several_messages_is_scored_or_not(folder):
     calls = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
-    source = (
-        "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
-        "{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}!{% endfor %}</{{ m.role }}>\n"
-        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
     chosen = [
         *answer("", tool_calls=calls, reasoning_content="first"),
         {"role": "tool", "content": "sun"},
         *answer("42", reasoning_content="then"),
     ]
-    scored = tokenized(folder, source, chosen, answer("41"))
+    scored = tokenized(folder, CALLING["thinking"], chosen, answer("41"))
     text = "«<think>first</think>look!</assistant>»\n<tool>sun</tool>\n<assistant>«<think>then</think>42</assistant>»"
     assert marked(folder, scored, "chosen") == text
-    unscored = tokenized(folder, source, chosen, answer("41"), score_reasoning=False)
+    unscored = tokenized(folder, CALLING["thinking"], chosen, answer("41"), score_reasoning=False)
     assert marked(folder, unscored, "chosen") == (
         "<think>first</think>«look!</assistant>»\n<tool>sun</tool>\n<assistant><think>then</think>«42</assistant>»"
     )
@@ -203,15 +198,13 @@ def test_an_answer_of_reasoning_alone_needs_it_scored(folder):
 
 def test_tool_calls_are_a_response(folder):
     calls = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
-    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}!{% endfor %}</{{ m.role }}>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    result = tokenized(folder, source, answer("", tool_calls=calls), answer("41"))
+    result = tokenized(folder, CALLING["plain"], answer("", tool_calls=calls), answer("41"))
     assert marked(folder, result, "chosen") == "«look!</assistant>»"
     silent = tokenized(folder, REASONING["smollm3"], answer("So.", tool_calls=calls), answer("41"))
     assert silent.rejects["rule"].to_list() == [
         "the chat template must write the assistant's tool calls, which it leaves out"
     ]
-    nulls = "{% for m in messages %}<{{ m.role }}>{% if m.content is none %}{{ m.tool_calls[0].function.name }}!{% else %}{{ m.content }}{% endif %}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    result = tokenized(folder, nulls, answer("", tool_calls=calls), answer("41"))
+    result = tokenized(folder, CALLING["of null"], answer("", tool_calls=calls), answer("41"))
     assert marked(folder, result, "chosen") == "«look!</assistant>»"
 
 
@@ -290,12 +283,11 @@ def test_ends_of_turn_are_one(folder):
 
 
 def test_pairs_that_become_the_same_tokens_are_bad_rows(folder, tmp_path):
-    trims = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</{{ m.role }}>{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
     rows = [
         {"prompt": QUESTION, "chosen": answer(" c "), "rejected": answer("c")},
         {"prompt": QUESTION, "chosen": answer("c"), "rejected": answer("d")},
     ]
-    path, tokenizer = folder_file(folder, rows), data.load_tokenizer(folder, chat_template=trims)
+    path, tokenizer = folder_file(folder, rows), data.load_tokenizer(folder, chat_template=TRIMMING)
     for source in (path, data.read_preferences(path)):
         with pytest.raises(DataError, match="identical_pair: 1"):
             data.tokenize(source, tokenizer)
@@ -319,8 +311,8 @@ ROWS = {
     "in content": (answer(IN_CONTENT), answer(f"<think>\n{OTHER}\n</think>\n\n41")),
     "one side thinking": (answer("42", reasoning_content=THOUGHT), answer("41")),
     "tools": (
-        [*answer("", tool_calls=CALLS), {"role": "tool", "name": "weather", "content": "sun", "tool_call_id": "abcdef123"},
-         *answer("42")],
+        [*answer("", tool_calls=CALLS), {"role": "tool", "name": "weather", "content": "sun",
+         "tool_call_id": "abcdef123"}, *answer("42")],
         answer("41"),
     ),
     "tool call": (answer("", tool_calls=CALLS), answer("41")),
