@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compi
     [("llama", {}), ("llama", {"gradient_checkpointing": True}), ("llama", {"lora": LoraConfig(r=2)})],
 )
 def test_value_and_gradient_as_without(name, options):
-    plain, model = packed_model(name, **options), packed_model(name, **options)
+    plain, model = (packed_model(name, dtype="float64", **options) for _ in range(2))
     names = [key for key, _ in model.named_parameters()]
     assert compile_layers(model) == 2 * 3  # two layers: two norms and a feed-forward block each
     assert [key for key, _ in model.named_parameters()] == names
@@ -35,7 +35,7 @@ def test_value_and_gradient_as_without(name, options):
     for seed, count in ((0, 4), (1, 2), (2, 3)):
         batch = pack_groups(make_groups(seed)[:count]).to()
         ours, theirs = model(batch), plain(batch)
-        assert (ours - theirs).abs().max() < 5e-5  # of up to 20 nats: rounding in another order
+        assert (ours - theirs).abs().max() < 1e-5  # of up to 20 nats; norms compute in float32
         gradients = [
             torch.autograd.grad(logps.sum(), [p for p in module.parameters() if p.requires_grad])
             for module, logps in ((model, ours), (plain, theirs))
