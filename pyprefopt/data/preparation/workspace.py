@@ -177,7 +177,7 @@ def _describe_key(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _is_sound(manifest: dict[str, Any]) -> bool:
     """Whether what is read of a manifest has the types that it was written with."""
-    kinds = {"key": str, "rows_in": int, "rows": int, "shards": list, "rejected": dict, "settings": dict}
+    kinds = {"key": str, "rows_in": int, "rows": int, "shards": list, "rejected": dict, "notes": dict, "settings": dict}
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and are_shards(manifest["shards"])
 
 

@@ -17,7 +17,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.storage import files
 from pyprefopt.storage.folders import MANIFEST, Folder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
 SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
 

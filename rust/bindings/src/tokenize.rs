@@ -66,7 +66,7 @@ impl Tokenizer {
 #[pymethods]
 impl Tokenizer {
     #[new]
-    #[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)] // PyO3 hands over what it converts
     #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, tool_template = None, now = 0, reference = None, tool_reference = None))]
     fn new(
         py: Python<'_>,
@@ -93,18 +93,18 @@ impl Tokenizer {
             let tool_template = tool_template
                 .map(|source| ChatTemplate::new(source, &names, now, tool_reference))
                 .transpose()?;
-            let named = |wanted: &str| {
+            let token_of = |wanted: &str| {
                 let mut tokens = special_tokens.iter();
                 let found = tokens.find(|(name, _)| name == wanted);
                 found.map(|(_, token)| token.clone())
             };
-            let bos = named("bos_token").and_then(|token| encoder.token_to_id(&token));
+            let bos = token_of("bos_token").and_then(|token| encoder.token_to_id(&token));
             Ok(Self {
                 encoder,
                 template,
                 tool_template,
                 bos,
-                eos: named("eos_token"),
+                eos: token_of("eos_token"),
             })
         })
         .map_err(to_py)

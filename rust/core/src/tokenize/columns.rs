@@ -144,8 +144,9 @@ impl Columns {
             self.mask.resize(first + count, true);
             for range in &parts.written {
                 let written = behind(range.start)..starts(range.end).min(count);
-                let mask = self.mask[first..].get_mut(written);
-                mask.into_iter().for_each(|mask| mask.fill(true));
+                if let Some(mask) = self.mask[first..].get_mut(written) {
+                    mask.fill(true);
+                }
             }
         } else {
             self.mask.resize(first + count, false);
@@ -169,9 +170,18 @@ impl Columns {
         self.starts.resize(first + from, 0);
         self.ends.resize(first + from, 0);
         if let Some(content) = &parts.content {
-            let place = |byte: u32| content.content_byte(byte as usize + shift) as u32;
-            self.starts.extend(inside.iter().map(|at| place(at.0)));
-            self.ends.extend(inside.iter().map(|at| place(at.1)));
+            if content.breaks.is_empty() {
+                let (start, end) = (content.range.start, content.range.end);
+                let place = |byte: u32| {
+                    ((byte as usize + shift).clamp(start, end) - start + content.lead) as u32
+                };
+                self.starts.extend(inside.iter().map(|at| place(at.0)));
+                self.ends.extend(inside.iter().map(|at| place(at.1)));
+            } else {
+                let place = |byte: u32| content.content_byte(byte as usize + shift) as u32;
+                self.starts.extend(inside.iter().map(|at| place(at.0)));
+                self.ends.extend(inside.iter().map(|at| place(at.1)));
+            }
         }
         self.starts.resize(last, 0);
         self.ends.resize(last, 0);

@@ -12,25 +12,23 @@ const SHOWN: usize = 10;
 /// Refuse a row of which two responses, the lines from `first` + 1 on, have the same tokens and are to be told apart:
 /// chosen and rejected, or candidates of different scores.
 pub(super) fn check(row: &Row, out: &Columns, first: usize) -> Result<(), Reject> {
-    let lines = first + 1..out.lengths.len();
-    let total: usize = out.lengths[lines.clone()].iter().sum();
-    let mut start = out.ids.len() - total;
-    let mut tokens = Vec::with_capacity(lines.len());
-    for line in lines {
-        let end = start + out.lengths[line];
-        tokens.push(&out.ids[start..end]);
-        start = end;
-    }
+    let lengths = &out.lengths[first + 1..];
     let cut = || out.cuts[first + 1..].iter().any(|cut| *cut > 0);
-    match (&*row.responses, &*tokens) {
-        ([chosen, rejected], [one, other]) if chosen.kind == "chosen" => match one == other {
-            true => Err(identical([chosen, rejected], one, cut())),
-            false => Ok(()),
-        },
-        _ => match same_candidates(row, &tokens) {
-            Some(pair) => {
+    let total: usize = lengths.iter().sum();
+    let ids = &out.ids[out.ids.len() - total..];
+    match (&*row.responses, lengths) {
+        ([_], _) => Ok(()),
+        ([chosen, rejected], [length, _]) if chosen.kind == "chosen" => {
+            let (one, other) = ids.split_at(*length);
+            if one == other {
+                return Err(identical([chosen, rejected], one, cut()));
+            }
+            Ok(())
+        }
+        _ => match same_candidates(row, ids, lengths) {
+            Some((pair, ids)) => {
                 let responses = pair.map(|index| &row.responses[index]);
-                Err(identical(responses, tokens[pair[1]], cut()))
+                Err(identical(responses, ids, cut()))
             }
             None => Ok(()),
         },
@@ -38,17 +36,20 @@ pub(super) fn check(row: &Row, out: &Columns, first: usize) -> Result<(), Reject
 }
 
 /// Two candidates of the same tokens and of different scores.
-fn same_candidates(row: &Row, tokens: &[&[u32]]) -> Option<[usize; 2]> {
-    if tokens.len() < 2 {
-        return None;
-    }
-    let mut seen: HashMap<&[u32], usize> = HashMap::with_capacity(tokens.len());
-    for (index, ids) in tokens.iter().enumerate() {
+fn same_candidates<'a>(
+    row: &Row,
+    mut ids: &'a [u32],
+    lengths: &[usize],
+) -> Option<([usize; 2], &'a [u32])> {
+    let mut seen: HashMap<&[u32], usize> = HashMap::with_capacity(lengths.len());
+    for (index, length) in lengths.iter().enumerate() {
+        let (own, rest) = ids.split_at(*length);
+        ids = rest;
         let score = row.responses[index].score;
-        let same = *seen.entry(ids).or_insert(index);
+        let same = *seen.entry(own).or_insert(index);
         let other = row.responses[same].score;
         if score.is_some() && other.is_some() && score != other {
-            return Some([same, index]);
+            return Some(([same, index], own));
         }
     }
     None

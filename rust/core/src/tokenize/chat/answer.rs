@@ -247,13 +247,10 @@ fn taken_apart(text: &str, asked: &Asked, split: &Split) -> Option<Place> {
 fn restored_content(asked: &Asked, split: &Split, begun: Option<Marks>) -> Option<Answer> {
     let around = asked.around.as_ref()?;
     let begins_before = !split.opened && begun == Some(split.marks);
-    let before = match begins_before {
-        true if asked.prompt.len() >= asked.from => asked.prompt,
-        _ => &around.before,
-    };
-    let (content, lead) = match begins_before {
-        true => (asked.content.trim_start(), split.start),
-        false => (asked.content, 0),
+    let (before, content, lead) = if begins_before && asked.prompt.len() >= asked.from {
+        (asked.prompt, asked.content.trim_start(), split.start)
+    } else {
+        (&*around.before, asked.content, 0)
     };
     let range = before.len()..before.len() + content.len();
     let place = Place::new(range, lead);

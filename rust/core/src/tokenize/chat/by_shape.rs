@@ -109,10 +109,12 @@ fn scored(
         return None;
     }
     notes.reasoning += 1;
-    Some(match work.score_reasoning {
-        true => place.range.start,
-        false => place.range.start + split.answer,
-    })
+    let answer = if work.score_reasoning {
+        0
+    } else {
+        split.answer
+    };
+    Some(place.range.start + answer)
 }
 
 fn of_prompt(places: Places) -> Prompt {

@@ -1,9 +1,12 @@
 //! Texts of a row by rendering its chats.
 
+use std::ops::Range;
+
 use minijinja::value::Value;
 
 use super::answer::{Answer, Asked};
 use super::ends::{is_endless, without_end};
+use super::places::Around;
 use super::reasoning;
 use super::refusals;
 use super::rendering::{Chat, calls_tools, shared_bytes, values, with_keys};
@@ -104,68 +107,27 @@ impl Chat<'_> {
         prompt: &str,
         least: usize,
     ) -> Result<Reply, Reject> {
-        let mut chat = self.prompt.clone();
-        chat.extend(values(response.field, &response.messages)?);
-        let index = chat.len() - 1;
         let first = row.prompt.len();
-        let last = response.messages.last();
-        let whole = last.map_or("", |message| &*message.content);
-        let unfit = |rule: &str| {
-            let remedy = "pass another chat_template";
-            Reject::new(response.field, whole, "template", rule, remedy)
-        };
-        let Some(mut chat) = self.with_calls(&chat, first) else {
-            return Err(unfit(
-                "the chat template must write the assistant's tool calls, which it leaves out",
-            ));
-        };
-        let calls = calls_tools(&chat[index]);
-        let around = self.around(&chat, index, false);
-        let behind = around.as_ref().map_or("", |around| &around.behind);
-        let bare = match response.complete && !calls {
-            true => without_end(whole, behind, work.eos),
-            false => whole,
-        };
-        let mut notes = Notes::default();
-        if bare.len() < whole.len() {
-            if bare.trim().is_empty() {
-                return Err(refusals::empty_response(response, whole));
-            }
-            chat[index] = with_keys(&chat[index], &[("content", Value::from(bare))]);
-            notes.ends_removed = 1;
-        }
+        let Given {
+            chat,
+            content,
+            around,
+            mut notes,
+        } = self.give(work, response)?;
+        let index = chat.len() - 1;
         let text = self.render(response.field, &chat, false)?;
         let shared = shared_bytes(prompt, &text);
         if shared < least {
             return Err(unfit(
+                response,
                 "the rendered chat must begin with the rendered prompt, but for what is written behind its last message",
             ));
         }
-        let messages: Vec<&Message> = row.prompt.iter().chain(&*response.messages).collect();
-        let rendered = Rendered::new(self, &chat, &messages, &text, false);
-        let mut ends = self.turn_ends(&rendered, first..shared);
-        if !self.close_turns(&rendered, first, &mut ends) {
-            return Err(unfit(
-                "where the assistant's tool calls end must be seen in the rendered chat; the chat template writes a \
-                 message otherwise when more follow, without the turn end of an answer",
-            ));
-        }
-        let turns: Vec<usize> = ends.iter().map(|end| end.at).collect();
-        let mut all_ends = turns.clone();
-        all_ends.push(text.len());
-        let written = self.written(&rendered, first..shared, &all_ends, work.score_reasoning);
-        let from = turns.last().copied();
-        if bare.trim().is_empty() {
-            let parts = Parts {
-                stop: text.trim_end().len(),
-                turns,
-                first_turn: first,
-                written,
-                scored: text.len(),
-                content: None,
-            };
+        let parts = self.place_turns(work, row, response, &chat, first..shared, &text)?;
+        if content.trim().is_empty() {
+            let endless = response.complete && self.turn_end(&chat).is_empty();
+            notes.without_end = usize::from(endless);
             notes += key_reasoning(&chat[index], &text[shared..]);
-            notes.without_end = usize::from(response.complete && self.turn_end(&chat).is_empty());
             return Ok(Reply {
                 text,
                 parts,
@@ -173,44 +135,41 @@ impl Chat<'_> {
                 notes,
             });
         }
-        let prompted = match from {
-            None => None, // the response is one message: it follows the prompt
-            Some(_) => self
-                .template
-                .render(&chat[..index], true, &self.options)
-                .ok(),
-        };
-        let endless = response.complete && !calls && is_endless(bare, behind, work.eos);
-        notes.without_end = usize::from(endless);
+        let from = parts.turns.last().copied();
+        // A response of one message follows the prompt; of several, the last one follows those before it.
+        let before = from.and_then(|_| {
+            let before = self.template.render(&chat[..index], true, &self.options);
+            before.ok()
+        });
         let asked = Asked {
             chat: &chat,
-            content: bare,
+            content,
             from: from.unwrap_or(least),
-            prompt: prompted.as_deref().unwrap_or(prompt),
+            prompt: before.as_deref().unwrap_or(prompt),
             around,
             text,
         };
-        let answer = self.answer(&asked).ok_or_else(|| {
-            unfit("the chat template must write the response's content as it stands")
-        })?;
+        let rule = "the chat template must write the response's content as it stands";
+        let answer = self.answer(&asked).ok_or_else(|| unfit(response, rule))?;
         if !work.score_reasoning && answer.is_reasoning_alone() {
-            return Err(refusals::no_answer(response, whole));
+            return Err(refusals::no_answer(response, content));
         }
         notes += answer.notes;
         let scored = answer.scored(work.score_reasoning);
-        let shared = match from {
-            None => answer.shared,
-            Some(_) => shared,
+        let shared = if from.is_none() {
+            answer.shared
+        } else {
+            shared
         };
         let Answer {
             mut text, content, ..
         } = answer;
+        let ended = Parts::ended(&mut text, content, response.complete);
         let parts = Parts {
-            turns,
-            first_turn: first,
-            written,
+            content: ended.content,
+            stop: ended.stop,
             scored,
-            ..Parts::ended(&mut text, content, response.complete)
+            ..parts
         };
         Ok(Reply {
             text,
@@ -219,6 +178,90 @@ impl Chat<'_> {
             notes,
         })
     }
+
+    /// The ends of the response's messages, from `first.start` on and from byte `first.end`, and what the assistant wrote
+    /// in them.
+    fn place_turns(
+        &self,
+        work: &Tokenization,
+        row: &Row,
+        response: &Response,
+        chat: &[Value],
+        first: Range<usize>,
+        text: &str,
+    ) -> Result<Parts, Reject> {
+        let messages: Vec<&Message> = row.prompt.iter().chain(&*response.messages).collect();
+        let rendered = Rendered::new(self, chat, &messages, text, false);
+        let mut ends = self.turn_ends(&rendered, first.clone());
+        if !self.close_turns(&rendered, first.start, &mut ends) {
+            return Err(unfit(
+                response,
+                "where the assistant's tool calls end must be seen in the rendered chat; the chat template writes a \
+                 message otherwise when more follow, without the turn end of an answer",
+            ));
+        }
+        let turns: Vec<usize> = ends.iter().map(|end| end.at).collect();
+        let mut all_ends = turns.clone();
+        all_ends.push(text.len());
+        Ok(Parts {
+            stop: text.trim_end().len(),
+            first_turn: first.start,
+            written: self.written(&rendered, first, &all_ends, work.score_reasoning),
+            scored: text.len(),
+            turns,
+            content: None,
+        })
+    }
+
+    /// The chat with a response, such that the template writes its tool calls and one end of its turn.
+    fn give<'a>(&self, work: &Tokenization, response: &'a Response) -> Result<Given<'a>, Reject> {
+        let mut chat = self.prompt.clone();
+        chat.extend(values(response.field, &response.messages)?);
+        let rule = "the chat template must write the assistant's tool calls, which it leaves out";
+        let mut chat = self
+            .with_calls(&chat, self.prompt.len())
+            .ok_or_else(|| unfit(response, rule))?;
+        let index = chat.len() - 1;
+        let around = self.around(&chat, index, false);
+        let whole = content_of(response);
+        let (mut content, mut notes) = (whole, Notes::default());
+        if response.complete && !calls_tools(&chat[index]) {
+            let behind = around.as_ref().map_or("", |around| &around.behind);
+            content = without_end(whole, behind, work.eos);
+            notes.without_end = usize::from(is_endless(content, behind, work.eos));
+            notes.ends_removed = usize::from(content.len() < whole.len());
+        }
+        if content.len() < whole.len() {
+            if content.trim().is_empty() {
+                return Err(refusals::empty_response(response, whole));
+            }
+            chat[index] = with_keys(&chat[index], &[("content", Value::from(content))]);
+        }
+        Ok(Given {
+            chat,
+            content,
+            around,
+            notes,
+        })
+    }
+}
+
+/// A chat with a response, the answer last.
+struct Given<'a> {
+    chat: Vec<Value>,
+    content: &'a str, // the answer's
+    around: Option<Around>,
+    notes: Notes,
+}
+
+fn content_of<'a>(response: &'a Response) -> &'a str {
+    let last = response.messages.last();
+    last.map_or("", |message| &*message.content)
+}
+
+fn unfit(response: &Response, rule: &str) -> Reject {
+    let (content, remedy) = (content_of(response), "pass another chat_template");
+    Reject::new(response.field, content, "template", rule, remedy)
 }
 
 /// What became of the reasoning of a message that is tool calls alone.

@@ -19,12 +19,7 @@ pub struct Around {
 impl Chat<'_> {
     /// What stands around message `index` with another content; None where that is shown never.
     pub(super) fn around(&self, chat: &[Value], index: usize, add: bool) -> Option<Around> {
-        self.around_with(
-            chat,
-            index,
-            add,
-            vec![("content", Value::from(PLACEHOLDER))],
-        )
+        self.around_with(chat, index, add, &[("content", Value::from(PLACEHOLDER))])
     }
 
     fn around_with(
@@ -32,10 +27,10 @@ impl Chat<'_> {
         chat: &[Value],
         index: usize,
         add: bool,
-        keys: Vec<(&str, Value)>,
+        keys: &[(&str, Value)],
     ) -> Option<Around> {
         let mut chat = chat.to_vec();
-        chat[index] = with_keys(&chat[index], &keys);
+        chat[index] = with_keys(&chat[index], keys);
         let other = self.template.render(&chat, add, &self.options).ok()?;
         let (before, behind) = other.split_once(PLACEHOLDER)?;
         Some(Around {
@@ -46,11 +41,11 @@ impl Chat<'_> {
 
     /// Where the content of a message without one would begin: behind its header and what the template puts before it.
     pub(super) fn content_start(&self, chat: &[Value], index: usize, text: &str) -> Option<usize> {
-        let keys = vec![
+        let keys = [
             ("content", Value::from(PLACEHOLDER)),
             ("tool_calls", Value::UNDEFINED),
         ];
-        let around = self.around_with(chat, index, false, keys)?;
+        let around = self.around_with(chat, index, false, &keys)?;
         text.starts_with(&around.before)
             .then_some(around.before.len())
     }
@@ -69,7 +64,7 @@ impl Chat<'_> {
         locate(around.as_ref(), content, from, text).or_else(|| {
             let (reasoning, answer) = parts(content);
             let content = Value::from([reasoning, PLACEHOLDER].concat());
-            let around = self.around_with(chat, index, add, vec![("content", content)]);
+            let around = self.around_with(chat, index, add, &[("content", content)]);
             let around = around.filter(|_| !reasoning.is_empty());
             let mut place = locate(Some(&around?), answer, from, text)?;
             place.lead += reasoning.len();

@@ -56,9 +56,9 @@ impl<'a> Chat<'a> {
         let render = |chat: &[Value]| self.template.render(chat, false, &self.options).ok();
         let change = |change: &dyn Fn(&Value) -> Value| {
             let (before, own) = chat.split_at(first);
-            let changed = own.iter().map(|message| match calls_tools(message) {
-                true => change(message),
-                false => message.clone(),
+            let changed = own.iter().map(|message| {
+                let changed = calls_tools(message).then(|| change(message));
+                changed.unwrap_or_else(|| message.clone())
             });
             before.iter().cloned().chain(changed).collect::<Vec<_>>()
         };
@@ -123,10 +123,12 @@ fn called(message: &Value) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Bytes of two texts that are compared at once.
+const STEP: usize = 64;
+
 /// How many bytes two texts begin with alike, whole characters.
 pub fn shared_bytes(one: &str, other: &str) -> usize {
     let alike = |(a, b): &(&[u8], &[u8])| a == b;
-    const STEP: usize = 64;
     let (a, b) = (one.as_bytes(), other.as_bytes());
     let whole = a.chunks_exact(STEP).zip(b.chunks_exact(STEP));
     let from = STEP * whole.take_while(alike).count();

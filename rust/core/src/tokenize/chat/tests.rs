@@ -34,9 +34,10 @@ fn counting(count: Arc<AtomicUsize>) -> ChatTemplate {
             } else {
                 ""
             };
-            text.push_str(&format!(
-                "<{role}>{start}{think}{content}{calls}</{role}>\n"
-            ));
+            let parts = [
+                "<", role, ">", start, &think, content, &calls, "</", role, ">\n",
+            ];
+            text += &parts.concat();
         }
         if add {
             text.push_str("<assistant>");

@@ -223,7 +223,7 @@ impl Chat<'_> {
                     _ => start + headers.prompted(self, rendered, index, start),
                 };
                 let from = from.min(end);
-                let at = self.written_from(rendered, index, from..end, score_reasoning);
+                let at = written_from(rendered, index, from..end, score_reasoning);
                 let at = at.unwrap_or_else(|| {
                     start + headers.content(self, rendered, index, start..end, from)
                 });
@@ -233,45 +233,44 @@ impl Chat<'_> {
         }
         written
     }
+}
 
-    /// From where a message is the assistant's, by its reasoning and its content; None where it has neither, or calls
-    /// tools: then it is where content would stand.
-    fn written_from(
-        &self,
-        rendered: &Rendered,
-        index: usize,
-        range: Range<usize>,
-        score_reasoning: bool,
-    ) -> Option<usize> {
-        let (message, text) = (&rendered.chat[index], &rendered.text[range.clone()]);
-        let content = text_of(message, "content");
-        let split = reasoning::split(&content, true);
-        let inner = split.as_ref().map(|split| &content[split.inner.clone()]);
-        let key = reasoning::of_key(message);
-        let shows = |reasoning: &str| {
-            let reasoning = reasoning.trim();
-            !reasoning.is_empty() && text.contains(reasoning)
-        };
-        if score_reasoning && (inner.is_some_and(shows) || key.as_deref().is_some_and(shows)) {
-            return Some(range.start);
-        }
-        let answer = split
-            .map_or(&*content, |split| &content[split.answer..])
-            .trim();
-        if answer.is_empty() || calls_tools(message) && inner.is_none() {
-            return None;
-        }
-        let behind = key.as_deref().map(str::trim).and_then(|key| {
-            let at = text.find(key).filter(|_| !key.is_empty())?;
-            Some(at + key.len())
-        });
-        let behind = behind.unwrap_or(0);
-        let at = match inner {
-            Some(_) => text.rfind(answer),
-            None => text[behind..].find(answer).map(|at| behind + at),
-        };
-        at.map(|at| range.start + at)
+/// From where a message is the assistant's, by its reasoning and its content; None where it has neither, or calls
+/// tools: then it is where content would stand.
+fn written_from(
+    rendered: &Rendered,
+    index: usize,
+    range: Range<usize>,
+    score_reasoning: bool,
+) -> Option<usize> {
+    let (message, text) = (&rendered.chat[index], &rendered.text[range.clone()]);
+    let content = text_of(message, "content");
+    let split = reasoning::split(&content, true);
+    let inner = split.as_ref().map(|split| &content[split.inner.clone()]);
+    let key = reasoning::of_key(message);
+    let shows = |reasoning: &str| {
+        let reasoning = reasoning.trim();
+        !reasoning.is_empty() && text.contains(reasoning)
+    };
+    if score_reasoning && (inner.is_some_and(shows) || key.as_deref().is_some_and(shows)) {
+        return Some(range.start);
     }
+    let answer = split
+        .map_or(&*content, |split| &content[split.answer..])
+        .trim();
+    if answer.is_empty() || calls_tools(message) && inner.is_none() {
+        return None;
+    }
+    let behind = key.as_deref().map(str::trim).and_then(|key| {
+        let at = text.find(key).filter(|_| !key.is_empty())?;
+        Some(at + key.len())
+    });
+    let behind = behind.unwrap_or(0);
+    let at = match inner {
+        Some(_) => text.rfind(answer),
+        None => text[behind..].find(answer).map(|at| behind + at),
+    };
+    at.map(|at| range.start + at)
 }
 
 /// What the template writes before what the assistant does, as far as messages have shown it.
