@@ -6,7 +6,9 @@ import json
 import logging
 
 import pytest
+from transformers import AutoTokenizer
 
+import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import DataError
@@ -63,6 +65,20 @@ def test_reasoning_is_scored_as_the_run_says_and_told_once(inputs, tmp_path, cap
     assert len(told) == 2
     assert "which is scored" in told[0]
     assert "not scored" in told[1]
+
+
+def test_the_policy_is_saved_with_all_templates(inputs, tmp_path):
+    folder = tmp_path / "several"
+    data.load_tokenizer(byte_tokenizer(tmp_path), eos_token="</s>", chat_template=TRIMMING).save(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools: " + TRIMMING)
+    rows = [row("c", "d"), row("e", "f", "p")]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    settings = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "global_batch_size": 2}
+    given = {"tokenizer": str(folder), "eos_token": None, "chat_template": None}
+    pyprefopt.train(config(inputs, tmp_path, [rows[0], rows[1] | {"tools": tools}], **settings, **given))
+    saved = AutoTokenizer.from_pretrained(tmp_path / "run" / "policy")
+    assert saved.chat_template == {"default": TRIMMING, "tool_use": "tools: " + TRIMMING}
 
 
 def test_another_tool_template_is_another_key(inputs, tmp_path):

@@ -14,7 +14,8 @@ from pyprefopt.data.reading.formats import texts_of
 from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.identical_pairs import without_identical
-from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, TOOL_USE, Tokenizer, open_native
+from pyprefopt.data.tokenization.render import TOOL_USE
+from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_native
 
 
 class TokenizedBlock(NamedTuple):

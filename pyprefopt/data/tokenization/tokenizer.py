@@ -20,6 +20,7 @@ from pyprefopt.data.columns import to_series
 from pyprefopt.data.embedded import write_tokenizer
 from pyprefopt.data.tokenization.render import (
     SHIPPED,
+    TOOL_USE,
     check_compiles,
     check_messages,
     local_seconds,
@@ -34,7 +35,6 @@ from pyprefopt.storage.hub import ADDITIONAL_TEMPLATES, EMBEDDED_DATA, resolve
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
-TOOL_USE = "tool_use"  # the template of chats with tools, where there are several
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _PROVING = Lock()
 

@@ -34,7 +34,7 @@ def save_policy(
     Args:
         model: a packed, PEFT or plain transformers model.
         directory: where it is written; one that exists is replaced.
-        tokenizer_files: are copied beside the model.
+        tokenizer_files: are copied beside the model; folders among them with what they hold.
         state_dict: weights, by the names of `model.state_dict()`, in place of the model's own, for exports from ZeRO-3.
 
     Returns:
@@ -50,7 +50,8 @@ def save_policy(
     with replacing(target) as partial:
         _write(model, partial, state_dict)
         for file in tokenizer_files or ():
-            shutil.copyfile(file, partial / Path(file).name)
+            copy_one = shutil.copytree if Path(file).is_dir() else shutil.copyfile
+            copy_one(file, partial / Path(file).name)
     return target
 
 

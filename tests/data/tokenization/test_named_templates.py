@@ -48,6 +48,7 @@ def test_the_template_is_that_of_transformers(tmp_path, write, tools):
     tokenizer, theirs = data.load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     expected = theirs.apply_chat_template(CHAT, tools=tools, tokenize=False, add_generation_prompt=True)
     assert tokenizer.render(CHAT, tools=tools, add_generation_prompt=True) == expected
+    assert data.apply_chat_template(CHAT, tokenizer, tools=tools, add_generation_prompt=True) == expected
     assert expected.startswith("default:" if tools is None else "tool_use:")
     row = {"prompt": CHAT, "chosen": "b", "rejected": "c"} | ({} if tools is None else {"tools": tools})
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
