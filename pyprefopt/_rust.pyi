@@ -141,7 +141,7 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int]]: ...
+    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
     def tokenize(
         self,
         frame: Any,
@@ -152,7 +152,9 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int]]: ...
+    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+
+def added_tokens(json: bytes) -> str: ...
 
 # truncate
 def truncate_text(

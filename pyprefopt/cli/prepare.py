@@ -35,7 +35,7 @@ class Prepare:
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
-    boundary: Literal["split", "error"] = "split"  # a token across prompt and response
+    boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)

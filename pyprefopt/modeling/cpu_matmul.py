@@ -50,11 +50,15 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """x W' + b: [..., K], [N, K], [N] -> [..., N]."""
+    """x W' + b: [M, K], [N, K], [N] -> [M, N], no view, which what follows may change in place.
+
+    As PyTorch's own, it keeps nothing that no gradient needs: inputs of frozen weights may be changed in place, too.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
+        wants = ctx.needs_input_grad
+        ctx.save_for_backward(inputs if wants[1] else None, weight if wants[0] else None)
         ctx.has_bias = bias is not None
         return _linear(inputs, weight, bias)
 
@@ -64,10 +68,9 @@ class _Linear(torch.autograd.Function):
         """dx = g W, dW = g' x, db = the sum of g over rows."""
         inputs, weight = ctx.saved_tensors
         wants = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
-        d_inputs = product(rows, weight).view(inputs.shape) if wants[0] else None
-        d_weight = product(rows.T, inputs.reshape(-1, inputs.shape[-1])) if wants[1] else None
-        return d_inputs, d_weight, rows.sum(0) if ctx.has_bias and wants[2] else None
+        d_inputs = product(grad, weight) if wants[0] else None
+        d_weight = product(grad.T, inputs) if wants[1] else None
+        return d_inputs, d_weight, grad.sum(0) if ctx.has_bias and wants[2] else None
 
 
 class FastLinear(nn.Linear):
@@ -76,7 +79,8 @@ class FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """x W' + b."""
         if takes(input, self.weight):
-            return _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
+            rows: Tensor = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
+            return rows.view(*input.shape[:-1], -1)
         return F.linear(input, self.weight, self.bias)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.attention.backends import PLAIN
-from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
 from pyprefopt.modeling.head.transform import HeadTransform
-from pyprefopt.modeling.packed_model import PackedModel, run_packed
+from pyprefopt.modeling.packed_model import PackedModel, plain_attention, run_packed
 from pyprefopt.modeling.proof import TOLERANCE, packing_differences, refuse, sample_pack, states_alone, states_packed
 from pyprefopt.types import Outputs
 
@@ -121,7 +117,7 @@ def check_packing(model: PackedModel) -> Tensor:
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")
-    with _plain_attention(model):
+    with plain_attention(model):
         packed, alone = states_packed(model.causal), states_alone(model.causal)
     differences = packing_differences(packed, alone)
     _check_finite(model, sum(differences.values()))
@@ -135,7 +131,7 @@ def _check_head(model: LogpsModel, hidden: Tensor) -> None:
     """ConfigError unless log-probs from the hidden states of a made-up pack are those of the model's own logits."""
     causal, pack = model.causal, sample_pack(model.causal)
     targets = pack.input_ids.roll(-1)
-    with _plain_attention(model):
+    with plain_attention(model):
         ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
         logits = run_packed(causal, pack).logits[0].to(ours.dtype)
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
@@ -156,23 +152,3 @@ def _check_finite(model: PackedModel, difference: float) -> None:
             f"the weights of {causal.name_or_path or type(causal).__name__} must be finite, but hold "
             f"{not_finite(causal) or 'numbers too large to compute with'}; give a checkpoint that has none"
         )
-
-
-@contextmanager
-def _plain_attention(model: PackedModel) -> Iterator[None]:
-    """While inside, in evaluation mode, attention goes its plain way.
-
-    A GPU's is tried on its own, and the model may still be on the CPU.
-    """
-    training = model.training
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    wanted = [(config, getattr(config, WAY_SETTING)) for config in configs if hasattr(config, WAY_SETTING)]
-    model.eval()
-    try:
-        for config, _ in wanted:
-            setattr(config, WAY_SETTING, PLAIN)
-        yield
-    finally:
-        for config, way in wanted:
-            setattr(config, WAY_SETTING, way)
-        model.train(training)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.attention.backends import PLAIN
 from pyprefopt.modeling.attention.layout import Pack, PackedLayout
-from pyprefopt.modeling.attention.packed import ATTENTION_NAME
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,3 +70,23 @@ def run_packed(module: nn.Module, batch: PackedBatch | Pack) -> Any:
         return_dict=True,
         packed_layout=PackedLayout.of(batch),
     )
+
+
+@contextmanager
+def plain_attention(model: nn.Module) -> Iterator[None]:
+    """While inside, in evaluation mode, attention goes its plain way.
+
+    A GPU's is tried on its own, and the model may still be on the CPU.
+    """
+    training = model.training
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    wanted = [(config, getattr(config, WAY_SETTING)) for config in configs if hasattr(config, WAY_SETTING)]
+    model.eval()
+    try:
+        for config, _ in wanted:
+            setattr(config, WAY_SETTING, PLAIN)
+        yield
+    finally:
+        for config, way in wanted:
+            setattr(config, WAY_SETTING, way)
+        model.train(training)

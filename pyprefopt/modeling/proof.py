@@ -1,15 +1,17 @@
 """The proof that an architecture can be packed: in a tiny copy of it a document must come out beside others as alone.
 
 What an architecture can do is seen from what it computes, not from its name. The copy has the model's own config with
-few layers, heads and ids, and windows that are shorter than the documents; everything else is as it was. Alone, the
-documents run as transformers runs them, in a pack as the engine does, both layouts at once. What has been proved is
-remembered in the user's cache.
+few layers, heads and ids, windows that are shorter than the documents, and an original context that some of them
+exceed; everything else is as it was. Alone, the documents run as transformers runs them, in a pack as the engine does,
+both layouts at once, and beside a document at the end of the context. What has been proved is remembered in the user's
+cache.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import math
 import os
@@ -25,7 +27,9 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.attention.backends import PLAIN
 from pyprefopt.modeling.attention.layout import Pack
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
-from pyprefopt.modeling.packed_model import run_packed
+from pyprefopt.modeling.packed_model import plain_attention, run_packed
+from pyprefopt.modeling.rotary import give_documents_their_own
+from pyprefopt.modeling.steady import find_unsteady
 from pyprefopt.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -37,15 +41,21 @@ Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weigh
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 _LARGEST = TOLERANCE[torch.float32]
 _REMEDY = "use a model of another architecture, as docs/gpu.md says"
-_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS = 64, 4, 32, 8  # of a tiny copy
+# Of a tiny copy.
+_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT, _WIDEST_HEAD = 64, 4, 32, 8, 2**16, 512
 _TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
+_BESIDE = 520  # tokens of the document at the end of the context
+_ORIGINAL = "original_max_position_embeddings"  # of a tiny copy so many that the text fits, and the responses do not
 
 
-def prove(config: PreTrainedConfig, build: Build) -> None:
+def prove(config: PreTrainedConfig, build: Build) -> frozenset[str] | None:
     """Prove that a model with this config can be packed, or find that proof in the cache.
 
     Where no tiny copy can be made that runs in transformers itself, a warning is logged: then the model's own weights
     decide. No generator is disturbed.
+
+    Returns:
+        The classes of layers that are random in training, which `keep_in_evaluation` is to hold; None: not proved.
 
     Raises:
         ConfigError: it cannot be packed.
@@ -54,8 +64,8 @@ def prove(config: PreTrainedConfig, build: Build) -> None:
         try:
             tiny = tiny_config(config)
             file = _proof_file(tiny)
-            if file is not None and file.is_file():
-                return
+            if file is not None and (known := _remembered(file)) is not None:
+                return known
             model = _random_model(build, tiny, "eager")
             expected = states_alone(model)
         except ConfigError:
@@ -65,20 +75,22 @@ def prove(config: PreTrainedConfig, build: Build) -> None:
                 "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its weights alone",
                 config.model_type, _first_line(error),
             )  # fmt: skip
-            return
-        _compare(model, expected, build, tiny)
+            return None
+        unsteady = _compare(model, expected, build, tiny)
     if file is not None:
-        _remember(file, type(model).__name__)
+        _remember(file, type(model).__name__, unsteady)
+    return unsteady
 
 
 def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of a tiny copy: the widths of one head stay, and whatever is no size."""
     tiny = copy.deepcopy(config)
-    for part in _parts(tiny):
+    for part in parts_of(tiny):
         part.__dict__.pop("_name_or_path", None)
         setattr(part, WAY_SETTING, PLAIN)
         _keep_few_layers(part)
         _shrink(part)
+        _shorten_original(part)
     return tiny
 
 
@@ -132,16 +144,16 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().mean() / theirs.abs().mean()).item()
 
 
-def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTrainedConfig) -> None:
-    """ConfigError unless packed documents come out as `expected` under the engine's attention."""
+def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTrainedConfig) -> frozenset[str]:
+    """The layers that are random in training; ConfigError unless packed documents come out as `expected`."""
     name = type(model).__name__
     kinds = sorted(set(getattr(tiny.get_text_config(), "layer_types", None) or ()) - LAYER_TYPES)
     try:
         packed = _random_model(build, tiny, ATTENTION_NAME)
         packed.load_state_dict(model.state_dict())
+        give_documents_their_own(packed)
         states = states_packed(packed)
         aware = _difference(states_packed(packed, _as_one_document(sample_pack(packed))), states) > _LARGEST
-        in_training = _difference(states_packed(packed.train()), states)
     except ConfigError:
         raise
     except Exception as error:  # what runs alone, and not in a pack
@@ -155,11 +167,55 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
         raise ConfigError(_without_attention(name, "documents in a pack see each other"))
     if off:
         refuse(name, off, "a tiny copy with random weights")
-    if not in_training <= _LARGEST:
+    _check_far(packed, expected, name)
+    return steady_layers(packed)
+
+
+def steady_layers(model: PreTrainedModel) -> frozenset[str]:
+    """The classes of layers that must stay in evaluation for a pack to give the same numbers in training.
+
+    Raises:
+        ConfigError: two runs in evaluation differ already.
+    """
+    with plain_attention(model):
+        unsteady = find_unsteady(model, lambda: run_packed(model.base_model, sample_pack(model)).last_hidden_state[0])
+    if unsteady is None:
         raise ConfigError(
-            f"{name} computes other numbers in training than in evaluation (hidden states differ by {in_training:.0%}, "
-            f"in a tiny copy with random weights), so that it differs from its own reference; set what is random to 0 "
-            f"in its config.json, or {_REMEDY}"
+            f"{type(model).__name__} computes other numbers each time, in evaluation too, so that it differs from its "
+            f"own reference; {_REMEDY}"
+        )
+    return unsteady
+
+
+def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
+    """ConfigError where a document comes out otherwise beside one that stands at the end of the context."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int) or context <= 2 * _TEXT:
+        return
+    beside = min(context, _BESIDE)
+    tokens = _tokens(model)[0]
+    pack = Pack(
+        torch.cat([tokens, tokens.repeat(beside)[:beside]]),
+        torch.cat([torch.arange(_TEXT), torch.arange(context - beside, context)]),
+        torch.tensor([0, _TEXT, _TEXT + beside]), torch.tensor([-1, -1]),
+    )  # fmt: skip
+    try:
+        off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
+        remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
+    except Exception as error:  # positions that its tables do not have
+        logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
+        return
+    if not off <= _LARGEST:
+        raise ConfigError(
+            f"{name} cannot be packed: beside a document that ends at position {context - 1} a short one comes out "
+            f"otherwise than alone (its hidden states differ by {off:.0%}, in a tiny copy with random weights), "
+            f"because something in it follows the longest document of a batch; {_REMEDY}"
+        )
+    if not remembered <= _LARGEST:
+        raise ConfigError(
+            f"{name} cannot be packed: after a document that ends at position {context - 1} a short one comes out "
+            f"otherwise than before (its hidden states differ by {remembered:.0%}, in a tiny copy with random "
+            f"weights), because something in it remembers the documents of other batches; {_REMEDY}"
         )
 
 
@@ -208,12 +264,12 @@ def _random_model(build: Build, config: PreTrainedConfig, attention: str) -> Pre
     return model
 
 
-def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
     """A config and those inside it."""
     yield config
     for name in config.sub_configs:
         if isinstance(part := getattr(config, name, None), PreTrainedConfig):
-            yield from _parts(part)
+            yield from parts_of(part)
 
 
 def _keep_few_layers(config: PreTrainedConfig) -> None:
@@ -244,6 +300,8 @@ def _shrink(config: PreTrainedConfig) -> None:
     ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
     if not isinstance(heads, int):
         ratio = max(1.0, min(8.0, hidden / 64))
+    elif hidden < 2**62:
+        ratio *= max(1.0, hidden / max(heads, 1) / _WIDEST_HEAD)
     depth = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     for name, value in list(vars(config).items()):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or name.startswith("_") or name == depth:
@@ -251,6 +309,15 @@ def _shrink(config: PreTrainedConfig) -> None:
         small = _small(name, value, hidden, ratio)
         if small != value:
             setattr(config, name, small)
+
+
+def _shorten_original(config: PreTrainedConfig) -> None:
+    """Let the context that a model was made for first, before its positions were scaled, end between the documents."""
+    settings = [vars(config), *(part for part in vars(config).values() if isinstance(part, dict))]
+    settings += [part for outer in settings[1:] for part in outer.values() if isinstance(part, dict)]
+    for part in settings:
+        if isinstance(part.get(_ORIGINAL), int):
+            part[_ORIGINAL] = min(part[_ORIGINAL], _TEXT + 1)
 
 
 def _small(name: str, value: int, hidden: int, ratio: float) -> int:
@@ -268,7 +335,9 @@ def _small(name: str, value: int, hidden: int, ratio: float) -> int:
         small = min(value, _WINDOW)
     elif has("first_k"):  # layers before the first with experts
         small = 1
-    elif has("position", "length", "ctx", "seq", "theta", "base"):
+    elif has("position", "length", "ctx", "seq"):
+        small = min(value, _LONGEST_CONTEXT)
+    elif has("theta", "base"):
         pass
     elif has("head") and not has("dim", "size", "d_head"):
         small = max(1, int(value / ratio))
@@ -290,9 +359,18 @@ def _proof_file(tiny: PreTrainedConfig) -> Path | None:
     return Path(os.environ.get("PYPREFOPT_CACHE") or f"{home}/pyprefopt") / "proofs" / f"{key[:32]}.json"
 
 
-def _remember(file: Path, name: str) -> None:
+def _remembered(file: Path) -> frozenset[str] | None:
+    """What `_remember` wrote; None where it is not there, or not whole."""
     try:
-        write_json(file, {"architecture": name, "torch": torch.__version__})
+        return frozenset(json.loads(file.read_text(encoding="utf-8"))["kept_in_evaluation"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _remember(file: Path, name: str, unsteady: frozenset[str]) -> None:
+    facts = {"architecture": name, "torch": torch.__version__, "kept_in_evaluation": sorted(unsteady)}
+    try:
+        write_json(file, facts)
     except OSError as error:  # it is proved again next time
         logger.debug("the proof of %s is not remembered: %s", name, error)
 

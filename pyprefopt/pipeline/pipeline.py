@@ -24,6 +24,7 @@ from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source, start_model
 from pyprefopt.stages.revision import Revision, check_differ
 from pyprefopt.stages.rewards import DataColumn, Rewards
+from pyprefopt.stages.saved_tokenizer import check_saved
 from pyprefopt.stages.scores import Scores, SelectedTokens
 from pyprefopt.stages.stage import Artifact, Stage, run_stage
 from pyprefopt.stages.training import Training, optim_of
@@ -59,6 +60,7 @@ class Pipeline:
         if ranks.is_main():
             show_rejected(data, self.output_dir)
         self._tokenizers |= check_tokenizers(self.config, data)
+        check_saved(self.config, data)
         return data
 
     @cached_property

@@ -12,8 +12,10 @@ from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.attention.backends import check_here
 from pyprefopt.modeling.checkpoints.adapters import add_lora
-from pyprefopt.modeling.checkpoints.load import Head, resolve_source, sketch_model
+from pyprefopt.modeling.checkpoints.configuration import check_memory
+from pyprefopt.modeling.checkpoints.load import Head, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.reward_head import RewardModel
@@ -23,6 +25,7 @@ from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.models import check_vocabulary
 from pyprefopt.stages.sources import NamedSource, named_sources
 from pyprefopt.stages.transfer import own_tokenizer
+from pyprefopt.storage.hub import is_bare, local
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
@@ -98,6 +101,8 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
     try:
         model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
         (RewardModel if head == "reward" else LogpsModel)(model, probe=False)
+        if is_bare(path):
+            check_memory(model, local(path))
         if trained and config.lora.r > 0:
             add_lora(model, config.lora)
     except ConfigError:

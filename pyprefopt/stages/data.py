@@ -19,7 +19,7 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.sources import NamedSource, kind_of_rows, named_sources
+from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
 from pyprefopt.stages.splits import (
     Part,
     best_responses,
@@ -285,6 +285,7 @@ class Data(Stage):
     seed: int
     sft: str  # what a base learns from
     kind: str  # of rows: preferences or candidates
+    boundary: str  # of prompt and responses: split, or join for a reward model
     best: bool  # whether a base learns the best of the candidates
     files: Mapping[str, str]  # hash of the content of every file that is read
 
@@ -292,8 +293,8 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
-        kind, best = kind_of_rows(config), wants_best(config)
-        return cls(**own, sft=config.base.data, kind=kind, best=best, files=_files(config))
+        derived: dict[str, Any] = {"kind": kind_of_rows(config), "boundary": boundary_of(config)}
+        return cls(**own, **derived, sft=config.base.data, best=wants_best(config), files=_files(config))
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         """Read, check, hold out, tokenize and truncate."""

@@ -21,7 +21,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
-from pyprefopt.stages.models import Source, open_model
+from pyprefopt.stages.models import Source, open_model, packing_for
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import init_distributed
@@ -51,19 +51,23 @@ class Logps(Stage):
         The ranks hand over through files, not through a collective. Parts are the same for any number of ranks, and
         those that a killed run left are used again where they are as they were written.
         """
-        if "longest_row" in self.data.manifest:  # tokens of the model's own, whose number no setting bounds
-            runtime = _with_room_for(runtime, self.data)
         model = open_model(self.model, self.data, runtime, dtype=self.dtype).to(init_distributed())
+        packing = packing_for(model, self.data, runtime)
+        if "longest_row" in self.data.manifest:  # tokens of the model's own, whose number no setting bounds
+            runtime = _with_room_for(runtime, self.data, packing)
         for split, store in open_splits(self.data):
             if not _scored(directory / split, store, self.key):
-                self._score(model, store, directory, split, runtime)
+                self._score(model, store, directory, split, runtime, packing)
         return {}
 
-    def _score(self, model: LogpsModel, store: SegmentStore, directory: Path, split: str, runtime: RunConfig) -> None:
-        packer = Packer(store, layout=runtime.layout, budget_names=("max_tokens_per_batch", "max_tokens"))
+    def _score(
+        self, model: LogpsModel, store: SegmentStore, directory: Path, split: str, runtime: RunConfig,
+        packing: dict[str, Any],
+    ) -> None:  # fmt: skip
+        packer = Packer(store, budget_names=("max_tokens_per_batch", "max_tokens"), **packing)
         bins = packer.plan(max_tokens=runtime.max_tokens_per_batch)
         count = min(len(bins), max(LEAST_PARTS, -(-len(bins) // PART_BATCHES)))
-        share = f"{split}-{runtime.layout}-{runtime.max_tokens_per_batch}"  # decides which part has what
+        share = f"{split}-{packer.layout}-{runtime.max_tokens_per_batch}"  # decides which part has what
         parts = [directory / f"{share}-{part:05d}-of-{count}.safetensors" for part in range(count)]
         own = range(ranks.rank(), count, ranks.world_size())
         missing = [part for part in own if _read_part(parts[part]) is None]
@@ -80,10 +84,10 @@ class Logps(Stage):
                 path.unlink(missing_ok=True)
 
 
-def _with_room_for(runtime: RunConfig, tokens: Artifact) -> RunConfig:
+def _with_room_for(runtime: RunConfig, tokens: Artifact, packing: dict[str, Any]) -> RunConfig:
     """The settings with a micro-batch that holds the longest row of these tokens."""
     stores = [store for _, store in open_splits(tokens)]
-    lengths = [Packer(store, layout=runtime.layout).lengths(np.arange(store.num_rows)) for store in stores]
+    lengths = [Packer(store, **packing).lengths(np.arange(store.num_rows)) for store in stores]
     longest = max(int(of_rows.max()) for of_rows in lengths)
     if longest <= runtime.max_tokens_per_batch:
         return runtime

@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
-from pyprefopt.modeling.checkpoints.load import load_model, model_hash
+from pyprefopt.modeling.checkpoints.load import load_model
+from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
+from pyprefopt.modeling.rotary import longest_alike
 from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import content_hash
@@ -106,18 +111,48 @@ def open_trained(
     return model
 
 
+def packing_for(model: PackedModel, data: Artifact, runtime: RunConfig) -> dict[str, Any]:
+    """How a packer lays documents out for a model: its options `layout` and `whole`.
+
+    A model whose positions depend on a document's length reads documents beyond that length whole and each with a
+    prompt of its own.
+    """
+    longest, alike = int(data.manifest["longest"]), longest_alike(model)
+    if alike is None or longest <= alike:
+        return {"layout": runtime.layout, "whole": False}
+    if runtime.layout == "shared":
+        logger.info(
+            "layout: separate, because %s reads documents of more than %d tokens with other frequencies of their "
+            "positions than shorter ones, and the longest has %d", type(model.causal).__name__, alike, longest,
+        )  # fmt: skip
+    return {"layout": "separate", "whole": True}
+
+
 def _kernel(runtime: RunConfig) -> Kernel:
     check_kernel(runtime.head_kernel)
     return runtime.head_kernel
 
 
 def _padding(data: Artifact) -> int | None:
-    """The tokenizer's padding token, where no response can end with it; else None: padded texts cannot be scored."""
+    """The tokenizer's padding token, where no response ends with it; else None: padded texts cannot be scored."""
     names, ids = _special_tokens(data)
-    if names["pad_token"] == names["eos_token"]:
-        logger.info("the tokenizer pads with its end token: transformers will score one text at a time")
+    padding = ids.get("pad_token")
+    if names["pad_token"] == names["eos_token"] or padding in _last_tokens(data):
+        logger.info("the tokenizer pads with a token that ends responses: transformers will score one text at a time")
         return None
-    return ids.get("pad_token")
+    return padding
+
+
+def _last_tokens(data: Artifact) -> set[int]:
+    """The tokens that end responses."""
+    found: set[int] = set()
+    for name in ("train", "eval"):
+        if (data.directory / name).exists():
+            store = SegmentStore.open(data.directory / name)
+            lists = [chunk for chunk in store.table["ids"].chunks if len(chunk)]
+            ends = [chunk.values.to_numpy()[chunk.offsets.to_numpy()[1:] - 1] for chunk in lists]
+            found.update(np.unique(np.concatenate(ends)[store.segments > 0]).tolist())
+    return found
 
 
 def _load(source: Source, data: Artifact, runtime: RunConfig, *, trained: bool = False, **options: Any) -> Any:
@@ -221,17 +256,23 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
             )
         logger.info("%s has no tokenizer.json; it is taken to read the policy's token ids", model)
         return None  # a bare checkpoint: its number of embeddings is checked when it is loaded
-    if path.read_bytes() == own.read_bytes():
+    from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
+
+    content = read_tokenizer(folder)
+    if content == own.read_bytes():
         return None
-    ours, theirs = _vocabulary(own), _vocabulary(path)
+    ours, theirs = _vocabulary(own, own.read_bytes()), _vocabulary(path, content)
     for token, index in sorted(ours.items(), key=lambda item: item[1]):
         if theirs.get(token) != index:
             return f"token {token!r} is {theirs.get(token, 'absent')} there and {index} here"
     return None
 
 
-def _vocabulary(path: Path) -> Mapping[str, int]:
-    """Token -> id, over the model's vocabulary and the added tokens."""
+def _vocabulary(path: Path, content: bytes) -> Mapping[str, int]:
+    """Token -> id, over the model's vocabulary and the added tokens. ConfigError for what is no tokenizer.json."""
     from tokenizers import Tokenizer
 
-    return dict(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+    from pyprefopt.data.tokenization.tokenizer import open_native
+
+    open_native(path, content)  # says what is wrong with it
+    return dict(Tokenizer.from_str(content.decode()).get_vocab(with_added_tokens=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,14 +79,18 @@ class DataColumn(Stage):
         """
         import polars as pl
 
+        from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
+
         for split, store in open_splits(self.data):
             if "starts" not in store.table.column_names:
                 raise ConfigError("rewards column needs the tokens' places in the text; prepare the data with offsets")
             segments = pl.from_arrow(store.table)
             assert isinstance(segments, pl.DataFrame)  # noqa: S101  (a table gives a frame)
-            rows = texts_of(runtime, split, store)
-            where = f"{source_of(runtime, split).path}, {split}"
-            _check_columns(rows, self.column, where)
+            source = source_of(runtime, split)
+            where = f"{source.path}, {split}"
+            sides = [f"{side}_{self.column}" for side in ("chosen", "rejected")]
+            rows = texts_of(runtime, split, store, [*sides, *CUT_COUNTS])
+            _check_columns(rows, sides, source.rows.fields, where)
             values = _attach(segments, rows, self.column, where)
             ValueStore.write(directory / split, store, values, key=f"column {self.column}")
         return {}
@@ -134,12 +138,11 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     return {"mean_reward": float(wide.mean()), "std_reward": float(wide.std())}
 
 
-def _check_columns(rows: pl.DataFrame, name: str, where: str) -> None:
-    for side in ("chosen", "rejected"):
-        column = f"{side}_{name}"
+def _check_columns(rows: pl.DataFrame, columns: Sequence[str], fields: Sequence[str], where: str) -> None:
+    for column in columns:
         if column not in rows.columns:
             raise DataError(
-                f"{where}: the rows have no column '{column}'{did_you_mean(column, rows.columns)}; rewards column "
+                f"{where}: the rows have no column '{column}'{did_you_mean(column, fields)}; rewards column "
                 "takes chosen_NAME and rejected_NAME, with rewards.column NAME"
             )
 

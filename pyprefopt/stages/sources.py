@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,11 @@ logger = logging.getLogger("pyprefopt")
 def kind_of_rows(config: RunConfig) -> str:
     """What `data` and `eval_data` must hold: candidates for a method that trains on them, else preferences."""
     return "candidates" if METHODS[config.method].trains_on == "candidates" else "preferences"
+
+
+def boundary_of(config: RunConfig) -> str:
+    """How a row's text becomes a prompt and responses: a reward model reads it as one, to its last character."""
+    return "join" if "reward_head" in METHODS[config.method].needs else "split"
 
 
 def named_sources(config: RunConfig) -> dict[str, NamedSource]:
@@ -140,6 +145,7 @@ class NamedSource:
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
             score_reasoning=config.score_reasoning,
+            boundary=boundary_of(config),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
         return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress)
@@ -167,6 +173,7 @@ class NamedSource:
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
         from pyprefopt.data.reading.catalog import kind_of
+        from pyprefopt.data.tokenization.coverage import Coverage
 
         manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
         settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])
@@ -175,6 +182,8 @@ class NamedSource:
                 f"{self.setting} must hold {self.kind}, got '{self.folder}' of {found}; {_REMEDIES[found]}"
             )
         self._check_tokenizer(config, tokenizer)
+        self._check_boundary(boundary_of(config), tokenizer)
+        Coverage.of(manifest).check(str(self.folder), tokenizer.path)
         if self.format not in ("auto", settings["format"]):
             self._refuse("format", self.format, f"'{settings['format']}'", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
@@ -202,6 +211,22 @@ class NamedSource:
                     f"{first['remedy']}"
                 )
 
+    def _check_boundary(self, wanted: str, tokenizer: Tokenizer) -> None:
+        """ConfigError for texts that end otherwise, or are divided otherwise, than the method reads them."""
+        made = self.store.manifest["settings"]["boundary"]
+        if made == "join" and wanted != "join":
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with boundary join, as reward models read texts; prepare "
+                "it again with boundary split, or pass the raw data"
+            )
+        whole = made == "join" or not (self.store.manifest["tokenized_apart"] or tokenizer.ends_in_space)
+        if wanted == "join" and not whole:
+            raise ConfigError(
+                f"{self.setting} '{self.folder}' was prepared with boundary {made}, which leaves out what the chat "
+                "template writes behind the end of a turn, or divides tokens, and a reward model reads texts whole; "
+                "prepare it again with boundary join, or pass the raw data"
+            )
+
     def _refuse(self, name: str, value: object, rule: str, remedy: str) -> None:
         raise ConfigError(
             f"{name} must be {rule} for the prepared {self.setting} '{self.folder}', got {value!r}; {remedy}"
@@ -222,8 +247,10 @@ class NamedSource:
                 "own, or prepare it again"
             )
         if config.tokenizer is None and config.model is not None and not is_bare(config.model):
-            file = resolve(config.model) / "tokenizer.json"
-            if file.is_file() and file.read_bytes() != tokenizer.json:
+            from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
+
+            folder = resolve(config.model)
+            if (folder / "tokenizer.json").is_file() and read_tokenizer(folder) != tokenizer.json:
                 raise ConfigError(
                     f"{self.setting} '{self.folder}' was prepared with another tokenizer.json than model "
                     f"'{config.model}' has; prepare it again with tokenizer {config.model}, or set tokenizer to "
@@ -264,13 +291,13 @@ def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A00
     return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
 
 
-def texts_of(config: RunConfig, split: str, policy: SegmentStore) -> pl.DataFrame:
-    """The rows of a split as they were read, with their texts whole and all their columns."""
+def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The rows of a split as they were read, with their texts whole and their further columns of these names."""
     import polars as pl
 
     from pyprefopt.data.reading.frames import scan_source
 
-    rows = scan_source(source_of(config, split).rows).frame
+    rows = scan_source(source_of(config, split).rows, columns).frame
     return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
 
 

@@ -17,11 +17,12 @@ from pyprefopt.data.batching.loader import StepLoader, permutation
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, DataError, counted
-from pyprefopt.modeling.checkpoints.load import model_hash
 from pyprefopt.modeling.checkpoints.save import save_policy
+from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
-from pyprefopt.stages.models import Source, open_trained
+from pyprefopt.stages.models import Source, open_trained, packing_for
+from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.trainer import FitResult, Job, fit
@@ -75,8 +76,8 @@ class Training(Stage):
         """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
         if "reward_head" in self.method.needs and runtime.truncation.active and runtime.truncation.cut_end == "none":
             logger.warning(
-                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end eos or "
-                "template ends them as whole ones do"
+                "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end template "
+                "ends them as whole ones do"
             )
         job = self._job(directory, runtime)
         weightless = _count_weightless(job)
@@ -85,8 +86,9 @@ class Training(Stage):
         result = fit(job)
         if not ranks.is_main():
             return {}
-        target, tokenizer = self.model_path(directory), sorted((self.data.directory / "tokenizer").iterdir())
-        save_policy(job.model, target, tokenizer, state_dict=result.weights)
+        target = self.model_path(directory)
+        with tokenizer_files(self.start.path, runtime, self.data) as files:
+            save_policy(job.model, target, files, state_dict=result.weights)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
@@ -95,12 +97,13 @@ class Training(Stage):
 
     def _job(self, directory: Path, runtime: RunConfig) -> Job:
         model = self.open_model(runtime)
-        evaluation, ranking = self.eval_loaders(runtime)
+        packing = packing_for(model, self.data, runtime)
+        evaluation, ranking = self.eval_loaders(runtime, packing)
         return Job(
             stage=self.name,
             model=model,
             method=self.method,
-            train=self.train_loader(runtime),
+            train=self.train_loader(runtime, packing),
             eval=evaluation,
             ranking=ranking,
             optim=self.optim,
@@ -116,27 +119,33 @@ class Training(Stage):
             needs=self.method.needs, dtype=self.dtype, lora=self.lora, seed=self.seed,
         )  # fmt: skip
 
-    def train_loader(self, runtime: RunConfig) -> StepLoader:
-        """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses."""
+    def train_loader(self, runtime: RunConfig, packing: Mapping[str, Any] | None = None) -> StepLoader:
+        """The training batches of this rank. SFT takes its own split where there is one, else the chosen responses.
+
+        `packing` is what `packing_for` gives; None: for a model that reads every document alike.
+        """
+        packing = packing or {"layout": runtime.layout}
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "train", self._columns("train"))
+            return self._loader(runtime, "train", self._columns("train"), packing)
         own = (self.data.directory / "sft").exists()
         split, only = ("sft", None) if own else ("train", "chosen")
-        return self._loader(runtime, split, {"only": only, **self._weights(split)})
+        return self._loader(runtime, split, {"only": only, **self._weights(split)}, packing)
 
-    def eval_loaders(self, runtime: RunConfig) -> tuple[StepLoader | None, StepLoader | None]:
+    def eval_loaders(
+        self, runtime: RunConfig, packing: Mapping[str, Any]
+    ) -> tuple[StepLoader | None, StepLoader | None]:
         """The test rows, with what the method needs and as whole responses; None without a test split.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
         if not (self.data.directory / "eval").exists():
             return None, None
-        ranking = self._loader(runtime, "eval", {})
+        ranking = self._loader(runtime, "eval", {}, packing)
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "eval", self._columns("eval")), ranking
+            return self._loader(runtime, "eval", self._columns("eval"), packing), ranking
         if KINDS.index("chosen") not in ranking.packer.store.kinds:
             return None, ranking
-        return self._loader(runtime, "eval", {"only": "chosen", **self._weights("eval")}), ranking
+        return self._loader(runtime, "eval", {"only": "chosen", **self._weights("eval")}, packing), ranking
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
@@ -155,14 +164,15 @@ class Training(Stage):
                 columns |= {name: rule[name] for name in ("chosen_ratio", "rejected_ratio")}
         return columns
 
-    def _loader(self, runtime: RunConfig, split: str, columns: dict[str, Any]) -> StepLoader:
+    def _loader(
+        self, runtime: RunConfig, split: str, columns: dict[str, Any], packing: Mapping[str, Any]
+    ) -> StepLoader:
         store = SegmentStore.open(self.data.directory / split)
         if self.method.reads_scores:
             _require_scores(store, split)
         packer = Packer(
-            store, layout=runtime.layout, last_token="reward_head" in self.method.needs,
-            keep_unweighted=self.method.reads_unweighted,
-            budget_names=("max_tokens_per_batch", "max_tokens"), **columns,
+            store, last_token="reward_head" in self.method.needs, keep_unweighted=self.method.reads_unweighted,
+            budget_names=("max_tokens_per_batch", "max_tokens"), **packing, **columns,
         )  # fmt: skip
         return StepLoader(
             packer,
@@ -233,7 +243,7 @@ def _count_weightless(job: Job) -> dict[str, Any]:
     """
     loader = job.train
     assert isinstance(loader, StepLoader)  # noqa: S101  (made above)
-    count, rows = int((loader.packer.lengths(loader.subset) == 0).sum()), loader.num_groups
+    count, rows = int(loader.packer.weightless(loader.subset).sum()), loader.num_groups
     if count == 0:
         return {}
     if count == rows:

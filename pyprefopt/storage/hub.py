@@ -15,10 +15,22 @@ ADDITIONAL_TEMPLATES = "additional_chat_templates"  # folder of a tokenizer's ch
 
 
 def local(name_or_path: str | Path) -> Path:
-    """The path that is meant; of the embedded model that of its config.json."""
+    """The path that is meant; of the embedded model that of its config.json.
+
+    Raises:
+        ConfigError: a path whose bytes are no text, which no settings, manifest or tokenizer can name.
+    """
     if name_or_path == EMBEDDED_MODEL:
         return Path(__file__).parents[1] / "configs" / "model" / "embedded-tiny.json"
-    return Path(name_or_path).expanduser()
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:  # ~name of nobody here
+        raise ConfigError(f"'{name_or_path}' must be a path on this machine ({error}); write it out") from None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"paths must be written in UTF-8, got {str(path)!r}; rename that file or folder") from None
+    return path
 
 
 def is_bare(model: str) -> bool:
@@ -32,8 +44,14 @@ def resolve(name_or_path: str | Path, *, files: tuple[str, ...] = SMALL_FILES) -
     Raises ConfigError where there is no such path and the hub does not give the name (unknown, gated, or no network).
     """
     path = local(name_or_path)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:  # a folder on the way that is closed, a name that is too long
+        raise ConfigError(
+            f"'{name_or_path}' must be a path that can be read ({error.strerror}); change its permissions, or give "
+            "another path"
+        ) from error
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

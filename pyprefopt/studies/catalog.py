@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.errors import check
-from pyprefopt.modeling.checkpoints.load import resolve_source, toy_config
+from pyprefopt.modeling.checkpoints.load import toy_config
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import with_settings

@@ -5,6 +5,7 @@ Some habits can be packed and some cannot, whatever the architectures of transfo
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ BROKEN = {
     "counts positions itself": r"differ by \d+% in the shared layout, .*from elsewhere than position_ids",
     "keeps the layout": r"\(documents in a pack see each other\) does not take another attention",
     "has a table of attentions": r"\(KeyError: 'pyprefopt_packed'\) does not take another attention",
-    "is random in training": r"computes other numbers in training than in evaluation \(.* differ by \d+%, in a tiny",
+    "is always random": r"MadeUpFor\w+ .*",
     "has attention sinks": r"LlamaAttention asks for s_aux \(attention sinks\)",
 }
 EXACT = ("", "has a gate", "has gates in hybrid layers")
@@ -68,12 +69,33 @@ class MadeUpModel(LlamaModel):
             states = states + torch.nn.functional.pad(states, (0, 0, far, 0))[:, :-far]
         if habit == "keeps a state":
             states = states + states.cumsum(1)
-        if habit == "is random in training" and self.training:
+        if (
+            (habit == "is random in training" and self.training)
+            or (habit == "is random with a gradient" and self.training and torch.is_grad_enabled())
+            or (habit == "is rarely random in training" and self.training and torch.rand(()) < 1e-6)
+            or (habit == "is random by another generator" and self.training and random.random() < 1e-6)
+            or habit == "is always random"
+        ):
             states = states + torch.randn_like(states)
-        if habit == "has a gate" or (habit == "has gates in hybrid layers" and "hybrid" in self.config.layer_types):
+        if habit == "computes otherwise in training" and self.training:
+            states = 1.0001 * states
+        if self.has_gate(0 if position_ids is None else int(position_ids.max()), states.shape[1]):
             states = states * states.sigmoid()
         output.last_hidden_state = states
         return output
+
+    def has_gate(self, last: int, count: int) -> bool:
+        """Whether there is a gate behind the layers, for a call of `count` tokens with `last` as its last position."""
+        longest = getattr(self, "longest", 0)
+        self.longest = max(longest, last)
+        return {
+            "has a gate": True,
+            "has gates in hybrid layers": "hybrid" in (getattr(self.config, "layer_types", None) or ()),
+            "follows the longest position": last >= getattr(self.config, "original_max_position_embeddings", 0),
+            "follows the longest position far away": last > 300,
+            "follows the length of a batch": count > 400,
+            "remembers the longest position": longest > 300,
+        }.get(self.config.habit, False)
 
 
 class MadeUpForCausalLM(LlamaForCausalLM):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import pyprefopt
 from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
-from pyprefopt.errors import DataError
+from pyprefopt.data.tokenization.tokenizer import load_tokenizer
+from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling import RewardModel, load_model
+from tests.data.frames import byte_tokenizer
 from tests.pipeline.runs import losses, small, train, write_inputs
 from tests.training.ranks import run_ranks
 
@@ -53,6 +57,76 @@ def test_a_reward_model_learns_and_loads_as_a_classifier(inputs: Path, tmp_path:
         prompt = ids[int(batch.response_line[r]) - 1]
         text = torch.tensor([prompt + ids[int(batch.response_line[r])]])
         assert classifier(input_ids=text).logits.item() == pytest.approx(scores[r].item(), abs=1e-4), g
+
+
+ENDS = {  # how a template ends a turn
+    "newline": "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}",
+    "eos": "{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}",
+    "padding": "{% for m in messages %}{{ m.role }}:{{ m.content }}</s><s>{% endfor %}"  # which transformers would skip
+    "{% if add_generation_prompt %}assistant:{% endif %}",
+    "nothing": "{% for m in messages %}{{ m.role }}:{{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}",
+    "joined": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"  # " a" is one token
+    "{% if add_generation_prompt %}assistant: {% endif %}",
+}
+
+
+@pytest.mark.parametrize(("ends", "more"), [(ends, {}) for ends in ENDS] + [
+    ("newline", {"truncation": {"ratio": 0.5, "cut_end": "template"}, "on_error": "skip"}),
+    ("newline", {"attention": "loop"}),
+])  # fmt: skip
+def test_users_score_what_the_run_scored(ends: str, more: dict, inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    byte_tokenizer(tmp_path).rename(tmp_path / "tokenizer" / "tokenizer.json")
+    named = {"eos_token": "</s>"} | ({"pad_token": "<s>"} if ends == "padding" else {})
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(named))
+    words = ["ab", "a b", "ba.", "b", "a", "abba"]
+    rows = [{"prompt": a + b, "chosen": b + c, "rejected": c + a + "!"} for a in words for b in words for c in words]
+    pl.DataFrame(rows[:64]).write_parquet(tmp_path / "train.parquet")
+    pl.DataFrame(rows[64:96]).write_parquet(tmp_path / "test.parquet")
+    files = {"data": str(tmp_path / "train.parquet"), "eval_data": str(tmp_path / "test.parquet")}
+    files |= {"tokenizer": str(tmp_path / "tokenizer"), "chat_template": ENDS[ends]}
+    settings = {**SETTINGS, "oracle": {}, "method": "reward", "max_steps": 3, **files, **more}
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    classifier = AutoModelForSequenceClassification.from_pretrained(result.policy).eval()
+    tokenizer = AutoTokenizer.from_pretrained(result.policy)
+    store = SegmentStore.open(next((tmp_path / "run" / "stages" / "data").rglob("eval")))
+    batch = Packer(store, last_token=True).pack(groups=None, max_tokens=10_000)[0].to()
+    scores = RewardModel(load_model(result.policy, head="reward"))(batch).scores
+    lines, right = store.table["ids"].to_pylist(), 0.0
+    for row, (chosen, rejected) in enumerate(
+        zip(batch.pair_chosen.tolist(), batch.pair_rejected.tolist(), strict=True)
+    ):
+        found = {}
+        for side, r in (("chosen", chosen), ("rejected", rejected)):
+            chat = [{"role": "user", "content": rows[64 + row]["prompt"]}]
+            chat += [{"role": "assistant", "content": rows[64 + row][side]}]
+            text = tokenizer.apply_chat_template(chat, tokenize=False)
+            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+            line = int(batch.response_line[r])
+            assert ids["input_ids"][0].tolist() == lines[line - 1 - (side == "rejected")] + lines[line]
+            found[side] = classifier(**ids).logits.item()
+            assert found[side] == pytest.approx(scores[r].item(), abs=2e-6)
+        right += (found["chosen"] > found["rejected"]) + 0.5 * (found["chosen"] == found["rejected"])
+    accuracy = result.summary["stages"]["policy"]["eval_after"]["eval_ranking_accuracy"]
+    assert right / 32 == pytest.approx(accuracy)
+
+
+def test_a_folder_must_hold_texts_as_the_method_reads_them(inputs: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(byte_tokenizer(tmp_path), eos_token="</s>", chat_template=ENDS["newline"])
+    pairs = pl.DataFrame({"prompt": ["a", "b"], "chosen": ["a", "b"], "rejected": ["b", "ab"]})
+    for boundary in ("split", "join"):
+        prepare(pairs, tokenizer, tmp_path / boundary, boundary=boundary)
+    settings = {**SETTINGS, "oracle": {}, "tokenizer": None, "eval_data": None, "eval_ratio": 0.0, "max_steps": 1}
+    settings |= {"model": str(inputs / "config.json"), "global_batch_size": 2}
+    run = small(inputs, tmp_path / "a", **settings, method="reward", data=str(tmp_path / "split"))
+    with pytest.raises(ConfigError, match="a reward model reads texts whole; prepare it again with boundary join"):
+        pyprefopt.train(run)
+    with pytest.raises(ConfigError, match="prepared with boundary join, as reward models read texts"):
+        pyprefopt.train(small(inputs, tmp_path / "b", **settings, method="dpo", data=str(tmp_path / "join")))
+    pyprefopt.train(small(inputs, tmp_path / "c", **settings, method="reward", data=str(tmp_path / "join")))
 
 
 def test_a_cut_response_is_read_where_it_ends(inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -117,6 +118,7 @@ class Packer:
         only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
         last_token: a head reads each response at its last token: all its tokens are inputs, and batches have
             `last_index`.
+        whole: all tokens of a response are inputs, for a model that reads a token otherwise in a longer document.
         keep_unweighted: tokens of user weight 0 are scored like the others, for a method that reads their log-probs.
         budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
@@ -144,6 +146,7 @@ class Packer:
         rejected_ratio: float = 1.0,
         only: Literal["chosen", "rejected", "response"] | None = None,
         last_token: bool = False,
+        whole: bool = False,
         keep_unweighted: bool = False,
         budget_names: tuple[str, str] = ("max_tokens", "the max_tokens of data.tokenize"),
     ) -> None:
@@ -158,14 +161,18 @@ class Packer:
         self.budget_names, self.last_token = budget_names, last_token
         self.values = tuple(name for name, column in given.items() if column is not None)
         given |= {"selected": selected}
-        lists = {name: None if given[name] is None else value_lists(store, given[name], name) for name in given}
+        columns: dict[str, Any] = {
+            name: None if column is None else value_lists(store, column, name) for name, column in given.items()
+        }
         with _data_errors():
-            self._native = _native.Packer(
+            make: Callable[..., Any] = partial(
+                _native.Packer,
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
                 layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
-                only=None if only is None else KINDS.index(only), last_token=last_token,
-                keep_unweighted=keep_unweighted, **lists,
+                only=None if only is None else KINDS.index(only), keep_unweighted=keep_unweighted, **columns,
             )  # fmt: skip
+            self._native: _native.Packer = make(last_token=last_token or whole)
+            self._cut: _native.Packer = make(last_token=False) if whole and not last_token else self._native
 
     def lengths(self, groups: Groups | None = None) -> NDArray[np.int64]:
         """Count the input tokens that each group costs in this layout, tails after the last scored token left out.
@@ -178,6 +185,12 @@ class Packer:
         """
         with _data_errors():
             return self._native.lengths(self._indices(groups))
+
+    def weightless(self, groups: Groups) -> NDArray[np.bool_]:
+        """Whether no token of each group has a weight, so that no loss depends on it; never where a head reads all."""
+        with _data_errors():
+            lengths: NDArray[np.int64] = self._cut.lengths(self._indices(groups))
+        return lengths == 0
 
     def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> Bins:
         """Share groups out over micro-batches, by best-fit decreasing.
@@ -219,7 +232,9 @@ class Packer:
             DataError: a value is not finite at a scored token.
         """
         with _data_errors():
-            return [PackedBatch(**arrays) for arrays in self._native.assemble([self._indices(one) for one in bins])]
+            made = self._native.assemble([self._indices(one) for one in bins])
+        unread = {} if self.last_token else {"last_index": None}
+        return [PackedBatch(**arrays | unread) for arrays in made]
 
     def pack(
         self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None

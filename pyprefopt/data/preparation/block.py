@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, tokenize_block
+from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError
@@ -30,7 +31,7 @@ class PrepareConfig:
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
     prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
-    boundary: str = "split"  # a token across the boundary of prompt and response: split, or error (a bad row)
+    boundary: str = "split"  # a token across the boundary of prompt and response: split, error (a bad row) or join
     score_reasoning: bool = True  # the assistant's reasoning is scored as its answer is
     truncation: Truncation = field(default_factory=Truncation)  # what is kept of each response
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
@@ -65,14 +66,16 @@ class PreparedBlock:
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
     notes: Mapping[str, int]  # what was decided about rows and responses -> how many
+    coverage: Coverage  # of the responses by their tokens
     rejected: Mapping[str, int]  # reason -> rows
     rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
     shard: pa.Table | bytes = field(repr=False)  # the segments, or `to_ipc` of them
 
     def record(self) -> dict[str, Any]:
         """The counts without the content."""
-        names = ("rejects", "shard")
+        names = ("rejects", "shard", "coverage")
         counts = {name: value for name, value in vars(self).items() if name not in names}
+        counts |= self.coverage._asdict()
         mappings = {"notes": dict(self.notes), "rejected": dict(self.rejected)}
         return counts | mappings | {"rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
@@ -99,6 +102,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         responses_cut=made.responses_cut,
         tokenized_apart=made.tokenized_apart,
         notes=made.notes,
+        coverage=made.coverage,
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),
         shard=table,

@@ -24,6 +24,7 @@ from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
+from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
@@ -263,6 +264,8 @@ class _Job:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
+        coverage = Coverage.total(Coverage.of(record) for record in records)
+        coverage.check(self.files[0] if self.files else "the rows", self.tokenizer.path)
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {
@@ -282,7 +285,7 @@ class _Job:
         }
         if on_error is not None:
             log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
-        self.workspace.finish(facts | totals | longest)
+        self.workspace.finish(facts | totals | longest | coverage._asdict())
 
     def _missing(self) -> Iterator[Any]:
         for block in self.source.blocks(extra=self.config.user_weights):

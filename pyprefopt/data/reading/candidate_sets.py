@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from pyprefopt.data.reading.frames import scan_candidates
+from pyprefopt.data.reading.frames import scan_sets
 from pyprefopt.data.reading.rejects import raise_for
 from pyprefopt.data.reading.sources import Block, Source, open_source, table_part
 from pyprefopt.data.reading.tables import as_tables
@@ -37,7 +37,7 @@ def open_candidates(source: Any, *, format: str = "auto") -> Source:  # noqa: A0
     opened = open_source(source, format=format, kind=("candidates", "ranked"))
     if opened.kind == "candidates":
         return opened
-    read = scan_candidates(source, format=format)
+    read = scan_sets(opened)
     if read.frame.is_empty():
         raise_for(read.rejects, read.rows_in)
     return CandidateSets(opened, read.frame, read.rejects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -22,15 +23,18 @@ def describe_rows(
     rows: pa.Array | pa.Table,
     frame: pl.DataFrame,
     format: str,  # noqa: A002
+    columns: Sequence[str] | None,
 ) -> dict[str, Any]:
     """What the rows of a first block hold: `rows` as they came, `frame` those of them that can be used.
+
+    columns: all those of typed rows.
 
     Returns:
         with_system, with_tools, multi_turn (rows that have them), fields (name -> what it is taken as), carried (fields
         kept as they are), hint (None, or how else the rows may be read), and first_row: the roles and the beginning of
         each message of the first row that can be used.
     """
-    names = _fields(rows, format)
+    names = _fields(rows, format, columns)
     return {
         "with_system": _count(frame, pl.col("prompt").list.eval(_role() == "system").list.any()),
         "with_tools": _count(frame, pl.col("tools").is_not_null()),
@@ -47,12 +51,8 @@ def _is_ranked(rows: pa.Array | pa.Table) -> bool:
     return detected(rows, ["candidate_rows"])[0] is not None
 
 
-def _fields(rows: pa.Array | pa.Table, format: str) -> dict[str, str | None]:  # noqa: A002
-    names = (
-        rows.column_names
-        if isinstance(rows, pa.Table)
-        else _native.detect_format(texts_of(rows, [format]), [format])[1]
-    )
+def _fields(rows: pa.Array | pa.Table, format: str, columns: Sequence[str] | None) -> dict[str, str | None]:  # noqa: A002
+    names = columns or _native.detect_format(texts_of(rows, [format]), [format])[1]
     meant = {field.name: field.meaning for field in TABLE[format].fields} | TABLE[format].weights
     return {name: meant.get(name) for name in names}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,13 +14,20 @@ from pyprefopt.data import _native
 from pyprefopt.data.reading.catalog import NEEDED, TABLE
 from pyprefopt.errors import DataError
 
+HEAD_ROWS = 1000  # of a table, by which its format is known
+
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
     """JSON lines as they are, or a column of JSON texts with the fields that the formats take."""
     if not isinstance(rows, pa.Table):
         return pa.chunked_array([rows])
     fields = {field for name in formats for field in TABLE[name].names}
-    return _encode(rows, fields)
+    names = [name for name in rows.column_names if name in fields]
+    try:
+        return _encode(rows, names)
+    except _UNREADABLE as error:
+        types = ", ".join(f"{name} {rows.schema.field(name).type}" for name in names)
+        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
 
 
 def lines_bytes(lines: Any) -> bytes:
@@ -28,27 +35,87 @@ def lines_bytes(lines: Any) -> bytes:
     return pa.array(lines).to_numpy().tobytes()  # type: ignore[no-any-return]
 
 
-def _encode(table: pa.Table, fields: Collection[str]) -> pl.Series:
-    """Each typed row as a JSON object. Categories and UTF-8 bytes are text; what JSON cannot hold is refused."""
-    names = [name for name in table.column_names if name in fields]
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+
+def _encode(table: pa.Table, names: Sequence[str]) -> pl.Series:
+    """Each typed row as a JSON object."""
+    frame = pl.DataFrame(table.select(names))
+    return frame.with_columns(map(_as_json, frame)).select(pl.struct(names).struct.json_encode()).to_series()
+
+
+def _as_json(column: pl.Series) -> pl.Series:
+    """The column in types that JSON has: categories and UTF-8 bytes are text, and so are numbers that are infinite."""
+    infinite = _is_infinite(column)
+
+    def plain(dtype: Any) -> Any:
+        if isinstance(dtype, pl.List | pl.Array):
+            return pl.List(plain(dtype.inner))
+        if isinstance(dtype, pl.Struct):
+            return pl.Struct({field.name: plain(field.dtype) for field in dtype.fields})
+        if isinstance(dtype, pl.Categorical | pl.Enum) or dtype == pl.Binary or (infinite and dtype.is_float()):
+            return pl.String()
+        return pl.Float64() if dtype.is_decimal() else dtype
+
+    dtype = plain(column.dtype)
+    if infinite and column.dtype.is_float():
+        column = column.fill_nan(None)
+    if infinite and isinstance(column.dtype, pl.List) and column.dtype.inner.is_float():
+        column = column.list.eval(pl.element().fill_nan(None))
+    return column if dtype == column.dtype else column.cast(dtype)
+
+
+def _is_infinite(column: pl.Series) -> bool:
+    """Whether a number in the column is infinite, which JSON would lose."""
+    if isinstance(column.dtype, pl.Array):
+        column = column.cast(pl.List(column.dtype.inner))
+    if isinstance(column.dtype, pl.List):
+        return _has_floats(column.dtype) and _is_infinite(column.explode())
+    if isinstance(column.dtype, pl.Struct):
+        return _has_floats(column.dtype) and any(map(_is_infinite, column.struct.unnest()))
+    return column.dtype.is_float() and bool(column.is_infinite().any())
+
+
+def _has_floats(dtype: Any) -> bool:
+    if isinstance(dtype, pl.List | pl.Array):
+        return _has_floats(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return any(_has_floats(field.dtype) for field in dtype.fields)
+    return bool(dtype.is_float())
+
+
+def _seen(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], bool]:
+    """The kernel's answer; a column that cannot be read tells nothing, and matters where it is the format's own."""
     try:
-        frame = pl.DataFrame(table.select(names)).with_columns(
-            pl.col(pl.Categorical, pl.Enum, pl.Binary).cast(pl.String)
-        )
-        return frame.select(pl.struct(names).struct.json_encode()).to_series()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        types = ", ".join(f"{name} {table.schema.field(name).type}" for name in names)
-        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
+        return _native.detect_format(texts_of(rows, formats), formats)
+    except DataError:
+        readable = [name for name in rows.column_names if _is_readable(rows, name)]
+        seen = _native.detect_format(texts_of(rows.select(readable), formats), formats) if readable else None
+        if seen is None or seen[0] is None:
+            raise
+        return seen
 
 
-def detected(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None, list[str], str]:
-    """The first of the formats that a row fits, the rows' field names, and advice where none fits."""
-    names = list(rows.column_names) if isinstance(rows, pa.Table) else []
+def _is_readable(table: pa.Table, name: str) -> bool:
+    try:
+        _encode(table, [name])
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def detected(
+    rows: pa.Array | pa.Table, formats: Sequence[str], columns: Sequence[str] | None = None
+) -> tuple[str | None, list[str], str]:
+    """The format that most rows fit, the rows' field names, and advice where none fits.
+
+    columns: of typed rows, if these are not all of them.
+    """
+    names = list(columns or rows.column_names) if isinstance(rows, pa.Table) else []
     fields = {field for name in formats for field in TABLE[name].names}
     if names and not fields.intersection(names):
         return None, names, _nearest(names) + _missing_fields(rows, names, formats)
-    texts = texts_of(rows.slice(0, 1000) if isinstance(rows, pa.Table) else rows, formats)
-    found, seen, unmarked = _native.detect_format(texts, formats)
+    found, seen, unmarked = _seen(rows.slice(0, HEAD_ROWS) if isinstance(rows, pa.Table) else rows, formats)
     names = names or seen
     advice = _nearest(names) + _missing_fields(rows, names, formats) if names else _not_utf8(rows) or _NO_OBJECTS
     advice = _UNMARKED if unmarked else advice
@@ -96,8 +163,7 @@ def _missing_fields(rows: pa.Array | pa.Table, names: Sequence[str], formats: Se
     return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {shortfall}"
 
 
-_LABELS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's name
-_LABELLED_LINES = 100  # of the first, that are looked at
+LABELS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's name
 
 
 def check_unlabelled(rows: pa.Array | pa.Table, file: str, format: str | None) -> None:  # noqa: A002
@@ -113,13 +179,14 @@ def check_unlabelled(rows: pa.Array | pa.Table, file: str, format: str | None) -
 def _label(rows: pa.Array | pa.Table) -> str:
     """The boolean field that labels the response, or an empty text."""
     if isinstance(rows, pa.Table):
-        return next((field.name for field in rows.schema if field.name in _LABELS and field.type == pa.bool_()), "")
-    for line in lines_bytes(rows).split(b"\n", _LABELLED_LINES)[:_LABELLED_LINES]:
+        return next((field.name for field in rows.schema if field.name in LABELS and field.type == pa.bool_()), "")
+    there = _native.quoted_names(texts_of(rows, ()), list(LABELS))
+    for line in lines_bytes(rows).split(b"\n") if there else []:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        for name in _LABELS if isinstance(row, dict) else ():
+        for name in there if isinstance(row, dict) else ():
             if str(row.get(name)).lower() in ("true", "false"):  # CSV has no types
                 return name
     return ""

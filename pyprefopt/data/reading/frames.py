@@ -11,7 +11,13 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data.reading.catalog import weight_fields
-from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen, of_two_types, one_line
+from pyprefopt.data.reading.extra_columns import (
+    carried_columns,
+    check_unseen,
+    named_in_any_row,
+    of_two_types,
+    one_line,
+)
 from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
 from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
 from pyprefopt.errors import DataError
@@ -62,7 +68,8 @@ def read_preferences(
     Returns:
         Columns `row` u64, `prompt`, `chosen`, `rejected` list<struct{role, content, extra}>, `chosen_complete`,
         `rejected_complete` bool, where given `score_chosen`, `score_rejected` f32, `tools`, `template_kwargs` str,
-        and every other column of the input. `row` is the position in the input, also if the input has a `row`.
+        and every other column of the input (as `source_NAME` where it is named like one of these). `row` is the
+        position in the input, also if the input has a `row`.
         A LazyFrame for a LazyFrame (its rows are read at once), a DataFrame otherwise.
 
     Raises:
@@ -174,30 +181,57 @@ def _used(
     return result.frame.lazy() if isinstance(source, pl.LazyFrame) else result.frame
 
 
-def scan_source(source: Source) -> ReadResult:
-    """All rows of an open source, with all their columns; bad rows are returned, not raised."""
-    return _scan(source.files, source)
+def scan_source(source: Source, columns: Sequence[str] = ()) -> ReadResult:
+    """All rows of an open source, with their further columns of these names; bad rows are returned, not raised."""
+    names = named_in_any_row(source, columns)
+    parsed = [parse_block(block, source.format, carry=bool(names)) for block in source.blocks(extra=names)]
+    return _joined_rows(source.files, source, parsed, names)
+
+
+def scan_sets(source: Source) -> ReadResult:
+    """The candidate sets of an open source of one response a row, with their weights."""
+    result = scan_source(source, weight_fields(source.kind))
+    return replace(result, frame=_grouped(result.frame))
 
 
 def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
-    fields = weight_fields(opened.kind)
-    extra = [] if carry else opened.named(fields)
-    parsed = []
-    for block in opened.blocks(carry=carry, extra=extra):
-        if not carry and not extra:
-            check_unseen(block, fields)
-        parsed.append(parse_block(block, opened.format, carry=carry or bool(extra)))
-    frame = pl.DataFrame(pa.concat_tables([block.table for block in parsed]))
-    frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])
-    file = opened.files[0] if len(opened.files) == 1 else str(source)
     if carry:
-        carried = _carried(parsed, file, csv=opened.container == "csv").drop("row", strict=False)
-        frame = pl.concat([frame, carried], how="horizontal")
-    elif extra:
-        weights = pl.concat([carried_columns(block, extra) for block in parsed], how="vertical_relaxed")
-        frame = pl.concat([frame, weights], how="horizontal")
-    rejects = pl.concat([block.rejects for block in parsed])
-    return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in parsed))
+        parsed = [parse_block(block, opened.format, carry=True) for block in opened.blocks(carry=True)]
+        result = _joined_rows(source, opened, parsed)
+        carried = _carried(parsed, result.file, csv=opened.container == "csv").drop("row", strict=False)
+        return replace(result, frame=pl.concat([result.frame, _renamed(carried, result.frame)], how="horizontal"))
+    fields = weight_fields(opened.kind)
+    extra = opened.named(fields)
+    parsed = []
+    for block in opened.blocks(extra=extra):
+        if not extra:
+            check_unseen(block, fields)
+        parsed.append(parse_block(block, opened.format, carry=bool(extra)))
+    return _joined_rows(source, opened, parsed, extra)
+
+
+def _joined_rows(source: Any, opened: Source, blocks: Sequence[ParsedBlock], columns: Sequence[str] = ()) -> ReadResult:
+    """The rows of all blocks, with further columns of these names."""
+    frame = pl.DataFrame(pa.concat_tables([block.table for block in blocks]))
+    frame = frame.drop([name for name in _OPTIONAL if name in frame.columns and frame[name].null_count() == len(frame)])
+    if columns:
+        further = pl.concat([carried_columns(block, columns) for block in blocks], how="vertical_relaxed")
+        frame = pl.concat([frame, further], how="horizontal")
+    file = opened.files[0] if len(opened.files) == 1 else str(source)
+    rejects = pl.concat([block.rejects for block in blocks])
+    return ReadResult(frame, rejects, opened.format, file, sum(block.rows_in for block in blocks))
+
+
+def _renamed(carried: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """The carried columns; those named like one of the frame's own, or like a response, as `source_NAME`."""
+    taken = {*frame.columns, *(("chosen", "rejected") if "responses" in frame.columns else ())}
+    names: dict[str, str] = {}
+    for name in carried.columns:
+        new = name
+        while new in taken or (new != name and new in carried.columns):
+            new = f"source_{new}"
+        names[name] = new
+    return carried.rename(names)
 
 
 def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataFrame:

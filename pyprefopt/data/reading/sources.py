@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from pyprefopt.data import _native, embedded
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
 from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
-from pyprefopt.data.reading.formats import check_unlabelled, detected, listed, misread, texts_of
+from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, texts_of
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
@@ -124,7 +124,7 @@ class Source:
 
         block = self.first_block
         parsed = parse_block(block, self.format)
-        found = describe_rows(block.rows, parsed.frame, self.format)
+        found = describe_rows(block.rows, parsed.frame, self.format, self.parts[0].columns)
         rows = [part.rows for part in self.parts]
         return {
             "format": self.format,
@@ -145,11 +145,15 @@ class Source:
             **found,
         }
 
+    @property
+    def fields(self) -> list[str]:
+        """The names of its rows' fields; of text files those of the first rows."""
+        names = dict.fromkeys(name for part in self.parts for name in part.columns or ())
+        return list(names) or detected(self.first_block.rows, [self.format])[1]
+
     def named(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are fields of its rows; of text files by the first rows."""
-        known = {name for part in self.parts for name in part.columns or ()}
-        if not known:
-            known = set(detected(self.first_block.rows, [self.format])[1])
+        known = set(self.fields)
         return [name for name in names if name in known]
 
     def blocks(self, *, carry: bool = False, extra: Sequence[str] = ()) -> Iterator[Block]:
@@ -389,20 +393,26 @@ def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(pending).combine_chunks()
 
 
+def _telling_columns(part: _Part) -> list[str] | None:
+    """Of typed rows the columns by which a format is known; all where there are none."""
+    known = {*LABELS, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
+    return [name for name in part.columns or () if name in known] or None
+
+
 def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]:
-    """The rows' format: the one that is wanted, if a row fits it, or the first that a row fits; and the first block."""
+    """The rows' format: the one that is wanted, if a row fits it, or the one that most fit; and the first block."""
     known = [name for kind in kinds for name in FORMATS[kind]]
     if wanted != "auto" and wanted not in known:
         raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
     tried = known if wanted == "auto" else [wanted]
-    first = next(part.blocks(None, HEAD_BYTES), None)
+    first = next(part.blocks(_telling_columns(part), HEAD_BYTES), None)
     if first is None:
         raise DataError(f"{part.name} holds no rows")
     block = Block(0, part.name, 0, *first)
-    found, names, advice = detected(block.rows, tried)
+    found, names, advice = detected(block.rows, tried, part.columns)
     if wanted == "auto":
         others = [name for names in FORMATS.values() for name in names if name not in known]
-        other = None if found else detected(block.rows, others)[0]
+        other = None if found else detected(block.rows, others, part.columns)[0]
         if (single := found or other) in FORMATS["instructions"]:
             check_unlabelled(block.rows, part.name, single)
         if other is not None:

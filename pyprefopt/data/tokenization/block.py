@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyprefopt.data.reading.formats import texts_of
 from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
 from pyprefopt.data.reading.tables import to_table
+from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.identical_pairs import without_identical
 from pyprefopt.data.tokenization.render import TOOL_USE
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_native
@@ -27,6 +28,7 @@ class TokenizedBlock(NamedTuple):
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
     notes: dict[str, int]  # counts of what `notes` tells
+    coverage: Coverage
 
 
 def tokenize_block(
@@ -39,7 +41,7 @@ def tokenize_block(
 ) -> TokenizedBlock:
     """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
     tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
-    segments, bad, responses_cut, apart, _, notes = tokenizer.native.prepare(
+    segments, bad, responses_cut, apart, _, notes, counts = tokenizer.native.prepare(
         texts_of(block.rows, [format]),
         format,
         first_row=block.first_row,
@@ -48,7 +50,7 @@ def tokenize_block(
         offsets=offsets,
     )
     table, rejects = block.numbered(to_table(segments)), block_rejects(bad, block)
-    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), notes)
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), notes, Coverage(*counts))
 
 
 def drop_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:

@@ -9,7 +9,7 @@ import polars as pl
 from pyprefopt.errors import check, check_number
 
 PromptOverflow = Literal["drop", "keep_start", "keep_end"]
-Boundary = Literal["split", "error"]
+Boundary = Literal["split", "error", "join"]
 
 OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
 SEGMENTS = pl.Schema(

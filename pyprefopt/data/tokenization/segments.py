@@ -17,6 +17,7 @@ from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejec
 from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
+from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import add_notes, log_notes
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
@@ -41,6 +42,7 @@ class TokenizeResult(NamedTuple):
     rows_apart: pl.Series  # u64: those rows
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
     notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn and generation prompts
+    coverage: Coverage  # of the responses by their tokens
 
 
 @overload
@@ -107,8 +109,10 @@ def tokenize(
         max_tokens: responses are cut at the end so that prompt and response have at most so many; no EOS is put there.
             A pair of which both then have the same ids is a bad row. None: no limit.
         boundary: where a token would lie across the boundary of prompt and response, they are tokenized apart, as
-            generation sees them (`split`), or the row is bad (`error`). Tokenizers that are not byte-level cannot be
-            split: there the row is bad either way.
+            generation sees them (`split`), or the row is bad (`error`), or the token is the response's first (`join`).
+            Tokenizers that are not byte-level cannot split: there the row is bad too. With `join` responses also go on
+            to the last character that the template writes, unmasked behind the turn's end: as a reader of finished
+            chats has them, such as a reward model.
         score_reasoning: the assistant's reasoning is scored as the answer behind it is (`mask`); False: it is read, and
             not scored. Reasoning is a message's `reasoning_content` (`thinking`, `reasoning`), or stands before the
             answer in the content between marks such as `<think>` and `</think>`.
@@ -178,13 +182,15 @@ def _tokenize_source(
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
 
-    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int]]:
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], Coverage]:
         made = tokenize_block(block, opened.format, tokenizer, **options)
-        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in, made.notes
+        frame = _frame(made.segments, options["offsets"])
+        return frame, made.rejects, made.rows_in, made.notes, made.coverage
 
-    frames, rejects, rows_in, notes = zip(*in_threads(opened.blocks(), work), strict=True)
+    frames, rejects, rows_in, notes, counts = zip(*in_threads(opened.blocks(), work), strict=True)
     report(pl.concat(rejects), sum(rows_in))
     log_notes(add_notes(notes), score_reasoning=options["score_reasoning"])
+    Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -200,6 +206,7 @@ def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, opti
     result = tokenize_rows(frame, tokenizer, **options)
     report(result.rejects, frame.height)
     log_notes(result.notes, score_reasoning=options["score_reasoning"])
+    result.coverage.check("the rows", tokenizer.path)
     return result.segments
 
 
@@ -242,7 +249,7 @@ def tokenize_rows(
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
-        segments, rejects, cut, rows_apart, without_bos, notes = tokenizer.native.tokenize(
+        segments, rejects, cut, rows_apart, without_bos, notes, counts = tokenizer.native.tokenize(
             columns,
             max_prompt_tokens=max_prompt_tokens,
             prompt_overflow=prompt_overflow,
@@ -258,7 +265,8 @@ def tokenize_rows(
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
     made = _frame(to_table(segments), offsets)
-    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, add_notes([notes]))
+    told = add_notes([notes])
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, Coverage(*counts))
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -28,11 +28,10 @@ from pyprefopt.data.tokenization.render import (
     reference_renderer,
     to_json,
 )
+from pyprefopt.data.tokenization.tokenizer_files import read_config, read_tokenizer, shown, special_tokens
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import ADDITIONAL_TEMPLATES, EMBEDDED_DATA, resolve
-
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
 _CHATML = ("<|im_start|>", "<|im_end|>")
@@ -188,6 +187,16 @@ class Tokenizer:
         except ValueError as error:
             raise ConfigError(f"chat_template: {error}") from None
 
+    @cached_property
+    def ends_in_space(self) -> bool:
+        """Whether the template writes spaces or newlines behind a finished chat."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text = self.render(chat)
+        except ConfigError:  # it asks for more than this
+            return True
+        return text != text.rstrip()
+
     def save(self, directory: str | Path) -> None:
         """Write the files from which transformers' AutoTokenizer and `load_tokenizer` load the same tokenizer."""
         target = Path(directory)
@@ -253,14 +262,14 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
-    config = _read_config(source) if source.is_dir() else {}
-    tokens = _special_tokens(config)
+    config = read_config(source) if source.is_dir() else {}
+    tokens = special_tokens(config, source)
     if eos_token is not None:
         tokens["eos_token"] = eos_token
     if "eos_token" not in tokens:
         raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
     template, others = _choose_template(file, _own_templates(source, config), chat_template)
-    content = file.read_bytes()
+    content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
     native = open_native(file, content, tokens, template, others.get(TOOL_USE))
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
@@ -321,8 +330,8 @@ def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
     Raises ConfigError where it names no EOS token.
     """
     source = resolve(path)
-    config = _read_config(source)
-    if "eos_token" not in _special_tokens(config):
+    config = read_config(source)
+    if "eos_token" not in special_tokens(config, source):
         raise ConfigError(f"{path} names no EOS token; write eos_token into its tokenizer_config.json")
     return load_tokenizer(path, chat_template=None if _own_templates(source, config) else chat_template)
 
@@ -355,32 +364,15 @@ def open_native(
     return native
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).is_file():
-            config |= json.loads((directory / name).read_text(encoding="utf-8"))
-    return config
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by name; each stands in the config as a string or as an object with `content`."""
-    extra = config.get("extra_special_tokens")
-    named = {**{name: config.get(name) for name in _SPECIAL}, **(extra if isinstance(extra, dict) else {})}
-    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
 def _known(native: _native.Tokenizer, tokens: Mapping[str, str], file: Path) -> dict[str, str]:
     """The special tokens that the vocabulary has; it must have EOS and BOS."""
     unknown = [name for name, token in tokens.items() if native.token_to_id(token) is None]
     for name in unknown:
         if name in ("eos_token", "bos_token"):
             raise ConfigError(
-                f"{name} {tokens[name]!r} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
+                f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; pass {option(name)}: a token that is"
                 if name == "eos_token"
-                else f"{name} {tokens[name]!r} is not in the vocabulary of {file}; correct tokenizer_config.json"
+                else f"{name} {shown(tokens[name])} is not in the vocabulary of {file}; correct tokenizer_config.json"
             )
         logger.info("%s %r is not in the vocabulary of %s and is not used", name, tokens[name], file)
     return {name: token for name, token in tokens.items() if name not in unknown}

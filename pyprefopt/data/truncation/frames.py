@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected", "user_weights")  # cut with ids
-_TRANSCRIPT = "\n\nHuman:"  # how HH-RLHF's begin
+_TRANSCRIPT = r"\A\n\n(Human|Assistant):"  # how HH-RLHF's begin
+_BEGUN = r"(?s)\A(\n\n)?Human:.*\n\nAssistant:\z"  # a prompt to whose last mark a space before the response belongs
 _SCORED = ("scores", "values", "selected")  # what an appended token would have no value of
 
 
@@ -81,6 +82,8 @@ def truncate_texts(
         frame = frame.with_columns(pl.min_horizontal(f"_count_{name}" for name in columns).alias("_base"))
         shared = ["_base"]
     cut = partial(_cut_responses, rule=rule, tokenizer=tokenizer)
+    if schema.get("prompt") == pl.String:
+        frame = frame.with_columns(pl.col("prompt").map_batches(_unmarked, return_dtype=pl.String, is_elementwise=True))
     pieces = [
         pl.map_batches([name, *shared], cut, return_dtype=_piece(schema[name]), is_elementwise=True).alias(f"_{name}")
         for name in columns
@@ -126,12 +129,30 @@ def cut_texts(columns: Sequence[pl.Series], rule: Truncation, tokenizer: _native
 
 def _cut_responses(columns: Sequence[pl.Series], rule: Truncation, tokenizer: _native.Tokenizer | None) -> pl.Series:
     """`cut_texts`, which refuses transcripts: their beginning is the prompt."""
-    if columns[0].dtype == pl.String and columns[0].str.starts_with(_TRANSCRIPT).any():
-        raise DataError(
-            f"truncate: column '{columns[0].name}' holds transcripts ({_TRANSCRIPT.strip()} …), whose beginning is the "
-            "prompt; cut the frame that data.read_preferences makes of them"
-        )
+    if columns[0].dtype == pl.String and columns[0].str.contains(_TRANSCRIPT).any():
+        raise _transcripts(columns[0].name)
     return cut_texts(columns, rule, tokenizer)
+
+
+def _unmarked(prompts: pl.Series) -> pl.Series:
+    """The prompts; refused where they end with a mark, to which a space before the response belongs."""
+    if prompts.str.contains(_BEGUN).any():
+        raise _transcripts(prompts.name)
+    return prompts
+
+
+def _transcripts(name: str) -> DataError:
+    return DataError(
+        f"truncate: column '{name}' holds transcripts (Human: …), whose beginning is the prompt and whose spaces "
+        "belong to their marks; cut the frame that data.read_preferences makes of them"
+    )
+
+
+def has_transcripts(frame: pl.LazyFrame, schema: pl.Schema) -> bool:
+    """Whether the prompt or a response of a pair is a transcript."""
+    texts = [name for name in ("prompt", "chosen", "rejected") if schema.get(name) == pl.String]
+    marked = [pl.col(name).str.contains(_BEGUN if name == "prompt" else _TRANSCRIPT).any() for name in texts]
+    return bool(texts) and any(frame.select(marked).collect().row(0))
 
 
 def _to_arrow(texts: pl.Series) -> pl.Series:
@@ -267,6 +288,7 @@ NO_TOKENIZER = "truncate: unit 'tokens' needs a tokenizer; give one, or choose u
 def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     """The handle that counts tokens; it needs no template."""
     from pyprefopt.data.tokenization.tokenizer import check_tokenizer, open_native
+    from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
     from pyprefopt.storage.hub import resolve
 
     if tokenizer is None:
@@ -278,4 +300,4 @@ def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
     file = source / "tokenizer.json" if source.is_dir() else source
     if not file.is_file():
         raise ConfigError(f"tokenizer '{tokenizer}': there is no tokenizer.json")
-    return open_native(file, file.read_bytes())
+    return open_native(file, read_tokenizer(source) if source.is_dir() else file.read_bytes())

@@ -11,7 +11,7 @@ import polars as pl
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
 from pyprefopt.data.reading.catalog import TABLE, Format
-from pyprefopt.data.truncation.frames import check_text_rule, truncate_frame
+from pyprefopt.data.truncation.frames import check_text_rule, has_transcripts, truncate_frame
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError
 
@@ -46,7 +46,7 @@ def truncate_table(
     if known.kind == "candidates":
         columns = [next(field.name for field in known.fields if field.role == "responses" and field.name in schema)]
         return truncate_frame(frame, rule=rule, tokenizer=tokenizer, columns=columns)
-    if known.plain and "chosen" in schema:
+    if known.plain and "chosen" in schema and not has_transcripts(frame, schema):
         return _count_same(truncate_frame(frame, rule=rule, tokenizer=tokenizer, columns=None), same)
     check_text_rule(rule, tokenizer)
     return _cut_as_json(frame, schema, known, cutter(), same)
@@ -60,6 +60,7 @@ def _cut_as_json(
     held = [field for field in known.fields if field.name in schema and schema[field.name] != pl.Null]
     sides = [field.name for field in held if field.role in ("chosen", "rejected", "pair")]
     others = [field.name for field in held if field.role == "other" and field.name in needed]
+    others += [name for name in ("prompt",) if schema.get(name) == pl.String]  # a transcript says where responses begin
     dtype = pl.Struct({**{name: schema[name] for name in sides}, **_COUNTS})
 
     def cut(rows: pl.Series) -> pl.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.modeling.checkpoints.quantized import dense_weights
+from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear, dense_weights
+from pyprefopt.modeling.cpu_matmul import FastLinear
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 class LoraSettings(Protocol):
@@ -33,7 +37,7 @@ class LoraSettings(Protocol):
 
 
 def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PreTrainedModel:
-    """Wrap a model with PEFT and LoRA on `target_modules` (empty: every linear layer but the head).
+    """Wrap a model with PEFT and LoRA on `target_modules` (empty: every plain linear layer but the head).
 
     The adapters start as the identity (B = 0) in the dtype of the model; torch's generator is left as it was.
 
@@ -47,21 +51,24 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     """
     from peft import LoraConfig, get_peft_model
 
-    targets: Any = list(settings.target_modules) or "all-linear"
-    if isinstance(targets, list):
-        known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        for target in targets:
-            if target.rsplit(".", 1)[-1] not in known:
-                raise ConfigError(
-                    f"lora.target_modules: the model has no layer {target!r}{did_you_mean(target, known)}; its linear "
-                    f"layers are {', '.join(linear) or 'none'}"
-                )
-    tied = {
-        name.removesuffix(".weight").rsplit(".", 1)[-1] for name in getattr(model, "all_tied_weights_keys", None) or ()
-    }
-    if both := tied & {target.rsplit(".", 1)[-1] for target in targets if isinstance(targets, list)}:
+    layers = _linear_layers(model)
+    linear = sorted({_last(name) for name in layers})
+    known = {_last(name) for name, _ in model.named_modules()}
+    for target in settings.target_modules:
+        if _last(target) not in known:
+            what = "no layer"
+            if any(_last(name) == _last(target) for name, _ in model.named_parameters()):
+                what = "no layer, but only a bare weight,"  # of several experts in one
+            raise ConfigError(
+                f"lora.target_modules: the model has {what} {target!r}{did_you_mean(target, known)}; its linear "
+                f"layers are {', '.join(linear) or 'none'}"
+            )
+    tied = {_last(name.removesuffix(".weight")) for name in getattr(model, "all_tied_weights_keys", None) or ()}
+    if both := tied & {_last(target) for target in settings.target_modules}:
         raise ConfigError(f"lora.target_modules: {sorted(both)} share weights with the embeddings; leave them out")
+    targets: Any = list(settings.target_modules) or layers or "all-linear"  # what PEFT finds then is refused below
+    if not settings.target_modules:
+        _log_frozen(model, linear)
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
         bias="none", task_type="CAUSAL_LM",
@@ -71,8 +78,12 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
         torch.default_generator.manual_seed(seed)
         try:
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
-        except ValueError as error:  # a layer of a kind that takes no adapter
-            raise ConfigError(f"lora.target_modules: {error}; name linear layers") from error
+        except (ValueError, AttributeError, TypeError, RuntimeError) as error:  # a layer of a kind that takes none
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"lora.target_modules must be linear layers, got an error of PEFT: {reason}; those of this model are "
+                f"{', '.join(linear) or 'none'}"
+            ) from error
     _check_mergeable(wrapped)
     for parameter in wrapped.parameters():  # on quantized layers they are float32 whatever the model's dtype
         if parameter.requires_grad:
@@ -82,6 +93,33 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     return cast("PreTrainedModel", wrapped)
 
 
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the layers that compute x W' + b and nothing else, but the head; a router that is one too does more."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and type(module).forward in _plain_forwards()
+    ]
+
+
+def _plain_forwards() -> set[Any]:
+    return {torch.nn.Linear.forward, FastLinear.forward, QuantizedLinear.forward}
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _log_frozen(model: nn.Module, linear: list[str]) -> None:
+    """Log which matrices of several experts in one get no adapter, being no layers."""
+    bare = sorted({_last(name) for name, parameter in model.named_parameters() if parameter.ndim > 2})
+    if bare:
+        logger.warning(
+            "lora: adapters on %s; %s stay as they are, which are no linear layers", ", ".join(linear), ", ".join(bare)
+        )
+
+
 def _check_mergeable(model: nn.Module) -> None:
     """ConfigError for an adapter that `merged_state_dict` cannot merge."""
     from peft.tuners.lora import Linear
@@ -89,7 +127,8 @@ def _check_mergeable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
-        if not isinstance(module, Linear) or module.fan_in_fan_out or any(module.use_dora.values()):
+        plain = isinstance(module, Linear) and type(base_layer(module)).forward in _plain_forwards()
+        if not plain or module.fan_in_fan_out or any(module.use_dora.values()):
             layer, kind = name.removeprefix("base_model.model."), type(base_layer(module)).__name__
             raise ConfigError(
                 f"lora.target_modules must be linear layers, whose plain adapters can be merged, got {layer} ({kind}); "

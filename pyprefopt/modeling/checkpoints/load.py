@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -14,25 +13,33 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.attention.backends import check_way
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
+from pyprefopt.modeling.checkpoints.configuration import (
+    check_count,
+    check_memory,
+    read_config,
+    read_json,
+    refuse_config,
+)
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
-from pyprefopt.modeling.checkpoints.weights import check_weights
+from pyprefopt.modeling.checkpoints.source import resolve_source
+from pyprefopt.modeling.checkpoints.weights import check_numbers, stored_tensors
 from pyprefopt.modeling.cpu_matmul import use_fast_products
-from pyprefopt.modeling.proof import prove
-from pyprefopt.storage.files import content_hash, sha256_file
+from pyprefopt.modeling.proof import parts_of, prove, steady_layers
+from pyprefopt.modeling.rotary import give_documents_their_own
+from pyprefopt.modeling.steady import keep_in_evaluation
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
@@ -65,8 +72,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a language model whose attention reads packed batches.
 
-    Every dropout of the model, of whole layers too, is set to 0, so that policy and reference agree at step 0; LoRA's
-    own dropout stays.
+    Every dropout of the model, of whole layers too, is set to 0, and layers that compute something else in training
+    stay in evaluation, so that policy and reference agree at step 0; LoRA's own dropout stays.
 
     Args:
         source: a directory (safetensors), a hub name, or a config.json file (random weights from `seed`, whatever the
@@ -97,7 +104,7 @@ def load_model(
     """
     wanted, way = _dtype(dtype), check_way(attention)
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config, original = _configured(path, way, trust_remote_code, head, pad_token_id)
+    config, original, unsteady = _configured(path, way, trust_remote_code, head, pad_token_id)
     if source == EMBEDDED_MODEL and vocab_size is not None:
         config.vocab_size = original.vocab_size = vocab_size
     if load_in_4bit:
@@ -110,6 +117,8 @@ def load_model(
     _check_vocabulary(model, vocab_size, str(source))
     _switch_off_dropout(model)
     use_fast_products(model.base_model)
+    give_documents_their_own(model)
+    _steady(model, steady_layers(model) if unsteady is None else unsteady, gradient_checkpointing)
     model.source_config = original  # what `save_policy` writes
     if gradient_checkpointing:
         _checkpoint_activations(model)
@@ -126,71 +135,13 @@ def sketch_model(
         ConfigError: what `load_model` would refuse before it reads weights, and damaged files of these.
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config, _ = _configured(path, "auto", trust_remote_code, head, None)
+    config, _, _ = _configured(path, "auto", trust_remote_code, head, None)
     if load_in_4bit:
         _refuse_packing_anew(config, path)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = _random_model(config, head, trust_remote_code)
+    model = _sketched(config, head, trust_remote_code)
     if load_in_4bit:
         check_packable(model)
     return model
-
-
-def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
-    path = local(source)
-    if path.is_dir():
-        _check_directory(path)
-        return path
-    if path.is_file():
-        if path.suffix != ".json":
-            raise ConfigError(f"model must be a directory, a hub name or a config.json, got {str(source)!r}")
-        return path
-    name = str(source)
-    if not _is_hub_name(name):
-        raise ConfigError(f"model must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"] + (["*.py"] if trust_remote_code else [])
-    try:
-        path = Path(snapshot_download(name, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ConfigError(
-            f"model must be a local path or a model that can be reached on the hub, got {name!r}: "
-            f"{type(error).__name__}; download it first and give its directory"
-        ) from error
-    _check_directory(path)
-    return path
-
-
-def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
-    """Hash what makes a model: configuration, tensors and adapter, and its code where that is trusted.
-
-    Paths, tokenizers, other files and the versions of the libraries that wrote the configuration do not count.
-
-    Args:
-        source: as for `load_model`.
-        trust_remote_code: as for `load_model`.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-
-    Raises:
-        ConfigError: there is no such model.
-
-    Example:
-        >>> model_hash("models/base") == model_hash("copies/base")  # doctest: +SKIP
-        True
-    """
-    path = resolve_source(source, trust_remote_code=trust_remote_code)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path, trust_remote_code))
-    digest = hashlib.sha256()
-    for file in files:
-        part = content_hash(_settings(file)) if file.name.endswith(".json") else sha256_file(file)
-        name = "config.json" if path.is_file() else file.relative_to(path).as_posix()
-        digest.update(f"{name} {part}\n".encode())
-    return digest.hexdigest()
 
 
 def toy_config(vocab_size: int, *, bos_token_id: int | None = None, eos_token_id: int | None = None) -> dict[str, Any]:
@@ -219,54 +170,11 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return cast("torch.dtype", wanted)
 
 
-def _is_hub_name(name: str) -> bool:
-    """`name` or `owner/name`; anything that looks like a path is not."""
-    looks_local = name.startswith((".", "~", "/")) or name.endswith((".json", ".safetensors", "/")) or "\\" in name
-    return bool(name) and not looks_local and name.count("/") <= 1
-
-
-def _check_directory(path: Path) -> None:
-    if (path / "adapter_config.json").is_file():
-        raise ConfigError(
-            f"model must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
-        )
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
-    check_weights(path)
-
-
-def _read_config(path: Path, trust_remote_code: bool) -> PreTrainedConfig:
-    """The configuration at `path` (file, or directory with a config.json), of a type that can be built."""
-    file = path if path.is_file() else path / "config.json"
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"model: {str(file)!r} must be JSON, got an error: {error}") from error
-    model_type = settings.get("model_type") if isinstance(settings, dict) else None
-    if isinstance(settings, dict) and settings.get("auto_map"):
-        if not trust_remote_code:
-            raise ConfigError(
-                f"model: {str(file)!r} names code of its own (auto_map), which must be allowed to run; "
-                "read that code, then set trust_remote_code"
-            )
-    elif "quantization_config" in settings:
-        method = (settings["quantization_config"] or {}).get("quant_method")
-        raise ConfigError(
-            f"model must have its weights in full, but {str(file)!r} is quantized ({method}); give the model's own "
-            "checkpoint, and lora.r with lora.load_in_4bit, which quantizes it as it is loaded"
-        )
-    elif model_type not in CONFIG_MAPPING:
-        hint = did_you_mean(str(model_type), CONFIG_MAPPING.keys())
-        raise ConfigError(f"model_type must be one that transformers knows, got {model_type!r}{hint} ({str(file)!r})")
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-    return cast("PreTrainedConfig", config)
-
-
 def _configured(
     path: Path, way: str, trust_remote_code: bool, head: Head, pad_token_id: int | None
-) -> tuple[PreTrainedConfig, PreTrainedConfig]:
-    """The configuration at `path`, prepared for packed batches, and as it was."""
-    config = _read_config(path, trust_remote_code)
+) -> tuple[PreTrainedConfig, PreTrainedConfig, frozenset[str] | None]:
+    """The configuration at `path`, prepared for packed batches, and as it was; and what `prove` gives."""
+    config = read_config(path, trust_remote_code=trust_remote_code)
     if head == "reward":
         config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
         config.pad_token_id = pad_token_id
@@ -275,8 +183,47 @@ def _configured(
     _, architectures, kind, _ = _HEADS[head]
     if type(config) not in architectures and not trust_remote_code:
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
-    prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
-    return config, original
+    if _is_known(config):
+        _check_build(path, config, head)
+    return config, original, prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
+
+
+def _is_known(config: PreTrainedConfig) -> bool:
+    """Whether the architecture is transformers' own: others may need numbers to be built."""
+    return type(config).__module__.startswith("transformers.models.")
+
+
+def _check_build(path: Path, config: PreTrainedConfig, head: Head) -> None:
+    """ConfigError for what transformers cannot build, or does not fit the files of weights."""
+    file = path if path.is_file() else path / "config.json"
+    plain = copy.deepcopy(config)
+    plain._attn_implementation = "eager"
+    try:
+        model = _sketched(plain, head, trust_remote_code=False)
+    except Exception as error:  # whatever a configuration leads to
+        refuse_config(file, read_json(file), error)
+    if path.is_dir():
+        stored = stored_tensors(path)
+        check_count(model, file, sum(tensor.size for tensor in stored.values()))
+        check_numbers(stored, (name for name, _ in model.named_parameters()))
+
+
+def _sketched(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
+    """The model on the meta device."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _random_model(config, head, trust_remote_code)
+
+
+def _steady(model: PreTrainedModel, names: frozenset[str], gradient_checkpointing: bool) -> None:
+    """Keep the layers of these classes in evaluation."""
+    count = keep_in_evaluation(model, names)
+    if count:
+        logger.warning(
+            "%s: %d layers (%s) compute something else in training than in evaluation, at random or by design; they "
+            "stay in evaluation, so that policy, reference and users compute the same%s",
+            type(model).__name__, count, ", ".join(sorted(names)),
+            "; those that are checkpoints of their own keep their activations" if gradient_checkpointing else "",
+        )  # fmt: skip
 
 
 def _random_model(config: PreTrainedConfig, head: Head, trust_remote_code: bool) -> PreTrainedModel:
@@ -303,36 +250,27 @@ def _refuse_packing_anew(config: PreTrainedConfig, path: Path) -> None:
         )
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """A config without the version of the library that wrote it."""
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in settings.items() if key not in ("transformers_version", "peft_version")}
-
-
-def _counts(file: Path, root: Path, code: bool) -> bool:
-    """The model's own files and those of the adapter beside it, but not, say, checkpoints in folders below."""
-    if file.parent not in (root, root / "adapter"):
-        return False
-    return (
-        file.suffix == ".safetensors"
-        or file.name in ("config.json", "adapter_config.json")
-        or (code and file.suffix == ".py")
-    )
-
-
 def _prepare(config: PreTrainedConfig, way: str) -> None:
-    """Packed attention, no cache and no dropout."""
-    text = config.get_text_config()
+    """Packed attention, no cache, no dropout, and no outputs but the hidden states."""
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model must be a decoder, but model_type {config.model_type!r} is an encoder-decoder")
     config._attn_implementation = ATTENTION_NAME
-    for part in (config, text):
-        part.use_cache = False
+    asked: set[str] = set()
+    for part in parts_of(config):
+        part.use_cache, part.return_dict = False, True
         setattr(part, WAY_SETTING, way)
         for name, value in list(vars(part).items()):
             random = "dropout" in name or name.endswith(("pdrop", "layerdrop"))
-            if random and isinstance(value, int | float) and value:
+            if random and isinstance(value, int | float) and not isinstance(value, bool) and value:
                 setattr(part, name, 0.0)
+            elif name.startswith("output_") and value is True:
+                setattr(part, name, False)
+                asked.add(name)
+    if asked:
+        logger.info(
+            "%s: %s set false in training, where nothing reads that; the saved config.json keeps it",
+            config.model_type, ", ".join(sorted(asked)),
+        )  # fmt: skip
 
 
 def _build_model(
@@ -349,16 +287,33 @@ def _build_model(
                 "name of a checkpoint"
             )
         if path.is_file():
-            model = _random_model(config, head, trust_remote_code)
+            if _is_known(config):
+                check_memory(_sketched(config, head, trust_remote_code), path)
+            try:
+                model = _random_model(config, head, trust_remote_code)
+            except Exception as error:  # what only shows where there are numbers
+                refuse_config(path, read_json(path), error)
             for parameter in model.parameters():  # not `model.to`: rotary frequencies need float32
                 parameter.data = parameter.data.to(dtype)
             return model
-        with _without_load_report():
-            model, info = auto.from_pretrained(
-                path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
-                attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
-                **(loading_options(dtype) if load_in_4bit else {}),
-            )  # fmt: skip
+        options = (loading_options(dtype) if load_in_4bit else {}) | _generation_options(path, config)
+        try:
+            with _without_load_report():
+                model, info = auto.from_pretrained(
+                    path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
+                    output_loading_info=True, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
+                    ignore_mismatched_sizes=True, **options,
+                )  # fmt: skip
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever transformers raises for files that do not fit together
+            refuse_config(path / "config.json", read_json(path / "config.json"), error)
+    if mismatched := sorted(tuple(key) for key in info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise ConfigError(
+            f"model {str(path)!r} has {len(mismatched)} weights of other shapes than its config.json says (first: "
+            f"{name} is {list(stored)}, not {list(wanted)}); give the config.json and the weights of one model"
+        )
     if load_in_4bit:
         take_over(model)
     if missing := sorted(set(info["missing_keys"]) - optional):
@@ -369,6 +324,23 @@ def _build_model(
     if unexpected := sorted(name for name in info["unexpected_keys"] if head == "language" or "lm_head" not in name):
         logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])
     return cast("PreTrainedModel", model)
+
+
+def _generation_options(path: Path, config: PreTrainedConfig) -> dict[str, Any]:
+    """Options with which transformers loads a model whose generation_config.json it would not take."""
+    file = path / "generation_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        GenerationConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # transformers raises whatever a value leads to
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        logger.warning(
+            "%s is not used, and not saved with the policy: transformers does not take it (%s); correct it there to "
+            "have its settings in the policy", file, reason,
+        )  # fmt: skip
+        return {"generation_config": GenerationConfig.from_model_config(config)}
+    return {}
 
 
 @contextmanager

@@ -105,11 +105,12 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name)
         """x W' + b."""
-        return _QuantizedLinear.apply(input, self, self.bias)  # type: ignore[no-any-return]
+        rows: Tensor = _QuantizedLinear.apply(input.reshape(-1, input.shape[-1]), self, self.bias)
+        return rows.view(*input.shape[:-1], -1)
 
 
 class _QuantizedLinear(torch.autograd.Function):
-    """[..., K] -> [..., N] with a gradient of the input alone."""
+    """[M, K] -> [M, N], no view, with a gradient of the input alone."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: QuantizedLinear, bias: Tensor | None) -> Tensor:
@@ -122,9 +123,7 @@ class _QuantizedLinear(torch.autograd.Function):
         """dx = g W."""
         if not ctx.needs_input_grad[0]:
             return None, None, None
-        weight = ctx.layer.dense()
-        rows = product(grad.reshape(-1, grad.shape[-1]), weight)
-        return rows.view(*grad.shape[:-1], weight.shape[1]), None, None
+        return product(grad, ctx.layer.dense()), None, None
 
 
 def stored_bytes(parameter: Tensor) -> int:

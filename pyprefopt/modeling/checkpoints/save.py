@@ -69,12 +69,29 @@ def _write(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | No
     tied = getattr(causal, "all_tied_weights_keys", None) or {}
     weights = {name: tensor for name, tensor in weights.items() if tied.get(name) not in weights}
     dtype = next(iter(weights.values())).dtype
-    causal.save_pretrained(directory, state_dict=weights)
+    _save_transformers(causal, directory, weights)
     config = copy.deepcopy(getattr(causal, "source_config", causal.config))
     config.architectures, config.dtype = [type(causal).__name__], str(dtype).removeprefix("torch.")
     if any(isinstance(module, QuantizedLinear) for module in causal.modules()):
         setattr(config, TRAINED_IN_4BIT, True)  # `load_model` will not pack it anew
     config.save_pretrained(directory)
+
+
+def _save_transformers(causal: PreTrainedModel, directory: Path, weights: dict[str, Tensor]) -> None:
+    """As transformers writes a model, its settings of generation too where they contradict each other.
+
+    transformers loads such settings, but refuses to write them.
+    """
+    own = getattr(causal, "generation_config", None)
+    if own is None:
+        causal.save_pretrained(directory, state_dict=weights)
+        return
+    causal.generation_config = type(own)()
+    try:
+        causal.save_pretrained(directory, state_dict=weights)
+    finally:
+        causal.generation_config = own
+    own.to_json_file(directory / "generation_config.json")
 
 
 def _check_names(model: nn.Module, causal: PreTrainedModel, weights: dict[str, Tensor]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.checkpoints.configuration import read_json, unreadable
 from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear
 
 if TYPE_CHECKING:
@@ -20,8 +23,16 @@ _LFS = b"version https://git-lfs"
 _REMEDY = "copy or download the model again"
 
 
-def check_weights(directory: Path) -> None:
-    """Check that the safetensors files that transformers would load are there and whole, by their headers.
+class Stored(NamedTuple):
+    """A tensor as its file's header has it."""
+
+    file: Path
+    dtype: str  # as safetensors writes it: F32, BF16, I64
+    size: int  # numbers
+
+
+def stored_tensors(directory: Path) -> dict[str, Stored]:
+    """What is in the safetensors files that transformers would load, by their headers; all are there and whole.
 
     Raises:
         ConfigError: a file is missing, damaged or cut short.
@@ -32,39 +43,61 @@ def check_weights(directory: Path) -> None:
             "convert it, or give its config.json for random weights"
         )
     if (directory / WHOLE).is_file():
-        return _check_file(directory / WHOLE)
+        return _read_header(directory / WHOLE)
     if not (directory / INDEX).is_file():
         found = sorted(path.name for path in directory.glob("*.safetensors"))
         raise ConfigError(
             f"model must have its weights as {WHOLE}, or as parts with {INDEX}, got {str(directory)!r} with "
             f"{', '.join(found[:3])}; {_REMEDY}"
         )
+    tensors: dict[str, Stored] = {}
     for name in _parts(directory / INDEX):
         if not (directory / name).is_file():
             raise ConfigError(
                 f"model must have all parts of its weights, but {str(directory)!r} lacks {name}, which {INDEX} names; "
                 f"{_REMEDY}"
             )
-        _check_file(directory / name)
-    return None
+        tensors |= _read_header(directory / name)
+    return tensors
+
+
+def check_numbers(tensors: dict[str, Stored], names: Iterable[str]) -> None:
+    """ConfigError where weights of these names are stored as whole numbers, which no model is trained with."""
+    for name in names:
+        stored = tensors.get(name)
+        if stored is not None and (stored.dtype == "BOOL" or stored.dtype[0] in "IU"):
+            raise ConfigError(
+                f"model must have weights of floating point numbers, but {str(stored.file)!r} stores {name} as "
+                f"{stored.dtype}; give the model's own checkpoint, which is not quantized"
+            )
 
 
 def _parts(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"model: {str(index)!r} must say which file has which weight (weight_map), got {type(error).__name__}: "
-            f"{error}; {_REMEDY}"
-        ) from error
+    """The files of an index, which lie beside it."""
+    rule = "say which file has which weight (weight_map)"
+    named = read_json(index, rule, _REMEDY).get("weight_map")
+    files = list(named.values()) if isinstance(named, dict) else []
+    if not files or not all(isinstance(name, str) for name in files):
+        raise ConfigError(f"model: {str(index)!r} must {rule}, got {repr(named)[:80]}; {_REMEDY}")
+    for weight, name in named.items():  # type: ignore[union-attr]
+        if name in (".", "..") or name != Path(name).name or "\0" in name:
+            raise ConfigError(
+                f"model: {str(index)!r} must name files beside it, got {repr(name)[:80]} for {weight}; {_REMEDY}"
+            )
+    return sorted(set(files))
 
 
-def _check_file(file: Path) -> None:
+def _read_header(file: Path) -> dict[str, Stored]:
     try:
-        with safe_open(file, "np"):
-            return
-    except (SafetensorError, OSError) as error:
+        with file.open("rb"):
+            pass
+        with safe_open(file, "np") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {name: Stored(file, part.get_dtype(), math.prod(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
         raise ConfigError(f"model must have whole weights, but {str(file)!r} {_what_is_wrong(file, error)}") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
 
 
 def _what_is_wrong(file: Path, error: Exception) -> str:
@@ -79,11 +112,16 @@ def _what_is_wrong(file: Path, error: Exception) -> str:
             header: Any = json.loads(handle.read(length)) if len(start) == 8 and length <= size else None
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             wanted = 8 + length + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return f"({size:,} bytes) does not begin as a safetensors file does ({error}); {_REMEDY}"
-    if size < wanted:
+            short = bool(size < wanted)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return f"({size:,} bytes) does not begin as a safetensors file does ({_first_line(error)}); {_REMEDY}"
+    if short:
         return f"is cut short: {size:,} of {wanted:,} bytes; {_REMEDY}"
-    return f"is damaged ({error}); {_REMEDY}"
+    return f"is damaged ({_first_line(error)}); {_REMEDY}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -187,7 +187,7 @@ impl Tokenizer {
     }
 
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
-    /// without BOS, and counts by name of what needed a decision.
+    /// without BOS, counts by name of what needed a decision, and coverage of the responses.
     #[allow(clippy::too_many_arguments)] // settings by name
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn tokenize(
@@ -255,6 +255,13 @@ impl Tokenizer {
     }
 }
 
+/// The added tokens of a `tokenizer.json`, as its JSON has them.
+#[pyfunction]
+fn added_tokens(json: &[u8]) -> PyResult<String> {
+    pyprefopt_core::tokenize::added_tokens(json).map_err(to_py)
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(added_tokens, module)?)?;
     module.add_class::<Tokenizer>()
 }

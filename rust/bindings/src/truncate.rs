@@ -1,5 +1,6 @@
 //! Truncation of text columns and of token segments.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -12,6 +13,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
 use pyprefopt_core::Result;
+use pyprefopt_core::formats::shorten_chat;
 use pyprefopt_core::tokenize::Encoded;
 use pyprefopt_core::truncate::{self, Counter, Cut, Kept, kept_positions};
 use rayon::prelude::*;
@@ -134,7 +136,7 @@ fn shorten_column(
 ) -> PyResult<Shortened> {
     let item = match column.data_type() {
         DataType::List(item) | DataType::LargeList(item) => item.data_type(),
-        _ => return shorten_strings(column, base, shorten),
+        _ => return shorten_strings(column, base, true, shorten),
     };
     let lists = Lists::new("responses", column.as_ref())?;
     let mut inner = vec![Base::None; lists.values.len()];
@@ -153,26 +155,34 @@ fn shorten_column(
     Ok((relist(column, texts)?, relist(column, numbers)?))
 }
 
+/// Strings, cut; those that spell a chat in its last content, if they may (`may_spell`).
 fn shorten_strings(
     column: &ArrayRef,
     base: &[Base],
+    may_spell: bool,
     shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
 ) -> PyResult<Shortened> {
     let texts = Strings::new("text", column)?;
     let one = |tokens: &mut Encoded, line: usize| match (texts.get(line), base[line]) {
         (None, _) => Ok((None, None)),
-        (text, Base::None) => Ok((text, None)),
+        (text, Base::None) => Ok((text.map(Cow::Borrowed), None)),
         (Some(text), base) => {
+            if may_spell && text.trim_start().starts_with(['[', '{']) {
+                let found = shorten_chat(text, |content| shorten(content, base, tokens))?;
+                if let Some((text, cut)) = found {
+                    return Ok((Some(Cow::Owned(text)), cut.map(|cut| cut as u32)));
+                }
+            }
             let Kept { kept, cut } = shorten(text, base, tokens)?;
-            Ok((Some(&text[..kept]), Some(cut as u32)))
+            Ok((Some(Cow::Borrowed(&text[..kept])), Some(cut as u32)))
         }
     };
-    let done: Vec<(Option<&str>, Option<u32>)> = (0..column.len())
+    let done: Vec<(Option<Cow<str>>, Option<u32>)> = (0..column.len())
         .into_par_iter()
         .map_init(Encoded::default, one)
         .collect::<Result<_>>()
         .map_err(to_py)?;
-    let texts: LargeStringArray = done.iter().map(|(text, _)| *text).collect();
+    let texts: LargeStringArray = done.iter().map(|(text, _)| text.as_deref()).collect();
     let numbers: UInt32Array = done.iter().map(|(_, number)| *number).collect();
     Ok((Arc::new(texts), Arc::new(numbers)))
 }
@@ -185,7 +195,7 @@ fn shorten_chats(
     shorten: &(impl Fn(&str, Base, &mut Encoded) -> Result<Kept> + Sync),
 ) -> PyResult<Shortened> {
     let messages = structs("chat", column, lists.values)?;
-    let (content, cut) = shorten_strings(field("content", messages)?, base, shorten)?;
+    let (content, cut) = shorten_strings(field("content", messages)?, base, false, shorten)?;
     let numbers = cut.as_primitive::<arrow_array::types::UInt32Type>();
     let last = |line| lists.range(line).last();
     let of_chat = |line| {

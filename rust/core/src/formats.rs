@@ -10,9 +10,11 @@
 //! assert_eq!(reject.reason, "empty_response");
 //! ```
 
+mod agreement;
 mod array;
 mod blocks;
 mod candidates;
+mod chat;
 mod checks;
 mod csv;
 mod detect;
@@ -24,12 +26,13 @@ mod message;
 mod preference;
 mod raw;
 mod schema;
+mod sides;
 mod table;
 
 pub use blocks::{Blocks, Layout, Limits, TextBlock};
 pub use candidates::{Candidates, parse_candidates};
 pub use detect::{Detected, detect, quoted};
-pub use edit::{Cutter, Shortening, Written};
+pub use edit::{Cutter, Shortening, Written, shorten_chat};
 pub use instruction::{Instruction, parse_instruction};
 pub use json::lines;
 pub use message::Message;
@@ -39,9 +42,12 @@ pub use table::TABLE;
 
 use crate::reject::Reject;
 
-/// Where rows come from: in typed rows a member that is null is one that is not there.
+/// Where rows come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     Json,
+    /// A member that is null is one that is not there.
     Typed,
+    /// A frame that `read_*` made: a message's further keys are JSON text.
+    Written,
 }

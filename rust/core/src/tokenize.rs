@@ -3,6 +3,7 @@
 mod budget;
 mod chat;
 mod columns;
+mod coverage;
 mod encoder;
 mod fast;
 mod identical;
@@ -13,7 +14,8 @@ mod texts;
 mod tokens;
 
 pub use columns::Columns;
-pub use encoder::{Encoded, Encoder, Mismatch, Shared};
+pub use coverage::Coverage;
+pub use encoder::{Encoded, Encoder, Mismatch, Shared, added_tokens};
 pub use input::{Boundary, Limits, PromptOverflow, Response, Row, Tokenization};
 pub use row::tokenize_row;
 pub use texts::Notes;

@@ -323,3 +323,30 @@ def test_a_dummy_batch_has_the_shapes_and_dtypes_of_a_real_one():
     assert dummy.token_mask.sum() == 0
     assert dummy.pair_chosen.size == 0
     assert dummy.response_group.tolist() == [0]
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate"])
+def test_whole_responses(layout):
+    """What stands behind the last scored token is an input too; the rest of a batch is as without."""
+
+    def pair(*weights):
+        kinds = ("chosen", "rejected")
+        return [
+            Response(ids=list(range(7, 7 + len(w))), kind=kind, values={"user_weights": list(w)})
+            for kind, w in zip(kinds, weights, strict=True)
+        ]
+
+    made = [Group([5, 6], pair((1.0, 0.0, 0.0), (0.0,)), 0), Group([5], pair((0.0,), (0.0, 0.0)), 1)]
+    table = frame(made)
+    usual, whole = (
+        Packer(store(made), layout=layout, user_weights=table["user_weights"], whole=whole) for whole in (False, True)
+    )
+    for packer in (usual, whole):
+        assert packer.weightless(np.arange(2)).tolist() == [False, True]
+    (cut,), (full,) = usual.pack(max_tokens=99), whole.pack(max_tokens=99)
+    assert cut.input_ids.tolist() == [5, 6]
+    parts = {"shared": [5, 6, 7, 8, 9, 7, 5, 7, 7, 8], "separate": [5, 6, 7, 8, 9, 5, 6, 7, 5, 7, 5, 7, 8]}
+    assert full.input_ids.tolist() == parts[layout]
+    assert full.last_index is None
+    for name in ("target_ids", "response_index", "scored_length", "response_length", "pair_chosen", "hidden_index"):
+        assert getattr(cut, name).tolist() == getattr(full, name).tolist()

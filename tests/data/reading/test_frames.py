@@ -225,7 +225,7 @@ BAD = {
     },
     "not_assistant": {"chosen": [user("a"), assistant("x"), user("b")], "rejected": [user("a"), assistant("y")]},
     "unknown_role": {"prompt": [{"role": "wizard", "content": "a"}], "chosen": "x", "rejected": "y"},
-    "not_a_message": {"prompt": [{"role": "user"}], "chosen": "x", "rejected": "y"},
+    "not_a_message": {"prompt": [{"role": "user", "text": "Hi"}], "chosen": "x", "rejected": "y"},
     "not_a_number": {**PLAIN, "score_chosen": "high"},
     "not_a_boolean": {**PLAIN, "chosen_complete": "yes"},
 }

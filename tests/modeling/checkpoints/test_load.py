@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, RewardModel, estimate_memory, load_model, model_hash, save_policy, toy_config
@@ -100,6 +101,59 @@ def test_dropout_is_off_but_the_source_keeps_its_own(name: str, tmp_path: Path) 
     assert model.source_config.attention_dropout == 0.1
     assert all(m.p == 0 for m in model.modules() if isinstance(m, nn.Dropout))
     assert not any(getattr(m, "attention_dropout", 0) for m in model.modules())
+
+
+@pytest.mark.parametrize("setting", ["output_router_logits", "output_hidden_states"])
+def test_outputs_that_nothing_reads_are_off(setting: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    experts = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, setting: True}
+    config = write_config(tmp_path, {**ARCHITECTURES["llama"], **experts, "return_dict": False})
+    with caplog.at_level(logging.INFO):
+        model = load_model(config)
+    assert f"mixtral: {setting} set false in training" in caplog.text
+    sketch_model(config)
+    batch = pack_groups(make_groups()).to()
+    off = write_config(tmp_path / "off", {**ARCHITECTURES["llama"], **experts, setting: False})
+    assert torch.equal(LogpsModel(model)(batch), LogpsModel(load_model(off))(batch))
+    assert getattr(model.source_config, setting) is True
+    saved = json.loads((save_policy(model, tmp_path / "policy") / "config.json").read_text())
+    if setting == "output_router_logits":  # transformers leaves the other out
+        assert saved[setting] is True
+
+
+# What a generation_config.json may hold -> whether transformers takes it.
+GENERATION = {
+    '{"do_sample": false, "temperature": 0.7}': True,
+    '{"num_beams": "x"}': True,
+    '{"max_new_tokens": -1}': False,
+    '{"early_stopping": 5}': False,
+    '{"num_return_sequences": 5, "num_beams": 1}': False,
+    '{"cache_implementation": "evil"}': False,
+    '{"watermarking_config": {"a": 1}}': False,
+    '{"max_new_tokens": "a"}': False,
+    "[1]": False,
+    "{": False,  # it goes on without one, and says nothing
+    "[" * 100_000: False,
+}
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("text", GENERATION, ids=lambda text: text[:40])
+def test_settings_of_generation_that_transformers_refuses(
+    text: str, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are left out, and said; those that it takes, however odd, are kept as they are."""
+    (saved / "generation_config.json").write_text(text)
+    sketch_model(saved)
+    with caplog.at_level(logging.WARNING):
+        model = load_model(saved)
+    assert ("generation_config.json is not used, and not saved with the policy" in caplog.text) != GENERATION[text]
+    model.generation_config.eos_token_id = 5  # as a run does that gives a model the tokenizer's end
+    policy = save_policy(model, tmp_path / "policy")
+    again = AutoModelForCausalLM.from_pretrained(policy)
+    assert again.generation_config.eos_token_id == 5
+    if text[:2] == '{"' and GENERATION[text]:
+        assert json.loads(text).items() <= json.loads((policy / "generation_config.json").read_text()).items()
+    assert model.generation_config.eos_token_id == 5
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

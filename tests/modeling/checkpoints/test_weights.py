@@ -7,7 +7,7 @@ import pytest
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import load_model, save_policy, toy_config
-from pyprefopt.modeling.checkpoints.load import resolve_source
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from tests.modeling.models import write_config
 
 

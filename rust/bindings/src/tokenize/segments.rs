@@ -16,7 +16,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::Reject;
-use pyprefopt_core::tokenize::{Columns, Response, Row, Tokenization, tokenize_row};
+use pyprefopt_core::tokenize::{Columns, Coverage, Response, Row, Tokenization, tokenize_row};
 use rayon::prelude::*;
 
 use crate::arrow::{Chats, Lists, Strings, bitmap, chunked, list_array};
@@ -33,9 +33,12 @@ pub type Tables = (
     PyChunkedArray,
     usize,
     HashMap<&'static str, usize>,
+    Counts,
 );
+/// Of the responses: tokens, unknown ones, visible bytes, dropped ones.
+pub type Counts = (usize, usize, usize, usize);
 
-/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes.
+/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
 pub fn tokenize_table(
     work: &Tokenization,
     batches: &[RecordBatch],
@@ -85,6 +88,7 @@ impl Made {
             self.counts.responses_cut += columns.responses_cut;
             self.counts.without_bos += columns.without_bos;
             self.counts.notes += columns.notes;
+            self.counts.coverage += columns.coverage;
         }
         Ok(())
     }
@@ -94,7 +98,7 @@ impl Made {
         &mut self.counts.rejects
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes.
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
     pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
         if self.segments.is_empty() {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
@@ -110,6 +114,15 @@ impl Made {
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
             self.counts.notes.named().into(),
+            {
+                let Coverage {
+                    tokens,
+                    unknown,
+                    bytes,
+                    dropped,
+                } = self.counts.coverage;
+                (tokens, unknown, bytes, dropped)
+            },
         ))
     }
 }

@@ -2,10 +2,15 @@
 
 use std::borrow::Cow;
 
+use super::agreement::{agree, contradiction, is_whole, leave_open};
+use super::chat::{Said, text_or_chat};
 use super::checks::{check_prompt, check_response};
-use super::fields::{json_text, missing, number_of, others, system, with_system};
+use super::detect::of_format;
+use super::fields::{
+    json_text, missing, number_of, origin, others, spelled_lists, system, with_lists, with_system,
+};
 use super::json::Fields;
-use super::message::{Message, text_or_chat};
+use super::message::{Message, is_same_chat};
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -35,14 +40,24 @@ pub fn parse_candidates<T>(
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, Format::Candidates, carry)?;
-    Ok(found(&parse(&fields, rows)?, others.as_deref()))
+    let lists = spelled_lists(&fields, &[&RESPONSES[..], &SCORES[..]].concat());
+    let fields = with_lists(fields, &lists);
+    match parse(&fields, rows) {
+        Ok(set) => Ok(found(&set, others.as_deref())),
+        Err(reject) => Err(of_format(&fields, Format::Candidates, reject)),
+    }
 }
 
 fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> {
-    let (name, raw) = fields
+    let rows = origin(fields, rows);
+    let (asked, raw) = fields
         .any(&["prompt", "instruction"])
         .ok_or_else(|| missing(fields, "prompt"))?;
-    let mut prompt = text_or_chat(raw, name, "user", rows)?;
+    let Said {
+        messages: mut prompt,
+        is_open,
+        ..
+    } = text_or_chat(raw, asked, "user", rows)?;
     if let Some(system) = system(fields)? {
         with_system(&mut prompt, &system)?;
     }
@@ -52,13 +67,17 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         .ok_or_else(|| missing(fields, "responses"))?;
     let (mut responses, mut own) = (Vec::new(), Vec::new());
     for (index, item) in list(raw, name)?.into_iter().enumerate() {
-        let (messages, score) = response(item, &format!("{name}[{index}]"), &prompt, rows)?;
-        responses.push(messages);
+        let (mut said, score) = response(item, &format!("{name}[{index}]"), rows)?;
+        if is_open {
+            said.drop_space();
+        }
+        responses.push(said.messages);
         own.push(score);
     }
     if responses.is_empty() {
         check_response(None, name)?;
     }
+    part(&mut prompt, &mut responses, asked, name)?;
     Ok(Candidates {
         scores: scores(fields, name, own)?,
         prompt,
@@ -68,44 +87,59 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
     })
 }
 
+/// Leave of each response what it adds to the prompt; the prompt is what whole chats among them begin with.
+fn part<'a>(
+    prompt: &mut Vec<Message<'a>>,
+    responses: &mut [Vec<Message<'a>>],
+    asked: &str,
+    name: &str,
+) -> Result<(), Reject> {
+    let mut held: Option<Vec<Message>> = None;
+    for (index, response) in responses.iter_mut().enumerate() {
+        let field = format!("{name}[{index}]");
+        check_response(response.last(), &field)?;
+        if is_whole(response) {
+            let end = agree(prompt, response, (asked, &field))?;
+            let answer = response.split_off(end);
+            let before = std::mem::replace(response, answer);
+            let differs = |first: &Vec<Message>| !is_same_chat(first, &before);
+            if held.as_ref().is_some_and(differs) {
+                return Err(contradiction(&before, asked, &field));
+            }
+            held = held.or(Some(before));
+        }
+        let foreign = |message: &&Message| !matches!(message.role, "assistant" | "tool");
+        if let Some(other) = response.iter().find(foreign) {
+            return Err(Reject {
+                reason: "not_assistant",
+                value: other.role.to_owned(),
+                rule: format!(
+                    "{field} must be the assistant's alone; what comes before belongs into the prompt"
+                ),
+                field,
+                remedy: "move the earlier turns into the prompt",
+            });
+        }
+    }
+    if let Some(held) = held {
+        *prompt = held;
+    }
+    leave_open(prompt);
+    Ok(())
+}
+
 /// Text, a message, messages, or an object with the response and its score.
-fn response<'a>(
-    raw: Raw<'a>,
-    field: &str,
-    prompt: &[Message],
-    rows: Rows,
-) -> Result<(Vec<Message<'a>>, Option<f32>), Reject> {
+fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<(Said<'a>, Option<f32>), Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
+    let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
     let described = fields.and_then(|fields| Some((fields.any(&TEXT)?, fields.any(&SCORE))));
-    let (mut messages, score) = match described {
-        Some(((key, words), score)) => (
-            text_or_chat(words, format_args!("{field}.{key}"), "assistant", rows)?,
-            score
-                .map(|(key, raw)| number_of(raw, &format!("{field}.{key}")))
-                .transpose()?,
-        ),
-        None => (text_or_chat(raw, field, "assistant", rows)?, None),
+    let Some(((key, words), score)) = described else {
+        return Ok((text_or_chat(raw, field, "assistant", rows)?, None));
     };
-    if messages.len() > prompt.len() && messages.starts_with(prompt) {
-        messages.drain(..prompt.len());
-    }
-    check_response(messages.last(), field)?;
-    if let Some(other) = messages
-        .iter()
-        .find(|message| !matches!(message.role, "assistant" | "tool"))
-    {
-        return Err(Reject {
-            reason: "not_assistant",
-            field: field.to_owned(),
-            value: other.role.to_owned(),
-            rule: format!(
-                "{field} must be the assistant's alone; what comes before belongs into the prompt"
-            ),
-            remedy: "move the earlier turns into the prompt",
-        });
-    }
-    Ok((messages, score))
+    let said = text_or_chat(words, format_args!("{field}.{key}"), "assistant", rows)?;
+    let score = score.map(|(key, raw)| number_of(raw, &format!("{field}.{key}")));
+    Ok((said, score.transpose()?))
 }
 
 /// The row's list of scores, or those that stand with the responses.

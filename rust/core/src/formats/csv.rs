@@ -1,10 +1,7 @@
 //! CSV records, one after the other, as JSON lines: objects by the header, or lists of cells.
 
-use super::Rows;
 use super::json::ICONV;
-use super::message::{chat, message};
-use super::raw::Raw;
-use super::table::holds;
+use super::table::holds_text;
 use crate::reject::shorten;
 use crate::{Error, Result};
 use memchr::{memchr, memchr2};
@@ -239,40 +236,8 @@ fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// A cell as JSON text. CSV has no types: a number stands for itself in a field of scores, true and false in a field
-/// of flags, a list or message where it is one; everything else is text. An empty cell is an empty text or, in
-/// fields that hold no text, nothing.
+/// A cell as JSON text. CSV has no types: what a text spells (a chat, a list, a number) is seen where it is read. An
+/// empty cell is an empty text or, in fields that hold no text, nothing.
 fn value(name: &str, cell: &str) -> Option<String> {
-    let text = || serde_json::Value::from(cell).to_string();
-    let (holds_text, holds_list) = holds(name);
-    if holds_text || holds_list {
-        let raw = || Raw::parse(cell).ok();
-        let structured = match cell.as_bytes().first() {
-            Some(b'[') if holds_list => raw(),
-            Some(b'[') => raw().filter(|raw| chat(*raw, name, Rows::Json).is_ok()),
-            Some(b'{') => raw().filter(|raw| message(*raw, name, Rows::Json).is_ok()),
-            _ => None,
-        };
-        return Some(structured.map_or_else(text, |raw| one_line(raw.get())));
-    }
-    if cell.is_empty() {
-        return None;
-    }
-    let numeric = name.contains("score") || name.contains("rating") || name == "labels";
-    if numeric && serde_json::from_str::<f64>(cell.trim()).is_ok() {
-        return Some(cell.trim().to_owned());
-    }
-    if name.ends_with("_complete") {
-        match cell.trim() {
-            "true" | "True" | "TRUE" => return Some("true".into()),
-            "false" | "False" | "FALSE" => return Some("false".into()),
-            _ => {}
-        }
-    }
-    Some(text())
-}
-
-/// Valid JSON without raw line breaks, which stand only between its tokens.
-fn one_line(json: &str) -> String {
-    json.replace(['\n', '\r'], " ")
+    (!cell.is_empty() || holds_text(name)).then(|| serde_json::Value::from(cell).to_string())
 }

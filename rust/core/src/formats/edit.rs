@@ -4,6 +4,7 @@ mod counts;
 mod responses;
 mod row;
 mod shortening;
+mod spelled;
 
 use rayon::prelude::*;
 
@@ -19,6 +20,7 @@ use responses::{Fields, Found, Response};
 use row::{Row, record};
 pub use shortening::Shortening;
 use shortening::{is_same, kept, replace};
+pub use spelled::shorten_chat;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +254,7 @@ impl Cutter {
                 replace(&mut row, response, kept.kept);
             }
         }
-        let same = is_same(&row, &responses, &kept, sides);
+        let same = is_same(&row, &responses, &kept, sides.as_ref());
         let mut seen = Vec::with_capacity(self.fields.books.len());
         for book in &self.fields.books {
             let of_book = |(response, _): &(&Response, &Kept)| response.book == book;

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::chat::spelled_list;
 use super::json::{Fields, sound, text, without_nulls};
-use super::message::Message;
+use super::message::{Message, is_written};
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -29,19 +30,75 @@ pub fn number(fields: &Fields, names: &[&str]) -> Result<Option<f32>, Reject> {
     found.map(|(name, raw)| number_of(raw, name)).transpose()
 }
 
+/// A number, as it is or as text (of CSV, of decimals).
 pub fn number_of(raw: Raw, field: &str) -> Result<f32, Reject> {
-    let parsed = serde_json::from_str::<f64>(raw.get());
-    parsed
-        .map(|value| value as f32)
-        .map_err(|_| wrong_type("not_a_number", field, raw, "a number or null"))
+    let parsed = serde_json::from_str::<f64>(unquoted(raw));
+    let finite = parsed.ok().map(|value| value as f32);
+    finite
+        .filter(|value| value.is_finite())
+        .ok_or_else(|| wrong_type("not_a_number", field, raw, "a finite number or null"))
 }
 
 pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
-    let truth = |raw: Raw| {
-        serde_json::from_str(raw.get())
-            .map_err(|_| wrong_type("not_a_boolean", name, raw, "true, false or null"))
+    let truth = |raw: Raw| match unquoted(raw) {
+        "true" | "True" | "TRUE" => Ok(true),
+        "false" | "False" | "FALSE" => Ok(false),
+        _ => Err(wrong_type(
+            "not_a_boolean",
+            name,
+            raw,
+            "true, false or null",
+        )),
     };
     fields.get(name).map_or(Ok(true), truth)
+}
+
+/// A value without the quotes and spaces around it.
+pub fn unquoted(raw: Raw<'_>) -> &str {
+    raw.get().trim_matches('"').trim()
+}
+
+/// The lists that the named fields hold as text, each with its field's place in the row.
+pub fn spelled_lists(fields: &Fields, names: &[&str]) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, (name, raw)) in fields.0.iter().enumerate() {
+        if !raw.get().starts_with('"') || !names.contains(&&**name) {
+            continue;
+        }
+        if let Some(list) = text(*raw, "")
+            .ok()
+            .and_then(|words| spelled_list(&words).map(|list| list.get().to_owned()))
+        {
+            found.push((at, list));
+        }
+    }
+    found
+}
+
+/// The row with lists in the place of the texts that spell them.
+pub fn with_lists<'a>(fields: Fields<'a>, lists: &'a [(usize, String)]) -> Fields<'a> {
+    let mut members = fields.0;
+    for (at, list) in lists {
+        if let (Some(member), Ok(list)) = (members.get_mut(*at), Raw::parse(list)) {
+            member.1 = list;
+        }
+    }
+    Fields(members)
+}
+
+/// Where a row comes from: one with a number `row` and messages {role, content, extra} is of a frame of `read_*`.
+pub fn origin(fields: &Fields, rows: Rows) -> Rows {
+    let first = |name: &str| {
+        let chats = fields.get(name)?.items()?;
+        Fields::parse(chats.first()?.get()).ok()
+    };
+    let is_number = |raw: Raw| raw.get().bytes().all(|byte| byte.is_ascii_digit());
+    if fields.get("row").is_some_and(is_number)
+        && first("prompt").is_some_and(|message| is_written(&message))
+    {
+        return Rows::Written;
+    }
+    rows
 }
 
 /// The first of the named fields, which holds JSON, as text or as it is; checked, so that the template can read it.
@@ -57,7 +114,7 @@ pub fn json_text<'a>(
         sound(raw, name)?;
         return Ok(Some(match rows {
             Rows::Typed => without_nulls(raw.get()),
-            Rows::Json => Cow::Borrowed(raw.get()),
+            Rows::Json | Rows::Written => Cow::Borrowed(raw.get()),
         }));
     }
     let quoted = text(raw, name)?;
@@ -82,23 +139,25 @@ pub fn system<'a>(fields: &Fields<'a>) -> Result<Option<Message<'a>>, Reject> {
 /// Put the system message before a chat; a chat that begins with one must begin with this one.
 pub fn with_system<'a>(chat: &mut Vec<Message<'a>>, system: &Message<'a>) -> Result<(), Reject> {
     match chat.first() {
-        Some(first) if first.role == "system" => {
-            if first.content == system.content {
-                return Ok(());
-            }
-            Err(Reject {
-                reason: "two_systems",
-                field: "system".into(),
-                value: shorten(&system.content),
-                rule: "the field system and the chat's own system message must not contradict each other".into(),
-                remedy: "leave one of them",
-            })
-        }
+        Some(first) if is_system(first) && first.content.trim() == system.content.trim() => Ok(()),
+        Some(first) if first.role == "system" => Err(Reject {
+            reason: "two_systems",
+            field: "system".into(),
+            value: shorten(&system.content),
+            rule:
+                "the system messages of a row (field, prompt, chats) must not contradict each other"
+                    .into(),
+            remedy: "leave one of them",
+        }),
         _ => {
             chat.insert(0, system.clone());
             Ok(())
         }
     }
+}
+
+pub fn is_system(message: &Message) -> bool {
+    matches!(message.role, "system" | "developer")
 }
 
 fn wrong_type(reason: &'static str, name: &str, raw: Raw, what: &str) -> Reject {

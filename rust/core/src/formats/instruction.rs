@@ -2,10 +2,16 @@
 
 use std::borrow::Cow;
 
+use super::agreement::{agree, append, is_whole, leave_open};
+use super::chat::{Said, chat, text_or_chat};
 use super::checks::{check_prompt, check_response};
-use super::fields::{json_text, missing, number, others, required, system, with_system};
+use super::detect::of_format;
+use super::fields::{
+    json_text, missing, number, origin, others, required, spelled_lists, system, with_lists,
+    with_system,
+};
 use super::json::{Fields, text};
-use super::message::{Message, chat, text_or_chat};
+use super::message::Message;
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -31,24 +37,34 @@ pub fn parse_instruction<T>(
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, format, carry)?;
-    Ok(found(&parse(&fields, format, rows)?, others.as_deref()))
+    let lists = match format {
+        Format::Instruction => spelled_lists(&fields, &["history"]),
+        _ => Vec::new(),
+    };
+    let fields = with_lists(fields, &lists);
+    match parse(&fields, format, rows) {
+        Ok(example) => Ok(found(&example, others.as_deref())),
+        Err(reject) => Err(of_format(&fields, format, reject)),
+    }
 }
 
 fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruction<'a>, Reject> {
+    let rows = origin(fields, rows);
+    let system = system(fields)?;
     let (mut messages, field) = match format {
-        Format::PromptResponse | Format::CandidateRows => prompt_and_response(fields, rows)?,
-        Format::Instruction => {
-            let mut messages = question(fields)?;
-            let output = required(fields, "output")?;
-            messages.push(Message::new("assistant", text(output, "output")?));
-            (messages, "output")
+        Format::PromptResponse | Format::CandidateRows => {
+            prompt_and_response(fields, system.as_ref(), rows)?
         }
-        _ => whole_chat(fields, rows)?,
+        Format::Instruction => {
+            let output = required(fields, "output")?;
+            let prompt = Said::of_chat(question(fields)?);
+            let answer = text_or_chat(output, "output", "assistant", rows)?;
+            let names = ("instruction", "output");
+            (joined(prompt, answer, system.as_ref(), names)?, "output")
+        }
+        _ => whole_chat(fields, system.as_ref(), rows)?,
     };
     check_response(messages.last(), field)?;
-    if let Some(system) = system(fields)? {
-        with_system(&mut messages, &system)?;
-    }
     let response = messages.pop().ok_or_else(|| missing(fields, field))?;
     check_prompt(&messages)?;
     Ok(Instruction {
@@ -65,6 +81,7 @@ fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruct
 
 fn whole_chat<'a>(
     fields: &Fields<'a>,
+    system: Option<&Message<'a>>,
     rows: Rows,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("conversations").is_some() {
@@ -72,11 +89,17 @@ fn whole_chat<'a>(
     } else {
         "messages"
     };
-    Ok((chat(required(fields, field)?, field, rows)?, field))
+    let mut messages = chat(required(fields, field)?, field, rows)?;
+    check_response(messages.last(), field)?;
+    if let Some(system) = system {
+        with_system(&mut messages, system)?;
+    }
+    Ok((messages, field))
 }
 
 fn prompt_and_response<'a>(
     fields: &Fields<'a>,
+    system: Option<&Message<'a>>,
     rows: Rows,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("completion").is_some() {
@@ -84,10 +107,50 @@ fn prompt_and_response<'a>(
     } else {
         "response"
     };
-    let mut messages = text_or_chat(required(fields, "prompt")?, "prompt", "user", rows)?;
-    let answer = required(fields, field)?;
-    messages.extend(text_or_chat(answer, field, "assistant", rows)?);
+    let prompt = text_or_chat(required(fields, "prompt")?, "prompt", "user", rows)?;
+    let answer = text_or_chat(required(fields, field)?, field, "assistant", rows)?;
+    let messages = joined(prompt, answer, system, ("prompt", field))?;
     Ok((messages, field))
+}
+
+/// Prompt and answer as one chat; an answer that is the whole chat must agree with the prompt.
+fn joined<'a>(
+    prompt: Said<'a>,
+    mut answer: Said<'a>,
+    system: Option<&Message<'a>>,
+    (asked, field): (&str, &str),
+) -> Result<Vec<Message<'a>>, Reject> {
+    if prompt.is_open {
+        answer.drop_space();
+    }
+    let (mut messages, mut answer) = (prompt.messages, answer.messages);
+    let is_whole = is_whole(&answer);
+    if is_whole && messages.iter().all(Message::is_blank) {
+        messages.clear(); // the answer holds it
+    }
+    if let Some(system) = system {
+        let chat = if messages.is_empty() {
+            &mut answer
+        } else {
+            &mut messages
+        };
+        with_system(chat, system)?;
+    }
+    if is_whole && !messages.is_empty() {
+        let end = agree(&messages, &mut answer, (asked, field))?;
+        if end + 1 == answer.len() {
+            leave_open(&mut answer[..end]);
+        }
+        return Ok(answer);
+    }
+    check_response(answer.last(), field)?;
+    let last = answer.pop();
+    if answer.is_empty() {
+        leave_open(&mut messages);
+    }
+    append(&mut messages, answer);
+    messages.extend(last);
+    Ok(messages)
 }
 
 /// Earlier turns of `history` [[question, answer], ...], then `instruction` and `input`, a blank line between them.

@@ -1,6 +1,7 @@
 //! JSON texts: the rows of a block, one object as ordered raw fields, texts without a copy where they need none.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use memchr::{memchr, memchr_iter, memchr2_iter};
@@ -16,6 +17,8 @@ pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
+/// Of so many fields each is compared with all others.
+const FEW: usize = 32;
 
 /// The rows of a block: its lines that are not blank, each with its index among the block's lines.
 pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
@@ -238,10 +241,18 @@ impl<'a> Fields<'a> {
 
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
     pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
+        let many = self.0.len() > FEW;
+        let lasts: Option<HashMap<&str, usize>> = many.then(|| {
+            let names = self.0.iter().enumerate();
+            names.map(|(at, (name, _))| (&**name, at)).collect()
+        });
+        let is_repeated = |at: usize, name: &str| match &lasts {
+            Some(lasts) => lasts.get(name) != Some(&at),
+            None => self.0[at + 1..].iter().any(|(later, _)| later == name),
+        };
         let mut text = String::new();
-        for (index, (name, raw)) in self.0.iter().enumerate() {
-            let repeated = self.0[index + 1..].iter().any(|(later, _)| later == name);
-            if known.contains(&&**name) || raw.get() == "null" || repeated {
+        for (at, (name, raw)) in self.0.iter().enumerate() {
+            if known.contains(&&**name) || raw.get() == "null" || is_repeated(at, name) {
                 continue;
             }
             sound(*raw, name)?;

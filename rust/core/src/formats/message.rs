@@ -1,4 +1,4 @@
-//! Messages: from role/content and from/value objects, from plain text, and from whole transcripts.
+//! One message: a {role, content} or {from, value} object with whatever else it has.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -6,10 +6,27 @@ use std::fmt::Display;
 use super::json::{Fields, sound, text, without_nulls};
 use super::raw::Raw;
 use super::{Reject, Rows};
-pub use crate::message::Message;
+use crate::message::READ_KEYS;
+pub use crate::message::{Message, is_same_chat};
 use crate::reject::shorten;
 
-/// One message object: {role, content, ...} or {from, value, ...}.
+/// Keys under which other programs have a message's text.
+const LIKE_CONTENT: [&str; 12] = [
+    "content",
+    "value",
+    "text",
+    "message",
+    "body",
+    "contents",
+    "parts",
+    "utterance",
+    "response",
+    "prompt",
+    "completion",
+    "answer",
+];
+
+/// One message object: {role, content, ...} or {from, value, ...}. Content that is absent or null is empty.
 pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<'_>, Reject> {
     let malformed = |names: String| Reject {
         reason: "not_a_message",
@@ -19,11 +36,7 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
         remedy: "give it both keys",
     };
     let fields = Fields::parse(raw.get()).map_err(|_| malformed(shorten(raw.get())))?;
-    let (role_key, content_key) = if fields.get("from").is_some() {
-        ("from", "value")
-    } else {
-        ("role", "content")
-    };
+    let (role_key, content_key) = keys(&fields);
     let role = fields
         .get(role_key)
         .ok_or_else(|| malformed(fields.names()))?;
@@ -31,42 +44,90 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
     let content = fields.get(content_key);
     if name == "function_call" {
         let calls = content.ok_or_else(|| malformed(fields.names()))?;
-        return tool_calls(calls, format_args!("{field}.{content_key}"));
+        let calls = tool_calls(calls, format_args!("{field}.{content_key}"))?;
+        let others = extra(
+            &fields,
+            &field,
+            &["role", "content", "from", "value", "tool_calls"],
+            rows,
+        )?;
+        return Ok(Message {
+            role: "assistant",
+            content: Cow::Borrowed(""),
+            extra: Some(Cow::Owned(joined(&calls, others.as_deref()))),
+        });
     }
     let role = role_name(&name, format_args!("{field}.{role_key}"))?;
     let content = match content {
         Some(content) => content_text(content, format_args!("{field}.{content_key}"))?,
-        // A turn that only calls tools has no content.
-        None if fields.get("tool_calls").is_some() => Cow::Borrowed(""),
-        None => return Err(malformed(fields.names())),
+        None if lacks_content(&fields, content_key) => return Err(malformed(fields.names())),
+        None => Cow::Borrowed(""),
     };
     Ok(Message {
         role,
         content,
-        extra: extra(&fields, &field, &[role_key, content_key], rows)?,
+        extra: extra(
+            &fields,
+            &field,
+            &["role", "content", role_key, content_key],
+            rows,
+        )?,
     })
 }
 
+/// The names of the role and of the content.
+pub fn keys(fields: &Fields) -> (&'static str, &'static str) {
+    let has = |name| fields.get(name).is_some();
+    if has("from") && (!has("role") || (has("value") && !has("content"))) {
+        ("from", "value")
+    } else {
+        ("role", "content")
+    }
+}
+
+/// Whether a message has its text elsewhere than in its content: absent content alone is empty.
+pub fn lacks_content(fields: &Fields, content_key: &str) -> bool {
+    fields.get(content_key).is_none()
+        && fields.any(&READ_KEYS).is_none()
+        && fields.any(&LIKE_CONTENT).is_some()
+}
+
+/// The message's further keys as a JSON object.
 fn extra<'a>(
     fields: &Fields<'a>,
     field: &impl Display,
     taken: &[&str],
     rows: Rows,
 ) -> Result<Option<Cow<'a, str>>, Reject> {
-    if fields.0.len() <= taken.len() {
-        return Ok(None);
-    }
-    if let Some(raw) = fields.get("extra").filter(|raw| raw.get().starts_with('"')) {
-        let object = text(raw, format_args!("{field}.extra"))?;
-        if object.starts_with('{') {
-            return Ok(Some(object)); // a message that this module wrote
-        }
+    if rows == Rows::Written && is_written(fields) {
+        let written = fields.get("extra");
+        return written
+            .map(|raw| text(raw, format_args!("{field}.extra")))
+            .transpose();
     }
     let mut others = fields.others(taken)?;
     if let (Rows::Typed, Some(text)) = (rows, &mut others) {
         *text = without_nulls(text).into_owned();
     }
     Ok(others.map(Cow::Owned))
+}
+
+/// Whether the message is of a frame that `read_*` made: {role, content, extra}, where extra is null or an object as text.
+pub fn is_written(fields: &Fields) -> bool {
+    let known = |(name, raw): &(Cow<str>, Raw)| match &**name {
+        "role" | "content" => raw.get().starts_with('"'),
+        "extra" => raw.get() == "null" || raw.get().starts_with("\"{"),
+        _ => false,
+    };
+    fields.0.len() == 3 && fields.0.iter().all(known)
+}
+
+/// An object with the members of another one behind its own.
+fn joined(object: &str, others: Option<&str>) -> String {
+    let Some(others) = others else {
+        return object.to_owned();
+    };
+    format!("{},{}", &object[..object.len() - 1], &others[1..])
 }
 
 /// Text, or a list of parts that are all text: joined.
@@ -83,7 +144,7 @@ fn content_text(raw: Raw<'_>, field: impl Display + Copy) -> Result<Cow<'_, str>
                 .get("type")
                 .is_some_and(|kind| kind.get() == "\"text\"")
         };
-        let Some(words) = fields.filter(is_text).and_then(|fields| fields.get("text")) else {
+        let Some(fields) = fields.filter(is_text) else {
             return Err(Reject {
                 reason: "not_a_string",
                 field: field.to_string(),
@@ -92,13 +153,16 @@ fn content_text(raw: Raw<'_>, field: impl Display + Copy) -> Result<Cow<'_, str>
                 remedy: "leave out what is not text, or drop the row",
             });
         };
-        joined.push_str(&text(words, field)?);
+        if let Some(words) = fields.get("text") {
+            joined.push_str(&text(words, field)?);
+        }
     }
     Ok(Cow::Owned(joined))
 }
 
-/// A turn `function_call`: its value is one call {name, arguments}, or a list of them, as JSON text.
-fn tool_calls<'a>(raw: Raw, field: impl Display + Copy) -> Result<Message<'a>, Reject> {
+/// The calls of a turn `function_call`, as `{"tool_calls": [...]}`: its value is one call {name, arguments}, or a list
+/// of them, as JSON text.
+fn tool_calls(raw: Raw, field: impl Display + Copy) -> Result<String, Reject> {
     let refused = |value: &str| Reject {
         reason: "not_a_tool_call",
         field: field.to_string(),
@@ -125,109 +189,29 @@ fn tool_calls<'a>(raw: Raw, field: impl Display + Copy) -> Result<Message<'a>, R
             call.get()
         ));
     }
-    let extra = format!("{{\"tool_calls\":[{}]}}", functions.join(","));
-    Ok(Message {
-        role: "assistant",
-        content: Cow::Borrowed(""),
-        extra: Some(Cow::Owned(extra)),
-    })
+    Ok(format!("{{\"tool_calls\":[{}]}}", functions.join(",")))
 }
 
-fn role_name(name: &str, field: impl Display) -> Result<&'static str, Reject> {
-    Ok(match name {
+/// What a role is called here.
+pub fn known_role(name: &str) -> Option<&'static str> {
+    Some(match name {
         "user" | "human" => "user",
         "assistant" | "gpt" | "chatgpt" | "bot" | "model" => "assistant",
         "tool" | "observation" | "function" => "tool",
         "system" => "system",
         "developer" => "developer",
-        _ => {
-            return Err(Reject {
-                reason: "unknown_role",
-                field: field.to_string(),
-                value: shorten(name),
-                rule: "a role must be system, developer, user, assistant or tool (ShareGPT: system, human, gpt, \
-                       function_call, observation)"
-                    .into(),
-                remedy: "rename the role",
-            });
-        }
+        _ => return None,
     })
 }
 
-/// A list of messages.
-pub fn chat(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Vec<Message<'_>>, Reject> {
-    let items = raw.items().ok_or_else(|| Reject {
-        reason: "not_a_chat",
+fn role_name(name: &str, field: impl Display) -> Result<&'static str, Reject> {
+    known_role(name).ok_or_else(|| Reject {
+        reason: "unknown_role",
         field: field.to_string(),
-        value: shorten(raw.get()),
-        rule: format!("{field} must be a list of messages"),
-        remedy: "write it as [{\"role\": ..., \"content\": ...}, ...]",
-    })?;
-    let messages = items.into_iter().enumerate();
-    messages
-        .map(|(index, item)| message(item, format_args!("{field}[{index}]"), rows))
-        .collect()
-}
-
-/// Text as one message of `role`, one message, or a list of messages.
-pub fn text_or_chat<'a>(
-    raw: Raw<'a>,
-    field: impl Display,
-    role: &'static str,
-    rows: Rows,
-) -> Result<Vec<Message<'a>>, Reject> {
-    match raw.get().as_bytes().first() {
-        Some(b'[') => chat(raw, field, rows),
-        Some(b'{') => Ok(vec![message(raw, field, rows)?]),
-        _ => Ok(vec![Message::new(role, text(raw, field)?)]),
-    }
-}
-
-/// The turns of a `\n\nHuman: ...\n\nAssistant: ...` transcript; one space after the colon belongs to the marker.
-pub fn transcript<'a>(text: &'a str, field: &str) -> Result<Vec<Message<'a>>, Reject> {
-    let mut turns = turn_starts(text);
-    if turns.first().is_none_or(|&(start, ..)| start != 0) {
-        return Err(Reject {
-            reason: "not_a_transcript",
-            field: field.to_string(),
-            value: shorten(text),
-            rule: format!("{field} must be a transcript that begins with \"\\n\\nHuman:\""),
-            remedy: "mark each turn, or use another format",
-        });
-    }
-    turns.push((text.len(), text.len(), ""));
-    let message = |pair: &[(usize, usize, &'static str)]| {
-        let content = &text[pair[0].1..pair[1].0];
-        Message::new(pair[0].2, content.strip_prefix(' ').unwrap_or(content))
-    };
-    Ok(turns.windows(2).map(message).collect())
-}
-
-/// Where the last answer of a transcript begins, if its last turn is the assistant's.
-pub fn last_answer(text: &str) -> Option<usize> {
-    let at = text.rfind(ASSISTANT)?;
-    if text.rfind(HUMAN).is_some_and(|human| human > at) {
-        return None;
-    }
-    let from = at + ASSISTANT.len();
-    Some(from + usize::from(text[from..].starts_with(' ')))
-}
-
-const HUMAN: &str = "\n\nHuman:";
-const ASSISTANT: &str = "\n\nAssistant:";
-
-/// (where the marker begins, where it ends, role) of each turn, in order.
-fn turn_starts(text: &str) -> Vec<(usize, usize, &'static str)> {
-    const MARKERS: [(&str, &str); 2] = [(HUMAN, "user"), (ASSISTANT, "assistant")];
-    let mut turns = Vec::new();
-    let mut from = 0;
-    while let Some(found) = memchr::memchr(b'\n', &text.as_bytes()[from..]) {
-        let start = from + found;
-        let marker = MARKERS
-            .iter()
-            .find(|(marker, _)| text.as_bytes()[start..].starts_with(marker.as_bytes()));
-        from = start + marker.map_or(1, |(marker, _)| marker.len());
-        turns.extend(marker.map(|(_, role)| (start, from, *role)));
-    }
-    turns
+        value: shorten(name),
+        rule: "a role must be system, developer, user, assistant or tool (ShareGPT: system, human, gpt, \
+               function_call, observation)"
+            .into(),
+        remedy: "rename the role",
+    })
 }

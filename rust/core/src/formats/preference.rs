@@ -2,11 +2,18 @@
 
 use std::borrow::Cow;
 
-use super::checks::{check_prompt, check_response};
-use super::fields::{flag, json_text, missing, number, others, required, system, with_system};
+use super::chat::{Said, chat, text_or_chat, transcript};
+use super::checks::check_prompt;
+use super::detect::of_format;
+use super::fields::{
+    flag, json_text, missing, number, origin, others, required, spelled_lists, system, unquoted,
+    with_lists,
+};
 use super::instruction::question;
 use super::json::{Fields, text};
-use super::message::{Message, chat, message, text_or_chat, transcript};
+use super::message::Message;
+use super::raw::Raw;
+use super::sides::Sides;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -25,14 +32,6 @@ pub struct Pair<'a> {
     pub template_kwargs: Option<Cow<'a, str>>,
 }
 
-/// A chat that both sides share, and what each side adds to it.
-struct Sides<'a> {
-    prompt: Vec<Message<'a>>,
-    chosen: Vec<Message<'a>>,
-    rejected: Vec<Message<'a>>,
-    names: (&'static str, &'static str),
-}
-
 /// Hand a preference row to `found`, with its further fields as a JSON object if they are to be carried.
 pub fn parse_pair<T>(
     row: &[u8],
@@ -43,7 +42,13 @@ pub fn parse_pair<T>(
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, format, carry)?;
-    parse(&fields, format, rows, |pair| found(pair, others.as_deref()))
+    let lists = match format {
+        Format::Alpaca => spelled_lists(&fields, &["output", "history"]),
+        _ => Vec::new(),
+    };
+    let fields = with_lists(fields, &lists);
+    let parsed = parse(&fields, format, rows, |pair| found(pair, others.as_deref()));
+    parsed.map_err(|reject| of_format(&fields, format, reject))
 }
 
 /// Parse the row and hand the pair, which may borrow from texts that live no longer, to `found`.
@@ -53,6 +58,7 @@ fn parse<T>(
     rows: Rows,
     found: impl FnOnce(&Pair) -> T,
 ) -> Result<T, Reject> {
+    let rows = origin(fields, rows);
     let mut texts = (Cow::Borrowed(""), Cow::Borrowed(""));
     if format == Format::Hh {
         texts.0 = text(required(fields, "chosen")?, "chosen")?;
@@ -63,20 +69,12 @@ fn parse<T>(
             transcript(&texts.0, "chosen")?,
             transcript(&texts.1, "rejected")?,
         ),
-        Format::UltraFeedback => Sides::of_chats(
-            chat(required(fields, "chosen")?, "chosen", rows)?,
-            chat(required(fields, "rejected")?, "rejected", rows)?,
-        ),
         Format::ShareGpt => sharegpt(fields, rows)?,
         Format::Shp => shp(fields)?,
         Format::Alpaca => alpaca(fields, rows)?,
         _ => preference(fields, rows)?,
     };
-    if let Some(system) = system(fields)? {
-        sides.add_system(&system)?;
-    }
-    sides.check_responses()?;
-    sides.part()?;
+    sides.part(system(fields)?.as_ref())?;
     check_prompt(&sides.prompt)?;
     let scores = scores(fields, format)?;
     Ok(found(&Pair {
@@ -94,35 +92,49 @@ fn parse<T>(
 
 fn preference<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
     let (chosen, rejected) = (required(fields, "chosen")?, required(fields, "rejected")?);
+    let chosen = text_or_chat(chosen, "chosen", "assistant", rows)?;
+    let rejected = text_or_chat(rejected, "rejected", "assistant", rows)?;
     let prompt = match fields.get("prompt") {
         Some(prompt) => text_or_chat(prompt, "prompt", "user", rows)?,
         // Only whole chats can do without a prompt.
-        None if [chosen, rejected]
-            .iter()
-            .all(|raw| raw.get().starts_with('[')) =>
-        {
-            Vec::new()
-        }
+        None if !chosen.is_text && !rejected.is_text => Said::of_chat(Vec::new()),
         None => return Err(missing(fields, "prompt")),
     };
     Ok(Sides::new(
         prompt,
-        text_or_chat(chosen, "chosen", "assistant", rows)?,
-        text_or_chat(rejected, "rejected", "assistant", rows)?,
+        chosen,
+        rejected,
+        ["prompt", "chosen", "rejected"],
     ))
 }
 
 fn sharegpt<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
-    let side = |name: &str| {
+    let side = |name: &'static str| {
         let raw = required(fields, name)?;
-        if raw.get().starts_with('[') {
-            chat(raw, name, rows)
-        } else {
-            Ok(vec![message(raw, name, rows)?])
+        let said = text_or_chat(raw, name, "assistant", rows)?;
+        if said.is_text {
+            return Err(not_a_message(raw, name));
         }
+        Ok(said)
     };
     let prompt = chat(required(fields, "conversations")?, "conversations", rows)?;
-    Ok(Sides::new(prompt, side("chosen")?, side("rejected")?))
+    let names = ["conversations", "chosen", "rejected"];
+    Ok(Sides::new(
+        Said::of_chat(prompt),
+        side("chosen")?,
+        side("rejected")?,
+        names,
+    ))
+}
+
+fn not_a_message(raw: Raw, field: &str) -> Reject {
+    Reject {
+        reason: "not_a_message",
+        field: field.to_owned(),
+        value: shorten(raw.get()),
+        rule: format!("{field} must be a message, {{role, content}} or {{from, value}}"),
+        remedy: "give it both keys",
+    }
 }
 
 /// `labels` 1: A is preferred.
@@ -133,24 +145,23 @@ fn shp<'a>(fields: &Fields<'a>) -> Result<Sides<'a>, Reject> {
     } else {
         ("human_ref_B", "human_ref_A")
     };
-    let answer = |name: &str| -> Result<Vec<Message<'a>>, Reject> {
+    let answer = |name: &str| -> Result<Said<'a>, Reject> {
         let answer = text(required(fields, name)?, name)?;
-        Ok(vec![Message::new("assistant", answer)])
+        Ok(Said::of_chat(vec![Message::new("assistant", answer)]))
     };
-    let mut sides = Sides::new(
-        vec![Message::new("user", history)],
+    Ok(Sides::new(
+        Said::of_chat(vec![Message::new("user", history)]),
         answer(chosen)?,
         answer(rejected)?,
-    );
-    sides.names = (chosen, rejected);
-    Ok(sides)
+        ["history", chosen, rejected],
+    ))
 }
 
 fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
     let labels = required(fields, "labels")?;
-    match labels.get() {
-        "1" | "1.0" | "true" => Ok(true),
-        "0" | "0.0" | "false" => Ok(false),
+    match unquoted(labels) {
+        "1" | "1.0" | "true" | "True" => Ok(true),
+        "0" | "0.0" | "false" | "False" => Ok(false),
         other => Err(Reject {
             reason: "not_a_label",
             field: "labels".into(),
@@ -163,12 +174,14 @@ fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
 
 /// `chosen` and `rejected`, or `output` [chosen, rejected].
 fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
-    let prompt = question(fields)?;
+    let prompt = Said::of_chat(question(fields)?);
+    let answer = |raw, name| text_or_chat(raw, name, "assistant", rows);
     if fields.get("chosen").is_some() || fields.get("output").is_none() {
         return Ok(Sides::new(
             prompt,
-            text_or_chat(required(fields, "chosen")?, "chosen", "assistant", rows)?,
-            text_or_chat(required(fields, "rejected")?, "rejected", "assistant", rows)?,
+            answer(required(fields, "chosen")?, "chosen")?,
+            answer(required(fields, "rejected")?, "rejected")?,
+            ["instruction", "chosen", "rejected"],
         ));
     }
     let output = required(fields, "output")?;
@@ -182,13 +195,12 @@ fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
             remedy: "leave two, or write chosen and rejected",
         });
     };
-    let mut sides = Sides::new(
+    Ok(Sides::new(
         prompt,
-        vec![Message::new("assistant", text(chosen, "output[0]")?)],
-        vec![Message::new("assistant", text(rejected, "output[1]")?)],
-    );
-    sides.names = ("output[0]", "output[1]");
-    Ok(sides)
+        answer(chosen, "output[0]")?,
+        answer(rejected, "output[1]")?,
+        ["instruction", "output[0]", "output[1]"],
+    ))
 }
 
 /// Of the chosen and of the rejected response; SHP numbers its answers by A and B.
@@ -204,115 +216,4 @@ fn scores(fields: &Fields, format: Format) -> Result<(Option<f32>, Option<f32>),
             &["score_rejected", "rejected_score", "rejected-rating"],
         )?,
     ))
-}
-
-impl<'a> Sides<'a> {
-    /// With a prompt that the row names; a response that repeats it is taken as the whole chat.
-    fn new(
-        prompt: Vec<Message<'a>>,
-        mut chosen: Vec<Message<'a>>,
-        mut rejected: Vec<Message<'a>>,
-    ) -> Self {
-        if !prompt.is_empty() {
-            for side in [&mut chosen, &mut rejected] {
-                if side.len() > prompt.len() && side.starts_with(&prompt) {
-                    side.drain(..prompt.len());
-                }
-            }
-        }
-        Self {
-            prompt,
-            chosen,
-            rejected,
-            names: ("chosen", "rejected"),
-        }
-    }
-
-    fn of_chats(chosen: Vec<Message<'a>>, rejected: Vec<Message<'a>>) -> Self {
-        Self::new(Vec::new(), chosen, rejected)
-    }
-
-    fn add_system(&mut self, system: &Message<'a>) -> Result<(), Reject> {
-        if self.prompt.is_empty() {
-            with_system(&mut self.chosen, system)?;
-            with_system(&mut self.rejected, system)
-        } else {
-            with_system(&mut self.prompt, system)
-        }
-    }
-
-    fn check_responses(&self) -> Result<(), Reject> {
-        check_response(self.chosen.last(), self.names.0)?;
-        check_response(self.rejected.last(), self.names.1)
-    }
-
-    /// Move what the sides share, message by message, into the prompt, until the rest is the assistant's doing alone.
-    fn part(&mut self) -> Result<(), Reject> {
-        let named = !self.prompt.is_empty();
-        if !(named && is_response(&self.chosen) && is_response(&self.rejected)) {
-            let shared = self.shared();
-            if !is_response(&self.chosen[shared..]) || !is_response(&self.rejected[shared..]) {
-                return Err(self.diverging(shared));
-            }
-            self.prompt.extend(self.chosen.drain(..shared));
-            self.rejected.drain(..shared);
-        }
-        if self.chosen == self.rejected {
-            return Err(Reject {
-                reason: "identical_pair",
-                field: self.names.1.into(),
-                value: shorten(self.rejected.last().map_or("", |message| &message.content)),
-                rule: format!("{} and {} must differ", self.names.0, self.names.1),
-                remedy: "drop the row",
-            });
-        }
-        Ok(())
-    }
-
-    /// How many messages both sides begin with; each keeps one, and none begins with a tool's answer.
-    fn shared(&self) -> usize {
-        let both = self.chosen.iter().zip(&self.rejected);
-        let same = both.take_while(|(a, b)| a == b).count();
-        let mut shared = same.min(self.chosen.len().min(self.rejected.len()) - 1);
-        while shared > 0
-            && [&self.chosen, &self.rejected]
-                .iter()
-                .any(|side| side[shared].role == "tool")
-        {
-            shared -= 1;
-        }
-        shared
-    }
-
-    fn diverging(&self, shared: usize) -> Reject {
-        let before = self.prompt.len();
-        let shown = self
-            .rejected
-            .get(shared)
-            .map_or("", |message| &message.content);
-        Reject {
-            reason: "diverging_chats",
-            field: format!("{}[{shared}]", self.names.1),
-            value: shorten(shown),
-            rule: format!(
-                "chosen and rejected must differ in the assistant's last turn alone; they part at message {} of {} and {}",
-                before + shared + 1,
-                before + self.chosen.len(),
-                before + self.rejected.len()
-            ),
-            remedy: "drop the row",
-        }
-    }
-}
-
-/// The assistant's doing: one message, or several with the tools' answers between them.
-fn is_response(messages: &[Message]) -> bool {
-    let one_turn = |pair: &[Message]| pair.iter().any(|message| message.role == "tool");
-    messages
-        .first()
-        .is_some_and(|first| first.role == "assistant")
-        && messages
-            .iter()
-            .all(|message| matches!(message.role, "assistant" | "tool"))
-        && messages.windows(2).all(one_turn)
 }

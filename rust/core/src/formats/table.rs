@@ -43,7 +43,7 @@ pub static TABLE: [Entry; 11] = [
         name: "ultrafeedback",
         kind: Kind::Preferences,
         forms: &[form(&[
-            needs("prompt", Prompt, &[Text]).meaning("left out (the chats hold it)"),
+            needs("prompt", Prompt, &[Text]).meaning("compared with the chats, which hold it"),
             needs("chosen", Chosen, &[WholeChat]).meaning("prompt and chosen response"),
             needs("rejected", Rejected, &[WholeChat]).meaning("prompt and rejected response"),
         ])],
@@ -89,7 +89,7 @@ pub static TABLE: [Entry; 11] = [
         kind: Kind::Preferences,
         forms: &[
             form(&[
-                needs("prompt", Prompt, TEXT_OR_CHAT),
+                needs("prompt", Prompt, &[Text, Chat, Message]),
                 needs("chosen", Chosen, TEXT_OR_CHAT),
                 needs("rejected", Rejected, TEXT_OR_CHAT),
             ]),
@@ -110,7 +110,7 @@ pub static TABLE: [Entry; 11] = [
         name: "candidates",
         kind: Kind::Candidates,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("instruction", Prompt, &[Text]),
             needs("responses", Responses, &[List]),
             needs("completions", Responses, &[List]),
@@ -127,7 +127,7 @@ pub static TABLE: [Entry; 11] = [
         name: "candidate_rows",
         kind: Kind::Ranked,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("response", Response, TEXT_OR_CHAT),
             needs("completion", Response, TEXT_OR_CHAT),
             needs("score", Scores, &[Number]),
@@ -157,7 +157,7 @@ pub static TABLE: [Entry; 11] = [
         name: "prompt_response",
         kind: Kind::Instructions,
         forms: &[form(&[
-            needs("prompt", Prompt, TEXT_OR_CHAT),
+            needs("prompt", Prompt, &[Text, Chat, Message]),
             needs("response", Response, TEXT_OR_CHAT),
             needs("completion", Response, TEXT_OR_CHAT),
         ])],
@@ -215,25 +215,13 @@ impl Format {
     }
 }
 
-/// Whether a field of this name holds a text or chat in some format, and whether it holds a list in some.
-pub fn holds(name: &str) -> (bool, bool) {
-    static NAMES: LazyLock<Vec<(&str, bool, bool)>> = LazyLock::new(|| {
-        let mut found: Vec<(&str, bool, bool)> = Vec::new();
-        let forms = TABLE.iter().flat_map(|entry| entry.forms);
-        for field in forms.flat_map(|form| form.fields).chain(&EVERYWHERE) {
-            let has = |shapes: &[Shape]| field.shapes.iter().any(|shape| shapes.contains(shape));
-            let text = has(&[Text, Chat, WholeChat, Message, Transcript]);
-            let list = has(&[List]);
-            match found.iter_mut().find(|(name, ..)| *name == field.name) {
-                Some(before) => (before.1, before.2) = (before.1 || text, before.2 || list),
-                None if text || list => found.push((field.name, text, list)),
-                None => {}
-            }
-        }
-        found
-    });
-    let found = NAMES.iter().find(|(known, ..)| *known == name);
-    found.map_or((false, false), |&(_, text, list)| (text, list))
+/// Whether a field of this name holds a text or chat in some format.
+pub fn holds_text(name: &str) -> bool {
+    let shapes = [Text, Chat, WholeChat, Message, Transcript];
+    let forms = TABLE.iter().flat_map(|entry| entry.forms);
+    let mut fields = forms.flat_map(|form| form.fields).chain(&EVERYWHERE);
+    fields
+        .any(|field| field.name == name && field.shapes.iter().any(|shape| shapes.contains(shape)))
 }
 
 #[cfg(test)]
@@ -258,11 +246,15 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_lists_are_known_by_their_fields() {
-        assert_eq!(holds("chosen"), (true, false));
-        assert_eq!(holds("output"), (true, true));
-        assert_eq!(holds("scores"), (false, true));
-        assert_eq!(holds("labels"), (false, false));
-        assert_eq!(holds("mine"), (false, false));
+    fn texts_are_known_by_their_fields() {
+        for (name, text) in [
+            ("chosen", true),
+            ("output", true),
+            ("scores", false),
+            ("labels", false),
+            ("mine", false),
+        ] {
+            assert_eq!(holds_text(name), text, "{name}");
+        }
     }
 }

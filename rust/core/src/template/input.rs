@@ -16,7 +16,9 @@ impl Message<'_> {
         map.insert("role".into(), self.role.into());
         map.insert("content".into(), self.content.as_ref().into());
         if let Some(extra) = &self.extra {
-            map.extend(parse_object("extra", extra)?);
+            for (key, value) in parse_object("extra", extra)? {
+                map.entry(key).or_insert(value);
+            }
         }
         Ok(Value::from_serialize(alias_reasoning(map)))
     }

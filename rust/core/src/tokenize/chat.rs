@@ -2,6 +2,7 @@
 
 mod answer;
 mod by_shape;
+mod continued;
 mod ends;
 mod general;
 mod places;
@@ -28,7 +29,14 @@ pub(super) fn render(
 ) -> Result<(), Reject> {
     refusals::check(row)?;
     if by_shape::render(work, row, shapes, out).is_none() {
-        *out = general::render(work, row, work.template_of(row))?;
+        let template = work.template_of(row);
+        *out = match continued::whole_turns(row)? {
+            Some((row, begun)) => {
+                let texts = general::render(work, &row, template)?;
+                continued::part_turns(texts, &row, begun)?
+            }
+            None => general::render(work, row, template)?,
+        };
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::mem::take;
 
 use super::chat::Recent;
+use super::coverage::Coverage;
 use super::texts::{Notes, Parts, Texts};
 use super::tokens::RowTokens;
 use crate::reject::Reject;
@@ -29,6 +30,7 @@ pub struct Columns {
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
     pub notes: Notes,
+    pub coverage: Coverage, // of the responses' texts by their tokens
     pub(super) scratch: Scratch,
 }
 
@@ -67,6 +69,7 @@ impl Columns {
             responses_cut: take(&mut self.responses_cut),
             without_bos: take(&mut self.without_bos),
             notes: take(&mut self.notes),
+            coverage: take(&mut self.coverage),
             ..Self::default()
         }
     }
@@ -114,7 +117,8 @@ impl Columns {
         self.mask.resize(self.ids.len(), false);
     }
 
-    /// Append tokens; those behind `parts.stop` are left out. `shift`: bytes of the text before that which `offsets` count in.
+    /// Append tokens; those behind `parts.stop` are left out, or (`whole`) not counted as written. `shift`: bytes of the
+    /// text before that which `offsets` count in.
     pub(super) fn push_tokens(
         &mut self,
         ids: &[u32],
@@ -122,9 +126,11 @@ impl Columns {
         shift: usize,
         parts: &Parts,
         assistant: bool,
+        whole: bool,
     ) {
         let starts = |limit: usize| offsets.partition_point(|at| at.0 as usize + shift < limit);
-        let count = starts(parts.stop);
+        let written = starts(parts.stop);
+        let count = if whole { ids.len() } else { written };
         let (ids, offsets) = (&ids[..count], &offsets[..count]);
         let behind = |limit: usize| offsets.partition_point(|at| at.1 as usize + shift <= limit);
         let (from, to) = match &parts.content {
@@ -140,17 +146,17 @@ impl Columns {
         self.inside.resize(first + to, true);
         self.inside.resize(first + count, false);
         if assistant {
-            self.mask.resize(first + behind(parts.scored), false);
-            self.mask.resize(first + count, true);
+            self.mask
+                .resize(first + behind(parts.scored).min(written), false);
+            self.mask.resize(first + written, true);
             for range in &parts.written {
-                let written = behind(range.start)..starts(range.end).min(count);
+                let written = behind(range.start)..starts(range.end).min(written);
                 if let Some(mask) = self.mask[first..].get_mut(written) {
                     mask.fill(true);
                 }
             }
-        } else {
-            self.mask.resize(first + count, false);
         }
+        self.mask.resize(first + count, false);
         if !self.lean {
             self.push_places(&offsets[from..to], shift, parts, from, count);
             self.push_turns(parts, count, starts);

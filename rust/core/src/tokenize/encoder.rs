@@ -3,12 +3,18 @@
 //! `tokenizers` is the reference. Our own engine encodes where it knows every component of the file and has given the
 //! same ids and offsets on a probe text.
 
+mod bounds;
+mod reference;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use serde_json::Value;
-use tokenizers::{PostProcessorWrapper, Tokenizer};
+use serde_json::value::RawValue;
+use tokenizers::Encoding;
+
+use reference::Reference;
 
 use super::fast::{Engine, File, Unsettled};
 use super::probe::probe_text;
@@ -74,7 +80,7 @@ pub struct Mismatch {
 
 /// A `tokenizer.json`, ready to encode from several threads.
 pub struct Encoder {
-    reference: Tokenizer,
+    reference: Reference,
     fast: Option<Engine>,
     why: OnceLock<String>, // why the reference encodes
     sampled: AtomicBool,   // the fast engine was proved on the user's texts
@@ -83,30 +89,29 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// `special_tokens` (end of text, …) count as special also where the file does not say so; those that the
-    /// vocabulary lacks are passed over.
+    /// `special_tokens` (end of text, …) count as special also where the file does not list them as added; one that it
+    /// lists keeps its flags, and one that the vocabulary lacks is passed over.
     pub fn new(json: &[u8], special_tokens: &[String]) -> Result<Self> {
         let file = File::read(json);
         let (reference, fast) = rayon::join(
-            || load_reference(json, special_tokens),
+            || Reference::load(json, special_tokens),
             || {
                 file.as_ref()
                     .map_err(String::clone)
                     .and_then(|file| Engine::new(file, special_tokens))
             },
         );
-        let reference =
+        let mut reference =
             reference.map_err(|error| Error::Argument(format!("not a tokenizer.json: {error}")))?;
+        if fast.is_ok() {
+            reference.trust_patterns();
+        }
         let fast = fast.and_then(|engine| agreeing(engine, &reference));
         let why = OnceLock::new();
         let fast = fast.map_err(|reason| why.set(reason)).ok();
         let vocab_size = match &fast {
             Some(engine) => engine.vocab_size(),
-            None => reference
-                .get_vocab(true)
-                .values()
-                .max()
-                .map_or(0, |largest| *largest as usize + 1),
+            None => reference.vocab_size(),
         };
         let byte_level = file.is_ok_and(|file| is_byte_level(&file));
         let encoder = Self {
@@ -132,6 +137,16 @@ impl Encoder {
     /// Whether two texts can be tokenized apart without a change of their bytes.
     pub fn byte_level(&self) -> bool {
         self.byte_level
+    }
+
+    /// The id that stands for what the vocabulary lacks.
+    pub fn unknown(&self) -> Option<u32> {
+        self.reference.unknown()
+    }
+
+    /// Whether characters can go without a token; the fast engine has one for every byte.
+    pub fn can_drop(&self) -> bool {
+        self.fast().is_none_or(|engine| !engine.is_complete())
     }
 
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -183,24 +198,23 @@ impl Encoder {
         {
             return Ok(());
         }
-        let encoding = self
-            .reference
-            .encode_fast(text, false)
-            .map_err(|error| refused(text, &*error))?;
+        let encoding = self.reference_encoding(text, false)?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
     }
 
     fn encode_reference(&self, text: &str, out: &mut Encoded) -> Result<()> {
-        let encoding = self
-            .reference
-            .encode(text, false)
-            .map_err(|error| refused(text, &*error))?;
+        let encoding = self.reference_encoding(text, true)?;
         let narrow = |&(start, end): &(usize, usize)| (start as u32, end as u32);
         out.ids.extend_from_slice(encoding.get_ids());
         out.offsets
             .extend(encoding.get_offsets().iter().map(narrow));
         Ok(())
+    }
+
+    fn reference_encoding(&self, text: &str, offsets: bool) -> Result<Encoding> {
+        let encoding = self.reference.encode(text, offsets);
+        encoding.map_err(|error| refused(text, &error))
     }
 
     /// Tokens of each of `texts`, whose first `shared` bytes are the same: those of a part that all begin with, where the
@@ -279,24 +293,8 @@ impl std::fmt::Display for Mismatch {
     }
 }
 
-fn load_reference(json: &[u8], special_tokens: &[String]) -> tokenizers::Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_bytes(json)?;
-    // A post-processor adds special tokens, which the template writes, and trims the offsets of spaces, which would
-    // hide a token that lies across the boundary of prompt and response.
-    tokenizer.with_post_processor(None::<PostProcessorWrapper>);
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None)?;
-    let known: Vec<_> = special_tokens
-        .iter()
-        .filter(|token| tokenizer.token_to_id(token).is_some())
-        .map(|token| tokenizers::AddedToken::from(token.clone(), true))
-        .collect();
-    tokenizer.add_special_tokens(known)?;
-    Ok(tokenizer)
-}
-
 /// The engine, if its added tokens have the ids that the reference gives them.
-fn agreeing(engine: Engine, reference: &Tokenizer) -> std::result::Result<Engine, String> {
+fn agreeing(engine: Engine, reference: &Reference) -> std::result::Result<Engine, String> {
     let same = |(content, id): &(&str, u32)| reference.token_to_id(content) == Some(*id);
     let other = engine
         .added_tokens()
@@ -305,6 +303,19 @@ fn agreeing(engine: Engine, reference: &Tokenizer) -> std::result::Result<Engine
             format!("added token {content:?}: the id {id} is not the one that tokenizers gives")
         });
     other.map_or(Ok(engine), Err)
+}
+
+/// The added tokens of a `tokenizer.json`, as its JSON has them.
+pub fn added_tokens(json: &[u8]) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow, default)]
+        added_tokens: Option<&'a RawValue>,
+    }
+    let part: Part = serde_json::from_slice(json)
+        .map_err(|error| Error::Argument(format!("not a tokenizer.json: {error}")))?;
+    let tokens = part.added_tokens.map_or("[]", RawValue::get);
+    Ok(tokens.to_string())
 }
 
 fn check_length(text: &str) -> Result<()> {
@@ -317,7 +328,7 @@ fn check_length(text: &str) -> Result<()> {
     }
 }
 
-fn refused(text: &str, error: &dyn std::error::Error) -> Error {
+fn refused(text: &str, error: &str) -> Error {
     let shown: String = text.chars().take(80).collect();
     Error::Argument(format!("the tokenizer cannot encode {shown:?}: {error}"))
 }

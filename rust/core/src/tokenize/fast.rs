@@ -45,7 +45,8 @@ pub struct Engine {
 struct Slot(Mutex<Option<Box<Cache>>>);
 
 impl Engine {
-    /// The engine for a file, or the reason why it has none. `special` tokens replace the file's of the same name.
+    /// The engine for a file, or the reason why it has none. `special` tokens that the file does not list as added, and
+    /// the vocabulary has, are added.
     pub fn new(file: &File, special: &[String]) -> Result<Self, String> {
         let model = file.bpe()?;
         let family = Family::of(file, &model)?;
@@ -59,10 +60,10 @@ impl Engine {
                 .map(|(_, id)| *id)
         };
         for content in special {
-            let known = tokens.iter().position(|token| token.content == *content);
-            let id = known
-                .map(|at| tokens.remove(at).id)
-                .or_else(|| in_model(content));
+            if tokens.iter().any(|token| token.content == *content) {
+                continue; // the file says more of it than its name
+            }
+            let id = in_model(content);
             let content = content.clone();
             tokens.extend(id.map(|id| AddedToken::special(id, content)));
         }
@@ -111,6 +112,11 @@ impl Engine {
 
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// Whether every byte has a token.
+    pub fn is_complete(&self) -> bool {
+        self.parts.model.is_complete()
     }
 
     /// Contents and ids.

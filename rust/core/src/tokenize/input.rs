@@ -67,12 +67,15 @@ pub enum PromptOverflow {
     KeepEnd,
 }
 
-/// What happens where a token lies across the boundary of prompt and response.
+/// What happens where a token lies across the boundary of prompt and response: they are tokenized apart, as generation
+/// sees them; the row is bad; or it is the response's first, and the response goes on to the last character that the
+/// template writes: one text, as a reader of finished chats has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Boundary {
     #[default]
     Split,
     Error,
+    Join,
 }
 
 impl PromptOverflow {
@@ -91,6 +94,7 @@ impl Boundary {
         match name {
             "split" => Ok(Self::Split),
             "error" => Ok(Self::Error),
+            "join" => Ok(Self::Join),
             _ => Err(unknown("boundary", name)),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::columns::{Columns, Head, Scratch};
 use super::encoder::Encoded;
-use super::input::{Row, Tokenization};
+use super::input::{Boundary, Row, Tokenization};
 use super::{budget, chat, identical};
 use crate::reject::Reject;
 
@@ -15,6 +15,7 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.len(),
         out.without_bos,
         out.notes,
+        out.coverage,
     );
     let mut scratch = std::mem::take(&mut out.scratch);
     let result = append(work, row, &mut scratch, out);
@@ -25,6 +26,7 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.truncate(before.3);
         out.without_bos = before.4;
         out.notes = before.5;
+        out.coverage = before.6;
         out.rejects.push((row.row, reject));
     }
 }
@@ -59,7 +61,7 @@ fn append(
             out.push_placeless(ids);
         } else {
             let offsets = &offsets[range.clone()];
-            out.push_tokens(ids, offsets, 0, &texts.prompt.parts, false);
+            out.push_tokens(ids, offsets, 0, &texts.prompt.parts, false, false);
         }
     }
     let prompt_length = out.ids.len() - first;
@@ -73,11 +75,17 @@ fn append(
     };
     out.end_line(&head, first);
     let room = work.limits.room(prompt_length);
+    let whole = work.limits.boundary == Boundary::Join;
     for (index, response) in row.responses.iter().enumerate() {
         let (ids, offsets, shift) = tokens.response(index);
-        let parts = &texts.responses[index].1;
+        let (text, parts) = &texts.responses[index];
         let first = out.ids.len();
-        out.push_tokens(ids, offsets, shift, parts, true);
+        out.push_tokens(ids, offsets, shift, parts, true, whole);
+        out.coverage
+            .add_tokens(&out.ids[first..], work.encoder.unknown());
+        if let (true, Some(content)) = (work.encoder.can_drop(), &parts.content) {
+            out.coverage.add_bytes(text, &content.range, offsets, shift);
+        }
         let limit = first.saturating_add(room);
         let mut cut = 0;
         if out.ids.len() > limit {

@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::budget;
+use super::coverage::dropped;
 use super::encoder::{Encoded, Shared};
-use super::input::{Row, Tokenization};
+use super::input::{Boundary, Row, Tokenization};
 use super::texts::Texts;
 use crate::Error;
 use crate::reject::Reject;
@@ -24,6 +25,19 @@ impl RowTokens {
         (&ids[self.skip..], &offsets[self.skip..], self.shift)
     }
 
+    /// Whether the first tokens are those of the prompt alone, where characters without a token have shifted places.
+    fn is_prompt(&self, work: &Tokenization, texts: &[&str], bytes: usize, skip: usize) -> bool {
+        let whole = |(text, tokens): (&&str, &Encoded)| {
+            dropped(text, &(0..text.len()), &tokens.offsets, 0) == 0
+        };
+        if texts.iter().zip(&self.shared.rests).all(whole) {
+            return true;
+        }
+        let first = &self.shared.rests[0].ids[..skip];
+        let alone = work.encoder.encode(&texts[0][..bytes]);
+        alone.is_ok_and(|alone| alone.ids == first)
+    }
+
     pub fn fill(&mut self, work: &Tokenization, texts: &Texts, row: &Row) -> Result<(), Reject> {
         let bytes = texts.prompt.bytes;
         let whole = || texts.responses.iter().map(|(text, _)| text.as_str());
@@ -36,13 +50,22 @@ impl RowTokens {
         work.encoder
             .encode_sharing(bytes, &all, shared)
             .map_err(refuse)?;
-        let mut boundary = common_boundary(&shared.rests, bytes);
-        if boundary.is_none() && texts.prompt.cut {
-            let least = texts.prompt.parts.content.as_ref();
-            let least = least.map_or(0, |content| content.range.end);
-            boundary = common_edge(&shared.rests, least..=bytes); // no generation ends at the byte
-        }
-        if let Some(skip) = boundary {
+        let skip = match work.limits.boundary {
+            Boundary::Join => Some(common_beginning(&shared.rests, bytes)),
+            Boundary::Split | Boundary::Error => {
+                let edge = || {
+                    let content = texts.prompt.parts.content.as_ref();
+                    let least = content.map_or(0, |content| content.range.end);
+                    let cut = texts.prompt.cut; // no generation ends at the byte
+                    cut.then(|| common_edge(&shared.rests, least..=bytes))?
+                };
+                common_boundary(&shared.rests, bytes).or_else(edge)
+            }
+        };
+        let skip = skip
+            .filter(|skip| !work.encoder.can_drop() || self.is_prompt(work, &all, bytes, *skip));
+        let shared = &mut self.shared;
+        if let Some(skip) = skip {
             (self.skip, self.shift, self.apart) = (skip, 0, false);
             shared.prefix.ids.extend(&shared.rests[0].ids[..skip]);
             if !shared.placeless {
@@ -67,19 +90,22 @@ impl RowTokens {
 
 /// Tokens that all texts begin with, the last of which ends at one of these bytes.
 fn common_edge(texts: &[Encoded], edges: RangeInclusive<usize>) -> Option<usize> {
-    let (first, others) = texts.split_first()?;
-    let ends = |end: &&(u32, u32)| end.1 as usize <= *edges.end();
-    let most = first.offsets.iter().take_while(ends).count();
-    let alike = |other: &Encoded| {
-        let tokens = first.ids.iter().zip(&first.offsets);
-        let both = tokens.zip(other.ids.iter().zip(&other.offsets));
-        both.take(most)
-            .take_while(|(one, other)| one == other)
-            .count()
-    };
-    let shared = others.iter().map(alike).min().unwrap_or(most);
-    let (_, end) = first.offsets[..shared].last()?;
+    let shared = common_beginning(texts, *edges.end());
+    let (_, end) = texts.first()?.offsets[..shared].last()?;
     edges.contains(&(*end as usize)).then_some(shared)
+}
+
+/// Tokens that all texts begin with and that end at byte `boundary` or before.
+fn common_beginning(texts: &[Encoded], boundary: usize) -> usize {
+    let Some((first, others)) = texts.split_first() else {
+        return 0;
+    };
+    let before = |at: &(u32, u32)| at.1 as usize <= boundary;
+    let count = first.offsets.iter().take_while(|at| before(at)).count();
+    others.iter().fold(count, |count, text| {
+        let pairs = first.ids[..count].iter().zip(&text.ids);
+        pairs.take_while(|(one, other)| one == other).count()
+    })
 }
 
 /// Tokens before byte `boundary`, the same for all texts; None where a token lies across it or they differ.

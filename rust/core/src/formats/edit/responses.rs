@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 
 use super::super::candidates::TEXT;
-use super::super::message::last_answer;
+use super::super::chat::{
+    ASSISTANT, is_begun, is_transcript, last_answer, spelled_chat, spelled_list,
+};
+use super::super::message::{keys, lacks_content};
 use super::super::schema::{Entry, Field, Format, Kind, Role, Shape};
 use super::super::table::TABLE;
-use super::row::{Row, Value};
+use super::row::{Place as Spot, Row, Value};
 
 /// A response in its row: what is cut is the text of all its parts.
 pub struct Response<'a> {
@@ -15,15 +18,27 @@ pub struct Response<'a> {
     /// One of a list of responses.
     pub nested: bool,
     /// Where its text stands; nowhere for a turn that only calls tools.
-    pub parts: Vec<(Value<'a>, Cow<'a, str>)>,
+    pub parts: Vec<Part<'a>>,
     /// Bytes before it in its only part: the transcript's earlier turns.
     pub lead: usize,
+}
+
+/// A text in its place.
+pub struct Part<'a> {
+    pub place: Spot,
+    pub text: Cow<'a, str>,
 }
 
 /// The responses of a row, and the two values that must not become the same, if it is a pair.
 pub struct Found<'a> {
     pub responses: Vec<Response<'a>>,
-    pub sides: Option<[Value<'a>; 2]>,
+    pub sides: Option<Both<'a>>,
+}
+
+/// The sides of a pair: two values, or the text that spells a list of both.
+pub enum Both<'a> {
+    Values([Value<'a>; 2]),
+    Text(Value<'a>),
 }
 
 /// Which fields of a row are cut.
@@ -33,6 +48,8 @@ pub struct Fields {
     pub books: Vec<String>,
     /// Rows have any one of the fields, not all of them.
     pub is_any: bool,
+    /// The fields of the format's prompt.
+    prompts: Vec<&'static str>,
 }
 
 /// Where the responses stand.
@@ -113,6 +130,7 @@ impl Fields {
                 None => to_strings(&["chosen", "rejected"]),
             }),
             is_any: candidates.is_some(),
+            prompts: entry.map_or(Vec::new(), |entry| names(entry, Role::Prompt)),
         }
     }
 
@@ -123,12 +141,23 @@ impl Fields {
 
     /// The row's responses. What is null or absent, and a turn that only calls tools, is none.
     pub fn find<'a>(&'a self, row: &Row<'a>) -> Result<Found<'a>> {
+        let is_open = self.prompts.iter().any(|name| {
+            let text = row.get(name).and_then(|prompt| prompt.text());
+            text.is_some_and(|text| is_begun(&text))
+        });
+        let search = |name: &'a str, book: &'a str, is_paired| Search {
+            name,
+            book,
+            is_paired,
+            is_nested: false,
+            is_open,
+        };
         let mut responses = Vec::new();
         let sides = match &self.place {
             Place::Sides(sides) => sides,
             &Place::Named { paired } => {
                 for name in &self.books {
-                    responses.extend(field(row, name, name, paired)?);
+                    responses.extend(search(name, name, paired).in_row(row)?);
                 }
                 return Ok(Found {
                     responses,
@@ -137,7 +166,11 @@ impl Fields {
             }
         };
         if let (Some(pair), None) = (sides.pair, row.get(sides.chosen)) {
-            return self.of_list(row, pair);
+            let Some(value) = row.get(pair) else {
+                return Err(not_two(pair));
+            };
+            let books = [&*self.books[0], &*self.books[1]];
+            return in_pair(value, books.map(|book| search(pair, book, true)));
         }
         let (chosen, rejected) = if sides.labelled && !a_is_chosen(row)? {
             (sides.rejected, sides.chosen)
@@ -145,35 +178,87 @@ impl Fields {
             (sides.chosen, sides.rejected)
         };
         for (book, name) in self.books.iter().zip([chosen, rejected]) {
-            responses.extend(if sides.transcripts {
-                transcript(row, name, book)?
-            } else {
-                field(row, name, book, true)?
-            });
+            let found = search(name, book, true).in_row(row)?;
+            let without = sides.transcripts && found.iter().any(|found| found.lead == 0);
+            responses.extend(if without { Vec::new() } else { found });
         }
         Ok(Found {
             responses,
-            sides: row.get(chosen).zip(row.get(rejected)).map(Into::into),
+            sides: row
+                .get(chosen)
+                .zip(row.get(rejected))
+                .map(|both| Both::Values(both.into())),
         })
     }
+}
 
-    /// `output` [chosen, rejected].
-    fn of_list<'a>(&'a self, row: &Row<'a>, name: &str) -> Result<Found<'a>> {
-        let items = row.get(name).and_then(|value| value.items());
-        let Some(Ok(pair)) = items.map(<[Value; 2]>::try_from) else {
-            return Err(wrong(format!(
-                "field '{name}' must be a list of two, [chosen, rejected]"
-            )));
+fn not_two(name: &str) -> String {
+    wrong(format!(
+        "field '{name}' must be a list of two, [chosen, rejected]"
+    ))
+}
+
+/// `output` [chosen, rejected], as a list or as text that spells one.
+fn in_pair<'a>(value: Value<'a>, searches: [Search<'a>; 2]) -> Result<Found<'a>> {
+    let name = searches[0].name;
+    if let Some(text) = value.is_text().then(|| value.text()).flatten() {
+        let Some(json) = spelled_list(&text) else {
+            return Err(not_two(name));
         };
-        let mut responses = Vec::new();
-        for (book, value) in self.books.iter().zip(pair) {
-            responses.extend(texts(value, name, book, false)?);
-        }
-        Ok(Found {
-            responses,
-            sides: Some(pair),
-        })
+        let inner = searches.map(Search::inner);
+        let found = in_pair(Value::of_text(&text, json), inner)?.responses;
+        return Ok(Found {
+            responses: outward(value, found, |at| searches[at.min(1)].book),
+            sides: Some(Both::Text(value)),
+        });
     }
+    let Some(Ok(pair)) = value.items().map(<[Value; 2]>::try_from) else {
+        return Err(not_two(name));
+    };
+    let mut responses = Vec::new();
+    for (search, value) in searches.into_iter().zip(pair) {
+        responses.extend(search.in_value(value)?);
+    }
+    Ok(Found {
+        responses,
+        sides: Some(Both::Values(pair)),
+    })
+}
+
+/// What was found in the JSON that a text holds, in the places of the row.
+fn outward<'a>(
+    value: Value<'a>,
+    found: Vec<Response<'_>>,
+    book: impl Fn(usize) -> &'a str,
+) -> Vec<Response<'a>> {
+    let (mut places, mut texts, mut made) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, response) in found.into_iter().enumerate() {
+        made.push((
+            book(at),
+            response.nested,
+            response.lead,
+            response.parts.len(),
+        ));
+        for part in response.parts {
+            places.push(part.place);
+            texts.push(part.text.into_owned());
+        }
+    }
+    let mut parts = value
+        .outward(places.into_iter())
+        .into_iter()
+        .zip(texts)
+        .map(|(place, text)| Part {
+            place,
+            text: Cow::Owned(text),
+        });
+    let response = |(book, nested, lead, count)| Response {
+        book,
+        nested,
+        lead,
+        parts: parts.by_ref().take(count).collect(),
+    };
+    made.into_iter().map(response).collect()
 }
 
 fn to_strings(names: &[&str]) -> Vec<String> {
@@ -199,159 +284,186 @@ fn beginning(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-fn field<'a>(row: &Row<'a>, name: &str, book: &'a str, paired: bool) -> Result<Vec<Response<'a>>> {
-    let Some(value) = row.get(name) else {
-        return Ok(Vec::new());
-    };
-    if value.is_text() {
-        let text = text_of(&value, book)?;
-        if text.starts_with("\n\nHuman:") {
+/// What is looked for, and where.
+#[derive(Clone, Copy)]
+struct Search<'a> {
+    name: &'a str,
+    book: &'a str,
+    /// Of a row whose format is known.
+    is_paired: bool,
+    is_nested: bool,
+    /// The prompt is a transcript that ends with `Assistant:`: a space before the answer belongs to it.
+    is_open: bool,
+}
+
+impl<'a> Search<'a> {
+    /// The same with names that live shorter.
+    fn inner<'i>(self) -> Search<'i>
+    where
+        'a: 'i,
+    {
+        self
+    }
+
+    fn in_row(self, row: &Row<'a>) -> Result<Vec<Response<'a>>> {
+        row.get(self.name)
+            .map_or(Ok(Vec::new()), |value| self.in_field(value))
+    }
+
+    /// In a field: a text, a chat, or a list of responses.
+    fn in_field(self, value: Value<'a>) -> Result<Vec<Response<'a>>> {
+        let lists = holds_responses(self.name);
+        if let Some(text) = value.is_text().then(|| value.text()).flatten() {
+            if !self.is_paired && is_transcript(&text) {
+                return Err(wrong(format!(
+                    "column '{}' holds transcripts (Human: …), whose beginning is the prompt; a file of format hh \
+                     (chosen and rejected, no prompt) is cut in the last turn: leave columns out",
+                    self.name
+                )));
+            }
+            let json = spelled_list(&text).filter(|_| lists);
+            let Some(json) = json else {
+                return self.in_value(value);
+            };
+            let found = self.inner().in_field(Value::of_text(&text, json))?;
+            return Ok(outward(value, found, |_| self.book));
+        }
+        let Some(items) = value.items() else {
+            return self.in_value(value);
+        };
+        let others = items.iter().any(|item| !item.is_object());
+        if others && self.is_paired && !lists {
             return Err(wrong(format!(
-                "column '{name}' holds transcripts (Human: …), whose beginning is the prompt; a file of format hh \
-                 (chosen and rejected, no prompt) is cut in the last turn: leave columns out"
+                "field '{}' must be a text, or a list of messages {{role, content}}",
+                self.name
             )));
         }
+        if !others && !lists {
+            return self.in_value(value);
+        }
+        let nested = Self {
+            is_nested: true,
+            ..self
+        };
+        let mut found = Vec::new();
+        for item in items {
+            found.extend(nested.in_value(item)?);
+        }
+        Ok(found)
     }
-    let items = value.items();
-    let lists = items.is_some() && holds_responses(name);
-    let others = items
-        .as_ref()
-        .is_some_and(|items| items.iter().any(|item| !item.is_object()));
-    if others && paired && !lists {
-        return Err(wrong(format!(
-            "field '{name}' must be a text, or a list of messages {{role, content}}"
-        )));
-    }
-    match items {
-        Some(items) if others || lists => {
-            let mut found = Vec::new();
-            for item in items {
-                found.extend(texts(item, name, book, true)?);
+
+    /// The text, or that of the last message, as a response.
+    fn in_value(self, value: Value<'a>) -> Result<Vec<Response<'a>>> {
+        if value.is_text() {
+            let text = text_of(&value, self.book)?;
+            if let Some(json) = spelled_chat(&text) {
+                let found = self.inner().in_value(Value::of_text(&text, json))?;
+                return Ok(outward(value, found, |_| self.book));
             }
-            Ok(found)
+            return Ok(self.in_text(value, text).into_iter().collect());
         }
-        _ => texts(value, name, book, false),
+        let items = value.items();
+        let empty = items.as_ref().is_some_and(Vec::is_empty);
+        let value = items
+            .and_then(|items| items.last().copied())
+            .unwrap_or(value);
+        if value.is_object() {
+            return self.in_message(value);
+        }
+        if value.is_null() || empty {
+            let none = self.is_nested.then(|| self.response(Vec::new(), 0));
+            return Ok(none.into_iter().collect());
+        }
+        Err(wrong(format!(
+            "field '{}' must hold text or messages, got {}",
+            self.name,
+            beginning(value.written())
+        )))
+    }
+
+    /// The whole text, or the last answer of a transcript, if it is the assistant's.
+    fn in_text(self, value: Value<'a>, text: Cow<'a, str>) -> Option<Response<'a>> {
+        let lead = if self.is_paired && (is_transcript(&text) || text.starts_with(ASSISTANT)) {
+            last_answer(&text)
+        } else {
+            Some(usize::from(self.is_open && text.starts_with(' ')))
+        };
+        let place = value.place();
+        let found = lead.map(|lead| self.response(vec![Part { place, text }], lead));
+        found.or_else(|| self.is_nested.then(|| self.response(Vec::new(), 0)))
+    }
+
+    fn response(self, parts: Vec<Part<'a>>, lead: usize) -> Response<'a> {
+        Response {
+            book: self.book,
+            nested: self.is_nested,
+            parts,
+            lead,
+        }
+    }
+
+    fn in_message(self, value: Value<'a>) -> Result<Vec<Response<'a>>> {
+        let Some(fields) = value.fields() else {
+            return Ok(Vec::new());
+        };
+        let get = |key: &str| fields.get(key).map(|raw| value.child(raw));
+        if get("role").is_none() && get("from").is_none() {
+            // A candidate with its score.
+            if let Some(text) = TEXT.iter().find_map(|key| get(key)) {
+                return self.in_value(text);
+            }
+        }
+        let (role_key, content_key) = keys(&fields);
+        let Some(role) = get(role_key).filter(|_| !lacks_content(&fields, content_key)) else {
+            let mut keys: Vec<&str> = fields.0.iter().map(|(key, _)| &**key).collect();
+            keys.sort_unstable();
+            return Err(wrong(format!(
+                "field '{}' must hold messages {{role, content}} or {{from, value}}, got ['{}']",
+                self.name,
+                keys.join("', '")
+            )));
+        };
+        let calls = role.text().is_some_and(|role| role == "function_call");
+        let parts = match get(content_key).filter(|_| !calls) {
+            None => Vec::new(), // it only calls tools
+            Some(content) if content.is_text() => vec![part(content, self.book)?],
+            Some(content) => parts(&content, self.name, self.book)?,
+        };
+        Ok(vec![self.response(parts, 0)])
     }
 }
 
-/// The last turn, where it is the assistant's.
-fn transcript<'a>(row: &Row<'a>, name: &str, book: &'a str) -> Result<Vec<Response<'a>>> {
-    let Some(value) = row.get(name).filter(Value::is_text) else {
-        return Ok(Vec::new());
-    };
-    let text = text_of(&value, book)?;
-    let lead = last_answer(&text);
-    let response = |lead| Response {
-        book,
-        nested: false,
-        parts: vec![(value, text)],
-        lead,
-    };
-    Ok(lead.map(response).into_iter().collect())
-}
-
-/// The text, or that of the last message, as a response.
-fn texts<'a>(
-    value: Value<'a>,
-    name: &str,
-    book: &'a str,
-    nested: bool,
-) -> Result<Vec<Response<'a>>> {
-    let items = value.items();
-    let empty = items.as_ref().is_some_and(Vec::is_empty);
-    let value = items
-        .and_then(|items| items.last().copied())
-        .unwrap_or(value);
-    let response = |parts| Response {
-        book,
-        nested,
-        parts,
-        lead: 0,
-    };
-    if value.is_object() {
-        return message(value, name, book, nested);
-    }
-    if value.is_text() {
-        let text = text_of(&value, book)?;
-        return Ok(vec![response(vec![(value, text)])]);
-    }
-    if value.is_null() || empty || value.written() == "[]" {
-        return Ok(nested.then(|| response(Vec::new())).into_iter().collect());
-    }
-    Err(wrong(format!(
-        "field '{name}' must hold text or messages, got {}",
-        beginning(value.written())
-    )))
-}
-
-fn message<'a>(
-    value: Value<'a>,
-    name: &str,
-    book: &'a str,
-    nested: bool,
-) -> Result<Vec<Response<'a>>> {
-    let members = value.members().unwrap_or_default();
-    let get = |key: &str| {
-        let found = members.iter().rev().find(|(name, _)| name == key);
-        found.map(|(_, value)| *value)
-    };
-    let (has_role, has_from) = (get("role").is_some(), get("from").is_some());
-    if !has_role && !has_from {
-        // A candidate with its score.
-        if let Some(text) = TEXT.iter().find_map(|key| get(key)) {
-            return texts(text, name, book, nested);
-        }
-    }
-    let (role, content) = if has_from {
-        (get("from"), get("value"))
-    } else {
-        (get("role"), get("content"))
-    };
-    let Some(role) = role.filter(|_| content.is_some() || get("tool_calls").is_some()) else {
-        let mut keys: Vec<&str> = members.iter().map(|(key, _)| &**key).collect();
-        keys.sort_unstable();
-        return Err(wrong(format!(
-            "field '{name}' must hold messages {{role, content}} or {{from, value}}, got ['{}']",
-            keys.join("', '")
-        )));
-    };
-    let calls = role.text().is_some_and(|role| role == "function_call");
-    let parts = match content.filter(|content| !content.is_null() && !calls) {
-        None => Vec::new(), // it only calls tools
-        Some(content) if content.is_text() => {
-            let text = text_of(&content, book)?;
-            vec![(content, text)]
-        }
-        Some(content) => parts(&content, name, book)?,
-    };
-    Ok(vec![Response {
-        book,
-        nested,
-        parts,
-        lead: 0,
-    }])
+fn part<'a>(value: Value<'a>, book: &str) -> Result<Part<'a>> {
+    Ok(Part {
+        place: value.place(),
+        text: text_of(&value, book)?,
+    })
 }
 
 /// The texts of a content of several parts.
-fn parts<'a>(
-    content: &Value<'a>,
-    name: &str,
-    book: &str,
-) -> Result<Vec<(Value<'a>, Cow<'a, str>)>> {
+fn parts<'a>(content: &Value<'a>, name: &str, book: &str) -> Result<Vec<Part<'a>>> {
     let text = |part: &Value<'a>| {
-        let members = part.members()?;
-        let (_, text) = members.into_iter().rev().find(|(key, _)| key == "text")?;
-        text.is_text().then_some(text)
+        let fields = part.fields()?;
+        let is_text = fields
+            .get("type")
+            .is_none_or(|kind| kind.get() == "\"text\"");
+        let text = fields.get("text").map(|raw| part.child(raw));
+        (is_text && text.is_none_or(|text| text.is_text())).then_some(text)
     };
-    let items = content.items().unwrap_or_default();
-    let found: Option<Vec<Value>> = items.iter().map(text).collect();
-    let Some(found) = found.filter(|found| !found.is_empty()) else {
+    let items = content
+        .items()
+        .map(|items| items.iter().map(text).collect());
+    let Some(Some(found)) = items else {
         return Err(wrong(format!(
             "field '{name}' must hold text, or parts that are all {{type: text, text}}"
         )));
     };
-    let with_text = |value: Value<'a>| Ok((value, text_of(&value, book)?));
-    found.into_iter().map(with_text).collect()
+    let found: Vec<Option<Value>> = found;
+    found
+        .into_iter()
+        .flatten()
+        .map(|value| part(value, book))
+        .collect()
 }
 
 fn text_of<'a>(value: &Value<'a>, book: &str) -> Result<Cow<'a, str>> {

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::super::json::{Fields, text};
-use super::super::raw::{Members, Raw};
-use super::super::table::holds;
+use super::super::raw::Raw;
 
 /// A row: a JSON object, or the cells of a CSV record.
 pub struct Row<'a> {
@@ -31,6 +30,16 @@ struct Edit {
     cell: usize,
     at: Range<usize>,
     text: String,
+}
+
+/// Where a text stands in a row.
+pub struct Place {
+    cell: usize,
+    at: Range<usize>,
+    /// It is a JSON string, and so are those in which the JSON stands: how many in all.
+    levels: usize,
+    /// The JSON has no other characters than ASCII.
+    is_ascii: bool,
 }
 
 /// A value where it stands in a row.
@@ -61,6 +70,47 @@ impl<'a> Value<'a> {
     fn range(&self) -> Range<usize> {
         let start = self.written().as_ptr() as usize - self.whole.as_ptr() as usize;
         start..start + self.written().len()
+    }
+
+    /// JSON that is all of a text.
+    pub fn of_text(whole: &'a str, json: Raw<'a>) -> Self {
+        Self {
+            cell: 0,
+            whole,
+            held: Held::Json(json),
+        }
+    }
+
+    /// Where it stands, if it is a text.
+    pub fn place(&self) -> Place {
+        Place {
+            cell: self.cell,
+            at: self.range(),
+            levels: usize::from(matches!(self.held, Held::Json(_))),
+            is_ascii: self.written().is_ascii(),
+        }
+    }
+
+    /// Where something in the JSON that this text holds stands in the row; `places` are those in the text, in order.
+    pub fn outward(&self, places: impl Iterator<Item = Place>) -> Vec<Place> {
+        let start = self.range().start;
+        let (escaped, deeper) = match self.held {
+            Held::Plain(_) => (None, 0),
+            Held::Json(raw) => (Some(raw.get()), 1),
+        };
+        let is_ascii = escaped.is_none_or(str::is_ascii);
+        let mut walk = Walk { inner: 0, outer: 1 };
+        let mut at = |inner: usize| match escaped {
+            Some(escaped) => start + walk.to(escaped, inner),
+            None => start + inner,
+        };
+        let place = |place: Place| Place {
+            cell: self.cell,
+            at: at(place.at.start)..at(place.at.end),
+            levels: place.levels + deeper,
+            is_ascii: place.is_ascii && is_ascii,
+        };
+        places.map(place).collect()
     }
 
     fn begins(&self, sign: char) -> bool {
@@ -98,21 +148,53 @@ impl<'a> Value<'a> {
             .then(|| Some(raw.items()?.into_iter().map(child).collect()))?
     }
 
-    /// The names and values of an object.
-    pub fn members(&self) -> Option<Vec<(Cow<'a, str>, Self)>> {
+    /// The fields of an object.
+    pub fn fields(&self) -> Option<Fields<'a>> {
         let Held::Json(raw) = self.held else {
             return None;
         };
-        let members: Members = Fields::parse(raw.get()).ok()?.0;
-        let child = |(name, raw)| (name, self.child(raw));
-        Some(members.into_iter().map(child).collect())
+        Fields::parse(raw.get()).ok()
     }
 
-    fn child(&self, raw: Raw<'a>) -> Self {
+    /// A value that stands in this one.
+    pub fn child(&self, raw: Raw<'a>) -> Self {
         Self {
             held: Held::Json(raw),
             ..*self
         }
+    }
+}
+
+/// A place in a text and in the JSON string that spells it.
+struct Walk {
+    inner: usize,
+    outer: usize,
+}
+
+impl Walk {
+    /// Go on to a byte of the text: where it is spelled.
+    fn to(&mut self, escaped: &str, inner: usize) -> usize {
+        while self.inner < inner {
+            let rest = &escaped[self.outer..];
+            let unit = |at: usize| {
+                let digits = rest.get(at..at + 4)?;
+                u32::from_str_radix(digits, 16).ok()
+            };
+            let (spelled, length) = match rest.as_bytes() {
+                [b'\\', b'u', ..] => match unit(2).map(char::from_u32) {
+                    Some(Some(character)) => (6, character.len_utf8()),
+                    _ => (12, 4), // a surrogate pair
+                },
+                [b'\\', ..] => (2, 1),
+                _ => {
+                    let length = rest.chars().next().map_or(1, char::len_utf8);
+                    (length, length)
+                }
+            };
+            self.outer += spelled;
+            self.inner += length;
+        }
+        self.outer
     }
 }
 
@@ -134,7 +216,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The value of a field that is there and not null; a cell that holds a list or chat as JSON is that.
+    /// The value of a field that is there and not null.
     pub fn get(&self, name: &str) -> Option<Value<'a>> {
         match &self.cells {
             Cells::Json { json, fields } => Some(Value {
@@ -145,23 +227,24 @@ impl<'a> Row<'a> {
             Cells::Csv { header, cells } => {
                 let cell = header.iter().rposition(|column| column == name)?;
                 let text = cells.get(cell)?.as_str();
-                let held = structured(name, text).map_or(Held::Plain(text), Held::Json);
                 Some(Value {
                     cell,
                     whole: text,
-                    held,
+                    held: Held::Plain(text),
                 })
             }
         }
     }
 
-    /// Put a text in the value's place; in ASCII where it was.
-    pub fn replace(&mut self, value: &Value, text: &str) {
-        let text = match value.held {
-            Held::Plain(_) => text.to_owned(),
-            Held::Json(raw) => json_string(text, raw.get().is_ascii()),
-        };
-        self.edit(value.cell, value.range(), text);
+    /// Put a text in the place of another; in ASCII where it was.
+    pub fn replace(&mut self, place: &Place, text: &str) {
+        let mut spelled = text.to_owned();
+        for level in 0..place.levels {
+            let string = json_string(&spelled, place.is_ascii);
+            let quotes = usize::from(level > 0); // a string around it has its own
+            spelled = string[quotes..string.len() - quotes].into();
+        }
+        self.edit(place.cell, place.at.clone(), spelled);
     }
 
     /// Set a field to a value, given as JSON; a new one comes last.
@@ -241,24 +324,6 @@ impl<'a> Row<'a> {
             }
         }
     }
-}
-
-/// The JSON that a cell holds, if its column holds lists or the cell a chat.
-fn structured<'a>(name: &str, cell: &'a str) -> Option<Raw<'a>> {
-    if !cell.starts_with(['[', '{']) {
-        return None;
-    }
-    let raw = Raw::parse(cell).ok()?;
-    let is_message = |raw: &Raw| {
-        raw.get().starts_with('{')
-            && Fields::parse(raw.get()).is_ok_and(|fields| {
-                let named = |(name, _): &(Cow<str>, Raw)| name == "role" || name == "from";
-                fields.0.iter().any(named)
-            })
-    };
-    let messages = raw.items().unwrap_or_else(|| vec![raw]);
-    let is_chat = !messages.is_empty() && messages.iter().all(is_message);
-    (holds(name).1 || is_chat).then_some(raw)
 }
 
 /// Cells as one record, with quotes where they are needed.

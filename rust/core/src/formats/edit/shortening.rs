@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::responses::Response;
-use super::row::{Row, Value};
+use serde_json::Value;
+
+use super::responses::{Both, Response};
+use super::row::Row;
 use crate::Result;
 use crate::tokenize::Encoded;
 use crate::truncate::{Counter, Cut, Kept};
@@ -34,39 +36,48 @@ pub fn kept(responses: &[Response], how: &Shortening, tokens: &mut Encoded) -> R
     texts.iter().map(kept).collect()
 }
 
-fn text<'r>(response: &'r Response) -> Cow<'r, str> {
+/// What is cut of a response.
+pub fn text<'r>(response: &'r Response) -> Cow<'r, str> {
     match &response.parts[..] {
-        [(_, text)] => Cow::Borrowed(&text[response.lead..]),
-        parts => Cow::Owned(parts.iter().map(|(_, text)| &**text).collect()),
+        [part] => Cow::Borrowed(&part.text[response.lead..]),
+        parts => Cow::Owned(parts.iter().map(|part| &*part.text).collect()),
     }
 }
 
 /// Keep so many bytes of the response.
 pub fn replace(row: &mut Row, response: &Response, kept: usize) {
     let mut left = kept + response.lead;
-    for (value, text) in &response.parts {
-        if left < text.len() {
-            row.replace(value, &text[..left]);
+    for part in &response.parts {
+        if left < part.text.len() {
+            row.replace(&part.place, &part.text[..left]);
         }
-        left = left.saturating_sub(text.len());
+        left = left.saturating_sub(part.text.len());
     }
 }
 
 /// Whether the cut has made the sides of a pair the same, with all that stands before their last messages.
-pub fn is_same(
-    row: &Row,
-    responses: &[Response],
-    kept: &[Kept],
-    sides: Option<[Value; 2]>,
-) -> bool {
-    let (Some([first, second]), [one, other]) = (sides, responses) else {
+pub fn is_same(row: &Row, responses: &[Response], kept: &[Kept], sides: Option<&Both>) -> bool {
+    let (Some(sides), [one, other]) = (sides, responses) else {
         return false;
     };
     let is_cut = kept.iter().any(|kept| kept.cut > 0);
     if !is_cut || text(one)[..kept[0].kept] != text(other)[..kept[1].kept] {
         return false;
     }
-    let (first, second) = (row.now(&first), row.now(&second));
-    let json = |side: &str| serde_json::from_str::<serde_json::Value>(side).ok();
-    first == second || json(&first).is_some_and(|first| json(&second) == Some(first))
+    let json = |side: &str| serde_json::from_str::<Value>(side).ok();
+    match sides {
+        Both::Values([first, second]) => {
+            let (first, second) = (row.now(first), row.now(second));
+            first == second || json(&first).is_some_and(|first| json(&second) == Some(first))
+        }
+        Both::Text(list) => {
+            let now = row.now(list);
+            let list = match json(&now) {
+                Some(Value::String(list)) => json(&list),
+                list => list,
+            };
+            let list = list.as_ref().and_then(Value::as_array);
+            list.is_some_and(|list| list.first() == list.get(1))
+        }
+    }
 }

@@ -244,13 +244,8 @@ fn rows_that_cannot_be_cut_are_named() {
         ),
         (
             "preference",
-            r#"{"chosen": {"role": "assistant"}}"#,
+            r#"{"chosen": {"role": "assistant", "text": "a"}}"#,
             "field 'chosen' must hold messages {role, content} or",
-        ),
-        (
-            "preference",
-            r#"{"chosen": "\n\nHuman: a"}"#,
-            "column 'chosen' holds transcripts (Human: …)",
         ),
         (
             "shp",
@@ -277,15 +272,18 @@ fn rows_that_cannot_be_cut_are_named() {
         found.starts_with(", line 1, field 'chosen': half a surrogate pair"),
         "{found}"
     );
-    let mut named = Cutter::new(
-        None,
-        Some(vec!["answr".into()]),
-        Layout::Lines,
-        Written::Lines,
-        1 << 20,
+    let named = |name: &str| {
+        let names = Some(vec![name.to_owned()]);
+        Cutter::new(None, names, Layout::Lines, Written::Lines, 1 << 20)
+    };
+    let found = error(run(&mut named("a"), r#"{"a": "\n\nHuman: a"}"#, 1));
+    assert!(
+        found.contains("column 'a' holds transcripts (Human: …)"),
+        "{found}"
     );
-    run(&mut named, r#"{"answer": "a"}"#, 1).expect("rows");
-    assert_eq!(named.missing(), Some("answr"));
+    let mut absent = named("answr");
+    run(&mut absent, r#"{"answer": "a"}"#, 1).expect("rows");
+    assert_eq!(absent.missing(), Some("answr"));
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -352,4 +350,193 @@ proptest! {
 fn kept_words(text: &str, count: usize) -> &str {
     let cut = Cut::new(None, Some(count), "ceil").expect("valid");
     &text[..crate::truncate::kept_text(text, Unit::Words, cut, None).kept]
+}
+
+/// The ways in which a row says the same pair: a prompt, and two answers after it.
+fn forms(first: &str, second: &str) -> Vec<(&'static str, Value)> {
+    let user = json!({"role": "user", "content": "Q"});
+    let system = json!({"role": "system", "content": "S"});
+    let turn = |content: Value| json!({"role": "assistant", "content": content});
+    let said = |text: &str| json!({"from": "gpt", "value": text, "id": "x"});
+    let parts = |text: &str| {
+        let at = text.char_indices().nth(3).map_or(text.len(), |(at, _)| at);
+        let part = |text: &str| json!({"type": "text", "text": text});
+        json!([part(&text[..at]), {"type": "text", "text": null}, part(&text[at..])])
+    };
+    let whole = |text: &str| json!([system, user, turn(text.into())]);
+    let spelled = |chat: Value| Value::from(chat.to_string());
+    let pretty = |chat: Value| Value::from(format!(" {chat:#}\n"));
+    let marked = "\n\nHuman: Q\n\nAssistant: a b\n\nHuman: R\n\nAssistant:";
+    let pair = |prompt: Value, sides: [Value; 2]| {
+        let [chosen, rejected] = sides;
+        json!({"prompt": prompt, "chosen": chosen, "rejected": rejected, "é": "\u{1F600}"})
+    };
+    let both = |make: &dyn Fn(&str) -> Value| [make(first), make(second)];
+    let candidates = |prompt: &str, make: &dyn Fn(&str) -> Value| json!({"prompt": prompt, "responses": both(make)});
+    let text = |text: &str| Value::from(text);
+    vec![
+        ("preference", pair("Q".into(), both(&text))),
+        (
+            "preference",
+            pair(json!([user, turn("a ".into())]), both(&text)),
+        ),
+        ("preference", pair("Q".into(), both(&whole))),
+        (
+            "preference",
+            pair("Q".into(), both(&|it| spelled(whole(it)))),
+        ),
+        (
+            "preference",
+            pair(
+                spelled(json!([system, user])),
+                both(&|it| pretty(whole(it))),
+            ),
+        ),
+        (
+            "preference",
+            pair("Q".into(), both(&|it| json!([turn(parts(it))]))),
+        ),
+        (
+            "preference",
+            pair("Q".into(), both(&|it| spelled(json!([turn(parts(it))])))),
+        ),
+        (
+            "preference",
+            pair(marked.into(), both(&|it| format!(" {it}").into())),
+        ),
+        ("preference", pair(marked.into(), both(&text))),
+        (
+            "preference",
+            pair(
+                marked.trim_start().into(),
+                both(&|it| format!(" {it}").into()),
+            ),
+        ),
+        (
+            "preference",
+            pair(marked.into(), both(&|it| format!("{marked} {it}").into())),
+        ),
+        (
+            "preference",
+            pair(
+                "\n\nHuman: Q".into(),
+                both(&|it| format!("\n\nAssistant:{it}").into()),
+            ),
+        ),
+        (
+            "hh",
+            json!({"chosen": format!("{marked} {first}"), "rejected": format!("{marked}{second}")}),
+        ),
+        (
+            "sharegpt",
+            json!({
+                "conversations": [{"from": "human", "value": "Q"}], "chosen": said(first),
+                "rejected": spelled(json!([said(second)])),
+            }),
+        ),
+        ("alpaca", json!({"instruction": "Q", "output": both(&text)})),
+        (
+            "alpaca",
+            json!({"instruction": "Q", "output": spelled(json!(both(&text)))}),
+        ),
+        (
+            "alpaca",
+            json!({"instruction": "Q", "output": both(&|it| spelled(whole(it)))}),
+        ),
+        (
+            "shp",
+            json!({"history": "Q", "human_ref_A": first, "human_ref_B": second, "labels": "1"}),
+        ),
+        (
+            "candidates",
+            candidates("Q", &|it| spelled(json!([turn(it.into())]))),
+        ),
+        (
+            "candidates",
+            candidates(marked, &|it| json!({"text": format!(" {it}"), "score": 1})),
+        ),
+        (
+            "candidates",
+            json!({"prompt": "Q", "responses": spelled(json!(both(&|it| spelled(whole(it)))))}),
+        ),
+    ]
+}
+
+/// The prompt and the responses that a row says, or why it cannot be used.
+fn read(format: &str, row: &str) -> std::result::Result<Vec<Vec<String>>, &'static str> {
+    let contents = |chat: &[crate::message::Message]| {
+        let shown = |message: &crate::message::Message| format!("{message:?}");
+        chat.iter().map(shown).collect::<Vec<_>>()
+    };
+    let rows = crate::formats::Rows::Json;
+    let read = match Format::named(format).expect("a format") {
+        Format::Candidates => {
+            crate::formats::parse_candidates(row.as_bytes(), rows, false, |set, _| {
+                let mut chats = vec![contents(&set.prompt)];
+                chats.extend(set.responses.iter().map(|chat| contents(chat)));
+                chats
+            })
+        }
+        format => crate::formats::parse_pair(row.as_bytes(), format, rows, false, |pair, _| {
+            [&pair.prompt, &pair.chosen, &pair.rejected]
+                .map(|chat| contents(chat))
+                .to_vec()
+        }),
+    };
+    read.map_err(|reject| reject.reason)
+}
+
+#[test]
+fn each_form_says_a_pair() {
+    for (format, row) in forms("u a", "v b") {
+        let said =
+            read(format, &row.to_string()).unwrap_or_else(|reason| panic!("{reason}: {row}"));
+        let [_, chosen, rejected] = &said[..] else {
+            panic!("{row}");
+        };
+        assert!(
+            chosen[0].contains("\"u a\"") && rejected[0].contains("\"v b\""),
+            "{said:?}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// A row that is cut and read says what the row says whose texts were cut before.
+    #[test]
+    fn cut_rows_say_what_they_said_but_for_the_cut(
+        first in "u[ab é\"\\\\,\n\u{1F600}]{0,12}",
+        second in "v[ab é\"\\\\,\n]{0,12}",
+        count in 1usize..4,
+        ascii in any::<bool>(),
+    ) {
+        let short = [kept_words(&first, count), kept_words(&second, count)];
+        for ((format, row), (_, cut)) in forms(&first, &second).into_iter().zip(forms(short[0], short[1])) {
+            let mut text = row.to_string();
+            if ascii {
+                let escaped = row::json_string(&text, true);
+                text = escaped[1..escaped.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\");
+            }
+            let made = lines(format, &text, count).expect("a row");
+            prop_assert_eq!(read(format, &made), read(format, &cut.to_string()), "{} {}", text, made);
+            let csv = |row: &Value| {
+                let row = row.as_object().expect("an object");
+                let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let names: Vec<String> = row.keys().cloned().collect();
+                let cells: Vec<String> = row.values().map(cell).collect();
+                format!("{}\n{}\n", record(&names, b','), record(&cells, b','))
+            };
+            let (layout, written) = (Layout::Records { delimiter: b',' }, Written::Csv { delimiter: b',' });
+            let made = run(&mut cutter(format, layout, written), &csv(&row), count).expect("a row");
+            let back = |text: &str| {
+                let limits = Limits { bytes: 1 << 20, rows: 9, row_bytes: 1 << 20 };
+                let mut blocks = Blocks::new(Layout::Csv { delimiter: b',' }, limits);
+                blocks.push(text.as_bytes()).expect("CSV");
+                let block = blocks.finish().expect("CSV").pop().expect("a row");
+                read(format, std::str::from_utf8(&block.data).expect("UTF-8"))
+            };
+            prop_assert_eq!(back(&made), back(&csv(&cut)), "{}", made);
+        }
+    }
 }

@@ -153,7 +153,7 @@ fn joined(tokens: &Shared) -> Vec<Encoded> {
 fn a_difference_is_found_and_the_reference_takes_over() {
     let (file, other) = (gpt2(MERGES).to_string(), gpt2(&["a b"]).to_string());
     let mut encoder = Encoder::new(file.as_bytes(), &[]).unwrap();
-    encoder.reference = load_reference(other.as_bytes(), &[]).unwrap();
+    encoder.reference = Reference::load(other.as_bytes(), &[]).unwrap();
     assert_eq!(encoder.prove(&["b", "n"]), None);
     let mismatch = encoder.prove(&["b", "ab ab"]).unwrap();
     assert_eq!((mismatch.text, mismatch.byte), (1, 2));

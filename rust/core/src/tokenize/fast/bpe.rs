@@ -67,7 +67,7 @@ impl Pairs {
         if scratch.symbols.len() <= SCANNED {
             self.merge_short(&mut scratch.symbols, &mut scratch.merges);
         } else {
-            self.merge_long(&mut scratch.symbols);
+            let _looks = self.merge_long(&mut scratch.symbols);
         }
     }
 
@@ -116,7 +116,8 @@ impl Pairs {
         symbols.truncate(count);
     }
 
-    fn merge_long(&self, symbols: &mut Vec<u32>) {
+    /// The number of merges that were looked at: each makes the word shorter, or was offered by one that did.
+    fn merge_long(&self, symbols: &mut Vec<u32>) -> usize {
         const GONE: u32 = u32::MAX;
         let count = symbols.len() as u32;
         let mut before: Vec<u32> = (0..count).map(|at| at.wrapping_sub(1)).collect();
@@ -129,7 +130,9 @@ impl Pairs {
         let mut queue: BinaryHeap<_> = pairs
             .filter_map(|(pair, at)| offer(at, pair[0], pair[1]))
             .collect();
+        let mut looks = 0;
         while let Some(Reverse((_, at, id))) = queue.pop() {
+            looks += 1;
             let (here, next) = (at as usize, after[at as usize]);
             if symbols[here] == GONE || next == count {
                 continue;
@@ -151,6 +154,7 @@ impl Pairs {
             }
         }
         symbols.retain(|&symbol| symbol != GONE);
+        looks
     }
 }
 
@@ -204,6 +208,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_word_of_a_million_letters_takes_work_in_proportion() {
+        let mut pairs = Pairs::new(20);
+        (0..20).for_each(|rank| pairs.insert(rank, rank, rank, rank + 1)); // doubles, and doubles of doubles
+        for count in [1 << 10, 1 << 20] {
+            let mut word = vec![0; count];
+            let looks = pairs.merge_long(&mut word);
+            assert!(looks <= 3 * count, "{looks}");
+            assert_eq!(word.len(), (count >> 20).max(1));
+        }
+    }
+
     proptest! {
         /// Symbols 0 to 3, and one for each merge of two that were there before.
         #[test]
@@ -225,7 +241,8 @@ mod tests {
                 slow.splice(at..at + 2, [id]);
             }
             let mut long = word.clone();
-            pairs.merge_long(&mut long);
+            let looks = pairs.merge_long(&mut long);
+            prop_assert!(looks <= 3 * word.len());
             let mut short = Scratch { symbols: word, merges: Vec::new() };
             pairs.merge(&mut short);
             prop_assert_eq!(&short.symbols, &slow);

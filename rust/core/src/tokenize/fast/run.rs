@@ -30,6 +30,14 @@ impl Kind {
             Self::Characters(model) => model.vocab_size(),
         }
     }
+
+    /// Whether every byte has a token; a file of characters that lacks one is refused.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Bytes(model) => model.is_complete(),
+            Self::Characters(_) => true,
+        }
+    }
 }
 
 /// The text is one that only `tokenizers` knows how to treat.

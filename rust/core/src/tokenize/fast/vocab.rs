@@ -17,6 +17,7 @@ pub struct ByteBpe {
     bytes: [u32; 256],
     lengths: Vec<u32>, // bytes of each id's token
     whole: Whole,
+    complete: bool, // every byte has a token
 }
 
 impl ByteBpe {
@@ -31,6 +32,7 @@ impl ByteBpe {
         }
         let mut bpe = Self {
             pairs: pairs(model, &ids)?,
+            complete: !bytes.contains(&MISSING),
             bytes,
             lengths,
             whole: Whole::new(0),
@@ -78,6 +80,10 @@ impl ByteBpe {
 
     pub fn vocab_size(&self) -> usize {
         self.lengths.len()
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 }
 
