@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
+from pyprefopt.storage.files import check_name, explain_writing
+from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
@@ -29,9 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    if words[0] == "--version":
+        print(f"pyprefopt {__version__}")
+        return 0
     if words[0].startswith("-"):  # `pyprefopt --method sepo`
         words.insert(0, "train")
     try:
+        for word in words:
+            check_name(word)
         if words[0] not in COMMANDS:
             raise ConfigError(
                 f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
@@ -42,10 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _explain(error)
+    except KeyboardInterrupt as stop:
         if os.environ.get("PYPREFOPT_DEBUG") == "1":
             raise
-        return _report_stop(words[0])
+        return _report_stop(words[0], str(stop))
     return 0
 
 
@@ -53,27 +64,34 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: pyprefopt COMMAND [options]", "", *lines, "", "pyprefopt COMMAND --help lists a command's options"]
+        [
+            "usage: pyprefopt COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "pyprefopt COMMAND --help lists a command's options, pyprefopt --version the version",
+        ]
     )
 
 
-def _report_stop(command: str) -> int:
-    """Print from rank 0 that Ctrl-C ended the command; the exit code."""
+def _report_stop(command: str, lost: str) -> int:
+    """Print from rank 0 that Ctrl-C ended the command, and what is lost where that is known; the exit code."""
     from pyprefopt import ranks
 
     if ranks.rank() == 0:
         remedy = {"inspect": "", "truncate": "; nothing is written"}
-        print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
+        print((lost or "stopped") + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
     return 130
 
 
-def _explain(error: PyprefoptError) -> int:
+def _explain(error: PyprefoptError | OSError) -> int:
     """Print the error, from rank 0 alone if every rank has the same. PYPREFOPT_DEBUG=1 shows the traceback."""
     if os.environ.get("PYPREFOPT_DEBUG") == "1":
         raise error
     from pyprefopt import ranks
 
     rank = ranks.rank()
-    if rank == 0 or not error.same_on_all_ranks:
-        print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
+    said = explain_writing(error, error.filename or "the disk") if isinstance(error, OSError) else str(error)
+    if rank == 0 or not getattr(error, "same_on_all_ranks", False):
+        print(f"error{f' (rank {rank})' if rank else ''}: {said}", file=sys.stderr)
     return 2

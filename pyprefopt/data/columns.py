@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pyprefopt.data.arrow import check_schema, check_sound, check_types, first_line
 from pyprefopt.errors import DataError
 
 Column = TypeVar("Column")  # pl.Expr, pl.Series, pa.Array, or anything with an Arrow stream, which gives a ChunkedArray
@@ -51,6 +52,7 @@ def as_series(column: Any) -> pl.Series:
     if isinstance(column, pl.Series):
         return column
     array = to_arrow(column)
+    check_types(pa.schema([("", array.type)]), "a column")
     try:
         return pl.Series(array)
     except pl.exceptions.PolarsError as error:
@@ -58,16 +60,31 @@ def as_series(column: Any) -> pl.Series:
 
 
 def as_frame(table: Any) -> pl.DataFrame:
-    """An Arrow table as a frame. DataError for a type that Polars does not have."""
+    """An Arrow table from outside as a frame. DataError where it is not sound, or of types that Polars lacks."""
     table = pa.table(table)
+    check_schema(table.schema, "the table")
+    check_sound(table, "the table")
+    return frame_of(table, "the table")
+
+
+def frame_of(table: pa.Table | pa.RecordBatch, name: str) -> pl.DataFrame:
+    """A sound Arrow table as a frame. DataError for a type that Polars does not have."""
+    check_types(table.schema, name)
     try:
         return pl.DataFrame(table)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the table cannot be read ({error}); cast the column: {table.schema}") from None
+        types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        raise DataError(f"{name} cannot be read ({first_line(error)}); cast the column: {types}") from None
 
 
 def to_arrow(column: Any) -> Any:
-    """A PyArrow array of a column that is not Polars'. DataError where it is none."""
+    """A PyArrow array of a column that is not Polars'. DataError where it is none, or lies about its lengths."""
+    array = _to_arrow(column)
+    check_sound(array, "a column")
+    return array
+
+
+def _to_arrow(column: Any) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column
     if hasattr(column, "source") and hasattr(column, "column_name"):  # a `datasets` column: its rows may be a selection

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt.errors import ArtifactError
-from pyprefopt.storage.files import remove_leftovers, sha256_files, sync_files, write_json
+from pyprefopt.storage.files import (
+    check_name,
+    explain_reading,
+    remove_leftovers,
+    sha256_files,
+    sync_files,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 
@@ -25,6 +32,7 @@ class Folder:
     pending_file = "key.json"
 
     def __init__(self, path: str | Path) -> None:
+        check_name(path)
         self.path = Path(path)
 
     def __str__(self) -> str:
@@ -50,7 +58,9 @@ class Folder:
             manifest = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {explain_reading(error)}") from None
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is not valid JSON ({error}); delete {self} and run its stage again") from None
         if not isinstance(manifest, dict):
             raise ArtifactError(f"{path} must hold an object; delete {self} and run its stage again")
@@ -66,7 +76,7 @@ class Folder:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
             return dict(json.loads((self.path / self.pending_file).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError, RecursionError):
             return {}
 
     def begin(self, pending: Mapping[str, Any]) -> bool:
@@ -93,8 +103,15 @@ class Folder:
         write_json(self.path / MANIFEST, dict(manifest))
 
     def remove(self) -> None:
-        """Remove the folder, its manifest first: what a kill on the way leaves is not whole."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        """Remove the folder, its manifest first: what a kill on the way leaves is not whole.
+
+        Of a link the link alone goes, and a file in its place goes.
+        """
+        if self.path.is_symlink() or self.path.is_file():
+            self.path.unlink()
+            return
+        if not (self.path / MANIFEST).is_dir():
+            (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import DataError
-from pyprefopt.stages.data import Data, build_data
+from pyprefopt.stages.data import Data
 from tests.data.frames import byte_tokenizer
 from tests.pipeline.runs import small
 
@@ -29,6 +29,10 @@ def config(inputs, tmp_path, rows, **settings):
     given = {"data": str(path), "eval_data": None, "eval_ratio": 0.0, "chat_template": str(tmp_path / "t.jinja")}
     given |= {"tokenizer": str(byte_tokenizer(tmp_path)), "eos_token": "</s>"}
     return small(inputs, tmp_path / "run", **given | settings)
+
+
+def build_data(config, directory):
+    return Data.of(config).build(directory, config)
 
 
 def row(chosen, rejected, prompt="q"):
@@ -90,5 +94,5 @@ def test_another_tool_template_is_another_key(inputs, tmp_path):
         (folder / "additional_chat_templates").mkdir()
         (folder / "additional_chat_templates" / "tool_use.jinja").write_text(source + TRIMMING)
         settings = {"tokenizer": str(folder), "chat_template": None}
-        keys.append(Data.of(config(inputs, tmp_path, [row("c", "d")], **settings)).files[str(folder)])
+        keys.append(Data.of(config(inputs, tmp_path, [row("c", "d")], **settings)).key)
     assert keys[0] != keys[1]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyprefopt.data.preparation.workspace import WORK
+from pyprefopt.data.preparation.workspace import WORK, check_manifest
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.data.tokenization.notes import describe_notes
 from pyprefopt.errors import ArtifactError, DataError, counted
+from pyprefopt.storage.files import check_name
 from pyprefopt.storage.folders import MANIFEST
 
 BAR = 40  # characters of the longest bar
@@ -44,6 +45,7 @@ def inspect(
     Example:
         >>> print(inspect("prepared", row=0))
     """
+    check_name(directory)
     directory = Path(directory)
     if not (directory / MANIFEST).is_file():
         if (directory / WORK).is_dir():
@@ -57,6 +59,8 @@ def inspect(
             f"{directory}"
         )
     store = SegmentStore.open(directory, verify=True)
+    if "rows_in" in store.manifest:
+        check_manifest(store.manifest, directory)
     selected = None if selection is None else ValueStore.open(selection, verify=True).check(store)
     parts = [_counts(store, directory), *_histograms(store), _sample(store, directory, row, selected, color)]
     return "\n\n".join(parts)

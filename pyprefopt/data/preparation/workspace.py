@@ -13,11 +13,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.data.store.shards import Shard, are_shards, check_shards, finish_store, shard_name, write_shard
+from pyprefopt.data.reading.catalog import TABLE
+from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.store.shards import (
+    SHARD,
+    Shard,
+    check_shards,
+    damaged,
+    finish_store,
+    shard_name,
+    twice_named,
+    write_shard,
+)
 from pyprefopt.errors import ArtifactError, option
 from pyprefopt.storage.files import atomic_write, remove_leftovers, write_json
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.locks import LOCK
+from pyprefopt.storage.shape import Shape, misfit
 
 if TYPE_CHECKING:
     from pyprefopt.data.preparation.block import PreparedBlock
@@ -53,7 +65,7 @@ class Workspace(Folder):
             manifest = self.find_manifest()
         except ArtifactError:
             return {}
-        return manifest if manifest is None or _is_sound(manifest) else {}
+        return manifest if manifest is None or _is_sound(manifest, self.path) else {}
 
     def check_shards(self, manifest: dict[str, Any]) -> None:
         """ArtifactError where a shard is missing, or its bytes are not those that were written."""
@@ -139,10 +151,15 @@ class Workspace(Folder):
                 shutil.copyfileobj(source, target)
 
     def _recorded(self) -> Iterator[dict[str, Any]]:
-        """Records whose shard and rejected rows are there, bit by bit."""
+        """Sound records whose shard and rejected rows are there, bit by bit."""
         remove_leftovers(self.work)
         for path in sorted(self.work.glob("[0-9]*.json")):
-            record = json.loads(path.read_bytes())
+            try:
+                record = json.loads(path.read_bytes())
+            except (ValueError, RecursionError):
+                continue
+            if misfit(record, _RECORD) or (record["lines"] and misfit(record, {"shard": SHARD})):
+                continue
             parts = {record["shard"]["file"]: record["shard"]["sha256"]} if record["lines"] else {}
             if record["rejected"]:
                 parts[str(self._rejects(record["index"]).relative_to(self.path))] = record["rejects_sha256"]
@@ -175,10 +192,55 @@ def _describe_key(facts: dict[str, Any]) -> dict[str, Any]:
     return {"the input": ", ".join(inputs), **named, **others, **settings, **cut}
 
 
-def _is_sound(manifest: dict[str, Any]) -> bool:
-    """Whether what is read of a manifest has the types that it was written with."""
-    kinds = {"key": str, "rows_in": int, "rows": int, "shards": list, "rejected": dict, "notes": dict, "settings": dict}
-    return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and are_shards(manifest["shards"])
+_RECORD: Shape = {  # of one shard, while the folder is made
+    **dict.fromkeys(("index", "first_row", "rows_in", "rows", "lines", "tokens"), int),
+    **dict.fromkeys(("longest_prompt", "longest_row", "responses_cut", "tokenized_apart"), int),
+    "rejected": {...: int},
+    "notes": {...: int},
+    "rejects_sha256": str,
+}
+_FACTS: Shape = SegmentStore.written | {  # of the whole folder
+    **dict.fromkeys(("key", "kind"), str),
+    **dict.fromkeys(("rows_in", "rows", "groups", "tokens", "longest_prompt", "longest_row"), int),
+    **dict.fromkeys(("responses_cut", "tokenized_apart", "schema_version"), int),
+    "date": (str, None),
+    "rejected": {...: int},
+    "notes": {...: int},
+    "inputs": [{"file": (str, None), "sha256": str}],
+    "tokenizer": {
+        **dict.fromkeys(("fingerprint", "json", "chat_template"), str),
+        "special_tokens": {...: str},
+    },
+    "settings": {
+        **dict.fromkeys(("format", "prompt_overflow", "boundary"), str),
+        **dict.fromkeys(("max_prompt_tokens", "max_tokens"), (int, None)),
+        "truncation": {...: (str, float, None)},
+        "score_reasoning": bool,
+        "offsets": bool,
+        "user_weights": [str],
+    },
+}
+
+
+def check_manifest(manifest: dict[str, Any], directory: Path) -> None:
+    """ArtifactError where the manifest of a prepared folder is not what was written, or contradicts itself."""
+    wrong = misfit(manifest, _FACTS) or twice_named(manifest["shards"])
+    if not wrong and manifest["settings"]["format"] not in TABLE:
+        wrong = f"settings.format must be a known format, got '{manifest['settings']['format']}'"
+    if not wrong and manifest["rows_in"] != manifest["rows"] + sum(manifest["rejected"].values()):
+        wrong = "its counts must add up: rows_in is rows and the rejected"
+    if not wrong and manifest["lines"] != sum(shard["lines"] for shard in manifest["shards"]):
+        wrong = "its counts must add up: lines is that of all shards"
+    if wrong:
+        raise damaged(directory / MANIFEST, wrong)
+
+
+def _is_sound(manifest: dict[str, Any], directory: Path) -> bool:
+    try:
+        check_manifest(manifest, directory)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _is_shard(name: str) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.formats import lines_bytes, texts_of
 from pyprefopt.errors import DataError
 
@@ -22,7 +23,7 @@ def carried_columns(parsed: ParsedBlock, names: Sequence[str]) -> pl.DataFrame:
     if isinstance(parsed.carried, pa.Table):
         there = [name for name in names if name in parsed.carried.column_names]
         absent = [pl.lit(None).alias(name) for name in names if name not in there]
-        return pl.DataFrame(parsed.carried.select(there)).with_columns(absent).select(names)
+        return frame_of(parsed.carried.select(there), parsed.file).with_columns(absent).select(names)
     rows = [json.loads(line) for line in (parsed.carried or b"").split(b"\n") if line]
     lines = [json.dumps({name: row.get(name) for name in names}) for row in rows]
     if not lines:
@@ -45,7 +46,7 @@ def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = No
                 if kind != other:
                     return (
                         f"field '{name}' must have one type over all rows, but is {other} in row {before} and {kind} "
-                        f"in row {row}; write all rows alike, or drop the field"
+                        f"in row {row}; write one type in all rows, or drop the field"
                     )
     return ""
 

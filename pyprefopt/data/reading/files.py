@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
+from pyprefopt.data.arrow import first_line
+from pyprefopt.data.reading.unfolding import Unfolding
 from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.storage.files import check_name, explain_reading, system_number
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 PIECE_BYTES = 1 << 20  # read at once from a text file
@@ -63,6 +64,11 @@ class DataFile:
         return Path(self.path.stem if self.compression else self.path.name).suffix.lower()
 
     @property
+    def kind(self) -> str:
+        """How its bytes are read: the last parts of its name."""
+        return f"{self.suffix} {self.compression}" if self.compression else self.suffix
+
+    @property
     def delimiter(self) -> str:
         """Between the cells of a CSV file."""
         return "\t" if self.suffix == ".tsv" else ","
@@ -81,16 +87,23 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     """
     ignored: list[str] = []
     if isinstance(source, (str, Path)):
-        paths = _one(Path(source).expanduser(), ignored)
+        with reachable(source):
+            paths = _one(Path(source).expanduser(), ignored)
     else:
         for entry in source:
             if not isinstance(entry, (str, Path)):
                 raise DataError(f"a list must name files, got {type(entry).__name__}; pass rows as pl.DataFrame(rows)")
-        paths = [path for entry in source for path in _one(Path(entry).expanduser(), ignored)]
+        paths = []
+        for entry in source:
+            with reachable(entry):
+                paths += _one(Path(entry).expanduser(), ignored)
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)
             raise DataError(f"{twice} is named twice; name each file once")
     files = [data_file(path) for path in sorted(paths)]
+    for file in files:
+        with reachable(file.path):
+            file.path.open("rb").close()
     kinds = sorted({file.container for file in files})
     if len(kinds) > 1:
         shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
@@ -98,6 +111,16 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     if not files:
         raise DataError("the list of files is empty; name at least one")
     return files, ignored
+
+
+@contextmanager
+def reachable(path: str | Path) -> Iterator[None]:
+    """DataError for a path that the system does not let us follow, or that no message can show."""
+    check_name(path)
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {explain_reading(error)}") from None
 
 
 def _one(path: Path, ignored: list[str]) -> list[Path]:
@@ -141,6 +164,7 @@ def data_file(path: Path) -> DataFile:
     compression = COMPRESSIONS.get(path.suffix.lower())
     suffix = Path(path.stem).suffix if compression else path.suffix
     container = CONTAINERS.get(suffix.lower())
+    check_name(path)
     if container is None or (compression and container not in ("json", "csv")):
         raise DataError(f"{path} must be {KNOWN}; got '{''.join(path.suffixes[-2:])}'")
     return DataFile(path, container, compression)
@@ -151,12 +175,14 @@ def readable(name: str, what: str) -> Iterator[None]:
     """Reading errors as a DataError that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, OSError) and system_number(error):
+            raise DataError(f"{name} cannot be read: {explain_reading(error)}") from error
         raise DataError(
-            f"{name} cannot be read as {what}: {reason}; it may be cut short or damaged: fetch or write it again"
+            f"{name} cannot be read as {what}: {first_line(error)}; it may be cut short or damaged: fetch or write it "
+            "again"
         ) from error
 
 
@@ -186,8 +212,11 @@ def pieces(file: DataFile, meter: Meter) -> Iterator[bytes]:
                     f"{file.name} must be {file.compression}, as its name says, but its bytes are not; is it plain "
                     f"text, name it without '{file.path.suffix}'"
                 )
+            unfolding, done = Unfolding(file.name, raw.size()), 0
             while piece := stream.read(PIECE_BYTES):
                 meter.read = raw.tell()
+                unfolding.add(len(piece), f"after {done:,} bytes of text")
+                done += len(piece)
                 yield piece
 
 
@@ -196,64 +225,3 @@ def _check_text(file: DataFile, head: bytes) -> None:
     for magic, (what, remedy) in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{file.name} must be text, as its name says, but its bytes are {what}; {remedy}")
-
-
-def schema_of(file: DataFile) -> pa.Schema:
-    """The columns of a Parquet or Arrow file."""
-    with readable(file.name, file.suffix):
-        if file.container == "parquet":
-            return pq.read_schema(file.path)
-        with arrow_reader(file) as reader:
-            schema: pa.Schema = reader.schema
-            return schema
-
-
-def rows_of(file: DataFile) -> int | None:
-    """The rows of a file, where its footer has their number."""
-    if file.container != "parquet":
-        return None
-    with readable(file.name, file.suffix):
-        return int(pq.read_metadata(file.path).num_rows)
-
-
-def batches(file: DataFile, columns: Sequence[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Rows of a Parquet file (by row groups, large ones in slices of about `batch_bytes`) or an Arrow file."""
-    with readable(file.name, file.suffix):
-        if file.container == "arrow":
-            with arrow_reader(file) as reader:
-                for batch in reader:
-                    yield batch.select([name for name in batch.schema.names if name in columns])
-            return
-        with pq.ParquetFile(file.path, buffer_size=PIECE_BYTES, pre_buffer=False) as parquet:
-            for index in range(parquet.num_row_groups):
-                group = parquet.metadata.row_group(index)
-                rows = max(1, group.num_rows * batch_bytes // max(1, group.total_byte_size))
-                yield from parquet.iter_batches(min(rows, 1 << 16), row_groups=[index], columns=list(columns))
-
-
-_STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-
-
-@contextmanager
-def arrow_reader(file: DataFile) -> Iterator[Any]:
-    """The batches of an Arrow file, in either of the two forms, with its `schema`."""
-    with pa.memory_map(str(file.path)) as source:
-        if source.read(6) == b"ARROW1":
-            source.seek(0)
-            reader = pa.ipc.open_file(source)
-            yield _FileReader(reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
-        else:
-            source.seek(max(0, source.size() - len(_STREAM_END)))
-            if source.read(len(_STREAM_END)) != _STREAM_END:  # a stream cut between two batches reads as a shorter one
-                raise pa.ArrowInvalid("the stream does not end with Arrow's end-of-stream mark")
-            source.seek(0)
-            yield pa.ipc.open_stream(source)
-
-
-@dataclass(frozen=True)
-class _FileReader:
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return self.batches

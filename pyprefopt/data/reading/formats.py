@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.arrow import first_line
+from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.catalog import NEEDED, TABLE
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, did_you_mean
+
+LISTED = 100  # names that a message shows
 
 HEAD_ROWS = 1000  # of a table, by which its format is known
 
@@ -27,7 +30,9 @@ def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
         return _encode(rows, names)
     except _UNREADABLE as error:
         types = ", ".join(f"{name} {rows.schema.field(name).type}" for name in names)
-        raise DataError(f"the columns {types} cannot be read as text: {error}; write texts as strings") from error
+        raise DataError(
+            f"the columns {types} cannot be read as text: {first_line(error)}; write texts as strings"
+        ) from error
 
 
 def lines_bytes(lines: Any) -> bytes:
@@ -40,7 +45,7 @@ _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 def _encode(table: pa.Table, names: Sequence[str]) -> pl.Series:
     """Each typed row as a JSON object."""
-    frame = pl.DataFrame(table.select(names))
+    frame = frame_of(table.select(names), "the rows")
     return frame.with_columns(map(_as_json, frame)).select(pl.struct(names).struct.json_encode()).to_series()
 
 
@@ -99,7 +104,7 @@ def _seen(rows: pa.Array | pa.Table, formats: Sequence[str]) -> tuple[str | None
 def _is_readable(table: pa.Table, name: str) -> bool:
     try:
         _encode(table, [name])
-    except _UNREADABLE:
+    except (*_UNREADABLE, DataError):
         return False
     return True
 
@@ -220,10 +225,12 @@ def _nearest(names: Sequence[str]) -> str:
     texts = {field.name for row in TABLE.values() for field in row.fields if field.role in _TEXTS}
     unknown = [name for name in names if name not in NEEDED]
     absent = sorted(texts.intersection(NEEDED).difference(names))
-    found = [(name, get_close_matches(name, absent, n=1, cutoff=0.75)) for name in unknown]
-    return "".join(f"; '{name}': did you mean '{near[0]}'?" for name, near in found if near)
+    found = [(name, did_you_mean(name, absent, cutoff=0.75)) for name in unknown[:LISTED]]
+    return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b`, or `none`."""
-    return ", ".join(names) if names else "none"
+    """`a, b`, or `none`; of many or long names the beginnings."""
+    shown = [name if len(name) <= 80 else f"{name[:80]}…" for name in names[:LISTED]]
+    more = [f"and {len(names) - LISTED:,} more"] if len(names) > LISTED else []
+    return ", ".join([*shown, *more]) if names else "none"

@@ -10,6 +10,7 @@ from typing import Any, overload
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.extra_columns import (
     carried_columns,
@@ -250,9 +251,10 @@ def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataF
 
 def _joined(tables: Sequence[pa.Table], file: str) -> pl.DataFrame:
     try:
-        return pl.DataFrame(pa.concat_tables(tables, promote_options="default"))
+        whole = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
         raise DataError(f"{file}: a column must have one type in all files: {error}; cast it, or drop it") from error
+    return frame_of(whole, file)
 
 
 def _typed(column: pl.Series) -> pl.Series:

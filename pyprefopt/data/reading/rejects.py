@@ -8,8 +8,8 @@ from typing import Literal
 
 import polars as pl
 
-from pyprefopt.errors import DataError, check, counted, option
-from pyprefopt.storage.files import atomic_write
+from pyprefopt.errors import ArtifactError, DataError, check, counted, option
+from pyprefopt.storage.files import atomic_write, explain_writing
 
 REJECTS = pl.Schema(
     {
@@ -95,4 +95,7 @@ def _examples(rejects: pl.DataFrame) -> pl.Series:
 
 def write_rejected(path: str | Path, rejects: pl.DataFrame) -> None:
     """Write the rejects as JSON lines; the file appears whole or not at all."""
-    atomic_write(path, rejects.write_ndjson)
+    try:
+        atomic_write(path, rejects.write_ndjson)
+    except OSError as error:
+        raise ArtifactError(explain_writing(error, path)) from error

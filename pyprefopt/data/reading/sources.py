@@ -27,11 +27,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyprefopt.data import _native, embedded
+from pyprefopt.data.arrow import check_types
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
-from pyprefopt.data.reading.files import DataFile, Meter, batches, find_files, pieces, rows_of, schema_of
+from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
 from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, texts_of
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
+from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
+from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
 from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
@@ -272,6 +275,7 @@ def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBloc
     further: bytes | pa.Table = others
     if carry and isinstance(block.rows, pa.Table):
         own = [name for name in block.rows.column_names if name not in taken]
+        check_types(block.rows.select(own).schema, block.file)
         further = without_views(block.rows.select(own)).take(
             pc.subtract(table["row"], pa.scalar(block.first_row, pa.uint64()))
         )
@@ -336,11 +340,13 @@ def _text_blocks(file: DataFile, meter: Meter, block_bytes: int) -> Iterator[tup
         row_bytes=ROW_BYTES,
     )
     cut = chain(map(splitter.push, chain([head], stream)), iter([None]))
+    unfolding = Unfolding(file.name, file.path.stat().st_size)
     while True:
         try:
             full = next(cut, [])
             last = full is None
             for data, rows, line in splitter.finish() if full is None else full:
+                unfolding.add(rows * ROW_COST, f"line {line}" if layout == "lines" else "")
                 yield pa.array(data), rows, line if layout == "lines" else None
         except ValueError as error:
             if isinstance(error, DataError):
@@ -365,11 +371,11 @@ def _table_blocks(batches: Iterable[pa.RecordBatch | pa.Table], size: int) -> It
     pending: list[pa.Table] = []
     pending_bytes = pending_rows = 0
     for unit in _units(batches):
-        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unit.nbytes)))
+        step = max(1, min(BLOCK_ROWS, unit.num_rows * size // max(1, unfolded_bytes(unit))))
         for start in range(0, unit.num_rows, step):
             piece = unit.slice(start, step)
             pending.append(piece)
-            pending_bytes, pending_rows = pending_bytes + piece.nbytes, pending_rows + piece.num_rows
+            pending_bytes, pending_rows = pending_bytes + unfolded_bytes(piece), pending_rows + piece.num_rows
             if pending_bytes >= size or pending_rows >= BLOCK_ROWS:
                 yield pa.concat_tables(pending), pending_rows, None
                 pending, pending_bytes, pending_rows = [], 0, 0

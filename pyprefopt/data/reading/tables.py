@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyprefopt.data.arrow import check_schema, check_sound
 from pyprefopt.errors import DataError
 
 FRAME = "<frame>"
@@ -75,22 +76,36 @@ def as_tables(source: Any) -> TableSource:
     """
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
-    if isinstance(source, pl.DataFrame):
-        source = source.to_arrow()
+    if isinstance(source, pl.DataFrame):  # made by Polars, and sound
+        table = source.to_arrow()
+        return TableSource(check_schema(table.schema, FRAME), lambda: iter([table]), table.num_rows)
     if isinstance(source, (pa.Table, pa.RecordBatch)):
         table = pa.Table.from_batches([source]) if isinstance(source, pa.RecordBatch) else source
-        return TableSource(table.schema, lambda: iter([table]), table.num_rows)
+        return _checked(TableSource(table.schema, lambda: iter([table]), table.num_rows))
     if hasattr(source, "with_format"):
-        return _dataset(source)
+        return _checked(_dataset(source))
     for method in ("to_arrow_reader", "fetch_arrow_reader"):  # DuckDB, newer and older
         if hasattr(source, method):
-            return _reader(getattr(source, method)(READER_ROWS))
+            return _checked(_reader(getattr(source, method)(READER_ROWS)))
     if hasattr(source, "__arrow_c_stream__"):
-        return _reader(pa.RecordBatchReader.from_stream(source))
+        return _checked(_reader(pa.RecordBatchReader.from_stream(source)))
     raise DataError(
         f"the source must be a path, a list of paths or a table (Polars, pyarrow, datasets, DuckDB), got "
         f"{type(source).__module__}.{type(source).__qualname__}; pass a dict or list of rows as pl.DataFrame(rows)"
     )
+
+
+def _checked(source: TableSource) -> TableSource:
+    """The source, whose schema is sound, and whose batches are looked at as they come."""
+
+    def batches() -> Iterator[pa.RecordBatch | pa.Table]:
+        row = 0
+        for batch in source.batches():
+            check_sound(batch, f"{FRAME}, after row {row},")
+            yield batch
+            row += batch.num_rows
+
+    return replace(source, schema=check_schema(source.schema, FRAME), batches=batches)
 
 
 def _dataset(source: Any) -> TableSource:

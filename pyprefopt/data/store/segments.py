@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyprefopt.data.store.shards import ShardedTable
+from pyprefopt.data.arrow import check_sound
+from pyprefopt.data.store.shards import Columns, ShardedTable
 from pyprefopt.errors import ArtifactError, DataError, did_you_mean
 
 _REQUIRED = {
@@ -45,6 +47,8 @@ class SegmentStore(ShardedTable):
     """
 
     kind = "segments"
+    columns: ClassVar[Columns] = {name: (kind,) for name, kind in _REQUIRED.items()}
+    optional: ClassVar[Columns] = {name: (kind,) for name, kind in _OPTIONAL.items()}
 
     @classmethod
     def from_frame(cls, frame: Any) -> Self:
@@ -61,7 +65,9 @@ class SegmentStore(ShardedTable):
         """
         if hasattr(frame, "collect"):
             frame = frame.collect()
-        store = cls(typed(frame.to_arrow() if hasattr(frame, "to_arrow") else frame), {})
+        table = frame.to_arrow() if hasattr(frame, "to_arrow") else frame
+        check_sound(table, "the segments frame")
+        store = cls(typed(table), {})
         store._check()
         return store
 
@@ -87,6 +93,11 @@ class SegmentStore(ShardedTable):
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each line, [lines] i64."""
         return _flat(pc.list_value_length(self.table["ids"]), np.int64)
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest token id, which a tokenizer must know."""
+        return max((pc.max(chunk.flatten()).as_py() or 0 for chunk in self.table["ids"].chunks), default=0)
 
     @cached_property
     def group_offsets(self) -> NDArray[np.int64]:
@@ -147,15 +158,23 @@ class SegmentStore(ShardedTable):
     def _group_starts(self) -> NDArray[np.int64]:
         return self.group_offsets[:-1]
 
+    def _check_written(self) -> None:
+        """Lines must be whole groups, and every list as long as its ids."""
+        self._check()
+        row = self.table["row"].to_numpy()
+        for name, kind in (_REQUIRED | _OPTIONAL).items():
+            if name in self.table.column_names and pa.types.is_large_list(kind):
+                lengths = _flat(pc.fill_null(pc.list_value_length(self.table[name]), -1), np.int64)
+                _refuse(lengths != self.lengths, row, f"{name} must have one value per token")
+        for name in ("ids", "mask"):
+            if any(chunk.values.null_count for chunk in self.table[name].chunks):
+                raise DataError(f"column '{name}' must have no null inside of its lists")
+
     def _check(self) -> None:
         """Lines must be whole groups in ascending order of rows: a prompt, then responses."""
         if not self.num_lines:
             raise DataError("the segments frame has no line; every row was rejected, or the input is empty")
-        for name in _REQUIRED:
-            if self.table[name].null_count:
-                raise DataError(
-                    f"column '{name}' of the segments frame has {self.table[name].null_count} nulls; drop them"
-                )
+        _no_nulls(self.table, _REQUIRED)
         row, segment, kinds = self.table["row"].to_numpy(), self.segments.astype(np.int64), self.kinds
         follows = (row[1:] == row[:-1]) & (segment[1:] == segment[:-1] + 1)
         begins = (row[1:] > row[:-1]) & (segment[1:] == 0)
@@ -183,6 +202,12 @@ class ValueStore(ShardedTable):
     """
 
     kind = "values"
+    written = ShardedTable.written | {"key": str, "segments": str}
+    columns: ClassVar[Columns] = {
+        "row": (pa.uint64(),),
+        "segment": (pa.uint16(),),
+        "values": (pa.large_list(pa.float32()), pa.large_list(pa.bool_())),
+    }
 
     @classmethod
     def write(cls, directory: str | Path, segments: SegmentStore, values: Any, *, key: str) -> Self:
@@ -236,7 +261,16 @@ class ValueStore(ShardedTable):
                 raise ArtifactError(
                     f"per-token values were made for {what} {found}, not {wanted}; run their stage again"
                 )
+        if self.num_lines != segments.num_lines:
+            raise ArtifactError(
+                f"per-token values are of {self.num_lines:,} lines, and the segments have {segments.num_lines:,}; run "
+                "their stage again"
+            )
         return self
+
+    def _check_written(self) -> None:
+        """Lines must be numbered; whose values they are is known by the segments that they are used with."""
+        _no_nulls(self.table, ("row", "segment"))
 
     def _line_tokens(self) -> NDArray[np.int64]:
         return np.asarray(pc.fill_null(pc.list_value_length(self.values), 0).to_numpy(), dtype=np.int64)
@@ -259,6 +293,7 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
         offsets = pa.array(segments.response_offsets)
         return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(prompts))])
     lists = pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([values])
+    check_sound(lists, name)
     if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
         raise DataError(f"{name} must be a column of lists, got {lists.type}")
     element = lists.type.value_type
@@ -335,6 +370,13 @@ def typed(table: pa.Table) -> pa.Table:
             raise DataError(f"column '{name}' must be {wanted}, got {table[name].type}: {error}") from None
     columns |= {name: table[name] for name in extra}
     return pa.Table.from_arrays(list(columns.values()), names=list(columns))  # pa.table would import pandas
+
+
+def _no_nulls(table: pa.Table, names: Iterable[str]) -> None:
+    """DataError where one of the columns has a null line."""
+    for name in names:
+        if table[name].null_count:
+            raise DataError(f"column '{name}' of the segments frame has {table[name].null_count} nulls; drop them")
 
 
 def _refuse(bad: NDArray[np.bool_], rows: NDArray[Any], rule: str) -> None:

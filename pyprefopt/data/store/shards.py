@@ -7,18 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyprefopt.errors import ArtifactError
+from pyprefopt.data.arrow import check_schema, check_sound, first_line
+from pyprefopt.errors import ArtifactError, DataError, counted
 from pyprefopt.storage import files
 from pyprefopt.storage.folders import MANIFEST, Folder
+from pyprefopt.storage.shape import Shape, misfit
 
 SCHEMA_VERSION = 3
-Shard = dict[str, Any]  # file, bytes, sha256, lines: a shard as the manifest names it
+Shard = dict[str, Any]  # of the shape SHARD: a shard as the manifest names it
+Columns = Mapping[str, tuple[pa.DataType, ...]]  # name -> its type, or those that it may have
+SHARD: Shape = {"file": str, "bytes": int, "sha256": str, "lines": int}
 SHARD_TOKENS = 1 << 24  # tokens of one shard at most, one group at least
 
 
@@ -26,6 +30,9 @@ class ShardedTable:
     """A table in shards with a manifest; what `SegmentStore` and `ValueStore` share."""
 
     kind: str  # which of the two, in the manifest
+    written: ClassVar[Shape] = {"shards": [SHARD], "fingerprint": str, "lines": int}  # of its manifest, at least
+    columns: ClassVar[Columns]  # that it must have, each of one of these types
+    optional: ClassVar[Columns] = {}  # that it may have
 
     def __init__(
         self, table: pa.Table | Callable[[], pa.Table], manifest: dict[str, Any], shards: Sequence[Path] = ()
@@ -64,25 +71,66 @@ class ShardedTable:
         found = (manifest.get("kind"), manifest.get("schema_version"))
         if found != (cls.kind, SCHEMA_VERSION):
             raise ArtifactError(
-                f"{directory}/{MANIFEST} says kind and schema version {found}, but this is read as "
+                f"{directory}/{MANIFEST} has kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
-        if not are_shards(manifest.get("shards")):
-            raise ArtifactError(
-                f"{directory}/{MANIFEST} is damaged: its shards are not what was written; delete the folder and "
-                "make it again"
-            )
+        if wrong := misfit(manifest, cls.written) or twice_named(manifest["shards"]):
+            raise damaged(directory / MANIFEST, wrong)
         paths = [_present(directory, shard) for shard in manifest["shards"]]
         if verify:
             check_shards(directory, manifest["shards"])
-        return cls(lambda: pa.concat_tables([_map(path) for path in paths]), manifest, paths)
+        return cls(lambda: cls._mapped(directory, paths, manifest["shards"]), manifest, paths)
 
     def tables(self) -> Iterator[pa.Table]:
         """All lines, a shard at a time, each mapped into memory only while it is looked at."""
         if not self._paths:
             yield self.table
-        for path in self._paths:
-            yield _map(path)
+        for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
+            yield self._map(path, shard["lines"])
+
+    @classmethod
+    def _mapped(cls, directory: Path, paths: Sequence[Path], shards: Sequence[Shard]) -> pa.Table:
+        """All lines, looked at: what reads them relies on it."""
+        tables = [cls._map(path, shard["lines"]) for path, shard in zip(paths, shards, strict=True)]
+        if not tables:
+            raise ArtifactError(f"{directory} holds no rows: all were left out when it was made")
+        for path, table in zip(paths, tables, strict=True):
+            if table.schema != tables[0].schema:
+                raise damaged(path, f"its columns are not those of {paths[0].name}")
+        whole = pa.concat_tables(tables)
+        try:
+            cls(whole, {})._check_written()
+        except DataError as error:
+            raise damaged(directory, str(error)) from None
+        return whole
+
+    @classmethod
+    def _map(cls, path: Path, lines: int) -> pa.Table:
+        """The lines of a shard in memory; ArtifactError where they are not what the manifest says."""
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            check_sound(cls._check_columns(table), "the table")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damaged(path, first_line(error)) from None
+        if table.num_rows != lines:
+            raise damaged(path, f"it has {counted(table.num_rows, 'line')}, and the manifest says {lines:,}")
+        return table
+
+    @classmethod
+    def _check_columns(cls, table: pa.Table) -> pa.Table:
+        """The table; DataError where a column is missing, or of another type."""
+        check_schema(table.schema, "the table")
+        for name, kinds in {**cls.columns, **cls.optional}.items():
+            if name not in table.column_names:
+                if name in cls.columns:
+                    raise DataError(f"column '{name}' is missing")
+            elif table.schema.field(name).type not in kinds:
+                raise DataError(f"column '{name}' must be {kinds[0]}, got {table.schema.field(name).type}")
+        return table
+
+    def _check_written(self) -> None:
+        """DataError where the lines are not what the kind of store holds."""
+        raise NotImplementedError
 
     @cached_property
     def fingerprint(self) -> str:
@@ -239,13 +287,19 @@ def finish_store(directory: Path, kind: str, shards: list[Shard], facts: Mapping
     })  # fmt: skip
 
 
-def are_shards(shards: Any) -> bool:
-    """Whether this is a list of records as `write_shard` gives them."""
-    kinds = {"file": str, "bytes": int, "sha256": str, "lines": int}
-    return isinstance(shards, list) and all(
-        isinstance(shard, dict) and all(isinstance(shard.get(name), kind) for name, kind in kinds.items())
-        for shard in shards
-    )
+def twice_named(shards: Sequence[Shard]) -> str:
+    """What is wrong with the names of shards; empty where each is a file of the folder, and no other's."""
+    names = [shard["file"] for shard in shards]
+    outside = [name for name in names if Path(name).name != name or not name]
+    if outside:
+        return f"shard '{outside[0]:.80}' is no file of the folder"
+    return "" if len(set(names)) == len(names) else "a shard is named twice"
+
+
+def damaged(path: Path, what: str) -> ArtifactError:
+    """The error for a part of a store that is not what was written."""
+    folder = path if path.is_dir() else path.parent
+    return ArtifactError(f"{path} is damaged: {what}; delete {folder} and make it again")
 
 
 def _present(directory: Path, shard: Shard) -> Path:
@@ -265,10 +319,6 @@ def check_shards(directory: Path, shards: Sequence[Shard], remedy: str | None = 
             f"{directory / altered} is missing or damaged: its sha256 is not the manifest's; "
             + (remedy or f"delete {directory} and make it again")
         )
-
-
-def _map(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def _combine(hashes: list[str]) -> str:

@@ -268,9 +268,11 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
         tokens["eos_token"] = eos_token
     if "eos_token" not in tokens:
         raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
-    template, others = _choose_template(file, _own_templates(source, config), chat_template)
+    own = _own_templates(source, config)
+    template, others = _choose_template(file, own, chat_template)
     content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
-    native = open_native(file, content, tokens, template, others.get(TOOL_USE))
+    of_file = None if chat_template in own else _file_of_template(chat_template)
+    native = open_native(file, content, tokens, template, others.get(TOOL_USE), template_file=of_file)
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
@@ -336,14 +338,25 @@ def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
     return load_tokenizer(path, chat_template=None if _own_templates(source, config) else chat_template)
 
 
+def _file_of_template(chat_template: str | Path | None) -> str | Path | None:
+    """The name that the user gave for a template; None for a source and for the tokenizer's own."""
+    source = isinstance(chat_template, str) and ("{{" in chat_template or "{%" in chat_template)
+    return None if source else chat_template
+
+
 def open_native(
     file: Path,
     content: bytes,
     special_tokens: Mapping[str, str] | None = None,
     chat_template: str | None = None,
     tool_template: str | None = None,
+    *,
+    template_file: str | Path | None = None,
 ) -> _native.Tokenizer:
-    """The Rust handle of a tokenizer.json, with or without a template, and one for chats with tools."""
+    """The Rust handle of a tokenizer.json, with or without a template, and one for chats with tools.
+
+    Errors name `template_file` too.
+    """
     templates = (chat_template, tool_template)
     renderers = [None if source is None else reference_renderer(source, special_tokens or {}) for source in templates]
     try:
@@ -357,7 +370,8 @@ def open_native(
             tool_reference=renderers[1],
         )
     except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        shown = file if template_file is None else f"{file} with the chat template {template_file}"
+        raise ConfigError(f"{shown}: {error}") from None
     for source, refusal in zip(templates, native.template_refusals, strict=True):
         if refusal is not None and source is not None:
             check_compiles(source, refusal)

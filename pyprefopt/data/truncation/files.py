@@ -20,14 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
+from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, arrow_reader, data_file, pieces, readable
-from pyprefopt.data.reading.sources import ROW_BYTES, open_source
+from pyprefopt.data.columns import frame_of
+from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces, reachable
+from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
+from pyprefopt.data.reading.typed_files import batches, schema_of
+from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table
-from pyprefopt.errors import DataError, check, counted, option
+from pyprefopt.errors import ArtifactError, DataError, check, counted, option
+from pyprefopt.storage.files import explain_writing, system_number
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -49,7 +54,7 @@ def rewrite(
 
     Any file that reading takes, in any format of pairs or candidates. The result gets its name when it is whole.
     ConfigError for other files, for out = path, and for a file that is there unless `overwrite`; DataError where there
-    is no input, or a row cannot be cut.
+    is no input, or a row cannot be cut; ArtifactError where the disk takes no more.
     """
     source = _source(path)
     endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
@@ -72,10 +77,12 @@ def rewrite(
             same.append(cut.same)
             done = parts[0] if form is target else _convert(path, partial(_scan, parts[0], form), target, parts)
         else:
-            scan = partial(_scan_typed, source, parts[0])
             how: dict[str, Any] = {"format": format, "rule": rule, "tokenizer": tokenizer, "columns": columns}
-            done = _convert(path, lambda: truncate_table(scan(), cutter=cutter, same=same, **how), target, parts)
+            rows = _scan_typed(source)
+            done = _convert(path, lambda: truncate_table(rows, cutter=cutter, same=same, **how), target, parts)
         done.replace(target.path)
+    except OSError as error:  # reading's own are DataErrors by now
+        raise ArtifactError(explain_writing(error, target.path)) from error
     finally:
         for temporary in parts:
             temporary.unlink(missing_ok=True)
@@ -117,10 +124,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _source(path: Path) -> DataFile:
-    if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
-        raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    with reachable(path):
+        if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
+            raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        path.open("rb").close()
     return _known(path)
 
 
@@ -183,10 +192,13 @@ def _cut_text(
     layout = source.layout(head)
     array = form is not source and form.suffix == ".json" and (source.suffix != ".json" or layout == "array")
     written = "csv" if layout == "csv" else "array" if array else "lines"
+    unfolding = Unfolding(source.name, source.path.stat().st_size)
     cutter = make(layout, written, delimiter=source.delimiter, written_delimiter=form.delimiter)
     try:
         for piece in chain([head], stream):
+            before = cutter.rows
             out.write(cutter.push(piece))
+            unfolding.add((cutter.rows - before) * ROW_COST, f"row {cutter.rows}")
         out.write(cutter.finish())
     except ValueError as error:
         raise error if isinstance(error, DataError) else DataError(f"{source.name}{error}") from None
@@ -213,20 +225,16 @@ def _scan(path: Path, form: DataFile) -> pl.LazyFrame:
     return pl.scan_ndjson(path, infer_schema_length=None)
 
 
-def _scan_typed(source: DataFile, unpacked: Path) -> pl.LazyFrame:
-    if source.container == "parquet":
-        return pl.scan_parquet(source.path)
-    with source.path.open("rb") as file:
-        if file.read(6) == b"ARROW1":
-            return pl.scan_ipc(source.path)
-    with (
-        readable(source.name, source.suffix),
-        arrow_reader(source) as reader,  # Arrow's stream form, as a file
-        pa.ipc.new_file(str(unpacked), reader.schema) as writer,
-    ):
-        for batch in reader:
-            writer.write_batch(batch)
-    return pl.scan_ipc(unpacked)
+def _scan_typed(source: DataFile) -> pl.LazyFrame:
+    """The rows of a Parquet or Arrow file, each batch looked at before Polars sees it."""
+    schema = schema_of(source)
+
+    def frames(columns: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        for batch in batches(source, columns or schema.names, BLOCK_BYTES):
+            yield frame_of(batch, source.name)
+
+    row = pa.Table.from_arrays([pa.nulls(1, field.type) for field in schema], names=schema.names)
+    return register_io_source(frames, schema=frame_of(row.cast(schema), source.name).schema)
 
 
 def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:
@@ -246,6 +254,8 @@ def _convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, par
         else:
             frame.sink_ndjson(made)
     except pl.exceptions.PolarsError as error:
+        if system_number(error):
+            raise ArtifactError(explain_writing(error, target.path)) from error
         dtypes = frame.collect_schema().dtypes() if frame is not None and target.container == "csv" else []
         nested = any(dtype.is_nested() for dtype in dtypes)
         remedy = "it may be damaged, or its rows too unlike for one table"

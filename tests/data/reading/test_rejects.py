@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from functools import partial
 
@@ -11,7 +12,7 @@ import pytest
 from pyprefopt import data
 from pyprefopt.data.reading.frames import read_preferences
 from pyprefopt.data.reading.rejects import REJECTS, count_rejects, no_rejects, raise_for, write_rejected
-from pyprefopt.errors import ConfigError, DataError, on_command_line, option
+from pyprefopt.errors import ArtifactError, ConfigError, DataError, on_command_line, option
 from tests.data.prepared import write_tokenizer
 
 
@@ -71,10 +72,10 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
 
     def fail(self, file):
         file.write(b"half a li")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(pl.DataFrame, "write_ndjson", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ArtifactError, match=r"rejected.jsonl: No space left on device; make room on the disk"):
         write_rejected(path, rejects(["b"]))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["rejected.jsonl"]

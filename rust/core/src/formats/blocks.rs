@@ -171,6 +171,9 @@ impl Blocks {
         let mut copied = 0;
         let mut from = 0;
         while let Some(length) = memchr(b'\n', &piece[from..]) {
+            if length == 0 && self.pass_empty_lines(&piece[from..], &mut from) {
+                continue;
+            }
             let row = &piece[from..=from + length];
             from += row.len();
             self.block.rows += self.end_line(row);
@@ -185,6 +188,20 @@ impl Blocks {
         if let Scanner::Lines(lines) = &mut self.scanner {
             lines.grow(&piece[from..]);
         }
+    }
+
+    /// Pass over the line breaks that stand here, where a line begins, but the last one; whether there were any.
+    fn pass_empty_lines(&mut self, rest: &[u8], from: &mut usize) -> bool {
+        let Scanner::Lines(lines) = &mut self.scanner else {
+            return false;
+        };
+        let breaks = rest.iter().take_while(|&&byte| byte == b'\n').count();
+        if lines.bytes > 0 || breaks < 2 {
+            return false;
+        }
+        lines.ended += breaks as u64 - 1;
+        *from += breaks - 1;
+        true
     }
 
     /// How many rows end with this end of a line.

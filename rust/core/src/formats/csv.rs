@@ -6,6 +6,11 @@ use crate::reject::shorten;
 use crate::{Error, Result};
 use memchr::{memchr, memchr2};
 
+/// Cells of a record; no table of people's data is so wide, and each costs far more than its separator.
+const MOST_CELLS: usize = 10_000;
+/// Bytes of a column's name, which every row is written with.
+const MOST_NAME: usize = 1024;
+
 /// Quotes stand around whole cells and are doubled inside them (RFC 4180); LF or CRLF ends a record.
 pub struct Csv {
     delimiter: u8,
@@ -13,6 +18,28 @@ pub struct Csv {
     breaks: u64,
     header: Option<Vec<String>>,
     records: u64,
+    begun: Begun,
+    /// Bytes looked at in search of the ends of cells.
+    #[cfg(test)]
+    pub work: usize,
+}
+
+/// What is known of a record whose end has not arrived: no byte of it is looked at again.
+#[derive(Default)]
+struct Begun {
+    cells: Vec<Vec<u8>>,
+    /// Where the cell at hand begins, and how far it was looked at, in bytes from the record's start.
+    start: usize,
+    looked: usize,
+    /// What has been read of a quoted cell.
+    quoted: Option<Vec<u8>>,
+}
+
+/// What became of a cell.
+enum Cell {
+    /// Its separator or line end stands at this place.
+    Ended(usize),
+    Unfinished,
 }
 
 impl Csv {
@@ -33,6 +60,17 @@ impl Csv {
             breaks: 0,
             header: None,
             records: 0,
+            begun: Begun::default(),
+            #[cfg(test)]
+            work: 0,
+        }
+    }
+
+    #[allow(clippy::unused_self)] // outside of tests
+    fn count_work(&mut self, _bytes: usize) {
+        #[cfg(test)]
+        {
+            self.work += _bytes;
         }
     }
 
@@ -50,10 +88,14 @@ impl Csv {
         out: &mut Vec<u8>,
     ) -> Result<Option<(usize, bool)>> {
         let rest = &pending[from..];
-        let mut cells = Vec::new();
-        let Some(length) = self.record(rest, end, &mut cells)? else {
+        let blank = self.blank_lines(rest);
+        if blank > 0 {
+            return Ok(Some((from + blank, false)));
+        }
+        let Some(length) = self.record(rest, end)? else {
             return Ok(None);
         };
+        let cells = std::mem::take(&mut self.begun).cells;
         let line = self.line();
         self.breaks += memchr::memchr_iter(b'\n', &rest[..length]).count() as u64;
         if rest[..length].trim_ascii().is_empty() {
@@ -86,6 +128,14 @@ impl Csv {
         }
         match &self.header {
             None => {
+                if let Some(long) = cells.iter().find(|name| name.len() > MOST_NAME) {
+                    return Err(Error::Argument(format!(
+                        "line {line}: the name of a column must have at most {MOST_NAME} bytes, got {} ({}); is the \
+                         header missing? The first line of a CSV file names the fields",
+                        long.len(),
+                        shorten(long)
+                    )));
+                }
                 self.header = Some(cells);
                 Ok(Some((from + length, false)))
             }
@@ -105,34 +155,48 @@ impl Csv {
         }
     }
 
-    /// The record's length with its line end, once that is there.
-    fn record(&self, rest: &[u8], end: bool, cells: &mut Vec<Vec<u8>>) -> Result<Option<usize>> {
-        let mut at = 0;
+    /// Bytes of the blank lines that stand here; their breaks are counted.
+    fn blank_lines(&mut self, rest: &[u8]) -> usize {
+        if self.begun.looked > 0 || !self.begun.cells.is_empty() {
+            return 0;
+        }
+        let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace());
+        let length = blank.count();
+        let length = memchr::memrchr(b'\n', &rest[..length]).map_or(0, |last| last + 1);
+        self.breaks += memchr::memchr_iter(b'\n', &rest[..length]).count() as u64;
+        length
+    }
+
+    /// The record's length with its line end, once that is there; its cells are then whole in `begun`.
+    fn record(&mut self, rest: &[u8], end: bool) -> Result<Option<usize>> {
         if rest.is_empty() {
             return Ok(None);
         }
         loop {
-            let quoted = rest.get(at) == Some(&b'"');
-            let (cell, next) = if quoted {
-                match self.quoted(rest, at + 1, end)? {
-                    Some(found) => found,
-                    None => return Ok(None),
-                }
+            let quoted = rest.get(self.begun.start) == Some(&b'"');
+            let cell = if quoted {
+                self.quoted(rest, end)?
             } else {
-                match memchr2(self.delimiter, b'\n', &rest[at..]) {
-                    Some(found) => (rest[at..at + found].to_vec(), at + found),
-                    None if end => (rest[at..].to_vec(), rest.len()),
-                    None => return Ok(None),
-                }
+                self.plain(rest, end)
             };
-            cells.push(cell);
+            let Cell::Ended(next) = cell else {
+                return Ok(None);
+            };
+            if self.begun.cells.len() > MOST_CELLS {
+                return Err(Error::Argument(format!(
+                    "row {}, line {}: a record must have at most {MOST_CELLS} cells; keep those you need",
+                    self.records,
+                    self.line()
+                )));
+            }
             match rest.get(next) {
-                Some(&byte) if byte == self.delimiter => at = next + 1,
+                Some(&byte) if byte == self.delimiter => {
+                    self.begun.start = next + 1;
+                    self.begun.looked = next + 1;
+                }
                 ended => {
-                    if let Some(last) = cells
-                        .last_mut()
-                        .filter(|last| !quoted && last.ends_with(b"\r"))
-                    {
+                    let last = self.begun.cells.last_mut();
+                    if let Some(last) = last.filter(|last| !quoted && last.ends_with(b"\r")) {
                         last.pop(); // an unquoted last cell before CRLF
                     }
                     return Ok(Some(next + usize::from(ended.is_some())));
@@ -141,38 +205,58 @@ impl Csv {
         }
     }
 
-    /// A quoted cell from behind its quote: its text, and where the separator or the line end stands.
-    fn quoted(&self, rest: &[u8], mut at: usize, end: bool) -> Result<Option<(Vec<u8>, usize)>> {
-        let mut cell = Vec::new();
-        let start = at;
+    /// A cell without quotes.
+    fn plain(&mut self, rest: &[u8], end: bool) -> Cell {
+        let looked = self.begun.looked;
+        let found = memchr2(self.delimiter, b'\n', &rest[looked..]);
+        let next = found.map_or(rest.len(), |found| looked + found);
+        self.count_work(next - looked);
+        if found.is_none() && !end {
+            self.begun.looked = next;
+            return Cell::Unfinished;
+        }
+        let begun = &mut self.begun;
+        begun.cells.push(rest[begun.start..next].to_vec());
+        Cell::Ended(next)
+    }
+
+    /// A quoted cell.
+    fn quoted(&mut self, rest: &[u8], end: bool) -> Result<Cell> {
+        let start = self.begun.start + 1;
+        let mut cell = self.begun.quoted.take().unwrap_or_default();
+        let mut at = self.begun.looked.max(start);
         loop {
-            let Some(found) = memchr(b'"', &rest[at..]) else {
-                return if end {
-                    Err(self.broken(rest, start, "a quote is opened here and never closed"))
-                } else {
-                    Ok(None)
-                };
-            };
-            cell.extend_from_slice(&rest[at..at + found]);
-            at += found + 1;
-            match (rest.get(at), rest.get(at + 1)) {
-                (Some(b'"'), _) => {
+            let found = memchr(b'"', &rest[at..]);
+            let quote = found.map_or(rest.len(), |found| at + found);
+            cell.extend_from_slice(&rest[at..quote]);
+            self.count_work(quote - at);
+            at = quote + 1;
+            let next = match (rest.get(quote), rest.get(at), rest.get(at + 1)) {
+                (None, ..) if end => {
+                    let what = "a quote is opened here and never closed";
+                    return Err(self.broken(rest, start, what));
+                }
+                (_, Some(b'"'), _) => {
                     cell.push(b'"');
                     at += 1;
+                    continue;
                 }
-                (Some(b'\n'), _) => return Ok(Some((cell, at))),
-                (Some(&byte), _) if byte == self.delimiter => return Ok(Some((cell, at))),
-                (None, _) if end => return Ok(Some((cell, at))),
-                (None, _) | (Some(b'\r'), None) if !end => return Ok(None),
-                (Some(b'\r'), Some(b'\n') | None) => return Ok(Some((cell, at + 1))),
+                (_, Some(b'\n'), _) => at,
+                (_, Some(&byte), _) if byte == self.delimiter => at,
+                (_, None, _) if end => at,
+                (_, None, _) | (_, Some(b'\r'), None) if !end => {
+                    self.begun.quoted = Some(cell);
+                    self.begun.looked = quote;
+                    return Ok(Cell::Unfinished);
+                }
+                (_, Some(b'\r'), Some(b'\n') | None) => at + 1,
                 _ => {
-                    return Err(self.broken(
-                        rest,
-                        at,
-                        "a quote inside a quoted cell must be doubled",
-                    ));
+                    let what = "a quote inside a quoted cell must be doubled";
+                    return Err(self.broken(rest, at, what));
                 }
-            }
+            };
+            self.begun.cells.push(cell);
+            return Ok(Cell::Ended(next));
         }
     }
 
@@ -240,4 +324,77 @@ fn write_object(header: &[String], cells: &[String], out: &mut Vec<u8>) {
 /// empty cell is an empty text or, in fields that hold no text, nothing.
 fn value(name: &str, cell: &str) -> Option<String> {
     (!cell.is_empty() || holds_text(name)).then(|| serde_json::Value::from(cell).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The records of a text that comes in pieces, and the bytes that were looked at.
+    fn records(text: &[u8], piece: usize) -> Result<(String, usize)> {
+        let (mut csv, mut out, mut pending) = (Csv::cells(b','), Vec::new(), Vec::new());
+        let mut used = 0;
+        for end in [false, true] {
+            for part in if end {
+                [].chunks(1)
+            } else {
+                text.chunks(piece)
+            }
+            .chain([&[][..]])
+            {
+                pending.extend_from_slice(part);
+                while let Some((next, _)) = csv.next_row(&pending, used, end, &mut out)? {
+                    used = next;
+                }
+            }
+        }
+        Ok((String::from_utf8(out).expect("UTF-8"), csv.work))
+    }
+
+    #[test]
+    fn pieces_do_not_matter_and_no_byte_is_looked_at_twice() {
+        let text = "a,\"b\"\"\n,c\"\r\n\n  \n\"\",\"d\"\nplain and long,e\r\n,\n\"last\"";
+        let whole = records(text.as_bytes(), text.len()).expect("records");
+        assert_eq!(
+            whole.0,
+            "[2,\"a\",\"b\\\"\\n,c\"]\n[5,\"\",\"d\"]\n[6,\"plain and long\",\"e\"]\n[7,\"\",\"\"]\n[8,\"last\"]\n"
+        );
+        for piece in 1..text.len() {
+            assert_eq!(
+                records(text.as_bytes(), piece).expect("records").0,
+                whole.0,
+                "{piece}"
+            );
+        }
+        let long = format!("a,\"{}\"\n{},b\n", "q".repeat(5000), "p".repeat(5000));
+        let (_, work) = records(long.as_bytes(), 10).expect("records");
+        assert!(work <= long.len(), "{work} bytes of {}", long.len());
+    }
+
+    #[test]
+    fn blank_lines_are_passed_over_and_counted() {
+        let text = format!("{}a,b\n", "\n \r\n".repeat(1000));
+        let (found, work) = records(text.as_bytes(), 64).expect("records");
+        assert_eq!(found, "[2001,\"a\",\"b\"]\n");
+        assert!(work < 100, "{work}");
+    }
+
+    #[test]
+    fn records_of_too_many_cells_and_long_names_are_refused() {
+        let wide = ",".repeat(MOST_CELLS);
+        let error = records(wide.as_bytes(), 1 << 20).expect_err("an error");
+        assert_eq!(
+            error.to_string(),
+            "row 0, line 1: a record must have at most 10000 cells; keep those you need"
+        );
+        assert!(records(&wide.as_bytes()[1..], 1 << 20).is_ok());
+        let name = format!("{}\n1\n", "n".repeat(MOST_NAME + 1));
+        let error = Csv::objects(b',').next_row(name.as_bytes(), 0, true, &mut Vec::new());
+        let error = error.expect_err("an error").to_string();
+        assert!(
+            error
+                .starts_with("line 1: the name of a column must have at most 1024 bytes, got 1025"),
+            "{error}"
+        );
+    }
 }

@@ -15,6 +15,8 @@ use crate::reject::{Reject, shorten};
 /// What helps against bytes that are not UTF-8.
 pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
+/// Fields of a row: as many as columns of a table.
+const MOST_FIELDS: usize = 10_000;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
 /// Of so many fields each is compared with all others.
@@ -204,13 +206,18 @@ impl<'a> Fields<'a> {
             );
             broken(shorten(&String::from_utf8_lossy(row)), rule, ICONV)
         })?;
-        Self::parse(text).map_err(|error| {
+        let fields = Self::parse(text).map_err(|error| {
             broken(
                 shorten(text),
                 format!("a row must be one JSON object; {}", describe(&error, text)),
                 "mend the line, or drop it",
             )
-        })
+        })?;
+        if fields.0.len() > MOST_FIELDS {
+            let rule = format!("a row must have at most {MOST_FIELDS} fields");
+            return Err(broken(shorten(text), rule, "keep those you need"));
+        }
+        Ok(fields)
     }
 
     /// The fields of a JSON object.
@@ -396,6 +403,34 @@ mod tests {
             r#"{"a\"":[1, 2],"b":3.10}"#
         );
         assert_eq!(fields.others(&["role", "b", "a\""]).expect("sound"), None);
+    }
+
+    #[test]
+    fn rows_of_too_many_fields_are_bad() {
+        let row = |fields: usize| format!("{{{}}}", vec!["\"\":1"; fields].join(","));
+        assert!(Fields::of_row(row(MOST_FIELDS).as_bytes()).is_ok());
+        let reject = Fields::of_row(row(MOST_FIELDS + 1).as_bytes()).err();
+        let reject = reject.expect("a reject");
+        assert_eq!(reject.rule, "a row must have at most 10000 fields");
+    }
+
+    #[test]
+    fn of_many_fields_the_last_of_a_name_counts() {
+        let names: Vec<String> = (0..50).map(|at| format!("\"{}\":{at}", at % 40)).collect();
+        let row = format!("{{{}}}", names.join(","));
+        let others = Fields::of_row(row.as_bytes())
+            .ok()
+            .expect("fields")
+            .others(&["39"]);
+        let kept: Vec<String> = (11..50)
+            .filter(|at| at % 40 != 39)
+            .map(|at| format!("\"{}\":{at}", at % 40))
+            .collect();
+        let kept = [vec!["\"10\":10".to_owned()], kept].concat();
+        assert_eq!(
+            others.expect("sound").expect("some"),
+            format!("{{{}}}", kept.join(","))
+        );
     }
 
     #[test]
