@@ -266,7 +266,10 @@ class Data(Stage):
     @classmethod
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
-        named = ("eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "seed")
+        named = (
+            "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning",
+            "seed",
+        )  # fmt: skip
         sources = named_sources(config)
         return cls(
             **{name: getattr(config, name) for name in named},

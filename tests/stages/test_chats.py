@@ -15,6 +15,7 @@ from pyprefopt.errors import DataError
 from pyprefopt.stages.data import Data
 from tests.data.frames import byte_tokenizer
 from tests.pipeline.runs import small
+from tests.stages.made import build_data
 
 TRIMMING = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{{ eos_token }}{% endfor %}"
@@ -29,10 +30,6 @@ def config(inputs, tmp_path, rows, **settings):
     given = {"data": str(path), "eval_data": None, "eval_ratio": 0.0, "chat_template": str(tmp_path / "t.jinja")}
     given |= {"tokenizer": str(byte_tokenizer(tmp_path)), "eos_token": "</s>"}
     return small(inputs, tmp_path / "run", **given | settings)
-
-
-def build_data(config, directory):
-    return Data.of(config).build(directory, config)
 
 
 def row(chosen, rejected, prompt="q"):
@@ -89,8 +86,7 @@ def test_another_tool_template_is_another_key(inputs, tmp_path):
     keys = []
     for source in ("a", "b"):
         folder = tmp_path / source
-        tokenizer = data.load_tokenizer(inputs / "tokenizer")
-        tokenizer.save(folder)
+        data.load_tokenizer(byte_tokenizer(tmp_path), eos_token="</s>", chat_template=TRIMMING).save(folder)
         (folder / "additional_chat_templates").mkdir()
         (folder / "additional_chat_templates" / "tool_use.jinja").write_text(source + TRIMMING)
         settings = {"tokenizer": str(folder), "chat_template": None}
