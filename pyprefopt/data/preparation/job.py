@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from pyprefopt.data.arrow import first_line
 from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
@@ -27,7 +28,7 @@ from pyprefopt.data.tokenization.notes import add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
-from pyprefopt.errors import ArtifactError, DataError, check, counted
+from pyprefopt.errors import ArtifactError, DataError, check, counted, option
 from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
 from pyprefopt.storage.locks import FolderLock
 from pyprefopt.version import __version__
@@ -315,7 +316,11 @@ def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
 
     from pyprefopt.data.reading.rejects import REJECTS, raise_for
 
-    frames = [pl.read_ndjson(path, schema=REJECTS) for path in rejected]
+    try:
+        frames = [pl.read_ndjson(path, schema=REJECTS) for path in rejected]
+    except pl.exceptions.PolarsError as error:
+        remedy = f"prepare again with {option('overwrite', True)}"
+        raise ArtifactError(f"the record of bad rows is damaged: {first_line(error)}; {remedy}") from None
     raise_for(pl.concat(frames), rows_in, command=command, recorded=REJECTED)
 
 

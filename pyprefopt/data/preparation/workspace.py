@@ -21,8 +21,8 @@ from pyprefopt.data.store.shards import (
     check_shards,
     damaged,
     finish_store,
+    misnamed,
     shard_name,
-    twice_named,
     write_shard,
 )
 from pyprefopt.errors import ArtifactError, option
@@ -224,7 +224,7 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
 
 def check_manifest(manifest: dict[str, Any], directory: Path) -> None:
     """ArtifactError where the manifest of a prepared folder is not what was written, or contradicts itself."""
-    wrong = misfit(manifest, _FACTS) or twice_named(manifest["shards"])
+    wrong = misfit(manifest, _FACTS) or misnamed(manifest["shards"])
     if not wrong and manifest["settings"]["format"] not in TABLE:
         wrong = f"settings.format must be a known format, got '{manifest['settings']['format']}'"
     if not wrong and manifest["rows_in"] != manifest["rows"] + sum(manifest["rejected"].values()):

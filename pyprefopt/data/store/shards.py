@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
@@ -74,7 +75,7 @@ class ShardedTable:
                 f"{directory}/{MANIFEST} has kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
-        if wrong := misfit(manifest, cls.written) or twice_named(manifest["shards"]):
+        if wrong := misfit(manifest, cls.written) or misnamed(manifest["shards"]):
             raise damaged(directory / MANIFEST, wrong)
         paths = [_present(directory, shard) for shard in manifest["shards"]]
         if verify:
@@ -287,12 +288,12 @@ def finish_store(directory: Path, kind: str, shards: list[Shard], facts: Mapping
     })  # fmt: skip
 
 
-def twice_named(shards: Sequence[Shard]) -> str:
-    """What is wrong with the names of shards; empty where each is a file of the folder, and no other's."""
+def misnamed(shards: Sequence[Shard]) -> str:
+    """What is wrong with the names of shards; empty where each is one, and no other's."""
     names = [shard["file"] for shard in shards]
-    outside = [name for name in names if Path(name).name != name or not name]
+    outside = [name for name in names if not re.fullmatch(r"[a-z]{1,20}-\d{5,20}\.arrow", name)]
     if outside:
-        return f"shard '{outside[0]:.80}' is no file of the folder"
+        return f"shard '{outside[0]:.80}' is no shard's name"
     return "" if len(set(names)) == len(names) else "a shard is named twice"
 
 

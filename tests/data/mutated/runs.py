@@ -58,6 +58,7 @@ class Worker:
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
             env=os.environ | {"PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "2", "RAYON_NUM_THREADS": "2"},
         )  # fmt: skip
+        assert self.process.stdout.readline() == b"ready\n"  # what it takes to start is not the file's
 
     def run(self, case: Case, path: Path) -> Outcome:
         self.errors.truncate(0)

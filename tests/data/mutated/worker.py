@@ -81,6 +81,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     tokenizer = data.load_tokenizer(sys.argv[1])
+    print("ready", flush=True)
     for line in sys.stdin:
         entry, path = json.loads(line)
         print(json.dumps(outcome(entry, Path(path), tokenizer)), flush=True)

@@ -422,3 +422,11 @@ def test_a_damaged_manifest_is_made_again_on_request(tmp_path, tokenizer, damage
         run(str(pairs), tokenizer, tmp_path / "out")
     run(str(pairs), tokenizer, tmp_path / "out", overwrite=True)
     assert manifest.read_bytes() == whole
+
+
+def test_a_damaged_record_of_bad_rows_is_told(tmp_path, small, tokenizer):
+    pairs = write_pairs(tmp_path / "bad.jsonl", bad=(3,))
+    run(str(pairs), tokenizer, tmp_path / "out", on_error="skip")
+    (tmp_path / "out/rejected.jsonl").write_text("{")
+    with pytest.raises(ArtifactError, match=r"record of bad rows is damaged: .*; prepare again with overwrite=True"):
+        run(str(pairs), tokenizer, tmp_path / "out")
