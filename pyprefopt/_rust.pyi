@@ -100,11 +100,13 @@ class Tokenizer:
         *,
         special_tokens: list[tuple[str, str]] = ...,
         chat_template: str | None = None,
+        tool_template: str | None = None,
         now: int = 0,
         reference: Callable[..., str] | None = None,
+        tool_reference: Callable[..., str] | None = None,
     ) -> Tokenizer: ...
     @property
-    def template_refusal(self) -> str | None: ...
+    def template_refusals(self) -> list[str | None]: ...
     @property
     def template_shapes(self) -> int: ...
     @property
@@ -137,8 +139,9 @@ class Tokenizer:
         prompt_overflow: str = "drop",
         max_tokens: int | None = None,
         boundary: str = "split",
+        score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, tuple[int, int, int, int]]: ...
+    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
     def tokenize(
         self,
         frame: Any,
@@ -147,8 +150,9 @@ class Tokenizer:
         prompt_overflow: str = "drop",
         max_tokens: int | None = None,
         boundary: str = "split",
+        score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, tuple[int, int, int, int]]: ...
+    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
 
 def added_tokens(json: bytes) -> str: ...
 

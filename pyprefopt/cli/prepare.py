@@ -29,13 +29,14 @@ class Prepare:
     input: tuple[str, ...] = loose_words("IN")  # files, globs or folders of pairs, in any known format
     tokenizer: str | None = None  # directory, hub name or tokenizer.json
     out: str | None = None  # folder to make; new, empty, or made by this command
-    chat_template: str | None = None  # plain, chatml or a Jinja file; None: the tokenizer's own
+    chat_template: str | None = None  # plain, chatml, a Jinja file or the name of one of the tokenizer's; None: its own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
     boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
+    score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them

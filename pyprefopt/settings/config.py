@@ -127,7 +127,7 @@ class RunConfig(OptimConfig):
     model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
-    chat_template: str | None = None  # plain, chatml or a file; None: the tokenizer's own
+    chat_template: str | None = None  # plain, chatml, a file or the name of one of the tokenizer's; None: its own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = unkeyed(False)  # allow code from the model's repository to run
     # data
@@ -139,6 +139,7 @@ class RunConfig(OptimConfig):
     max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
     prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
+    score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     # stages
     base: BaseConfig = field(default_factory=BaseConfig)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
+from pyprefopt.data.tokenization.notes import log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
@@ -118,6 +119,7 @@ class _Sources:
                 if count:  # the limit of a ready folder may be another
                     facts = (source.path, counted(count, "response"), limits["max_tokens"])
                     logger.warning("%s: %s cut to fit max_tokens = %d", *facts)
+                log_notes(store.manifest["notes"], score_reasoning=limits["score_reasoning"], source=source.path)
                 if setting == "base.data" and limits["user_weights"]:
                     self._check_used()
 
@@ -250,6 +252,7 @@ class Data(Stage):
     max_prompt_tokens: int
     prompt_overflow: str
     max_tokens: int
+    score_reasoning: bool
     truncation: Truncation
     tokenizer: Tokenizer
     first: int | None  # rows of a split that a check takes
@@ -263,7 +266,10 @@ class Data(Stage):
     @classmethod
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
-        named = ("eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "seed")
+        named = (
+            "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning",
+            "seed",
+        )  # fmt: skip
         sources = named_sources(config)
         return cls(
             **{name: getattr(config, name) for name in named},

@@ -71,7 +71,8 @@ def expected(config: RunConfig, data: Artifact) -> Expected:
     tokenizer = load_tokenizer(data.directory / "tokenizer")
     texts = list(dict.fromkeys([PROBE, *_texts(data)]))
     ids = dict(zip(texts, tokenizer.encode(texts).to_list(), strict=True))
-    timed = "strftime_now" in tokenizer.chat_template
+    templates = (tokenizer.chat_template, *tokenizer.other_templates.values())
+    timed = any("strftime_now" in template for template in templates)
     return Expected(ids, [] if timed else list(_rendered(tokenizer, _chats(config))))
 
 

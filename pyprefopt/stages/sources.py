@@ -162,6 +162,7 @@ class NamedSource:
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
+            score_reasoning=config.score_reasoning,
             boundary=boundary_of(config),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
@@ -211,6 +212,8 @@ class NamedSource:
         overflow = settings["prompt_overflow"]
         if config.prompt_overflow not in ("drop", overflow):
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
+        if settings["score_reasoning"] and not config.score_reasoning:
+            self._refuse("score_reasoning", False, "true", again)
         made, asked = of_segments(settings["truncation"]), config.truncation
         if self.setting == "data" and asked.active and asked != made:
             self._refuse("truncation", vars(asked), str(made.given or "off"), again)
@@ -327,3 +330,10 @@ def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Seque
 
     rows = scan_source(source_of(config, split).rows, columns).frame
     return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
+
+
+def scores_reasoning(config: RunConfig, split: str) -> bool:
+    """Whether reasoning is scored in a split: as a ready folder was made, else as the run says."""
+    source = source_of(config, split)
+    settings = source.store.manifest["settings"] if source.folder is not None else vars(config)
+    return bool(settings["score_reasoning"])

@@ -20,7 +20,7 @@ from pyprefopt.errors import DataError
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.models import vocabulary_difference
-from pyprefopt.stages.sources import OFFSETS, texts_of
+from pyprefopt.stages.sources import OFFSETS, scores_reasoning, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import content_hash
 from pyprefopt.types import unkeyed
@@ -73,7 +73,8 @@ class Tokens(Stage):
         longest, longest_row = 0, ""
         for split, policy in open_splits(self.data):
             frame = _cut_as(policy, texts_of(runtime, split, policy), split)
-            store = SegmentStore.write(_tokenize(frame, self.tokenizer, self.model, split), directory / split)
+            segments = _tokenize(frame, self.tokenizer, self.model, split, scores_reasoning(runtime, split))
+            store = SegmentStore.write(segments, directory / split)
             facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
             prints[split] = store.fingerprint
             if store.longest_rows.max() > longest:
@@ -143,10 +144,10 @@ def _cut_chats(chats: pl.Series, cut: pl.Series, ends: pl.Series) -> pl.Series:
     return pl.concat([chats, pl.Series(chats.name, shorter, dtype=chats.dtype)]).gather(order)
 
 
-def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str) -> pl.DataFrame:
+def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str, score_reasoning: bool) -> pl.DataFrame:
     from pyprefopt.data.tokenization.segments import tokenize_rows
 
-    result = tokenize_rows(frame, tokenizer)
+    result = tokenize_rows(frame, tokenizer, score_reasoning=score_reasoning)
     if result.rejects.height:
         first = result.rejects.sort("row").row(0, named=True)
         raise DataError(

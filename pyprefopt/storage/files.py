@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -163,3 +164,9 @@ def sha256_files(paths: Iterable[str | Path]) -> Iterator[str]:
             yield from pool.map(lambda path: sha256_file(path) if Path(path).is_file() else "", paths)
         finally:  # who asks for no more does not wait for the rest
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def copy_into(source: str | Path, folder: Path) -> None:
+    """Copy a file, or a folder with what it holds, into another folder under its own name."""
+    copy_one = shutil.copytree if Path(source).is_dir() else shutil.copyfile
+    copy_one(source, folder / Path(source).name)

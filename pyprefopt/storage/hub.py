@@ -11,6 +11,7 @@ EMBEDDED_DATA, EMBEDDED_MODEL = "embedded:toy", "embedded:tiny"
 
 # A model's files without its weights: what the tokenizer and the config need.
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+ADDITIONAL_TEMPLATES = "additional_chat_templates"  # folder of a tokenizer's chat templates but the default one
 
 
 def local(name_or_path: str | Path) -> Path:

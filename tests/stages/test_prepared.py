@@ -128,6 +128,7 @@ def test_the_key_follows_the_folders_content(inputs, tmp_path):
             {"prompt_overflow": "keep_end"},
             r"prompt_overflow must be 'drop' for the prepared data .*, got 'keep_end'",
         ),
+        ({}, {"score_reasoning": False}, "score_reasoning must be true for the prepared data"),
         ({}, {"max_prompt_tokens": 5}, r"max_prompt_tokens must be >= \d+, the longest there"),
         ({}, {"truncation": {"ratio": 0.5}}, "truncation must be off for the prepared data"),
         ({"truncation": {"ratio": 0.5}}, {"truncation": {"ratio": 0.4}}, "truncation must be .*0.5"),

@@ -32,6 +32,7 @@ class PrepareConfig:
     prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
     boundary: str = "split"  # a token across the boundary of prompt and response: split, error (a bad row) or join
+    score_reasoning: bool = True  # the assistant's reasoning is scored as its answer is
     truncation: Truncation = field(default_factory=Truncation)  # what is kept of each response
     offsets: bool = True  # keep starts, ends and turns of every token: 10 of 14 bytes a token
     user_weights: tuple[str, ...] = ()  # columns of the input with weights of tokens, and the counts of cut texts
@@ -44,7 +45,7 @@ class PrepareConfig:
     @property
     def limits(self) -> dict[str, Any]:
         """What the tokenization takes."""
-        names = ("max_prompt_tokens", "prompt_overflow", "max_tokens", "boundary")
+        names = ("max_prompt_tokens", "prompt_overflow", "max_tokens", "boundary", "score_reasoning")
         return {name: getattr(self, name) for name in names}
 
 
@@ -64,6 +65,7 @@ class PreparedBlock:
     longest_row: int  # tokens of a prompt with its longest response
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
+    notes: Mapping[str, int]  # what was decided about rows and responses -> how many
     coverage: Coverage  # of the responses by their tokens
     rejected: Mapping[str, int]  # reason -> rows
     rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
@@ -74,7 +76,8 @@ class PreparedBlock:
         names = ("rejects", "shard", "coverage")
         counts = {name: value for name, value in vars(self).items() if name not in names}
         counts |= self.coverage._asdict()
-        return counts | {"rejected": dict(self.rejected), "rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
+        mappings = {"notes": dict(self.notes), "rejected": dict(self.rejected)}
+        return counts | mappings | {"rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
 
 def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> PreparedBlock:
@@ -98,6 +101,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         **_lengths(table),
         responses_cut=made.responses_cut,
         tokenized_apart=made.tokenized_apart,
+        notes=made.notes,
         coverage=made.coverage,
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),

@@ -24,6 +24,7 @@ from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
+from pyprefopt.data.tokenization.notes import add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
@@ -59,6 +60,7 @@ def prepare(
     prompt_overflow: str = "drop",
     max_tokens: int | None = 2048,
     boundary: str = "split",
+    score_reasoning: bool = True,
     truncation: Mapping[str, Any] | None = None,
     offsets: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
@@ -81,6 +83,7 @@ def prepare(
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
         boundary: as in `tokenize`.
+        score_reasoning: as in `tokenize`.
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `transfer_values` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
@@ -111,6 +114,7 @@ def prepare(
         prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,
         boundary=boundary,
+        score_reasoning=score_reasoning,
         truncation=of_segments(truncation or {}),
         offsets=offsets,
         user_weights=(*weights, *opened.named(CUT_COUNTS)) if weights else (),
@@ -196,7 +200,8 @@ class _Job:
     @cached_property
     def date(self) -> str | None:
         """Today, where the template writes it into the chats; else None."""
-        return time.strftime("%Y-%m-%d") if "strftime_now" in self.tokenizer.chat_template else None
+        templates = (self.tokenizer.chat_template, *self.tokenizer.other_templates.values())
+        return time.strftime("%Y-%m-%d") if any("strftime_now" in template for template in templates) else None
 
     def is_done(self, *, overwrite: bool) -> bool:
         """Whether the folder is finished for this very key, with all its shards; a damaged one may be made again."""
@@ -274,7 +279,10 @@ class _Job:
             "rows": rows,
             "groups": rows,
             "rejected": dict(sorted(rejected.items())),
+            "notes": add_notes(record["notes"] for record in records),
         }
+        if on_error is not None:
+            log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
     def _missing(self) -> Iterator[Any]:
@@ -321,7 +329,7 @@ def identity(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "fingerprint": tokenizer.fingerprint,
         "json": hashlib.sha256(tokenizer.json).hexdigest(),
-        "chat_template": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+        "chat_template": tokenizer.template_hash,
         "special_tokens": dict(sorted(tokenizer.special_tokens.items())),
     }
 

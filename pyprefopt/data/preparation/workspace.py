@@ -196,6 +196,7 @@ _RECORD: Shape = {  # of one shard, while the folder is made
     **dict.fromkeys(("index", "first_row", "rows_in", "rows", "lines", "tokens"), int),
     **dict.fromkeys(("longest_prompt", "longest_row", "responses_cut", "tokenized_apart"), int),
     "rejected": {...: int},
+    "notes": {...: int},
     "rejects_sha256": str,
 }
 _FACTS: Shape = SegmentStore.written | {  # of the whole folder
@@ -204,6 +205,7 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
     **dict.fromkeys(("responses_cut", "tokenized_apart", "schema_version"), int),
     "date": (str, None),
     "rejected": {...: int},
+    "notes": {...: int},
     "inputs": [{"file": (str, None), "sha256": str}],
     "tokenizer": {
         **dict.fromkeys(("fingerprint", "json", "chat_template"), str),
@@ -213,6 +215,7 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
         **dict.fromkeys(("format", "prompt_overflow", "boundary"), str),
         **dict.fromkeys(("max_prompt_tokens", "max_tokens"), (int, None)),
         "truncation": {...: (str, float, None)},
+        "score_reasoning": bool,
         "offsets": bool,
         "user_weights": [str],
     },

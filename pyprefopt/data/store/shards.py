@@ -20,7 +20,7 @@ from pyprefopt.storage import files
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.shape import Shape, misfit
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Shard = dict[str, Any]  # of the shape SHARD: a shard as the manifest names it
 Columns = Mapping[str, tuple[pa.DataType, ...]]  # name -> its type, or those that it may have
 SHARD: Shape = {"file": str, "bytes": int, "sha256": str, "lines": int}

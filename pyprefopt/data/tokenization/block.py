@@ -15,6 +15,7 @@ from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.render import TOOL_USE
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_native
 
 
@@ -26,6 +27,7 @@ class TokenizedBlock(NamedTuple):
     rows_in: int
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
+    notes: dict[str, int]  # counts of what `notes` tells
     coverage: Coverage
 
 
@@ -39,7 +41,7 @@ def tokenize_block(
 ) -> TokenizedBlock:
     """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
     tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
-    segments, bad, responses_cut, apart, _, counts = tokenizer.native.prepare(
+    segments, bad, responses_cut, apart, _, notes, counts = tokenizer.native.prepare(
         texts_of(block.rows, [format]),
         format,
         first_row=block.first_row,
@@ -48,9 +50,7 @@ def tokenize_block(
         offsets=offsets,
     )
     table, rejects = block.numbered(to_table(segments)), block_rejects(bad, block)
-    if responses_cut:
-        table, rejects = drop_identical(table, rejects, block.file)
-    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), Coverage(*counts))
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), notes, Coverage(*counts))
 
 
 def drop_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:
@@ -67,12 +67,14 @@ class TokenizerParts:
     json: bytes = field(repr=False)
     special_tokens: tuple[tuple[str, str], ...]
     chat_template: str = field(repr=False)
+    other_templates: tuple[tuple[str, str], ...] = field(repr=False, default=())
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> TokenizerParts:
         """The parts of an open tokenizer."""
         tokens = tuple(tokenizer.special_tokens.items())
-        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template)
+        others = tuple(tokenizer.other_templates.items())
+        return cls(str(tokenizer.path), tokenizer.json, tokens, tokenizer.chat_template, others)
 
     def open(self) -> Tokenizer:
         """The tokenizer, opened once a process."""
@@ -81,6 +83,6 @@ class TokenizerParts:
 
 @lru_cache(maxsize=1)
 def _open(parts: TokenizerParts) -> Tokenizer:
-    path, tokens = Path(parts.path), dict(parts.special_tokens)
-    native = open_native(path, parts.json, tokens, parts.chat_template)
-    return Tokenizer(path, parts.json, tokens, parts.chat_template, native)
+    path, tokens, others = Path(parts.path), dict(parts.special_tokens), dict(parts.other_templates)
+    native = open_native(path, parts.json, tokens, parts.chat_template, others.get(TOOL_USE))
+    return Tokenizer(path, parts.json, tokens, parts.chat_template, native, others)

@@ -16,6 +16,7 @@ from pyprefopt.data.tokenization.reference import OutOfBoundsError, Renderer
 from pyprefopt.errors import ConfigError, check, did_you_mean
 
 SHIPPED = ("plain", "chatml")
+TOOL_USE = "tool_use"  # the template of chats with tools, where there are several
 
 logger = logging.getLogger("pyprefopt")
 
@@ -30,6 +31,10 @@ class TemplateOwner(Protocol):
     @property
     def special_tokens(self) -> Mapping[str, str]:
         """Such as `{"eos_token": "</s>"}`."""
+
+    @property
+    def other_templates(self) -> Mapping[str, str]:
+        """Further templates by name; `tool_use` is that of chats with tools."""
 
 
 def read_chat_template(name_or_path: str | Path) -> str:
@@ -106,7 +111,7 @@ def apply_chat_template(
         >>> apply_chat_template([{"role": "user", "content": "Hi"}], "chatml", add_generation_prompt=True)
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    source, tokens = _source(chat_template, special_tokens)
+    source, tokens = _source(chat_template, special_tokens, with_tools=tools is not None)
     check_messages(messages)
     try:
         return _native.render_chat(
@@ -135,14 +140,15 @@ def _without_nones(message: Any) -> Any:
 
 
 def _source(
-    chat_template: str | Path | TemplateOwner, special_tokens: Mapping[str, str] | None
+    chat_template: str | Path | TemplateOwner, special_tokens: Mapping[str, str] | None, *, with_tools: bool
 ) -> tuple[str, Mapping[str, str]]:
     if not isinstance(chat_template, (str, Path)):
         known = hasattr(chat_template, "chat_template")
         check(known, "chat_template", chat_template, "a template's source, a shipped name, a Path or a Tokenizer")
         rule = "left out where a Tokenizer brings its own"
         check(special_tokens is None, "special_tokens", special_tokens, rule)
-        return chat_template.chat_template, chat_template.special_tokens
+        of_tools = chat_template.other_templates.get(TOOL_USE) if with_tools else None
+        return of_tools or chat_template.chat_template, chat_template.special_tokens
     named = isinstance(chat_template, Path) or chat_template in SHIPPED
     if not named and "{" not in str(chat_template):  # a literal text for every chat: a name that is misspelt
         raise ConfigError(

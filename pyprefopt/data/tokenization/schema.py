@@ -28,8 +28,15 @@ SEGMENTS = pl.Schema(
 )
 
 
-def check_options(max_prompt_tokens: int | None, prompt_overflow: str, max_tokens: int | None, boundary: str) -> None:
+def check_options(
+    max_prompt_tokens: int | None,
+    prompt_overflow: str,
+    max_tokens: int | None,
+    boundary: str,
+    score_reasoning: bool,
+) -> None:
     """Raise ConfigError where a budget or a choice breaks its rule."""
+    check(isinstance(score_reasoning, bool), "score_reasoning", score_reasoning, "true or false")
     for name, limit in (("max_prompt_tokens", max_prompt_tokens), ("max_tokens", max_tokens)):
         if limit is not None:
             check_number(name, limit, whole=True)

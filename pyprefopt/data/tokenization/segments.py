@@ -18,7 +18,7 @@ from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.notes import add_notes, log_notes
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, did_you_mean
@@ -41,6 +41,7 @@ class TokenizeResult(NamedTuple):
     tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
     rows_apart: pl.Series  # u64: those rows
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
+    notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn and generation prompts
     coverage: Coverage  # of the responses by their tokens
 
 
@@ -54,6 +55,7 @@ def tokenize(
     prompt_overflow: PromptOverflow = ...,
     max_tokens: int | None = ...,
     boundary: Boundary = ...,
+    score_reasoning: bool = ...,
     offsets: bool = ...,
     on_error: OnError = ...,
     rejected_path: str | Path | None = ...,
@@ -68,6 +70,7 @@ def tokenize(
     prompt_overflow: PromptOverflow = ...,
     max_tokens: int | None = ...,
     boundary: Boundary = ...,
+    score_reasoning: bool = ...,
     offsets: bool = ...,
     on_error: OnError = ...,
     rejected_path: str | Path | None = ...,
@@ -81,6 +84,7 @@ def tokenize(
     prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
+    score_reasoning: bool = True,
     offsets: bool = True,
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
@@ -109,6 +113,9 @@ def tokenize(
             Tokenizers that are not byte-level cannot split: there the row is bad too. With `join` responses also go on
             to the last character that the template writes, unmasked behind the turn's end: as a reader of finished
             chats has them, such as a reward model.
+        score_reasoning: the assistant's reasoning is scored as the answer behind it is (`mask`); False: it is read, and
+            not scored. Reasoning is a message's `reasoning_content` (`thinking`, `reasoning`), or stands before the
+            answer in the content between marks such as `<think>` and `</think>`.
         offsets: keep the columns `starts`, `ends` and `turns`, which cuts by text and `transfer_values` need.
         on_error: raise: read everything, then report all bad rows; skip: leave them out, with one warning that counts
             them by reason. In a LazyFrame of `read_*` each batch warns on its own.
@@ -137,6 +144,7 @@ def tokenize(
         "prompt_overflow": prompt_overflow,
         "max_tokens": max_tokens,
         "boundary": boundary,
+        "score_reasoning": score_reasoning,
     }
     check_options(**options)
     check_tokenizer(tokenizer)
@@ -174,12 +182,14 @@ def _tokenize_source(
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
 
-    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, Coverage]:
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], Coverage]:
         made = tokenize_block(block, opened.format, tokenizer, **options)
-        return _frame(made.segments, options["offsets"]), made.rejects, made.rows_in, made.coverage
+        frame = _frame(made.segments, options["offsets"])
+        return frame, made.rejects, made.rows_in, made.notes, made.coverage
 
-    frames, rejects, rows_in, counts = zip(*in_threads(opened.blocks(), work), strict=True)
+    frames, rejects, rows_in, notes, counts = zip(*in_threads(opened.blocks(), work), strict=True)
     report(pl.concat(rejects), sum(rows_in))
+    log_notes(add_notes(notes), score_reasoning=options["score_reasoning"])
     Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
@@ -195,6 +205,7 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
     report(result.rejects, frame.height)
+    log_notes(result.notes, score_reasoning=options["score_reasoning"])
     result.coverage.check("the rows", tokenizer.path)
     return result.segments
 
@@ -207,6 +218,7 @@ def tokenize_rows(
     prompt_overflow: PromptOverflow = "drop",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
+    score_reasoning: bool = True,
     offsets: bool = True,
 ) -> TokenizeResult:
     """Tokenize a frame as `tokenize` does; bad rows leave no line in the segments and come back as rejects.
@@ -218,6 +230,7 @@ def tokenize_rows(
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
         boundary: as in `tokenize`.
+        score_reasoning: as in `tokenize`.
         offsets: as in `tokenize`.
 
     Returns:
@@ -231,17 +244,18 @@ def tokenize_rows(
         >>> result = tokenize_rows(pairs, load_tokenizer("embedded:toy"), max_tokens=64)
         >>> result.segments, result.rejects, result.responses_cut
     """
-    check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary)
+    check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary, score_reasoning)
     check_tokenizer(tokenizer)
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
-        segments, rejects, cut, rows_apart, without_bos, counts = tokenizer.native.tokenize(
+        segments, rejects, cut, rows_apart, without_bos, notes, counts = tokenizer.native.tokenize(
             columns,
             max_prompt_tokens=max_prompt_tokens,
             prompt_overflow=prompt_overflow,
             max_tokens=max_tokens,
             boundary=boundary,
+            score_reasoning=score_reasoning,
             offsets=offsets,
         )
     except TypeError as error:  # a column of another type
@@ -251,10 +265,8 @@ def tokenize_rows(
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
     made = _frame(to_table(segments), offsets)
-    if cut:
-        made, identical = without_identical(made)
-        bad_rows = pl.concat([bad_rows, identical]).sort("row")
-    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, Coverage(*counts))
+    told = add_notes([notes])
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, Coverage(*counts))
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from pyprefopt.data.columns import to_series
 from pyprefopt.data.embedded import write_tokenizer
 from pyprefopt.data.tokenization.render import (
     SHIPPED,
+    TOOL_USE,
     check_compiles,
     check_messages,
     local_seconds,
@@ -30,7 +31,7 @@ from pyprefopt.data.tokenization.render import (
 from pyprefopt.data.tokenization.tokenizer_files import read_config, read_tokenizer, shown, special_tokens
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
-from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
+from pyprefopt.storage.hub import ADDITIONAL_TEMPLATES, EMBEDDED_DATA, resolve
 
 PROVED_ROWS = 64  # rows of the user's whose messages the fast engine is compared on; Rust takes a sample of them
 _CHATML = ("<|im_start|>", "<|im_end|>")
@@ -51,6 +52,7 @@ class Tokenizer:
     special_tokens: Mapping[str, str]  # `eos_token` and, where there are, `bos_token`, `pad_token`, …
     chat_template: str = field(repr=False)
     native: _native.Tokenizer = field(repr=False, compare=False)
+    other_templates: Mapping[str, str] = field(repr=False, default_factory=dict)  # tool_use: for rows with tools
 
     @property
     def eos_token(self) -> str:
@@ -92,9 +94,18 @@ class Tokenizer:
         """SHA-256 over tokenizer.json, template and special tokens, in hex."""
         digest = hashlib.sha256()
         tokens = json.dumps(dict(self.special_tokens), sort_keys=True).encode()
-        for part in (self.json, self.chat_template.encode(), tokens):
+        for part in (self.json, self.chat_template.encode(), tokens, *self._others):
             digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
+
+    @property
+    def template_hash(self) -> str:
+        """SHA-256 over the chat templates, in hex."""
+        return hashlib.sha256(b"\0".join([self.chat_template.encode(), *self._others])).hexdigest()
+
+    @property
+    def _others(self) -> list[bytes]:
+        return [part.encode() for pair in sorted(self.other_templates.items()) for part in pair]
 
     def encode(self, texts: Any) -> pl.Series:
         """Encode texts, without adding special tokens.
@@ -198,6 +209,8 @@ class Tokenizer:
         atomic_write(target / "tokenizer.json", self.json)
         atomic_write(target / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
         atomic_write(target / "chat_template.jinja", self.chat_template.encode())
+        for name, template in self.other_templates.items():
+            atomic_write(target / ADDITIONAL_TEMPLATES / f"{name}.jinja", template.encode())
 
     def _id(self, token: str) -> int:
         index = self.native.token_to_id(token)
@@ -218,7 +231,9 @@ def load_tokenizer(
     Args:
         path: where it is; `embedded:toy` is that of the embedded set.
         eos_token: the text of the token that ends a turn or text; None: the one that the files name.
-        chat_template: `plain`, `chatml`, a Jinja file or a template's source; None: the one in the files.
+        chat_template: `plain`, `chatml`, a Jinja file, a template's source, or the name of one of several in the files;
+            None: the one in the files. Of several it is `default`, and `tool_use` for rows with tools, as in
+            transformers.
         trust_remote_code: has no effect: no code is ever executed here.
 
     Returns:
@@ -253,13 +268,11 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
         tokens["eos_token"] = eos_token
     if "eos_token" not in tokens:
         raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
-    template = read_chat_template(chat_template) if chat_template is not None else _own_template(source, config)
-    if template is None:
-        raise ConfigError(
-            f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
-        )
+    own = _own_templates(source, config)
+    template, others = _choose_template(file, own, chat_template)
     content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
-    native = open_native(file, content, tokens, template, _file_of_template(chat_template))
+    of_file = None if chat_template in own else _file_of_template(chat_template)
+    native = open_native(file, content, tokens, template, others.get(TOOL_USE), template_file=of_file)
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
@@ -270,7 +283,7 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
             "with what stands before; add the markers as special tokens, or take %s",
             file, " and no ".join(unknown), option("chat_template", "plain"),
         )  # fmt: skip
-    return Tokenizer(source, content, _known(native, tokens, file), template, native)
+    return Tokenizer(source, content, _known(native, tokens, file), template, native, others)
 
 
 def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
@@ -322,7 +335,7 @@ def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
     config = read_config(source)
     if "eos_token" not in special_tokens(config, source):
         raise ConfigError(f"{path} names no EOS token; write eos_token into its tokenizer_config.json")
-    return load_tokenizer(path, chat_template=chat_template if _own_template(source, config) is None else None)
+    return load_tokenizer(path, chat_template=None if _own_templates(source, config) else chat_template)
 
 
 def _file_of_template(chat_template: str | Path | None) -> str | Path | None:
@@ -336,22 +349,32 @@ def open_native(
     content: bytes,
     special_tokens: Mapping[str, str] | None = None,
     chat_template: str | None = None,
+    tool_template: str | None = None,
+    *,
     template_file: str | Path | None = None,
 ) -> _native.Tokenizer:
-    """The Rust handle of a tokenizer.json, with or without a template; errors name `template_file` too."""
+    """The Rust handle of a tokenizer.json, with or without a template, and one for chats with tools.
+
+    Errors name `template_file` too.
+    """
+    templates = (chat_template, tool_template)
+    renderers = [None if source is None else reference_renderer(source, special_tokens or {}) for source in templates]
     try:
         native = _native.Tokenizer(
             content,
             special_tokens=list((special_tokens or {}).items()),
             chat_template=chat_template,
+            tool_template=tool_template,
             now=local_seconds(),
-            reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
+            reference=renderers[0],
+            tool_reference=renderers[1],
         )
     except ValueError as error:
         shown = file if template_file is None else f"{file} with the chat template {template_file}"
         raise ConfigError(f"{shown}: {error}") from None
-    if native.template_refusal is not None and chat_template is not None:
-        check_compiles(chat_template, native.template_refusal)
+    for source, refusal in zip(templates, native.template_refusals, strict=True):
+        if refusal is not None and source is not None:
+            check_compiles(source, refusal)
     return native
 
 
@@ -378,11 +401,41 @@ def _contents(chats: pl.Series) -> pl.Series | None:
     return chats.struct.field("content").drop_nulls()
 
 
-def _own_template(source: Path, config: Mapping[str, Any]) -> str | None:
-    """The template that comes along: chat_template.jinja, or the config's entry (of several, the `default`)."""
+def _own_templates(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """The templates that come along by name, as transformers finds them: files, else the config's entry."""
+    found = {path.stem: path for path in sorted(source.glob(f"{ADDITIONAL_TEMPLATES}/*.jinja"))}
     if (source / "chat_template.jinja").is_file():
-        return (source / "chat_template.jinja").read_text(encoding="utf-8")
+        found["default"] = source / "chat_template.jinja"
+    if found:
+        return {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     own = config.get("chat_template")
-    if isinstance(own, list):
-        own = {entry["name"]: entry["template"] for entry in own}.get("default")
-    return own if isinstance(own, str) else None
+    if isinstance(own, str):
+        return {"default": own}
+    entries = own if isinstance(own, list) else []
+    return {entry["name"]: entry["template"] for entry in entries if _is_named(entry)}
+
+
+def _is_named(entry: object) -> bool:
+    """Whether this is a template with a name that a file can have."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
+        return False
+    name = entry.get("name")
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"a chat template's name must be one that a file can have, got {name!r}; rename it")
+    return True
+
+
+def _choose_template(file: Path, own: Mapping[str, str], chosen: str | Path | None) -> tuple[str, dict[str, str]]:
+    """The template of chats, and the others that stay with it: those of the files, where none is given."""
+    if chosen is not None:
+        named = isinstance(chosen, str) and chosen not in SHIPPED and chosen in own
+        return own[str(chosen)] if named else read_chat_template(chosen), {}
+    names = " or ".join(SHIPPED)
+    if not own:
+        raise ConfigError(f"{file} has no chat template; pass {option('chat_template')}: {names}, or a Jinja file")
+    if "default" not in own:
+        raise ConfigError(
+            f"{file} has several chat templates and none named default; pass {option('chat_template')}: "
+            f"{' or '.join(sorted(own))}"
+        )
+    return own["default"], {name: template for name, template in own.items() if name != "default"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.checkpoints.adapters import is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedLinear
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
+from pyprefopt.storage.files import copy_into
 from pyprefopt.storage.folders import replacing
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def save_policy(
     Args:
         model: a packed, PEFT or plain transformers model.
         directory: where it is written; one that exists is replaced.
-        tokenizer_files: are copied beside the model.
+        tokenizer_files: are copied beside the model; folders among them with what they hold.
         state_dict: weights, by the names of `model.state_dict()`, in place of the model's own, for exports from ZeRO-3.
 
     Returns:
@@ -50,7 +50,7 @@ def save_policy(
     with replacing(target) as partial:
         _write(model, partial, state_dict)
         for file in tokenizer_files or ():
-            shutil.copyfile(file, partial / Path(file).name)
+            copy_into(file, partial)
     return target
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pyprefopt.storage.files import copy_into
 
 CONFIG = "tokenizer_config.json"
 CLASS_FILE = "tokenizer_class.py"
@@ -37,7 +38,7 @@ def write_tokenizer(directory: Path, files: Iterable[Path], expected: Expected) 
         What AutoTokenizer makes otherwise all the same; None: nothing.
     """
     for file in files:
-        shutil.copyfile(file, directory / file.name)
+        copy_into(file, directory)
     plain = _difference(directory, expected)
     if plain is None or not (directory / CONFIG).is_file():
         return plain

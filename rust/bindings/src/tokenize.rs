@@ -21,7 +21,9 @@ use segments::{Made, Tables, tokenize_table};
 pub struct Tokenizer {
     encoder: Encoder,
     template: Option<ChatTemplate>,
+    tool_template: Option<ChatTemplate>,
     bos: Option<u32>,
+    eos: Option<String>,
 }
 
 impl Tokenizer {
@@ -35,6 +37,7 @@ impl Tokenizer {
         prompt_overflow: &str,
         max_tokens: Option<usize>,
         boundary: &str,
+        score_reasoning: bool,
     ) -> PyResult<Tokenization<'_>> {
         let limits = Limits {
             max_prompt_tokens,
@@ -45,8 +48,11 @@ impl Tokenizer {
         Ok(Tokenization {
             encoder: &self.encoder,
             template: self.template()?,
+            tool_template: self.tool_template.as_ref(),
             limits,
             bos: self.bos,
+            eos: self.eos.as_deref(),
+            score_reasoning,
         })
     }
 
@@ -60,17 +66,20 @@ impl Tokenizer {
 #[pymethods]
 impl Tokenizer {
     #[new]
-    #[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
-    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, now = 0, reference = None))]
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)] // PyO3 hands over what it converts
+    #[pyo3(signature = (json, *, special_tokens = Vec::new(), chat_template = None, tool_template = None, now = 0, reference = None, tool_reference = None))]
     fn new(
         py: Python<'_>,
         json: &[u8],
         special_tokens: Vec<(String, String)>,
         chat_template: Option<&str>,
+        tool_template: Option<&str>,
         now: i64,
         reference: Option<Py<PyAny>>,
+        tool_reference: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let reference = reference.map(self::reference);
+        let tool_reference = tool_reference.map(self::reference);
         py.detach(|| {
             let tokens: Vec<String> = special_tokens
                 .iter()
@@ -81,23 +90,32 @@ impl Tokenizer {
             let template = chat_template
                 .map(|source| ChatTemplate::new(source, &names, now, reference))
                 .transpose()?;
-            let bos = special_tokens
-                .iter()
-                .find(|(name, _)| name == "bos_token")
-                .and_then(|(_, token)| encoder.token_to_id(token));
+            let tool_template = tool_template
+                .map(|source| ChatTemplate::new(source, &names, now, tool_reference))
+                .transpose()?;
+            let token_of = |wanted: &str| {
+                let mut tokens = special_tokens.iter();
+                let found = tokens.find(|(name, _)| name == wanted);
+                found.map(|(_, token)| token.clone())
+            };
+            let bos = token_of("bos_token").and_then(|token| encoder.token_to_id(&token));
             Ok(Self {
                 encoder,
                 template,
+                tool_template,
                 bos,
+                eos: token_of("eos_token"),
             })
         })
         .map_err(to_py)
     }
 
-    /// Why the chat template is rendered by the reference; None where the engine renders it.
+    /// Why a chat template is rendered by the reference: that of chats, that of chats with tools; None where the engine
+    /// renders it.
     #[getter]
-    fn template_refusal(&self) -> Option<String> {
-        self.template.as_ref().and_then(ChatTemplate::refusal)
+    fn template_refusals(&self) -> [Option<String>; 2] {
+        [&self.template, &self.tool_template]
+            .map(|template| template.as_ref().and_then(ChatTemplate::refusal))
     }
 
     /// Shapes of chats that the template has shown so far; rows of a known shape need no rendering.
@@ -123,8 +141,9 @@ impl Tokenizer {
         tools: Option<&str>,
         template_kwargs: Option<&str>,
     ) -> PyResult<String> {
+        let of_tools = self.tool_template.as_ref().filter(|_| tools.is_some());
         render(
-            self.template()?,
+            of_tools.map_or_else(|| self.template(), Ok)?,
             messages,
             add_generation_prompt,
             tools,
@@ -168,9 +187,9 @@ impl Tokenizer {
     }
 
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
-    /// without BOS, coverage of the responses.
+    /// without BOS, counts by name of what needed a decision, and coverage of the responses.
     #[allow(clippy::too_many_arguments)] // settings by name
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn tokenize(
         &self,
         py: Python<'_>,
@@ -179,16 +198,23 @@ impl Tokenizer {
         prompt_overflow: &str,
         max_tokens: Option<usize>,
         boundary: &str,
+        score_reasoning: bool,
         offsets: bool,
     ) -> PyResult<Tables> {
-        let work = self.work(max_prompt_tokens, prompt_overflow, max_tokens, boundary)?;
+        let work = self.work(
+            max_prompt_tokens,
+            prompt_overflow,
+            max_tokens,
+            boundary,
+            score_reasoning,
+        )?;
         let (batches, _) = frame.into_inner();
         py.detach(|| tokenize_table(&work, &batches, offsets))
     }
 
     /// As `tokenize`, of rows that `parse_rows` takes; the rejects of both.
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // settings by name; PyO3 takes them by value
-    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", offsets = true))]
+    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn prepare(
         &self,
         py: Python<'_>,
@@ -200,9 +226,16 @@ impl Tokenizer {
         prompt_overflow: &str,
         max_tokens: Option<usize>,
         boundary: &str,
+        score_reasoning: bool,
         offsets: bool,
     ) -> PyResult<Tables> {
-        let work = self.work(max_prompt_tokens, prompt_overflow, max_tokens, boundary)?;
+        let work = self.work(
+            max_prompt_tokens,
+            prompt_overflow,
+            max_tokens,
+            boundary,
+            score_reasoning,
+        )?;
         let format = format_of(format)?;
         rows.check(first_line)?;
         py.detach(|| {

@@ -40,6 +40,7 @@ pub type Reference =
 /// A compiled chat template with the tokenizer's special tokens.
 pub struct ChatTemplate {
     engine: Result<Engine>,
+    source: String,
     special_tokens: Map<String, Json>,
     reference: Option<Reference>,
     shapes: Shapes,
@@ -113,6 +114,7 @@ impl ChatTemplate {
         }
         Ok(Self {
             engine,
+            source: source.to_owned(),
             special_tokens: parse_object("special_tokens", special_tokens)?,
             reference,
             shapes: Shapes::default(),
@@ -123,6 +125,16 @@ impl ChatTemplate {
     /// Why the engine cannot render this template; None where it can.
     pub fn refusal(&self) -> Option<String> {
         self.engine.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Whether the template's source holds a text outside of its comments.
+    pub fn mentions(&self, text: &str) -> bool {
+        let mut parts = self.source.split("{#");
+        let code = |part: &str| {
+            part.split_once("#}")
+                .is_some_and(|part| part.1.contains(text))
+        };
+        parts.next().is_some_and(|first| first.contains(text)) || parts.any(code)
     }
 
     /// The chat as text.

@@ -105,8 +105,11 @@ fn check_row(prompt: &str, answer: &str, settings: u8) {
     let work = Tokenization {
         encoder: &ENCODER,
         template: &TEMPLATE,
+        tool_template: None,
         limits,
         bos: None,
+        eos: None,
+        score_reasoning: settings & 64 == 0,
     };
     let mut columns = Columns::default();
     tokenize_row(&work, &row, &mut columns);

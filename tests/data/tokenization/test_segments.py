@@ -321,7 +321,7 @@ def test_broken_json_is_reported(toy):
     ("source", "rule"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}{{ '?' if add_generation_prompt }}", "must begin with"),
+        ("{{ '?' if add_generation_prompt }}{% for m in messages %}{{ m.content }}{% endfor %}", "must begin with"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "as it stands"),
     ],
 )
@@ -346,7 +346,7 @@ def test_a_token_across_the_boundary(byte_file, tmp_path):
 
 def test_a_token_across_the_boundary_of_other_tokenizers_is_reported(tmp_path):
     tokenizer = load_tokenizer(word_tokenizer(tmp_path), eos_token="</s>", chat_template="plain")
-    found, result = reasons(preferences(("why", "no", "no"), ("why", "yes", "no")), tokenizer)
+    found, result = reasons(preferences(("why", "no", "why"), ("why", "yes", "no")), tokenizer)
     assert found == [(1, "chosen", "boundary")]
     assert "token" in result.rejects["rule"][0]
 

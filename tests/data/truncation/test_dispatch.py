@@ -214,7 +214,7 @@ def test_an_appended_eos_has_no_score(toy):
 
 
 def test_text_cut_with_the_templates_end_stays_complete(toy):
-    frame = preferences(("why", "cdef", "cd"))
+    frame = preferences(("why", "cdef", "xy"))
     out = truncate(frame, length=2, unit="characters", cut_end="template")
     assert out.select("chosen_complete", "rejected_complete", "chosen_cut", "rejected_cut").row(0) == (True, True, 2, 0)
     ended = truncate(tokenize(frame, toy), tokens=2, cut_end="template")

@@ -1,5 +1,6 @@
 //! Frames of chats as rows, and the segments table that they become, one record batch a chunk of rows.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,11 +26,19 @@ use crate::reject::reject_batch;
 const CHUNKS: usize = 64;
 const CHUNK_ROWS: (usize, usize) = (128, 1024);
 
-pub type Tables = (PyTable, PyTable, usize, PyChunkedArray, usize, Counts);
+pub type Tables = (
+    PyTable,
+    PyTable,
+    usize,
+    PyChunkedArray,
+    usize,
+    HashMap<&'static str, usize>,
+    Counts,
+);
 /// Of the responses: tokens, unknown ones, visible bytes, dropped ones.
 pub type Counts = (usize, usize, usize, usize);
 
-/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, coverage.
+/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
 pub fn tokenize_table(
     work: &Tokenization,
     batches: &[RecordBatch],
@@ -78,6 +87,7 @@ impl Made {
             self.counts.apart.append(&mut columns.apart);
             self.counts.responses_cut += columns.responses_cut;
             self.counts.without_bos += columns.without_bos;
+            self.counts.notes += columns.notes;
             self.counts.coverage += columns.coverage;
         }
         Ok(())
@@ -88,7 +98,7 @@ impl Made {
         &mut self.counts.rejects
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, coverage.
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
     pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
         if self.segments.is_empty() {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
@@ -103,6 +113,7 @@ impl Made {
             self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
+            self.counts.notes.named().into(),
             {
                 let Coverage {
                     tokens,

@@ -14,6 +14,8 @@ use crate::message::Message;
 
 /// Sequences of roles that are remembered, shapes of each, and attempts to learn one.
 const MOST_KEYS: usize = 4096;
+/// Messages of a chat whose shape is learned: learning renders every beginning of it.
+const MOST_MESSAGES: usize = 64;
 const MOST_SHAPES: usize = 16;
 const MOST_FAILURES: u32 = 4;
 
@@ -33,7 +35,7 @@ pub struct Shapes(RwLock<HashMap<u64, Known>>);
 impl Shapes {
     /// The shape of a chat whose last message is the response; None where it has none, or may not be asked for.
     pub fn find(&self, chat: &[&Message], render: &Render) -> Option<Arc<Shape>> {
-        if chat.iter().any(|message| message.extra.is_some()) {
+        if chat.len() > MOST_MESSAGES || chat.iter().any(|message| message.extra.is_some()) {
             return None;
         }
         let key = key(chat);

@@ -33,6 +33,42 @@ pub struct Places {
 pub struct Place {
     pub range: Range<usize>,
     pub lead: usize,
+    /// Where the text goes on at another byte of the content: bytes of the text, each with the content's.
+    pub breaks: Vec<(usize, usize)>,
+}
+
+impl Place {
+    pub fn new(range: Range<usize>, lead: usize) -> Self {
+        Self {
+            range,
+            lead,
+            breaks: Vec::new(),
+        }
+    }
+
+    /// The content's byte at a byte of the text.
+    pub fn content_byte(&self, at: usize) -> usize {
+        let at = at.clamp(self.range.start, self.range.end);
+        let next = self.breaks.partition_point(|(byte, _)| *byte <= at);
+        let (from, byte) = match next.checked_sub(1) {
+            Some(last) => self.breaks[last],
+            None => (self.range.start, self.lead),
+        };
+        let most = self
+            .breaks
+            .get(next)
+            .map_or(usize::MAX, |(_, content)| *content);
+        (byte + at - from).min(most)
+    }
+
+    /// Leave out what stands before a byte of the text.
+    pub fn begin_at(&mut self, at: usize) {
+        if at > self.range.start {
+            self.lead = self.content_byte(at);
+            self.range.start = at.min(self.range.end);
+            self.breaks.retain(|(byte, _)| *byte > at);
+        }
+    }
 }
 
 impl Shape {
@@ -98,10 +134,8 @@ fn write(piece: &Piece, chat: &[&Message], text: &mut String) -> Option<Place> {
         Piece::Slot(slot) => {
             let content: &str = &chat[slot.message].content;
             text.push_str(slot.of(content));
-            Some(Place {
-                range: start..text.len(),
-                lead: content.len() - strip_start(content, &slot.start).len(),
-            })
+            let lead = content.len() - strip_start(content, &slot.start).len();
+            Some(Place::new(start..text.len(), lead))
         }
     }
 }

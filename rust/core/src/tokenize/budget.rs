@@ -119,6 +119,16 @@ pub(super) fn no_content(response: &Response, prompt_length: usize, limits: Limi
     )
 }
 
+/// Nothing of the response that is left is scored.
+pub(super) fn no_answer(response: &Response) -> Reject {
+    let rule = "max_tokens must leave something of the answer behind the reasoning, which is not scored \
+                (score_reasoning false)";
+    let remedy = "raise max_tokens, or set score_reasoning to true, or drop the row";
+    let last = response.messages.last();
+    let content = last.map_or("", |message| &*message.content);
+    Reject::new(response.field, content, "no_answer", rule, remedy)
+}
+
 fn too_long(field: &'static str, length: usize, most: usize) -> Reject {
     let rule = format!(
         "prompt and response have at most {most} tokens, at least one of them the response's"

@@ -1,11 +1,10 @@
 //! The segments table as flat columns, one chunk of rows at a time.
 
 use std::mem::take;
-use std::ops::Range;
 
 use super::chat::Recent;
 use super::coverage::Coverage;
-use super::texts::{Parts, Texts};
+use super::texts::{Notes, Parts, Texts};
 use super::tokens::RowTokens;
 use crate::reject::Reject;
 
@@ -30,6 +29,7 @@ pub struct Columns {
     pub responses_cut: usize,
     pub apart: Vec<u64>, // rows in which a token lay across the boundary of prompt and response
     pub without_bos: usize, // rows whose prompt begins without the tokenizer's BOS
+    pub notes: Notes,
     pub coverage: Coverage, // of the responses' texts by their tokens
     pub(super) scratch: Scratch,
 }
@@ -68,6 +68,7 @@ impl Columns {
             apart: take(&mut self.apart),
             responses_cut: take(&mut self.responses_cut),
             without_bos: take(&mut self.without_bos),
+            notes: take(&mut self.notes),
             coverage: take(&mut self.coverage),
             ..Self::default()
         }
@@ -131,13 +132,12 @@ impl Columns {
         let written = starts(parts.stop);
         let count = if whole { ids.len() } else { written };
         let (ids, offsets) = (&ids[..count], &offsets[..count]);
-        let (from, to, after) = match &parts.content {
-            None => (count, count, count),
+        let behind = |limit: usize| offsets.partition_point(|at| at.1 as usize + shift <= limit);
+        let (from, to) = match &parts.content {
+            None => (count, count),
             Some(content) => {
-                let from =
-                    offsets.partition_point(|at| at.1 as usize + shift <= content.range.start);
-                let after = starts(content.range.end).min(count);
-                (from, after.max(from), after)
+                let from = behind(content.range.start);
+                (from, starts(content.range.end).min(count).max(from))
             }
         };
         let first = self.ids.len();
@@ -145,16 +145,18 @@ impl Columns {
         self.inside.resize(first + from, false);
         self.inside.resize(first + to, true);
         self.inside.resize(first + count, false);
-        self.mask.resize(first + from.min(after), false);
-        self.mask.resize(first + written, assistant);
-        self.mask.resize(first + count, false);
         if assistant {
-            for (mask, at) in self.mask[first..].iter_mut().zip(&offsets[..from]) {
-                let (start, end) = (at.0 as usize + shift, at.1 as usize + shift);
-                let written = |range: &Range<usize>| end > range.start && start < range.end;
-                *mask = *mask || parts.written.iter().any(written);
+            self.mask
+                .resize(first + behind(parts.scored).min(written), false);
+            self.mask.resize(first + written, true);
+            for range in &parts.written {
+                let written = behind(range.start)..starts(range.end).min(written);
+                if let Some(mask) = self.mask[first..].get_mut(written) {
+                    mask.fill(true);
+                }
             }
         }
+        self.mask.resize(first + count, false);
         if !self.lean {
             self.push_places(&offsets[from..to], shift, parts, from, count);
             self.push_turns(parts, count, starts);
@@ -174,12 +176,18 @@ impl Columns {
         self.starts.resize(first + from, 0);
         self.ends.resize(first + from, 0);
         if let Some(content) = &parts.content {
-            let Range { start, end } = content.range;
-            let place = |byte: u32| {
-                ((byte as usize + shift).clamp(start, end) - start + content.lead) as u32
-            };
-            self.starts.extend(inside.iter().map(|at| place(at.0)));
-            self.ends.extend(inside.iter().map(|at| place(at.1)));
+            if content.breaks.is_empty() {
+                let (start, end) = (content.range.start, content.range.end);
+                let place = |byte: u32| {
+                    ((byte as usize + shift).clamp(start, end) - start + content.lead) as u32
+                };
+                self.starts.extend(inside.iter().map(|at| place(at.0)));
+                self.ends.extend(inside.iter().map(|at| place(at.1)));
+            } else {
+                let place = |byte: u32| content.content_byte(byte as usize + shift) as u32;
+                self.starts.extend(inside.iter().map(|at| place(at.0)));
+                self.ends.extend(inside.iter().map(|at| place(at.1)));
+            }
         }
         self.starts.resize(last, 0);
         self.ends.resize(last, 0);

@@ -30,8 +30,23 @@ pub struct Response<'a> {
 pub struct Tokenization<'a> {
     pub encoder: &'a Encoder,
     pub template: &'a ChatTemplate,
+    /// Of rows with tools; None: the same one.
+    pub tool_template: Option<&'a ChatTemplate>,
     pub limits: Limits,
     pub bos: Option<u32>,
+    pub eos: Option<&'a str>,
+    /// Whether the assistant's reasoning is scored as its answer is.
+    pub score_reasoning: bool,
+}
+
+impl<'a> Tokenization<'a> {
+    /// The template of a row, as transformers chooses it.
+    pub(super) fn template_of(&self, row: &Row) -> &'a ChatTemplate {
+        let tools = row.tools.is_some_and(|tools| tools.trim() != "null");
+        self.tool_template
+            .filter(|_| tools)
+            .unwrap_or(self.template)
+    }
 }
 
 /// Longest prompt, and longest prompt with one response, in tokens; what happens where they do not fit.

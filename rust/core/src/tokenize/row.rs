@@ -3,7 +3,7 @@
 use super::columns::{Columns, Head, Scratch};
 use super::encoder::Encoded;
 use super::input::{Boundary, Row, Tokenization};
-use super::{budget, chat};
+use super::{budget, chat, identical};
 use crate::reject::Reject;
 
 /// Append the lines of one row to `out`, or the reason why there are none.
@@ -14,6 +14,7 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.responses_cut,
         out.apart.len(),
         out.without_bos,
+        out.notes,
         out.coverage,
     );
     let mut scratch = std::mem::take(&mut out.scratch);
@@ -24,7 +25,8 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.responses_cut = before.2;
         out.apart.truncate(before.3);
         out.without_bos = before.4;
-        out.coverage = before.5;
+        out.notes = before.5;
+        out.coverage = before.6;
         out.rejects.push((row.row, reject));
     }
 }
@@ -40,13 +42,8 @@ fn append(
         texts,
         tokens,
     } = scratch;
-    chat::render(
-        work.template,
-        row,
-        work.limits.cuts_prompts(),
-        shapes,
-        texts,
-    )?;
+    chat::render(work, row, shapes, texts)?;
+    out.notes += texts.notes;
     // Where a prompt's tokens stand matters to those who keep it, and to a cut.
     tokens.shared.placeless = out.lean && !work.limits.cuts_prompts();
     tokens.fill(work, texts, row)?;
@@ -68,6 +65,7 @@ fn append(
         }
     }
     let prompt_length = out.ids.len() - first;
+    let line = out.lengths.len();
     let head = Head {
         row: row.row,
         number: 0,
@@ -95,8 +93,15 @@ fn append(
             out.truncate_tokens(limit);
             out.responses_cut += 1;
         }
-        if !out.inside[first..].contains(&true) {
+        let there = match parts.content {
+            Some(_) => &out.inside[first..],
+            None => &out.mask[first..], // tool calls alone
+        };
+        if !there.contains(&true) {
             return Err(budget::no_content(response, prompt_length, work.limits));
+        }
+        if !out.mask[first..].contains(&true) {
+            return Err(budget::no_answer(response));
         }
         let head = Head {
             row: row.row,
@@ -107,7 +112,7 @@ fn append(
         };
         out.end_line(&head, first);
     }
-    Ok(())
+    identical::check(row, out, line)
 }
 
 fn check_bos(work: &Tokenization, row: &Row, ids: &[u32]) -> Result<(), Reject> {

@@ -1,15 +1,68 @@
 //! A row's prompt and responses as text, and where their parts stand in it.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
 use crate::template::Place;
+
+/// What became of rows and responses that needed a decision, in counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Rows whose prompt ends where its rendering and those of the whole chats part.
+    pub prompts_cut: usize,
+    /// Responses with reasoning.
+    pub reasoning: usize,
+    /// Responses whose reasoning the template leaves out.
+    pub reasoning_dropped: usize,
+    /// Responses whose reasoning the template leaves out, and that have it all the same.
+    pub reasoning_restored: usize,
+    /// Responses that held the end of turn which the template writes.
+    pub ends_removed: usize,
+    /// Responses behind which the template writes no end of turn.
+    pub without_end: usize,
+}
+
+impl Notes {
+    /// The counts by name.
+    pub fn named(&self) -> [(&'static str, usize); 6] {
+        [
+            ("prompts_cut", self.prompts_cut),
+            ("reasoning", self.reasoning),
+            ("reasoning_dropped", self.reasoning_dropped),
+            ("reasoning_restored", self.reasoning_restored),
+            ("ends_removed", self.ends_removed),
+            ("without_end", self.without_end),
+        ]
+    }
+}
+
+impl AddAssign for Notes {
+    fn add_assign(&mut self, other: Self) {
+        self.prompts_cut += other.prompts_cut;
+        self.reasoning += other.reasoning;
+        self.reasoning_dropped += other.reasoning_dropped;
+        self.reasoning_restored += other.reasoning_restored;
+        self.ends_removed += other.ends_removed;
+        self.without_end += other.without_end;
+    }
+}
 
 /// The prompt, with which each response's text begins.
 #[derive(Default)]
 pub(super) struct Prompt {
     pub bytes: usize,
     pub generation: usize, // where the generation prompt begins
+    pub cut: bool,         // not all of the generation prompt is there: responses go on otherwise
     pub parts: Parts,
+}
+
+impl Prompt {
+    /// Let the prompt end at an earlier byte, behind its last message's content.
+    pub fn cut_at(&mut self, bytes: usize) {
+        self.bytes = bytes;
+        self.cut = true;
+        self.generation = self.generation.min(bytes);
+        self.parts.stop = bytes;
+    }
 }
 
 /// A prompt or a response in its chat's text; ranges are bytes of the text.
@@ -19,7 +72,8 @@ pub(super) struct Parts {
     pub stop: usize, // end of what is kept: the last visible character that the template writes
     pub turns: Vec<usize>, // where the messages before the last one end
     pub first_turn: usize,
-    pub written: Vec<Range<usize>>, // by the assistant, in messages before the last one
+    pub written: Vec<Range<usize>>, // by the assistant, in messages before the last one and in tool calls
+    pub scored: usize,              // of the last message, from here on
 }
 
 /// Texts of a row: each response behind the prompt.
@@ -27,6 +81,7 @@ pub(super) struct Parts {
 pub(super) struct Texts {
     pub prompt: Prompt,
     pub responses: Vec<(String, Parts)>,
+    pub notes: Notes,
 }
 
 impl Parts {
@@ -40,6 +95,7 @@ impl Parts {
             end
         };
         Self {
+            scored: content.range.start,
             content: Some(content),
             stop,
             ..Self::default()

@@ -1,5 +1,7 @@
 //! A row's texts as tokens: encoded once, and split at the boundary of prompt and response.
 
+use std::ops::RangeInclusive;
+
 use super::budget;
 use super::coverage::dropped;
 use super::encoder::{Encoded, Shared};
@@ -50,7 +52,15 @@ impl RowTokens {
             .map_err(refuse)?;
         let skip = match work.limits.boundary {
             Boundary::Join => Some(common_beginning(&shared.rests, bytes)),
-            Boundary::Split | Boundary::Error => common_boundary(&shared.rests, bytes),
+            Boundary::Split | Boundary::Error => {
+                let edge = || {
+                    let content = texts.prompt.parts.content.as_ref();
+                    let least = content.map_or(0, |content| content.range.end);
+                    let cut = texts.prompt.cut; // no generation ends at the byte
+                    cut.then(|| common_edge(&shared.rests, least..=bytes))?
+                };
+                common_boundary(&shared.rests, bytes).or_else(edge)
+            }
         };
         let skip = skip
             .filter(|skip| !work.encoder.can_drop() || self.is_prompt(work, &all, bytes, *skip));
@@ -76,6 +86,13 @@ impl RowTokens {
             .encode_into(prompt, &mut shared.prefix)
             .map_err(refuse)
     }
+}
+
+/// Tokens that all texts begin with, the last of which ends at one of these bytes.
+fn common_edge(texts: &[Encoded], edges: RangeInclusive<usize>) -> Option<usize> {
+    let shared = common_beginning(texts, *edges.end());
+    let (_, end) = texts.first()?.offsets[..shared].last()?;
+    edges.contains(&(*end as usize)).then_some(shared)
 }
 
 /// Tokens that all texts begin with and that end at byte `boundary` or before.

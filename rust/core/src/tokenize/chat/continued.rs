@@ -76,7 +76,11 @@ pub fn part_turns(mut texts: Texts, row: &Row, begun: &Message) -> Result<Texts,
             let remedy = "pass another chat_template, or drop the row";
             Reject::new(response.field, &begun.content, "template", rule, remedy)
         };
-        let content = parts.content.take().ok_or_else(unfit)?;
+        let content = parts
+            .content
+            .take()
+            .filter(|content| content.breaks.is_empty());
+        let content = content.ok_or_else(unfit)?;
         let start = content.range.start;
         let boundary = start + begun.content.len().saturating_sub(content.lead);
         let before = text
@@ -92,17 +96,13 @@ pub fn part_turns(mut texts: Texts, row: &Row, begun: &Message) -> Result<Texts,
                 prompt.bytes = boundary;
                 prompt.parts.turns.push(prompt.generation);
                 prompt.parts.stop = boundary;
-                prompt.parts.content = Some(Place {
-                    range: start..boundary,
-                    lead: content.lead,
-                });
+                prompt.parts.content = Some(Place::new(start..boundary, content.lead));
             }
         }
         parts.first_turn = row.prompt.len() + 1;
-        parts.content = Some(Place {
-            range: boundary..content.range.end,
-            lead: content.lead.saturating_sub(begun.content.len()),
-        });
+        parts.scored = parts.scored.max(boundary);
+        let lead = content.lead.saturating_sub(begun.content.len());
+        parts.content = Some(Place::new(boundary..content.range.end, lead));
     }
     Ok(texts)
 }
