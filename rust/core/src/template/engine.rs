@@ -4,13 +4,13 @@
 //! rewritten so that operators, filters, tests and methods become calls of functions named by a sign and the name (`+`,
 //! `|trim`, `?string`, `.strip`), see `operators`.
 
+mod kept;
 mod nesting;
 mod rewrite;
 mod unfold;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::collections::BTreeMap;
 
 use minijinja::machinery::{
     CodeGenerator, Instructions, Vm, WhitespaceConfig, make_string_output, parse,
@@ -18,6 +18,7 @@ use minijinja::machinery::{
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
 use super::{filters, sandbox, trace};
+use kept::keep;
 use rewrite::Rewriter;
 
 const NAME: &str = "chat_template";
@@ -115,18 +116,6 @@ fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// The text for the life of the process, once for equal ones: instructions borrow names from their source.
-fn keep(text: &str) -> &'static str {
-    static KEPT: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = kept.get(text) {
-        return known;
-    }
-    let text: &'static str = Box::leak(text.into());
-    kept.insert(text);
-    text
 }
 
 #[cfg(test)]

@@ -149,8 +149,10 @@ pub fn filter(state: &State, name: &str, args: &[Value]) -> Result<Value, Error>
     sandbox::check_growth(name, args)?;
     admission::filter(name, args)?;
     let value = match name {
-        "map" => sequences::map(state, args)?,
-        "select" | "reject" | "selectattr" | "rejectattr" => sequences::select(state, name, args)?,
+        "map" => sequences::map(state, args, filter)?,
+        "select" | "reject" | "selectattr" | "rejectattr" => {
+            sequences::select(state, name, args, test)?
+        }
         "chain" => chain(state, args)?,
         _ => state.apply_filter(name, args)?,
     };

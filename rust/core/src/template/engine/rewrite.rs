@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use minijinja::Value;
 use minijinja::machinery::{Instruction, Instructions};
 
-use super::keep;
+use super::kept::keep;
 
 #[derive(Default)]
 pub struct Rewriter {

@@ -3,11 +3,13 @@
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 
-use super::{filter, test};
 use crate::template::sandbox;
 
+/// A filter or a test by its name, within the sandbox's bounds.
+type Call<T> = fn(&State, &str, &[Value]) -> Result<T, Error>;
+
 /// `map(attribute=…, default=…)`, or `map` with a filter's name and its arguments.
-pub fn map(state: &State, args: &[Value]) -> Result<Value, Error> {
+pub fn map(state: &State, args: &[Value], filter: Call<Value>) -> Result<Value, Error> {
     let (list, all) = args.split_first().ok_or(ErrorKind::MissingArgument)?;
     let (args, options): (&[Value], Kwargs) = from_args(all)?;
     let attribute: Option<Value> = options.get("attribute")?;
@@ -48,7 +50,7 @@ pub fn map(state: &State, args: &[Value]) -> Result<Value, Error> {
 }
 
 /// `select`, `reject`, `selectattr`, `rejectattr`: elements (their attribute) that pass a test, or that are true.
-pub fn select(state: &State, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub fn select(state: &State, name: &str, args: &[Value], test: Call<bool>) -> Result<Value, Error> {
     let (list, mut args) = args.split_first().ok_or(ErrorKind::MissingArgument)?;
     let mut attribute = None;
     if name.ends_with("attr") {
