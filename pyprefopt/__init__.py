@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyprefopt.lazy import lazy_names
+from pyprefopt.version import __version__ as __version__
 
 if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neither torch nor Polars
     from pyprefopt import data as data
@@ -18,7 +19,5 @@ if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neith
     from pyprefopt.settings.resolve import configure as configure
     from pyprefopt.settings.resolve import load_config as load_config
     from pyprefopt.studies.run import run_study as run_study
-
-__version__ = "0.1.0"
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from itertools import islice
 from numbers import Integral, Real
 
+LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers: what the kernels take
+WHOLE = "a whole number from -2^63 up to 2^64"
+
 
 class PyprefoptError(Exception):
     """Base of all errors that pyprefopt raises on purpose."""
@@ -95,9 +98,12 @@ def check_number(setting: str, value: object, *, whole: bool = False, remedy: st
     """Raise a ConfigError unless the value is a number (NumPy's too, but no boolean), or with `whole` a whole one."""
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     check(is_number, setting, value, "a whole number" if whole else "a number", remedy)
+    if isinstance(value, Integral):
+        check(LEAST <= int(value) <= MOST, setting, value, WHOLE, remedy)
 
 
 def check_scale(setting: str, value: float, remedy: str = "", *, zero: bool = False) -> None:
-    """Raise a ConfigError unless the value is finite and > 0; with `zero` it may be 0 too."""
+    """Raise a ConfigError unless the value is a finite number > 0; with `zero` it may be 0 too."""
+    check_number(setting, value, remedy=remedy)
     rule = ">= 0" if zero else "> 0"
     check(0 < value < math.inf or (zero and value == 0), setting, value, f"{rule} and finite", remedy)

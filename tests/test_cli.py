@@ -26,6 +26,7 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.resolve import configure, to_yaml
 from pyprefopt.settings.typed import dotted_names, parse_yaml
+from pyprefopt.version import __version__
 from tests.data.prepared import row, write_pairs, write_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -344,16 +345,28 @@ def test_ctrl_c_is_told_in_one_line(capsys, monkeypatch, command, told):
     def interrupted(_):
         raise KeyboardInterrupt
 
+    def ended(_):
+        raise KeyboardInterrupt("2 steps are lost")
+
     monkeypatch.delenv("PYPREFOPT_DEBUG", raising=False)
     monkeypatch.setattr(f"pyprefopt.cli.{command}.run", interrupted)
     assert cli.main([command, "x"]) == 130
     assert capsys.readouterr() == ("", told)
+    monkeypatch.setattr(f"pyprefopt.cli.{command}.run", ended)
+    assert cli.main([command, "x"]) == 130
+    assert capsys.readouterr().err.startswith("2 steps are lost")
     monkeypatch.setenv("RANK", "1")  # the other ranks say nothing
     assert cli.main([command, "x"]) == 130
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("PYPREFOPT_DEBUG", "1")
     with pytest.raises(KeyboardInterrupt):
         cli.main([command, "x"])
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr() == (f"pyprefopt {__version__}\n", "")
+    assert "--version" in pyprefopt("--help").stdout
 
 
 def test_truncate_takes_tokens(tmp_path):

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean, on_command_line
 from pyprefopt.storage.files import check_name, explain_writing
+from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    if words[0] == "--version":
+        print(f"pyprefopt {__version__}")
+        return 0
     if words[0].startswith("-"):  # `pyprefopt --method sepo`
         words.insert(0, "train")
     try:
@@ -49,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno is None:
             raise
         return _explain(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if os.environ.get("PYPREFOPT_DEBUG") == "1":
             raise
-        return _report_stop(words[0])
+        return _report_stop(words[0], str(stop))
     return 0
 
 
@@ -60,17 +64,23 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: pyprefopt COMMAND [options]", "", *lines, "", "pyprefopt COMMAND --help lists a command's options"]
+        [
+            "usage: pyprefopt COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "pyprefopt COMMAND --help lists a command's options, pyprefopt --version the version",
+        ]
     )
 
 
-def _report_stop(command: str) -> int:
-    """Print from rank 0 that Ctrl-C ended the command; the exit code."""
+def _report_stop(command: str, lost: str) -> int:
+    """Print from rank 0 that Ctrl-C ended the command, and what is lost where that is known; the exit code."""
     from pyprefopt import ranks
 
     if ranks.rank() == 0:
         remedy = {"inspect": "", "truncate": "; nothing is written"}
-        print("stopped" + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
+        print((lost or "stopped") + remedy.get(command, "; give the same command again to go on"), file=sys.stderr)
     return 130
 
 

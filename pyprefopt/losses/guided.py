@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyprefopt.errors import check, check_scale
 from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.method import side_signs
-from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, file_digest
+from pyprefopt.losses.shapes import SHAPES, check_shape, custom_shape, shape_content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +39,10 @@ class TGDPO(DPO):
         check_scale("loss.alpha", self.alpha, "usual range 0.2 to 2; 0 is dpo", zero=True)
         check_shape("loss.shape", self.shape)
 
-    def __repr__(self) -> str:
-        """All settings, and the content of a shape's file: what the loss depends on."""
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"TGDPO({settings}{file_digest(self.shape)})"
+    @property
+    def content(self) -> dict[str, str]:
+        """A shape of one's own by the content of its file, so that a changed function is another method."""
+        return {"shape": shape_content(self.shape)}
 
     @property
     def reward_factor(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -62,6 +63,11 @@ class Method(ABC):
     def divides_by_ratio(self) -> bool:
         """Whether the formula has the ratio k of the selection, which must then have one."""
         return False
+
+    @property
+    def content(self) -> Mapping[str, str]:
+        """Settings that name files, by what stands in these: a key holds that in the place of the names."""
+        return {}
 
     @property
     def reward_factor(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import runpy
 import traceback
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,8 +86,9 @@ def _in_one_line(error: BaseException, file: str) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())}" + (f" (line {line})" if line else "")
 
 
-def file_digest(shape: str) -> str:
-    """`, sha256=...` of a custom shape's file, so that a changed function is another method; '' for a named one."""
+def shape_content(shape: str) -> str:
+    """What a shape is, wherever it stands: of a function its name and the SHA-256 of its file."""
     if shape in SHAPES:
-        return ""
-    return f", sha256={hashlib.sha256(Path(shape.rpartition(':')[0]).read_bytes()).hexdigest()}"
+        return shape
+    file, _, name = shape.rpartition(":")
+    return f"{name} of {sha256_file(file)}"

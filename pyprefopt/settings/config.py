@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
 from pyprefopt.losses import DPO, METHODS, Method
 from pyprefopt.rewards import NoReward, Reward
+from pyprefopt.settings.values import check_types
 from pyprefopt.types import unkeyed
 
 Schedule = Literal["cosine", "linear", "constant"]
 _LEFT_OUT: Any = None  # of a setting that a complete run has
-
-
-@cache
-def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
-    """Field name -> the values that it may have, where they are listed."""
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
-    return {name: get_args(hint) for name, hint in hints.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +36,14 @@ class OptimConfig:
     max_grad_norm: float = 1.0  # gradients are clipped to this norm; 0: no clipping
 
     def __post_init__(self) -> None:
-        where, cls = self._prefix(), cast("Any", type(self))
-        for name, known in _choices(cls).items():
-            value = getattr(self, name)
-            check(value in known, f"{where}{name}", value, f"one of {', '.join(map(repr, known))}")
+        where = self._prefix()
+        check_types(self, where)
         check(self.learning_rate > 0, f"{where}learning_rate", self.learning_rate, "> 0", "usual range 1e-7 to 1e-5")
         check(self.num_train_epochs > 0, f"{where}num_train_epochs", self.num_train_epochs, "> 0", "usual 1 to 3")
         check(self.max_steps == -1 or self.max_steps > 0, f"{where}max_steps", self.max_steps, "> 0 or -1")
         below, window = self.until_converged, self.convergence_window
-        reachable = below is None or 0 < below < math.inf
-        check(reachable, f"{where}until_converged", below, "a finite loss > 0, which no loss goes below", "usual 0.1")
+        reachable = below is None or below > 0
+        check(reachable, f"{where}until_converged", below, "a loss > 0, which no loss goes below", "usual 0.1")
         check(window > 0, f"{where}convergence_window", window, "> 0", "usual 5 to 50 steps")
         check(self.global_batch_size > 0, f"{where}global_batch_size", self.global_batch_size, "> 0", "usual 128")
         check(0 <= self.warmup_ratio < 1, f"{where}warmup_ratio", self.warmup_ratio, "in [0, 1)", "usual 0 to 0.1")
@@ -108,6 +98,7 @@ class LoraConfig:
     load_in_4bit: bool = False  # QLoRA: the frozen weights of linear layers are stored as NF4; needs bitsandbytes
 
     def __post_init__(self) -> None:
+        check_types(self, "lora.")
         check(self.r >= 0, "lora.r", self.r, ">= 0", "usual 8 to 64, 0 turns LoRA off")
         check(self.alpha > 0, "lora.alpha", self.alpha, "> 0", "usual r to 2 r")
         check(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
@@ -171,7 +162,7 @@ class RunConfig(OptimConfig):
     per_device_train_batch_size: int | None = unkeyed(None)  # most pairs of a micro-batch; None: the budget decides
     layout: Literal["separate", "shared"] = unkeyed("shared")  # the prompt stands once per response, or once per pair
     eval_steps: int = unkeyed(0)  # evaluate every so many optimizer steps; 0: before and after training only
-    save_steps: int = unkeyed(100)  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM
+    save_steps: int = unkeyed(100)  # write a checkpoint every so many optimizer steps; 0: only on SIGTERM, Ctrl-C
     save_total_limit: int = unkeyed(2)  # checkpoints kept besides the best one
     logging_steps: int = unkeyed(1)  # write metrics every so many optimizer steps
     peak_tflops: float | None = unkeyed(None)  # TFLOP/s of a device in this dtype, for MFU; None: the card's, if known

@@ -71,7 +71,7 @@ def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except ConfigError as error:
         raise ConfigError(f"{where}, {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid YAML: {_placed(error)}") from None
     if value is None:
         return {}
@@ -80,7 +80,7 @@ def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
     return value
 
 
-def _placed(error: yaml.YAMLError) -> str:
+def _placed(error: Exception) -> str:
     """What is wrong and where, in one line."""
     return " ".join(str(error).split()).replace(' in "<unicode string>",', " at")
 
@@ -90,7 +90,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"config must be an existing YAML file, got '{path}'; check the path")
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config must be a YAML file in UTF-8 that can be read, got '{path}': {error}") from None
+    return parse_yaml(text, str(path))
 
 
 def dump_yaml(settings: Mapping[str, Any]) -> str:

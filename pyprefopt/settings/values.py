@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.errors import LEAST, MOST, WHOLE, ConfigError, did_you_mean
 
 BOOLEANS = {"true": True, "false": False}
 
@@ -19,6 +23,31 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         if matched:
             return result
     raise type_error(name, hint, value)
+
+
+def check_types(settings: Any, prefix: str = "") -> None:
+    """ConfigError for the first field of a settings dataclass, or of one in it, that is not of its type.
+
+    A field that is None by default may be left out.
+    """
+    cls: Any = type(settings)
+    for name, hint in _hints(cls).items():
+        value = getattr(settings, name)
+        kinds: Any = tuple(kind for kind in kinds_of(hint) if is_dataclass(kind))
+        if value is None and getattr(cls, name, ...) is None:
+            continue
+        if not kinds:
+            fit(value, hint, f"{prefix}{name}")
+        elif isinstance(value, kinds):
+            check_types(value, f"{prefix}{name}.")
+        else:
+            raise type_error(f"{prefix}{name}", hint, value)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    found = get_type_hints(cls)
+    return {f.name: found[f.name] for f in fields(cls)}
 
 
 def from_words(words: Sequence[str], hint: Any, name: str) -> Any:
@@ -52,7 +81,7 @@ def type_error(name: str, hint: Any, value: Any) -> ConfigError:
     """The error for a value that is not of the type `hint`, with the nearest of the names that it may have."""
     names = [c for kind in kinds_of(hint) if get_origin(kind) is Literal for c in get_args(kind) if isinstance(c, str)]
     meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
-    expected = " or ".join(_describe(kind) for kind in kinds_of(hint))
+    expected = " or ".join(_describe(kind, far=_is_far(value)) for kind in kinds_of(hint))
     return ConfigError(f"{name} must be {expected}, got {value!r}{meant}")
 
 
@@ -63,9 +92,31 @@ def _match(value: Any, hint: Any) -> tuple[bool, Any]:
     if get_origin(hint) is tuple:
         is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
         return is_list, tuple(value) if is_list else None
-    if hint is float and type(value) is int:
-        return True, float(value)
-    return type(value) is hint, value  # exact: True is no int
+    if hint in (int, float):
+        return _match_number(value, hint)
+    return type(value) is hint, value
+
+
+def _match_number(value: Any, hint: type) -> tuple[bool, Any]:
+    """Numbers of every library, but no booleans, and none that is not finite or too large for the kernels."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False, None
+    if hint is int:
+        whole = int(value) if isinstance(value, Integral) else MOST + 1
+        return LEAST <= whole <= MOST, whole
+    with suppress(OverflowError):
+        return math.isfinite(value), float(value)
+    return False, None
+
+
+def _is_far(value: Any) -> bool:
+    """Whether it is a number, or the word for one, that no setting can have."""
+    try:
+        return not LEAST <= float(value) <= MOST
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def _read(word: str, kinds: Sequence[Any]) -> Any:
@@ -75,7 +126,9 @@ def _read(word: str, kinds: Sequence[Any]) -> Any:
             return BOOLEANS[word.lower()]
         if kind in (int, float):
             with suppress(ValueError):
-                return kind(word)
+                matched, value = _match_number(kind(word), kind)
+                if matched and word.isascii() and "_" not in word:  # as YAML reads it
+                    return value
         if get_origin(kind) is Literal and word in map(str, get_args(kind)):
             return next(choice for choice in get_args(kind) if str(choice) == word)
     if type(None) in kinds and (word == "None" or (str not in kinds and word.lower() in ("none", "null"))):
@@ -85,10 +138,12 @@ def _read(word: str, kinds: Sequence[Any]) -> Any:
     raise ValueError(word)
 
 
-def _describe(hint: Any) -> str:
+def _describe(hint: Any, *, far: bool) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
-        return "a list of " + _describe(get_args(hint)[0]).removeprefix("a ") + "s"
+        return "a list of " + _describe(get_args(hint)[0], far=False).removeprefix("a ") + "s"
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
-    return names[hint]
+    if far:
+        names |= {float: "a finite number", int: WHOLE}
+    return names.get(hint) or f"settings of {hint.__name__}"

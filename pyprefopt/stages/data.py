@@ -6,7 +6,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,27 +29,22 @@ from pyprefopt.stages.splits import (
     write_split,
 )
 from pyprefopt.stages.stage import Artifact, Stage
-from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
+from pyprefopt.storage.files import atomic_write, content_hash
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
-from pyprefopt.types import keyed_names
+from pyprefopt.types import unkeyed
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.preparation.job import Progress
     from pyprefopt.data.tokenization.segments import Tokenizer
+    from pyprefopt.storage.files import HashedFile
 
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
 PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
 
 logger = logging.getLogger("pyprefopt")
-
-
-def _hash_source(source: str) -> str:
-    path = Path(source).expanduser()
-    if path.is_dir():  # a model or tokenizer: its tokenizer and template, not its weights
-        return content_hash({p.name: sha256_file(p) for p in sorted(path.glob("*")) if p.suffix in (".json", ".jinja")})
-    return sha256_file(path) if path.is_file() else source  # the name of a hub model or of a shipped template
 
 
 def open_tokenizer(config: RunConfig) -> Tokenizer:
@@ -76,32 +71,6 @@ def tokenizer_source(config: RunConfig) -> str:
     return source
 
 
-def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
-    """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
-    tokenizer = open_tokenizer(config)
-    sources = _Sources(config, tokenizer, directory)
-    sources.prepare()
-    stores = sources.split()
-    sources.report_rejects()
-    for name in ("train", "sft"):
-        if name in stores and stores[name] is None:
-            raise DataError(f"no row is left for '{name}'; see the reasons in {config.output_dir}/{REJECTED}")
-    shutil.rmtree(directory / PREPARED, ignore_errors=True)
-    tokenizer.save(directory / "tokenizer")
-    whole = {name: store for name, store in stores.items() if store is not None}
-    weights = {
-        name: ValueStore.open(weights_of(directory / name)).fingerprint
-        for name in whole
-        if weights_of(directory / name).exists()
-    }
-    facts: dict[str, Any] = sources.counts()
-    facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
-    fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
-    longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
-    sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
-    return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
-
-
 def wants_best(config: RunConfig) -> bool:
     """Whether a base is to be trained on candidates, which have no chosen responses: it learns the best ones."""
     trained = config.policy_init == "base" and config.base.path is None and "base.data" not in named_sources(config)
@@ -122,6 +91,8 @@ class _Sources:
     config: RunConfig
     tokenizer: Tokenizer
     directory: Path
+    inputs: Mapping[str, Sequence[HashedFile]]  # setting -> the files that were hashed for the key
+    first: int | None  # rows of a split that a check takes
     named: dict[str, NamedSource] = field(init=False)
     stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
     rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
@@ -140,7 +111,8 @@ class _Sources:
                     bar.update(before + progress.rows - bar.n)
 
                 target = self.directory / PREPARED / setting
-                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show)
+                inputs = self.inputs[setting]
+                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show, inputs)
                 done += store.manifest["rows_in"]
                 limits, count = store.manifest["settings"], store.manifest["responses_cut"]
                 if count:  # the limit of a ready folder may be another
@@ -196,17 +168,20 @@ class _Sources:
     def _write(self, name: str, setting: str, part: Part) -> SegmentStore | None:
         """Write a split, of a check its first rows; a ready folder of the same segments is linked."""
         config, source, target = self.config, self.named[setting], self.directory / name
-        first = 2 * config.global_batch_size if config.check else None  # enough to try a few steps
         if target.is_symlink():  # of an earlier try
             target.unlink()
-        if source.folder is not None and part.is_whole(first) and not part.store.manifest["settings"]["user_weights"]:
+        if (
+            source.folder is not None
+            and part.is_whole(self.first)
+            and not part.store.manifest["settings"]["user_weights"]
+        ):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.folder, target_is_directory=True)
             return part.store
         tables = part.tables()
         if name == "train" and config.truncation.active and source.folder is None:
             tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
-        store = write_split(tables, target, first)
+        store = write_split(tables, target, self.first)
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
         return store
@@ -262,11 +237,13 @@ def skip_command() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
-    """Segments of every split, and the tokenizer: made of these settings and of every file that is read."""
+    """Segments of every split, and the tokenizer: made of these settings and of every file that is read.
+
+    Files and tokenizers count by their content, wherever they are.
+    """
 
     name: str = "data"
-    data: str
-    eval_data: str | None
+    version: str = __version__  # another one may read, render or tokenize otherwise
     eval_ratio: float
     format: str
     on_error: str
@@ -274,36 +251,58 @@ class Data(Stage):
     prompt_overflow: str
     max_tokens: int
     truncation: Truncation
-    tokenizer: str | None
-    eos_token: str | None
-    chat_template: str | None
-    check: bool
+    tokenizer: Tokenizer
+    first: int | None  # rows of a split that a check takes
     seed: int
-    sft: str  # what a base learns from
     kind: str  # of rows: preferences or candidates
     boundary: str  # of prompt and responses: split, or join for a reward model
     best: bool  # whether a base learns the best of the candidates
-    files: Mapping[str, str]  # hash of the content of every file that is read
+    files: Mapping[str, str]  # setting -> hash of the content of the files that it names
+    inputs: Mapping[str, Sequence[HashedFile]] = unkeyed()  # setting -> the files that were hashed for it
 
     @classmethod
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
-        own = {name: getattr(config, name) for name in keyed_names(cls) if hasattr(config, name)}
-        derived: dict[str, Any] = {"kind": kind_of_rows(config), "boundary": boundary_of(config)}
-        return cls(**own, **derived, sft=config.base.data, best=wants_best(config), files=_files(config))
+        named = ("eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "seed")
+        sources = named_sources(config)
+        return cls(
+            **{name: getattr(config, name) for name in named},
+            truncation=config.truncation,
+            tokenizer=open_tokenizer(config),
+            first=2 * config.global_batch_size if config.check else None,  # enough to try a few steps
+            kind=kind_of_rows(config),
+            boundary=boundary_of(config),
+            best=wants_best(config),
+            files={setting: source.content_hash() for setting, source in sources.items()},
+            inputs={setting: source.inputs for setting, source in sources.items()},
+        )
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
-        """Read, check, hold out, tokenize and truncate."""
-        return build_data(runtime, directory)
-
-
-def _files(config: RunConfig) -> dict[str, str]:
-    """The hash of everything that is read, by its name in the settings."""
-    tokens = [source for source in (config.chat_template, config.tokenizer or config.model) if source is not None]
-    rows = {source.path: source.content_hash() for source in named_sources(config).values()}
-    return rows | {source: _hash_source(source) for source in tokens}
+        """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
+        tokenizer = self.tokenizer
+        sources = _Sources(runtime, tokenizer, directory, self.inputs, self.first)
+        sources.prepare()
+        stores = sources.split()
+        sources.report_rejects()
+        for name in ("train", "sft"):
+            if name in stores and stores[name] is None:
+                raise DataError(f"no row is left for '{name}'; see the reasons in {runtime.output_dir}/{REJECTED}")
+        shutil.rmtree(directory / PREPARED, ignore_errors=True)
+        tokenizer.save(directory / "tokenizer")
+        whole = {name: store for name, store in stores.items() if store is not None}
+        weights = {
+            name: ValueStore.open(weights_of(directory / name)).fingerprint
+            for name in whole
+            if weights_of(directory / name).exists()
+        }
+        facts: dict[str, Any] = sources.counts()
+        facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
+        fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
+        longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
+        sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}
+        return {"facts": facts, "fingerprint": fingerprint, "weights": weights, **sizes}
 
 
 def rows_hash(data: Artifact) -> str:
     """Hash of the files that the data was read from."""
-    return content_hash(sorted(data.reads["files"].values()))
+    return content_hash(data.reads["files"])

@@ -18,6 +18,7 @@ from pyprefopt.stages.sources import texts_of
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import content_hash
 from pyprefopt.types import unkeyed
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ class Revision(Stage):
     prompt: str
     wording: Mapping[str, Any]
     direction: str
+    version: str = __version__  # another one may read, render or tokenize otherwise
     provider: Contrastive = unkeyed()
 
     @classmethod

@@ -20,6 +20,7 @@ from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.scores import flat_values, require_finite, response_sides
 from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,6 +67,7 @@ class DataColumn(Stage):
     data: Artifact
     rows: str  # hash of the files that the values come from
     column: str
+    version: str = __version__  # another one may read them otherwise
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         """Write `chosen_NAME` and `rejected_NAME` of every split as values of its tokens.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.checkpoints.load import resolve_source
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.checkpoints.tokenizer import Expected, write_tokenizer
 from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.sources import named_sources

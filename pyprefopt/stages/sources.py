@@ -19,7 +19,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.storage.files import content_hash, sha256_file, sha256_files
+from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.preparation.job import Progress
+    from pyprefopt.data.reading.files import DataFile
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
@@ -82,15 +83,25 @@ class NamedSource:
         manifest = Folder(path).find_manifest() or {}
         return path.resolve() if manifest.get("kind") == SegmentStore.kind else None
 
-    def content_hash(self) -> str:
-        """Hash of its files; of a folder that of the manifest, which has the hash of every shard."""
+    @cached_property
+    def inputs(self) -> Sequence[HashedFile]:
+        """Its files with the hashes of their content; none of a folder, and of the embedded set."""
+        return hash_files(file.name for file in self._files)
+
+    @cached_property
+    def _files(self) -> Sequence[DataFile]:
         from pyprefopt.data.reading.files import find_files
 
+        is_made = self.folder is not None or self.path in embedded.ROWS
+        return () if is_made else find_files(self.path)[0]
+
+    def content_hash(self) -> str:
+        """Hash of its files and of how they are read; of a folder that of the manifest, which has every shard's."""
         if self.folder is not None:
             return sha256_file(self.folder / MANIFEST)
         if self.path in embedded.ROWS:
             return sha256_file(embedded.__file__)
-        return content_hash([*sha256_files(file.path for file in find_files(self.path)[0])])
+        return content_hash([[file.kind for file in self._files], [file.sha256 for file in self.inputs]])
 
     @cached_property
     def rows(self) -> Source:
@@ -122,9 +133,14 @@ class NamedSource:
         )
 
     def prepared(
-        self, config: RunConfig, tokenizer: Tokenizer, target: Path, progress: Callable[[Progress], object]
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        target: Path,
+        progress: Callable[[Progress], object],
+        inputs: Sequence[HashedFile],
     ) -> SegmentStore:
-        """Its segments: a folder's own, or prepared in `target`, bad rows being left out there.
+        """Its segments: a folder's own, or prepared in `target` of the `inputs`, bad rows being left out there.
 
         Raises:
             ConfigError: the run asks for something that a ready folder was not made with. ArtifactError: it is damaged.
@@ -149,7 +165,7 @@ class NamedSource:
             boundary=boundary_of(config),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
-        return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress)
+        return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress, inputs=inputs)
 
     def prompt_keys(self, store: SegmentStore) -> pl.DataFrame:
         """`row` and `prompt`, a hash, of every row that was read; of a folder's rows by the tokens of their prompts."""

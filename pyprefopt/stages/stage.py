@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pyprefopt import ranks
-from pyprefopt.losses import METHODS
+from pyprefopt.losses import METHODS, Method
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.folders import MANIFEST, Folder
@@ -24,7 +24,7 @@ from pyprefopt.storage.locks import FolderLock
 from pyprefopt.training.usage import peak_memory, reset_peak_memory
 from pyprefopt.types import keyed_names, unkeyed
 
-SCHEMA = 3  # raised when an artifact's format changes, so that no old artifact is reused
+SCHEMA = 4  # raised when an artifact's format changes, so that no old artifact is reused
 METHOD_NAMES = {method: name for name, method in METHODS.items()}
 
 logger = logging.getLogger("pyprefopt")
@@ -78,13 +78,13 @@ class _HasFingerprint(Protocol):
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON: artifacts and models by the hash of their content, a method by its name and settings."""
+    """A value as JSON: artifacts, models and tokenizers by the hash of their content, a method by name and settings."""
     if isinstance(value, _HasFingerprint):
         return value.fingerprint
     if is_dataclass(value):
         kind: Any = type(value)
-        method = {"method": METHOD_NAMES[kind]} if kind in METHOD_NAMES else {}
-        return method | {name: plain(getattr(value, name)) for name in keyed_names(kind)}
+        content = {"method": METHOD_NAMES[kind], **value.content} if isinstance(value, Method) else {}
+        return {name: plain(getattr(value, name)) for name in keyed_names(kind)} | content
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -130,10 +130,22 @@ def finished(stage: Stage, directory: Path, *, report: bool = True) -> dict[str,
     manifest = Folder(directory).made_for(stage.key)
     if manifest is None:
         return None
-    altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest.get("files", {}))
+    altered: Path | None = directory / MANIFEST
+    if _is_sound(manifest):
+        altered = _altered(directory, _parts(directory, stage.outputs(directory)), manifest["files"])
     if altered is not None and report and ranks.is_main():
         logger.warning("%s: %s is not as it was written (sha256 differs): it is made again", stage.name, altered)
     return manifest if altered is None else None
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether what is read of any stage's manifest is of the types that were written."""
+    if not all(isinstance(manifest.get(name), dict) for name in ("reads", "facts", "files")):
+        return False
+    hashes = [
+        hashes for part in manifest["files"].values() for hashes in (part.values() if isinstance(part, dict) else [0])
+    ]
+    return all(isinstance(sha256, str) for sha256 in hashes) and isinstance(manifest.get("fingerprint", ""), str)
 
 
 def _parts(directory: Path, outputs: Sequence[Path]) -> dict[str, Path]:

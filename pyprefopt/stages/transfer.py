@@ -22,7 +22,9 @@ from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.models import vocabulary_difference
 from pyprefopt.stages.sources import OFFSETS, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.files import content_hash
 from pyprefopt.types import unkeyed
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,6 +59,7 @@ class Tokens(Stage):
     data: Artifact
     rows: str  # hash of the files that the texts come from
     tokenizer: Tokenizer
+    version: str = __version__  # another one may read, render or tokenize otherwise
     model: str = unkeyed()  # whose tokenizer it is, for messages
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
@@ -66,16 +69,20 @@ class Tokens(Stage):
             DataError: a row cannot be tokenized by it, or (candidates) was cut.
         """
         facts: dict[str, Any] = {}
+        prints: dict[str, str] = {}
         longest, longest_row = 0, ""
         for split, policy in open_splits(self.data):
             frame = _cut_as(policy, texts_of(runtime, split, policy), split)
             store = SegmentStore.write(_tokenize(frame, self.tokenizer, self.model, split), directory / split)
             facts[split] = {"rows": store.num_rows, "tokens": int(store.lengths.sum())}
+            prints[split] = store.fingerprint
             if store.longest_rows.max() > longest:
                 longest = int(store.longest_rows.max())
                 longest_row = f"{split} row {store.rows[int(store.longest_rows.argmax())]}"
-        size = self.tokenizer.vocab_size
-        return {"facts": facts, "vocab_size": size, "longest": longest, "longest_row": longest_row}
+        return {
+            "facts": facts, "fingerprint": content_hash([prints, self.tokenizer.fingerprint]),
+            "vocab_size": self.tokenizer.vocab_size, "longest": longest, "longest_row": longest_row,
+        }  # fmt: skip
 
 
 def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFrame:

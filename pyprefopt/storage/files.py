@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -125,6 +126,34 @@ def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file with the hash of its content, and how it stood when it was read."""
+
+    name: str
+    sha256: str
+    stamp: tuple[int, int, int]  # size, time and number
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file still stands as it did."""
+        return self.stamp == _stamp(self.name)
+
+
+def hash_files(names: Iterable[str]) -> list[HashedFile]:
+    """Hash the content of each file."""
+    stamps = {name: _stamp(name) for name in names}  # before the content: what is written meanwhile is seen
+    return [HashedFile(name, sha256, stamps[name]) for name, sha256 in zip(stamps, sha256_files(stamps), strict=True)]
+
+
+def _stamp(name: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        return -1, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def sha256_files(paths: Iterable[str | Path]) -> Iterator[str]:

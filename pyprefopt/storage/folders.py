@@ -76,7 +76,7 @@ class Folder:
         """For whom the folder is, or was, made; empty where nobody has begun it, or it is just being cleared."""
         try:
             return dict(json.loads((self.path / self.pending_file).read_bytes()))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError, RecursionError):
             return {}
 
     def begin(self, pending: Mapping[str, Any]) -> bool:
@@ -103,8 +103,15 @@ class Folder:
         write_json(self.path / MANIFEST, dict(manifest))
 
     def remove(self) -> None:
-        """Remove the folder, its manifest first: what a kill on the way leaves is not whole."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        """Remove the folder, its manifest first: what a kill on the way leaves is not whole.
+
+        Of a link the link alone goes, and a file in its place goes.
+        """
+        if self.path.is_symlink() or self.path.is_file():
+            self.path.unlink()
+            return
+        if not (self.path / MANIFEST).is_dir():
+            (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def clear(self) -> None:

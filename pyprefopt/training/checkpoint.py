@@ -1,26 +1,27 @@
 """Checkpoints of a stage: `checkpoints/step-N/`, whole once their manifest is there.
 
-deepspeed/…            DeepSpeed's own files: weights, optimizer state, one part a rank
+deepspeed/….pt         weights and optimizer state, one part a rank, under DeepSpeed's names
 rng-R.safetensors      random states of rank R: torch (CPU, CUDA), NumPy, Python
 manifest.json          schema, key, step, world size, ZeRO stage, score, state, sha256 of every file; written last
+
+All of them are safetensors or JSON: a checkpoint that somebody else has written cannot run code.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from pyprefopt.errors import ArtifactError
+from pyprefopt.modeling.checkpoints.state import check_state, load_state, save_state
 from pyprefopt.ranks import barrier, from_main, is_main, rank, world_size
 from pyprefopt.storage.files import sync_files
 from pyprefopt.storage.folders import Folder
@@ -28,7 +29,11 @@ from pyprefopt.storage.folders import Folder
 if TYPE_CHECKING:
     from pyprefopt.training.engine import Engine
 
-SCHEMA = 1
+SCHEMA = 2
+_KINDS = {  # of what a manifest holds
+    "schema": int, "key": str, "step": int, "world_size": int, "zero_stage": int, "score": float | None,
+    "state": dict, "files": dict,
+}  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -67,46 +72,76 @@ class CheckpointStore:
             self._prune()
         barrier()
 
-    def resume(self, engine: Engine) -> dict[str, Any] | None:
+    def resume(
+        self, engine: Engine, is_state: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    ) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into `engine`.
 
         Every rank calls this. Incomplete, damaged and foreign ones are removed and named.
+
+        Args:
+            engine: what has saved it, or one that is built in the same way.
+            is_state: whether a checkpoint's `state` is one; it is asked before anything is loaded.
 
         Returns:
             Its `state`, or None where there is no checkpoint.
 
         Raises:
-            ArtifactError: the checkpoint is of another number of ranks or ZeRO stage.
+            ArtifactError: the checkpoint is of another number of ranks or ZeRO stage, or of another model.
         """
         step, problem = -1, None
         if is_main():
             try:
-                step = self._newest()
+                step = self._newest(is_state)
             except ArtifactError as error:
                 step, problem = -2, error
         step = from_main(step)
         if step == -2:
             raise problem or ArtifactError(f"rank 0 cannot use the checkpoints in {self.directory}; see its message")
         if step == -1:
+            if is_main():
+                self._begin()
             return None
         checkpoint = self._at(step)
-        engine.load(checkpoint.path)
-        _load_rng(checkpoint.path / f"rng-{rank()}.safetensors")
+        try:
+            engine.load(checkpoint.path)
+            _load_rng(checkpoint.path / f"rng-{rank()}.safetensors")
+        except ArtifactError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ArtifactError(
+                f"checkpoint {checkpoint} cannot be loaded into this model ({type(error).__name__}: {reason}); delete "
+                "it, and the one before is taken"
+            ) from error
         state: dict[str, Any] = checkpoint.manifest["state"]
         return state
+
+    def _begin(self) -> None:
+        """Leave a folder by which a later try knows that the training was begun; warn where there is one."""
+        if self.directory.exists():
+            log.warning("%s: no checkpoint is left of an earlier try; the training begins anew", self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
 
     def _at(self, step: int) -> Checkpoint:
         return Checkpoint(self.directory / f"step-{step}")
 
-    def _all(self) -> list[Checkpoint]:
-        """What is there, whole or not, by steps."""
-        return [self._at(step) for step in sorted(int(path.name[5:]) for path in self.directory.glob("step-*"))]
+    def _all(self, *, report: bool = False) -> list[Checkpoint]:
+        """The folders `step-N`, whole or not, by steps; what else has such a name stays where it is."""
+        steps = []
+        for path in self.directory.glob("step-*"):
+            if re.fullmatch(r"step-(0|[1-9][0-9]{0,15})", path.name) and path.is_dir() and not path.is_symlink():
+                steps.append(int(path.name[5:]))
+            elif report:
+                kind = "a link" if path.is_symlink() else "no folder of a checkpoint"
+                log.warning("%s is %s and is left aside: checkpoints are folders step-N", path, kind)
+        return [self._at(step) for step in sorted(steps)]
 
-    def _newest(self) -> int:
+    def _newest(self, is_state: Callable[[Mapping[str, Any]], bool]) -> int:
         """Step of the newest checkpoint whose manifest and files verify, or -1."""
         newest = -1
-        for checkpoint in reversed(self._all()):
-            reason = self._unusable(checkpoint)
+        for checkpoint in reversed(self._all(report=True)):
+            reason = self._unusable(checkpoint, is_state)
             if reason:
                 log.warning("checkpoint %s is removed: %s", checkpoint, reason)
                 checkpoint.remove()
@@ -114,13 +149,27 @@ class CheckpointStore:
                 newest = int(checkpoint.manifest["step"])
         return newest
 
-    def _unusable(self, checkpoint: Checkpoint) -> str:
+    def _unusable(self, checkpoint: Checkpoint, is_state: Callable[[Mapping[str, Any]], bool]) -> str:
         """Why the checkpoint cannot be used, or an empty string. Raises where another launch could use it."""
-        manifest = checkpoint.find_manifest()
+        try:
+            manifest = checkpoint.find_manifest()
+        except ArtifactError as error:
+            return str(error).partition(";")[0]
         if manifest is None:
             return "it is incomplete (the run was stopped while saving)"
-        if manifest["schema"] != SCHEMA:
-            return f"its schema is {manifest['schema']}, this version reads {SCHEMA}"
+        if manifest.get("schema") != SCHEMA:
+            return f"its schema is {manifest.get('schema')!r}, this version reads {SCHEMA}"
+        wrong = [name for name, kind in _KINDS.items() if not _is(manifest.get(name), kind)]
+        if not wrong:
+            named = checkpoint.path.name == f"step-{manifest['step']}"
+            hashes = all(isinstance(sha256, str) for sha256 in manifest["files"].values())
+            wrong = [
+                n
+                for n, good in (("step", named), ("files", hashes), ("state", is_state(manifest["state"])))
+                if not good
+            ]
+        if wrong:
+            return f"{wrong[0]} in its manifest is not as it was written"
         if manifest["key"] != self.key:
             return "it belongs to other settings or data"
         for name, ours in {"world_size": world_size(), "zero_stage": self.zero_stage}.items():
@@ -130,7 +179,7 @@ class CheckpointStore:
                     f"with {name} {manifest[name]}, or delete {self.directory} to train this stage from its start"
                 )
         damaged = checkpoint.altered(manifest["files"], alone=True)
-        return f"{damaged} is not as it was written (sha256 differs)" if damaged else ""
+        return f"{damaged} is not as it was written (sha256 differs)" if damaged else _unreadable(checkpoint)
 
     def _prune(self) -> None:
         """Keep the last `keep` checkpoints and the best one."""
@@ -142,28 +191,42 @@ class CheckpointStore:
                 checkpoint.remove()
 
 
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value of a manifest is of this kind; True is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _unreadable(checkpoint: Checkpoint) -> str:
+    """Which of the files is not what was saved, in whatever manifest its hash may stand; or an empty string."""
+    for path in sorted(checkpoint.path.rglob("*")):
+        if path.suffix in (".pt", ".safetensors"):
+            try:
+                check_state(path)
+            except ArtifactError as error:
+                return str(error)
+    return ""
+
+
 def seed_rng(seed: int) -> None:
     """Begin torch's random numbers, for an adapter's dropout: the same in every run, others on each rank."""
     torch.manual_seed((seed + rank()) % 2**64)
 
 
 def _save_rng(path: Path) -> None:
-    """Random states of this rank, without pickle: tensors, and JSON for the small rest."""
+    """Write the random states of this rank."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64))}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    rest = {"numpy": [kind, int(position), int(has_gauss), float(gauss)], "python": random.getstate()}
-    save_file(tensors, path, metadata={"rest": json.dumps(rest)})
+    rest = [kind, int(position), int(has_gauss), float(gauss)]
+    save_state({**tensors, "numpy_rest": rest, "python": random.getstate()}, path)
 
 
 def _load_rng(path: Path) -> None:
-    with safe_open(path, framework="pt") as file:
-        rest = json.loads(file.metadata()["rest"])
-        torch.set_rng_state(file.get_tensor("torch"))
-        kind, position, has_gauss, gauss = rest["numpy"]
-        np.random.set_state((kind, file.get_tensor("numpy").numpy().astype(np.uint32), position, has_gauss, gauss))
-        if torch.cuda.is_available() and "cuda" in file.keys():  # noqa: SIM118 (a handle, not a mapping)
-            torch.cuda.set_rng_state(file.get_tensor("cuda"))
-    version, state, gauss = rest["python"]
-    random.setstate((version, tuple(state), gauss))
+    state = load_state(path)
+    torch.set_rng_state(state["torch"])
+    kind, position, has_gauss, gauss = state["numpy_rest"]
+    np.random.set_state((kind, state["numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+    random.setstate(state["python"])

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import difflib
 import gc
 import io
-import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.errors import ConfigError, TrainingError, did_you_mean
+from pyprefopt.errors import ConfigError, TrainingError
 from pyprefopt.ranks import is_main, local_rank, world_size
 from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.settings.deepspeed_file import SECTIONS, unknown_name, with_file
+from pyprefopt.settings.values import kinds_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,21 +27,10 @@ if TYPE_CHECKING:
 
 _NORM_PART = 1 << 22  # numbers whose squares exist at once
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
-_KNOWN = frozenset({  # of DeepSpeed's settings, those that a misspelled name may have meant
-    "activation_checkpointing", "aio", "bf16", "comms_logger", "communication_data_type", "csv_monitor", "data_types",
-    "dump_state", "flops_profiler", "fp16", "gradient_clipping", "gradient_predivide_factor", "memory_breakdown",
-    "prescale_gradients", "steps_per_print", "tensorboard", "train_batch_size", "train_micro_batch_size_per_gpu",
-    "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-    "zero_optimization",
+_NOT_READ = frozenset({  # of DeepSpeed's state, what it writes for other programs, or as objects
+    "buffer_names", "ds_config", "frozen_param_shapes", "loss_scaler", "param_shapes", "param_slice_mappings",
+    "shared_params",
 })  # fmt: skip
-_REFUSED = {  # what a user's JSON may not set, and why
-    "optimizer": "it is AdamW, set by learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon",
-    "scheduler": "it is set by lr_scheduler_type and warmup_ratio",
-    "gradient_accumulation_steps": "packing decides how many micro-batches a step has; set global_batch_size",
-    "checkpoint": "checkpoints are written by save_steps and save_total_limit",
-    "torch_autocast": "the precision of weights and computation is set by dtype",
-    "amp": "the precision of weights and computation is set by dtype",
-}
 
 
 def init_distributed() -> torch.device:
@@ -125,54 +114,47 @@ def deepspeed_config(run: RunConfig, optim: OptimConfig) -> dict[str, Any]:
         ours["data_types"] = {"grad_accum_dtype": "fp32"}
     if run.deepspeed is None:
         return ours
-    user = _read_json(run.deepspeed)
-    stated = {
-        "train_batch_size": ("global_batch_size", optim.global_batch_size),
-        "train_micro_batch_size_per_gpu": ("per_device_train_batch_size", run.per_device_train_batch_size),
-    }
-    for name, (setting, value) in stated.items():  # as we mean them; DeepSpeed's own batch arithmetic stays unused
-        if user.get(name, "auto") not in ("auto", value):
-            raise _conflict(run.deepspeed, name, user[name], setting, value)
-        user.pop(name, None)
-    for name, reason in _REFUSED.items():
-        if user.pop(name, "auto") != "auto":
-            raise ConfigError(f"{run.deepspeed}: {name} cannot be set there: {reason}")
-    settings = {  # DeepSpeed's name -> ours, and its value
-        "gradient_clipping": ("max_grad_norm", optim.max_grad_norm),
-        "zero_optimization.stage": ("zero_stage", run.zero_stage),
-        "bf16.enabled": ("dtype", run.dtype),
-        "fp16.enabled": ("dtype", run.dtype),
-    }
-    merged = _merge(ours, user, run.deepspeed, settings)
-    _check_names(merged, run.deepspeed)
+    merged = with_file(ours, run, optim)
+    _check_sections(merged, run.deepspeed)
     _check_offload(merged["zero_optimization"], run)
     return merged
 
 
-def _check_names(config: Mapping[str, Any], path: str) -> None:
-    """ConfigError for names that DeepSpeed would ignore (near those it knows), or refuse only when a stage begins."""
+def _check_sections(config: Mapping[str, Any], path: str) -> None:
+    """ConfigError for names and values that DeepSpeed would refuse only when a stage begins, at any depth."""
     from pydantic import ValidationError
 
     _on_gpu()
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.offload_config import (
-        DeepSpeedZeroOffloadOptimizerConfig,
-        DeepSpeedZeroOffloadParamConfig,
-    )
 
-    for name in sorted(config.keys() - _KNOWN):
-        if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8):
-            raise ConfigError(f"{path}: DeepSpeed has no setting '{name}'; did you mean '{near[0]}'?")
-    try:
-        DeepSpeedZeroConfig(**config["zero_optimization"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["zero_optimization", *map(str, first["loc"])])
-        if first["type"] == "extra_forbidden":
-            sections = (DeepSpeedZeroConfig, DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig)
-            hint = did_you_mean(str(first["loc"][-1]), {name for section in sections for name in section.model_fields})
-            raise ConfigError(f"{path}: DeepSpeed has no setting '{where}'{hint}") from None
-        raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}; mend or drop it") from None
+    models: tuple[Any, ...] = (
+        DeepSpeedZeroConfig, DeepSpeedFP16Config, DeepSpeedBF16Config,
+        CommsLoggerConfig, TensorBoardConfig, WandbConfig, CSVConfig, CometConfig,
+    )  # fmt: skip
+    for section, model in zip(SECTIONS, models, strict=True):
+        given = config.get(section, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path}: {section} must be an object with settings, got {given!r}; mend or drop it")
+        try:
+            model(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join([section, *map(str, first["loc"])])
+            if first["type"] == "extra_forbidden":
+                raise unknown_name(path, where, _names_at(model, first["loc"][:-1])) from None
+            raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}; mend or drop it") from None
+
+
+def _names_at(model: Any, place: Sequence[Any]) -> dict[str, None]:
+    """The names that a section of DeepSpeed's takes, inside of it at `place`."""
+    for name in place:
+        fields = {field.alias or own: field for own, field in model.model_fields.items()}
+        kinds = kinds_of(fields[name].annotation)
+        model = next(kind for kind in kinds if hasattr(kind, "model_fields"))
+    return {field.alias or own: None for own, field in model.model_fields.items()}
 
 
 def _check_offload(zero: Mapping[str, Any], run: RunConfig) -> None:
@@ -186,43 +168,26 @@ def _check_offload(zero: Mapping[str, Any], run: RunConfig) -> None:
             )
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"deepspeed: no file {path!r}; give a JSON file with DeepSpeed settings") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"deepspeed: {path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"deepspeed: {path} must hold a JSON object, got {type(content).__name__}")
-    return content
+def _state_files(optimizer: Any) -> Any:
+    """DeepSpeed's way to its files, without pickle: only what it reads again is written, as safetensors."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
+    from pyprefopt.modeling.checkpoints.state import load_state, save_state
 
-def _merge(
-    ours: Mapping[str, Any],
-    user: Mapping[str, Any],
-    path: str,
-    settings: Mapping[str, tuple[str, object]],
-    prefix: str = "",
-) -> dict[str, Any]:
-    merged = dict(ours)
-    for name, value in user.items():
-        full = prefix + name
-        if name not in ours:
-            if value == "auto":
-                raise ConfigError(f'{path}: {full} is "auto", but pyprefopt sets no value for it; give one or drop it')
-            merged[name] = value
-        elif isinstance(ours[name], dict) and isinstance(value, dict):
-            merged[name] = _merge(ours[name], value, path, settings, full + ".")
-        elif value not in ("auto", ours[name]):
-            raise _conflict(path, full, value, *settings.get(full, ("pyprefopt's own value", ours[name])))
-    return merged
+    class StateFiles(TorchCheckpointEngine):  # type: ignore[misc]
+        def save(self, state_dict: dict[str, Any], path: str) -> None:
+            state = {name: value for name, value in state_dict.items() if name not in _NOT_READ}
+            if isinstance(inner := state.get("optimizer_state_dict"), dict):
+                state["optimizer_state_dict"] = {n: value for n, value in inner.items() if n not in _NOT_READ}
+            save_state(state, path)
 
+        def load(self, path: str, map_location: object = None) -> Any:  # noqa: ARG002  (all of it is for the CPU)
+            state = load_state(path)
+            if isinstance(inner := state.get("optimizer_state_dict"), dict) and hasattr(optimizer, "loss_scaler"):
+                inner["loss_scaler"] = optimizer.loss_scaler  # without fp16, 1 for ever
+            return state
 
-def _conflict(path: str, name: str, theirs: object, setting: str, value: object) -> ConfigError:
-    return ConfigError(
-        f'{path}: {name} is {theirs!r}, but {setting} is {value!r}; make them equal, or write "auto" in the file'
-    )
+    return StateFiles()
 
 
 class Engine:
@@ -245,6 +210,8 @@ class Engine:
         config = deepspeed_config(run, optim)
         with contextlib.redirect_stdout(io.StringIO()):  # ZeRO 1 in bfloat16 prints its memory use
             self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._engine.checkpoint_engine = _state_files(self._engine.optimizer)
+        self._engine._copy_recovery_script = lambda _: None  # it reads DeepSpeed's own files, of which there are none
         if self._stage == 0 and world_size() == 1:  # DeepSpeed would copy all gradients there and back
             self._engine.enable_backward_allreduce = False
         if self.device.type == "cuda":
@@ -308,7 +275,7 @@ class Engine:
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote. The caller has verified the files: DeepSpeed's are pickles."""
+        """Read what `save` wrote. Every rank calls this."""
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what kind of state it finds
             self._engine.load_checkpoint(str(directory), tag=_TAG)
 

@@ -19,6 +19,7 @@ _OWN = (
     "until_converged",
     "window",
     "resumed",
+    "saved",
     "speed",
 )  # of this run, not the checkpoint
 
@@ -33,6 +34,7 @@ class Progress:
     window: int = 1  # steps of `moving_loss`
     resumed: bool = False
     speed: Throughput | None = None  # of the steps of this process
+    saved: int = 0  # the step of the last checkpoint; 0: there is none
     step: int = 0  # optimizer steps done
     num_tokens: int = 0  # input tokens so far, over all ranks
     num_scored_tokens: int = 0  # tokens so far that the method could weight
@@ -106,8 +108,22 @@ class Progress:
         """What a checkpoint stores, as JSON."""
         return {name: value for name, value in asdict(self).items() if name not in _OWN}
 
+    @classmethod
+    def is_state(cls, state: Mapping[str, Any]) -> bool:
+        """Whether `state` has given this, by its names and types."""
+        fresh = cls(total_steps=1, steps_per_epoch=1).state()
+        if state.keys() != fresh.keys() or len(state["pending"]) != len(TALLY):
+            return False
+        return all(type(state[name]) is type(value) and _holds_numbers(state[name]) for name, value in fresh.items())
+
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Take up the `state` of a checkpoint, where there is one."""
         for name, value in (state or {}).items():
             setattr(self, name, value)
-        self.resumed = state is not None
+        self.resumed, self.saved = state is not None, self.step
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether all parts of a list or mapping are numbers; True is none."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return all(type(part) in (int, float) for part in parts)

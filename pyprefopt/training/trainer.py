@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from pyprefopt.errors import TrainingError
+from pyprefopt.errors import TrainingError, counted
 from pyprefopt.modeling.flops import count_flops
-from pyprefopt.ranks import any_rank, runner_has_ended
+from pyprefopt.ranks import any_rank, is_main, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.training.engine import Engine
@@ -22,7 +25,13 @@ from pyprefopt.training.step import accumulate, require_finite_gradient
 from pyprefopt.training.throughput import Throughput, peak_tflops
 from pyprefopt.training.usage import peak_memory
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 __all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
+ONE_STROKE = 0.5  # seconds within which a launcher passes on what the terminal has sent already
+
+logger = logging.getLogger(__name__)
 
 
 def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
@@ -38,8 +47,9 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
         What the training leaves behind: metrics, evaluations, and on rank 0 the weights on the CPU.
 
     Raises:
-        TrainingError: the loss or gradient is not finite (nothing is updated or saved), or SIGTERM came (the step is
-            finished and a checkpoint written).
+        TrainingError: the loss or gradient is not finite (nothing is updated or saved), or SIGTERM or Ctrl-C came (the
+            step is finished and a checkpoint written).
+        KeyboardInterrupt: Ctrl-C came a second time; it names what is lost.
         DataError: a step has nothing to average the loss over, or a batch does not have what the method needs.
         ArtifactError: a checkpoint of another number of ranks or ZeRO stage.
     """
@@ -50,9 +60,9 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
     watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
     seed_rng(run.seed)  # a checkpoint brings its own states
-    with _engine(job, watchers) as engine, _sigterm() as stop_asked:
+    with _engine(job, watchers) as engine, _stop_signals(job.stage) as stop, _naming_what_is_lost(job, progress):
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
-        progress.restore(store.resume(engine))
+        progress.restore(store.resume(engine, Progress.is_state))
         for watcher in watchers:
             watcher.on_start(progress)
         if not progress.resumed:
@@ -71,11 +81,12 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
                 watcher.on_step(progress, metrics)
             if progress.due(run.eval_steps):
                 _evaluate(job, engine, progress, watchers)
-            stopping = any_rank(stop_asked())
+            stopping = any_rank(stop.asked)
             if stopping or (run.save_steps and progress.step % run.save_steps == 0):
                 store.save(engine, progress.step, progress.state(), progress.score())
+                progress.saved = progress.step
             if stopping:
-                raise TrainingError(_stopped(job, progress))
+                raise TrainingError(_stopped(job, progress, stop))
 
         return FitResult(
             steps=progress.step, metrics=progress.last, eval_before=progress.eval_before,
@@ -103,25 +114,69 @@ def _engine(job: Job, watchers: Sequence[Callback]) -> Iterator[Engine]:
         engine.destroy()
 
 
+class _Stop:
+    """What has asked the training to stop after its step: signals, or the end of the `deepspeed` command."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.received: list[int] = []
+        self.first = math.inf  # time of the first Ctrl-C
+
+    @property
+    def asked(self) -> bool:
+        """Whether the step is to be the last."""
+        return bool(self.received) or runner_has_ended()
+
+    @property
+    def by(self) -> str:
+        """What users call it."""
+        return "Ctrl-C" if signal.SIGINT in self.received else "SIGTERM"
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal; a second Ctrl-C ends at once."""
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if now - self.first > ONE_STROKE:
+                signal.default_int_handler(number, frame)
+            if self.first == math.inf and is_main():
+                logger.warning(
+                    "%s: the step is finished and a checkpoint written; Ctrl-C again ends at once, without one",
+                    self.stage,
+                )
+            self.first = min(self.first, now)
+        self.received.append(number)
+
+
 @contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGTERM only changes what the yielded function returns. Python allows this in the main thread.
-
-    The end of the `deepspeed` command counts as one.
-    """
-    received: list[int] = []
+def _stop_signals(stage: str) -> Iterator[_Stop]:
+    """While inside, SIGTERM and Ctrl-C only change what is yielded. Python allows this in the main thread."""
+    stop = _Stop(stage)
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    before = {number: signal.signal(number, stop.take) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received) or runner_has_ended()
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _stopped(job: Job, progress: Progress) -> str:
+@contextmanager
+def _naming_what_is_lost(job: Job, progress: Progress) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        lost = progress.step - progress.saved
+        kept = f"the checkpoint of step {progress.saved}" if progress.saved else "no checkpoint"
+        raise KeyboardInterrupt(
+            f"{job.stage} was ended in step {progress.step + 1} of {progress.total_steps}; {kept} is there, and "
+            f"{counted(lost, 'finished step')} are lost"
+        ) from None
+
+
+def _stopped(job: Job, progress: Progress, stop: _Stop) -> str:
     return (
-        f"{job.stage} was stopped by SIGTERM after step {progress.step} of {progress.total_steps}; a checkpoint is in "
-        f"{job.directory / 'checkpoints'}, the same command goes on from there"
+        f"{job.stage} was stopped by {stop.by} after step {progress.step} of {progress.total_steps}; a checkpoint is "
+        f"in {job.directory / 'checkpoints'}, the same command goes on from there"
     )

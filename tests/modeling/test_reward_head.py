@@ -69,7 +69,7 @@ def test_it_starts_from_a_language_model_and_goes_on_from_itself(tmp_path: Path)
     assert not torch.equal(first.causal.score.weight, other.causal.score.weight)
     resumed = RewardModel(load_model(save_policy(first, tmp_path / "reward"), head="reward", seed=5))
     assert torch.equal(resumed(batch).scores, first(batch).scores)
-    with pytest.raises(ConfigError, match=r"lacks 1 weights .*lm_head"):
+    with pytest.raises(ConfigError, match=r"1 are missing \(first: lm_head"):
         load_model(tmp_path / "reward")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pyprefopt.rewards import Contrastive
 from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import dotted_names
+from pyprefopt.stages import data as stages_data
 from pyprefopt.stages.data import Data
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source, start_model
@@ -73,10 +75,16 @@ STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
 RECORDED = set(unkeyed_names(RunConfig))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def names_stand_for_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data files of these settings are not there."""
+    """The data files and tokenizers of these settings are not there."""
     monkeypatch.setattr(NamedSource, "content_hash", lambda self: self.path)
+    monkeypatch.setattr(NamedSource, "inputs", ())
+
+    def named(config: RunConfig) -> SimpleNamespace:
+        return SimpleNamespace(fingerprint=f"{config.tokenizer} {config.eos_token} {config.chat_template}")
+
+    monkeypatch.setattr(stages_data, "open_tokenizer", named)
 
 
 def keys(config: RunConfig) -> dict[str, str]:
@@ -118,6 +126,7 @@ def test_every_setting_is_listed() -> None:
     assert known == set(FLIPS) | rewards | STRUCTURAL | RECORDED
 
 
+@pytest.mark.usefixtures("names_stand_for_content")
 @pytest.mark.parametrize("name", sorted(REWARD_FLIPS))
 def test_flip_of_rewards(name: str) -> None:
     provider, value, expected = REWARD_FLIPS[name]
@@ -137,6 +146,7 @@ def reward_keys(config: RunConfig) -> dict[str, str]:
     return keys(config) | {name: stage.key for name, stage in stages.items()}
 
 
+@pytest.mark.usefixtures("names_stand_for_content")
 @pytest.mark.parametrize("name", sorted(FLIPS))
 def test_flip(name: str) -> None:
     value, expected = FLIPS[name]
@@ -145,6 +155,7 @@ def test_flip(name: str) -> None:
     assert {stage for stage in before if before[stage] != after[stage]} == expected
 
 
+@pytest.mark.usefixtures("names_stand_for_content")
 @pytest.mark.parametrize("name", sorted(RECORDED - {"output_dir", "cache", "deepspeed"}))
 def test_recorded_settings_change_no_key(name: str) -> None:
     config = base_config()
@@ -180,6 +191,7 @@ def test_random_selection_follows_the_seed() -> None:
     assert first != second
 
 
+@pytest.mark.usefixtures("names_stand_for_content")
 def test_oracle_and_method_settings_are_told_apart() -> None:
     assert keys(base_config())["oracle"] != keys(replace(base_config(), loss=DPO()))["policy"]
     assert LoraConfig() == base_config().lora

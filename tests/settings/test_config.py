@@ -470,7 +470,7 @@ def test_rewards_on_the_command_line():
     [
         ({"name": "rando"}, "rewards.name must be one of 'dpo', 'simpo'"),
         ({"noise_std": -1.0}, "rewards.noise_std must be >= 0 and finite, got -1.0"),
-        ({"noise_std": float("inf")}, "rewards.noise_std must be >= 0 and finite"),
+        ({"noise_std": float("inf")}, "rewards.noise_std must be a finite number or null, got inf"),
         ({"noise_seed": -1}, "rewards.noise_seed must be in [0, 2^32), got -1"),
         ({"transform": "sigmoid"}, "rewards.transform must be one of 'raw', 'sigmoid_centered'"),
         ({"name": "simpo", "beta": -1.0}, "rewards.beta must be > 0 and finite, got -1.0"),

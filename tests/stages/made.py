@@ -10,6 +10,7 @@ from typing import Any
 
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure
+from pyprefopt.stages.data import Data
 from pyprefopt.stages.stage import Stage
 from pyprefopt.types import unkeyed
 
@@ -35,3 +36,8 @@ class Made(Stage):
         if self.fails:
             raise RuntimeError("killed")
         return {"facts": {"answer": 42}, "fingerprint": "abc"}
+
+
+def build_data(config: RunConfig, directory: Path) -> dict[str, Any]:
+    """The stage `data` of a run, built whatever is in `directory`."""
+    return Data.of(config).build(directory, config)

@@ -22,9 +22,9 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import RRHF
 from pyprefopt.losses.method import weighted_sums
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.data import build_data
 from pyprefopt.training.metrics import ranked_pairs, ranking_tally
 from tests.pipeline.runs import losses, small
+from tests.stages.made import build_data
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pathlib import Path
 from pyprefopt.data.reading import sources
 from pyprefopt.data.store import shards
 from pyprefopt.settings.resolve import configure
-from pyprefopt.stages.data import build_data
+from tests.stages.made import build_data
 
 out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 sources.BLOCK_BYTES, shards.SHARD_TOKENS = 1 << 18, 1 << 17

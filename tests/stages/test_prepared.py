@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import to_ipc
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
-from pyprefopt.stages.data import Data, build_data
+from pyprefopt.stages.data import Data
 from pyprefopt.stages.stage import run_stage
+from pyprefopt.storage import files
+from pyprefopt.storage.files import sha256_file
 from tests.data.prepared import flip_a_bit
 from tests.pipeline.runs import digest, losses, small
+from tests.stages.made import build_data
 
 
 def prepared(inputs: Path, out: Path, source: str = "train.parquet", **settings) -> str:
@@ -81,11 +86,33 @@ def test_the_folders_tokenizer_is_taken_where_none_is_named(inputs, tmp_path):
     assert kept.json == data.load_tokenizer(inputs / "tokenizer").json
 
 
+def test_a_run_reads_its_files_once_to_hash_them(inputs, tmp_path, monkeypatch):
+    """The key of the stage and that of the preparation are of the same hashes."""
+    read = Counter()
+
+    def counted(path):
+        read[str(path)] += 1
+        return sha256_file(path)
+
+    monkeypatch.setattr(files, "sha256_file", counted)
+    build_data(small(inputs, tmp_path / "run", base={"data": str(inputs / "sft.parquet")}), tmp_path / "stage")
+    named = [str(inputs / name) for name in ("train.parquet", "test.parquet", "sft.parquet")]
+    assert [read[name] for name in named] == [1, 1, 1]
+
+
+def test_a_file_that_changes_after_the_key_was_made_is_not_used(inputs, tmp_path):
+    data = tmp_path / "train.parquet"
+    shutil.copy(inputs / "train.parquet", data)
+    config = small(inputs, tmp_path / "run", data=str(data))
+    stage = Data.of(config)
+    shutil.copy(inputs / "test.parquet", data)
+    with pytest.raises(ArtifactError, match=r"train\.parquet changed while it was read"):
+        stage.build(tmp_path / "stage", config)
+
+
 def test_the_key_follows_the_folders_content(inputs, tmp_path):
     keys = {
-        Data.of(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).files[
-            str(tmp_path / name)
-        ]
+        Data.of(small(inputs, tmp_path / "run", data=prepared(inputs, tmp_path / name, **settings))).files["data"]
         for name, settings in (("a", {}), ("b", {}), ("c", {"offsets": False}))
     }
     assert len(keys) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ def test_an_output_with_other_content_makes_the_stage_run_again(
     (output / "weights").write_text("twos")
     assert not run_stage(stage, tmp_path / "stage", RUNTIME).reused
     assert f"name: {output} is not as it was written (sha256 differs): it is made again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["reads", "facts", "files", "fingerprint"])
+@pytest.mark.parametrize("value", [None, 3, "x", [1], {"a": 1}])
+def test_a_manifest_of_other_types_makes_the_stage_run_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: Any
+) -> None:
+    stage = Made()
+    run_stage(stage, tmp_path, RUNTIME)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    allowed = {"fingerprint": str, "reads": dict, "facts": dict}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {name: value}))
+    fits = isinstance(value, allowed.get(name, ()))
+    assert run_stage(stage, tmp_path, RUNTIME).reused == fits
+    assert ("manifest.json is not as it was written" in caplog.text) != fits
 
 
 def test_key_does_not_depend_on_the_order_of_settings() -> None:

@@ -18,9 +18,9 @@ from pyprefopt.losses import DPO
 from pyprefopt.pipeline.preflight import check_user_weights
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.pipeline.summary import format_table
-from pyprefopt.stages.data import build_data
 from pyprefopt.stages.stage import Artifact
 from tests.pipeline.runs import losses, small
+from tests.stages.made import build_data
 
 SIDES = ("chosen", "rejected")
 

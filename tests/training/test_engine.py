@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyprefopt.errors import ConfigError
+from pyprefopt.settings import deepspeed_file
 from pyprefopt.settings.config import OptimConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.training.engine import Engine, deepspeed_config
@@ -150,6 +151,82 @@ def test_after_destroy_the_model_is_a_plain_one():
 def test_what_deepspeed_does_not_know_is_told_early(tmp_path, content, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         merged(tmp_path, content, zero_stage=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"gradient_clippping": 1.0}, "no setting 'gradient_clippping'; did you mean 'gradient_clipping'?"),
+        ({"zero_optimisation": {}}, "no setting 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ({"wallclock": True}, "no setting 'wallclock'; did you mean 'wall_clock_breakdown'?"),
+        ({"xyz": 1}, "no setting 'xyz'"),
+        ({"aio": {"blocksize": 1}}, "no setting 'aio.blocksize'; did you mean 'block_size'?"),
+        ({"data_types": {"grad_acum_dtype": "fp32"}}, "'data_types.grad_acum_dtype'; did you mean 'grad_accum_dtype'?"),
+        ({"activation_checkpointing": {"cpu_checkpoint": True}}, "did you mean 'cpu_checkpointing'?"),
+        ({"flops_profiler": {"enable": True}}, "'flops_profiler.enable'; did you mean 'enabled'?"),
+        ({"timers": {"throughput": {"enable": True}}}, "'timers.throughput.enable'; did you mean 'enabled'?"),
+        ({"bf16": {"enable": True}}, "'bf16.enable'; did you mean 'enabled'?"),
+        ({"fp16": {"loss_scal": 1}}, "'fp16.loss_scal'; did you mean 'loss_scale'?"),
+        ({"comms_logger": {"verbos": True}}, "'comms_logger.verbos'; did you mean 'verbose'?"),
+        ({"tensorboard": {"output": "x"}}, "'tensorboard.output'; did you mean 'output_path'?"),
+        ({"wandb": {"projekt": "x"}}, "'wandb.projekt'; did you mean 'project'?"),
+        ({"csv_monitor": {"jobname": "x"}}, "'csv_monitor.jobname'; did you mean 'job_name'?"),
+        ({"zero_optimization": {"reduce_bucket": 5}}, "'zero_optimization.reduce_bucket'; did you mean"),
+        ({"zero_optimization": {"stage3_max_live_parameter": 5}}, "did you mean 'stage3_max_live_parameters'?"),
+        (
+            {"zero_optimization": {"offload_param": {"device": "none", "buffercount": 5}}},
+            "'zero_optimization.offload_param.buffercount'; did you mean 'buffer_count'?",
+        ),
+        (
+            {"zero_optimization": {"leaf_module": {"clases": []}}},
+            "'zero_optimization.leaf_module.clases'; did you mean 'classes'?",
+        ),
+        ({"zero_optimization": {"offload_optimizer": {"device": "auto"}}}, 'offload_optimizer.device is "auto", but'),
+        ({"aio": {"block_size": "auto"}}, 'aio.block_size is "auto", but'),
+        ({"aio": 3}, "aio must be an object with settings, got 3; mend or drop it"),
+        ({"bf16": True}, "bf16 is True"),
+        ({"steps_per_print": True}, "steps_per_print must be a whole number or null, got True; mend or drop it"),
+        ({"wall_clock_breakdown": 1}, "wall_clock_breakdown must be true or false, got 1"),
+        ({"gradient_clipping": True}, "gradient_clipping is True, but max_grad_norm is 1.0"),
+        ({"zero_optimization": {"stage": 2.5}}, "zero_optimization.stage is 2.5"),
+        ({"compression_training": {}}, "compression_training cannot be set there: it changes what is trained"),
+        ({"gradient_allreduce_op": "sum"}, "gradient_allreduce_op cannot be set there: gradients are averaged"),
+        ('{"steps_per_print": 1, "steps_per_print": 2}', "steps_per_print is given twice; keep one of the two"),
+        ('{"aio": {"block_size": 1, "block_size": 2}}', "block_size is given twice"),
+        ('{"gradient_clipping": Infinity}', "Infinity is no number of JSON's"),
+        ('{"gradient_clipping": NaN}', "NaN is no number of JSON's"),
+        ('{"gradient_clipping": 1e999}', "gradient_clipping is inf"),
+        ("[" * 100_000, "is not JSON"),
+        ("\x00\x01", "is not JSON"),
+    ],
+)
+def test_what_the_file_may_not_hold_is_told_at_every_depth(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        merged(tmp_path, content, zero_stage=2)
+
+
+def test_the_table_is_deepspeeds():
+    """Names of sections that DeepSpeed reads without a model of its own, as they are there."""
+    from deepspeed.runtime.activation_checkpointing.config import ACT_CHKPT_DEFAULT
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.swap_tensor.aio_config import AIO_DEFAULT_DICT
+
+    known = deepspeed_file._SETTINGS
+    assert set(known["aio"]) == set(AIO_DEFAULT_DICT)
+    assert set(known["activation_checkpointing"]) == set(ACT_CHKPT_DEFAULT)
+    profiler = vars(DeepSpeedConfig({"train_batch_size": 1}).flops_profiler_config)
+    assert set(known["flops_profiler"]) == set(profiler)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"{'a': 1}", b"null"])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
+    path = tmp_path / "ds.json"
+    path.write_bytes(content)
+    run = configure(model="m", deepspeed=str(path))
+    with pytest.raises(ConfigError, match=r"ds\.json (is not JSON|must hold a JSON object)"):
+        deepspeed_config(run, run)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        deepspeed_config(replace(run, deepspeed=str(tmp_path)), run)
 
 
 def test_a_port_in_use_is_named():

@@ -107,3 +107,21 @@ def test_sigterm_through_the_launcher_writes_a_checkpoint(tmp_path):
     assert "was stopped by SIGTERM after step" in (tmp_path / "output").read_text()
     (found,) = (tmp_path / "run" / "policy" / "checkpoints").iterdir()
     assert (found / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_terminal_writes_a_checkpoint(tmp_path):
+    """The terminal sends SIGINT to the command, its launcher and the ranks, and the launcher passes SIGTERM on."""
+    process = launch(tmp_path, {"run": {**COMMON, "num_train_epochs": 500.0}})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    command = psutil.Process(process.pid)
+    everyone = [command, *command.children(recursive=True)]
+    for each in everyone:
+        each.send_signal(signal.SIGINT)
+    psutil.wait_procs(everyone, timeout=60)
+    assert "was stopped by Ctrl-C after step" in (tmp_path / "output").read_text()
+    (found,) = (tmp_path / "run" / "policy" / "checkpoints").iterdir()
+    assert (found / "manifest.json").exists()

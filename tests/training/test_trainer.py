@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from pyprefopt.errors import DataError, TrainingError
 from pyprefopt.losses import DPO, SFT, SePO, SimPO
 from pyprefopt.settings.resolve import configure
+from pyprefopt.training import trainer
 from pyprefopt.training.callbacks import Callback
+from pyprefopt.training.engine import Engine
 from pyprefopt.training.schedule import learning_rate
 from pyprefopt.training.trainer import Job, fit
 from tests.reference.packing import pack_groups
@@ -211,31 +214,72 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path, stage, dtype):
     before = ToyModel().to(getattr(torch, dtype)).state_dict()
     with pytest.raises(TrainingError, match="the gradient of step 1 is not finite at rows"):
         fit(make_job(tmp_path, model=model, zero_stage=stage, dtype=dtype, save_steps=1))
-    assert not (tmp_path / "policy" / "checkpoints").exists()
+    assert not [*(tmp_path / "policy" / "checkpoints").iterdir()]
     if stage < 3:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Terminate(Callback):
-    """Sends this process SIGTERM after `step`."""
+    """Sends this process a signal after `step`, `times` times."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, number=signal.SIGTERM, times=1):
+        self.step, self.number, self.times = step, number, times
 
     def on_step(self, progress, metrics):
         if progress.step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize("step", [2, 6])
-def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(tmp_path, step):
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, step, number, word, caplog):
     fit(make_job(tmp_path / "whole"))
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingError, match=f"stopped by SIGTERM after step {step} of 6"):
-        fit(make_job(tmp_path / "cut"), [Terminate(step)])
-    assert signal.getsignal(signal.SIGTERM) is handler
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    times = 2 if number == signal.SIGINT else 1  # a launcher passes on what the terminal has sent already
+    with pytest.raises(TrainingError, match=f"stopped by {word} after step {step} of 6"):
+        fit(make_job(tmp_path / "cut"), [Terminate(step, number, times)])
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert caplog.text.count("Ctrl-C again ends at once") == (number == signal.SIGINT)
+    assert "begins anew" not in caplog.text
     job = make_job(tmp_path / "cut")
     result = fit(job)
     assert job.train.asked == list(range(step, 6))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert result.metrics["loss"] == losses(tmp_path / "whole")[-1]
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "kept"), [(2, "the checkpoint of step 4 is there, and 1 finished step"), (0, "no")]
+)
+def test_a_second_ctrl_c_ends_at_once_and_names_what_is_lost(tmp_path, monkeypatch, caplog, save_steps, kept):
+    monkeypatch.setattr(trainer, "ONE_STROKE", 0.0)
+    settings = {"save_steps": save_steps}
+    with pytest.raises(KeyboardInterrupt, match=rf"^policy was ended in step 6 of 6; {kept}"):
+        fit(make_job(tmp_path, **settings), [Terminate(5, signal.SIGINT, times=2)])
+    job = make_job(tmp_path, **settings)
+    fit(job)
+    assert job.train.asked == list(range(4 if save_steps else 0, 6))
+    assert ("no checkpoint is left of an earlier try; the training begins anew" in caplog.text) == (save_steps == 0)
+
+
+def test_a_second_ctrl_c_in_the_middle_of_a_step(tmp_path, monkeypatch):
+    """The loop is in the middle of its third step: the second one is finished."""
+    job, engine_step = make_job(tmp_path, save_steps=0), Engine.step
+    monkeypatch.setattr(trainer, "ONE_STROKE", 0.0)
+
+    def interrupted(engine, rate):
+        rates.append(rate)
+        if len(rates) == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return engine_step(engine, rate)
+
+    rates = []
+    monkeypatch.setattr(Engine, "step", interrupted)
+    with pytest.raises(
+        KeyboardInterrupt, match="ended in step 3 of 6; no checkpoint is there, and 2 finished steps are lost"
+    ):
+        fit(job)

@@ -180,7 +180,8 @@ class StepLoader:
         missing, unknown = sorted({*wanted, "step"} - set(state)), sorted(set(state) - {*wanted, "step"})
         if missing or unknown:
             raise ArtifactError(
-                f"a loader's state lacks {missing} and has {unknown} besides; save it with state_dict()"
+                f"a loader's state must have what state_dict() gives, but {missing} are missing and {unknown} are "
+                "unknown"
             )
         differ = [
             f"{name} was {state[name]!r} and is {wanted[name]!r}" for name in wanted if state[name] != wanted[name]

@@ -189,8 +189,8 @@ class Packer:
     def weightless(self, groups: Groups) -> NDArray[np.bool_]:
         """Whether no token of each group has a weight, so that no loss depends on it; never where a head reads all."""
         with _data_errors():
-            lengths: NDArray[np.int64] = self._cut.lengths(self._indices(groups))
-        return lengths == 0
+            free: NDArray[np.bool_] = self._cut.lengths(self._indices(groups)) == 0
+        return free
 
     def plan(self, groups: Groups | None = None, *, max_tokens: int, max_groups: int | None = None) -> Bins:
         """Share groups out over micro-batches, by best-fit decreasing.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,8 +28,9 @@ from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted, option
-from pyprefopt.storage.files import content_hash, explain_writing, sha256_files
+from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
 from pyprefopt.storage.locks import FolderLock
+from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -132,10 +132,12 @@ def prepare_source(
     overwrite: bool = False,
     progress: Callable[[Progress], object] | None = None,
     command: str | None = None,
+    inputs: Sequence[HashedFile] | None = None,
 ) -> SegmentStore:
     """`prepare` of an open source; on_error None: for a caller that has the tokenizer, and reports the bad rows itself.
 
-    The folder then has no tokenizer, and is finished whatever rows it has.
+    The folder then has no tokenizer, and is finished whatever rows it has. `inputs` are the source's files where the
+    caller has hashed them.
     """
     check_config(config, tokenizer)
     run, directory = runner(engine), Path(out).expanduser()
@@ -143,7 +145,8 @@ def prepare_source(
         workspace = Workspace(directory)
         workspace.check_ours()
         with FolderLock(directory):
-            job = _Job(source, config, tokenizer, workspace, progress)
+            hashed = hash_files(file.name for file in source.data_files) if inputs is None else inputs
+            job = _Job(source, config, tokenizer, workspace, progress, hashed)
             if job.is_done(overwrite=overwrite):
                 job.check_finished(on_error, command)
             else:
@@ -157,37 +160,32 @@ def prepare_source(
 
 @dataclass
 class _Job:
-    """One preparation: what is made, from what, where, and the input's hashes."""
+    """One preparation: what is made, from what, and where."""
 
     source: Source
     config: PrepareConfig
     tokenizer: Tokenizer
     workspace: Workspace
     progress: Callable[[Progress], object] | None
-    files: list[str] = field(default_factory=list)  # none for a table
-    seen: list[tuple[int, int, int]] = field(default_factory=list)  # size, time and number of each input file
-    inputs: list[str] = field(default_factory=list)  # hash of each input file
+    files: Sequence[HashedFile]  # none for a table
     found: int = 0  # shards of a run before
 
-    def __post_init__(self) -> None:
-        self.files = [file.name for file in self.source.data_files]
-        self.seen = [_stamp(file) for file in self.files]
-        self.inputs = [*sha256_files(self.files)] or [_content(self.source)]
+    @cached_property
+    def inputs(self) -> list[str]:
+        """The hash of each input file, or of the table."""
+        return [file.sha256 for file in self.files] or [_content(self.source)]
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that decides the folder's content."""
-        suffixes = ["".join(Path(file).suffixes[-2:]) for file in self.files]
-        parts = [SCHEMA_VERSION, self.config.written, self.tokenizer.fingerprint, suffixes, self.inputs, self.date]
-        return content_hash(parts)
+        kinds = [file.kind for file in self.source.data_files]
+        parts = [self.config.written, self.tokenizer.fingerprint, kinds, self.inputs, self.date]
+        return content_hash([SCHEMA_VERSION, __version__, *parts])
 
     @property
     def made_from(self) -> dict[str, Any]:
         """What decides the folder's content, as the manifest has it."""
-        files = [
-            {"file": file, "bytes": size, "sha256": sha256}
-            for file, (size, *_), sha256 in zip(self.files, self.seen, self.inputs, strict=False)
-        ]
+        files = [{"file": file.name, "bytes": file.stamp[0], "sha256": file.sha256} for file in self.files]
         return {
             "settings": self.config.written,
             "tokenizer": identity(self.tokenizer),
@@ -260,7 +258,7 @@ class _Job:
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
         coverage = Coverage.total(Coverage.of(record) for record in records)
-        coverage.check(self.files[0] if self.files else "the rows", self.tokenizer.path)
+        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {
@@ -298,10 +296,10 @@ class _Job:
 
     def _check_unchanged(self) -> None:
         """ArtifactError where an input file is not the one that was hashed; nothing made from it stays."""
-        for file, seen in zip(self.files, self.seen, strict=True):
-            if _stamp(file) != seen:
+        for file in self.files:
+            if not file.is_unchanged:
                 self.workspace.clear()
-                raise ArtifactError(f"{file} changed while it was read; prepare again when nothing writes to it")
+                raise ArtifactError(f"{file.name} changed while it was read; prepare again when nothing writes to it")
 
 
 def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:
@@ -326,11 +324,6 @@ def identity(tokenizer: Tokenizer) -> dict[str, Any]:
         "chat_template": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
         "special_tokens": dict(sorted(tokenizer.special_tokens.items())),
     }
-
-
-def _stamp(file: str) -> tuple[int, int, int]:
-    found = os.stat(file)
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _rereadable(source: Any) -> Any:

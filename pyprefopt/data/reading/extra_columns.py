@@ -46,7 +46,7 @@ def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = No
                 if kind != other:
                     return (
                         f"field '{name}' must have one type over all rows, but is {other} in row {before} and {kind} "
-                        f"in row {row}; write all rows alike, or drop the field"
+                        f"in row {row}; write one type in all rows, or drop the field"
                     )
     return ""
 

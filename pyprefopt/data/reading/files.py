@@ -64,6 +64,11 @@ class DataFile:
         return Path(self.path.stem if self.compression else self.path.name).suffix.lower()
 
     @property
+    def kind(self) -> str:
+        """How its bytes are read: the last parts of its name."""
+        return f"{self.suffix} {self.compression}" if self.compression else self.suffix
+
+    @property
     def delimiter(self) -> str:
         """Between the cells of a CSV file."""
         return "\t" if self.suffix == ".tsv" else ","

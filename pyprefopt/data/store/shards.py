@@ -72,7 +72,7 @@ class ShardedTable:
         found = (manifest.get("kind"), manifest.get("schema_version"))
         if found != (cls.kind, SCHEMA_VERSION):
             raise ArtifactError(
-                f"{directory}/{MANIFEST} says kind and schema version {found}, but this is read as "
+                f"{directory}/{MANIFEST} has kind and schema version {found}, but this is read as "
                 f"{(cls.kind, SCHEMA_VERSION)}; delete the folder and run its stage again"
             )
         if wrong := misfit(manifest, cls.written) or misnamed(manifest["shards"]):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyprefopt.data import _native
+from pyprefopt.data.tokenization.reference import OutOfBoundsError, Renderer
 from pyprefopt.errors import ConfigError, check, did_you_mean
 
 SHIPPED = ("plain", "chatml")
@@ -154,30 +155,37 @@ def _source(
 _warned: set[str] = set()  # templates whose notice has been given
 
 
+_renderer = Renderer()
+
+
 def reference_renderer(source: str, special_tokens: Mapping[str, str]) -> Callable[..., str]:
-    """What renders a chat where the Rust engine cannot: transformers, imported on the first call.
+    """What renders a chat where the Rust engine cannot: transformers, in a process that the first call starts.
 
     It is called with JSON texts: messages, add_generation_prompt, tools or None, variables or None, and why.
-    Its sandbox reaches no files, but does not bound work and memory. Raises ValueError in the template's words.
+    Its sandbox reaches no files; time and memory are bounded. Raises ValueError in the template's words.
     """
+    exceeded = 0
 
     def render(messages: str, add_generation_prompt: bool, tools: str | None, variables: str | None, why: str) -> str:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
+        nonlocal exceeded
         if source not in _warned:
             _warned.add(source)
             logger.warning("this chat template is rendered by transformers, which is slower: %s", why)
+        if exceeded > 1:
+            raise OutOfBoundsError("transformers' renderer took too much time or memory for the chats before")
         try:
-            rendered, _ = render_jinja_template(
-                [json.loads(messages)],
-                chat_template=source,
-                tools=None if tools is None else json.loads(tools),
+            text = _renderer.render(
+                source=source,
+                messages=json.loads(messages),
                 add_generation_prompt=add_generation_prompt,
-                **{**special_tokens, **(json.loads(variables) if variables else {})},
+                tools=None if tools is None else json.loads(tools),
+                variables={**special_tokens, **(json.loads(variables) if variables else {})},
             )
-        except Exception as error:  # whatever goes wrong inside a template is the template's refusal
-            raise ValueError(f"{type(error).__name__}: {error}") from None
-        return str(rendered[0])
+        except OutOfBoundsError:
+            exceeded += 1
+            raise
+        exceeded = 0
+        return text
 
     return render
 
@@ -192,5 +200,11 @@ def check_compiles(source: str, why: str) -> None:
 
     try:
         _compile_jinja_template(source)
-    except TemplateError:
+    except (
+        TemplateError,
+        RecursionError,
+        MemoryError,
+        SyntaxError,
+        ValueError,
+    ):  # Jinja's own, or of Python's compiler
         raise ConfigError(why) from None

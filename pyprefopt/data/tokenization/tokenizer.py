@@ -259,7 +259,7 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
             f"{file} has no chat template; pass {option('chat_template')}: {' or '.join(SHIPPED)}, or a Jinja file"
         )
     content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
-    native = open_native(file, content, tokens, template)
+    native = open_native(file, content, tokens, template, _file_of_template(chat_template))
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
         logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
@@ -325,10 +325,20 @@ def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:
     return load_tokenizer(path, chat_template=chat_template if _own_template(source, config) is None else None)
 
 
+def _file_of_template(chat_template: str | Path | None) -> str | Path | None:
+    """The name that the user gave for a template; None for a source and for the tokenizer's own."""
+    source = isinstance(chat_template, str) and ("{{" in chat_template or "{%" in chat_template)
+    return None if source else chat_template
+
+
 def open_native(
-    file: Path, content: bytes, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+    file: Path,
+    content: bytes,
+    special_tokens: Mapping[str, str] | None = None,
+    chat_template: str | None = None,
+    template_file: str | Path | None = None,
 ) -> _native.Tokenizer:
-    """The Rust handle of a tokenizer.json, with or without a template."""
+    """The Rust handle of a tokenizer.json, with or without a template; errors name `template_file` too."""
     try:
         native = _native.Tokenizer(
             content,
@@ -338,7 +348,8 @@ def open_native(
             reference=None if chat_template is None else reference_renderer(chat_template, special_tokens or {}),
         )
     except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        shown = file if template_file is None else f"{file} with the chat template {template_file}"
+        raise ConfigError(f"{shown}: {error}") from None
     if native.template_refusal is not None and chat_template is not None:
         check_compiles(chat_template, native.template_refusal)
     return native

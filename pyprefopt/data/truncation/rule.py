@@ -31,7 +31,9 @@ class Truncation:
         if self.ratio is not None:
             check_number("ratio", self.ratio)
             check(0 < self.ratio <= 1, "ratio", self.ratio, "in (0, 1]")
-        check(self.tokens is None or self.tokens > 0, "tokens", self.tokens, "> 0")
+        if self.tokens is not None:
+            check_number("tokens", self.tokens, whole=True)
+            check(self.tokens > 0, "tokens", self.tokens, "> 0")
         for name, kind in (("rounding", Rounding), ("ratio_base", RatioBase), ("cut_end", CutEnd)):
             value, known = getattr(self, name), get_args(kind)
             check(value in known, name, value, f"one of {', '.join(known)}")

@@ -79,9 +79,9 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
         try:
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
         except (ValueError, AttributeError, TypeError, RuntimeError) as error:  # a layer of a kind that takes none
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ConfigError(
-                f"lora.target_modules must be linear layers, got an error of PEFT: {reason}; those of this model are "
+                f"lora.target_modules: {reason}; name linear layers, of which this model has "
                 f"{', '.join(linear) or 'none'}"
             ) from error
     _check_mergeable(wrapped)

@@ -318,8 +318,8 @@ def _build_model(
         take_over(model)
     if missing := sorted(set(info["missing_keys"]) - optional):
         raise ConfigError(
-            f"model {str(path)!r} lacks {len(missing)} weights of {type(model).__name__} (first: {missing[0]}), "
-            f"which would be random; give a checkpoint of a {kind}"
+            f"model {str(path)!r} has not all weights of {type(model).__name__}: {len(missing)} are missing (first: "
+            f"{missing[0]}) and would be random; give a checkpoint of a {kind}"
         )
     if unexpected := sorted(name for name in info["unexpected_keys"] if head == "language" or "lm_head" not in name):
         logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])

@@ -45,7 +45,7 @@ def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Pa
 
 
 def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
-    """Hash what makes a model: configuration, tensors and adapter, and its code where that is trusted.
+    """Hash what makes a model: configurations, tensors and adapter, and its code where that is trusted.
 
     Paths, tokenizers, other files and the versions of the libraries that wrote the configuration do not count.
 
@@ -101,6 +101,6 @@ def _counts(file: Path, root: Path, code: bool) -> bool:
         return False
     return (
         file.suffix == ".safetensors"
-        or file.name in ("config.json", "adapter_config.json")
+        or file.name in ("config.json", "generation_config.json", "adapter_config.json")
         or (code and file.suffix == ".py")
     )

@@ -54,8 +54,8 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
     for name in _parts(directory / INDEX):
         if not (directory / name).is_file():
             raise ConfigError(
-                f"model must have all parts of its weights, but {str(directory)!r} lacks {name}, which {INDEX} names; "
-                f"{_REMEDY}"
+                f"model must have all parts of its weights, but {name}, which {INDEX} names, is not in "
+                f"{str(directory)!r}; {_REMEDY}"
             )
         tensors |= _read_header(directory / name)
     return tensors

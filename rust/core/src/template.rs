@@ -17,10 +17,11 @@ mod shape;
 mod strip;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minijinja::ErrorKind;
-use minijinja::value::Value;
+use minijinja::value::{DynObject, Value, ValueKind};
 use serde_json::{Map, Value as Json};
 
 use crate::message::Message;
@@ -42,6 +43,42 @@ pub struct ChatTemplate {
     special_tokens: Map<String, Json>,
     reference: Option<Reference>,
     shapes: Shapes,
+    bounds: Bounds,
+}
+
+/// How often the template was within its bounds, and how often it was not: one that mostly is not is not run on.
+#[derive(Default)]
+struct Bounds {
+    kept: AtomicUsize,
+    exceeded: AtomicUsize,
+    rule: OnceLock<String>,
+}
+
+impl Bounds {
+    /// Renderings that may exceed the bounds before the template is given up.
+    const PATIENCE: usize = 4;
+
+    /// Why the template is not run any more.
+    fn refusal(&self) -> Option<minijinja::Error> {
+        let exceeded = self.exceeded.load(Ordering::Relaxed);
+        if exceeded < Self::PATIENCE || exceeded <= self.kept.load(Ordering::Relaxed) {
+            return None;
+        }
+        let rule = self.rule.get()?.clone();
+        Some(minijinja::Error::new(ErrorKind::OutOfFuel, rule))
+    }
+
+    fn count<T>(&self, result: &std::result::Result<T, minijinja::Error>) {
+        match result {
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
+                self.rule.get_or_init(|| describe(error));
+                self.exceeded.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                self.kept.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl ChatTemplate {
@@ -63,13 +100,15 @@ impl ChatTemplate {
         now: i64,
         reference: Option<Reference>,
     ) -> Result<Self> {
+        let mut refused = reference.is_none();
         let engine = Engine::compile(&without_generation_tags(source), now).map_err(|error| {
+            refused |= error.kind() == ErrorKind::OutOfFuel; // another renderer would not bear it either
             Error::Argument(format!(
                 "chat_template does not compile: {}",
                 describe(&error)
             ))
         });
-        if reference.is_none() {
+        if refused {
             engine.as_ref().map_err(Clone::clone)?;
         }
         Ok(Self {
@@ -77,6 +116,7 @@ impl ChatTemplate {
             special_tokens: parse_object("special_tokens", special_tokens)?,
             reference,
             shapes: Shapes::default(),
+            bounds: Bounds::default(),
         })
     }
 
@@ -138,6 +178,9 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         options: &Options,
     ) -> std::result::Result<String, minijinja::Error> {
+        if let Some(refusal) = self.bounds.refusal() {
+            return Err(refusal);
+        }
         let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
         for (name, value) in self.special_tokens.iter().chain(&options.variables) {
             context.push((name, Value::from_serialize(value)));
@@ -145,16 +188,34 @@ impl ChatTemplate {
         context.push(("messages", Value::from(messages.to_vec())));
         context.push(("tools", Value::from_serialize(&options.tools)));
         context.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        let input_bytes = messages.iter().map(text_bytes).sum();
-        engine.run(context.into_iter().collect(), input_bytes)
+        let input = context.iter().map(|(_, value)| input_size(value)).sum();
+        let result = engine.run(context.into_iter().collect(), input);
+        self.bounds.count(&result);
+        result
     }
 }
 
-/// Bytes of the texts in a message, at the first level.
-fn text_bytes(message: &Value) -> usize {
-    let keys = message.try_iter().into_iter().flatten();
-    let text = |key: Value| message.get_item(&key).ok()?.as_str().map(str::len);
-    keys.filter_map(text).sum()
+/// Bytes of the texts in a value of the input, at every depth, with some for each list, mapping and element.
+fn input_size(value: &Value) -> usize {
+    const ELEMENT: usize = 64;
+    let object = value.as_object();
+    let nested: usize = match (value.as_str(), value.kind()) {
+        (Some(text), _) => text.len(),
+        (None, ValueKind::Map) => {
+            let pairs = object.and_then(DynObject::try_iter_pairs);
+            let size = |(key, item): (Value, Value)| input_size(&key) + input_size(&item);
+            pairs.into_iter().flatten().map(size).sum()
+        }
+        _ => {
+            let items = object.and_then(DynObject::try_iter);
+            items
+                .into_iter()
+                .flatten()
+                .map(|item| input_size(&item))
+                .sum()
+        }
+    };
+    ELEMENT + nested
 }
 
 /// Whether the engine lacks what the template asks for, as opposed to a refusal or a fault of the template's own.
@@ -190,30 +251,32 @@ fn describe(error: &minijinja::Error) -> String {
 /// `{% generation %}` becomes `{% if true %}`, whitespace control kept.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open + 2);
-        out.push_str(before);
-        rest = tag;
-        let Some(close) = tag.find("%}") else { break };
-        let inner = &tag[..close];
-        let word = inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        let replacement = match word {
-            "generation" => " if true ",
-            "endgeneration" => " endif ",
-            _ => continue,
-        };
-        let sign = |c: Option<char>| {
-            c.filter(|c| "+-".contains(*c))
-                .map_or(String::new(), String::from)
-        };
-        out.push_str(&sign(inner.chars().next()));
-        out.push_str(replacement);
-        out.push_str(&sign(inner.chars().next_back()));
-        rest = &tag[close..];
+    let mut parts = source.split("{%");
+    out.push_str(parts.next().unwrap_or_default());
+    for tag in parts {
+        out.push_str("{%");
+        let word = tag.trim_start_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        let found = [("generation", "if true"), ("endgeneration", "endif")]
+            .into_iter()
+            .find_map(|(word_of_tag, other)| Some((word.strip_prefix(word_of_tag)?, other)));
+        let end = found.map(|(rest, _)| rest.trim_start());
+        match (found, end) {
+            (Some((rest, other)), Some(end)) if is_end(end) => {
+                out.push_str(&tag[..tag.len() - word.len()]);
+                out.push_str(other);
+                out.push_str(rest);
+            }
+            _ => out.push_str(tag),
+        }
     }
-    out.push_str(rest);
     out
+}
+
+/// Whether a tag ends here.
+fn is_end(rest: &str) -> bool {
+    rest.strip_prefix(['-', '+'])
+        .unwrap_or(rest)
+        .starts_with("%}")
 }
 
 #[cfg(test)]
@@ -251,6 +314,24 @@ mod tests {
             let error = render(source, "{}").expect_err("stops").to_string();
             assert!(error.contains(rule), "{error}");
         }
+    }
+
+    #[test]
+    fn a_template_that_exceeds_its_bounds_is_given_up() -> Result<()> {
+        let source = "{% if messages[0].content == 'a' %}{{ 'a' * 999999999 }}{% endif %}b";
+        let template = ChatTemplate::new(source, "{}", 0, None)?;
+        let render = |content| {
+            let message = Message::new("user", content).to_value()?;
+            template.render(&[message], false, &Options::default())
+        };
+        assert_eq!(render("b")?, "b");
+        for _ in 0..4 {
+            assert!(render("a").is_err());
+        }
+        let error = render("b").expect_err("given up").to_string();
+        let rule = "the template makes more than 64 MiB of text and values (template line 1)";
+        assert_eq!(error, rule);
+        Ok(())
     }
 
     #[test]

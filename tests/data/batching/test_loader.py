@@ -172,7 +172,7 @@ def test_a_state_of_other_settings_is_refused_by_name(settings, name):
 
 def test_a_broken_state_is_refused():
     state = make().state_dict()
-    with pytest.raises(ArtifactError, match=r"lacks \['step'\] and has \['stepp'\]"):
+    with pytest.raises(ArtifactError, match=r"but \['step'\] are missing and \['stepp'\] are unknown"):
         make().load_state_dict({name.replace("step", "stepp"): value for name, value in state.items()})
     with pytest.raises(ArtifactError, match="version was 0 and is 1"):
         make().load_state_dict(state | {"version": 0})

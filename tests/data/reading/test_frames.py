@@ -165,7 +165,7 @@ def test_weights_of_two_kinds_name_their_rows(tmp_path):
     rows = [PLAIN, *spans, BAD["empty_response"], {**PLAIN, "chosen_weights": [1.0]}]
     path = jsonl(tmp_path / "a.jsonl", [row for row in rows if isinstance(row, dict)])
     message = r"a\.jsonl: field 'chosen_weights' .* is a list of objects in row 1 and a list of numbers in "
-    with pytest.raises(DataError, match=message + "row 3; write all rows alike, or drop the field$"):
+    with pytest.raises(DataError, match=message + "row 3; write one type in all rows, or drop the field$"):
         scan_preferences(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pyprefopt.data.reading.frames import read_candidates, read_preferences, scan_preferences
 from pyprefopt.data.tokenization.segments import load_tokenizer, tokenize
 
+TOKENIZER = Path(__file__).parents[3] / "rust/fuzz/tiny-tokenizer.json"
 CALLS = [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]
 ANSWERS = {"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}
 
@@ -103,7 +105,7 @@ def test_frames_of_read_are_known_again(tmp_path, container):
 
 
 def test_role_and_content_are_not_overwritten_by_keys_of_these_names(tmp_path):
-    tokenizer = load_tokenizer("embedded:toy")
+    tokenizer = load_tokenizer(TOKENIZER, eos_token="<|endoftext|>", chat_template="plain")
     row = asked({"from": "gpt", "value": "said", "content": None, "role": None})
     assert second(read(tmp_path, row)) == ("said", {})
     frame = read(tmp_path, row).frame

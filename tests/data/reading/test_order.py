@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from pyprefopt.data.reading.frames import scan_candidates, scan_preferences, sca
 from pyprefopt.data.reading.sources import open_source, parse_block
 from pyprefopt.errors import DataError
 
+TOKENIZER = Path(__file__).parents[3] / "rust/fuzz/tiny-tokenizer.json"
 PLAIN = {"prompt": "Q", "chosen": "good", "rejected": "bad"}
 CHATS = {
     "prompt": "Q",
@@ -87,7 +89,7 @@ TWO_TYPES = [1, {"a": 1}, [2], "x", None, True]
 
 
 def test_a_field_of_two_types_that_nobody_reads(tmp_path):
-    tokenizer = load_tokenizer("embedded:toy")
+    tokenizer = load_tokenizer(TOKENIZER, eos_token="<|endoftext|>", chat_template="plain")
     rows = [{**PLAIN, "chosen": f"good {number}", "m": value} for number, value in enumerate(TWO_TYPES)]
     path = jsonl(tmp_path / "a.jsonl", rows)
     assert prepare(path, tokenizer, tmp_path / "out").num_rows == len(rows)

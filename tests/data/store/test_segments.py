@@ -145,7 +145,7 @@ def test_the_error_of_a_damaged_store_has_a_remedy(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"is missing or not .* bytes long; delete"):
         SegmentStore.open(tmp_path)
-    with pytest.raises(ArtifactError, match="says kind and schema version"):
+    with pytest.raises(ArtifactError, match="has kind and schema version"):
         ValueStore.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="is not valid JSON"):

@@ -233,7 +233,7 @@ def test_no_template_of_trl_needs_the_reference(caplog):
     "source",
     [
         "{{ messages[0].content | wordcount }} {{ tools | length }}{{ value }}",
-        "{{ 'a'.center(5) }}",
+        "{{ 'a'.swapcase() }}",
         "a{{ messages['b', 'c'] }}",
     ],
 )

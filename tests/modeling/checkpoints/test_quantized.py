@@ -233,3 +233,16 @@ def test_compiled_layers_compute_the_same() -> None:
         assert all((ours[k] - theirs[k]).norm() < 1e-5 * theirs[k].norm() for k in theirs)
     assert counters["stats"]["unique_graphs"] > 0
     assert not counters["graph_break"]
+
+
+def test_what_a_packed_layer_gives_may_be_changed_in_place() -> None:
+    model = quantized_model(checkpoint("llama"), moved=False)
+    layer = next(part for part in model.modules() if isinstance(part, QuantizedLinear))
+    x = torch.randn(2, 5, layer.in_features, requires_grad=True)
+    inputs = 1 * x
+    out = layer(inputs)
+    out[0] *= 3
+    inputs.mul_(2)
+    (out * 2).sum().backward()
+    scale = torch.tensor([6.0, 2.0])[:, None, None]
+    torch.testing.assert_close(x.grad, scale * layer.dense().sum(0).expand(2, 5, -1), rtol=1e-4, atol=1e-4)

@@ -122,12 +122,15 @@ fn in_text(
     words: &str,
     field: impl Display + Copy,
 ) -> Result<Option<Vec<Message<'static>>>, Reject> {
-    if let Some(json) = spelled_chat(words) {
+    let shown = words.trim_start();
+    if !shown.starts_with(['[', '{']) {
+        return Ok(None);
+    }
+    if let Some(json) = spelled_chat(shown) {
         let items = json.items().unwrap_or_else(|| vec![json]);
         let found = messages(items, field, Rows::Json)?;
         return Ok(Some(found.into_iter().map(owned).collect()));
     }
-    let shown = words.trim_start();
     let printed = ["[{'role':", "[{'content':", "[{'from':", "[{'value':"];
     if printed.iter().any(|start| shown.starts_with(start)) {
         return Err(Reject {

@@ -32,6 +32,12 @@ pub struct Batch {
     pub last_index: Option<Vec<i64>>,
 }
 
+/// Input tokens of a batch: what its groups cost, or one where that is nothing, since a model wants a token to run on.
+pub fn batch_tokens(groups: &[Group<'_>], layout: Layout) -> usize {
+    let cost = groups.iter().map(|group| group.cost(layout)).sum();
+    usize::max(cost, groups.len().min(1))
+}
+
 /// One batch per bin, in parallel. The groups must have passed [`Group::check`].
 pub fn assemble(bins: &[Vec<Group<'_>>], layout: Layout) -> Result<Vec<Batch>> {
     let batches: Vec<Result<Batch>> = bins
@@ -53,7 +59,7 @@ impl Batch {
             last_index: first.is_some_and(|response| response.whole).then(Vec::new),
             ..Self::default()
         };
-        let tokens = groups.iter().map(|group| group.cost(layout)).sum();
+        let tokens = batch_tokens(groups, layout);
         batch.input_ids.reserve_exact(tokens);
         batch.position_ids.reserve_exact(tokens);
         for (index, group) in groups.iter().enumerate() {
@@ -64,8 +70,8 @@ impl Batch {
                     message,
                 })?;
         }
-        if let (true, Some(group)) = (batch.input_ids.is_empty(), groups.first()) {
-            batch.add_segment(&group.prompt[..1], &[], 0, -1); // a model wants a token to run on
+        if let (true, Some(group)) = (batch.input_ids.len() < tokens, groups.first()) {
+            batch.add_segment(&group.prompt[..1], &[], 0, -1);
         }
         batch.token_mask = vec![1.0; batch.target_ids.len()];
         Ok(batch)
@@ -266,6 +272,7 @@ mod tests {
             );
             let (cost, batch) = pack(dead, dead);
             assert_eq!((cost, &batch.input_ids), (0, &vec![5]));
+            assert_eq!(batch_tokens(&[], layout), 0);
             assert_eq!(batch.segment_offsets, [0, 1]);
             assert_eq!(
                 (&batch.pair_chosen, &batch.pair_rejected),

@@ -132,7 +132,8 @@ impl Group<'_> {
     }
 
     /// Input tokens that the group takes in a batch: what follows a response's last live token is left out, and so
-    /// is a prompt that no live token follows. 0: nothing in the group is live.
+    /// is a prompt that no live token follows. 0: nothing in the group is live, and it takes no room beside others
+    /// (`batch_tokens` says what a batch of such groups alone holds).
     pub fn cost(&self, layout: Layout) -> usize {
         let (mut live, mut tokens) = (0, 0);
         for kept in self.responses.iter().filter_map(Response::kept) {

@@ -13,12 +13,22 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
     environment.add_filter("trim", |text: &Value, characters: Option<&str>| {
         python::to_text(text).map(|text| python::trim(&text, characters))
     });
+    environment.add_filter("center", |text: &Value, width: Option<i64>| {
+        python::pad(&python::to_text(text)?, width.unwrap_or(80), None, "center")
+    });
     environment.add_filter("string", python::to_text);
     environment.add_filter("round", python::round);
     environment.add_function(
         "raise_exception",
-        |message: String| -> Result<Value, Error> { Err(invalid(message)) },
+        |message: &Value| -> Result<Value, Error> { Err(invalid(python::to_text(message)?)) },
     );
+    environment.add_function("range", range);
+    environment.add_test("divisibleby", |number: i64, other: i64| {
+        number
+            .checked_rem_euclid(other)
+            .map(|rest| rest == 0)
+            .ok_or_else(|| invalid("divisibleby: a number is divided by 0"))
+    });
     environment.add_function("strftime_now", move |format: String| strftime(&format, now));
     environment.add_function("debug", || -> Result<Value, Error> {
         Err(Error::new(
@@ -33,6 +43,29 @@ pub fn install(environment: &mut Environment<'_>, now: i64) {
         )
     });
     environment.set_unknown_method_callback(python::call_method);
+}
+
+/// Python's `range`, of as many numbers as Jinja's sandbox allows.
+fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
+    const MOST: i128 = 100_000;
+    let (start, end) = second.map_or((0, first), |second| (first, second));
+    let (start, end): (i128, i128) = (start.into(), end.into());
+    let step = i128::from(step.unwrap_or(1));
+    if step == 0 {
+        return Err(invalid("range: the step must not be 0"));
+    }
+    let span = if step > 0 { end - start } else { start - end };
+    let count = (span.max(0) + step.abs() - 1) / step.abs();
+    if count > MOST {
+        return Err(Error::new(
+            ErrorKind::OutOfFuel,
+            format!("range: {count} numbers are more than {MOST}"),
+        ));
+    }
+    Ok((0..count)
+        .map(|index| Value::from((start + index * step) as i64))
+        .collect::<Vec<_>>()
+        .into())
 }
 
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -170,7 +203,15 @@ fn write_items(
 
 fn json_string(out: &mut String, text: &str, ensure_ascii: bool) {
     out.push('"');
-    for c in text.chars() {
+    let plain = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
+    let mut rest = text;
+    loop {
+        let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
+        out.push_str(&rest[..end]);
+        let Some(c) = rest[end..].chars().next() else {
+            break;
+        };
+        rest = &rest[end + c.len_utf8()..];
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),

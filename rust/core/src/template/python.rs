@@ -1,5 +1,7 @@
 //! What Python's texts can do and Rust's do otherwise: spaces, splitting, `str()`.
 
+mod splitting;
+
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Value, ValueKind, from_args};
@@ -8,6 +10,7 @@ use unicode_categories::UnicodeCategories;
 
 use super::sandbox;
 use super::strip::{Strip, is_space, strip};
+use splitting::{split, split_lines};
 
 /// The filter `trim`.
 pub fn trim(text: &str, characters: Option<&str>) -> String {
@@ -103,100 +106,40 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         "isalpha" => {
             Value::from(!text.is_empty() && text.chars().all(UnicodeCategories::is_letter))
         }
+        "center" | "ljust" | "rjust" | "zfill" => {
+            let (width, fill): (i64, Option<&str>) = from_args(args)?;
+            Value::from(pad(text, width, fill, method)?)
+        }
+        "count" => {
+            let (part,): (&str,) = from_args(args)?;
+            Value::from(text.matches(part).count())
+        }
         "isascii" | "upper" | "lower" | "replace" | "capitalize" | "startswith" | "endswith"
-        | "join" | "count" | "format" | "title" => return Ok(None),
+        | "join" | "format" | "title" => return Ok(None),
         _ => return Err(Error::from(ErrorKind::UnknownMethod)), // the engine's differ from Python's
     }))
 }
 
-fn split(
-    text: &str,
-    separator: Option<&str>,
-    most: Option<usize>,
-    right: bool,
-) -> Result<Value, Error> {
-    let list = |parts: Vec<&str>| parts.into_iter().map(Value::from).collect::<Value>();
-    let Some(separator) = separator else {
-        return Ok(list(split_spaces(text, most, right)));
+/// The text in as many characters as `width`, as `method` pads it.
+pub fn pad(text: &str, width: i64, fill: Option<&str>, method: &str) -> Result<String, Error> {
+    let zeros = method == "zfill";
+    let mut chars = fill.unwrap_or(if zeros { "0" } else { " " }).chars();
+    let (Some(fill), None) = (chars.next(), chars.next()) else {
+        let rule = format!("{method}: the fill must be one character");
+        return Err(Error::new(ErrorKind::InvalidOperation, rule));
     };
-    if separator.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
-    }
-    sandbox::allows(
-        text.matches(separator)
-            .count()
-            .saturating_mul(sandbox::VALUE),
-    )?;
-    let count = most.map_or(usize::MAX, |most| most.saturating_add(1));
-    let mut parts: Vec<&str> = if right {
-        text.rsplitn(count, separator).collect()
-    } else {
-        text.splitn(count, separator).collect()
+    let width = usize::try_from(width).unwrap_or(0);
+    let missing = width.saturating_sub(text.chars().count());
+    sandbox::allows(missing.saturating_mul(fill.len_utf8()))?;
+    let left = match method {
+        "ljust" => 0,
+        "center" => missing / 2 + (missing & width & 1),
+        _ => missing,
     };
-    if right {
-        parts.reverse();
-    }
-    Ok(list(parts))
-}
-
-fn split_spaces(text: &str, most: Option<usize>, right: bool) -> Vec<&str> {
-    let most = most.unwrap_or(usize::MAX);
-    let (mut rest, mut parts) = (text, Vec::new());
-    loop {
-        rest = if right {
-            rest.trim_end_matches(is_space)
-        } else {
-            rest.trim_start_matches(is_space)
-        };
-        if rest.is_empty() {
-            break;
-        }
-        let at = if right {
-            rest.rfind(is_space)
-        } else {
-            rest.find(is_space)
-        };
-        let (Some(at), true) = (at, parts.len() < most) else {
-            parts.push(rest);
-            break;
-        };
-        if right {
-            let after = at + rest[at..].chars().next().map_or(0, char::len_utf8);
-            parts.push(&rest[after..]);
-        } else {
-            parts.push(&rest[..at]);
-        }
-        rest = if right { &rest[..at] } else { &rest[at..] };
-    }
-    if right {
-        parts.reverse();
-    }
-    parts
-}
-
-fn split_lines(text: &str, keep: bool) -> Value {
-    let ends = |c: char| {
-        matches!(
-            c,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
-                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
-    };
-    let (mut rest, mut lines) = (text, Vec::new());
-    while !rest.is_empty() {
-        let Some(at) = rest.find(ends) else {
-            lines.push(Value::from(rest));
-            break;
-        };
-        let width = if rest[at..].starts_with("\r\n") {
-            2
-        } else {
-            rest[at..].chars().next().map_or(1, char::len_utf8)
-        };
-        lines.push(Value::from(&rest[..if keep { at + width } else { at }]));
-        rest = &rest[at + width..];
-    }
-    Value::from(lines)
+    let side = |count: usize| String::from(fill).repeat(count);
+    let signed = zeros && text.starts_with(['+', '-']);
+    let (sign, rest) = text.split_at(usize::from(signed));
+    Ok([sign, &side(left), rest, &side(missing - left)].concat())
 }
 
 /// `str()` of a value; an undefined one is empty.
@@ -281,7 +224,15 @@ fn write_quoted(out: &mut String, text: &str) {
         '\''
     };
     out.push(quote);
-    for c in text.chars() {
+    let plain = |c: char| matches!(c, ' '..='~') && c != '\\' && c != quote;
+    let mut rest = text;
+    loop {
+        let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
+        out.push_str(&rest[..end]);
+        let Some(c) = rest[end..].chars().next() else {
+            break;
+        };
+        rest = &rest[end + c.len_utf8()..];
         match c {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
@@ -323,9 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn padding_is_pythons() {
+        let pad = |text, width, method| pad(text, width, None, method).expect("fits");
+        assert_eq!(
+            [pad("ab", 5, "center"), pad("a", 4, "center")],
+            ["  ab ", " a  "]
+        );
+        assert_eq!(
+            [pad("ab", 4, "ljust"), pad("ab", 4, "rjust")],
+            ["ab  ", "  ab"]
+        );
+        assert_eq!(
+            [pad("-1", 4, "zfill"), pad("abc", -1, "zfill")],
+            ["-001", "abc"]
+        );
+    }
+
+    #[test]
     fn spaces_are_pythons() {
         assert_eq!(trim("\u{1c} a\u{85}\u{3000}", None), "a");
-        assert_eq!(split_spaces(" a\u{1f}b c ", Some(1), false), ["a", "b c "]);
-        assert_eq!(split_spaces(" a b c ", Some(1), true), [" a b", "c"]);
     }
 }

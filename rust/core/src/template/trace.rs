@@ -12,6 +12,7 @@ use minijinja::{Environment, Error, Output, State};
 
 use super::content::{Guard, Piece, Slot};
 use super::operators::{self, Operation};
+use super::sandbox;
 use super::strip::Strip;
 use symbol::Symbol;
 
@@ -55,15 +56,33 @@ fn operate(state: &State, operation: Operation, args: &[Value]) -> Result<Value,
     if !record::active() {
         return operators::operate(state, operation, args);
     }
+    args.iter().try_for_each(look)?;
     match operations::answer(state, operation, args)? {
-        Some(answer) => Ok(answer),
+        Some(answer) => {
+            if let Some(symbol) = answer.downcast_object_ref::<Symbol>() {
+                sandbox::charge(symbol.size())?;
+            }
+            Ok(answer)
+        }
         None => operators::operate(state, operation, args).map(symbol::recover),
+    }
+}
+
+/// Look at all of a value and, where it is one, at the text that a symbol stands for.
+fn look(value: &Value) -> Result<(), Error> {
+    match value.downcast_object_ref::<Symbol>() {
+        Some(symbol) => sandbox::look(symbol.size()),
+        None if sandbox::is_container(value) => sandbox::measure(value).map(|_| ()),
+        None => Ok(()),
     }
 }
 
 fn write(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     match value.downcast_object_ref::<Symbol>() {
-        Some(symbol) => Ok(out.write_str(&symbol::marked(symbol)?)?),
+        Some(symbol) => {
+            sandbox::charge(symbol.size())?;
+            Ok(out.write_str(&symbol::marked(symbol)?)?)
+        }
         None => operators::write(out, state, value),
     }
 }

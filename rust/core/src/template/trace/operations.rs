@@ -8,7 +8,7 @@ use minijinja::{Error, State};
 use super::record::decide;
 use super::symbol::{ANY_TEXT, Symbol, holds, not_followed, slot_of, symbol};
 use crate::template::content::{Piece, Question};
-use crate::template::operators::Operation;
+use crate::template::operators::{self, Operation};
 use crate::template::strip::{Strip, strip};
 
 /// Tests that ask for a value's type.
@@ -35,6 +35,7 @@ pub fn answer(state: &State, operation: Operation, args: &[Value]) -> Result<Opt
         (Operation::Filter(name), [_, ..]) => filter(state, name, args),
         (Operation::Test(name), _) => test(state, name, args),
         (Operation::Method(name), [receiver, args @ ..]) => method(receiver, name, args),
+        (Operation::Operator("["), _) => Ok(None), // a symbol says itself that it has no items
         (Operation::Operator(name), [left, right]) if holds(left) || holds(right) => {
             operator(name, left, right)
         }
@@ -107,7 +108,7 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
         let by_role = matches!(name, "selectattr" | "rejectattr")
             && rest.first().and_then(Value::as_str) == Some("role");
         return if by_role || harmless.contains(&name) {
-            state.apply_filter(name, args).map(Some)
+            operators::filter(state, name, args).map(Some)
         } else {
             Err(not_followed())
         };
@@ -115,7 +116,7 @@ fn filter(state: &State, name: &str, args: &[Value]) -> Result<Option<Value>, Er
     match name {
         "trim" => stripped(value, "strip", rest).map(Some),
         "string" | "safe" => Ok(Some(value.clone())),
-        "default" | "d" => state.apply_filter(name, args).map(Some),
+        "default" | "d" => operators::filter(state, name, args).map(Some),
         _ => Err(not_followed()),
     }
 }

@@ -4,6 +4,9 @@ use std::cell::RefCell;
 
 use crate::template::content::{Guard, Question, Slot, ask};
 
+/// Guards of a rendering: a chat that asks more of its contents is hardly met twice.
+const MOST_GUARDS: usize = 4096;
+
 #[derive(Default)]
 struct Record {
     contents: Vec<String>,
@@ -54,10 +57,20 @@ pub fn decide(slot: &Slot, question: Question) -> bool {
             question,
             answer,
         };
-        if !record.guards.contains(&guard) {
+        if record.guards.len() >= MOST_GUARDS {
+            record.given_up = true;
+        } else if !record.guards.contains(&guard) {
             record.guards.push(guard);
         }
         answer
+    })
+}
+
+/// Bytes of the content that stands in the slot.
+pub fn bytes_of(slot: &Slot) -> usize {
+    RECORD.with_borrow(|record| {
+        let contents = record.as_ref().map(|record| &record.contents);
+        contents.map_or(0, |contents| contents[slot.message].len())
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::record::{decide, give_up, number_of, slot};
+use super::record::{bytes_of, decide, give_up, number_of, slot};
 use crate::template::content::{Piece, Question, Slot};
 use crate::template::sandbox::DEPTH;
 
@@ -15,9 +15,23 @@ const MARK: char = '\u{f8fe}';
 const FIRST_NUMBER: u32 = 0xf_0000;
 /// What a content is replaced by where only its type matters.
 pub const ANY_TEXT: &str = "text";
+/// Bytes of a piece besides those of its text.
+const PIECE: usize = 96;
+
 /// A text in which contents stand.
 #[derive(Debug)]
 pub struct Symbol(pub Vec<Piece>);
+
+impl Symbol {
+    /// Bytes of its pieces and of the texts that they stand for.
+    pub fn size(&self) -> usize {
+        let bytes = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.len(),
+            Piece::Slot(slot) => bytes_of(slot),
+        };
+        self.0.iter().map(|piece| bytes(piece) + PIECE).sum()
+    }
+}
 
 impl Object for Symbol {
     fn is_true(self: &Arc<Self>) -> bool {

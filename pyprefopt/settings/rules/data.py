@@ -1,0 +1,65 @@
+"""Rules about data."""
+
+from __future__ import annotations
+
+from pyprefopt.settings.config import BaseConfig, RunConfig
+from pyprefopt.settings.rules.rule import Rule
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+
+DATA_RULES: tuple[Rule, ...] = (
+    Rule(
+        lambda c: c.base.data != BaseConfig.data and c.data == EMBEDDED_DATA,
+        "base.data needs data: the embedded set has its own SFT split; add data or leave base.data out",
+        {"base": {"data": "instructions.jsonl"}},
+        "base.data",
+    ),
+    Rule(
+        lambda c: c.eval_data is not None and c.data == EMBEDDED_DATA,
+        "eval_data needs data: the embedded set has its own test split; add data or leave eval_data out",
+        {"eval_data": "test.jsonl"},
+        "eval_data",
+    ),
+    Rule(
+        lambda c: c.eval_data is not None and c.eval_ratio != RunConfig.eval_ratio,
+        "eval_ratio holds out a share of data and does not apply beside eval_data; leave out either of them",
+        {"data": "train.jsonl", "eval_data": "test.jsonl", "eval_ratio": 0.1},
+        "eval_ratio",
+    ),
+    Rule(
+        lambda c: c.eval_steps > 0 and c.data != EMBEDDED_DATA and c.eval_data is None and c.eval_ratio == 0,
+        "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
+        {"data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
+        "eval_steps",
+    ),
+    Rule(
+        lambda c: c.truncation.rounding != "ceil" and c.truncation.ratio is None,
+        "truncation.rounding needs truncation.ratio; set it or leave rounding out",
+        {"truncation": {"rounding": "floor"}},
+        "truncation",
+    ),
+    Rule(
+        lambda c: c.truncation.ratio_base != "own" and c.truncation.ratio is None,
+        "truncation.ratio_base needs truncation.ratio, which is a share of it; set it or leave ratio_base out",
+        {"truncation": {"tokens": 5, "ratio_base": "shared_min"}},
+        "truncation.ratio_base",
+    ),
+    Rule(
+        lambda c: c.truncation.cut_end != "none" and not c.truncation.active,
+        "truncation.cut_end says what follows a cut, and nothing is cut; set truncation.ratio or truncation.tokens, or "
+        "leave cut_end out",
+        {"truncation": {"cut_end": "eos"}},
+        "truncation",
+    ),
+    Rule(
+        lambda c: c.trust_remote_code and c.model == EMBEDDED_MODEL,
+        "trust_remote_code needs model: the embedded model has no code of its own; leave it out",
+        {"trust_remote_code": True},
+        "trust_remote_code",
+    ),
+    Rule(
+        lambda c: c.method == "sft" and c.base.data != "chosen" and c.truncation != type(c.truncation)(),
+        "truncation cuts the responses of pairs, and method sft with base.data trains on none; leave truncation out",
+        {"method": "sft", "data": "pairs.jsonl", "base": {"data": "sft.jsonl"}, "truncation": {"ratio": 0.5}},
+        "truncation",
+    ),
+)

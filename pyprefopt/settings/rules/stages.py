@@ -1,0 +1,63 @@
+"""Rules about the stages before the policy."""
+
+from __future__ import annotations
+
+from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig
+from pyprefopt.settings.rules.rule import Rule, only_path, uses_base, uses_oracle
+
+STAGES_RULES: tuple[Rule, ...] = (
+    Rule(
+        lambda c: not uses_oracle(c) and c.oracle != OracleConfig(),
+        "oracle.* is used only by token selection by scores and by rewards dpo and simpo, and method {c.method} with "
+        "rewards {c.rewards.name} does neither here; leave oracle out, or set selection.chosen_ratio and "
+        "selection.rejected_ratio (and selection.method not to random), or rewards",
+        {"method": "dpo", "oracle": {"path": "oracle"}},
+        "oracle",
+    ),
+    Rule(
+        lambda c: c.oracle.path is not None and not only_path(c.oracle),
+        "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        "oracle.learning_rate",
+    ),
+    Rule(
+        lambda c: not uses_base(c) and c.base != BaseConfig(),
+        "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
+        "leave base out, or set policy_init base",
+        {"method": "dpo", "model": "model", "base": {"path": "base"}},
+        "base",
+    ),
+    Rule(
+        lambda c: c.base.path is not None and not only_path(c.base),
+        "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
+        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
+        "base.data",
+    ),
+    Rule(
+        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
+        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
+        "oracle.fraction below 1 or leave oracle.sample out",
+        {"oracle": {"sample": 1}},
+        "oracle.sample",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is None and part.convergence_window != OptimConfig.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window is the number of steps that until_converged averages the loss over; set until_converged "
+        "beside it or leave it out",
+        {"convergence_window": 5},
+        "convergence_window",
+    ),
+    Rule(
+        lambda c: any(
+            part.until_converged is not None and 0 < part.max_steps < part.convergence_window
+            for part in (c, c.base, c.oracle)
+        ),
+        "convergence_window must be <= max_steps, since until_converged takes the mean of so many steps; raise "
+        "max_steps or lower convergence_window (of base.* and oracle.* too)",
+        {"until_converged": 0.1, "max_steps": 3},
+        "max_steps",
+    ),
+)
