@@ -113,17 +113,19 @@ def _has_dates(kind: pa.DataType) -> bool:
 
 
 def broken_name(error: UnicodeDecodeError, name: str) -> DataError:
-    """The error for a field's name that is not UTF-8."""
+    """The error for a field's name or metadata that is not UTF-8."""
     shown = error.object.decode(errors="backslashreplace")
-    return DataError(f"{name}: the names of fields must be UTF-8, got '{shown:.80}'; rename it")
+    return DataError(f"{name}: the names and metadata of fields must be UTF-8, got '{shown:.80}'; rename it")
 
 
 def _levels(field: pa.Field) -> Iterator[int]:
-    """How deep each of the fields inside of a field stands; a name that is not UTF-8 raises UnicodeDecodeError."""
+    """How deep each field inside of a field stands; names and metadata that are not UTF-8 raise UnicodeDecodeError."""
     pending = [(field, 0)]
     while pending:
         inner, level = pending.pop()
         kind, _ = inner.type, inner.name
+        for text in (inner.metadata or {}).items():
+            b"".join(text).decode()
         yield level
         if level > MOST_LEVELS:
             return

@@ -71,7 +71,7 @@ def frame_of(table: pa.Table | pa.RecordBatch, name: str) -> pl.DataFrame:
     """A sound Arrow table as a frame. DataError for a type that Polars does not have."""
     check_types(table.schema, name)
     try:
-        return pl.DataFrame(table)
+        return pl.DataFrame(table.replace_schema_metadata(None))  # which Polars has no use for, and may be anything
     except pl.exceptions.PolarsError as error:
         types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise DataError(f"{name} cannot be read ({first_line(error)}); cast the column: {types}") from None

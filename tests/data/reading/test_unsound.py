@@ -141,9 +141,18 @@ def test_names_must_be_utf8(tmp_path, ending):
         path.write_bytes(path.read_bytes().replace(b"qqqq", b"q\xffqq"))
     for read in (read_preferences, lambda path: truncate(path, length=1, unit="words")):
         with pytest.raises(
-            DataError, match=rf"a.{ending}: the names of fields must be UTF-8, got 'q\\xffqq'; rename it"
+            DataError, match=rf"a.{ending}: the names and metadata of fields must be UTF-8, got 'q\\xffqq'; rename it"
         ):
             read(path)
+
+
+def test_metadata_of_fields_must_be_utf8():
+    inner = pa.field("a", pa.string(), metadata={b"k": b"\xff"})
+    table = pa.table(TEXTS | {"extra": pa.array([{"a": "x"}] * ROWS, pa.struct([inner]))})
+    with pytest.raises(DataError, match=r"the names and metadata of fields must be UTF-8, got 'k\\xff'; rename it"):
+        read_preferences(table)
+    table = pa.table(TEXTS).replace_schema_metadata({b"\xff": b""})  # of the whole table nothing is read
+    assert read_preferences(table).height == ROWS
 
 
 def test_feathers_first_version_is_named(tmp_path):
