@@ -257,7 +257,7 @@ INDEXES: dict[str, tuple[str, str]] = {
     "the folder": ('{"weight_map": {"a": "."}}', r"must name files beside it, got '\.' for a"),
     "nothing": ('{"weight_map": {"a": ""}}', r"must name files beside it|lacks"),
     "a zero": ('{"weight_map": {"a": "x\\u0000"}}', r"must name files beside it"),
-    "missing": ('{"weight_map": {"a": "x.safetensors"}}', r"lacks x\.safetensors, which model.*index.json names"),
+    "missing": ('{"weight_map": {"a": "x.safetensors"}}', r"x\.safetensors, which model.*index.json names, is not in"),
 }  # fmt: skip
 
 
