@@ -255,9 +255,9 @@ INDEXES: dict[str, tuple[str, str]] = {
     "elsewhere": ('{"weight_map": {"a": "/etc/passwd"}}', r"must name files beside it, got '/etc/passwd' for a"),
     "below": ('{"weight_map": {"a": "b/c.safetensors"}}', r"must name files beside it"),
     "the folder": ('{"weight_map": {"a": "."}}', r"must name files beside it, got '\.' for a"),
-    "nothing": ('{"weight_map": {"a": ""}}', r"must name files beside it|lacks"),
+    "nothing": ('{"weight_map": {"a": ""}}', r"must name files beside it|, which .* names, is not in"),
     "a zero": ('{"weight_map": {"a": "x\\u0000"}}', r"must name files beside it"),
-    "missing": ('{"weight_map": {"a": "x.safetensors"}}', r"lacks x\.safetensors, which model.*index.json names"),
+    "missing": ('{"weight_map": {"a": "x.safetensors"}}', r"x\.safetensors, which model.*index.json names, is not in"),
 }  # fmt: skip
 
 
