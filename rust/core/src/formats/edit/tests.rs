@@ -353,6 +353,7 @@ fn kept_words(text: &str, count: usize) -> &str {
 }
 
 /// The ways in which a row says the same pair: a prompt, and two answers after it.
+#[allow(clippy::too_many_lines)] // a list
 fn forms(first: &str, second: &str) -> Vec<(&'static str, Value)> {
     let user = json!({"role": "user", "content": "Q"});
     let system = json!({"role": "system", "content": "S"});
