@@ -11,6 +11,7 @@ __all__ = [
     "TextBlocks",
     "Tokenizer",
     "__version__",
+    "added_tokens",
     "count_content",
     "count_units",
     "detect_format",

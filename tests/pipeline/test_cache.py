@@ -171,7 +171,7 @@ def test_another_rank_follows_rank_0_and_no_other_run(tmp_path: Path, monkeypatc
 
     def finish() -> None:
         time.sleep(0.6)
-        Folder(folder).finish({"key": stage.key, "reads": {}, "files": {}})
+        Folder(folder).finish({"key": stage.key, "reads": {}, "facts": {}, "files": {}})
 
     thread = threading.Thread(target=finish)
     thread.start()

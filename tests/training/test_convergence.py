@@ -115,7 +115,7 @@ def test_the_moving_average_by_hand():
     ("settings", "words"),
     [
         ({"until_converged": math.nan}, ["until_converged", "nan", "finite"]),
-        ({"until_converged": -1.0}, ["until_converged must be a finite loss > 0", "-1.0"]),
+        ({"until_converged": -1.0}, ["until_converged must be a loss > 0", "-1.0"]),
         ({"until_converged": 0.1, "max_steps": 3}, ["convergence_window must be <= max_steps", "raise max_steps"]),
         ({"oracle": {"until_converged": 0.1, "max_steps": 3}}, ["convergence_window must be <= max_steps"]),
         ({"until_converged": 0.1, "convergence_window": 0}, ["convergence_window", "0", "> 0"]),

@@ -370,7 +370,8 @@ def open_native(
             tool_reference=renderers[1],
         )
     except ValueError as error:
-        shown = file if template_file is None else f"{file} with the chat template {template_file}"
+        of_template = template_file is not None and "template" in str(error)
+        shown = f"{file} with the chat template {template_file}" if of_template else file
         raise ConfigError(f"{shown}: {error}") from None
     for source, refusal in zip(templates, native.template_refusals, strict=True):
         if refusal is not None and source is not None:

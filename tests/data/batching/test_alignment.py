@@ -205,8 +205,11 @@ def test_transfer_as_expression_keeps_nulls_and_the_name(engine):
 
 
 def test_bytes_to_words_and_back(tmp_path):
-    bytewise = load_tokenizer(byte_tokenizer(tmp_path), eos_token="</s>", chat_template="chatml")
-    words = load_tokenizer(word_tokenizer(tmp_path), eos_token="</s>", chat_template="chatml")
+    template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'user' %}\n\n{% endif %}{% endfor %}</s>"
+    bytewise, words = (
+        load_tokenizer(make(tmp_path), eos_token="</s>", chat_template=template)
+        for make in (byte_tokenizer, word_tokenizer)
+    )
     frame = preferences(("why", "yes no", "é yes"))
     one, two = (tokenize(frame, tokenizer)[1:] for tokenizer in (bytewise, words))
     values = pl.Series([[1.0 + i for i in range(n)] for n in one["ids"].list.len()], dtype=pl.List(pl.Float32))

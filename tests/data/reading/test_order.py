@@ -172,7 +172,7 @@ def test_long_rows_take_time_in_proportion(tmp_path):
     rows = [
         {"prompt": turns + "\n\nHuman: q\n\nAssistant:", "chosen": " x", "rejected": " y"},
         {"prompt": "q", "chosen": turns + " x", "rejected": turns + " y"},
-        {**PLAIN, **{f"k{number}": 1 for number in range(count)}},
+        {**PLAIN, **{f"k{number}": 1 for number in range(9_000)}},
         {**PLAIN, "prompt": [{"role": "user", "content": "q", **{f"k{number}": 1 for number in range(count)}}]},
     ]
     result = scan_preferences(jsonl(tmp_path / "a.jsonl", rows))

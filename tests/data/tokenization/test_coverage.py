@@ -154,7 +154,8 @@ def test_counts_add_up(counts: list[tuple[int, int, int, int]]) -> None:
 
 def test_preparing_and_training_say_it(tmp_path: Path, caplog) -> None:
     tokenizer = load(words, tmp_path / "t")
-    rows = {name: [f"{name} 中 {i}" for i in range(8)] for name in ("prompt", "chosen", "rejected")}
+    rows = {name: [f"{name} 中 {i}" for i in range(8)] for name in ("prompt", "chosen")}
+    rows["rejected"] = [f"{text} 中" for text in rows["chosen"]]
     pl.DataFrame(rows).write_parquet(tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"bad\.parquet: of the responses, tokenized by .*%"):
         prepare(tmp_path / "bad.parquet", tokenizer, tmp_path / "out")

@@ -244,7 +244,8 @@ def test_missing_weights_are_not_made_up(saved: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        ConfigError, match=r"lacks 1 weights of LlamaForCausalLM \(first: model.layers.1.mlp.up_proj.weight"
+        ConfigError,
+        match=r"LlamaForCausalLM: 1 are missing \(first: model.layers.1.mlp.up_proj.weight",
     ):
         load_model(saved)
 
