@@ -68,7 +68,7 @@ def kernels(name: str, folder: Path) -> Iterator[tuple[float, Any]]:
 
     pairs = data.read_preferences(str(SHARED / "data" / "hh-rlhf-harmless.jsonl.gz"), on_error="skip")
     source = folder / "pairs.jsonl"
-    source.write_text(COPIES * pairs.select("prompt", "chosen", "rejected").write_ndjson())
+    source.write_text(COPIES * pairs.select("row", "prompt", "chosen", "rejected").write_ndjson())
     file = SHARED / "data" / "tokenizers" / "gpt-neox-20b.json"
     tokenizer = data.load_tokenizer(str(file), eos_token="<|endoftext|>", chat_template="plain")  # noqa: S106
     segments = data.tokenize(str(source), tokenizer, max_prompt_tokens=1024, max_tokens=2048, on_error="skip")

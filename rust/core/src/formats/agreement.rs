@@ -104,14 +104,16 @@ pub fn contradiction(prompt: &[Message], field: &str, side: &str) -> Reject {
     }
 }
 
-/// Append turns to a prompt; what the assistant has begun goes on in its next words.
+/// Append turns to a prompt; what the assistant has begun there goes on in the first of them.
 pub fn append<'a>(prompt: &mut Vec<Message<'a>>, turns: impl IntoIterator<Item = Message<'a>>) {
-    for turn in turns {
+    let mut turns = turns.into_iter();
+    if let Some(first) = turns.next() {
         match prompt.last_mut().filter(|last| can_go_on(last)) {
-            Some(begun) if turn.role == "assistant" => begun.go_on(&turn),
-            _ => prompt.push(turn),
+            Some(begun) if first.role == "assistant" => begun.go_on(&first),
+            _ => prompt.push(first),
         }
     }
+    prompt.extend(turns);
 }
 
 fn can_go_on(last: &Message) -> bool {

@@ -114,7 +114,7 @@ impl Engine {
         self.vocab_size
     }
 
-    /// Whether every byte has a token.
+    /// Whether every text has its tokens in full.
     pub fn is_complete(&self) -> bool {
         self.parts.model.is_complete()
     }

@@ -49,8 +49,11 @@ pub fn split(content: &str, unopened: bool) -> Option<Split> {
             answer,
         });
     }
+    if !unopened {
+        return None;
+    }
     let marks = MARKS[0];
-    let end = memmem::find(content.as_bytes(), marks.1.as_bytes()).filter(|_| unopened)?;
+    let end = memmem::find(content.as_bytes(), marks.1.as_bytes())?;
     (!content[..end].contains(marks.0)).then(|| Split {
         marks,
         opened: false,

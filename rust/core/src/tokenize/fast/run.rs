@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// Whether every byte has a token; a file of characters that lacks one is refused.
+    /// Whether every text has its tokens in full; a file of characters that lacks one is refused.
     pub fn is_complete(&self) -> bool {
         match self {
             Self::Bytes(model) => model.is_complete(),

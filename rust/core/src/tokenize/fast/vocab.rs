@@ -17,7 +17,12 @@ pub struct ByteBpe {
     bytes: [u32; 256],
     lengths: Vec<u32>, // bytes of each id's token
     whole: Whole,
-    complete: bool, // every byte has a token
+    complete: bool, // every byte of UTF-8 has a token
+}
+
+/// Whether a text can hold the byte.
+fn is_utf8(byte: u8) -> bool {
+    !matches!(byte, 0xc0 | 0xc1 | 0xf5..)
 }
 
 impl ByteBpe {
@@ -32,7 +37,7 @@ impl ByteBpe {
         }
         let mut bpe = Self {
             pairs: pairs(model, &ids)?,
-            complete: !bytes.contains(&MISSING),
+            complete: (0..=u8::MAX).all(|byte| bytes[byte as usize] != MISSING || !is_utf8(byte)),
             bytes,
             lengths,
             whole: Whole::new(0),
