@@ -61,6 +61,9 @@ impl Chat<'_> {
         add: bool,
     ) -> Option<Place> {
         let around = self.around(chat, index, add);
+        if around.is_none() && self.leaves_out(chat, index, text, add) {
+            return None;
+        }
         locate(around.as_ref(), content, from, text).or_else(|| {
             let (reasoning, answer) = parts(content);
             let content = Value::from([reasoning, PLACEHOLDER].concat());
@@ -70,6 +73,14 @@ impl Chat<'_> {
             place.lead += reasoning.len();
             Some(place)
         })
+    }
+
+    /// Whether the chat's text is the same with another content of message `index`.
+    fn leaves_out(&self, chat: &[Value], index: usize, text: &str, add: bool) -> bool {
+        let mut chat = chat.to_vec();
+        chat[index] = with_keys(&chat[index], &[("content", Value::from(PLACEHOLDER))]);
+        let other = self.template.render(&chat, add, &self.options);
+        other.is_ok_and(|other| other == text)
     }
 
     /// The place of every content, or of the answer behind its reasoning, that stands in the chat's text as it is or
