@@ -162,18 +162,18 @@ def _longest_of_kind(module: nn.Module, kind: dict[str, str]) -> int | None:
             raise ValueError("not a row for each position")
         return [part[:, :_ROWS] for part in parts]
 
-    def alike(last: int) -> bool:
+    def is_same(last: int) -> bool:
         return all(torch.equal(a, b) for a, b in zip(usual, first_rows(last), strict=True))
 
     device = next(module.buffers(), torch.zeros(0)).device
     usual, low, high = first_rows(_ROWS), _ROWS, 2 * _ROWS
-    while alike(high):
+    while is_same(high):
         low, high = high, 2 * high
         if high > _LAST:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if alike(middle) else (low, middle)
+        low, high = (middle, high) if is_same(middle) else (low, middle)
     return low + 1  # tokens of a document whose last position is `low`
 
 
