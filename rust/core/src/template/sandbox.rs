@@ -1,6 +1,7 @@
 //! Bounds on what one rendering may do: instructions, bytes of values and output, values and bytes looked at, depth.
 
 use std::cell::Cell;
+use std::thread::LocalKey;
 
 use minijinja::value::{DynObject, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
@@ -67,16 +68,7 @@ fn out_of(rule: String) -> Error {
 
 /// Take `bytes` that are made from the rendering's allowance.
 pub fn charge(bytes: usize) -> Result<(), Error> {
-    match BYTES_LEFT.get().checked_sub(bytes) {
-        Some(left) => {
-            BYTES_LEFT.set(left);
-            Ok(())
-        }
-        None => Err(out_of(format!(
-            "the template makes more than {} MiB of text and values",
-            BYTES >> 20
-        ))),
-    }
+    take(&BYTES_LEFT, bytes, BYTES, "makes")
 }
 
 /// Whether `bytes` more may be made; nothing is taken.
@@ -89,14 +81,24 @@ pub fn allows(bytes: usize) -> Result<(), Error> {
 
 /// Take `bytes` that are looked at from the rendering's allowance.
 pub fn look(bytes: usize) -> Result<(), Error> {
-    match WORK_LEFT.get().checked_sub(bytes) {
-        Some(left) => {
-            WORK_LEFT.set(left);
+    take(&WORK_LEFT, bytes, WORK, "looks at")
+}
+
+/// Take `bytes` from what is left of `most`.
+fn take(
+    left: &'static LocalKey<Cell<usize>>,
+    bytes: usize,
+    most: usize,
+    does: &str,
+) -> Result<(), Error> {
+    match left.get().checked_sub(bytes) {
+        Some(rest) => {
+            left.set(rest);
             Ok(())
         }
         None => Err(out_of(format!(
-            "the template looks at more than {} MiB of text and values",
-            WORK >> 20
+            "the template {does} more than {} MiB of text and values",
+            most >> 20
         ))),
     }
 }
