@@ -311,10 +311,11 @@ def _file_part(file: DataFile) -> _Part:
     if file.container in ("json", "csv"):
         return _Part(file.name, lambda _, size: _text_blocks(file, meter, size), meter=meter, file=file)
     schema = schema_of(file)
+    sound: dict[int, set[str]] = {}
 
     def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in schema.names if columns is None or name in columns]
-        return _table_blocks(_metered(batches(file, wanted, size), meter, rows_of(file)), size)
+        return _table_blocks(_metered(batches(file, wanted, size, sound), meter, rows_of(file)), size)
 
     return _Part(file.name, blocks, list(schema.names), meter, file, rows_of(file))
 

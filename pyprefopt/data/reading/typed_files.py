@@ -44,21 +44,26 @@ def rows_of(file: DataFile) -> int | None:
         return int(parquet.metadata.num_rows)
 
 
-def batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+def batches(
+    file: DataFile, columns: Collection[str], batch_bytes: int, sound: dict[int, set[str]] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Rows of a Parquet file (by row groups, large ones in slices of about `batch_bytes`) or an Arrow file.
 
-    Each batch is sound: nothing in it lies about its lengths. DataError, too, for a file that unfolds to far more than
-    its size.
+    Each batch is sound: nothing in it lies about its lengths. `sound` has the columns of an Arrow file's batches that
+    an earlier pass has looked at. DataError, too, for a file that unfolds to far more than its size.
     """
     unfolding, row = Unfolding(file.name, file.path.stat().st_size), 0
     with readable(file.name, file.suffix):
         plain = schema_of(file)
         plain = pa.schema([field for field in plain if field.name in set(columns)])
         parquet = file.container == "parquet"
-        for batch in _parquet_batches(file, plain.names, batch_bytes) if parquet else _arrow_batches(file, plain.names):
+        found = _parquet_batches(file, plain.names, batch_bytes) if parquet else _arrow_batches(file, plain.names)
+        for number, batch in enumerate(found):
             place = f"after row {row}"
             unfolding.add(batch.num_rows * ROW_COST, place)
-            check_sound(batch, f"{file.name}, {place},")
+            known: set[str] = set() if parquet or sound is None else sound.setdefault(number, set())
+            check_sound(batch.select([name for name in plain.names if name not in known]), f"{file.name}, {place},")
+            known.update(plain.names)
             unfolded = unfolded_bytes(batch)
             unfolding.add(unfolded, place)
             yield from [batch] if batch.schema.types == plain.types else _unfold(batch, plain, unfolded // batch_bytes)

@@ -48,6 +48,4 @@ pub enum Rows {
     Json,
     /// A member that is null is one that is not there.
     Typed,
-    /// A frame that `read_*` made: a message's further keys are JSON text.
-    Written,
 }

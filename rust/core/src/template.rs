@@ -21,14 +21,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use minijinja::ErrorKind;
-use minijinja::value::{DynObject, Value, ValueKind};
-use serde_json::{Map, Value as Json};
+use minijinja::value::Value;
+use serde_json::Value as Json;
 
 use crate::message::Message;
 use crate::{Error, Result};
 use engine::Engine;
-use input::parse_object;
 pub use input::{Options, parse_messages, to_json_object};
+use input::{Variables, input_size, parse_object};
 use learn::Shapes;
 pub use shape::{Place, Places, Shape};
 
@@ -41,7 +41,7 @@ pub type Reference =
 pub struct ChatTemplate {
     engine: Result<Engine>,
     source: String,
-    special_tokens: Map<String, Json>,
+    special_tokens: Variables,
     reference: Option<Reference>,
     shapes: Shapes,
     bounds: Bounds,
@@ -115,7 +115,7 @@ impl ChatTemplate {
         Ok(Self {
             engine,
             source: source.to_owned(),
-            special_tokens: parse_object("special_tokens", special_tokens)?,
+            special_tokens: Variables::new(&parse_object("special_tokens", special_tokens)?),
             reference,
             shapes: Shapes::default(),
             bounds: Bounds::default(),
@@ -193,41 +193,23 @@ impl ChatTemplate {
         if let Some(refusal) = self.bounds.refusal() {
             return Err(refusal);
         }
-        let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
-        for (name, value) in self.special_tokens.iter().chain(&options.variables) {
-            context.push((name, Value::from_serialize(value)));
-        }
-        context.push(("messages", Value::from(messages.to_vec())));
-        context.push(("tools", Value::from_serialize(&options.tools)));
-        context.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        let input = context.iter().map(|(_, value)| input_size(value)).sum();
-        let result = engine.run(context.into_iter().collect(), input);
+        let (special_tokens, given) = (&self.special_tokens, &options.given);
+        let messages = Value::from(messages.to_vec());
+        let input = special_tokens.size + given.variables.size + given.size + input_size(&messages);
+        let documents = [("documents", Value::from(()))];
+        let context = documents
+            .into_iter()
+            .chain(special_tokens.iter())
+            .chain(given.variables.iter())
+            .chain([
+                ("messages", messages),
+                ("tools", given.tools.clone()),
+                ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ]);
+        let result = engine.run(context.collect(), input);
         self.bounds.count(&result);
         result
     }
-}
-
-/// Bytes of the texts in a value of the input, at every depth, with some for each list, mapping and element.
-fn input_size(value: &Value) -> usize {
-    const ELEMENT: usize = 64;
-    let object = value.as_object();
-    let nested: usize = match (value.as_str(), value.kind()) {
-        (Some(text), _) => text.len(),
-        (None, ValueKind::Map) => {
-            let pairs = object.and_then(DynObject::try_iter_pairs);
-            let size = |(key, item): (Value, Value)| input_size(&key) + input_size(&item);
-            pairs.into_iter().flatten().map(size).sum()
-        }
-        _ => {
-            let items = object.and_then(DynObject::try_iter);
-            items
-                .into_iter()
-                .flatten()
-                .map(|item| input_size(&item))
-                .sum()
-        }
-    };
-    ELEMENT + nested
 }
 
 /// Whether the engine lacks what the template asks for, as opposed to a refusal or a fault of the template's own.

@@ -15,6 +15,7 @@ import pytest
 from pyprefopt import data
 from pyprefopt.data.arrow import MOST_COLUMNS, MOST_LEVELS
 from pyprefopt.data.batching.selection import top_k_mask
+from pyprefopt.data.reading import tables, typed_files
 from pyprefopt.data.reading.frames import read_preferences
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.truncation.dispatch import truncate, truncate_column
@@ -238,3 +239,13 @@ def test_a_path_that_cannot_be_followed_is_told(tmp_path, monkeypatch):
 
 def test_polars_frames_are_taken_as_they_are():
     assert read_preferences(pl.DataFrame(TEXTS)).height == ROWS
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".arrows", None])
+def test_a_batch_is_looked_at_once(tmp_path, monkeypatch, suffix):
+    looked = []
+    for module in (tables, typed_files):
+        monkeypatch.setattr(module, "check_sound", lambda batch, _: looked.extend(batch.schema.names))
+    table = pa.table(TEXTS | {"note": ["n"] * ROWS})
+    read_preferences(table if suffix is None else str(write(tmp_path / f"pairs{suffix}", table)))
+    assert sorted(looked) == sorted(table.column_names)

@@ -7,10 +7,10 @@ use super::chat::{Said, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
 use super::fields::{
-    json_text, missing, number_of, origin, others, spelled_lists, system, with_lists, with_system,
+    json_text, missing, number_of, others, spelled_lists, system, with_lists, with_system,
 };
 use super::json::Fields;
-use super::message::{Message, is_same_chat};
+use super::message::{Message, Origin, is_same_chat};
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -49,7 +49,7 @@ pub fn parse_candidates<T>(
 }
 
 fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> {
-    let rows = origin(fields, rows);
+    let origin = &Origin::new(rows, fields);
     let (asked, raw) = fields
         .any(&["prompt", "instruction"])
         .ok_or_else(|| missing(fields, "prompt"))?;
@@ -57,7 +57,7 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         messages: mut prompt,
         is_open,
         ..
-    } = text_or_chat(raw, asked, "user", rows)?;
+    } = text_or_chat(raw, asked, "user", origin)?;
     if let Some(system) = system(fields)? {
         with_system(&mut prompt, &system)?;
     }
@@ -67,7 +67,7 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         .ok_or_else(|| missing(fields, "responses"))?;
     let (mut responses, mut own) = (Vec::new(), Vec::new());
     for (index, item) in list(raw, name)?.into_iter().enumerate() {
-        let (mut said, score) = response(item, &format!("{name}[{index}]"), rows)?;
+        let (mut said, score) = response(item, &format!("{name}[{index}]"), origin)?;
         if is_open {
             said.drop_space();
         }
@@ -82,8 +82,8 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         scores: scores(fields, name, own)?,
         prompt,
         responses,
-        tools: json_text(fields, &["tools"], rows)?,
-        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
+        tools: json_text(fields, &["tools"], origin)?,
+        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], origin)?,
     })
 }
 
@@ -129,15 +129,19 @@ fn part<'a>(
 }
 
 /// Text, a message, messages, or an object with the response and its score.
-fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<(Said<'a>, Option<f32>), Reject> {
+fn response<'a>(
+    raw: Raw<'a>,
+    field: &str,
+    origin: &Origin,
+) -> Result<(Said<'a>, Option<f32>), Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
     let described = fields.and_then(|fields| Some((fields.any(&TEXT)?, fields.any(&SCORE))));
     let Some(((key, words), score)) = described else {
-        return Ok((text_or_chat(raw, field, "assistant", rows)?, None));
+        return Ok((text_or_chat(raw, field, "assistant", origin)?, None));
     };
-    let said = text_or_chat(words, format_args!("{field}.{key}"), "assistant", rows)?;
+    let said = text_or_chat(words, format_args!("{field}.{key}"), "assistant", origin)?;
     let score = score.map(|(key, raw)| number_of(raw, &format!("{field}.{key}")));
     Ok((said, score.transpose()?))
 }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use super::Reject;
 use super::json::{Fields, text};
-use super::message::{Message, keys, known_role, message};
-use super::raw::Raw;
-use super::{Reject, Rows};
+use super::message::{Message, Origin, keys, known_role, message, message_of};
+use super::raw::{Element, Raw};
 use crate::reject::shorten;
 
 /// What a field that takes a text or a chat says.
@@ -41,13 +41,13 @@ impl<'a> Said<'a> {
 }
 
 /// A list of messages, as it is or as JSON text.
-pub fn chat(
-    raw: Raw<'_>,
+pub fn chat<'a>(
+    raw: Raw<'a>,
     field: impl Display + Copy,
-    rows: Rows,
-) -> Result<Vec<Message<'_>>, Reject> {
-    if let Some(items) = raw.items() {
-        return messages(items, field, rows);
+    origin: &Origin,
+) -> Result<Vec<Message<'a>>, Reject> {
+    if let Some(elements) = raw.elements() {
+        return messages(elements, field, origin);
     }
     if raw.get().starts_with('"') {
         let words = text(raw, field)?;
@@ -64,15 +64,19 @@ pub fn chat(
     })
 }
 
-fn messages(
-    items: Vec<Raw<'_>>,
+fn messages<'a>(
+    elements: Vec<Element<'a>>,
     field: impl Display,
-    rows: Rows,
-) -> Result<Vec<Message<'_>>, Reject> {
-    let messages = items.into_iter().enumerate();
-    messages
-        .map(|(index, item)| message(item, format_args!("{field}[{index}]"), rows))
-        .collect()
+    origin: &Origin,
+) -> Result<Vec<Message<'a>>, Reject> {
+    let one = |(index, (raw, members)): (usize, Element<'a>)| {
+        let field = format_args!("{field}[{index}]");
+        match members {
+            Some(members) => message_of(&Fields(members), field, origin),
+            None => message(raw, field, origin),
+        }
+    };
+    elements.into_iter().enumerate().map(one).collect()
 }
 
 /// Text as one message of `role`, one message, or several: as a list, as JSON text, or as a transcript.
@@ -80,13 +84,13 @@ pub fn text_or_chat<'a>(
     raw: Raw<'a>,
     field: impl Display + Copy,
     role: &'static str,
-    rows: Rows,
+    origin: &Origin,
 ) -> Result<Said<'a>, Reject> {
     match raw.get().as_bytes().first() {
         Some(b'[') => {
-            return messages(raw.items().unwrap_or_default(), field, rows).map(Said::of_chat);
+            return messages(raw.elements().unwrap_or_default(), field, origin).map(Said::of_chat);
         }
-        Some(b'{') => return Ok(Said::of_chat(vec![message(raw, field, rows)?])),
+        Some(b'{') => return Ok(Said::of_chat(vec![message(raw, field, origin)?])),
         _ => {}
     }
     let words = text(raw, field)?;
@@ -127,8 +131,8 @@ fn in_text(
         return Ok(None);
     }
     if let Some(json) = spelled_chat(shown) {
-        let items = json.items().unwrap_or_else(|| vec![json]);
-        let found = messages(items, field, Rows::Json)?;
+        let elements = json.elements().unwrap_or_else(|| vec![(json, None)]);
+        let found = messages(elements, field, &Origin::spelled())?;
         return Ok(Some(found.into_iter().map(owned).collect()));
     }
     let printed = ["[{'role':", "[{'content':", "[{'from':", "[{'value':"];

@@ -1,16 +1,18 @@
 //! Which format rows have, by their fields and the kinds of their values.
 
+use std::cell::LazyCell;
 use std::collections::HashSet;
 
 use memchr::memmem;
 
+use super::Reject;
 use super::chat::{chat, is_transcript, spelled_chat, spelled_list};
 use super::fields::unquoted;
 use super::json::{Fields, text};
+use super::message::Origin;
 use super::raw::Raw;
 use super::schema::{Field, Form, Format, Kind, Shape};
 use super::table::TABLE;
-use super::{Reject, Rows};
 use crate::reject::shorten;
 
 /// What `detect` saw.
@@ -129,12 +131,9 @@ fn stands(fields: &Fields, field: &Field) -> bool {
     let Some(raw) = fields.get(field.name) else {
         return false;
     };
-    let words = raw
-        .get()
-        .starts_with('"')
-        .then(|| text(raw, "").ok())
-        .flatten();
-    let spelled = words.as_deref().and_then(spelled_chat);
+    let is_text = raw.get().starts_with('"');
+    let words = LazyCell::new(|| is_text.then(|| text(raw, "").ok()).flatten());
+    let spelled = LazyCell::new(|| words.as_deref().and_then(spelled_chat));
     let begins = |sign: char| {
         raw.get().starts_with(sign) || spelled.is_some_and(|json| json.get().starts_with(sign))
     };
@@ -160,6 +159,6 @@ fn begins(raw: Option<Raw>, sign: &str) -> bool {
 }
 
 fn is_whole_chat(raw: Raw) -> bool {
-    let messages = chat(raw, "", Rows::Json).ok();
+    let messages = chat(raw, "", &Origin::spelled()).ok();
     messages.is_some_and(|messages| messages.len() > 1 && messages[0].role != "assistant")
 }

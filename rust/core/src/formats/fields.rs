@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use super::chat::spelled_list;
 use super::json::{Fields, sound, text, without_nulls};
-use super::message::{Message, is_written};
+use super::message::{Message, Origin};
 use super::raw::Raw;
-use super::{Format, Reject, Rows};
+use super::{Format, Reject};
 use crate::reject::shorten;
 
 /// The field's value, or a `missing_field` reject that shows the fields that are there.
@@ -86,35 +86,21 @@ pub fn with_lists<'a>(fields: Fields<'a>, lists: &'a [(usize, String)]) -> Field
     Fields(members)
 }
 
-/// Where a row comes from: one with a number `row` and messages {role, content, extra} is of a frame of `read_*`.
-pub fn origin(fields: &Fields, rows: Rows) -> Rows {
-    let first = |name: &str| {
-        let chats = fields.get(name)?.items()?;
-        Fields::parse(chats.first()?.get()).ok()
-    };
-    let is_number = |raw: Raw| raw.get().bytes().all(|byte| byte.is_ascii_digit());
-    if fields.get("row").is_some_and(is_number)
-        && first("prompt").is_some_and(|message| is_written(&message))
-    {
-        return Rows::Written;
-    }
-    rows
-}
-
 /// The first of the named fields, which holds JSON, as text or as it is; checked, so that the template can read it.
 pub fn json_text<'a>(
     fields: &Fields<'a>,
     names: &[&str],
-    rows: Rows,
+    origin: &Origin,
 ) -> Result<Option<Cow<'a, str>>, Reject> {
     let Some((name, raw)) = fields.any(names) else {
         return Ok(None);
     };
     if !raw.get().starts_with('"') {
         sound(raw, name)?;
-        return Ok(Some(match rows {
-            Rows::Typed => without_nulls(raw.get()),
-            Rows::Json | Rows::Written => Cow::Borrowed(raw.get()),
+        return Ok(Some(if origin.has_null_members() {
+            without_nulls(raw.get())
+        } else {
+            Cow::Borrowed(raw.get())
         }));
     }
     let quoted = text(raw, name)?;

@@ -7,11 +7,10 @@ use super::chat::{Said, chat, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
 use super::fields::{
-    json_text, missing, number, origin, others, required, spelled_lists, system, with_lists,
-    with_system,
+    json_text, missing, number, others, required, spelled_lists, system, with_lists, with_system,
 };
 use super::json::{Fields, text};
-use super::message::Message;
+use super::message::{Message, Origin};
 use super::raw::Raw;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -49,20 +48,20 @@ pub fn parse_instruction<T>(
 }
 
 fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruction<'a>, Reject> {
-    let rows = origin(fields, rows);
+    let origin = &Origin::new(rows, fields);
     let system = system(fields)?;
     let (mut messages, field) = match format {
         Format::PromptResponse | Format::CandidateRows => {
-            prompt_and_response(fields, system.as_ref(), rows)?
+            prompt_and_response(fields, system.as_ref(), origin)?
         }
         Format::Instruction => {
             let output = required(fields, "output")?;
             let prompt = Said::of_chat(question(fields)?);
-            let answer = text_or_chat(output, "output", "assistant", rows)?;
+            let answer = text_or_chat(output, "output", "assistant", origin)?;
             let names = ("instruction", "output");
             (joined(prompt, answer, system.as_ref(), names)?, "output")
         }
-        _ => whole_chat(fields, system.as_ref(), rows)?,
+        _ => whole_chat(fields, system.as_ref(), origin)?,
     };
     check_response(messages.last(), field)?;
     let response = messages.pop().ok_or_else(|| missing(fields, field))?;
@@ -74,22 +73,22 @@ fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruct
             Format::CandidateRows => number(fields, &["score", "rating"])?,
             _ => None,
         },
-        tools: json_text(fields, &["tools"], rows)?,
-        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
+        tools: json_text(fields, &["tools"], origin)?,
+        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], origin)?,
     })
 }
 
 fn whole_chat<'a>(
     fields: &Fields<'a>,
     system: Option<&Message<'a>>,
-    rows: Rows,
+    origin: &Origin,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("conversations").is_some() {
         "conversations"
     } else {
         "messages"
     };
-    let mut messages = chat(required(fields, field)?, field, rows)?;
+    let mut messages = chat(required(fields, field)?, field, origin)?;
     check_response(messages.last(), field)?;
     if let Some(system) = system {
         with_system(&mut messages, system)?;
@@ -100,15 +99,15 @@ fn whole_chat<'a>(
 fn prompt_and_response<'a>(
     fields: &Fields<'a>,
     system: Option<&Message<'a>>,
-    rows: Rows,
+    origin: &Origin,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
     let field = if fields.get("completion").is_some() {
         "completion"
     } else {
         "response"
     };
-    let prompt = text_or_chat(required(fields, "prompt")?, "prompt", "user", rows)?;
-    let answer = text_or_chat(required(fields, field)?, field, "assistant", rows)?;
+    let prompt = text_or_chat(required(fields, "prompt")?, "prompt", "user", origin)?;
+    let answer = text_or_chat(required(fields, field)?, field, "assistant", origin)?;
     let messages = joined(prompt, answer, system, ("prompt", field))?;
     Ok((messages, field))
 }

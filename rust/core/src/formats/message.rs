@@ -1,6 +1,7 @@
 //! One message: a {role, content} or {from, value} object with whatever else it has.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt::Display;
 
 use super::json::{Fields, sound, text, without_nulls};
@@ -27,16 +28,25 @@ const LIKE_CONTENT: [&str; 12] = [
 ];
 
 /// One message object: {role, content, ...} or {from, value, ...}. Content that is absent or null is empty.
-pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<'_>, Reject> {
-    let malformed = |names: String| Reject {
-        reason: "not_a_message",
-        field: field.to_string(),
-        value: names,
-        rule: format!("{field} must be a message, {{role, content}} or {{from, value}}"),
-        remedy: "give it both keys",
-    };
-    let fields = Fields::parse(raw.get()).map_err(|_| malformed(shorten(raw.get())))?;
-    let (role_key, content_key) = keys(&fields);
+pub fn message<'a>(
+    raw: Raw<'a>,
+    field: impl Display,
+    origin: &Origin,
+) -> Result<Message<'a>, Reject> {
+    match Fields::parse(raw.get()) {
+        Ok(fields) => message_of(&fields, field, origin),
+        Err(_) => Err(malformed(&field, shorten(raw.get()))),
+    }
+}
+
+/// As `message`, of an object's fields.
+pub fn message_of<'a>(
+    fields: &Fields<'a>,
+    field: impl Display,
+    origin: &Origin,
+) -> Result<Message<'a>, Reject> {
+    let malformed = |names: String| malformed(&field, names);
+    let (role_key, content_key) = keys(fields);
     let role = fields
         .get(role_key)
         .ok_or_else(|| malformed(fields.names()))?;
@@ -46,10 +56,10 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
         let calls = content.ok_or_else(|| malformed(fields.names()))?;
         let calls = tool_calls(calls, format_args!("{field}.{content_key}"))?;
         let others = extra(
-            &fields,
+            fields,
             &field,
             &["role", "content", "from", "value", "tool_calls"],
-            rows,
+            origin,
         )?;
         return Ok(Message {
             role: "assistant",
@@ -60,19 +70,29 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
     let role = role_name(&name, format_args!("{field}.{role_key}"))?;
     let content = match content {
         Some(content) => content_text(content, format_args!("{field}.{content_key}"))?,
-        None if lacks_content(&fields, content_key) => return Err(malformed(fields.names())),
+        None if lacks_content(fields, content_key) => return Err(malformed(fields.names())),
         None => Cow::Borrowed(""),
     };
     Ok(Message {
         role,
         content,
         extra: extra(
-            &fields,
+            fields,
             &field,
             &["role", "content", role_key, content_key],
-            rows,
+            origin,
         )?,
     })
+}
+
+fn malformed(field: &impl Display, value: String) -> Reject {
+    Reject {
+        reason: "not_a_message",
+        field: field.to_string(),
+        value,
+        rule: format!("{field} must be a message, {{role, content}} or {{from, value}}"),
+        remedy: "give it both keys",
+    }
 }
 
 /// The names of the role and of the content.
@@ -97,23 +117,74 @@ fn extra<'a>(
     fields: &Fields<'a>,
     field: &impl Display,
     taken: &[&str],
-    rows: Rows,
+    origin: &Origin,
 ) -> Result<Option<Cow<'a, str>>, Reject> {
-    if rows == Rows::Written && is_written(fields) {
-        let written = fields.get("extra");
-        return written
-            .map(|raw| text(raw, format_args!("{field}.extra")))
-            .transpose();
+    if is_written(fields) {
+        match fields.get("extra") {
+            None => return Ok(None),
+            Some(raw) if origin.is_written() => {
+                return text(raw, format_args!("{field}.extra")).map(Some);
+            }
+            Some(_) => {}
+        }
     }
     let mut others = fields.others(taken)?;
-    if let (Rows::Typed, Some(text)) = (rows, &mut others) {
-        *text = without_nulls(text).into_owned();
+    if let Some(text) = &mut others {
+        if origin.has_null_members() {
+            *text = without_nulls(text).into_owned();
+        }
     }
     Ok(others.map(Cow::Owned))
 }
 
+/// Where a row comes from; what needs a look at it is found out when it is asked for.
+pub struct Origin<'f, 'a> {
+    rows: Rows,
+    fields: Option<&'f Fields<'a>>,
+    is_written: OnceCell<bool>,
+}
+
+impl<'f, 'a> Origin<'f, 'a> {
+    pub fn new(rows: Rows, fields: &'f Fields<'a>) -> Self {
+        Self {
+            rows,
+            fields: Some(fields),
+            is_written: OnceCell::new(),
+        }
+    }
+
+    /// Of a chat that a text spells.
+    pub fn spelled() -> Self {
+        Self {
+            rows: Rows::Json,
+            fields: None,
+            is_written: OnceCell::new(),
+        }
+    }
+
+    /// Whether it is of a frame that `read_*` made: it has a number `row`, and messages {role, content, extra}.
+    pub fn is_written(&self) -> bool {
+        let look = |fields: &Fields| {
+            let is_number = |raw: Raw| raw.get().bytes().all(|byte| byte.is_ascii_digit());
+            let first = || {
+                let chat = fields.get("prompt")?.items()?;
+                Fields::parse(chat.first()?.get()).ok()
+            };
+            fields.get("row").is_some_and(is_number) && first().is_some_and(|it| is_written(&it))
+        };
+        *self
+            .is_written
+            .get_or_init(|| self.fields.is_some_and(look))
+    }
+
+    /// Whether a member that is null is one that is not there.
+    pub fn has_null_members(&self) -> bool {
+        self.rows == Rows::Typed && !self.is_written()
+    }
+}
+
 /// Whether the message is of a frame that `read_*` made: {role, content, extra}, where extra is null or an object as text.
-pub fn is_written(fields: &Fields) -> bool {
+fn is_written(fields: &Fields) -> bool {
     let known = |(name, raw): &(Cow<str>, Raw)| match &**name {
         "role" | "content" => raw.get().starts_with('"'),
         "extra" => raw.get() == "null" || raw.get().starts_with("\"{"),

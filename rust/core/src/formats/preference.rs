@@ -6,12 +6,11 @@ use super::chat::{Said, chat, text_or_chat, transcript};
 use super::checks::check_prompt;
 use super::detect::of_format;
 use super::fields::{
-    flag, json_text, missing, number, origin, others, required, spelled_lists, system, unquoted,
-    with_lists,
+    flag, json_text, missing, number, others, required, spelled_lists, system, unquoted, with_lists,
 };
 use super::instruction::question;
 use super::json::{Fields, text};
-use super::message::Message;
+use super::message::{Message, Origin};
 use super::raw::Raw;
 use super::sides::Sides;
 use super::{Format, Reject, Rows};
@@ -58,7 +57,7 @@ fn parse<T>(
     rows: Rows,
     found: impl FnOnce(&Pair) -> T,
 ) -> Result<T, Reject> {
-    let rows = origin(fields, rows);
+    let origin = &Origin::new(rows, fields);
     let mut texts = (Cow::Borrowed(""), Cow::Borrowed(""));
     if format == Format::Hh {
         texts.0 = text(required(fields, "chosen")?, "chosen")?;
@@ -69,10 +68,10 @@ fn parse<T>(
             transcript(&texts.0, "chosen")?,
             transcript(&texts.1, "rejected")?,
         ),
-        Format::ShareGpt => sharegpt(fields, rows)?,
+        Format::ShareGpt => sharegpt(fields, origin)?,
         Format::Shp => shp(fields)?,
-        Format::Alpaca => alpaca(fields, rows)?,
-        _ => preference(fields, rows)?,
+        Format::Alpaca => alpaca(fields, origin)?,
+        _ => preference(fields, origin)?,
     };
     sides.part(system(fields)?.as_ref())?;
     check_prompt(&sides.prompt)?;
@@ -85,17 +84,17 @@ fn parse<T>(
         score_rejected: scores.1,
         chosen_complete: flag(fields, "chosen_complete")?,
         rejected_complete: flag(fields, "rejected_complete")?,
-        tools: json_text(fields, &["tools"], rows)?,
-        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], rows)?,
+        tools: json_text(fields, &["tools"], origin)?,
+        template_kwargs: json_text(fields, &["template_kwargs", "chat_template_kwargs"], origin)?,
     }))
 }
 
-fn preference<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+fn preference<'a>(fields: &Fields<'a>, origin: &Origin) -> Result<Sides<'a>, Reject> {
     let (chosen, rejected) = (required(fields, "chosen")?, required(fields, "rejected")?);
-    let chosen = text_or_chat(chosen, "chosen", "assistant", rows)?;
-    let rejected = text_or_chat(rejected, "rejected", "assistant", rows)?;
+    let chosen = text_or_chat(chosen, "chosen", "assistant", origin)?;
+    let rejected = text_or_chat(rejected, "rejected", "assistant", origin)?;
     let prompt = match fields.get("prompt") {
-        Some(prompt) => text_or_chat(prompt, "prompt", "user", rows)?,
+        Some(prompt) => text_or_chat(prompt, "prompt", "user", origin)?,
         // Only whole chats can do without a prompt.
         None if !chosen.is_text && !rejected.is_text => Said::of_chat(Vec::new()),
         None => return Err(missing(fields, "prompt")),
@@ -108,16 +107,16 @@ fn preference<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> 
     ))
 }
 
-fn sharegpt<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+fn sharegpt<'a>(fields: &Fields<'a>, origin: &Origin) -> Result<Sides<'a>, Reject> {
     let side = |name: &'static str| {
         let raw = required(fields, name)?;
-        let said = text_or_chat(raw, name, "assistant", rows)?;
+        let said = text_or_chat(raw, name, "assistant", origin)?;
         if said.is_text {
             return Err(not_a_message(raw, name));
         }
         Ok(said)
     };
-    let prompt = chat(required(fields, "conversations")?, "conversations", rows)?;
+    let prompt = chat(required(fields, "conversations")?, "conversations", origin)?;
     let names = ["conversations", "chosen", "rejected"];
     Ok(Sides::new(
         Said::of_chat(prompt),
@@ -173,9 +172,9 @@ fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
 }
 
 /// `chosen` and `rejected`, or `output` [chosen, rejected].
-fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
+fn alpaca<'a>(fields: &Fields<'a>, origin: &Origin) -> Result<Sides<'a>, Reject> {
     let prompt = Said::of_chat(question(fields)?);
-    let answer = |raw, name| text_or_chat(raw, name, "assistant", rows);
+    let answer = |raw, name| text_or_chat(raw, name, "assistant", origin);
     if fields.get("chosen").is_some() || fields.get("output").is_none() {
         return Ok(Sides::new(
             prompt,

@@ -18,6 +18,9 @@ pub struct Raw<'a>(&'a str);
 /// An object's keys and values in order, as they stand.
 pub type Members<'a> = Vec<(Cow<'a, str>, Raw<'a>)>;
 
+/// A value of a list, with its members if it is an object.
+pub type Element<'a> = (Raw<'a>, Option<Members<'a>>);
+
 impl<'a> Raw<'a> {
     pub fn parse(json: &'a str) -> serde_json::Result<Self> {
         let mut scan = Scan { json, at: 0 };
@@ -42,11 +45,42 @@ impl<'a> Raw<'a> {
             json: self.0,
             at: 0,
         };
-        if scan.list(0, |item| items.push(item)).is_some() {
+        let item = |scan: &mut Scan<'a>, depth| {
+            items.push(scan.value(depth)?);
+            Some(())
+        };
+        if scan.list(0, item).is_some() {
             return Some(items);
         }
         let items: Vec<&RawValue> = serde_json::from_str(self.0).ok()?;
         Some(items.into_iter().map(Raw::of).collect())
+    }
+
+    /// As `items`, in the same pass with the members of those that are objects (but of one that `serde_json` must look at).
+    pub fn elements(self) -> Option<Vec<Element<'a>>> {
+        let mut elements = Vec::new();
+        let mut scan = Scan {
+            json: self.0,
+            at: 0,
+        };
+        let element = |scan: &mut Scan<'a>, depth| {
+            let start = scan.at;
+            let members = if scan.peek() == Some(b'{') {
+                let mut found = Vec::new();
+                scan.object(depth, |key, value| found.push((key, value)))?;
+                Some(found)
+            } else {
+                scan.value(depth)?;
+                None
+            };
+            elements.push((Raw(&scan.json[start..scan.at]), members));
+            Some(())
+        };
+        if scan.list(0, element).is_some() {
+            return Some(elements);
+        }
+        let items = self.items()?;
+        Some(items.into_iter().map(|item| (item, None)).collect())
     }
 }
 
@@ -86,7 +120,7 @@ impl<'a> Scan<'a> {
         match self.peek()? {
             b'"' => self.string()?,
             b'{' => self.object(depth, |_, _| ())?,
-            b'[' => self.list(depth, |_| ())?,
+            b'[' => self.list(depth, |scan, depth| scan.value(depth).map(|_| ()))?,
             _ => self.plain()?,
         }
         Some(Raw(&self.json[start..self.at]))
@@ -97,7 +131,10 @@ impl<'a> Scan<'a> {
         let rest = &self.json[self.at..];
         let ends = |byte: u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\n' | b'\t' | b'\r');
         let length = rest.bytes().position(ends).unwrap_or(rest.len());
-        serde_json::from_str::<IgnoredAny>(&rest[..length]).ok()?;
+        let word = &rest[..length];
+        if !matches!(word, "null" | "true" | "false") {
+            serde_json::from_str::<IgnoredAny>(word).ok()?;
+        }
         self.at += length;
         Some(())
     }
@@ -154,14 +191,19 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn list(&mut self, depth: usize, mut found: impl FnMut(Raw<'a>)) -> Option<()> {
+    /// A list; `item` goes past a value at a depth.
+    fn list(
+        &mut self,
+        depth: usize,
+        mut item: impl FnMut(&mut Self, usize) -> Option<()>,
+    ) -> Option<()> {
         self.take(b'[')?;
         self.space();
         if depth >= MOST_DEPTH || self.take(b']').is_some() {
             return (depth < MOST_DEPTH).then_some(());
         }
         loop {
-            found(self.space().value(depth + 1)?);
+            item(self.space(), depth + 1)?;
             if self.space().take(b']').is_some() {
                 return Some(());
             }

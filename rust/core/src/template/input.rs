@@ -1,6 +1,6 @@
 //! What a template is given, from JSON: messages, tools, variables.
 
-use minijinja::value::Value;
+use minijinja::value::{DynObject, Value, ValueKind};
 use serde_json::{Map, Value as Json};
 
 use crate::message::Message;
@@ -25,13 +25,65 @@ impl Message<'_> {
 }
 
 /// What goes into a rendering besides the messages.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     pub(super) tools: Option<Json>,
     pub(super) variables: Map<String, Json>,
+    pub(super) given: Given,
+}
+
+/// The same as the engine takes it, made once for all renderings.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub tools: Value,
+    pub variables: Variables,
+    pub size: usize, // of tools, and of what is given besides variables and messages
+}
+
+/// Variables of a template, and their size.
+#[derive(Debug, Clone)]
+pub(super) struct Variables {
+    values: Vec<(String, Value)>,
+    pub size: usize,
+}
+
+impl Variables {
+    pub fn new(variables: &Map<String, Json>) -> Self {
+        let value = |(name, value): (&String, &Json)| (name.clone(), Value::from_serialize(value));
+        let values: Vec<_> = variables.iter().map(value).collect();
+        let size = values.iter().map(|(_, value)| input_size(value)).sum();
+        Self { values, size }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Value)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()))
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(None, Map::new())
+    }
 }
 
 impl Options {
+    fn new(tools: Option<Json>, variables: Map<String, Json>) -> Self {
+        let value = Value::from_serialize(&tools);
+        let (documents, add_generation_prompt) = (Value::from(()), Value::from(false));
+        let given = [&value, &documents, &add_generation_prompt];
+        Self {
+            given: Given {
+                variables: Variables::new(&variables),
+                size: given.into_iter().map(input_size).sum(),
+                tools: value,
+            },
+            tools,
+            variables,
+        }
+    }
+
     /// `tools`: a JSON list, or null; `variables`: a JSON object.
     pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
         let tools = match tools {
@@ -44,8 +96,31 @@ impl Options {
         };
         let variables =
             variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
-        Ok(Self { tools, variables })
+        Ok(Self::new(tools, variables))
     }
+}
+
+/// Bytes of the texts in a value of the input, at every depth, with some for each list, mapping and element.
+pub(super) fn input_size(value: &Value) -> usize {
+    const ELEMENT: usize = 64;
+    let object = value.as_object();
+    let nested: usize = match (value.as_str(), value.kind()) {
+        (Some(text), _) => text.len(),
+        (None, ValueKind::Map) => {
+            let pairs = object.and_then(DynObject::try_iter_pairs);
+            let size = |(key, item): (Value, Value)| input_size(&key) + input_size(&item);
+            pairs.into_iter().flatten().map(size).sum()
+        }
+        _ => {
+            let items = object.and_then(DynObject::try_iter);
+            items
+                .into_iter()
+                .flatten()
+                .map(|item| input_size(&item))
+                .sum()
+        }
+    };
+    ELEMENT + nested
 }
 
 /// Messages from a JSON list of objects, as a template sees them.

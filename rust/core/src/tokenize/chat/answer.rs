@@ -1,5 +1,7 @@
 //! The last message of a response in its chat's text: its reasoning and its answer.
 
+use std::rc::Rc;
+
 use minijinja::value::Value;
 
 use super::places::{Around, forms, locate};
@@ -24,7 +26,7 @@ pub struct Asked<'a> {
     pub content: &'a str,
     pub text: String,
     pub from: usize, // the messages before it end here
-    pub around: Option<Around>,
+    pub around: Option<Rc<Around>>,
     pub prompt: &'a str, // with the generation prompt
 }
 
@@ -180,7 +182,7 @@ impl Chat<'_> {
 
 fn place(asked: &Asked) -> Option<Place> {
     locate(
-        asked.around.as_ref(),
+        asked.around.as_deref(),
         asked.content,
         asked.from,
         &asked.text,

@@ -1,6 +1,7 @@
 //! Texts of a row by rendering its chats.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use minijinja::value::Value;
 
@@ -9,7 +10,7 @@ use super::ends::{is_endless, without_end};
 use super::places::Around;
 use super::reasoning;
 use super::refusals;
-use super::rendering::{Chat, calls_tools, shared_bytes, values, with_keys};
+use super::rendering::{Chat, Written, calls_tools, shared_bytes, values, with_keys};
 use super::turns::Rendered;
 use crate::message::Message;
 use crate::reject::Reject;
@@ -45,8 +46,10 @@ impl Chat<'_> {
             least,
         } = self.render_prompt(row, work.limits.cuts_prompts())?;
         let mut replies = Vec::with_capacity(row.responses.len());
+        let mut arounds = Arounds::default();
         for response in &row.responses {
-            replies.push(self.render_response(work, row, response, &text, least)?);
+            let reply = self.render_response(work, row, response, &text, least, &mut arounds)?;
+            replies.push(reply);
         }
         let mut notes = Notes::default();
         let shared = replies.iter().map(|reply| reply.shared).min();
@@ -70,7 +73,10 @@ impl Chat<'_> {
     }
 
     fn render_prompt(&self, row: &Row, find_generation: bool) -> Result<Question, Reject> {
-        let text = self.render("prompt", &self.prompt, true)?;
+        let text = match self.prompt_text.take() {
+            Some(text) => text,
+            None => self.render("prompt", &self.prompt, true)?,
+        };
         let messages: Vec<&Message> = row.prompt.iter().collect();
         let rendered = Rendered::new(self, &self.prompt, &messages, &text, true);
         let ends = self.turn_ends(&rendered, 0..0);
@@ -99,23 +105,28 @@ impl Chat<'_> {
         })
     }
 
-    fn render_response(
+    fn render_response<'r, 'm>(
         &self,
         work: &Tokenization,
         row: &Row,
-        response: &Response,
+        response: &'r Response<'m>,
         prompt: &str,
         least: usize,
+        arounds: &mut Arounds<'r, 'm>,
     ) -> Result<Reply, Reject> {
         let first = row.prompt.len();
         let Given {
             chat,
             content,
+            text,
             around,
             mut notes,
-        } = self.give(work, response)?;
+        } = self.give(work, response, arounds)?;
         let index = chat.len() - 1;
-        let text = self.render(response.field, &chat, false)?;
+        let text = match text {
+            Some(text) => text,
+            None => self.render(response.field, &chat, false)?,
+        };
         let shared = shared_bytes(prompt, &text);
         if shared < least {
             return Err(unfit(
@@ -214,15 +225,20 @@ impl Chat<'_> {
     }
 
     /// The chat with a response, such that the template writes its tool calls and one end of its turn.
-    fn give<'a>(&self, work: &Tokenization, response: &'a Response) -> Result<Given<'a>, Reject> {
+    fn give<'r, 'm>(
+        &self,
+        work: &Tokenization,
+        response: &'r Response<'m>,
+        arounds: &mut Arounds<'r, 'm>,
+    ) -> Result<Given<'r>, Reject> {
         let mut chat = self.prompt.clone();
         chat.extend(values(response.field, &response.messages)?);
         let rule = "the chat template must write the assistant's tool calls, which it leaves out";
-        let mut chat = self
-            .with_calls(&chat, self.prompt.len())
+        let Written { mut chat, mut text } = self
+            .with_calls(chat, self.prompt.len(), false)
             .ok_or_else(|| unfit(response, rule))?;
         let index = chat.len() - 1;
-        let around = self.around(&chat, index, false);
+        let around = arounds.of(response, || self.around(&chat, index, false));
         let whole = content_of(response);
         let (mut content, mut notes) = (whole, Notes::default());
         if response.complete && !calls_tools(&chat[index]) {
@@ -236,10 +252,12 @@ impl Chat<'_> {
                 return Err(refusals::empty_response(response, whole));
             }
             chat[index] = with_keys(&chat[index], &[("content", Value::from(content))]);
+            text = None;
         }
         Ok(Given {
             chat,
             content,
+            text,
             around,
             notes,
         })
@@ -249,9 +267,37 @@ impl Chat<'_> {
 /// A chat with a response, the answer last.
 struct Given<'a> {
     chat: Vec<Value>,
-    content: &'a str, // the answer's
-    around: Option<Around>,
+    content: &'a str,     // the answer's
+    text: Option<String>, // where it has been rendered
+    around: Option<Rc<Around>>,
     notes: Notes,
+}
+
+/// What the template writes around a response of one message, which others have too that differ in their content alone.
+#[derive(Default)]
+struct Arounds<'r, 'm>(Option<(&'r Message<'m>, Option<Rc<Around>>)>);
+
+impl<'r, 'm> Arounds<'r, 'm> {
+    fn of(
+        &mut self,
+        response: &'r Response<'m>,
+        find: impl FnOnce() -> Option<Around>,
+    ) -> Option<Rc<Around>> {
+        let alone = match &*response.messages {
+            [message] if !message.calls_tools() => Some(message),
+            _ => None,
+        };
+        let is_alike =
+            |known: &Message, one: &Message| known.role == one.role && known.extra == one.extra;
+        match (&self.0, alone) {
+            (Some((known, around)), Some(one)) if is_alike(known, one) => around.clone(),
+            _ => {
+                let around = find().map(Rc::new);
+                self.0 = alone.map(|one| (one, around.clone()));
+                around
+            }
+        }
+    }
 }
 
 fn content_of<'a>(response: &'a Response) -> &'a str {

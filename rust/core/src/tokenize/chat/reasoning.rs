@@ -35,7 +35,8 @@ pub struct Split {
 pub fn split(content: &str, unopened: bool) -> Option<Split> {
     let lead = content.len() - content.trim_start().len();
     let opened = |marks: &&Marks| content[lead..].starts_with(marks.0);
-    if let Some(&marks) = MARKS.iter().find(opened) {
+    let may_open = matches!(content.as_bytes().get(lead), Some(b'<' | b'['));
+    if let Some(&marks) = may_open.then(|| MARKS.iter().find(opened)).flatten() {
         let from = lead + marks.0.len();
         let close = memmem::find(&content.as_bytes()[from..], marks.1.as_bytes());
         let (end, answer) = close.map_or((content.len(), content.len()), |at| {

@@ -1,6 +1,6 @@
 //! The template with what one row brings to it, and messages as it takes them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use minijinja::value::Value;
 
@@ -18,7 +18,15 @@ pub struct Chat<'a> {
     pub template: &'a ChatTemplate,
     pub options: Options,
     pub prompt: Vec<Value>,
+    /// The prompt's text with the generation prompt, where it has been rendered.
+    pub prompt_text: RefCell<Option<String>>,
     renderings: Cell<usize>, // of a long chat, for a single message's sake
+}
+
+/// A chat, with its text where it has been rendered.
+pub struct Written {
+    pub chat: Vec<Value>,
+    pub text: Option<String>,
 }
 
 impl<'a> Chat<'a> {
@@ -38,22 +46,29 @@ impl<'a> Chat<'a> {
             template,
             options,
             prompt: values("prompt", &row.prompt)?,
+            prompt_text: RefCell::default(),
             renderings: Cell::new(0),
         };
-        let prompt = chat.with_calls(&chat.prompt, 0);
-        Ok(Self {
-            prompt: prompt.unwrap_or_else(|| chat.prompt.clone()),
-            ..chat
+        // With the generation prompt, but where that may depend on calls.
+        let add = !chat.prompt.last().is_some_and(calls_tools);
+        let written = chat.with_calls(chat.prompt.clone(), 0, add);
+        Ok(match written {
+            Some(Written { chat: prompt, text }) => Self {
+                prompt,
+                prompt_text: RefCell::new(text.filter(|_| add)),
+                ..chat
+            },
+            None => chat,
         })
     }
 
     /// The chat with null for the empty contents of messages from `first` on that call tools, if only so the template
     /// writes the calls; the chat itself where it writes them anyway, or there are none. None where it never does.
-    pub fn with_calls(&self, chat: &[Value], first: usize) -> Option<Vec<Value>> {
+    pub fn with_calls(&self, chat: Vec<Value>, first: usize, add: bool) -> Option<Written> {
         if !chat[first..].iter().any(calls_tools) {
-            return Some(chat.to_vec());
+            return Some(Written { chat, text: None });
         }
-        let render = |chat: &[Value]| self.template.render(chat, false, &self.options).ok();
+        let render = |chat: &[Value]| self.template.render(chat, add, &self.options).ok();
         let change = |change: &dyn Fn(&Value) -> Value| {
             let (before, own) = chat.split_at(first);
             let changed = own.iter().map(|message| {
@@ -68,14 +83,18 @@ impl<'a> Chat<'a> {
             _ => message.clone(),
         };
         let silent = render(&change(&without));
-        let shown = |chat: &[Value]| render(chat).is_none_or(|text| Some(text) != silent);
-        if shown(chat) {
-            return Some(chat.to_vec());
+        let text = render(&chat);
+        if text.is_none() || text != silent {
+            return Some(Written { chat, text });
         }
         let nulls = change(&null);
         let name = chat[first..].iter().find_map(called)?;
-        let count = |text: Option<String>| text.map_or(0, |text| text.matches(&name).count());
-        (count(render(&nulls)) > count(silent.clone())).then_some(nulls)
+        let count = |text: &Option<String>| {
+            let text = text.as_ref();
+            text.map_or(0, |text| text.matches(&name).count())
+        };
+        let text = render(&nulls);
+        (count(&text) > count(&silent)).then_some(Written { chat: nulls, text })
     }
 
     /// Whether a chat may be rendered again for the sake of one of its messages, so that all work is in proportion to
