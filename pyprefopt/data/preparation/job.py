@@ -256,14 +256,14 @@ class _Job:
         rows = sum(record["rows"] for record in records)
         if rows_in != rows + rejected.total():
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
+        coverage = Coverage.total(Coverage.of(record) for record in records)
+        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if rejected and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows and on_error is not None:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
-        coverage = Coverage.total(Coverage.of(record) for record in records)
-        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {

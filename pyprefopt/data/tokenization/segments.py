@@ -188,9 +188,9 @@ def _tokenize_source(
         return frame, made.rejects, made.rows_in, made.notes, made.coverage
 
     frames, rejects, rows_in, notes, counts = zip(*in_threads(opened.blocks(), work), strict=True)
+    Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
     report(pl.concat(rejects), sum(rows_in))
     log_notes(add_notes(notes), score_reasoning=options["score_reasoning"])
-    Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -204,9 +204,9 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
+    result.coverage.check("the rows", tokenizer.path)
     report(result.rejects, frame.height)
     log_notes(result.notes, score_reasoning=options["score_reasoning"])
-    result.coverage.check("the rows", tokenizer.path)
     return result.segments
 
 
@@ -220,6 +220,7 @@ def tokenize_rows(
     boundary: Boundary = "split",
     score_reasoning: bool = True,
     offsets: bool = True,
+    refuse_identical: bool = True,
 ) -> TokenizeResult:
     """Tokenize a frame as `tokenize` does; bad rows leave no line in the segments and come back as rejects.
 
@@ -232,6 +233,8 @@ def tokenize_rows(
         boundary: as in `tokenize`.
         score_reasoning: as in `tokenize`.
         offsets: as in `tokenize`.
+        refuse_identical: a pair, or candidates of different scores, that become the same tokens are a bad row; False:
+            they are kept, for a model that reads them and does not learn from them.
 
     Returns:
         Segments as `tokenize` gives them, rejects (one line a row), and counts.
@@ -257,6 +260,7 @@ def tokenize_rows(
             boundary=boundary,
             score_reasoning=score_reasoning,
             offsets=offsets,
+            refuse_identical=refuse_identical,
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None

@@ -6,7 +6,8 @@ use super::input::{Boundary, Row, Tokenization};
 use super::{budget, chat, identical};
 use crate::reject::Reject;
 
-/// Append the lines of one row to `out`, or the reason why there are none.
+/// Append the lines of one row to `out`, or the reason why there are none. The coverage counts what was tokenized, also of a
+/// row that is refused: a tokenizer that knows nothing of the texts is why rows are.
 pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
     let before = (
         out.lengths.len(),
@@ -15,7 +16,6 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.len(),
         out.without_bos,
         out.notes,
-        out.coverage,
     );
     let mut scratch = std::mem::take(&mut out.scratch);
     let result = append(work, row, &mut scratch, out);
@@ -26,7 +26,6 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.truncate(before.3);
         out.without_bos = before.4;
         out.notes = before.5;
-        out.coverage = before.6;
         out.rejects.push((row.row, reject));
     }
 }
@@ -112,7 +111,10 @@ fn append(
         };
         out.end_line(&head, first);
     }
-    identical::check(row, out, line)
+    if work.refuse_identical {
+        identical::check(row, out, line)?;
+    }
+    Ok(())
 }
 
 fn check_bos(work: &Tokenization, row: &Row, ids: &[u32]) -> Result<(), Reject> {
