@@ -153,6 +153,7 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
+        refuse_identical: bool = True,
     ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
 
 def added_tokens(json: bytes) -> str: ...
