@@ -93,6 +93,8 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+_Tables = tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, str, str] | None, tuple[int, int, int, int]]
+
 @final
 class Tokenizer:
     def __new__(
@@ -142,7 +144,7 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+    ) -> _Tables: ...
     def tokenize(
         self,
         frame: Any,
@@ -154,7 +156,7 @@ class Tokenizer:
         score_reasoning: bool = True,
         offsets: bool = True,
         refuse_identical: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+    ) -> _Tables: ...
 
 def added_tokens(json: bytes) -> str: ...
 

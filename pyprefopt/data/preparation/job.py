@@ -24,7 +24,7 @@ from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.notes import add_notes, log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
@@ -272,6 +272,7 @@ class _Job:
         longest = {
             name: max((record[name] for record in records), default=0) for name in ("longest_prompt", "longest_row")
         }
+        special = SpecialToken.first_of(SpecialToken.of(record) for record in records)
         facts = {
             "key": self.key,
             **self.made_from,
@@ -280,9 +281,10 @@ class _Job:
             "groups": rows,
             "rejected": dict(sorted(rejected.items())),
             "notes": add_notes(record["notes"] for record in records),
+            "special_token": special and special._asdict(),
         }
         if on_error is not None:
-            log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
+            log_notes(facts["notes"], special, score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
     def _missing(self) -> Iterator[Any]:

@@ -74,6 +74,10 @@ class Block:
         places = pc.subtract(lines["row"], pa.scalar(self.first_row, pa.uint64()))
         return lines.set_column(lines.column_names.index("row"), "row", self.numbers.take(places))
 
+    def position(self, row: int) -> int:
+        """The position in the input of a row that is counted from the first."""
+        return row if self.numbers is None else self.numbers[row - self.first_row].as_py()
+
     def head(self, rows: int) -> Block:
         """The first rows (or lines) of it."""
         if isinstance(self.rows, pa.Table):

@@ -189,7 +189,8 @@ impl Tokenizer {
     }
 
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
-    /// without BOS, counts by name of what needed a decision, and coverage of the responses.
+    /// without BOS, counts by name of what needed a decision, the first special token in a content, and coverage of the
+    /// responses.
     #[allow(clippy::too_many_arguments)] // settings by name
     #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true, refuse_identical = true))]
     fn tokenize(
@@ -255,7 +256,7 @@ impl Tokenizer {
                     first_line + lines[(row - first_row) as usize]
                 });
             }
-            made.tables(offsets)
+            made.tables(&self.encoder, offsets)
         })
     }
 }
