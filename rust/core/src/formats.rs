@@ -11,6 +11,7 @@
 //! ```
 
 mod agreement;
+mod alternatives;
 mod array;
 mod blocks;
 mod candidates;
