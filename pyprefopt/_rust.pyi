@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "added_tokens",
     "count_content",
+    "count_names",
     "count_units",
     "detect_format",
     "format_table",
@@ -77,6 +78,7 @@ def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, lis
 def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
+def count_names(lines: bytes) -> tuple[int, tuple[int, str] | None]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
 
 # template
