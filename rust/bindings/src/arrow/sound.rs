@@ -2,6 +2,7 @@
 
 use arrow_array::types::ByteViewType;
 use arrow_array::{Array, GenericByteViewArray, OffsetSizeTrait};
+use arrow_buffer::Buffer;
 use pyo3::PyResult;
 use pyo3::exceptions::PyValueError;
 
@@ -17,9 +18,8 @@ fn lies(name: &str, what: &str) -> pyo3::PyErr {
 /// Offsets must ascend from 0 or more to at most `length`.
 pub fn check_offsets<O: OffsetSizeTrait>(name: &str, offsets: &[O], length: usize) -> PyResult<()> {
     let ascend = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
-    let first = offsets.first().map_or(0, |at| at.as_usize() as i64);
-    let last = offsets.last().map_or(0, |at| at.as_usize());
-    if ascend && first >= 0 && last <= length {
+    let at = |offset: Option<&O>| offset.map_or(0, |at| at.as_usize()); // of a negative one: beyond everything
+    if ascend && at(offsets.first()) <= length && at(offsets.last()) <= length {
         return Ok(());
     }
     let rule = format!("its offsets must ascend and lie within {length}");
@@ -36,9 +36,7 @@ pub fn check_views<T: ByteViewType + ?Sized>(
         let length = *view as u32;
         let (buffer, start) = ((view >> 64) as u32, (view >> 96) as u32);
         let within = || {
-            let there = buffers
-                .get(buffer as usize)
-                .map_or(0, |buffer| buffer.len());
+            let there = buffers.get(buffer as usize).map_or(0, Buffer::len);
             start as usize + length as usize <= there
         };
         length <= INLINE || array.is_null(at) || within()

@@ -29,8 +29,10 @@ pub fn missing(fields: &Fields, name: &str) -> Reject {
 
 /// What the named fields say, as a number.
 pub fn number(fields: &Fields, names: &[&str]) -> Result<Option<f32>, Reject> {
-    let read = |name: &str, raw: Raw| number_of(raw, name);
-    let found = stated(fields, names, read, |one, other| one == other)?;
+    let read = |name: &str, raw: Raw| number_of(raw, name).map(|number| number + 0.0); // -0 is 0
+    let found = stated(fields, names, read, |one, other| {
+        one.total_cmp(other).is_eq()
+    })?;
     Ok(found.map(|(_, number)| number))
 }
 

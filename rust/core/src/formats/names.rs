@@ -69,14 +69,18 @@ mod tests {
     #[test]
     fn more_than_a_frame_may_have_are_named() {
         for inside in [false, true] {
-            let line = |at: usize| match inside {
-                true => format!("{{\"m\":{{\"k{at}\":1}}}}\n"),
-                false => format!("{{\"k{at}\":1}}\n"),
+            let line = |at: usize| {
+                if inside {
+                    format!("{{\"m\":{{\"k{at}\":1}}}}\n")
+                } else {
+                    format!("{{\"k{at}\":1}}\n")
+                }
             };
             let lines: String = (0..2 * MOST_FIELDS).map(line).collect();
-            let (at, name) = match inside {
-                true => (MOST_FIELDS - 1, format!("m.k{}", MOST_FIELDS - 1)),
-                false => (MOST_FIELDS, format!("k{MOST_FIELDS}")),
+            let (at, name) = if inside {
+                (MOST_FIELDS - 1, format!("m.k{}", MOST_FIELDS - 1))
+            } else {
+                (MOST_FIELDS, format!("k{MOST_FIELDS}"))
             };
             assert_eq!(count_names(lines.as_bytes()), Err((at, name)));
         }

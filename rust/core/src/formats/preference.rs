@@ -192,8 +192,8 @@ fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
                 }
             }
         }
-        let names = ["instruction", "chosen", "rejected"];
-        return Ok(Sides::new(prompt, chosen, rejected, names));
+        let fields = ["instruction", "chosen", "rejected"];
+        return Ok(Sides::new(prompt, chosen, rejected, fields));
     }
     let output = required(fields, "output")?;
     let Some([chosen, rejected]) = two(output) else {
