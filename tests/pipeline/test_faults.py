@@ -215,9 +215,7 @@ def test_what_users_load_otherwise_is_an_error_and_stays(
         write(model, folder, state_dict=state_dict | {"model.norm.weight": last})
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", write_others)
-    with pytest.raises(
-        ArtifactError, match=r"policy has .*, but AutoModelForCausalLM reads other numbers in"
-    ):
+    with pytest.raises(ArtifactError, match=r"policy has .*, but AutoModelForCausalLM reads other numbers in"):
         pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE))
     assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
 
