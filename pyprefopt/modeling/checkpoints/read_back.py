@@ -185,9 +185,11 @@ def _adapted(base: PreTrainedModel, adapter: Path) -> tuple[PeftModel, list[str]
     """The model with the adapter from its folder, and the adapter's weights that PEFT misses or does not use."""
     from peft import PeftModel
 
+    if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle, and on the hub
+        raise _NotLoadedError("PeftModel finds no adapter_model.safetensors")
     options: dict[str, Any] = {"autocast_adapter_dtype": False, "torch_device": "cpu"}
     with quiet(), _naming("PeftModel", "adapter/"):
-        peft = PeftModel.from_pretrained(base, str(adapter), **options)
+        peft = PeftModel.from_pretrained(base, str(adapter), use_safetensors=True, **options)
         result = peft.load_adapter(str(adapter), "default", **options)
     return peft, sorted({*result.missing_keys, *result.unexpected_keys})
 

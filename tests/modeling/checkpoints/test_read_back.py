@@ -119,6 +119,10 @@ ALTERED = {
         tensors(ADAPTER, lambda found: found.update({"other": found.pop(ATTENTION)})),
         r"PeftModel misses or does not use 2 weights of the adapter \(first: base_model.*q_proj",
     ),
+    "an adapter without weights": (
+        "llama", {"lora": Lora()}, lambda folder: (folder / ADAPTER).unlink(),
+        r"PeftModel finds no adapter_model.safetensors",
+    ),
     "a score of another head": (
         "reward", {}, tensors(WEIGHTS, lambda found: found.pop("score.weight")),
         r"AutoModelForSequenceClassification misses 1 of its weights \(first: score.weight\)",
