@@ -53,8 +53,8 @@ _REFUSED = {  # what DeepSpeed reads and the file may not set, and why
     **dict.fromkeys(
         ("autotuning", "compression_training", "curriculum_learning", "data_efficiency", "eigenvalue", "elasticity",
          "expert_parallel", "graph_harvesting", "hybrid_engine", "pipeline", "progressive_layer_drop",
-         "quantize_training", "seq_parallel_communication_data_type", "sequence_parallel_size", "sparse_attention", "sparse_gradients",
-         "tensor_parallel", "use_data_before_expert_parallelism", "weight_quantization"),
+         "quantize_training", "seq_parallel_communication_data_type", "sequence_parallel_size", "sparse_attention",
+         "sparse_gradients", "tensor_parallel", "use_data_before_expert_parallelism", "weight_quantization"),
         _OTHER,
     ),
 }  # fmt: skip
