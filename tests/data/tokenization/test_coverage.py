@@ -126,6 +126,20 @@ def test_what_is_dropped_shifts_no_boundary(make, tmp_path: Path) -> None:
         assert ids[: len(wanted)] == wanted, (row, segment)  # what is behind a shifted end is the template's
 
 
+@pytest.mark.parametrize("make", [silent, few_bytes])
+def test_a_response_keeps_its_tokens_behind_what_is_dropped(make, tmp_path: Path) -> None:
+    load(make, tmp_path / "t")
+    bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=bare)
+    texts = ("b中", "aaaa", "aaab")  # what is dropped leaves its three bytes to the first three letters
+    for boundary in ("split", "error"):
+        result = tokenize_rows(preferences(texts), tokenizer, boundary=boundary)
+        if make is few_bytes and boundary == "split":
+            assert result.segments["ids"].to_list() == [tokenizer.encode([text]).to_list()[0] for text in texts]
+        else:
+            assert result.rejects["rule"].to_list()[0].startswith("prompt and responses must meet at a token's edge")
+
+
 @pytest.mark.parametrize("make", [fallback, byte_level])
 def test_bytes_are_no_unknown_tokens(make, tmp_path: Path, caplog) -> None:
     tokenizer = load(make, tmp_path / "t")
