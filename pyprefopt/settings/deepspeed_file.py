@@ -11,6 +11,7 @@ from typing import Any
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.settings.config import OptimConfig, RunConfig
 from pyprefopt.settings.values import fit
+from pyprefopt.storage.files import explain_reading
 
 # What the file may hold beside what we set: a type, or the types of a section. SECTIONS are DeepSpeed's to know.
 _SETTINGS: dict[str, Any] = {
@@ -95,7 +96,7 @@ def _read_json(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"deepspeed: no file {path!r}; give a JSON file with DeepSpeed settings") from None
     except OSError as error:
-        raise ConfigError(f"deepspeed: {path} cannot be read: {error.strerror}; give a JSON file") from None
+        raise ConfigError(f"deepspeed: {path} cannot be read: {explain_reading(error)}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"deepspeed: {path} is not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -110,23 +110,6 @@ def test_a_foreign_tokenizer_is_told_with_its_share(make, says: str, tmp_path: P
 
 
 @pytest.mark.parametrize("make", [silent, few_bytes])
-def test_what_is_dropped_shifts_no_boundary(make, tmp_path: Path) -> None:
-    tokenizer = load(make, tmp_path / "t")
-    plain = "{% for m in messages %}b {{ m.content }} {% endfor %}{% if add_generation_prompt %}b {% endif %}"
-    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=plain)
-    frame = preferences(("a 中中 a", "a b", "b b"), ("a a", "a 中中b a a a", "b b"))
-    result = tokenize_rows(frame, tokenizer)
-    bad = result.rejects["row"].to_list()
-    assert bad == ([0] if make is silent else [])
-    for row, segment, ids in result.segments.select("row", "segment", "ids").iter_rows():
-        whole = ["prompt", "chosen", "rejected"][segment]
-        chat = frame[whole][row].to_list()
-        text = f"b {chat[0]['content']} b " if segment == 0 else chat[0]["content"]
-        wanted = tokenizer.encode([text]).to_list()[0]
-        assert ids[: len(wanted)] == wanted, (row, segment)  # what is behind a shifted end is the template's
-
-
-@pytest.mark.parametrize("make", [silent, few_bytes])
 def test_a_response_keeps_its_tokens_behind_what_is_dropped(make, tmp_path: Path) -> None:
     load(make, tmp_path / "t")
     bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
