@@ -247,7 +247,7 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
     run = configure(model="m", deepspeed=str(path))
     with pytest.raises(ConfigError, match=r"ds\.json (is not JSON|must hold a JSON object)"):
         deepspeed_config(run, run)
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory; give a file, not a folder$"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; give a file, not a folder$"):
         deepspeed_config(replace(run, deepspeed=str(tmp_path)), run)
 
 
