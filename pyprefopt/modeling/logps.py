@@ -14,7 +14,7 @@ from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
 from pyprefopt.modeling.head.transform import HeadTransform
-from pyprefopt.modeling.packed_model import PackedModel, plain_attention, run_packed
+from pyprefopt.modeling.packed_model import PackedModel, plain_attention, run_pack
 from pyprefopt.modeling.proof import TOLERANCE, packing_differences, refuse, sample_pack, states_alone, states_packed
 from pyprefopt.types import Outputs
 
@@ -52,7 +52,7 @@ class LogpsModel(PackedModel):
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
         if probe:
-            _check_head(self, check_packing(self))
+            self.transform = _find_transform(self, check_packing(self))
 
     def forward(self, batch: PackedBatch) -> Tensor | Outputs:
         """Compute log p of `target_ids`, read at `hidden_index`.
@@ -122,26 +122,39 @@ def check_packing(model: PackedModel) -> Tensor:
     differences = packing_differences(packed, alone)
     _check_finite(model, sum(differences.values()))
     if off := {layout: value for layout, value in differences.items() if value > TOLERANCE[weight.dtype]}:
-        refuse(type(model.causal).__name__, off, "the model itself")
+        refuse(model.causal, off, "the model itself")
     return packed
 
 
 @torch.no_grad()
-def _check_head(model: LogpsModel, hidden: Tensor) -> None:
-    """ConfigError unless log-probs from the hidden states of a made-up pack are those of the model's own logits."""
+def _find_transform(model: LogpsModel, hidden: Tensor) -> HeadTransform:
+    """The transform with which log-probs from the hidden states of a made-up pack are those of the model's own logits.
+
+    Raises:
+        ConfigError: none of those that its config names does that.
+    """
     causal, pack = model.causal, sample_pack(model.causal)
-    targets = pack.input_ids.roll(-1)
+    head, targets = causal.get_output_embeddings(), pack.input_ids.roll(-1)
     with plain_attention(model):
-        ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
-        logits = run_packed(causal, pack).logits[0].to(ours.dtype)
+        logits = run_pack(causal, pack, "logits")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-    difference, tolerance = (ours - whole).abs().mean().item(), TOLERANCE[causal.get_input_embeddings().weight.dtype]
-    _check_finite(model, difference)
-    if difference > tolerance:
-        raise ConfigError(
-            f"{type(causal).__name__}: packed log-probs differ from its own logits by {difference:.3g} nats a token "
-            f"(at most {tolerance}); pyprefopt cannot train this architecture exactly, use another model"
-        )
+    tolerance = TOLERANCE[causal.get_input_embeddings().weight.dtype]
+
+    def difference(transform: HeadTransform) -> float:
+        ours = token_logps(Readout(head, hidden, transform, model.kernel), targets)
+        return (ours - whole).abs().mean().item()
+
+    _check_finite(model, difference(model.transform))
+    if difference(model.transform) <= tolerance:
+        return model.transform
+    best = min(HeadTransform.candidates(causal.config.get_text_config()), key=difference)
+    if difference(best) <= tolerance:
+        return best
+    raise ConfigError(
+        f"{type(causal).__name__}: log-probs of a pack differ from its own logits by {difference(best):.3g} nats a "
+        f"token (at most {tolerance}); pyprefopt cannot train this architecture exactly, use another model"
+    )
 
 
 def _check_finite(model: PackedModel, difference: float) -> None:
