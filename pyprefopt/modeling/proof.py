@@ -95,7 +95,7 @@ def _prove(config: PreTrainedConfig, build: Build, way: str) -> frozenset[str] |
         except Exception as error:  # whatever an architecture raises for sizes that it does not expect
             logger.info(
                 "model_type %r: no tiny copy of it runs (%s); what it computes is seen on its weights alone",
-                config.model_type, _first_line(error),
+                config.model_type, first_line(error),
             )  # fmt: skip
             return None
         compare = _compare_unpacked if way == UNPACKED else _compare
@@ -111,8 +111,13 @@ def tiny_config(config: PreTrainedConfig, way: str = PLAIN) -> PreTrainedConfig:
     for part in parts_of(tiny):
         part.__dict__.pop("_name_or_path", None)
         setattr(part, WAY_SETTING, way)
-        _keep_few_layers(part)
-        _shrink(part)
+        own = _settings_of_layers(part)
+        if own:
+            part.per_layer_config = None
+        own = _keep_few_layers(part, own)
+        _shrink(part, own)
+        if own:
+            part.per_layer_config = own
         _shorten_original(part)
     return tiny
 
@@ -179,7 +184,7 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
     except ConfigError:
         raise
     except Exception as error:  # what runs alone, and not in a pack
-        raise ConfigError(_without_attention(name, _first_line(error))) from error
+        raise ConfigError(_without_attention(name, first_line(error))) from error
     off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
     if kinds and (off or not _shows(kinds, expected, build, tiny)):
         raise ConfigError(
@@ -204,12 +209,26 @@ def _compare_unpacked(model: PreTrainedModel, expected: Tensor, build: Build, ti
         raise
     except Exception as error:  # what runs alone, and not beside others
         raise ConfigError(
-            f"{type(model).__name__} does not run with documents beside each other ({_first_line(error)}); {_REMEDY}"
+            f"{type(model).__name__} does not run with documents beside each other ({first_line(error)}); {_REMEDY}"
         ) from error
     off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
-    if off:
-        refuse(own, off, "a tiny copy with random weights")
+    if off or not _is_causal(own):
+        refuse(own, off or {"separate": 1.0}, "a tiny copy with random weights")
     return steady_layers(own)
+
+
+@torch.no_grad()
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether the beginnings of a document, the pack's tokens, come out as in the whole of it."""
+    tokens = torch.cat(_tokens(model))
+
+    def run(length: int) -> Tensor:
+        states: Tensor = body(model)(input_ids=tokens[None, :length], use_cache=False, return_dict=True)[0][0]
+        return states
+
+    whole = run(len(tokens))
+    lengths = (*range(1, _TEXT), *range(_TEXT, len(tokens), _PROMPT))
+    return all(_difference(run(length), whole[:length]) <= _LARGEST for length in lengths)
 
 
 def steady_layers(model: PreTrainedModel) -> frozenset[str]:
@@ -244,7 +263,7 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
         off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
         remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
     except Exception as error:  # positions that its tables do not have
-        logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
+        logger.debug("%s does not run at position %d: %s", name, context - 1, first_line(error))
         return
     if not off <= _LARGEST:
         raise ConfigError(
@@ -319,11 +338,22 @@ def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from parts_of(part)
 
 
-def _keep_few_layers(config: PreTrainedConfig) -> None:
-    """Keep one layer of each kind that lists with an entry a layer distinguish, and two at least."""
+def _settings_of_layers(config: PreTrainedConfig) -> dict[int, dict[str, Any]]:
+    """What single layers have in place of the config's own."""
+    if not getattr(config, "is_heterogeneous", False):
+        return {}
+    return {int(layer): settings for layer, settings in config.to_dict()["per_layer_config"].items()}
+
+
+def _keep_few_layers(config: PreTrainedConfig, own: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Keep one layer of each kind that lists with an entry a layer, and `own`, distinguish, and two at least.
+
+    Returns:
+        `own` of the layers that are kept, by their new numbers.
+    """
     count = getattr(config, "num_hidden_layers", None)
     if not isinstance(count, int) or count <= 2:
-        return
+        return own
     sharing = count - int(getattr(config, _SHARING, None) or 0)  # the first layer that takes what another has computed
     lists = {
         name: value
@@ -332,7 +362,7 @@ def _keep_few_layers(config: PreTrainedConfig) -> None:
     }
     first: dict[str, int] = {}
     for layer in range(count):
-        first.setdefault(str([layer >= sharing, *(value[layer] for value in lists.values())]), layer)
+        first.setdefault(str([layer >= sharing, own.get(layer), *(value[layer] for value in lists.values())]), layer)
     kept = list(first.values())[:_MOST_LAYERS]
     kept += [layer for layer in range(count) if layer not in kept][: max(0, 2 - len(kept))]
     for name, value in lists.items():
@@ -341,11 +371,12 @@ def _keep_few_layers(config: PreTrainedConfig) -> None:
     config.num_hidden_layers = len(kept)
     if sharing < count:
         setattr(config, _SHARING, sum(layer >= sharing for layer in kept))
+    return {place: own[layer] for place, layer in enumerate(sorted(kept)) if layer in own}
 
 
-def _shrink(config: PreTrainedConfig) -> None:
-    """Make widths, vocabularies and windows small; the number of heads falls as the hidden size does."""
-    hidden, heads = (_setting(config, name) for name in ("hidden_size", "num_attention_heads"))
+def _shrink(config: PreTrainedConfig, own: dict[int, dict[str, Any]]) -> None:
+    """Make widths, vocabularies and windows small, in `own` too; the number of heads falls as the hidden size does."""
+    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
     hidden = hidden if isinstance(hidden, int) else 2**62
     ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
     if not isinstance(heads, int):
@@ -360,16 +391,11 @@ def _shrink(config: PreTrainedConfig) -> None:
         small = [_small(name, size, hidden, ratio) for size in sizes]
         if small != sizes:
             setattr(config, name, small if isinstance(value, list) else small[0])
+    for settings in own.values():
+        sizes_of_layer = {name: size for name, size in settings.items() if type(size) is int and size > 0}
+        settings |= {name: _small(name, size, hidden, ratio) for name, size in sizes_of_layer.items()}
     if isinstance(getattr(config, "mamba_d_ssm", None), int):  # of Falcon-H1: the width of all heads together
         config.mamba_d_ssm = config.mamba_n_heads * config.mamba_d_head
-
-
-def _setting(config: PreTrainedConfig, name: str) -> Any:
-    """A setting of all layers; None where there is none, or layers have their own."""
-    try:
-        return getattr(config, name, None)
-    except Exception:  # transformers has an error of its own for what varies
-        return None
 
 
 def _shorten_original(config: PreTrainedConfig) -> None:
@@ -436,5 +462,6 @@ def _remember(file: Path, name: str, unsteady: frozenset[str]) -> None:
         logger.debug("the proof of %s is not remembered: %s", name, error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Name and beginning of an error of another library."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
