@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyprefopt.errors import ConfigError, PyprefoptError
+from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
@@ -17,9 +17,9 @@ from pyprefopt.modeling.head.transform import HeadTransform
 from pyprefopt.modeling.packed_model import PackedModel, body, plain_attention, run_pack
 from pyprefopt.modeling.proof import (
     TOLERANCE,
-    first_line,
     packing_differences,
     refuse,
+    refuse_what_fails,
     sample_pack,
     states_alone,
     states_packed,
@@ -128,16 +128,8 @@ def check_packing(model: PackedModel) -> Tensor:
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")
-    try:
-        with plain_attention(model):
-            packed, alone = states_packed(model.causal), states_alone(model.causal)
-    except PyprefoptError:
-        raise
-    except Exception as error:  # whatever an architecture raises for texts that it does not expect
-        raise ConfigError(
-            f"{type(model.causal).__name__} does not run on a made-up text of some tokens ({first_line(error)}); use a "
-            "model of another architecture"
-        ) from error
+    with plain_attention(model), refuse_what_fails(model.causal):
+        packed, alone = states_packed(model.causal), states_alone(model.causal)
     differences = packing_differences(packed, alone)
     _check_finite(model, sum(differences.values()))
     if off := {layout: value for layout, value in differences.items() if value > TOLERANCE[weight.dtype]}:

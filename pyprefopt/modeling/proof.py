@@ -16,6 +16,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,7 +29,7 @@ from pyprefopt.modeling.attention.backends import PLAIN, UNPACKED
 from pyprefopt.modeling.attention.layout import Pack
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, REMEDY, WAY_SETTING
 from pyprefopt.modeling.packed_model import body, is_unpacked, plain_attention, run_pack
-from pyprefopt.modeling.rotary import give_documents_their_own
+from pyprefopt.modeling.rotary import give_documents_their_own, longest_alike
 from pyprefopt.modeling.steady import find_unsteady
 from pyprefopt.storage.files import write_json
 
@@ -54,6 +55,7 @@ class Proof(NamedTuple):
 
     unpacked: str | None  # why its documents go through transformers' own forward; None: they are packed
     unsteady: frozenset[str] | None  # classes that `keep_in_evaluation` is to hold, random in training; None: not seen
+    attention: str | None = ATTENTION_NAME  # the name of transformers' attention; None: it chooses
 
 
 def prove(config: PreTrainedConfig, build: Build) -> Proof:
@@ -68,24 +70,35 @@ def prove(config: PreTrainedConfig, build: Build) -> Proof:
     """
     wanted = getattr(config, WAY_SETTING)
     if wanted == UNPACKED:
-        return Proof("as asked", _prove(config, build, UNPACKED))
+        return _prove_unpacked(config, build, "as asked")
     try:
-        unsteady, reason = _prove(config, build, PLAIN), "no tiny copy of it runs, in which packing could be proved"
+        unsteady, reason = (
+            _prove(config, build, PLAIN, ATTENTION_NAME),
+            "no tiny copy of it runs, in which packing could be proved",
+        )
     except ConfigError as error:
         if wanted != "auto":
             raise
         unsteady, reason = None, str(error).removesuffix(f"; {REMEDY}")
     if unsteady is None and wanted == "auto":
-        return Proof(reason, _prove(config, build, UNPACKED))
+        return _prove_unpacked(config, build, reason)
     return Proof(None, unsteady)
 
 
-def _prove(config: PreTrainedConfig, build: Build, way: str) -> frozenset[str] | None:
+def _prove_unpacked(config: PreTrainedConfig, build: Build, reason: str) -> Proof:
+    """With the attention that transformers chooses; with its plain one where that does not compute the same."""
+    try:
+        return Proof(reason, _prove(config, build, UNPACKED, None), None)
+    except ConfigError:
+        return Proof(reason, _prove(config, build, UNPACKED, "eager"), "eager")
+
+
+def _prove(config: PreTrainedConfig, build: Build, way: str, attention: str | None) -> frozenset[str] | None:
     """The classes of layers that are random in training; None: no tiny copy runs."""
     with torch.random.fork_rng(devices=[]):
         try:
             tiny = tiny_config(config, way)
-            file = _proof_file(tiny)
+            file = _proof_file(tiny, attention)
             if file is not None and (known := _remembered(file)) is not None:
                 return known
             model = _random_model(build, tiny, "eager")
@@ -95,11 +108,11 @@ def _prove(config: PreTrainedConfig, build: Build, way: str) -> frozenset[str] |
         except Exception as error:  # whatever an architecture raises for sizes that it does not expect
             logger.info(
                 "model_type %r: no tiny copy of it runs (%s); what it computes is seen on its weights alone",
-                config.model_type, first_line(error),
+                config.model_type, _first_line(error),
             )  # fmt: skip
             return None
-        compare = _compare_unpacked if way == UNPACKED else _compare
-        unsteady = compare(model, expected, build, tiny)
+        own = _random_model(build, tiny, attention) if way == UNPACKED else None
+        unsteady = _compare(model, expected, build, tiny) if own is None else _compare_unpacked(own, model, expected)
     if file is not None:
         _remember(file, type(model).__name__, unsteady)
     return unsteady
@@ -184,7 +197,7 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
     except ConfigError:
         raise
     except Exception as error:  # what runs alone, and not in a pack
-        raise ConfigError(_without_attention(name, first_line(error))) from error
+        raise ConfigError(_without_attention(name, _first_line(error))) from error
     off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
     if kinds and (off or not _shows(kinds, expected, build, tiny)):
         raise ConfigError(
@@ -198,19 +211,12 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
     return steady_layers(packed)
 
 
-def _compare_unpacked(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTrainedConfig) -> frozenset[str]:
+def _compare_unpacked(own: PreTrainedModel, model: PreTrainedModel, expected: Tensor) -> frozenset[str]:
     """The same as `_compare`, with each document in transformers' own forward."""
-    own = _random_model(build, tiny, None)
     own.load_state_dict(model.state_dict())
     give_documents_their_own(own)
-    try:
+    with refuse_what_fails(own):
         states = states_packed(own)
-    except ConfigError:
-        raise
-    except Exception as error:  # what runs alone, and not beside others
-        raise ConfigError(
-            f"{type(model).__name__} does not run with documents beside each other ({first_line(error)}); {_REMEDY}"
-        ) from error
     off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
     if off or not _is_causal(own):
         refuse(own, off or {"separate": 1.0}, "a tiny copy with random weights")
@@ -219,15 +225,21 @@ def _compare_unpacked(model: PreTrainedModel, expected: Tensor, build: Build, ti
 
 @torch.no_grad()
 def _is_causal(model: PreTrainedModel) -> bool:
-    """Whether the beginnings of a document, the pack's tokens, come out as in the whole of it."""
-    tokens = torch.cat(_tokens(model))
+    """Whether the beginnings of a long document come out as in the whole of it.
+
+    It is as long as documents may be that stand in one call: where their lengths decide the positions' frequencies, as
+    those that all get the same.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _BESIDE
+    count = min(_BESIDE, context, longest_alike(model) or _BESIDE)
+    tokens = torch.cat(_tokens(model)).repeat(_BESIDE)[:count]
 
     def run(length: int) -> Tensor:
         states: Tensor = body(model)(input_ids=tokens[None, :length], use_cache=False, return_dict=True)[0][0]
         return states
 
-    whole = run(len(tokens))
-    lengths = (*range(1, _TEXT), *range(_TEXT, len(tokens), _PROMPT))
+    whole = run(count)
+    lengths = [length for length in (*range(1, _TEXT), 2 * _TEXT, 3 * _TEXT, count // 2) if length < count]
     return all(_difference(run(length), whole[:length]) <= _LARGEST for length in lengths)
 
 
@@ -237,7 +249,7 @@ def steady_layers(model: PreTrainedModel) -> frozenset[str]:
     Raises:
         ConfigError: two runs in evaluation differ already.
     """
-    with plain_attention(model):
+    with plain_attention(model), refuse_what_fails(model):
         unsteady = find_unsteady(model, lambda: run_pack(body(model), sample_pack(model)))
     if unsteady is None:
         raise ConfigError(
@@ -263,7 +275,7 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
         off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
         remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
     except Exception as error:  # positions that its tables do not have
-        logger.debug("%s does not run at position %d: %s", name, context - 1, first_line(error))
+        logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
         return
     if not off <= _LARGEST:
         raise ConfigError(
@@ -277,6 +289,19 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
             f"otherwise than before (its hidden states differ by {remembered:.0%}, in a tiny copy with random "
             f"weights), because something in it remembers the documents of other batches; {REMEDY}"
         )
+
+
+@contextmanager
+def refuse_what_fails(model: PreTrainedModel) -> Iterator[None]:
+    """While inside, whatever transformers raises becomes a ConfigError that names the model's class."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{type(model).__name__} does not run on a made-up text ({_first_line(error)}); {_REMEDY}"
+        ) from error
 
 
 def refuse(model: PreTrainedModel, off: dict[str, float], where: str) -> NoReturn:
@@ -435,11 +460,15 @@ def _small(name: str, value: int, hidden: int, ratio: float) -> int:
     return small
 
 
-def _proof_file(tiny: PreTrainedConfig) -> Path | None:
+def _proof_file(tiny: PreTrainedConfig, attention: str | None) -> Path | None:
     """Where the proof is remembered; None where the code is not transformers' own, and may change unseen."""
     if not type(tiny).__module__.startswith("transformers.models."):
         return None
-    parts: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
+    parts: list[Any] = [
+        str(attention),
+        tiny.to_json_string(use_diff=False),
+        torch.__version__,
+    ]  # with transformers' version
     parts += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -462,6 +491,5 @@ def _remember(file: Path, name: str, unsteady: frozenset[str]) -> None:
         logger.debug("the proof of %s is not remembered: %s", name, error)
 
 
-def first_line(error: Exception) -> str:
-    """Name and beginning of an error of another library."""
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -54,7 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 3, "n_input_layers": 1,
         "n_recurrent_layers": 1, "n_output_layers": 1,
     },
-    "xlstm": _SMALL | {"num_hidden_layers": 2, "num_heads": 2, "mode": "train_with_padding", "chunk_size": 16, "return_last_states": False},
+    "xlstm": _SMALL | {"num_hidden_layers": 2, "num_heads": 2, "chunk_size": 16},
     "zamba": _SMALL | {
         "intermediate_size": 48, "num_hidden_layers": 12, "num_key_value_heads": 4, "mamba_d_state": 4,
     },
@@ -93,7 +93,8 @@ def try_family(name: str, directory: Path) -> Family:
         shake(loaded, scale=0.1)
         model = LogpsModel(loaded)
     except PyprefoptError as error:
-        return Family(name, "refused", math.nan, _shorten(str(error)))
+        built = "that transformers builds" not in str(error) and "not installed" not in str(error)
+        return Family(name, "refused" if built else "not tried", math.nan, _shorten(str(error)))
     groups = make_groups(first_id=1, vocab_size=config.get_text_config().vocab_size)
     plain = plain_logps(eager_twin(model.causal), groups)
     with torch.no_grad():
@@ -104,10 +105,12 @@ def try_family(name: str, directory: Path) -> Family:
 
 def _shorten(message: str) -> str:
     """The reason in a word, where it is one of the usual."""
-    for words, reason in (("no causal language model", "a token sees what follows"), ("timm", "needs the package timm")):
-        if words in message:
-            return reason
-    return message.split(";")[0].replace("|", "/")
+    usual = {
+        "no causal language model": "a token sees what follows",
+        "timm": "needs the package timm",
+        "that transformers builds": "its default config, made tiny, is none that transformers builds",
+    }
+    return next((reason for words, reason in usual.items() if words in message), message.split(";", maxsplit=1)[0])
 
 
 def main(names: list[str]) -> None:
@@ -120,7 +123,9 @@ def main(names: list[str]) -> None:
             try:
                 print(try_family(name, Path(directory)).row(), flush=True)
             except Exception as error:  # its default config, made tiny, is none that transformers builds
-                print(f"| `{name}` | not tried | {type(error).__name__}: {str(error).splitlines()[0][:80]} |", flush=True)
+                print(
+                    f"| `{name}` | not tried | {type(error).__name__}, {str(error).splitlines()[0][:60]} |", flush=True
+                )
 
 
 if __name__ == "__main__":

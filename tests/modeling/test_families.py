@@ -11,10 +11,10 @@ from tests.modeling.families import try_family
 _PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 _ROW = re.compile(r"^\| `([^`]+)` \| (packed|unpacked|refused) \|", re.MULTILINE)
 WAYS = dict(_ROW.findall(_PAGE.read_text(encoding="utf-8")))
-# Sinks, chunks, sliding windows, linear attention, states, convolutions, learned scales, biases by distance, no causality.
+# Sinks, chunks, windows, linear attention, states, convolutions, layers before the head, biases, no causality.
 FEW = (
-    "bert", "bloom", "falcon", "gpt_neo", "gpt_oss", "granitemoehybrid", "jamba", "llama4_text", "mamba", "modernbert-decoder",
-    "mpt", "nemotron_h", "qwen3_next", "recurrent_gemma", "stablelm",
+    "bert", "bloom", "falcon", "gpt_neo", "gpt_oss", "granitemoehybrid", "jamba", "llama4_text", "mamba",
+    "modernbert-decoder", "mpt", "nemotron_h", "qwen3_next", "recurrent_gemma", "stablelm",
 )  # fmt: skip
 
 

@@ -190,7 +190,7 @@ def _configured(
         _check_build(path, config, head)
     proof = prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
     if proof.unpacked is not None:
-        config._attn_implementation = None  # transformers chooses
+        config._attn_implementation = proof.attention
         for part in parts_of(config):
             setattr(part, WAY_SETTING, UNPACKED)
         if way != UNPACKED:
