@@ -156,14 +156,20 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        (OWN_ATTENTION, {"model": GIVEN}, r"^MadeUpFor.* does not take another attention;.* use a model of another"),
+        (
+            OWN_ATTENTION, {"model": GIVEN, "attention": "loop"},
+            r"^MadeUpFor.* does not take another attention;.* set attention auto or unpacked",
+        ),
         (
             OWN_ATTENTION,
             {"oracle": {"path": GIVEN}},
             r"^oracle\.path: MadeUpForCausalLM .* does not take another atten",
         ),
         (SINKS, {"model": GIVEN}, r"LlamaAttention asks for s_aux \(attention sinks\)"),
-        (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
+        (
+            MODEL | {"layer_types": ["conv"]}, {"model": GIVEN, "attention": "loop"},
+            r"layers of type \['conv'\].*; set attention auto or unpacked",
+        ),
         (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
         (
             MODEL,
