@@ -109,6 +109,24 @@ def test_a_foreign_tokenizer_is_told_with_its_share(make, says: str, tmp_path: P
     assert says not in caplog.text
 
 
+@pytest.mark.parametrize(("make", "says"), FOREIGN)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_the_share_is_told_where_it_is_why_rows_are_refused(make, says: str, on_error: str, tmp_path: Path) -> None:
+    """Texts of which nothing is known become the same tokens, or none."""
+    tokenizer = load(make, tmp_path / "t")
+    rows = pl.DataFrame({"prompt": ["a"] * 4, "chosen": ["中 文"] * 4, "rejected": ["日 本"] * 4})
+    rows.write_parquet(tmp_path / "rows.parquet")
+    frame = preferences(*(("a", "中 文", "日 本") for _ in range(4)))
+    for give in (
+        lambda: tokenize(frame, tokenizer, on_error=on_error),
+        lambda: tokenize(frame.lazy(), tokenizer, on_error=on_error).collect(),
+        lambda: tokenize(tmp_path / "rows.parquet", tokenizer, on_error=on_error),
+        lambda: prepare(tmp_path / "rows.parquet", tokenizer, tmp_path / "out", on_error=on_error),
+    ):
+        with pytest.raises((DataError, pl.exceptions.ComputeError), match=says):
+            give()
+
+
 @pytest.mark.parametrize("make", [silent, few_bytes])
 def test_what_is_dropped_shifts_no_boundary(make, tmp_path: Path) -> None:
     tokenizer = load(make, tmp_path / "t")

@@ -37,6 +37,8 @@ pub struct Tokenization<'a> {
     pub eos: Option<&'a str>,
     /// Whether the assistant's reasoning is scored as its answer is.
     pub score_reasoning: bool,
+    /// Whether responses that are to be told apart may not become the same tokens; a model that only reads them may.
+    pub refuse_identical: bool,
 }
 
 impl<'a> Tokenization<'a> {
