@@ -25,6 +25,14 @@ pub struct Response<'a> {
     pub score: Option<f32>,
 }
 
+impl Response<'_> {
+    /// The content of its last message.
+    pub(super) fn content(&self) -> &str {
+        let last = self.messages.last();
+        last.map_or("", |message| &*message.content)
+    }
+}
+
 /// What tokenizes rows.
 #[derive(Clone, Copy)]
 pub struct Tokenization<'a> {
