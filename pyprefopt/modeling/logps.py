@@ -61,7 +61,9 @@ class LogpsModel(PackedModel):
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
         self.before_head: tuple[nn.Module, ...] = ()  # layers of the model, in a tuple where torch does not look
         if probe:
-            _find_head(self, check_packing(self))
+            hidden = check_packing(self)
+            with plain_attention(self):
+                _find_head(self, hidden)
 
     def forward(self, batch: PackedBatch) -> Tensor | Outputs:
         """Compute log p of `target_ids`, read at `hidden_index`.
@@ -149,9 +151,8 @@ def _find_head(model: LogpsModel, hidden: Tensor) -> None:
     """
     causal, pack = model.causal, sample_pack(model.causal)
     head, targets = causal.get_output_embeddings(), pack.input_ids.roll(-1)
-    with plain_attention(model):
-        logits = run_pack(causal, pack, "logits")
-        between = [layer for layer in causal.children() if layer is not head and layer is not body(causal)]
+    logits = run_pack(causal, pack, "logits")
+    between = [layer for layer in causal.children() if layer is not head and layer is not body(causal)]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
     tolerance, least = TOLERANCE[causal.get_input_embeddings().weight.dtype], math.inf

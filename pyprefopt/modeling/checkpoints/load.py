@@ -130,7 +130,12 @@ def load_model(
 
 
 def sketch_model(
-    source: str | Path, *, trust_remote_code: bool = False, load_in_4bit: bool = False, head: Head = "language"
+    source: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
+    head: Head = "language",
+    attention: str = "auto",
 ) -> PreTrainedModel:
     """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
 
@@ -138,7 +143,7 @@ def sketch_model(
         ConfigError: what `load_model` would refuse before it reads weights, and damaged files of these.
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config, _, _ = _configured(path, "auto", trust_remote_code, head, None)
+    config, _, _ = _configured(path, check_way(attention), trust_remote_code, head, None)
     if load_in_4bit:
         _refuse_packing_anew(config, path)
     model = _sketched(config, head, trust_remote_code)
