@@ -246,7 +246,7 @@ from pyprefopt.data.batching.loader import StepLoader
 segments = SegmentStore.open(sys.argv[1])
 values = ValueStore.open(sys.argv[2])
 packer = Packer(segments, token_rewards=values)
-loader = StepLoader(packer, num_groups=segments.num_rows, global_batch_size=2, max_tokens=999, seed=0)
+loader = StepLoader(packer, global_batch_size=2, max_tokens=999, seed=0)
 assert packer.pack(loader.groups(0), max_tokens=999)[0].token_rewards.sum() > 0
 assert "polars" not in sys.modules
 import pyarrow as pa
