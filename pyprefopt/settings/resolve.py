@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
 from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
@@ -55,7 +59,10 @@ def configure(**settings: Any) -> RunConfig:
 
     Args:
         **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
-            `config` is a YAML file whose settings the others go over.
+            `config` is a YAML file whose settings the others go over. Paths may be `Path`s. `data` (and `eval_data`,
+            `base.data`) may be rows in memory: a list of dicts, or a table as `data.open_source` takes them; and
+            `tokenizer` one of transformers. They are written to `output_dir/inputs` under the hash of their content,
+            and the run names these files.
 
     Returns:
         The complete run, checked: what is left out follows from other settings, from the method's recipe, or is the
@@ -70,7 +77,28 @@ def configure(**settings: Any) -> RunConfig:
         (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
-    return _complete(layered(read_yaml(file) if file else {}, settings))
+    named, held = set_aside(settings)
+    config = _complete(layered(read_yaml(file) if file else {}, named))
+    return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
+
+
+def as_config(config: Any = None, settings: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
+    """The run that is given whole, or that a YAML file, settings by name, or settings over a file describe.
+
+    Raises:
+        ConfigError: it is none of these, or as in `configure`.
+    """
+    if isinstance(config, RunConfig):
+        if settings:
+            names = ", ".join(settings)
+            raise ConfigError(f"a RunConfig is complete, and {names} came beside it; write replace(config, {names}=…)")
+        return config
+    if config is None or isinstance(config, Mapping):
+        return configure(**{**(config or {}), **settings})
+    if not isinstance(config, str | os.PathLike):
+        kind = type(config).__name__
+        raise ConfigError(f"config must be a RunConfig, a YAML file or settings by name, got one of type {kind}")
+    return configure(config=config, **settings) if settings else load_config(os.fspath(config))
 
 
 def to_yaml(config: RunConfig) -> str:

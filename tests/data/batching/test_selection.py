@@ -344,8 +344,8 @@ def test_scores_of_any_width_are_compared_as_float32(kind):
             "mask": [[True] * 4, None, [True] * 2],
         }
     )
-    for given in (frame, frame.lazy()):
-        selected = select_top_k(given, chosen_ratio=0.5, rejected_ratio=0.5).lazy().collect()["selected"].to_list()
+    for table in (frame, frame.lazy()):
+        selected = select_top_k(table, chosen_ratio=0.5, rejected_ratio=0.5).lazy().collect()["selected"].to_list()
         assert selected == [[True, False, True, False], None, [False, True]]
 
 
