@@ -11,11 +11,13 @@ from typing import Any
 
 from pyprefopt import ranks
 from pyprefopt.modeling.memory import estimate_memory
+from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.in_memory import INPUTS
 from pyprefopt.settings.resolve import as_config, to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.models import open_trained
@@ -63,12 +65,15 @@ def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None 
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
+    own = check_own(config)
     with RunLock(output_dir):
         if config.check:
             return _check(config, output_dir)
         if ranks.is_main():
             check_output_dir(config)
             atomic_write(output_dir / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
+            for file in own:
+                file.copy_into(output_dir / INPUTS)
         pipeline = Pipeline(config)
         policy = pipeline.policy
         summary = summarize(config, pipeline.made)

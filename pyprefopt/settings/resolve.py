@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
+from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward, check_reads, load_provider
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+from pyprefopt.storage.user_code import is_own
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
@@ -114,6 +115,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
+    load_own(given)
     method = _method(given)
     layers = [recipe("method", method)]
     if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
@@ -121,6 +123,19 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
     return _merge(*(_fitting(layer, merged) for layer in layers), *user)
+
+
+def load_own(settings: Mapping[str, Any]) -> None:
+    """Take in the method and the provider that settings name by FILE.py:NAME, as these files are now.
+
+    Raises:
+        ConfigError: a file that does not run, or that has no such class.
+    """
+    method, provider = settings.get("method"), _section(settings, "rewards").get("name")
+    if isinstance(method, str) and is_own(method):
+        METHODS.load(method)
+    if isinstance(provider, str) and is_own(provider):
+        load_provider(provider)
 
 
 def _fitting(layer: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +177,7 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method.rpartition(':')[2]}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -214,7 +229,9 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
     for setting, f in own.items():
         if f.default is MISSING and setting not in given:
             raise ConfigError(f"rewards.{setting} must be set for rewards {name}; set rewards.{setting}")
-    return provider(**_following(provider, settings, given) | given)
+    made = provider(**_following(provider, settings, given) | given)
+    check_reads(made)
+    return made
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +255,9 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:
-    """The shipped settings configs/KIND/METHOD.yaml."""
+    """The shipped settings configs/KIND/METHOD.yaml; none of a method of the user's."""
+    if is_own(method):
+        return {}
     file = files("pyprefopt") / "configs" / kind / f"{method}.yaml"
     return parse_yaml(file.read_text(encoding="utf-8"), f"configs/{kind}/{method}.yaml")
 
