@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -104,7 +105,7 @@ def read_run(
 
 def _rewards_named(argv: Sequence[str]) -> Iterator[str]:
     """The names of token rewards in the words, which decide what other settings there are."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in pairwise([*argv, ""]):
         option, equals, value = word.partition("=")
         if option in ("--rewards", "--rewards.name"):
             yield value if equals else following

@@ -53,10 +53,7 @@ class _Weighing:
     """A method whose token weights may be held fixed, as training holds them when it takes the gradient."""
 
     def __init__(self, method: Method, fixed: Tensor | None) -> None:
-        self._method, self._fixed = method, fixed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._method, name)
+        self.needs, self._method, self._fixed = method.needs, method, fixed
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """Those of the method, once."""

@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.abc import SourceLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -72,15 +74,31 @@ def _module(file: str, content: bytes, what: str) -> ModuleType:
     title = f"_user_{hashlib.sha256(content).hexdigest()[:16]}_{Path(file).stem}"
     if title in sys.modules:
         return sys.modules[title]
-    module = ModuleType(title)
-    module.__file__ = str(Path(file).expanduser())
-    sys.modules[title] = module
+    spec = spec_from_loader(title, _Content(file, content))
+    assert spec is not None  # noqa: S101  (a loader is given)
+    assert spec.loader is not None  # noqa: S101
+    sys.modules[title] = module = module_from_spec(spec)
     try:
-        exec(compile(content, file, "exec"), vars(module))  # noqa: S102  (the user has named it to be run)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[title]
         raise ConfigError(f"{what}: the file must run, got {in_one_line(error, file)}; mend it") from error
     return module
+
+
+class _Content(SourceLoader):
+    """Loads a module of this very content, and writes no compiled file beside it."""
+
+    def __init__(self, file: str, content: bytes) -> None:
+        self.file, self.content = file, content
+
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002
+        """As in tracebacks."""
+        return self.file
+
+    def get_data(self, path: str) -> bytes:  # noqa: ARG002
+        """What was read."""
+        return self.content
 
 
 def in_one_line(error: BaseException, file: str) -> str:

@@ -1,4 +1,4 @@
-"""The pages' own method and provider are trained on small data; their files are keyed, copied and run again when changed."""
+"""The pages' own method and provider are trained; their files are keyed, copied, and run again when they change."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_its_settings_are_options(
     ("reads", "message"),
     [
         ('"oracel",', "reads 'oracel', which nothing makes; reads may have base, oracle, noise"),
-        ('"simpo",', "reads 'simpo', which is made for SimPOReward; derive it from it"),
-        ('"column",', "reads 'column', which is made for Column; derive it from it"),
+        ('"simpo",', "reads 'simpo', which is made for SimPOReward; derive it from that"),
+        ('"column",', "reads 'column', which is made for Column; derive it from that"),
     ],
 )
 def test_a_provider_reads_what_is_made(inputs: Path, tmp_path: Path, reads: str, message: str) -> None:
