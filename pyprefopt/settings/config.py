@@ -122,7 +122,7 @@ class RunConfig(OptimConfig):
     """
 
     # what
-    method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
+    method: str = "sepo"  # sft, dpo, sepo, simpo, … (docs/methods.md), or FILE.py:NAME of one's own
     loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
     model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
