@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
-from pyprefopt.modeling.memory import estimate_memory
+from pyprefopt.modeling.cost import estimate_memory
 from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
