@@ -12,6 +12,8 @@ import pyprefopt
 from pyprefopt.cli.main import main
 from pyprefopt.cli.options import parse_args
 from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.losses import METHODS
+from pyprefopt.rewards import REWARDS
 from tests.pipeline.runs import digest, small, write_inputs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +26,13 @@ def write_example(page: str, name: str, folder: Path) -> Path:
     assert block is not None
     (folder / name).write_text(block[1], encoding="utf-8")
     return folder / name
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test knows the classes that are loaded here."""
+    monkeypatch.setattr(METHODS, "own", {})
+    monkeypatch.setattr(REWARDS, "own", {})
 
 
 @pytest.fixture(scope="module")
