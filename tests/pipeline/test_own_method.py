@@ -119,6 +119,7 @@ def test_its_settings_are_options(
     assert "margin that is enough" in capsys.readouterr().out
     for words, said in (
         (["--method", "my_methods.py:Hinge", "--loss.targt", "2"], "unknown setting 'loss.targt'; did you mean"),
+        (["--method", "my_methods.py"], "got 'my_methods.py'; write FILE.py:NAME, NAME being the class"),
         (["--method", "my_methods.py:Hing"], "method must name something of my_methods.py, which has no 'Hing'"),
         (["--method", "tgdpo", "--rewards", "nix.py:A"], "rewards must name an existing file, got 'nix.py'"),
         (["--method", "tgdpo", "--rewards", "my_methods.py:Hinge"], "'Hinge' must be a class derived from Reward"),
