@@ -157,7 +157,7 @@ class RunConfig(OptimConfig):
     gradient_checkpointing: bool = unkeyed(False)  # recompute activations in the backward pass: less memory, slower
     compile: Literal["off", "on"] = unkeyed("off")  # torch.compile of norms and MLP blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
-    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = unkeyed("auto")  # what computes it; auto: what can
+    attention: Literal["auto", "loop", "varlen", "flash", "flex", "unpacked"] = unkeyed("auto")  # by what
     head_kernel: Literal["auto", "torch", "triton"] = unkeyed("auto")  # what reads the head's output; auto: the faster
     max_tokens_per_batch: int = unkeyed(16384)  # token budget of one micro-batch on one rank
     per_device_train_batch_size: int | None = unkeyed(None)  # most pairs of a micro-batch; None: the budget decides
