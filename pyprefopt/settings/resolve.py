@@ -268,7 +268,9 @@ def _method(settings: Mapping[str, Any]) -> str:
         raise ConfigError(f"method {method} is not there yet {NOT_YET[method]}")
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method).lower(), METHODS)}")
+        hint = did_you_mean(str(method).lower(), METHODS)
+        hint = "; write FILE.py:NAME, NAME being the class" if str(method).endswith(".py") else hint
+        raise ConfigError(f"method must be one of {known}, got {method!r}{hint}")
     return str(method)
 
 

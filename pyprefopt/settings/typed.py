@@ -19,7 +19,6 @@ from pyprefopt.settings.command_line import types_of
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.values import fit
-from pyprefopt.storage.user_code import is_own
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
 _SCALARS = {
@@ -120,7 +119,7 @@ def hints(cls: type, method: str) -> dict[str, Any]:
 
 def any_rewards() -> type:
     """What may stand below `rewards`, by the providers that are known now."""
-    return _any_rewards(tuple(REWARDS.items()))
+    return _any_rewards((*REWARDS.own.items(), *REWARDS.items()))  # a setting of both is the user's
 
 
 @cache
@@ -132,7 +131,7 @@ def _any_rewards(providers: tuple[tuple[str, type[Reward]], ...]) -> type:
     named = {"help": "the provider, also FILE.py:NAME of one's own; None: dpo, where a method needs token rewards"}
     names = tuple(name for name, _ in providers)
     given: dict[str, tuple[Any, dict[str, Any]]] = {"name": (Literal[names] | None, named)}
-    for name, provider in sorted(providers, key=lambda one: not is_own(one[0])):  # a setting of both is the user's
+    for name, provider in providers:
         kinds, common = get_type_hints(provider), {f.name for f in fields(Reward)}
         for f in fields(provider):
             default = "" if f.default in (MISSING, None) else f"; None: {f.default}"
