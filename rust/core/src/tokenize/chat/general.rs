@@ -73,10 +73,7 @@ impl Chat<'_> {
     }
 
     fn render_prompt(&self, row: &Row, find_generation: bool) -> Result<Question, Reject> {
-        let text = match self.prompt_text.take() {
-            Some(text) => text,
-            None => self.render("prompt", &self.prompt, true)?,
-        };
+        let text = self.render("prompt", &self.prompt, true)?;
         let messages: Vec<&Message> = row.prompt.iter().collect();
         let rendered = Rendered::new(self, &self.prompt, &messages, &text, true);
         let ends = self.turn_ends(&rendered, 0..0);
@@ -235,7 +232,7 @@ impl Chat<'_> {
         chat.extend(values(response.field, &response.messages)?);
         let rule = "the chat template must write the assistant's tool calls, which it leaves out";
         let Written { mut chat, mut text } = self
-            .with_calls(chat, self.prompt.len(), false)
+            .with_calls(chat, self.prompt.len())
             .ok_or_else(|| unfit(response, rule))?;
         let index = chat.len() - 1;
         let around = arounds.of(response, || self.around(&chat, index, false));

@@ -1,6 +1,6 @@
 //! The template with what one row brings to it, and messages as it takes them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use minijinja::value::Value;
 
@@ -18,12 +18,10 @@ pub struct Chat<'a> {
     pub template: &'a ChatTemplate,
     pub options: Options,
     pub prompt: Vec<Value>,
-    /// The prompt's text with the generation prompt, where it has been rendered.
-    pub prompt_text: RefCell<Option<String>>,
     renderings: Cell<usize>, // of a long chat, for a single message's sake
 }
 
-/// A chat, with its text where it has been rendered.
+/// A chat, with its text where it has been rendered, without a generation prompt.
 pub struct Written {
     pub chat: Vec<Value>,
     pub text: Option<String>,
@@ -46,29 +44,21 @@ impl<'a> Chat<'a> {
             template,
             options,
             prompt: values("prompt", &row.prompt)?,
-            prompt_text: RefCell::default(),
             renderings: Cell::new(0),
         };
-        // With the generation prompt, but where that may depend on calls.
-        let add = !chat.prompt.last().is_some_and(calls_tools);
-        let written = chat.with_calls(chat.prompt.clone(), 0, add);
-        Ok(match written {
-            Some(Written { chat: prompt, text }) => Self {
-                prompt,
-                prompt_text: RefCell::new(text.filter(|_| add)),
-                ..chat
-            },
+        Ok(match chat.with_calls(chat.prompt.clone(), 0) {
+            Some(Written { chat: prompt, .. }) => Self { prompt, ..chat },
             None => chat,
         })
     }
 
     /// The chat with null for the empty contents of messages from `first` on that call tools, if only so the template
     /// writes the calls; the chat itself where it writes them anyway, or there are none. None where it never does.
-    pub fn with_calls(&self, chat: Vec<Value>, first: usize, add: bool) -> Option<Written> {
+    pub fn with_calls(&self, chat: Vec<Value>, first: usize) -> Option<Written> {
         if !chat[first..].iter().any(calls_tools) {
             return Some(Written { chat, text: None });
         }
-        let render = |chat: &[Value]| self.template.render(chat, add, &self.options).ok();
+        let render = |chat: &[Value]| self.template.render(chat, false, &self.options).ok();
         let change = |change: &dyn Fn(&Value) -> Value| {
             let (before, own) = chat.split_at(first);
             let changed = own.iter().map(|message| {
