@@ -56,7 +56,7 @@ impl<'a> Raw<'a> {
         Some(items.into_iter().map(Raw::of).collect())
     }
 
-    /// As `items`, in the same pass with the members of those that are objects (but of one that `serde_json` must look at).
+    /// As `items`, in the same pass with the members of the objects, where `serde_json` need not look at any.
     pub fn elements(self) -> Option<Vec<Element<'a>>> {
         let mut elements = Vec::new();
         let mut scan = Scan {
@@ -225,7 +225,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
-        fn lists_are_those_of_serde_json(
+        fn lists_and_their_objects_are_those_of_serde_json(
             parts in prop::collection::vec(
                 prop::sample::select(vec![
                     "[", "]", "{", "}", ",", ":", " ", "\n", "\"", "\\", "a", "é", "\"a\"", "\"\\n\\u00e9\"", "\"\\ud800\"",
@@ -238,6 +238,15 @@ mod tests {
             let ours = Raw::parse(&json).ok().map(|raw| raw.items().unwrap_or_default());
             let ours = ours.map(|items| items.into_iter().map(Raw::get).collect::<Vec<_>>());
             prop_assert_eq!(ours, reference(&json));
+            let list = Raw::parse(&json).ok();
+            let elements = list.and_then(Raw::elements).unwrap_or_default();
+            let texts: Vec<_> = elements.iter().map(|(raw, _)| *raw).collect();
+            prop_assert_eq!(texts, list.and_then(Raw::items).unwrap_or_default());
+            let has_members = elements.iter().any(|(_, found)| found.is_some());
+            for (raw, found) in elements {
+                let expected = has_members.then(|| members(raw.get())).flatten();
+                prop_assert_eq!(found, expected);
+            }
         }
     }
 
