@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
+from pyprefopt.log import run_log
 from pyprefopt.modeling.memory import estimate_memory
 from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
+from pyprefopt.pipeline.overwrite import CONFIG, POLICY, check_output_dir, replaces, take_place
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.room import check_room
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.models import open_trained
-from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.training.engine import deepspeed_config, init_distributed
 
 GIB = 2**30
@@ -48,7 +50,8 @@ def train(config: RunConfig) -> RunResult:
     Raises:
         ConfigError: settings that break a rule or contradict each other.
         DataError: bad input rows under `on_error="raise"`.
-        ArtifactError: another run writes to the output directory, or what is on disk does not fit.
+        ArtifactError: another run writes to the output directory, what is on disk does not fit, or the disk has too
+            little room.
         TrainingError: a loss or gradient that is not finite; names the rows.
 
     Example:
@@ -59,19 +62,33 @@ def train(config: RunConfig) -> RunResult:
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
-    with RunLock(output_dir):
-        if config.check:
-            return _check(config, output_dir)
+    if config.check:
+        return _check(config, output_dir)
+    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
         if ranks.is_main():
             check_output_dir(config)
-            atomic_write(output_dir / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
-        pipeline = Pipeline(config)
-        policy = pipeline.policy
+        pipeline = Pipeline(config, replaces=_replaces(config))
+        if ranks.is_main():
+            atomic_write(pipeline.target / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
+        check_room(pipeline)
+        _ = pipeline.policy
         summary = summarize(config, pipeline.made)
         if ranks.is_main():
-            write_summary(output_dir, summary)
+            write_summary(pipeline.target, summary)
+            if pipeline.replaces:
+                take_place(output_dir, pipeline.made)
             print(format_table(summary))
-    return RunResult(output_dir, Path(policy.path), summary)
+        elif pipeline.replaces:
+            ranks.wait_until(lambda: not pipeline.target.exists() or None, output_dir / POLICY)
+    return RunResult(output_dir, output_dir / POLICY, summary)
+
+
+def _replaces(config: RunConfig) -> bool:
+    """`overwrite.replaces` as rank 0 sees it."""
+    if config.overwrite and ranks.world_size() > 1:
+        init_distributed()
+        return bool(ranks.from_main(replaces(config)))
+    return replaces(config)
 
 
 def _check(config: RunConfig, output_dir: Path) -> RunResult:

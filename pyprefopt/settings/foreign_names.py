@@ -27,6 +27,7 @@ FOREIGN = {
     "loss_type": "use method",
     "lr": "use learning_rate",
     "max_completion_length": "use max_tokens (prompt and response together) and truncation.tokens",
+    "disable_tqdm": "use progress_bar False",
     "max_length": "use max_tokens",
     "max_prompt_length": "use max_prompt_tokens",
     "model_name_or_path": "use model",

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.notes import log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
+from pyprefopt.log import Bar
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
@@ -104,12 +103,11 @@ class _Sources:
     def prepare(self) -> None:
         """Make, or find, the segments of every source."""
         done = 0
-        with tqdm(desc="data", unit=" rows") as bar:
+        with Bar("data", unit="row", shown=self.config.progress_bar) as bar:
             for setting, source in self.named.items():
-                bar.set_postfix_str(f"preparing {Path(source.path).name}")
 
-                def show(progress: Progress, before: int = done) -> None:
-                    bar.update(before + progress.rows - bar.n)
+                def show(progress: Progress, before: int = done, name: str = Path(source.path).name) -> None:
+                    bar.advance(before + progress.rows - bar.done, preparing=name)
 
                 target = self.directory / PREPARED / setting
                 inputs = self.inputs[setting]

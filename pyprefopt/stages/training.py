@@ -68,6 +68,12 @@ class Training(Stage):
         """Where the trained model is, of an artifact in `directory`."""
         return self.output_dir / "policy" if self.output_dir and self.name == "policy" else directory / "model"
 
+    @property
+    def split(self) -> str:
+        """The split of the data that is trained on: SFT takes its own where there is one."""
+        own = self.method.trains_on == "responses" and (self.data.directory / "sft").exists()
+        return "sft" if own else "train"
+
     def outputs(self, directory: Path) -> Sequence[Path]:
         """The trained model."""
         return (self.model_path(directory),)
@@ -125,10 +131,10 @@ class Training(Stage):
         `packing` is what `packing_for` gives; None: for a model that reads every document alike.
         """
         packing = packing or {"layout": runtime.layout}
+        split = self.split
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "train", self._columns("train"), packing)
-        own = (self.data.directory / "sft").exists()
-        split, only = ("sft", None) if own else ("train", "chosen")
+            return self._loader(runtime, split, self._columns(split), packing)
+        only = None if split == "sft" else "chosen"
         return self._loader(runtime, split, {"only": only, **self._weights(split)}, packing)
 
     def eval_loaders(

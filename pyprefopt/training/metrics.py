@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyprefopt.losses import count_units, weighted_sums
-from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.files import append, atomic_write
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -158,9 +158,7 @@ def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
 
 def append_line(path: Path, line: Mapping[str, object]) -> None:
     """Append one JSON line to `metrics.jsonl`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append(path, (json.dumps(line) + "\n").encode())
 
 
 def drop_lines_after(path: Path, stage: str, step: int) -> None:

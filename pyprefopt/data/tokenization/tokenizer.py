@@ -275,7 +275,8 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
     native = open_native(file, content, tokens, template, others.get(TOOL_USE), template_file=of_file)
     if native.engine != "fast":
         shown = path if path == EMBEDDED_DATA else file
-        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
+        once = {"once": f"ids by the tokenizers library: {native.why}"}  # a run has copies of it
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why, extra=once)
     unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
     if unknown:
         logger.warning(
