@@ -122,6 +122,23 @@ def run_log(directory: str | Path, level: Level = "info") -> Iterator[None]:
         logger.setLevel(before)
 
 
+@contextmanager
+def only_warnings(but_of: str) -> Iterator[None]:
+    """While inside, nothing is told but warnings and errors, unless in debug, and of these none that has this text."""
+
+    def told(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING and but_of not in record.getMessage()
+
+    handlers = [] if logger.isEnabledFor(logging.DEBUG) else list(logger.handlers)
+    for handler in handlers:
+        handler.addFilter(told)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(told)
+
+
 def _record(level: int, text: str) -> logging.LogRecord:
     return logging.LogRecord("pyprefopt", level, "", 0, text, None, None)
 

@@ -1,15 +1,14 @@
-"""A run from its settings to the policy, or (`--check`) one step of each of its stages."""
+"""A run from its settings to the policy, or (`--check`) a look at it."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
 from pyprefopt.log import run_log
-from pyprefopt.modeling.memory import estimate_memory
+from pyprefopt.pipeline.check import run_check
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, POLICY, check_output_dir, replaces, take_place
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -18,11 +17,8 @@ from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.stages.models import open_trained
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.training.engine import deepspeed_config, init_distributed
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class RunResult:
     """What a run leaves behind."""
 
     output_dir: Path  # the run's folder: config.yaml, metrics.jsonl, summary.json, stages/, policy/
-    policy: Path  # loads with AutoModelForCausalLM.from_pretrained; after `check` it is removed again
+    policy: Path  # loads with AutoModelForCausalLM.from_pretrained; not there after `check`
     summary: dict[str, Any]  # the final table, as in summary.json; times in seconds, memory in bytes
 
 
@@ -41,8 +37,8 @@ def train(config: RunConfig) -> RunResult:
     files and prints the final table.
 
     Args:
-        config: the run, complete. With `config.check` each stage takes one step in `output_dir/check`, which is then
-            removed, and rank 0 prints what it saw.
+        config: the run, complete. With `config.check` each stage takes one micro-batch of the first rows, nothing is
+            written, and rank 0 prints what it saw and what the run will take.
 
     Returns:
         The folders of the run and of its policy, and the final table.
@@ -63,7 +59,7 @@ def train(config: RunConfig) -> RunResult:
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
     if config.check:
-        return _check(config, output_dir)
+        return RunResult(output_dir, output_dir / POLICY, run_check(config))
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
         if ranks.is_main():
             check_output_dir(config)
@@ -89,65 +85,3 @@ def _replaces(config: RunConfig) -> bool:
         init_distributed()
         return bool(ranks.from_main(replaces(config)))
     return replaces(config)
-
-
-def _check(config: RunConfig, output_dir: Path) -> RunResult:
-    init_distributed()
-    _clean_up(output_dir)  # what a failed check left
-    ranks.barrier()
-    pipeline = Pipeline(_one_step(config))
-    policy = pipeline.policy
-    summary = summarize(config, pipeline.made)
-    if ranks.is_main():
-        print(_report(pipeline))
-    ranks.barrier()  # the others may still be waiting for the last stage's manifest
-    _clean_up(output_dir)
-    return RunResult(output_dir, Path(policy.path), summary)
-
-
-def _one_step(config: RunConfig) -> RunConfig:
-    """The same run with one optimizer step a stage, in a folder of its own."""
-    return replace(
-        config,
-        max_steps=1,
-        base=replace(config.base, max_steps=1),
-        oracle=replace(config.oracle, max_steps=1),
-        output_dir=str(Path(config.output_dir) / "check"),
-        cache=None,
-    )
-
-
-def _report(pipeline: Pipeline) -> str:
-    """What the check saw, and the memory that training will take."""
-    config, data = pipeline.config, pipeline.data
-    facts = data.facts
-    model = open_trained(
-        pipeline.start.to_train(config), data, config,
-        needs=config.loss.needs, dtype=config.dtype, lora=config.lora, seed=config.seed,
-    )  # fmt: skip
-    estimate = estimate_memory(
-        model, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
-    )
-    parts = ", ".join(
-        f"{name} {getattr(estimate, name) / GIB:.2g}"
-        for name in ("parameters", "gradients", "optimizer", "activations")
-    )
-    return "\n".join(
-        [
-            f"check passed: {facts['rows_in']} rows read, {facts['rows_used']} used, "
-            f"{facts['rows_rejected']} rejected, {facts['responses_cut']} responses cut to max_tokens",
-            f"one optimizer step of each stage ran: {', '.join(pipeline.made)}",
-            f"memory of one rank without ZeRO, estimated for {config.max_tokens_per_batch} tokens a micro-batch: "
-            f"{estimate.total / GIB:.2f} GiB ({parts})",
-        ]
-    )
-
-
-def _clean_up(output_dir: Path) -> None:
-    """Remove what the check made, but keep the list of bad rows."""
-    if not ranks.is_main():
-        return
-    folder = output_dir / "check"
-    if (folder / "rejected.jsonl").exists():
-        shutil.move(folder / "rejected.jsonl", output_dir / "rejected.jsonl")
-    shutil.rmtree(folder, ignore_errors=True)

@@ -171,7 +171,7 @@ class RunConfig(OptimConfig):
     log_level: Level = unkeyed("info")  # what the screen shows: debug, info, warning or error; run.log has info too
     progress_bar: bool = unkeyed(True)  # on a terminal a bar for each stage, elsewhere a line a minute; False: none
     threads: int | None = unkeyed(None)  # CPU threads of a rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
-    check: bool = False  # validate data and model, take one step, estimate memory, and stop
+    check: bool = False  # look at data and models, take one micro-batch, estimate time and memory, write nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()

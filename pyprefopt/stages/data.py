@@ -202,7 +202,7 @@ class _Sources:
         write_rejected(self.directory / REJECTED, rejects)
 
     def counts(self) -> dict[str, int]:
-        """Rows and responses, for the manifest and the final table; those of ready folders too."""
+        """Rows, responses and tokens, for the manifest and the final table; those of ready folders too."""
         manifests = [store.manifest for store in self.stores.values()]
         later = sum(frame.height for frame in self.rejects)
         return {
@@ -210,6 +210,7 @@ class _Sources:
             "rows_used": sum(manifest["rows"] for manifest in manifests) - later,
             "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
             "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
+            "tokens_read": sum(manifest["tokens"] for manifest in manifests),
         }
 
 

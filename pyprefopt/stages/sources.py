@@ -19,7 +19,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file
+from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file, stamp_files
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
+CHECKED_ROWS = 1000  # of a source, of which a check reads no more
 OFFSETS = ("starts", "ends", "turns")
 _REMEDIES = {  # of a folder of this kind where another is needed
     "instructions": "give it as base.data, which SFT learns from",
@@ -58,7 +59,10 @@ def named_sources(config: RunConfig) -> dict[str, NamedSource]:
     rows = {"data": kind_of_rows(config), "eval_data": kind_of_rows(config), "base.data": "instructions"}
     forms = {"data": config.format, "eval_data": config.format, "base.data": "auto"}
     named = {setting: path for setting, path in given.items() if path is not None and path != "chosen"}
-    return {setting: NamedSource(setting, path, rows[setting], forms[setting]) for setting, path in named.items()}
+    first = CHECKED_ROWS if config.check else None
+    return {
+        setting: NamedSource(setting, path, rows[setting], forms[setting], first) for setting, path in named.items()
+    }
 
 
 def source_of(config: RunConfig, split: str) -> NamedSource:
@@ -75,6 +79,7 @@ class NamedSource:
     path: str
     kind: str  # what its rows must be: preferences, candidates or instructions
     format: str  # of its rows, or auto
+    first: int | None = None  # rows that a check looks at; None: all
 
     @cached_property
     def folder(self) -> Path | None:
@@ -85,8 +90,12 @@ class NamedSource:
 
     @cached_property
     def inputs(self) -> Sequence[HashedFile]:
-        """Its files with the hashes of their content; none of a folder, and of the embedded set."""
-        return hash_files(file.name for file in self._files)
+        """Its files with the hashes of their content; none of a folder, and of the embedded set.
+
+        A check, which keeps nothing, takes their sizes and times for their content.
+        """
+        names = [file.name for file in self._files]
+        return hash_files(names) if self.first is None else stamp_files(names)
 
     @cached_property
     def _files(self) -> Sequence[DataFile]:
@@ -113,7 +122,7 @@ class NamedSource:
         """
         path, form = (self.path, self.format) if self.folder is None else self._inputs()
         try:
-            return _open(path, form, self.kind)
+            return _open(path, form, self.kind, self.first)
         except DataError:
             if form == "auto" and self.kind != "instructions":
                 self._check_kind()
@@ -124,7 +133,7 @@ class NamedSource:
         if self.kind == "candidates":
             method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
         try:
-            _open(self.path, "auto", found)
+            _open(self.path, "auto", found, 1)
         except DataError:
             return
         raise ConfigError(
@@ -187,7 +196,10 @@ class NamedSource:
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
         check_manifest(store.manifest, self.folder or Path(self.path))
-        return store
+        if self.first is None:
+            return store
+        first = next(store.tables(), None)
+        return store if first is None else SegmentStore(first, store.manifest)
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
@@ -219,8 +231,9 @@ class NamedSource:
             self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         if self.setting == "eval_data":
             self.check_whole()
-        SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
-        self._check_tokens(tokenizer)
+        if self.first is None:
+            SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+            self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -315,11 +328,14 @@ class NamedSource:
         return [entry["file"] for entry in files], str(self.store.manifest["settings"]["format"])
 
 
-def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A002
+def _open(path: str | list[str], format: str, kind: str, first: int | None) -> Source:  # noqa: A002
     from pyprefopt.data.reading.candidate_sets import open_candidates
     from pyprefopt.data.reading.sources import open_source
 
-    return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
+    if kind == "candidates":
+        return open_candidates(path, format=format, first=first)
+    source = open_source(path, format=format, kind=kind)
+    return source if first is None else source.head(first)
 
 
 def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:

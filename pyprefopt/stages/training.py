@@ -25,6 +25,7 @@ from pyprefopt.stages.models import Source, open_trained, packing_for
 from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
+from pyprefopt.training.metrics import last_step
 from pyprefopt.training.trainer import FitResult, Job, fit
 from pyprefopt.types import unkeyed, unkeyed_names
 
@@ -89,6 +90,7 @@ class Training(Stage):
         weightless = _count_weightless(job)
         if self.ref_logps is not None:
             check_reference(job, self.ref_logps.directory)
+        self._tell_anew(job)
         result = fit(job)
         if not ranks.is_main():
             return {}
@@ -100,6 +102,15 @@ class Training(Stage):
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
         fingerprint = model_hash(target, trust_remote_code=runtime.trust_remote_code)
         return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded | {"world_size": ranks.world_size()}}
+
+    def _tell_anew(self, job: Job) -> None:
+        """Warn where an earlier training of this stage was begun, and cannot go on; where it can, `fit` tells."""
+        step = last_step(job.output_dir / "metrics.jsonl", self.name)
+        if ranks.is_main() and step and not (job.directory / "checkpoints").exists():
+            logger.warning(
+                "%s: the training begins anew: the earlier one (%s in metrics.jsonl) was of other settings or "
+                "data, or its checkpoints are gone", self.name, counted(step, "step"),
+            )  # fmt: skip
 
     def _job(self, directory: Path, runtime: RunConfig) -> Job:
         model = self.open_model(runtime)

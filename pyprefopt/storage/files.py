@@ -225,6 +225,11 @@ def hash_files(names: Iterable[str]) -> list[HashedFile]:
     return [HashedFile(name, sha256, stamps[name]) for name, sha256 in zip(stamps, sha256_files(stamps), strict=True)]
 
 
+def stamp_files(names: Iterable[str]) -> list[HashedFile]:
+    """The files by size, time and number, where nobody keeps what is made of their content."""
+    return [HashedFile(name, content_hash(_stamp(name)), _stamp(name)) for name in names]
+
+
 def _stamp(name: str) -> tuple[int, int, int]:
     try:
         found = os.stat(name)

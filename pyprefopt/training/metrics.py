@@ -161,6 +161,18 @@ def append_line(path: Path, line: Mapping[str, object]) -> None:
     append(path, (json.dumps(line) + "\n").encode())
 
 
+def last_step(path: Path, stage: str) -> int:
+    """The last step that the file has of a stage; 0 where it has none."""
+    found = 0
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # cut by a kill
+            continue
+        found = max(found, record["step"] if record.get("stage") == stage else 0)
+    return found
+
+
 def drop_lines_after(path: Path, stage: str, step: int) -> None:
     """Drop the stage's lines with a later step, and a line cut by a kill, so that a resumed run repeats none."""
     if not path.exists():

@@ -32,9 +32,10 @@ class CandidateSets(Source):
             yield replace(block, numbers=numbers, rejects=rejects, rows_in=block.rows_in + bad)
 
 
-def open_candidates(source: Any, *, format: str = "auto") -> Source:  # noqa: A002
-    """`open_source` for candidates, of either format."""
+def open_candidates(source: Any, *, format: str = "auto", first: int | None = None) -> Source:  # noqa: A002
+    """`open_source` for candidates, of either format; `first`: its head alone."""
     opened = open_source(source, format=format, kind=("candidates", "ranked"))
+    opened = opened if first is None else opened.head(first)
     if opened.kind == "candidates":
         return opened
     read = scan_sets(opened)
