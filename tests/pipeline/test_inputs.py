@@ -30,8 +30,8 @@ def test_real_files_are_read_and_trained_on(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MODEL | {"vocab_size": 50432, "max_position_embeddings": 2048}))
     config = pyprefopt.configure(
         method="simpo", data=str(SHARED / name), model=str(tmp_path / "config.json"), tokenizer=str(NEOX),
-        eos_token="<|endoftext|>", chat_template="plain", on_error="skip", output_dir=str(tmp_path / "run"), max_steps=1,
-        threads=1, **FAST | {"global_batch_size": 2},
+        eos_token="<|endoftext|>", chat_template="plain", on_error="skip", output_dir=str(tmp_path / "run"),
+        max_steps=1, threads=1, **FAST | {"global_batch_size": 2},
     )  # fmt: skip
     facts = pyprefopt.train(config).summary["stages"]["data"]
     rows, bad = REAL[name]
