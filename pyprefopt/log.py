@@ -40,12 +40,18 @@ class _Once(logging.Filter):
         return new
 
 
+def _of_this_rank(record: logging.LogRecord) -> bool:
+    """Whether rank 0 does not tell the same: it is rank 0, an error, or marked by `own_rank` in `extra`."""
+    return is_main() or record.levelno >= logging.ERROR or getattr(record, "own_rank", False)
+
+
 class _Screen(logging.StreamHandler[TextIO]):
     """Lines above a progress bar, not behind it; all but information begin with their level."""
 
     def __init__(self) -> None:
         super().__init__()
         self.addFilter(_Once())
+        self.addFilter(_of_this_rank)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -78,7 +84,7 @@ class _File(logging.Handler):
 
 
 def show_log(level: Level = "info") -> None:
-    """Show on the screen what is logged from this level on; of other ranks than 0, errors.
+    """Show on the screen what is logged from this level on; of other ranks than 0 errors, and what concerns them alone.
 
     What libraries log and warn of is shown with debug alone.
     """
@@ -87,7 +93,7 @@ def show_log(level: Level = "info") -> None:
     if screen is None:
         screen = _Screen()
         logger.addHandler(screen)
-    screen.setLevel(shown if is_main() else logging.ERROR)
+    screen.setLevel(shown if is_main() else logging.WARNING)
     logger.setLevel(shown)
     os.environ["TRANSFORMERS_VERBOSITY"] = "info" if level == "debug" else "error"
     if level != "debug":
@@ -101,10 +107,10 @@ def show_log(level: Level = "info") -> None:
 def run_log(directory: str | Path, level: Level = "info") -> Iterator[None]:
     """While inside, rank 0 keeps what is logged in `directory/run.log`: information at least, and how it ended."""
     before, kept = logger.level, min(_number(level), logging.INFO)
-    logger.setLevel(kept if is_main() else logging.ERROR)
     if not is_main():
         yield
         return
+    logger.setLevel(kept)
     file = _File(Path(directory) / RUN_LOG)
     logger.addHandler(file)
     try:

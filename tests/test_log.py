@@ -38,6 +38,8 @@ class Terminal(io.StringIO):
 
 
 def tell(rank: str = "0") -> None:
+    if rank == "1":
+        logger.warning("part 7 is lost", extra={"own_rank": True})
     for _ in range(2):  # as two stages do
         logger.debug("why not")
         logger.info("working")
@@ -51,7 +53,7 @@ def tell(rank: str = "0") -> None:
     [
         ("info", "0", "working\nwarning: row 3 looks odd\nworking\nwarning: a: as b\n"),
         ("warning", "0", "warning: row 3 looks odd\nwarning: a: as b\n"),
-        ("info", "1", ""),
+        ("info", "1", "warning: part 7 is lost\n"),
         (
             "debug",
             "0",
@@ -66,7 +68,7 @@ def test_the_screen(
     monkeypatch.setenv("RANK", rank)
     show_log(level)
     with run_log(tmp_path, level):
-        tell()
+        tell(rank)
     assert capsys.readouterr().err == shown
     kept = (tmp_path / "run.log").read_text().splitlines() if rank == "0" else []
     assert len([line for line in kept if "WARNING row 3 looks odd" in line]) == (rank == "0")

@@ -102,7 +102,8 @@ def _log_left(title: str, split: str, done: int, missing: Sequence[Path]) -> Non
         logger.info("%s: %s goes on, %d of %d parts are there", title, split, done, done + len(missing))
     for path in missing:
         if path.exists():
-            logger.warning("%s: %s is not as it was written and is scored again", title, path)
+            own = {"own_rank": True}  # another rank looks at other parts
+            logger.warning("%s: %s is not as it was written and is scored again", title, path, extra=own)
 
 
 def _scored(directory: Path, store: SegmentStore, key: str) -> bool:
