@@ -95,7 +95,7 @@ def show_log(level: Level = "info") -> None:
         logger.addHandler(screen)
     screen.setLevel(shown if is_main() else logging.WARNING)
     logger.setLevel(shown)
-    os.environ["TRANSFORMERS_VERBOSITY"] = "info" if level == "debug" else "error"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if level == "debug" else "error")
     if level != "debug":
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too

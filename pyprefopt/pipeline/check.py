@@ -118,8 +118,7 @@ def _stand_in(path: str, config: RunConfig, folder: Path, name: str, largest: in
     resolved = resolve_source(path, trust_remote_code=config.trust_remote_code)
     whole = read_config(resolved, trust_remote_code=config.trust_remote_code)
     known = type(whole).__module__.startswith("transformers.models.")
-    sketch = sketch_model(path, trust_remote_code=config.trust_remote_code)
-    if not known or sum(p.numel() for p in sketch.parameters()) <= largest:
+    if not known or _weights(sketch_model(path, trust_remote_code=config.trust_remote_code)) <= largest:
         return path
     tiny = tiny_config(whole)
     for part, original in zip(parts_of(tiny), parts_of(whole), strict=True):
@@ -131,6 +130,10 @@ def _stand_in(path: str, config: RunConfig, folder: Path, name: str, largest: in
         file.write_text(tiny.to_json_string(use_diff=False))
     ranks.barrier()
     return str(file)
+
+
+def _weights(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _seen(config: RunConfig, pipeline: Pipeline, seconds: float) -> str:
@@ -161,10 +164,12 @@ def _expected(
     config: RunConfig, pipeline: Pipeline, device: torch.device, *, tiny: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Time and memory of the whole run, as numbers and as lines."""
-    sketch = _sketch(config)
-    flops = count_flops(sketch)
-    weights = sum(p.numel() for p in sketch.parameters())
-    lines = []
+    try:
+        sketch = _sketch(config)
+    except Exception as error:  # code that cannot do without numbers
+        told = f"time and memory are not estimated: the model cannot be looked at without its weights ({error})"
+        return {}, [told]
+    flops, weights, lines = count_flops(sketch), _weights(sketch), []
     if tiny:
         lines.append(
             f"that was a tiny model of the same architecture: {type(sketch.causal).__name__} has {weights:,} weights"

@@ -12,9 +12,10 @@ import torch
 
 from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore
-from pyprefopt.errors import ArtifactError, counted
+from pyprefopt.errors import ArtifactError, ConfigError, counted
 from pyprefopt.modeling.checkpoints.adapters import add_lora
 from pyprefopt.modeling.checkpoints.load import DTYPES, Head, sketch_model
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import OptimConfig
 from pyprefopt.stages.data import open_splits
@@ -128,15 +129,21 @@ class _Size:
 
     @classmethod
     def of(cls, stage: Training, path: str, *, trust_remote_code: bool) -> _Size:
-        """From the model without its numbers."""
+        """From the model without its numbers; from its files where its code cannot do without them."""
         head: Head = "reward" if "reward_head" in stage.method.needs else "language"
-        plain = sketch_model(path, trust_remote_code=trust_remote_code, head=head)
         width = torch.empty(0, dtype=DTYPES[stage.dtype]).element_size()
-        numbers = sum(p.numel() for p in plain.parameters())
-        model = add_lora(plain, stage.lora) if stage.lora.r > 0 else plain
+        optimizer = 4 * (2 if width == 4 else 3)  # two moments, and a float32 copy of what is not float32
+        try:
+            plain = sketch_model(path, trust_remote_code=trust_remote_code, head=head)
+            numbers = sum(p.numel() for p in plain.parameters())
+            model = add_lora(plain, stage.lora) if stage.lora.r > 0 else plain
+        except ConfigError:
+            raise
+        except Exception:
+            size = used_bytes(resolve_source(path, trust_remote_code=trust_remote_code))
+            return cls(size, size * (width + optimizer) // width)
         whole = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        optimizer = 4 * (2 if width == 4 else 3)  # two moments, and a float32 copy of what is not float32
         adapter = (whole - numbers) * width
         frozen = (whole - trained) * (width if not stage.lora.load_in_4bit else 1)
         return cls(numbers * width + adapter, frozen + trained * (width + optimizer))

@@ -20,7 +20,7 @@ from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.sources import named_sources
 from pyprefopt.storage.files import atomic_write, explaining
-from pyprefopt.storage.folders import Folder
+from pyprefopt.storage.folders import Folder, replacing
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
@@ -71,8 +71,11 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
             values = ValueStore.open(rewards.directory / "train").check(store)
             if folder is None or as_table:
                 _write_table(store, values, target)
-            else:
+            elif not there:
                 ValueStore.write(target, SegmentStore.open(folder), values.values, key=values.key)
+            else:  # what is there stays until the new values are whole
+                with replacing(target) as partial:
+                    ValueStore.write(partial, SegmentStore.open(folder), values.values, key=values.key)
     return rewards.facts
 
 
