@@ -151,11 +151,11 @@ class Training(Stage):
     def eval_loaders(
         self, runtime: RunConfig, packing: Mapping[str, Any]
     ) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test rows, with what the method needs and as whole responses; None without a test split.
+        """The test rows, with what the method needs and as whole responses; None without a test split, and in a check.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
-        if not (self.data.directory / "eval").exists():
+        if runtime.check or not (self.data.directory / "eval").exists():
             return None, None
         ranking = self._loader(runtime, "eval", {}, packing)
         if self.method.trains_on != "responses":
