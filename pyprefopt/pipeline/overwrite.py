@@ -16,6 +16,7 @@ from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.log import RUN_LOG
 from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.in_memory import INPUTS
 from pyprefopt.settings.typed import as_dict, read_yaml
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
@@ -38,9 +39,8 @@ def check_output_dir(config: RunConfig) -> None:
     """
     output_dir = Path(config.output_dir)
     _move(output_dir)  # what a killed run had begun to move
-    names = [
-        path.name for path in sorted(output_dir.iterdir()) if not path.name.startswith(".") and path.name != RUN_LOG
-    ]
+    names = [path.name for path in sorted(output_dir.iterdir()) if not path.name.startswith(".")]
+    names = [name for name in names if name not in (INPUTS, RUN_LOG)]
     begun = CONFIG in names or (output_dir / "stages").exists()
     if names and not begun:
         logger.warning(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,15 @@ from typing import Any
 from pyprefopt import ranks
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.check import run_check
+from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, POLICY, check_output_dir, replaces, take_place
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.settings.in_memory import INPUTS
+from pyprefopt.settings.resolve import as_config, to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.training.engine import deepspeed_config, init_distributed
@@ -30,15 +34,16 @@ class RunResult:
     summary: dict[str, Any]  # the final table, as in summary.json; times in seconds, memory in bytes
 
 
-def train(config: RunConfig) -> RunResult:
-    """Run all stages of `config.method`.
+def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None = None, **settings: Any) -> RunResult:
+    """Run all stages of a method.
 
     Finished stages are reused, an interrupted one goes on. Every rank of a launcher calls this; rank 0 writes the
     files and prints the final table.
 
     Args:
-        config: the run, complete. With `config.check` each stage takes one micro-batch of the first rows, nothing is
-            written, and rank 0 prints what it saw and what the run will take.
+        config: the run: complete, of `configure` or `load_config`, or a YAML file. With `check` each stage takes one
+            micro-batch of the first rows, nothing is written, and rank 0 prints what it saw and what the run will take.
+        **settings: the run's settings by name, as `configure` takes them; over those of the file, if one is given.
 
     Returns:
         The folders of the run and of its policy, and the final table.
@@ -51,13 +56,15 @@ def train(config: RunConfig) -> RunResult:
         TrainingError: a loss or gradient that is not finite; names the rows.
 
     Example:
-        >>> result = train(configure(method="dpo", data="pairs.jsonl", model="models/base"))  # doctest: +SKIP
+        >>> result = train(method="dpo", data="pairs.jsonl", model="models/base")  # doctest: +SKIP
         >>> model = AutoModelForCausalLM.from_pretrained(result.policy)  # doctest: +SKIP
     """
+    config = as_config(config, settings)
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
+    own = check_own(config)
     if config.check:
         return RunResult(output_dir, output_dir / POLICY, run_check(config))
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
@@ -66,6 +73,8 @@ def train(config: RunConfig) -> RunResult:
         pipeline = Pipeline(config, replaces=_replaces(config))
         if ranks.is_main():
             atomic_write(pipeline.target / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
+            for file in own:
+                file.copy_into(output_dir / INPUTS)
         check_room(pipeline)
         _ = pipeline.policy
         summary = summarize(config, pipeline.made)

@@ -12,6 +12,7 @@ from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.log import run_log
+from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
@@ -44,6 +45,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         ArtifactError: `out` is there, and `config.overwrite` is not set.
         DataError: bad rows, or a reward that is not finite.
     """
+    check_own(config)
     check_compatible(config)  # some of its settings may have been replaced
     target = Path(out)
     as_table = target.suffix == ".parquet"
