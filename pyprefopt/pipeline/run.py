@@ -12,7 +12,7 @@ from pyprefopt.modeling.memory import estimate_memory
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
-from pyprefopt.pipeline.summary import format_table, summarize, write_summary
+from pyprefopt.pipeline.summary import format_table, log_embedded, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
@@ -55,6 +55,7 @@ def train(config: RunConfig) -> RunResult:
         >>> result = train(configure(method="dpo", data="pairs.jsonl", model="models/base"))  # doctest: +SKIP
         >>> model = AutoModelForCausalLM.from_pretrained(result.policy)  # doctest: +SKIP
     """
+    log_embedded(config)
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)

@@ -124,14 +124,14 @@ class RunConfig(OptimConfig):
     # what
     method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
     loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
-    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
+    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); embedded:tiny alone
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     chat_template: str | None = None  # plain, chatml, a file or the name of one of the tokenizer's; None: its own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = unkeyed(False)  # allow code from the model's repository to run
     # data
-    data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
+    data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; embedded:toy
     eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields

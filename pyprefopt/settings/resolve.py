@@ -8,13 +8,13 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
 from typing import Any, Final
 
-from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.errors import ConfigError, check, did_you_mean, option
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
@@ -88,7 +88,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     given = _merge(*user)
     method = _method(given)
     layers = [recipe("method", method)]
-    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
+    if is_embedded(given.get("model"), given.get("data")):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
@@ -134,7 +134,7 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    filled = {**_model_and_data(values), "output_dir": f"runs/{method}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -145,6 +145,28 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
             check(value is not None, f"selection.{name}", value, "in (0, 1]", "1 takes all tokens")
     check_compatible(config)
     return config
+
+
+def _model_and_data(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The model and the data: both as given, or both of the embedded run; one alone was forgotten.
+
+    Raises:
+        ConfigError: one without the other; says how either is given.
+    """
+    model, data = settings.get("model"), settings.get("data")
+    if model is None and data is None:
+        return {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA}
+    if data is None:
+        raise ConfigError(
+            f"data must be given with model {model!r}; name your pairs, as {option('data', 'pairs.jsonl')}, or take "
+            f"the embedded toy set by {option('data', EMBEDDED_DATA)}"
+        )
+    if model is None:
+        raise ConfigError(
+            f"model must be given with data {data!r}; name what is trained, as {option('model', 'DIR_OR_HUB_NAME')}, "
+            f"or take the embedded model of random weights by {option('model', EMBEDDED_MODEL)}"
+        )
+    return {"model": model, "data": data}
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -31,7 +31,7 @@ from pyprefopt.stages.splits import (
 )
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write, content_hash
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
+from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare, is_embedded
 from pyprefopt.types import unkeyed
 from pyprefopt.version import __version__
 
@@ -65,7 +65,7 @@ def tokenizer_source(config: RunConfig) -> str:
     folder = named_sources(config)["data"].folder
     if folder is not None and (config.tokenizer, config.eos_token, config.chat_template) == (None, None, None):
         return str(folder / "tokenizer")
-    embedded = (config.data, config.model) == (EMBEDDED_DATA, EMBEDDED_MODEL)
+    embedded = is_embedded(config.model, config.data)
     source = config.tokenizer or (EMBEDDED_DATA if embedded else config.model)
     if source is None or (config.tokenizer is None and is_bare(source)):
         raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")

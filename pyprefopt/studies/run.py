@@ -15,6 +15,7 @@ from pyprefopt import ranks
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.summary import log_embedded
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
@@ -80,6 +81,7 @@ def run_study(
         >>> config = configure(method="sepo", output_dir="runs/ratios")  # doctest: +SKIP
         >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
+    log_embedded(config)
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         _require_matplotlib()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pyprefopt.pipeline.summary import format_table
+from pyprefopt.pipeline.summary import format_table, log_embedded, summarize
 from pyprefopt.settings.config import OptimConfig
+from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.training import convergence_facts
 
 COST = {"reused": False, "seconds": 1.0, "peak_memory_bytes": 2**30}
@@ -27,8 +28,30 @@ FACTS = {"steps": 12, "train_loss": [0.7, 0.1], "eval_before": {}, "eval_after":
 )
 def test_the_table_says_how_a_training_ended(facts: dict[str, Any], title: str) -> None:
     stages = {"data": COST | {"train": {"rows": 96}}, "policy": COST | FACTS | facts}
-    table = format_table({"method": "dpo", "output_dir": "runs/dpo", "stages": stages})
+    table = format_table({"method": "dpo", "output_dir": "runs/dpo", "embedded": False, "stages": stages})
     assert any(line.startswith(title) for line in table.splitlines()), table
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, True),
+        ({"model": "embedded:tiny", "data": "embedded:toy"}, True),
+        ({"model": "m", "data": "embedded:toy"}, False),
+        ({"model": "m", "data": "d.jsonl"}, False),
+    ],
+)
+def test_the_embedded_run_says_so_first_and_in_its_table(
+    given: dict[str, str], says: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configure(method="dpo", **given)
+    with caplog.at_level(logging.INFO, "pyprefopt"):
+        log_embedded(config)
+    start = "the embedded run: a tiny model of random weights (embedded:tiny) on a toy set (embedded:toy)"
+    assert [message.startswith(start) for message in caplog.messages] == [True] * says
+    made: Any = {"policy": SimpleNamespace(reused=False, facts=COST | FACTS)}
+    made["data"] = SimpleNamespace(reused=False, facts=COST | {"train": {"rows": 96}})
+    assert (start in format_table(summarize(config, made))) is says
 
 
 @pytest.mark.parametrize(
