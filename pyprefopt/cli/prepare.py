@@ -32,8 +32,9 @@ class Prepare:
     chat_template: str | None = None  # plain, chatml, a Jinja file or the name of one of the tokenizer's; None: its own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
-    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
-    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
+    max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens, or none
+    # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
+    prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
     boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too

@@ -136,8 +136,9 @@ class RunConfig(OptimConfig):
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
-    max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
-    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
+    max_prompt_tokens: int = 1024  # longer prompts: see prompt_overflow; tokens
+    # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
+    prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)

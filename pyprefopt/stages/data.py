@@ -189,7 +189,7 @@ class _Sources:
         return store
 
     def report_rejects(self) -> None:
-        """Raise for bad rows, or record them in `rejected.jsonl`."""
+        """Raise for bad rows, or record them in `rejected.jsonl`, and those that were dropped by a setting."""
         import polars as pl
 
         from pyprefopt.data.reading.rejects import REJECTS, no_rejects, raise_for, write_rejected
@@ -205,12 +205,15 @@ class _Sources:
 
     def counts(self) -> dict[str, int]:
         """Rows and responses, for the manifest and the final table; those of ready folders too."""
+        from pyprefopt.data.reading.rejects import DROPPED
+
         manifests = [store.manifest for store in self.stores.values()]
         later = sum(frame.height for frame in self.rejects)
         return {
             "rows_in": sum(manifest["rows_in"] for manifest in manifests),
             "rows_used": sum(manifest["rows"] for manifest in manifests) - later,
             "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
+            "rows_dropped": sum(manifest["rejected"].get(DROPPED, 0) for manifest in manifests),
             "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
         }
 
@@ -222,8 +225,14 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    left_out, rows = data.facts["rows_rejected"], counted(data.facts["rows_in"], "row")
-    logger.warning("left out as bad: %d of %s; reasons in %s", left_out, rows, target)
+    dropped, rows = data.facts["rows_dropped"], counted(data.facts["rows_in"], "row")
+    if bad := data.facts["rows_rejected"] - dropped:
+        logger.warning("left out as bad: %d of %s; reasons in %s", bad, rows, target)
+    if dropped:
+        logger.warning(
+            "left out by prompt_overflow drop, with prompts longer than max_prompt_tokens: %d of %s; they are in %s",
+            dropped, rows, target,
+        )  # fmt: skip
 
 
 def skip_command() -> str | None:

@@ -210,7 +210,8 @@ class NamedSource:
             if there > wanted:
                 self._refuse(name, wanted, f">= {there}, the longest there", f"raise --{name}, or {again}")
         overflow = settings["prompt_overflow"]
-        if config.prompt_overflow not in ("drop", overflow):
+        fits = {"error": True, "drop": overflow in ("error", "drop")}  # neither cuts, and none is too long here
+        if not fits.get(config.prompt_overflow, config.prompt_overflow == overflow):
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
         if settings["score_reasoning"] and not config.score_reasoning:
             self._refuse("score_reasoning", False, "true", again)

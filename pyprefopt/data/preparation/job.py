@@ -19,6 +19,7 @@ from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
 from pyprefopt.data.reading.catalog import weight_fields
+from pyprefopt.data.reading.rejects import DROPPED, log_dropped
 from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
@@ -57,7 +58,7 @@ def prepare(
     *,
     format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = 1024,
-    prompt_overflow: str = "drop",
+    prompt_overflow: str = "error",
     max_tokens: int | None = 2048,
     boundary: str = "split",
     score_reasoning: bool = True,
@@ -221,7 +222,7 @@ class _Job:
     def check_finished(self, on_error: str | None, command: str | None) -> None:
         """Report the bad rows that a finished folder left out, where they are to be raised."""
         manifest = self.workspace.finished()
-        if manifest and manifest["rejected"] and on_error == "raise":
+        if manifest and _has_bad(manifest["rejected"]) and on_error == "raise":
             _raise([self.workspace.path / REJECTED], manifest["rows_in"], command)
 
     def take(self, *, overwrite: bool) -> None:
@@ -256,7 +257,7 @@ class _Job:
         rows = sum(record["rows"] for record in records)
         if rows_in != rows + rejected.total():
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
-        if rejected and on_error == "raise":
+        if _has_bad(rejected) and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows and on_error is not None:
             self.workspace.abandon()
@@ -282,6 +283,7 @@ class _Job:
             "notes": add_notes(record["notes"] for record in records),
         }
         if on_error is not None:
+            log_dropped(rejected[DROPPED], rows_in)
             log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
@@ -308,6 +310,11 @@ class _Job:
             if not file.is_unchanged:
                 self.workspace.clear()
                 raise ArtifactError(f"{file.name} changed while it was read; prepare again when nothing writes to it")
+
+
+def _has_bad(rejected: Mapping[str, int]) -> bool:
+    """Whether rows were left out for more than the length of their prompts, where that is asked for."""
+    return any(reason != DROPPED for reason in rejected)
 
 
 def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:

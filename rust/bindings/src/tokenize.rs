@@ -189,7 +189,7 @@ impl Tokenizer {
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
     /// without BOS, counts by name of what needed a decision, and coverage of the responses.
     #[allow(clippy::too_many_arguments)] // settings by name
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "error", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn tokenize(
         &self,
         py: Python<'_>,
@@ -214,7 +214,7 @@ impl Tokenizer {
 
     /// As `tokenize`, of rows that `parse_rows` takes; the rejects of both.
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // settings by name; PyO3 takes them by value
-    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
+    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "error", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn prepare(
         &self,
         py: Python<'_>,
