@@ -20,6 +20,7 @@ __all__ = [
     "pack_lengths",
     "parse_rows",
     "quoted_names",
+    "rename_fields",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
@@ -78,6 +79,7 @@ def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
+def rename_fields(rows: Any, names: Sequence[tuple[str, str]]) -> bytes: ...
 
 # template
 def render_chat(

@@ -9,9 +9,9 @@ from pyprefopt.cli.options import on_all_ranks, parse_args, show_log
 
 def run(argv: Sequence[str]) -> None:
     """Train by the options."""
+    show_log()
     with on_all_ranks():
         config = parse_args(argv)
-    show_log()
 
     from pyprefopt.pipeline.run import train
 

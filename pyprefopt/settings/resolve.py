@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean, option
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
 from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.inherited import with_inherited
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
+from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed, without_dots
+from pyprefopt.settings.unused import log_unused, unused, without
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
@@ -38,7 +41,7 @@ def load_config(path: str) -> RunConfig:
         >>> config = load_config("runs/sepo/config.yaml")  # doctest: +SKIP
     """
     with naming(str(path)):
-        return _complete(layered(read_yaml(path)))
+        return resolve(file=read_yaml(path), where=str(path))
 
 
 @contextmanager
@@ -70,7 +73,33 @@ def configure(**settings: Any) -> RunConfig:
         (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
-    return _complete(layered(read_yaml(file) if file else {}, settings))
+    return resolve(file=read_yaml(file) if file else {}, given=without_dots(settings), where=str(file))
+
+
+def resolve(
+    *,
+    below: Mapping[str, Any] = MappingProxyType({}),
+    file: Mapping[str, Any] = MappingProxyType({}),
+    given: Mapping[str, Any] = MappingProxyType({}),
+    where: str = "",
+) -> RunConfig:
+    """Make the run that nested settings mean, `given` over those of a `file`, over those `below`, over the recipes.
+
+    What the run does not use of the sections base, oracle and selection of the file is left aside, with a line that
+    names the file by `where`; base and oracle take over what file and `given` say of the policy's optimisation.
+
+    Raises:
+        ConfigError: as of `configure`.
+    """
+    config = _complete(layered(below, file, given))
+    names = unused(config, file, given)
+    if names:
+        log_unused(names, config, where)
+        file = without(file, names)
+        config = _complete(layered(below, file, given))
+    config = with_inherited(config, _merge(file, given))
+    check_compatible(config)
+    return config
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -128,9 +157,9 @@ def _provider(settings: Mapping[str, Any]) -> str | None:
 
 
 def _complete(settings: Mapping[str, Any]) -> RunConfig:
-    """The run that merged settings mean: checked, with what follows from others filled in."""
+    """The run that merged settings mean, with what follows from others filled in."""
     method = _method(settings)
-    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
+    values = _single_files(build_sections(RunConfig, typed(RunConfig, settings, method), method))
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
@@ -143,11 +172,23 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
         for name in recipe("method", method).get("selection", {}):
             value = getattr(config.selection, name)
             check(value is not None, f"selection.{name}", value, "in (0, 1]", "1 takes all tokens")
-    check_compatible(config)
     return config
 
 
-def _model_and_data(settings: Mapping[str, Any]) -> dict[str, str]:
+def _single_files(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a list of one file as that file.
+
+    Raises:
+        ConfigError: a list of none.
+    """
+    for name in ("data", "eval_data"):
+        if isinstance(given := values.get(name), tuple):
+            check(len(given) > 0, name, list(given), "a file, or a list of files")
+            values[name] = given[0] if len(given) == 1 else given
+    return values
+
+
+def _model_and_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The model and the data: both as given, or both of the embedded run; one alone was forgotten.
 
     Raises:

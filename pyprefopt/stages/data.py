@@ -256,6 +256,7 @@ class Data(Stage):
     name: str = "data"
     version: str = __version__  # another one may read, render or tokenize otherwise
     eval_ratio: float
+    columns: tuple[str, ...]
     format: str
     on_error: str
     max_prompt_tokens: int
@@ -276,8 +277,8 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         named = (
-            "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning",
-            "seed",
+            "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
+            "score_reasoning", "seed",
         )  # fmt: skip
         sources = named_sources(config)
         return cls(

@@ -38,7 +38,7 @@ def is_bare(model: str) -> bool:
     return model == EMBEDDED_MODEL or model.endswith(".json")
 
 
-def is_embedded(model: str | None, data: str | None) -> bool:
+def is_embedded(model: object, data: object) -> bool:
     """Whether a run of these is the one that ships with the package; None: what was not given is what ships."""
     return model in (None, EMBEDDED_MODEL) and data in (None, EMBEDDED_DATA)
 

@@ -79,6 +79,10 @@ def test_long_prompts_are_dropped_and_counted(inputs: Path, tmp_path: Path, capl
     told = f"with prompts longer than max_prompt_tokens: {facts['rows_dropped']} of {facts['rows_in']} rows"
     assert told in caplog.text
     assert "left out as bad" not in caplog.text
+    few = (
+        f"trains for 1 optimizer step only ({facts['train']['rows']} rows of global_batch_size 16); lower global_batch"
+    )
+    assert few in caplog.text
     lines = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
     assert {json.loads(line)["reason"] for line in lines} == {"prompt_dropped"}
     tokenizer = load_tokenizer(inputs / "tokenizer")

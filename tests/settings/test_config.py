@@ -225,7 +225,6 @@ def test_layers(tmp_path):
     assert configure() == configure(data="embedded:toy", model="embedded:tiny")
     assert configure(model="m", data="embedded:toy").learning_rate == RunConfig.learning_rate  # asked for
     assert configure(learning_rate=0.5).learning_rate == 0.5
-    assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
 
 
 @pytest.mark.parametrize("method", ["sepo", "sft", "rrhf", "reward"])
@@ -323,6 +322,9 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
     """Values of a setting that its own rule allows; rules about several settings are met in `complete`."""
     positive = st.floats(1e-9, 0.9, exclude_max=True)
     special = {
+        **dict.fromkeys(
+            ("data", "eval_data", "base.data"), st.text(min_size=1) | st.lists(st.text(min_size=1), min_size=1)
+        ),
         "max_tokens": st.integers(2000, 9000),
         "max_prompt_tokens": st.integers(1, 1999),
         "oracle.loss.label_smoothing": st.floats(0, 0.49),
@@ -347,7 +349,7 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
 @st.composite
 def some_settings(draw):
     method = draw(st.sampled_from(sorted(METHODS)))
-    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format")]
+    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format", "columns")]
     chosen = draw(st.lists(st.sampled_from(names), unique_by=lambda item: item[0], max_size=12))
     values: dict = {"method": method}
     for name, hint in chosen:
@@ -356,6 +358,8 @@ def some_settings(draw):
         for section in sections:
             target = target.setdefault(section, {})
         target[last] = draw(values_of(name, hint))
+    if {"model", "data"} & {*values}:  # one alone is refused
+        values = {"model": "m", "data": "d"} | values
     return values
 
 

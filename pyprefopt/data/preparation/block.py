@@ -28,6 +28,8 @@ class PrepareConfig:
     """The settings of a preparation. With the input and the tokenizer they decide every byte of the folder."""
 
     format: str  # of the rows
+    columns: tuple[str, ...] = ()  # ours=theirs: a name that the format has, and the column that is meant
+    mixture: tuple[str, ...] = ()  # the shares of rows that were drawn, and the seed; (): all rows
     max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens; None: no limit
     prompt_overflow: str = "error"  # of longer prompts: error (a bad row), drop, keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit

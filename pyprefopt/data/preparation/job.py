@@ -20,8 +20,9 @@ from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
 from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.rejects import DROPPED, log_dropped
-from pyprefopt.data.reading.sources import Source, open_source
+from pyprefopt.data.reading.sources import Source, log_mixture, open_source
 from pyprefopt.data.reading.tables import as_tables
+from pyprefopt.data.renaming import as_words
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
@@ -57,6 +58,7 @@ def prepare(
     out: str | Path,
     *,
     format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] | Sequence[str] | None = None,
     max_prompt_tokens: int | None = 1024,
     prompt_overflow: str = "error",
     max_tokens: int | None = 2048,
@@ -65,6 +67,7 @@ def prepare(
     truncation: Mapping[str, Any] | None = None,
     offsets: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
+    seed: int = 0,
     engine: str = "local",
     overwrite: bool = False,
     progress: Callable[[Progress], object] | None = None,
@@ -80,6 +83,7 @@ def prepare(
         tokenizer: with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format: as in `open_source`.
+        columns: as in `open_source`.
         max_prompt_tokens: as in `tokenize`.
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
@@ -88,6 +92,7 @@ def prepare(
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `transfer_values` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
+        seed: which rows of a mixture are drawn, as in `open_source`.
         engine: local or ray (the extra `ray`); the same bytes.
         overwrite: replace a folder that was prepared from something else.
         progress: called after each shard.
@@ -107,10 +112,13 @@ def prepare(
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
     check_tokenizer(tokenizer)
-    opened = open_source(_rereadable(source), format=format)
+    opened = open_source(_rereadable(source), format=format, columns=columns, seed=seed)
+    log_mixture(opened)
     weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(
         format=opened.format,
+        columns=as_words(opened.columns),
+        mixture=opened.mixture,
         max_prompt_tokens=max_prompt_tokens,
         prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,

@@ -25,6 +25,7 @@ mod json;
 mod message;
 mod preference;
 mod raw;
+mod rename;
 mod schema;
 mod sides;
 mod table;
@@ -37,6 +38,7 @@ pub use instruction::{Instruction, parse_instruction};
 pub use json::lines;
 pub use message::Message;
 pub use preference::{Pair, parse_pair};
+pub use rename::rename_fields;
 pub use schema::{Entry, Field, Format, Kind};
 pub use table::TABLE;
 
