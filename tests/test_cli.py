@@ -405,6 +405,10 @@ def test_one_of_a_thing_is_said_as_one(capsys, tmp_path):
     ("words", "message"),
     [
         (["prepare", "x.jsonl"], "error: tokenizer must be given; pass --tokenizer"),
+        (
+            ["prepare", "x.jsonl", "--cutoff_len", "9"],
+            "error: unknown setting 'cutoff_len'; use max_tokens (prompt and",
+        ),
         (["prepare", "x.jsonl", "--tokeniser", "y"], "error: unknown setting 'tokeniser'; did you mean 'tokenizer'?"),
         (["prepare"], "error: IN must be given; see pyprefopt prepare --help"),
         (

@@ -7,12 +7,14 @@ those of `settings.values`, as for YAML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.settings.foreign_names import meaning_of
 from pyprefopt.settings.values import from_words, words_wanted
 
 if TYPE_CHECKING:
@@ -92,7 +94,10 @@ def read(
         raise unknown(list(dict.fromkeys(strange)))
     if strange:
         known = [name for name, (_, f) in line.options.items() if "loose" not in f.metadata]
-        raise unknown_settings({name: f"{did_you_mean(name, known)}; see --help" for name in strange})
+        hints = {name: meaning_of(name) for name in strange}
+        ours = {name: re.match(r"use (\w+)", hint) for name, hint in hints.items()}
+        near = {n: f"; {hints[n]}" if (m := ours[n]) and m[1] in known else did_you_mean(n, known) for n in strange}
+        raise unknown_settings({name: f"{near[name]}; see --help" for name in strange})
     taker = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), "")
     values: dict[str, Any] = {}
 

@@ -98,9 +98,16 @@ def without_dots(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     found: dict[str, Any] = {}
     for name, value in sorted(settings.items(), key=lambda item: "." in item[0]):
         inner = without_dots(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
-        section, dot, rest = name.partition(".")
-        found = _joined(found, {section: without_dots({rest: inner}) if dot else inner}, prefix)
-    return {name: found[name] for name in dict.fromkeys(name.partition(".")[0] for name in settings)}
+        for section in reversed(_sections(name)[1:]):
+            inner = {section: inner}
+        found = _joined(found, {_sections(name)[0]: inner}, prefix)
+    return {name: found[name] for name in dict.fromkeys(_sections(name)[0] for name in settings)}
+
+
+def _sections(name: str) -> list[str]:
+    """The parts of a dotted name; of another one it alone."""
+    parts = name.split(".")
+    return parts if all(parts) else [name]
 
 
 def _joined(settings: Mapping[str, Any], more: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -242,10 +242,11 @@ OTHER_NAMES = {
 }
 
 
-def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> str:
+def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> tuple[bool, str]:
     """What of the format is missing, and the setting `columns` as it would be written with the columns that are there.
 
-    Columns are taken by their names where these say what they are, and in their order where not.
+    Columns are taken by their names where these say what they are, and in their order where not; whether all are taken
+    by their names stands first.
     """
     missing = [group[0] for group in wanted.needed if not set(group).intersection(names)]
     free = [name for name in _text_columns(rows, names) if name not in NEEDED]
@@ -256,15 +257,16 @@ def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: For
         if alike:
             found[ours] = alike[0]
             free.remove(alike[0])
+    if not missing or not names:
+        return False, ""
+    named = len(found) == len(missing)
     for ours in missing:
         if ours not in found and ours != "score" and free:
             found[ours] = free.pop(0)
-    if not missing or not names:
-        return ""
     how = f"{option('columns')} ours=yours"
     if len(found) == len(missing):
         how = written_as_option({ours: found[ours] for ours in missing})
-    return f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
+    return named, f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
 
 
 def _words(name: str) -> set[str]:

@@ -314,7 +314,8 @@ def _mixture(entries: Sequence[Any], weights: Sequence[float], seed: int) -> lis
     for number, size in enumerate(largest_sizes(totals, weights)):
         kept, start = draw(totals[number], size, seed=seed, number=number), 0
         for part, count in zip(sets[number], counts[number], strict=True):
-            mixed.append(replace(part, rows=count, kept=kept[start : start + count]))
+            own = kept[start : start + count]
+            mixed.append(replace(part, rows=int(own.sum()), kept=own))
             start += count
     if not any(part.kept.any() for part in mixed if part.kept is not None):
         shown = " and ".join(f"{total:,} of {entry}" for total, entry in zip(totals, entries, strict=True))
@@ -575,8 +576,10 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
-        advice += suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
+        named, suggestion = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
+        if not named:  # else the file is read as it should be
+            advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
+        advice += suggestion
         fitting = "" if wanted == "auto" else detected(block.rows, known, part.columns)[0] or ""
         remedy = f"they are of format {fitting}: leave format out" if fitting else f"see {option('format', '…')}"
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; {remedy}")
