@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import _native
 from pyprefopt.errors import ConfigError, check, did_you_mean, option
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Pairs = tuple[tuple[str, str], ...]  # a column's name in the file, and the new one
 
@@ -73,6 +74,8 @@ def pairs_of(mapping: Mapping[str, str]) -> Pairs:
 
 def renamed_rows(rows: pa.Array | pa.Table, pairs: Pairs) -> pa.Array | pa.Table:
     """Typed rows or JSON lines with their columns under the new names."""
+    import pyarrow as pa
+
     if isinstance(rows, pa.Table):
         return rows.rename_columns(renamed(rows.column_names, pairs))
     lines: Any = _native.rename_fields(pa.chunked_array([rows]), list(pairs))
