@@ -202,7 +202,11 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
             {"lora": {"r": 2, "target_modules": ["foo"]}},
             r"modules: the model has no layer 'foo'; its .*down_proj, ",
         ),
-        (MODEL, {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": None}, r"'q_prj'; did you mean 'q_proj'\?"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": "embedded:tiny"},
+            r"'q_prj'; did you mean 'q_proj'\?",
+        ),
         (
             MODEL,
             {"lora": {"r": 2, "target_modules": ["input_layernorm"]}},
