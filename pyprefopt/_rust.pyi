@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "added_tokens",
     "count_content",
+    "count_names",
     "count_units",
     "detect_format",
     "format_table",
@@ -78,6 +79,7 @@ def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, lis
 def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
+def count_names(lines: bytes) -> tuple[int, tuple[int, str] | None]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
 def rename_fields(rows: Any, names: Sequence[tuple[str, str]]) -> bytes: ...
 
@@ -95,6 +97,8 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+_Tables = tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, str, str] | None, tuple[int, int, int, int]]
+
 @final
 class Tokenizer:
     def __new__(
@@ -144,7 +148,7 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+    ) -> _Tables: ...
     def tokenize(
         self,
         frame: Any,
@@ -155,7 +159,8 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+        refuse_identical: bool = True,
+    ) -> _Tables: ...
 
 def added_tokens(json: bytes) -> str: ...
 

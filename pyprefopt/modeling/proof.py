@@ -63,7 +63,7 @@ def prove(config: PreTrainedConfig, build: Build) -> frozenset[str] | None:
     with torch.random.fork_rng(devices=[]):
         try:
             tiny = tiny_config(config)
-            file = _proof_file(tiny)
+            file = proof_file(tiny)
             if file is not None and (known := _remembered(file)) is not None:
                 return known
             model = _random_model(build, tiny, "eager")
@@ -78,7 +78,7 @@ def prove(config: PreTrainedConfig, build: Build) -> frozenset[str] | None:
             return None
         unsteady = _compare(model, expected, build, tiny)
     if file is not None:
-        _remember(file, type(model).__name__, unsteady)
+        remember(file, architecture=type(model).__name__, kept_in_evaluation=sorted(unsteady))
     return unsteady
 
 
@@ -256,11 +256,16 @@ def _random_model(build: Build, config: PreTrainedConfig, attention: str) -> Pre
     config = copy.deepcopy(config)
     config._attn_implementation = attention
     torch.default_generator.manual_seed(0)  # the CPU's generator alone: others are not forked
-    model = build(config).eval()
+    return with_large_weights(build(config).eval())
+
+
+def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, with random numbers added to its weights, so that every part of it counts."""
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.2 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
-            parameter.add_(scale * torch.randn(parameter.shape))
+            if parameter.is_floating_point():  # not packed in 4 bits
+                parameter.add_(scale * torch.randn(parameter.shape, dtype=parameter.dtype))
     return model
 
 
@@ -348,11 +353,16 @@ def _small(name: str, value: int, hidden: int, ratio: float) -> int:
     return small
 
 
-def _proof_file(tiny: PreTrainedConfig) -> Path | None:
-    """Where the proof is remembered; None where the code is not transformers' own, and may change unseen."""
+def proof_file(tiny: PreTrainedConfig, *more: str) -> Path | None:
+    """Where a proof is remembered; None where the code is not transformers' own, and may change unseen.
+
+    Args:
+        tiny: config of the tiny copy.
+        more: what else the proof hangs on.
+    """
     if not type(tiny).__module__.startswith("transformers.models."):
         return None
-    parts: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
+    parts = [tiny.to_json_string(use_diff=False), torch.__version__, *more]  # transformers' version is in the first
     parts += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -367,12 +377,12 @@ def _remembered(file: Path) -> frozenset[str] | None:
         return None
 
 
-def _remember(file: Path, name: str, unsteady: frozenset[str]) -> None:
-    facts = {"architecture": name, "torch": torch.__version__, "kept_in_evaluation": sorted(unsteady)}
+def remember(file: Path, **facts: Any) -> None:
+    """Write what has been proved."""
     try:
-        write_json(file, facts)
+        write_json(file, facts | {"torch": torch.__version__})
     except OSError as error:  # it is proved again next time
-        logger.debug("the proof of %s is not remembered: %s", name, error)
+        logger.debug("the proof of %s is not remembered: %s", facts, error)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 import pyprefopt
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.tokenization.segments import load_tokenizer
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
@@ -228,6 +229,31 @@ def test_what_needs_no_weights_is_told_before_the_data(
     with pytest.raises(ConfigError, match=message):
         pyprefopt.train(small(inputs, tmp_path / "run", **given))
     assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_what_users_would_load_otherwise_is_refused_before_anything_is_trained(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYPREFOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_save", {"model.norm.weight"})
+    with pytest.raises(ConfigError, match="would be saved, but AutoModelForCausalLM misses 1 of its weights"):
+        pyprefopt.train(small(inputs, tmp_path / "run"))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_what_users_load_otherwise_is_an_error_and_stays(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LlamaForCausalLM.save_pretrained
+
+    def write_others(model: LlamaForCausalLM, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+        last = state_dict["model.norm.weight"] + (".partial-" in str(folder) and "policy" in str(folder))
+        write(model, folder, state_dict=state_dict | {"model.norm.weight": last})
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", write_others)
+    with pytest.raises(ArtifactError, match=r"policy has .*, but AutoModelForCausalLM reads other numbers in"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE))
+    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
 
 
 def test_a_model_that_only_brings_the_tokenizer_may_be_of_any_architecture(

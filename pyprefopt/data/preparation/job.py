@@ -26,7 +26,7 @@ from pyprefopt.data.renaming import as_words
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.notes import add_notes, log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import check_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
@@ -265,14 +265,14 @@ class _Job:
         rows = sum(record["rows"] for record in records)
         if rows_in != rows + rejected.total():
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
+        coverage = Coverage.total(Coverage.of(record) for record in records)
+        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if _has_bad(rejected) and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows and on_error is not None:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
-        coverage = Coverage.total(Coverage.of(record) for record in records)
-        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {
@@ -281,6 +281,7 @@ class _Job:
         longest = {
             name: max((record[name] for record in records), default=0) for name in ("longest_prompt", "longest_row")
         }
+        special = SpecialToken.first_of(SpecialToken.of(record) for record in records)
         facts = {
             "key": self.key,
             **self.made_from,
@@ -289,10 +290,11 @@ class _Job:
             "groups": rows,
             "rejected": dict(sorted(rejected.items())),
             "notes": add_notes(record["notes"] for record in records),
+            "special_token": special and special._asdict(),
         }
         if on_error is not None:
             log_dropped(rejected[DROPPED], rows_in)
-            log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
+            log_notes(facts["notes"], special, score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
     def _missing(self) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.notes import add_notes, log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, did_you_mean
@@ -41,7 +41,8 @@ class TokenizeResult(NamedTuple):
     tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
     rows_apart: pl.Series  # u64: those rows
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
-    notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn and generation prompts
+    notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn, special tokens and prompts
+    special: SpecialToken | None  # the first in a content
     coverage: Coverage  # of the responses by their tokens
 
 
@@ -183,15 +184,15 @@ def _tokenize_source(
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
 
-    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], Coverage]:
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], SpecialToken | None, Coverage]:
         made = tokenize_block(block, opened.format, tokenizer, **options)
         frame = _frame(made.segments, options["offsets"])
-        return frame, made.rejects, made.rows_in, made.notes, made.coverage
+        return frame, made.rejects, made.rows_in, made.notes, made.special, made.coverage
 
-    frames, rejects, rows_in, notes, counts = zip(*in_threads(opened.blocks(), work), strict=True)
-    report(pl.concat(rejects), sum(rows_in))
-    log_notes(add_notes(notes), score_reasoning=options["score_reasoning"])
+    frames, rejects, rows_in, notes, specials, counts = zip(*in_threads(opened.blocks(), work), strict=True)
     Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
+    report(pl.concat(rejects), sum(rows_in))
+    log_notes(add_notes(notes), SpecialToken.first_of(specials), score_reasoning=options["score_reasoning"])
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -205,9 +206,9 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
-    report(result.rejects, frame.height)
-    log_notes(result.notes, score_reasoning=options["score_reasoning"])
     result.coverage.check("the rows", tokenizer.path)
+    report(result.rejects, frame.height)
+    log_notes(result.notes, result.special, score_reasoning=options["score_reasoning"])
     return result.segments
 
 
@@ -221,6 +222,7 @@ def tokenize_rows(
     boundary: Boundary = "split",
     score_reasoning: bool = True,
     offsets: bool = True,
+    refuse_identical: bool = True,
 ) -> TokenizeResult:
     """Tokenize a frame as `tokenize` does; bad rows leave no line in the segments and come back as rejects.
 
@@ -233,6 +235,8 @@ def tokenize_rows(
         boundary: as in `tokenize`.
         score_reasoning: as in `tokenize`.
         offsets: as in `tokenize`.
+        refuse_identical: a pair, or candidates of different scores, that become the same tokens are a bad row; False:
+            they are kept, for a model that reads them and does not learn from them.
 
     Returns:
         Segments as `tokenize` gives them, rejects (one line a row), and counts.
@@ -250,7 +254,7 @@ def tokenize_rows(
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
-        segments, rejects, cut, rows_apart, without_bos, notes, counts = tokenizer.native.tokenize(
+        segments, rejects, cut, rows_apart, without_bos, notes, found, counts = tokenizer.native.tokenize(
             columns,
             max_prompt_tokens=max_prompt_tokens,
             prompt_overflow=prompt_overflow,
@@ -258,6 +262,7 @@ def tokenize_rows(
             boundary=boundary,
             score_reasoning=score_reasoning,
             offsets=offsets,
+            refuse_identical=refuse_identical,
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
@@ -266,8 +271,8 @@ def tokenize_rows(
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
     made = _frame(to_table(segments), offsets)
-    told = add_notes([notes])
-    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, Coverage(*counts))
+    told, special = add_notes([notes]), SpecialToken(*found) if found else None
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, special, Coverage(*counts))
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:
