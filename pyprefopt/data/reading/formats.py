@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -242,11 +242,18 @@ OTHER_NAMES = {
 }
 
 
-def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> tuple[bool, str]:
+class Suggestion(NamedTuple):
+    """What to say about columns of other names."""
+
+    text: str  # what is needed, and the setting `columns`
+    whole: bool  # whether every missing column has one that may be meant
+    named: bool  # whether all of these have names that say what they are
+
+
+def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> Suggestion:
     """What of the format is missing, and the setting `columns` as it would be written with the columns that are there.
 
-    Columns are taken by their names where these say what they are, and in their order where not; whether all are taken
-    by their names stands first.
+    Columns are taken by their names where these say what they are, and in their order where not.
     """
     missing = [group[0] for group in wanted.needed if not set(group).intersection(names)]
     free = [name for name in _text_columns(rows, names) if name not in NEEDED]
@@ -258,15 +265,15 @@ def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: For
             found[ours] = alike[0]
             free.remove(alike[0])
     if not missing or not names:
-        return False, ""
+        return Suggestion("", whole=False, named=False)
     named = len(found) == len(missing)
     for ours in missing:
         if ours not in found and ours != "score" and free:
             found[ours] = free.pop(0)
-    how = f"{option('columns')} ours=yours"
-    if len(found) == len(missing):
-        how = written_as_option({ours: found[ours] for ours in missing})
-    return named, f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
+    whole = len(found) == len(missing)
+    how = written_as_option({ours: found[ours] for ours in missing}) if whole else f"{option('columns')} ours=yours"
+    text = f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
+    return Suggestion(text, whole, named)
 
 
 def _words(name: str) -> set[str]:

@@ -585,10 +585,9 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        named, suggestion = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
-        if not named:  # else the file is read as it should be
-            advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
-        advice += suggestion
+        columns = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
+        wrong = "" if columns.named else misread(block.rows, names, part.file.container if part.file else "table")
+        advice = wrong or advice + (columns.text if columns.whole or not advice else "")
         fitting = "" if wanted == "auto" else detected(block.rows, known, part.columns)[0] or ""
         remedy = f"they are of format {fitting}: leave format out" if fitting else f"see {option('format', '…')}"
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; {remedy}")
