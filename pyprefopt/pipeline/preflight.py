@@ -100,7 +100,13 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
     """ConfigError for what `load_model` and the engine around it would refuse of a model, whatever its weights."""
     in_4bit = trained and config.lora.load_in_4bit
     try:
-        model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
+        model = sketch_model(
+            path,
+            trust_remote_code=config.trust_remote_code,
+            load_in_4bit=in_4bit,
+            head=head,
+            attention=config.attention,
+        )
         (RewardModel if head == "reward" else LogpsModel)(model, probe=False)
         if is_bare(path):
             check_memory(model, local(path))

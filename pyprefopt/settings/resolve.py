@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean, option
 from pyprefopt.losses import METHODS
-from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
+from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward, check_reads, load_provider
 from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
 from pyprefopt.settings.inherited import with_inherited
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed, without_dots
 from pyprefopt.settings.unused import log_unused, unused, without
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
+from pyprefopt.storage.user_code import is_own
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
@@ -58,7 +62,10 @@ def configure(**settings: Any) -> RunConfig:
 
     Args:
         **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
-            `config` is a YAML file whose settings the others go over.
+            `config` is a YAML file whose settings the others go over. Paths may be `Path`s. `data` (and `eval_data`,
+            `base.data`) may be rows in memory: a list of dicts, or a table as `data.open_source` takes them; and
+            `tokenizer` one of transformers. They are written to `output_dir/inputs` under the hash of their content,
+            and the run names these files.
 
     Returns:
         The complete run, checked: what is left out follows from other settings, from the method's recipe, or is the
@@ -73,7 +80,9 @@ def configure(**settings: Any) -> RunConfig:
         (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
-    return resolve(file=read_yaml(file) if file else {}, given=without_dots(settings), where=str(file))
+    named, held = set_aside(settings)
+    config = resolve(file=read_yaml(file) if file else {}, given=without_dots(named), where=str(file))
+    return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
 
 
 def resolve(
@@ -102,6 +111,25 @@ def resolve(
     return config
 
 
+def as_config(config: Any = None, settings: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
+    """The run that is given whole, or that a YAML file, settings by name, or settings over a file describe.
+
+    Raises:
+        ConfigError: it is none of these, or as in `configure`.
+    """
+    if isinstance(config, RunConfig):
+        if settings:
+            names = ", ".join(settings)
+            raise ConfigError(f"a RunConfig is complete, and {names} came beside it; write replace(config, {names}=…)")
+        return config
+    if config is None or isinstance(config, Mapping):
+        return configure(**{**(config or {}), **settings})
+    if not isinstance(config, str | os.PathLike):
+        kind = type(config).__name__
+        raise ConfigError(f"config must be a RunConfig, a YAML file or settings by name, got one of type {kind}")
+    return configure(config=config, **settings) if settings else load_config(os.fspath(config))
+
+
 def to_yaml(config: RunConfig) -> str:
     """All settings as YAML; `load_config` of it gives the same config back."""
     return dump_yaml(as_dict(config))
@@ -115,6 +143,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
+    load_own(given)
     method = _method(given)
     layers = [recipe("method", method)]
     if is_embedded(given.get("model"), given.get("data")):
@@ -122,6 +151,19 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
     return _merge(*(_fitting(layer, merged) for layer in layers), *user)
+
+
+def load_own(settings: Mapping[str, Any]) -> None:
+    """Take in the method and the provider that settings name by FILE.py:NAME, as these files are now.
+
+    Raises:
+        ConfigError: a file that does not run, or that has no such class.
+    """
+    method, provider = settings.get("method"), _section(settings, "rewards").get("name")
+    if isinstance(method, str) and is_own(method):
+        METHODS.load(method)
+    if isinstance(provider, str) and is_own(provider):
+        load_provider(provider)
 
 
 def _fitting(layer: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +205,7 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {**_model_and_data(values), "output_dir": f"runs/{method}"}
+    filled = {**_model_and_data(values), "output_dir": f"runs/{method.rpartition(':')[2]}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -249,7 +291,9 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
     for setting, f in own.items():
         if f.default is MISSING and setting not in given:
             raise ConfigError(f"rewards.{setting} must be set for rewards {name}; set rewards.{setting}")
-    return provider(**_following(provider, settings, given) | given)
+    made = provider(**_following(provider, settings, given) | given)
+    check_reads(made)
+    return made
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +317,9 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:
-    """The shipped settings configs/KIND/METHOD.yaml."""
+    """The shipped settings configs/KIND/METHOD.yaml; none of a method of the user's."""
+    if is_own(method):
+        return {}
     file = files("pyprefopt") / "configs" / kind / f"{method}.yaml"
     return parse_yaml(file.read_text(encoding="utf-8"), f"configs/{kind}/{method}.yaml")
 
@@ -284,7 +330,9 @@ def _method(settings: Mapping[str, Any]) -> str:
         raise ConfigError(f"method {method} is not there yet {NOT_YET[method]}")
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method).lower(), METHODS)}")
+        hint = did_you_mean(str(method).lower(), METHODS)
+        hint = "; write FILE.py:NAME, NAME being the class" if str(method).endswith(".py") else hint
+        raise ConfigError(f"method must be one of {known}, got {method!r}{hint}")
     return str(method)
 
 

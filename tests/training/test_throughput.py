@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyprefopt.losses import SimPO
-from pyprefopt.modeling.flops import Flops
+from pyprefopt.modeling.cost import Flops
 from pyprefopt.settings.resolve import configure
 from pyprefopt.training.metrics import TALLY, useful_tokens
 from pyprefopt.training.throughput import PEAKS, Throughput, known_peak, peak_tflops

@@ -28,7 +28,7 @@ from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
-from pyprefopt.data.tokenization.tokenizer import check_tokenizer
+from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, as_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted, option
 from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
@@ -54,7 +54,7 @@ class Progress:
 
 def prepare(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     out: str | Path,
     *,
     format: str = "auto",  # noqa: A002
@@ -80,7 +80,7 @@ def prepare(
 
     Args:
         source: what `open_source` takes.
-        tokenizer: with the chat template; both are kept in `out/tokenizer`.
+        tokenizer: as in `tokenize`, with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format: as in `open_source`.
         columns: as in `open_source`.
@@ -111,7 +111,7 @@ def prepare(
         >>> store = prepare("pairs/*.jsonl.zst", load_tokenizer("model"), "prepared", max_tokens=4096)
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     opened = open_source(_rereadable(source), format=format, columns=columns, seed=seed)
     log_mixture(opened)
     weights = opened.named(weight_fields(opened.kind))
