@@ -15,11 +15,13 @@ __all__ = [
     "count_content",
     "count_units",
     "detect_format",
+    "dictionary_size",
     "format_table",
     "kept_units",
     "pack_lengths",
     "parse_rows",
     "quoted_names",
+    "read_footer",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
@@ -78,6 +80,10 @@ def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
+
+# parquet
+def read_footer(footer: bytes, columns: set[str]) -> list[dict[str, Any]]: ...
+def dictionary_size(page: bytes) -> int | None: ...
 
 # template
 def render_chat(

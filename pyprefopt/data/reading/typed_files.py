@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pyprefopt.data import _native
 from pyprefopt.data.arrow import broken_name, check_schema, check_sound
 from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
 from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, unfolded_bytes
 from pyprefopt.errors import DataError
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
+PAGE_HEAD_BYTES = 64  # in which a page says its kind and its size
 
 
 def schema_of(file: DataFile) -> pa.Schema:
@@ -80,28 +83,26 @@ def _parquet(file: DataFile, **options: Any) -> pq.ParquetFile:
 
 
 def _parquet_batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    with _parquet(file) as parquet:
-        metadata = parquet.metadata
-    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    read = [index for index, path in enumerate(paths) if not set(columns).isdisjoint(_ways(path))]
+    """The rows of these columns. What the footer says is read by us: pyarrow ends the process where it contradicts."""
     rows, shared, unfolding = list[int](), set[str](), Unfolding(file.name, file.path.stat().st_size)
     with file.path.open("rb") as opened:
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            leaves = [_Leaf.of(opened, group.column(index)) for index in read]
+        for number, group in enumerate(_native.read_footer(_footer(opened), set(columns))):
+            leaves = [_Leaf.of(opened, chunk) for chunk in group["chunks"]]
             unfolding.add(sum(max(0, leaf.values, leaf.bytes) for leaf in leaves), f"row group {number}")
             shared |= {leaf.path for leaf in leaves if leaf.may_unfold}
-            wanted = group.num_rows * batch_bytes // max(1, group.total_byte_size)
-            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group.num_rows) for leaf in leaves))))
-    with _parquet(file, metadata=metadata, read_dictionary=sorted(shared)) as parquet:
+            wanted = group["rows"] * batch_bytes // max(1, group["bytes"])
+            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group["rows"]) for leaf in leaves))))
+    with _parquet(file, read_dictionary=sorted(shared)) as parquet:
         for number, most in enumerate(rows):
             yield from parquet.iter_batches(most, row_groups=[number], columns=list(columns))
 
 
-def _ways(path: str) -> list[str]:
-    """`a`, `a.list` and `a.list.element` of the last of them."""
-    names = path.split(".")
-    return [".".join(names[: index + 1]) for index in range(len(names))]
+def _footer(opened: BinaryIO) -> bytes:
+    """The bytes of a Parquet file's footer, behind which stand its length and PAR1."""
+    end = opened.seek(-8, io.SEEK_END)
+    length = int.from_bytes(opened.read(4), "little")
+    opened.seek(max(0, end - length))
+    return opened.read(length)
 
 
 @dataclass(frozen=True)
@@ -109,43 +110,32 @@ class _Leaf:
     """One column chunk of values that are no lists or structs."""
 
     path: str
+    is_text: bool
     values: int  # also those that are null
     bytes: int  # of its pages, unpacked
     longest: int  # bytes that one value may have, though it stands in fewer
 
     @classmethod
-    def of(cls, opened: BinaryIO, chunk: Any) -> _Leaf:
-        longest = 0
-        if chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
-            longest = _page_bytes(opened, chunk.dictionary_page_offset)
-        if "DELTA_BYTE_ARRAY" in chunk.encodings:  # each value may repeat the one before
-            longest = max(longest, chunk.total_uncompressed_size)
-        return cls(chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size, longest)
+    def of(cls, opened: BinaryIO, chunk: dict[str, Any]) -> _Leaf:
+        longest = max(0, chunk["width"])
+        if chunk["is_text"] and chunk["values"] > 0:  # without values it may have no page
+            opened.seek(max(0, chunk["first_page"]))
+            longest = _native.dictionary_size(opened.read(PAGE_HEAD_BYTES)) or 0
+        if chunk["is_delta"]:  # each value may repeat the one before
+            longest = max(longest, chunk["bytes"])
+        return cls(chunk["path"], chunk["is_text"], chunk["values"], chunk["bytes"], longest)
 
     @property
     def may_unfold(self) -> bool:
         """Whether so few bytes stand for so many values that they are read as a dictionary."""
-        return self.values * self.longest > MOST_BYTES and self.bytes - self.longest < 16 * self.values
+        few = self.bytes - self.longest < 16 * self.values
+        return self.is_text and few and self.values * self.longest > MOST_BYTES
 
     def most_rows(self, rows: int) -> int:
         """Rows of a batch of at most BATCH_BYTES, whichever values they have."""
         if self.may_unfold or self.longest <= 0:
             return BATCH_ROWS
         return BATCH_BYTES * rows // (self.longest * max(1, self.values))
-
-
-def _page_bytes(opened: BinaryIO, offset: int) -> int:
-    """The unpacked size of the page at an offset, the second number of its header (Thrift's compact protocol)."""
-    opened.seek(offset)
-    numbers, header = [0, 0], iter(opened.read(16))
-    for index in range(2):
-        next(header, 0)  # which field it is, and its type
-        for shift in range(0, 35, 7):
-            byte = next(header, 0)
-            numbers[index] |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-    return numbers[1] >> 1
 
 
 # -- Arrow
