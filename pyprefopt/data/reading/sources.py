@@ -30,8 +30,8 @@ from pyprefopt.data import _native, embedded
 from pyprefopt.data.arrow import check_types
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
 from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
-from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, texts_of
-from pyprefopt.data.reading.rejects import REJECTS
+from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, nearest, texts_of
+from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
 from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
@@ -188,8 +188,15 @@ class Source:
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
-                f"fields are {listed(names)}; read the two apart"
+                f"fields are {listed(names)}; read the two apart{_bad_row(block, names, [self.format])}"
             )
+
+
+def _bad_row(block: Block, names: Sequence[str], formats: Sequence[str]) -> str:
+    """What is wrong with the first bad row, if the rows have all fields of a format, or none is an object."""
+    near, missing = nearest(names, formats)
+    first = "" if names and missing else first_bad_row(parse_block(block, near).rejects)
+    return f"; {first}" if first else ""
 
 
 _Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
@@ -431,6 +438,7 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
+        misreading = misread(block.rows, names, part.file.container if part.file else "table")
+        advice = misreading or advice + _bad_row(block, names, tried)
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see {option('format', '…')}")
     return found, block

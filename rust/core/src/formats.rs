@@ -25,6 +25,7 @@ mod json;
 mod message;
 mod preference;
 mod raw;
+mod repeats;
 mod schema;
 mod sides;
 mod table;

@@ -132,6 +132,9 @@ fn part<'a>(
 fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<(Said<'a>, Option<f32>), Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
+    if let Some(fields) = &fields {
+        fields.check_once(format_args!("{field}."))?;
+    }
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
     let described = fields.and_then(|fields| Some((fields.any(&TEXT)?, fields.any(&SCORE))));
     let Some(((key, words), score)) = described else {
