@@ -13,9 +13,9 @@ __all__ = [
     "__version__",
     "added_tokens",
     "count_content",
+    "count_names",
     "count_units",
     "detect_format",
-    "dictionary_size",
     "format_table",
     "kept_units",
     "pack_lengths",
@@ -79,11 +79,11 @@ def detect_format(rows: Any, candidates: Sequence[str]) -> tuple[str | None, lis
 def parse_rows(
     rows: Any, format: str, *, first_row: int = 0, first_line: int | None = None, carry: bool = False
 ) -> tuple[Any, Any, bytes]: ...
+def count_names(lines: bytes) -> tuple[int, tuple[int, str] | None]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
 
 # parquet
 def read_footer(footer: bytes, columns: set[str]) -> list[dict[str, Any]]: ...
-def dictionary_size(page: bytes) -> int | None: ...
 
 # template
 def render_chat(
@@ -99,6 +99,8 @@ def render_chat(
 ) -> str: ...
 
 # tokenize
+_Tables = tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, str, str] | None, tuple[int, int, int, int]]
+
 @final
 class Tokenizer:
     def __new__(
@@ -148,7 +150,7 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+    ) -> _Tables: ...
     def tokenize(
         self,
         frame: Any,
@@ -159,7 +161,8 @@ class Tokenizer:
         boundary: str = "split",
         score_reasoning: bool = True,
         offsets: bool = True,
-    ) -> tuple[Any, Any, int, Any, int, dict[str, int], tuple[int, int, int, int]]: ...
+        refuse_identical: bool = True,
+    ) -> _Tables: ...
 
 def added_tokens(json: bytes) -> str: ...
 

@@ -17,6 +17,7 @@ import pytest
 
 from pyprefopt import cli
 from pyprefopt.cli import prepare
+from pyprefopt.cli.main import COMMANDS
 from pyprefopt.cli.options import parse_args, read_given
 from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
@@ -199,7 +200,7 @@ def test_resolved_config_file_gives_the_same_run(tmp_path, method):
         (["train", "now"], "unexpected argument 'now'"),
         (
             ["trian"],
-            "unknown command 'trian'; did you mean 'train'?; there are train, study, prepare, score, truncate, inspect",
+            f"unknown command 'trian'; did you mean 'train'?; there are {', '.join(COMMANDS)}",
         ),
         (["--method", "dop"], f"method must be one of {', '.join(METHODS)}, got 'dop'; did you mean 'dpo'?"),
         (["--method", "dpo", "--loss.gamma", "1"], "unknown setting 'loss.gamma'"),
@@ -480,7 +481,7 @@ def test_help_of_the_data_commands(capsys, command):
 
 def test_overview_and_scripts(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
-    assert "prepare   preference data to a folder" in capsys.readouterr().out
+    assert "prepare       preference data to a folder" in capsys.readouterr().out
     script = [sys.executable, ROOT / "scripts/prepare.py", "--help"]
     assert "--max_prompt_tokens" in subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 

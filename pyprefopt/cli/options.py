@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -28,7 +30,12 @@ def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict
 
     The command has the name of `cls`, and its docstring where `about` is None.
     """
-    return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
+    return nested(read(f"pyprefopt {_command(cls)}", [cls], argv, about=about or inspect.getdoc(cls)))
+
+
+def _command(cls: type) -> str:
+    """Its name in lower case, with dashes."""
+    return re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
 
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
@@ -66,7 +73,7 @@ def read_run(
         ConfigError: what is wrong in the file or the words, that of the file first.
     """
     from pyprefopt.settings.config import RunConfig
-    from pyprefopt.settings.resolve import layered, naming
+    from pyprefopt.settings.resolve import layered, load_own, naming
     from pyprefopt.settings.typed import hints, read_yaml, typed, unknown_setting
 
     # Method, model and data decide which other settings there are, and their defaults.
@@ -75,6 +82,9 @@ def read_run(
     file = {} if path is None else read_yaml(path)
     first = {name: from_words(words[:1], str | None, name) for name, words in early.items() if words}
     method = {"method": RunConfig.method, **defaults, **file, **first}["method"]
+    load_own({"rewards": file.get("rewards")})
+    for name in _rewards_named(argv):
+        load_own({"rewards": {"name": name}})
     layered({"method": method})  # ConfigError for one that is not there
     with naming(path):
         file = typed(RunConfig, file, method)
@@ -91,6 +101,14 @@ def read_run(
         unknown=unknown or (lambda name: unknown_setting(name, method)),
     )  # fmt: skip
     return RunLine(method, dotted(file), {name: given[name] for name in given if name not in ("config", "local_rank")})
+
+
+def _rewards_named(argv: Sequence[str]) -> Iterator[str]:
+    """The names of token rewards in the words, which decide what other settings there are."""
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option in ("--rewards", "--rewards.name"):
+            yield value if equals else following
 
 
 def parse_args(argv: Sequence[str]) -> RunConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pyprefopt.modeling.packed_model import PackedModel
+from pyprefopt.modeling.packed_model import PackedModel, body
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 
@@ -42,11 +42,11 @@ def count_flops(model: nn.Module) -> Flops | str:
     if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return "a mixture of experts runs a part of its weights"
     head = None if isinstance(model, RewardModel) else causal.get_output_embeddings()
-    token = sum(_matrix(layer) for layer in _linear(causal.base_model) if layer is not head)
+    token = sum(_matrix(layer) for layer in _linear(body(causal)) if layer is not head)
     scored = 0.0 if head is None else _matrix(head)
     context = 0.0 if getattr(config, "sliding_window", None) else 12.0 * _attention_width(config)
     if isinstance(model, ReferencedModel):
-        token += sum(2 * _size(layer) for layer in _linear(causal.base_model) if layer is not head)
+        token += sum(2 * _size(layer) for layer in _linear(body(causal)) if layer is not head)
         scored += 0.0 if head is None else 2 * _size(head)
         context *= 4 / 3
     return Flops(token, context, scored)
@@ -70,6 +70,6 @@ def _matrix(layer: nn.Module) -> float:
 
 def _attention_width(config: Any) -> float:
     """Layers x heads x size of a head."""
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return float(config.num_hidden_layers * heads * size)

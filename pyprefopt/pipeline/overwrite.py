@@ -9,6 +9,7 @@ from typing import Any
 from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.in_memory import INPUTS
 from pyprefopt.settings.typed import as_dict, read_yaml
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.folders import Folder
@@ -28,6 +29,7 @@ def check_output_dir(config: RunConfig) -> None:
     """
     output_dir = Path(config.output_dir)
     names = [path.name for path in sorted(output_dir.iterdir()) if not path.name.startswith(".")]
+    names = [name for name in names if name != INPUTS]
     begun = CONFIG in names or (output_dir / "stages").exists()
     if names and not begun:
         logger.warning(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
 from pyprefopt.modeling.memory import estimate_memory
+from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, check_output_dir
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.summary import format_table, summarize, write_summary
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.settings.in_memory import INPUTS
+from pyprefopt.settings.resolve import as_config, to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.models import open_trained
 from pyprefopt.storage.files import atomic_write
@@ -32,15 +36,16 @@ class RunResult:
     summary: dict[str, Any]  # the final table, as in summary.json; times in seconds, memory in bytes
 
 
-def train(config: RunConfig) -> RunResult:
-    """Run all stages of `config.method`.
+def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None = None, **settings: Any) -> RunResult:
+    """Run all stages of a method.
 
     Finished stages are reused, an interrupted one goes on. Every rank of a launcher calls this; rank 0 writes the
     files and prints the final table.
 
     Args:
-        config: the run, complete. With `config.check` each stage takes one step in `output_dir/check`, which is then
-            removed, and rank 0 prints what it saw.
+        config: the run: complete, of `configure` or `load_config`, or a YAML file. With `check` each stage takes one
+            step in `output_dir/check`, which is then removed, and rank 0 prints what it saw.
+        **settings: the run's settings by name, as `configure` takes them; over those of the file, if one is given.
 
     Returns:
         The folders of the run and of its policy, and the final table.
@@ -52,19 +57,23 @@ def train(config: RunConfig) -> RunResult:
         TrainingError: a loss or gradient that is not finite; names the rows.
 
     Example:
-        >>> result = train(configure(method="dpo", data="pairs.jsonl", model="models/base"))  # doctest: +SKIP
+        >>> result = train(method="dpo", data="pairs.jsonl", model="models/base")  # doctest: +SKIP
         >>> model = AutoModelForCausalLM.from_pretrained(result.policy)  # doctest: +SKIP
     """
+    config = as_config(config, settings)
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
+    own = check_own(config)
     with RunLock(output_dir):
         if config.check:
             return _check(config, output_dir)
         if ranks.is_main():
             check_output_dir(config)
             atomic_write(output_dir / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
+            for file in own:
+                file.copy_into(output_dir / INPUTS)
         pipeline = Pipeline(config)
         policy = pipeline.policy
         summary = summarize(config, pipeline.made)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
@@ -42,6 +43,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         ArtifactError: `out` is there, and `config.overwrite` is not set.
         DataError: bad rows, or a reward that is not finite.
     """
+    check_own(config)
     check_compatible(config)  # some of its settings may have been replaced
     target = Path(out)
     as_table = target.suffix == ".parquet"

@@ -122,7 +122,7 @@ class RunConfig(OptimConfig):
     """
 
     # what
-    method: str = "sepo"  # sft, dpo, sepo, simpo, tgdpo, dpo-reg, …: the table in docs/methods.md
+    method: str = "sepo"  # sft, dpo, sepo, simpo, … (docs/methods.md), or FILE.py:NAME of one's own
     loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
     model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
@@ -157,7 +157,7 @@ class RunConfig(OptimConfig):
     gradient_checkpointing: bool = unkeyed(False)  # recompute activations in the backward pass: less memory, slower
     compile: Literal["off", "on"] = unkeyed("off")  # torch.compile of norms and MLP blocks; needs zero_stage <= 2
     lora: LoraConfig = field(default_factory=LoraConfig)
-    attention: Literal["auto", "loop", "varlen", "flash", "flex"] = unkeyed("auto")  # what computes it; auto: what can
+    attention: Literal["auto", "loop", "varlen", "flash", "flex", "unpacked"] = unkeyed("auto")  # by what
     head_kernel: Literal["auto", "torch", "triton"] = unkeyed("auto")  # what reads the head's output; auto: the faster
     max_tokens_per_batch: int = unkeyed(16384)  # token budget of one micro-batch on one rank
     per_device_train_batch_size: int | None = unkeyed(None)  # most pairs of a micro-batch; None: the budget decides

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.losses import METHODS
-from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
+from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward, check_reads, load_provider
 from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+from pyprefopt.storage.user_code import is_own
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
@@ -55,7 +60,10 @@ def configure(**settings: Any) -> RunConfig:
 
     Args:
         **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
-            `config` is a YAML file whose settings the others go over.
+            `config` is a YAML file whose settings the others go over. Paths may be `Path`s. `data` (and `eval_data`,
+            `base.data`) may be rows in memory: a list of dicts, or a table as `data.open_source` takes them; and
+            `tokenizer` one of transformers. They are written to `output_dir/inputs` under the hash of their content,
+            and the run names these files.
 
     Returns:
         The complete run, checked: what is left out follows from other settings, from the method's recipe, or is the
@@ -70,7 +78,28 @@ def configure(**settings: Any) -> RunConfig:
         (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
-    return _complete(layered(read_yaml(file) if file else {}, settings))
+    named, held = set_aside(settings)
+    config = _complete(layered(read_yaml(file) if file else {}, named))
+    return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
+
+
+def as_config(config: Any = None, settings: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
+    """The run that is given whole, or that a YAML file, settings by name, or settings over a file describe.
+
+    Raises:
+        ConfigError: it is none of these, or as in `configure`.
+    """
+    if isinstance(config, RunConfig):
+        if settings:
+            names = ", ".join(settings)
+            raise ConfigError(f"a RunConfig is complete, and {names} came beside it; write replace(config, {names}=…)")
+        return config
+    if config is None or isinstance(config, Mapping):
+        return configure(**{**(config or {}), **settings})
+    if not isinstance(config, str | os.PathLike):
+        kind = type(config).__name__
+        raise ConfigError(f"config must be a RunConfig, a YAML file or settings by name, got one of type {kind}")
+    return configure(config=config, **settings) if settings else load_config(os.fspath(config))
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -86,6 +115,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
+    load_own(given)
     method = _method(given)
     layers = [recipe("method", method)]
     if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
@@ -93,6 +123,19 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
     return _merge(*(_fitting(layer, merged) for layer in layers), *user)
+
+
+def load_own(settings: Mapping[str, Any]) -> None:
+    """Take in the method and the provider that settings name by FILE.py:NAME, as these files are now.
+
+    Raises:
+        ConfigError: a file that does not run, or that has no such class.
+    """
+    method, provider = settings.get("method"), _section(settings, "rewards").get("name")
+    if isinstance(method, str) and is_own(method):
+        METHODS.load(method)
+    if isinstance(provider, str) and is_own(provider):
+        load_provider(provider)
 
 
 def _fitting(layer: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +177,7 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method.rpartition(':')[2]}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -186,7 +229,9 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
     for setting, f in own.items():
         if f.default is MISSING and setting not in given:
             raise ConfigError(f"rewards.{setting} must be set for rewards {name}; set rewards.{setting}")
-    return provider(**_following(provider, settings, given) | given)
+    made = provider(**_following(provider, settings, given) | given)
+    check_reads(made)
+    return made
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +255,9 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:
-    """The shipped settings configs/KIND/METHOD.yaml."""
+    """The shipped settings configs/KIND/METHOD.yaml; none of a method of the user's."""
+    if is_own(method):
+        return {}
     file = files("pyprefopt") / "configs" / kind / f"{method}.yaml"
     return parse_yaml(file.read_text(encoding="utf-8"), f"configs/{kind}/{method}.yaml")
 

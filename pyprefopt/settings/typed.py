@@ -13,12 +13,13 @@ from typing import Any, Literal, get_type_hints
 import yaml
 
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.losses import METHODS
+from pyprefopt.losses import METHODS, Method
 from pyprefopt.rewards import REWARDS, NoReward, Reward
 from pyprefopt.settings.command_line import types_of
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.foreign_names import FOREIGN
 from pyprefopt.settings.values import fit
+from pyprefopt.storage.user_code import is_own
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
 _SCALARS = {
@@ -117,15 +118,21 @@ def hints(cls: type, method: str) -> dict[str, Any]:
     return found
 
 
-@cache
 def any_rewards() -> type:
+    """What may stand below `rewards`, by the providers that are known now."""
+    return _any_rewards(tuple(REWARDS.items()))
+
+
+@cache
+def _any_rewards(providers: tuple[tuple[str, type[Reward]], ...]) -> type:
     """What may stand below `rewards`: a provider's name, and the settings of all of them; None is left out.
 
     Where a field's text for --help stands, and the words around it, are in its metadata.
     """
-    named = {"help": "the provider; None: dpo, where a method needs token rewards"}
-    given: dict[str, tuple[Any, dict[str, Any]]] = {"name": (Literal[tuple(REWARDS)] | None, named)}
-    for name, provider in REWARDS.items():
+    named = {"help": "the provider, also FILE.py:NAME of one's own; None: dpo, where a method needs token rewards"}
+    names = tuple(name for name, _ in providers)
+    given: dict[str, tuple[Any, dict[str, Any]]] = {"name": (Literal[names] | None, named)}
+    for name, provider in sorted(providers, key=lambda one: not is_own(one[0])):  # a setting of both is the user's
         kinds, common = get_type_hints(provider), {f.name for f in fields(Reward)}
         for f in fields(provider):
             default = "" if f.default in (MISSING, None) else f"; None: {f.default}"
@@ -172,7 +179,7 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
 
 def _records(name: str, hint: type) -> Any:
     """The classes that a section's settings may come as from Python."""
-    return {"loss": tuple(METHODS.values()), "rewards": (Reward, NoReward)}.get(name, hint)
+    return {"loss": Method, "rewards": (Reward, NoReward)}.get(name, hint)
 
 
 def build(cls: type, settings: Mapping[str, Any], method: str) -> Any:

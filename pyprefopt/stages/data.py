@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
-from pyprefopt.data.tokenization.notes import log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.losses import METHODS
@@ -119,7 +119,8 @@ class _Sources:
                 if count:  # the limit of a ready folder may be another
                     facts = (source.path, counted(count, "response"), limits["max_tokens"])
                     logger.warning("%s: %s cut to fit max_tokens = %d", *facts)
-                log_notes(store.manifest["notes"], score_reasoning=limits["score_reasoning"], source=source.path)
+                notes, special = store.manifest["notes"], SpecialToken.of(store.manifest)
+                log_notes(notes, special, score_reasoning=limits["score_reasoning"], source=source.path)
                 if setting == "base.data" and limits["user_weights"]:
                     self._check_used()
 

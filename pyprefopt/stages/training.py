@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
+LINES = 6  # of the segments table, whose documents a saved model is compared on
+
 logger = logging.getLogger("pyprefopt")
 
 
@@ -88,7 +90,8 @@ class Training(Stage):
             return {}
         target = self.model_path(directory)
         with tokenizer_files(self.start.path, runtime, self.data) as files:
-            save_policy(job.model, target, files, state_dict=result.weights)
+            documents = sample_documents(SegmentStore.open(self.data.directory / "train"))
+            save_policy(job.model, target, files, state_dict=result.weights, documents=documents)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
@@ -194,6 +197,20 @@ def _require_scores(store: SegmentStore, split: str) -> None:
             f"{split} row {store.table['row'][int(missing[0])].as_py()}: a response has no score ({missing.size} such "
             "responses), but loss.margin_scale reads score_chosen and score_rejected; add them, or set it to 0"
         )
+
+
+def sample_documents(store: SegmentStore) -> list[list[int]]:
+    """The first documents, prompt with response, of which a saved model must compute what the run's does."""
+    documents: list[list[int]] = []
+    prompt: list[int] = []
+    for number, ids in zip(
+        store.segments[:LINES].tolist(), store.table["ids"].slice(0, LINES).to_pylist(), strict=True
+    ):
+        if number == 0:
+            prompt = ids
+        else:
+            documents.append(prompt + ids)
+    return documents
 
 
 def optim_of(config: OptimConfig) -> OptimConfig:

@@ -147,7 +147,9 @@ def _cut_chats(chats: pl.Series, cut: pl.Series, ends: pl.Series) -> pl.Series:
 def _tokenize(frame: pl.DataFrame, tokenizer: Tokenizer, model: str, split: str, score_reasoning: bool) -> pl.DataFrame:
     from pyprefopt.data.tokenization.segments import tokenize_rows
 
-    result = tokenize_rows(frame, tokenizer, score_reasoning=score_reasoning)
+    # Responses that are the same to this model have the same log-probs: the policy's tokens tell them apart.
+    result = tokenize_rows(frame, tokenizer, score_reasoning=score_reasoning, refuse_identical=False)
+    result.coverage.check(f"{split}, read by {model}", tokenizer.path)
     if result.rejects.height:
         first = result.rejects.sort("row").row(0, named=True)
         raise DataError(

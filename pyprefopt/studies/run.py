@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml, with_settings
+from pyprefopt.settings.resolve import as_config, to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import EMBEDDED_MODEL
@@ -47,7 +48,7 @@ class StudyResult:
 
 def run_study(
     name: str,
-    config: RunConfig,
+    config: RunConfig | str | os.PathLike[str] | Mapping[str, Any],
     *,
     values: Mapping[str, Sequence[Any]] | None = None,
     quick: bool = False,
@@ -61,7 +62,8 @@ def run_study(
 
     Args:
         name: of `STUDIES`.
-        config: what all runs have in common; `output_dir` is the study's folder.
+        config: what all runs have in common, in any way that `pyprefopt.train` takes; `output_dir` is the study's
+            folder.
         values: option of an axis (`alphas`) -> its values; other axes take their grid.
         quick: a few points of each axis instead of the whole grid.
         seeds: of weights, order and hold-out, one after another; None: the config's.
@@ -80,6 +82,7 @@ def run_study(
         >>> config = configure(method="sepo", output_dir="runs/ratios")  # doctest: +SKIP
         >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
+    config = as_config(config)
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         _require_matplotlib()

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 import pyprefopt
 from pyprefopt.data.store.segments import SegmentStore
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
@@ -138,7 +139,7 @@ def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, se
 
 
 OWN_ATTENTION = made_up("keeps the layout", vocab_size=512)
-SINKS = made_up("has attention sinks", vocab_size=512)
+BIAS = made_up("has a bias", vocab_size=512)
 GPT2 = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256}
 GIVEN = "{tmp}/config.json"
 
@@ -156,14 +157,26 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        (OWN_ATTENTION, {"model": GIVEN}, r"^MadeUpFor.* does not take another attention;.* use a model of another"),
         (
             OWN_ATTENTION,
-            {"oracle": {"path": GIVEN}},
+            {"model": GIVEN, "attention": "loop"},
+            r"^MadeUpFor.* does not take another attention;.* set attention auto or unpacked",
+        ),
+        (
+            OWN_ATTENTION,
+            {"oracle": {"path": GIVEN}, "attention": "loop"},
             r"^oracle\.path: MadeUpForCausalLM .* does not take another atten",
         ),
-        (SINKS, {"model": GIVEN}, r"LlamaAttention asks for s_aux \(attention sinks\)"),
-        (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
+        (
+            BIAS,
+            {"model": GIVEN, "attention": "loop"},
+            r"LlamaAttention asks for position_bias \(a learned position bias\)",
+        ),
+        (
+            MODEL | {"layer_types": ["conv"]},
+            {"model": GIVEN, "attention": "loop"},
+            r"layers of type \['conv'\].*; set attention auto or unpacked",
+        ),
         (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
         (
             MODEL,
@@ -194,14 +207,40 @@ def test_what_needs_no_weights_is_told_before_the_data(
     assert not (tmp_path / "run" / "stages").exists()
 
 
+def test_what_users_would_load_otherwise_is_refused_before_anything_is_trained(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYPREFOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_save", {"model.norm.weight"})
+    with pytest.raises(ConfigError, match="would be saved, but AutoModelForCausalLM misses 1 of its weights"):
+        pyprefopt.train(small(inputs, tmp_path / "run"))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_what_users_load_otherwise_is_an_error_and_stays(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LlamaForCausalLM.save_pretrained
+
+    def write_others(model: LlamaForCausalLM, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+        last = state_dict["model.norm.weight"] + (".partial-" in str(folder) and "policy" in str(folder))
+        write(model, folder, state_dict=state_dict | {"model.norm.weight": last})
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", write_others)
+    with pytest.raises(ArtifactError, match=r"policy has .*, but AutoModelForCausalLM reads other numbers in"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE))
+    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
+
+
 def test_a_model_that_only_brings_the_tokenizer_may_be_of_any_architecture(
     inputs: Path, sepo: RunResult, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(OWN_ATTENTION))
     base = {"path": str(sepo.output_dir / "stages/base/model")}
-    check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json"), base=base))
+    settings = {"model": str(tmp_path / "config.json"), "attention": "loop"}
+    check_start(small(inputs, tmp_path / "run", **settings, base=base))
     with pytest.raises(ConfigError, match="MadeUpForCausalLM"):
-        check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json")))
+        check_start(small(inputs, tmp_path / "run", **settings))
 
 
 def test_code_that_cannot_do_without_numbers_is_left_for_later(

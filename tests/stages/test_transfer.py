@@ -216,8 +216,8 @@ def test_a_cut_within_a_character_keeps_it(inputs: Path, bytewise: Path, tmp_pat
     """The policy's bytes end inside a character; the other tokenizer reads the whole of it."""
     policy = write_other(tmp_path / "policy", "byte_bpe", seed=1)
     wide = write_other(tmp_path / "wide", "wordpiece")
-    frame = pl.DataFrame({"prompt": ["why"] * 4, "chosen": ["日本語の文"] * 4, "rejected": ["ab é"] * 4})
-    frame.write_parquet(tmp_path / "pairs.parquet")
+    rows = {"prompt": ["why"] * 8, "chosen": ["日本語の文", "meow"] * 4, "rejected": ["ab é", "woof"] * 4}
+    pl.DataFrame(rows).write_parquet(tmp_path / "pairs.parquet")
     settings = {"data": str(tmp_path / "pairs.parquet"), "eval_data": None, "eval_ratio": 0.0, "model": str(policy)}
     run = pipeline(inputs, tmp_path / "run", **settings, tokenizer=None, truncation={"tokens": 4})
     ours, theirs, _ = moved(run, wide)
@@ -268,6 +268,34 @@ def test_a_row_that_its_tokenizer_cannot_read_is_named(inputs: Path, tmp_path: P
     strict = write_other(tmp_path / "strict", "byte_bpe", template=refusing + CHAT)
     with pytest.raises(DataError, match=r"train row 1, rejected: the tokenizer of .*strict cannot read it: .*no cats"):
         moved(pipeline(inputs, tmp_path / "run"), strict)
+
+
+def test_a_pair_that_is_the_same_to_the_model_is_scored_by_it(inputs: Path, tmp_path: Path) -> None:
+    """Its tokenizer writes all letters small: the responses have one sum, on the policy's different tokens too."""
+    frame = data.read_preferences(str(inputs / "train.parquet")).head(8)
+    rows = [
+        {"prompt": prompt[0]["content"], "chosen": chosen[0]["content"], "rejected": chosen[0]["content"].upper()}
+        for prompt, chosen in frame.select("prompt", "chosen").iter_rows()
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "cases.parquet")
+    run = pipeline(inputs, tmp_path / "run", data=str(tmp_path / "cases.parquet"), eval_data=None, eval_ratio=0.0)
+    policy, theirs, _ = moved(run, write_other(tmp_path / "small", "wordpiece"))
+    assert len(policy) == 3 * len(rows)
+    for row in range(len(rows)):
+        assert theirs[row, 1]["ids"] == theirs[row, 2]["ids"]
+        assert policy[row, 1]["ids"] != policy[row, 2]["ids"]
+        sums = [math.fsum(v for v in policy[row, side]["values"] if v is not None) for side in (1, 2)]
+        assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+        assert sums[0] < 0
+
+
+def test_a_model_whose_tokenizer_knows_nothing_of_the_texts_is_refused(inputs: Path, tmp_path: Path) -> None:
+    rows = {"prompt": ["猫"] * 8, "chosen": ["你好世界"] * 8, "rejected": ["一二三四五六"] * 8}
+    pl.DataFrame(rows).write_parquet(tmp_path / "foreign.parquet")
+    settings = {"data": str(tmp_path / "foreign.parquet"), "eval_data": None, "eval_ratio": 0.0, "tokenizer": None}
+    run = pipeline(inputs, tmp_path / "run", **settings, model=str(write_other(tmp_path / "policy", "byte_bpe")))
+    with pytest.raises(DataError, match=r"train, read by .*small: of the responses, .* of the tokens are its unknown"):
+        moved(run, write_other(tmp_path / "small", "wordpiece"))
 
 
 def test_tokenizers_that_cannot_be_read_are_told_before_anything_is_trained(inputs: Path, tmp_path: Path) -> None:

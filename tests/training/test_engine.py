@@ -218,6 +218,28 @@ def test_the_table_is_deepspeeds():
     assert set(known["flops_profiler"]) == set(profiler)
 
 
+def test_every_name_that_deepspeed_reads_is_known():
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    asked = set()
+
+    class Asked(dict):
+        def __contains__(self, name):
+            asked.add(name)
+            return super().__contains__(name)
+
+        def get(self, name, *otherwise):
+            asked.add(name)
+            return super().get(name, *otherwise)
+
+    DeepSpeedConfig(Asked({"train_batch_size": 1}))
+    run = configure(model="m")
+    batches = {"train_batch_size", "train_micro_batch_size_per_gpu"}  # compared with ours
+    known = {*deepspeed_file._SETTINGS, *deepspeed_file._REFUSED, *deepspeed_file.SECTIONS}
+    assert len(asked) > 40
+    assert asked - {*deepspeed_config(run, run), *batches} <= known
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b"{'a': 1}", b"null"])
 def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
     path = tmp_path / "ds.json"
@@ -225,7 +247,7 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
     run = configure(model="m", deepspeed=str(path))
     with pytest.raises(ConfigError, match=r"ds\.json (is not JSON|must hold a JSON object)"):
         deepspeed_config(run, run)
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; give a file, not a folder$"):
         deepspeed_config(replace(run, deepspeed=str(tmp_path)), run)
 
 

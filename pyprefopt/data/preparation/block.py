@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
+from pyprefopt.data.tokenization.notes import SpecialToken
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError
@@ -66,6 +67,7 @@ class PreparedBlock:
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
     notes: Mapping[str, int]  # what was decided about rows and responses -> how many
+    special: SpecialToken | None  # the first in a content
     coverage: Coverage  # of the responses by their tokens
     rejected: Mapping[str, int]  # reason -> rows
     rejects: bytes = field(repr=False)  # JSON lines, one a rejected row
@@ -73,9 +75,10 @@ class PreparedBlock:
 
     def record(self) -> dict[str, Any]:
         """The counts without the content."""
-        names = ("rejects", "shard", "coverage")
+        names = ("rejects", "shard", "coverage", "special")
         counts = {name: value for name, value in vars(self).items() if name not in names}
         counts |= self.coverage._asdict()
+        counts["special_token"] = self.special and self.special._asdict()
         mappings = {"notes": dict(self.notes), "rejected": dict(self.rejected)}
         return counts | mappings | {"rejects_sha256": hashlib.sha256(self.rejects).hexdigest()}
 
@@ -102,6 +105,7 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
         responses_cut=made.responses_cut,
         tokenized_apart=made.tokenized_apart,
         notes=made.notes,
+        special=made.special,
         coverage=made.coverage,
         rejected=count_rejects(rejects),
         rejects=b"" if rejects.is_empty() else rejects.write_ndjson().encode(),

@@ -24,9 +24,9 @@ from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.notes import add_notes, log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
-from pyprefopt.data.tokenization.tokenizer import check_tokenizer
+from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, as_tokenizer
 from pyprefopt.data.truncation.rule import of_segments
 from pyprefopt.errors import ArtifactError, DataError, check, counted, option
 from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
@@ -52,7 +52,7 @@ class Progress:
 
 def prepare(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     out: str | Path,
     *,
     format: str = "auto",  # noqa: A002
@@ -76,7 +76,7 @@ def prepare(
 
     Args:
         source: what `open_source` takes.
-        tokenizer: with the chat template; both are kept in `out/tokenizer`.
+        tokenizer: as in `tokenize`, with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format: as in `open_source`.
         max_prompt_tokens: as in `tokenize`.
@@ -105,7 +105,7 @@ def prepare(
         >>> store = prepare("pairs/*.jsonl.zst", load_tokenizer("model"), "prepared", max_tokens=4096)
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     opened = open_source(_rereadable(source), format=format)
     weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(
@@ -256,14 +256,14 @@ class _Job:
         rows = sum(record["rows"] for record in records)
         if rows_in != rows + rejected.total():
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
+        coverage = Coverage.total(Coverage.of(record) for record in records)
+        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if rejected and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows and on_error is not None:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
             raise DataError(f"no row is left; {reasons}; --on_error raise (in Python on_error='raise') shows them")
-        coverage = Coverage.total(Coverage.of(record) for record in records)
-        coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)
         totals = {
@@ -272,6 +272,7 @@ class _Job:
         longest = {
             name: max((record[name] for record in records), default=0) for name in ("longest_prompt", "longest_row")
         }
+        special = SpecialToken.first_of(SpecialToken.of(record) for record in records)
         facts = {
             "key": self.key,
             **self.made_from,
@@ -280,9 +281,10 @@ class _Job:
             "groups": rows,
             "rejected": dict(sorted(rejected.items())),
             "notes": add_notes(record["notes"] for record in records),
+            "special_token": special and special._asdict(),
         }
         if on_error is not None:
-            log_notes(facts["notes"], score_reasoning=self.config.score_reasoning)
+            log_notes(facts["notes"], special, score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
     def _missing(self) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyprefopt.data.preparation.workspace import WORK, check_manifest
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
-from pyprefopt.data.tokenization.notes import describe_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, describe_notes
 from pyprefopt.errors import ArtifactError, DataError, counted
 from pyprefopt.storage.files import check_name
 from pyprefopt.storage.folders import MANIFEST
@@ -89,7 +89,8 @@ def _counts(store: SegmentStore, directory: Path) -> str:
             f"rows       {counted(manifest['responses_cut'], 'response')} cut to fit max_tokens, "
             f"{manifest['tokenized_apart']:,} with a token across the boundary"
         )
-        told = describe_notes(manifest["notes"], score_reasoning=manifest["settings"]["score_reasoning"])
+        scored = manifest["settings"]["score_reasoning"]
+        told = describe_notes(manifest["notes"], SpecialToken.of(manifest), score_reasoning=scored)
         lines += [f"  {line}" for line in told]
     return "\n".join(lines)
 

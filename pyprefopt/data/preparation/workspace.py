@@ -197,6 +197,7 @@ _RECORD: Shape = {  # of one shard, while the folder is made
     **dict.fromkeys(("longest_prompt", "longest_row", "responses_cut", "tokenized_apart"), int),
     "rejected": {...: int},
     "notes": {...: int},
+    "special_token": ({"row": int, "field": str, "token": str}, None),
     "rejects_sha256": str,
 }
 _FACTS: Shape = SegmentStore.written | {  # of the whole folder
@@ -206,6 +207,7 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
     "date": (str, None),
     "rejected": {...: int},
     "notes": {...: int},
+    "special_token": ({"row": int, "field": str, "token": str}, None),
     "inputs": [{"file": (str, None), "sha256": str}],
     "tokenizer": {
         **dict.fromkeys(("fingerprint", "json", "chat_template"), str),

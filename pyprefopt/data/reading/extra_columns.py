@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data import _native
+from pyprefopt.data.arrow import MOST_COLUMNS
 from pyprefopt.data.columns import frame_of
 from pyprefopt.data.reading.formats import lines_bytes, texts_of
+from pyprefopt.data.reading.unfolding import MOST_BYTES, MOST_TIMES
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Block, ParsedBlock, Source
+
+
+CELL_BYTES = 16  # that a column takes for a value, whatever it is
+
+logger = logging.getLogger("pyprefopt")
 
 
 def carried_columns(parsed: ParsedBlock, names: Sequence[str]) -> pl.DataFrame:
@@ -31,29 +40,87 @@ def carried_columns(parsed: ParsedBlock, names: Sequence[str]) -> pl.DataFrame:
     try:
         return pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).select(names)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{parsed.file}: {of_two_types([parsed], names) or one_line(error)}") from error
+        raise _two_types([parsed], names, parsed.file, error) from error
 
 
-def of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str] | None = None) -> str:
-    """Which field (of `names`, if given) has which types in which rows; empty where no field is found to have two."""
+def frame_of_lines(blocks: Sequence[ParsedBlock], file: str, read: Sequence[str]) -> pl.DataFrame:
+    """The further fields of all blocks as columns; one of values of two types as texts, what is no text as JSON.
+
+    Raises:
+        DataError: a field of `read`, which is more than carried, has values of two types; all rows together have more
+            fields than a table may have, or their table would be far larger than they are.
+    """
+    carried = [block.carried for block in blocks if isinstance(block.carried, bytes)]
+    lines = b"".join(carried)
+    if not lines.strip(b"{}\n"):
+        return pl.DataFrame()
+    _check_fields(lines, blocks, file)
+    try:
+        return pl.read_ndjson(lines, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        rows = [json.loads(line) for line in lines.split(b"\n") if line]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame([_column(name, rows, blocks, file, name in read) for name in names])
+
+
+def _check_fields(lines: bytes, blocks: Sequence[ParsedBlock], file: str) -> None:
+    """DataError for more columns, or cells, than a table may have."""
+    count, beyond = _native.count_names(lines)
+    remedy = "name them the same in all rows, or drop them; prepare and tokenize take the file as it is"
+    if beyond is not None:
+        line, name = beyond
+        row = int(np.concatenate([block.table["row"].to_numpy() for block in blocks])[line])
+        raise DataError(
+            f"{file}: all rows together must have at most {MOST_COLUMNS:,} further fields, and row {row} brings one "
+            f"more, '{name:.80}'; {remedy}"
+        )
+    cells = count * lines.count(b"\n")
+    if cells * CELL_BYTES > max(MOST_BYTES, MOST_TIMES * len(lines)):
+        raise DataError(
+            f"{file}: {count:,} further fields, of which few rows have each, are a table of {cells:,} cells, most of "
+            f"them empty; {remedy}"
+        )
+
+
+def _column(
+    name: str, rows: list[dict[str, Any]], blocks: Sequence[ParsedBlock], file: str, is_read: bool
+) -> pl.Series:
+    """The values of one field, or where they have no common type their texts."""
+    values = [row.get(name) for row in rows]
+    try:
+        lines = "\n".join(json.dumps({name: value}) for value in values)
+        return pl.read_ndjson(lines.encode(), infer_schema_length=None)[name]
+    except pl.exceptions.PolarsError as error:
+        if is_read:
+            raise _two_types(blocks, [name], file, error) from error
+        found = _of_two_types(blocks, [name])
+        what = found[1] if found else "has values of two types"
+        logger.warning("%s: field '%s' %s: its column holds texts, all else as JSON", file, name, what)
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pl.Series(name, texts, dtype=pl.String)
+
+
+def _two_types(blocks: Iterable[ParsedBlock], names: Sequence[str], file: str, error: Exception) -> DataError:
+    """The error for fields that are read and have values of two types."""
+    found = _of_two_types(blocks, names)
+    what = f"field '{found[0]}'" if found else f"each of the fields {', '.join(names)}"
+    but = found[1] if found else str(error).splitlines()[0]
+    rule = f"must have one type over all rows, but {but}"
+    return DataError(f"{file}: {what} {rule}; write one type in all rows, or drop the field")
+
+
+def _of_two_types(blocks: Iterable[ParsedBlock], names: Sequence[str]) -> tuple[str, str] | None:
+    """Which field of `names` is of which types in which rows; none where no field is found to have two."""
     first: dict[str, tuple[int, str]] = {}
     for block in blocks:
         lines = (block.carried or b"").split(b"\n") if not isinstance(block.carried, pa.Table) else []
         for row, line in zip(block.table["row"].to_numpy(), lines, strict=False):  # the last line is empty
             for name, value in _row(line).items():
-                kind = _kind(value) if names is None or name in names else None
+                kind = _kind(value) if name in names else None
                 before, other = first.setdefault(name, (row, kind)) if kind is not None else (row, kind)
                 if kind != other:
-                    return (
-                        f"field '{name}' must have one type over all rows, but is {other} in row {before} and {kind} "
-                        f"in row {row}; write one type in all rows, or drop the field"
-                    )
-    return ""
-
-
-def one_line(error: Exception) -> str:
-    """The first line of Polars' error about a field of two types."""
-    return f"a field must have one type over all rows: {str(error).splitlines()[0]}; give it one, or drop it"
+                    return name, f"is {other} in row {before} and {kind} in row {row}"
+    return None
 
 
 def _kind(value: Any) -> str | None:

@@ -15,9 +15,8 @@ from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.extra_columns import (
     carried_columns,
     check_unseen,
+    frame_of_lines,
     named_in_any_row,
-    of_two_types,
-    one_line,
 )
 from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
 from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
@@ -199,7 +198,8 @@ def _scan(source: Any, opened: Source, *, carry: bool = True) -> ReadResult:
     if carry:
         parsed = [parse_block(block, opened.format, carry=True) for block in opened.blocks(carry=True)]
         result = _joined_rows(source, opened, parsed)
-        carried = _carried(parsed, result.file, csv=opened.container == "csv").drop("row", strict=False)
+        read, csv = weight_fields(opened.kind), opened.container == "csv"
+        carried = _carried(parsed, result.file, read=read, csv=csv).drop("row", strict=False)
         return replace(result, frame=pl.concat([result.frame, _renamed(carried, result.frame)], how="horizontal"))
     fields = weight_fields(opened.kind)
     extra = opened.named(fields)
@@ -235,17 +235,11 @@ def _renamed(carried: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
     return carried.rename(names)
 
 
-def _carried(blocks: Sequence[ParsedBlock], file: str, *, csv: bool) -> pl.DataFrame:
-    """The further columns of all blocks, of one type each."""
+def _carried(blocks: Sequence[ParsedBlock], file: str, *, read: Sequence[str], csv: bool) -> pl.DataFrame:
+    """The further columns of all blocks; those of `read` are of one type."""
     if any(isinstance(block.carried, pa.Table) for block in blocks):
         return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
-    lines = b"".join(block.carried for block in blocks if isinstance(block.carried, bytes))
-    if not lines.strip(b"{}\n"):
-        return pl.DataFrame()
-    try:
-        frame = pl.read_ndjson(lines, infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{file}: {of_two_types(blocks) or one_line(error)}") from error
+    frame = frame_of_lines(blocks, file, read)
     return frame.with_columns(_typed(column) for column in frame) if csv else frame
 
 

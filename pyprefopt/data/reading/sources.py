@@ -43,6 +43,7 @@ HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
 HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
+NEAR_NAMES = 100  # of a block: different rows without a field for which a name like it is looked for
 
 _PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
 _KINDS = tuple(_PLAIN)
@@ -73,6 +74,10 @@ class Block:
             return lines
         places = pc.subtract(lines["row"], pa.scalar(self.first_row, pa.uint64()))
         return lines.set_column(lines.column_names.index("row"), "row", self.numbers.take(places))
+
+    def position(self, row: int) -> int:
+        """The position in the input of a row that is counted from the first."""
+        return row if self.numbers is None else self.numbers[row - self.first_row].as_py()
 
     def head(self, rows: int) -> Block:
         """The first rows (or lines) of it."""
@@ -296,9 +301,13 @@ def block_rejects(rejects: Any, block: Block) -> pl.DataFrame:
     if not rejects.num_rows:
         return before
     frame = pl.DataFrame(block.numbered(pl.DataFrame(rejects).to_arrow())).with_columns(file=pl.lit(block.file))
-    near = pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String)
     missing = pl.col("reason") == "missing_field"
-    named = frame.filter(missing).with_columns(remedy=pl.col("remedy") + near)
+    named = frame.filter(missing)
+    if named.height:
+        pairs = named.select("field", "value").unique(maintain_order=True).head(NEAR_NAMES)
+        near = pairs.with_columns(near=pl.struct("field", "value").map_elements(_renamed, return_dtype=pl.String))
+        named = named.join(near, on=["field", "value"], how="left", maintain_order="left")
+        named = named.with_columns(remedy=pl.col("remedy") + pl.col("near").fill_null("")).drop("near")
     found = pl.concat([frame.filter(~missing), named]).select(REJECTS.names()).cast(REJECTS)
     return pl.concat([before, found]).sort("row", maintain_order=True)
 

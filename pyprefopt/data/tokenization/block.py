@@ -15,6 +15,7 @@ from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.identical_pairs import without_identical
+from pyprefopt.data.tokenization.notes import SpecialToken
 from pyprefopt.data.tokenization.render import TOOL_USE
 from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, open_native
 
@@ -28,6 +29,7 @@ class TokenizedBlock(NamedTuple):
     responses_cut: int  # to fit max_tokens
     tokenized_apart: int  # rows with a token across the boundary
     notes: dict[str, int]  # counts of what `notes` tells
+    special: SpecialToken | None  # the first in a content
     coverage: Coverage
 
 
@@ -41,7 +43,7 @@ def tokenize_block(
 ) -> TokenizedBlock:
     """Parse and tokenize the rows of one block, in one go; `limits` as `tokenize` takes them."""
     tokenizer.prove_on_rows(lambda: parse_block(block.head(PROVED_ROWS), format).frame)
-    segments, bad, responses_cut, apart, _, notes, counts = tokenizer.native.prepare(
+    segments, bad, responses_cut, apart, _, notes, found, counts = tokenizer.native.prepare(
         texts_of(block.rows, [format]),
         format,
         first_row=block.first_row,
@@ -50,7 +52,8 @@ def tokenize_block(
         offsets=offsets,
     )
     table, rejects = block.numbered(to_table(segments)), block_rejects(bad, block)
-    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), notes, Coverage(*counts))
+    special = SpecialToken(block.position(found[0]), *found[1:]) if found else None
+    return TokenizedBlock(table, rejects, block.rows_in, responses_cut, len(apart), notes, special, Coverage(*counts))
 
 
 def drop_identical(segments: pa.Table, rejects: pl.DataFrame, file: str) -> tuple[pa.Table, pl.DataFrame]:

@@ -1,10 +1,11 @@
-"""What the tokenization decided about reasoning, ends of turn and generation prompts, told once with counts."""
+"""What the tokenization decided about reasoning, ends of turn, special tokens and prompts, told once with counts."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pyprefopt.errors import counted, option
 
@@ -40,6 +41,33 @@ _WARNINGS = {  # note -> what is counted, and what is said of it
 }
 
 
+class SpecialToken(NamedTuple):
+    """The first special token that stands in a content."""
+
+    row: int
+    field: str
+    token: str
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> SpecialToken | None:
+        """The one that a manifest or a record holds."""
+        found = manifest["special_token"]
+        return None if found is None else cls(**{name: found[name] for name in cls._fields})
+
+    @classmethod
+    def first_of(cls, found: Iterable[SpecialToken | None]) -> SpecialToken | None:
+        """That of the first row."""
+        return min((one for one in found if one is not None), default=None)
+
+    @property
+    def described(self) -> str:
+        """What it is to a model, and what may be done about it."""
+        return (
+            f"hold special tokens (first in row {self.row}, {self.field}: '{self.token}'): to a model they are no "
+            "text, but end a turn or begin one, as with transformers; take them out of the data where that is not meant"
+        )
+
+
 def add_notes(notes: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """The sums of counts by name; those of nothing are left out."""
     sums: Counter[str] = Counter()
@@ -48,7 +76,7 @@ def add_notes(notes: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return {name: count for name, count in sorted(sums.items()) if count}
 
 
-def describe_notes(notes: Mapping[str, int], *, score_reasoning: bool) -> Iterator[str]:
+def describe_notes(notes: Mapping[str, int], special: SpecialToken | None, *, score_reasoning: bool) -> Iterator[str]:
     """A sentence each count that there is: what it counts, what was done, and what may be done about it."""
     if notes.get("reasoning"):
         said = _SCORED.format(option("score_reasoning", False)) if score_reasoning else _UNSCORED
@@ -56,11 +84,15 @@ def describe_notes(notes: Mapping[str, int], *, score_reasoning: bool) -> Iterat
     for name, (what, said) in _WARNINGS.items():
         if notes.get(name):
             yield f"{counted(notes[name], what)} {said}"
+    if special is not None:
+        yield f"{counted(notes['special_tokens'], 'content')} {special.described}"
 
 
-def log_notes(notes: Mapping[str, int], *, score_reasoning: bool, source: str = "") -> None:
+def log_notes(
+    notes: Mapping[str, int], special: SpecialToken | None, *, score_reasoning: bool, source: str = ""
+) -> None:
     """Warn of each count once; that there is reasoning which is scored is no more than worth knowing."""
     where = f"{source}: " if source else ""
-    for line in describe_notes(notes, score_reasoning=score_reasoning):
+    for line in describe_notes(notes, special, score_reasoning=score_reasoning):
         usual = line.endswith(_SCORED.format(option("score_reasoning", False)))
         logger.log(logging.INFO if usual else logging.WARNING, "%s%s", where, line)

@@ -18,9 +18,9 @@ from pyprefopt.data.reading.sources import Block, open_source
 from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
-from pyprefopt.data.tokenization.notes import add_notes, log_notes
+from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
-from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
+from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, GivenTokenizer, Tokenizer, as_tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
@@ -41,14 +41,15 @@ class TokenizeResult(NamedTuple):
     tokenized_apart: int  # rows in which a token lay across the boundary of prompt and response
     rows_apart: pl.Series  # u64: those rows
     without_bos: int  # rows that begin without the tokenizer's BOS token, because the template does not write it
-    notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn and generation prompts
+    notes: dict[str, int]  # counts of what `tokenize` tells of reasoning, ends of turn, special tokens and prompts
+    special: SpecialToken | None  # the first in a content
     coverage: Coverage  # of the responses by their tokens
 
 
 @overload
 def tokenize(
     source: pl.LazyFrame,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = ...,
     max_prompt_tokens: int | None = ...,
@@ -63,7 +64,7 @@ def tokenize(
 @overload
 def tokenize(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = ...,
     max_prompt_tokens: int | None = ...,
@@ -77,7 +78,7 @@ def tokenize(
 ) -> pl.DataFrame: ...
 def tokenize(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = None,
@@ -98,7 +99,8 @@ def tokenize(
             or `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes
             (files, a folder, other tables): its rows become tokens without a frame in between, which is fastest. A
             frame is one of `read_*` where `prompt` is list<{role, content, extra}>.
-        tokenizer: of `load_tokenizer`.
+        tokenizer: of `load_tokenizer`, or what it takes: a folder, a tokenizer.json, a hub name, or a tokenizer of
+            transformers, in memory.
         format: of what `open_source` takes; auto: by schema.
         max_prompt_tokens: a longer prompt is treated by `prompt_overflow`; None: no limit.
         prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or its first
@@ -147,7 +149,7 @@ def tokenize(
         "score_reasoning": score_reasoning,
     }
     check_options(**options)
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     options["offsets"] = offsets
     report = partial(report_rejects, on_error=on_error, rejected_path=rejected_path)
     if not isinstance(source, pl.DataFrame | pl.LazyFrame):
@@ -182,15 +184,15 @@ def _tokenize_source(
 ) -> pl.DataFrame:
     opened = open_source(source, format=format)
 
-    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], Coverage]:
+    def work(block: Block) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, int], SpecialToken | None, Coverage]:
         made = tokenize_block(block, opened.format, tokenizer, **options)
         frame = _frame(made.segments, options["offsets"])
-        return frame, made.rejects, made.rows_in, made.notes, made.coverage
+        return frame, made.rejects, made.rows_in, made.notes, made.special, made.coverage
 
-    frames, rejects, rows_in, notes, counts = zip(*in_threads(opened.blocks(), work), strict=True)
-    report(pl.concat(rejects), sum(rows_in))
-    log_notes(add_notes(notes), score_reasoning=options["score_reasoning"])
+    frames, rejects, rows_in, notes, specials, counts = zip(*in_threads(opened.blocks(), work), strict=True)
     Coverage.total(counts).check(str(source) if isinstance(source, str | Path) else "the rows", tokenizer.path)
+    report(pl.concat(rejects), sum(rows_in))
+    log_notes(add_notes(notes), SpecialToken.first_of(specials), score_reasoning=options["score_reasoning"])
     whole: pl.DataFrame = pl.concat(frames, rechunk=False)
     return whole
 
@@ -204,15 +206,15 @@ def _frame(segments: pa.Table, offsets: bool) -> pl.DataFrame:
 
 def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, options: dict[str, Any]) -> pl.DataFrame:
     result = tokenize_rows(frame, tokenizer, **options)
-    report(result.rejects, frame.height)
-    log_notes(result.notes, score_reasoning=options["score_reasoning"])
     result.coverage.check("the rows", tokenizer.path)
+    report(result.rejects, frame.height)
+    log_notes(result.notes, result.special, score_reasoning=options["score_reasoning"])
     return result.segments
 
 
 def tokenize_rows(
     frame: pl.DataFrame,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     max_prompt_tokens: int | None = None,
     prompt_overflow: PromptOverflow = "drop",
@@ -220,6 +222,7 @@ def tokenize_rows(
     boundary: Boundary = "split",
     score_reasoning: bool = True,
     offsets: bool = True,
+    refuse_identical: bool = True,
 ) -> TokenizeResult:
     """Tokenize a frame as `tokenize` does; bad rows leave no line in the segments and come back as rejects.
 
@@ -232,6 +235,8 @@ def tokenize_rows(
         boundary: as in `tokenize`.
         score_reasoning: as in `tokenize`.
         offsets: as in `tokenize`.
+        refuse_identical: a pair, or candidates of different scores, that become the same tokens are a bad row; False:
+            they are kept, for a model that reads them and does not learn from them.
 
     Returns:
         Segments as `tokenize` gives them, rejects (one line a row), and counts.
@@ -245,11 +250,11 @@ def tokenize_rows(
         >>> result.segments, result.rejects, result.responses_cut
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary, score_reasoning)
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:
-        segments, rejects, cut, rows_apart, without_bos, notes, counts = tokenizer.native.tokenize(
+        segments, rejects, cut, rows_apart, without_bos, notes, found, counts = tokenizer.native.tokenize(
             columns,
             max_prompt_tokens=max_prompt_tokens,
             prompt_overflow=prompt_overflow,
@@ -257,6 +262,7 @@ def tokenize_rows(
             boundary=boundary,
             score_reasoning=score_reasoning,
             offsets=offsets,
+            refuse_identical=refuse_identical,
         )
     except TypeError as error:  # a column of another type
         raise DataError(f"tokenize: {error}; read_preferences and read_instructions make such frames") from None
@@ -265,8 +271,8 @@ def tokenize_rows(
     if len(apart):
         logger.info("in %d rows (first: %d) prompt and response are tokenized apart", len(apart), apart[0])
     made = _frame(to_table(segments), offsets)
-    told = add_notes([notes])
-    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, Coverage(*counts))
+    told, special = add_notes([notes]), SpecialToken(*found) if found else None
+    return TokenizeResult(made, bad_rows, cut, len(apart), apart, without_bos, told, special, Coverage(*counts))
 
 
 def _needed(frame: pl.DataFrame) -> pl.DataFrame:

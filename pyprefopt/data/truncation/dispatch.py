@@ -24,7 +24,7 @@ from pyprefopt.data.truncation.rule import CutEnd, RatioBase, Rounding, Truncati
 from pyprefopt.errors import ConfigError, DataError, check
 
 if TYPE_CHECKING:
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
 
 Source = TypeVar("Source", pl.DataFrame, pl.LazyFrame, str, Path)  # or an Arrow table, which gives a PyArrow table
 
@@ -39,7 +39,7 @@ def truncate(
     rounding: Rounding | None = None,
     ratio_base: RatioBase | None = None,
     cut_end: CutEnd = "none",
-    tokenizer: Tokenizer | str | Path | None = None,
+    tokenizer: GivenTokenizer | None = None,
     columns: Sequence[str] | None = None,
     out: str | Path | None = None,
     format: str = "auto",  # noqa: A002
@@ -116,7 +116,7 @@ def truncate_by(
     what: Any,
     rule: Truncation,
     *,
-    tokenizer: Tokenizer | str | Path | None = None,
+    tokenizer: GivenTokenizer | None = None,
     columns: Sequence[str] | None = None,
 ) -> Any:
     """`truncate` of a frame or table by a rule that is checked; the same frame where nothing is cut."""
@@ -139,7 +139,7 @@ def truncate_column(
     tokens: int | None = None,
     unit: Unit = "tokens",
     rounding: Rounding | None = None,
-    tokenizer: Tokenizer | str | Path | None = None,
+    tokenizer: GivenTokenizer | None = None,
     mask: Column | None = None,
 ) -> Column:
     """Cut one column as `truncate` does: texts, chats, candidates, or per-token lists.

@@ -18,6 +18,7 @@ use pyprefopt_core::Reject;
 use pyprefopt_core::formats::{self, Entry, Field, Format, Layout, Limits, Rows, TABLE, TextBlock};
 use rayon::prelude::*;
 
+use crate::arrow::{Strings, check_offsets, check_views};
 use crate::error::to_py;
 use crate::reject::reject_batch;
 use rows::{Chunk, Plan, parse, schema};
@@ -30,7 +31,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(format_table, module)?)?;
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
     module.add_function(wrap_pyfunction!(parse_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(quoted_names, module)?)
+    module.add_function(wrap_pyfunction!(quoted_names, module)?)?;
+    module.add_function(wrap_pyfunction!(count_names, module)?)
 }
 
 /// A text file's bytes into blocks of JSON lines, as they arrive.
@@ -107,7 +109,9 @@ impl Texts {
             ));
         }
         match column.data_type() {
-            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => Ok(()),
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => {
+                column.chunks().iter().try_for_each(check_places)
+            }
             other => Err(PyValueError::new_err(format!(
                 "rows must be text or binary, got {other}"
             ))),
@@ -145,6 +149,22 @@ impl Texts {
                 .into_iter()
                 .unzip(),
         }
+    }
+}
+
+/// Whether texts or bytes stand where the array says.
+fn check_places(chunk: &ArrayRef) -> PyResult<()> {
+    match chunk.data_type() {
+        DataType::Binary => {
+            let array = chunk.as_binary::<i32>();
+            check_offsets("rows", array.value_offsets(), array.value_data().len())
+        }
+        DataType::LargeBinary => {
+            let array = chunk.as_binary::<i64>();
+            check_offsets("rows", array.value_offsets(), array.value_data().len())
+        }
+        DataType::BinaryView => check_views("rows", chunk.as_binary_view()),
+        _ => Strings::new("rows", chunk).map(|_| ()),
     }
 }
 
@@ -239,6 +259,16 @@ fn quoted_names(py: Python<'_>, rows: Texts, names: Vec<String>) -> PyResult<Vec
         .ok_or_else(|| PyValueError::new_err("rows must be JSON lines, as bytes or u8"))?;
     let found = py.detach(|| formats::quoted(lines, &names));
     Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// How many names of fields JSON lines have, those inside of fields too; with the line and the first name beyond the most
+/// that a frame may have, where they are more.
+#[pyfunction]
+fn count_names(py: Python<'_>, lines: &[u8]) -> (usize, Option<(usize, String)>) {
+    match py.detach(|| formats::count_names(lines)) {
+        Ok(count) => (count, None),
+        Err((line, name)) => (0, Some((line, name))),
+    }
 }
 
 /// (table, rejects, JSON lines of the further fields) of rows that count from `first_row`, their lines from

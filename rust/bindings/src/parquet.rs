@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 
 use pyo3::prelude::*;
-use pyprefopt_core::parquet::{self, Footer, Leaf, dictionary_bytes};
+use pyprefopt_core::parquet::{self, Footer, Leaf};
 
 use crate::error::to_py;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(read_footer, module)?)?;
-    module.add_function(wrap_pyfunction!(dictionary_size, module)?)
+    module.add_function(wrap_pyfunction!(read_footer, module)?)
 }
 
 #[derive(IntoPyObject)]
@@ -25,10 +24,13 @@ struct RowGroup {
 struct Chunk {
     /// With dots between the names.
     path: String,
+    in_lists: bool,
     is_text: bool,
     width: i64,
     values: i64,
     bytes: i64,
+    packed: i64,
+    codec: i64,
     is_delta: bool,
     first_page: i64,
 }
@@ -45,10 +47,13 @@ fn read_footer(py: Python<'_>, footer: &[u8], columns: HashSet<String>) -> PyRes
         .collect();
     let chunk = |leaf: &Leaf, chunk: &parquet::Chunk| Chunk {
         path: leaf.path.join("."),
+        in_lists: leaf.in_lists,
         is_text: leaf.is_text,
         width: leaf.width,
         values: chunk.values,
         bytes: chunk.bytes,
+        packed: chunk.packed,
+        codec: chunk.codec,
         is_delta: chunk.is_delta,
         first_page: chunk.first_page,
     };
@@ -61,10 +66,4 @@ fn read_footer(py: Python<'_>, footer: &[u8], columns: HashSet<String>) -> PyRes
             .collect(),
     };
     Ok(row_groups.into_iter().map(group).collect())
-}
-
-/// The unpacked bytes of the dictionary that begins so; None for another page.
-#[pyfunction]
-fn dictionary_size(page: &[u8]) -> PyResult<Option<i64>> {
-    dictionary_bytes(page).map_err(to_py)
 }

@@ -38,6 +38,7 @@ impl Tokenizer {
         max_tokens: Option<usize>,
         boundary: &str,
         score_reasoning: bool,
+        refuse_identical: bool,
     ) -> PyResult<Tokenization<'_>> {
         let limits = Limits {
             max_prompt_tokens,
@@ -53,6 +54,7 @@ impl Tokenizer {
             bos: self.bos,
             eos: self.eos.as_deref(),
             score_reasoning,
+            refuse_identical,
         })
     }
 
@@ -187,9 +189,10 @@ impl Tokenizer {
     }
 
     /// Segments (without `offsets`, no starts, ends and turns), rejects, responses cut, rows tokenized apart, rows
-    /// without BOS, counts by name of what needed a decision, and coverage of the responses.
+    /// without BOS, counts by name of what needed a decision, the first special token in a content, and coverage of the
+    /// responses.
     #[allow(clippy::too_many_arguments)] // settings by name
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true, refuse_identical = true))]
     fn tokenize(
         &self,
         py: Python<'_>,
@@ -200,6 +203,7 @@ impl Tokenizer {
         boundary: &str,
         score_reasoning: bool,
         offsets: bool,
+        refuse_identical: bool,
     ) -> PyResult<Tables> {
         let work = self.work(
             max_prompt_tokens,
@@ -207,6 +211,7 @@ impl Tokenizer {
             max_tokens,
             boundary,
             score_reasoning,
+            refuse_identical,
         )?;
         let (batches, _) = frame.into_inner();
         py.detach(|| tokenize_table(&work, &batches, offsets))
@@ -235,6 +240,7 @@ impl Tokenizer {
             max_tokens,
             boundary,
             score_reasoning,
+            true,
         )?;
         let format = format_of(format)?;
         rows.check(first_line)?;
@@ -250,7 +256,7 @@ impl Tokenizer {
                     first_line + lines[(row - first_row) as usize]
                 });
             }
-            made.tables(offsets)
+            made.tables(&self.encoder, offsets)
         })
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 mod agreement;
+mod alternatives;
 mod array;
 mod blocks;
 mod candidates;
@@ -23,6 +24,7 @@ mod fields;
 mod instruction;
 mod json;
 mod message;
+mod names;
 mod preference;
 mod raw;
 mod repeats;
@@ -37,6 +39,7 @@ pub use edit::{Cutter, Shortening, Written, shorten_chat};
 pub use instruction::{Instruction, parse_instruction};
 pub use json::lines;
 pub use message::Message;
+pub use names::count_names;
 pub use preference::{Pair, parse_pair};
 pub use schema::{Entry, Field, Format, Kind};
 pub use table::TABLE;

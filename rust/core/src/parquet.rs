@@ -1,4 +1,4 @@
-//! What the footer of a Parquet file says of its row groups, and a page's header of the page.
+//! What the footer of a Parquet file says of its row groups.
 //!
 //! Read here, as other readers end the process where numbers of a footer contradict each other.
 
@@ -13,7 +13,7 @@ use thrift::{Reader, Wire};
 const MOST_LEVELS: usize = 100;
 const BYTE_ARRAY: i64 = 6;
 const DELTA_BYTE_ARRAY: i64 = 7;
-const DICTIONARY_PAGE: i64 = 2;
+const REPEATED: i64 = 2;
 
 /// Some rows that are stored together.
 #[derive(Debug, Default, PartialEq)]
@@ -32,6 +32,10 @@ pub struct Chunk {
     pub values: i64,
     /// Of its pages, unpacked.
     pub bytes: i64,
+    /// And as they are stored.
+    pub packed: i64,
+    /// The number of the way in which they are.
+    pub codec: i64,
     /// A value may be spelled by what it shares with the one before.
     pub is_delta: bool,
     /// Where its first page begins.
@@ -43,6 +47,8 @@ pub struct Chunk {
 pub struct Leaf {
     /// The names on the way to it.
     pub path: Vec<String>,
+    /// A row may have several values of it.
+    pub in_lists: bool,
     /// Its values are texts or bytes of any length.
     pub is_text: bool,
     /// Bytes of a value, where all have as many.
@@ -85,29 +91,13 @@ impl Footer {
     }
 }
 
-/// The unpacked bytes of the dictionary, where a page that begins so is one.
-pub fn dictionary_bytes(page: &[u8]) -> Result<Option<i64>> {
-    let (mut kind, mut bytes) = (None, None);
-    let read = Reader::new(page).fields(|reader, field, wire| {
-        match (field, wire) {
-            (1, Wire::Int) => kind = Some(reader.int()?),
-            (2, Wire::Int) => bytes = Some(reader.int()?),
-            _ => reader.skip(wire)?,
-        }
-        Ok(())
-    });
-    match (kind, bytes) {
-        (Some(kind), Some(bytes)) => Ok((kind == DICTIONARY_PAGE).then_some(bytes)), // what follows may be cut off
-        _ => read.and(Err(lies("a page has no kind or no size"))),
-    }
-}
-
 /// A column of the schema, in the order in which a walk down the tree meets them.
 #[derive(Default)]
 struct Element<'a> {
     name: Cow<'a, str>,
     kind: Option<i64>,
     width: i64,
+    is_repeated: bool,
     children: i64,
 }
 
@@ -118,6 +108,7 @@ impl<'a> Element<'a> {
             match (field, wire) {
                 (1, Wire::Int) => element.kind = Some(reader.int()?),
                 (2, Wire::Int) => element.width = reader.int()?,
+                (3, Wire::Int) => element.is_repeated = reader.int()? == REPEATED,
                 (4, Wire::Bytes) => element.name = String::from_utf8_lossy(reader.bytes()?),
                 (5, Wire::Int) => element.children = reader.int()?,
                 _ => reader.skip(wire)?,
@@ -131,7 +122,8 @@ impl<'a> Element<'a> {
 /// The first element is the root, which stands in no path.
 fn leaves(elements: &[Element]) -> Result<Vec<Leaf>> {
     let (root, columns) = elements.split_first().ok_or_else(|| lacks("the columns"))?;
-    let (mut leaves, mut names, mut open) = (Vec::new(), Vec::new(), vec![root.children.max(0)]);
+    let (mut leaves, mut names) = (Vec::new(), Vec::<&Element>::new());
+    let mut open = vec![root.children.max(0)];
     for element in columns {
         while open.last() == Some(&0) {
             open.pop();
@@ -146,12 +138,13 @@ fn leaves(elements: &[Element]) -> Result<Vec<Leaf>> {
                     "its columns stand more than {MOST_LEVELS} levels deep"
                 )));
             }
-            names.push(element.name.as_ref());
+            names.push(element);
             open.push(element.children);
         } else {
-            let path = names.iter().copied().chain([element.name.as_ref()]);
+            let path = || names.iter().copied().chain([element]);
             leaves.push(Leaf {
-                path: path.map(str::to_owned).collect(),
+                path: path().map(|part| part.name.to_string()).collect(),
+                in_lists: path().any(|part| part.is_repeated),
                 is_text: element.kind == Some(BYTE_ARRAY),
                 width: element.width,
             });
@@ -194,17 +187,19 @@ impl Chunk {
         reader.fields(|reader, field, wire| {
             match (field, wire) {
                 (2, Wire::List) => is_delta = reader.ints()?.contains(&DELTA_BYTE_ARRAY),
-                (5 | 6 | 9 | 11, Wire::Int) => numbers[field as usize] = Some(reader.int()?),
+                (4..=7 | 9 | 11, Wire::Int) => numbers[field as usize] = Some(reader.int()?),
                 _ => reader.skip(wire)?,
             }
             Ok(())
         })?;
-        let [.., values, bytes, _, _, data, _, dictionary] = numbers;
-        let missing = || lacks("the number of values, the bytes or the pages of a column");
+        let [.., codec, values, bytes, packed, _, data, _, dictionary] = numbers;
+        let missing = || lacks("the values, the bytes or the pages of a column");
         let data = data.ok_or_else(missing)?;
         Ok(Self {
             values: values.ok_or_else(missing)?,
             bytes: bytes.ok_or_else(missing)?,
+            packed: packed.ok_or_else(missing)?,
+            codec: codec.ok_or_else(missing)?,
             is_delta,
             first_page: dictionary
                 .filter(|&place| 0 < place && place < data)
@@ -242,18 +237,18 @@ mod tests {
             [written, vec![0]].concat()
         };
         let chunk = |encoding: u8, dictionary: Option<u8>| {
-            let head = [
-                0x3c,
-                0x29,
-                0x15,
-                int(encoding),
-                0x36,
+            let numbers = [
+                int(1),
+                0x16,
                 int(9),
                 0x16,
                 int(40),
-                0x36,
+                0x16,
+                int(30),
+                0x26,
                 int(20),
             ];
+            let head = [&[0x3c, 0x29, 0x15, int(encoding), 0x25][..], &numbers].concat();
             let dictionary = dictionary.map_or(vec![], |place| vec![0x26, int(place)]);
             [&head[..], &dictionary, &[0, 0]].concat()
         };
@@ -288,6 +283,7 @@ mod tests {
         let leaf = |path: &[&str], is_text| Leaf {
             path: path.iter().map(ToString::to_string).collect(),
             is_text,
+            in_lists: false,
             width: 0,
         };
         assert_eq!(
@@ -301,6 +297,8 @@ mod tests {
         let chunk = |is_delta, first_page| Chunk {
             values: 9,
             bytes: 40,
+            packed: 30,
+            codec: 1,
             is_delta,
             first_page,
         };
@@ -312,20 +310,6 @@ mod tests {
                 chunks: vec![chunk(true, 20), chunk(false, 4), chunk(false, 20)]
             }]
         );
-    }
-
-    #[test]
-    fn a_page_says_whether_it_is_a_dictionary() {
-        assert_eq!(
-            dictionary_bytes(&[0x15, int(2), 0x15, int(50), 0x15]),
-            Ok(Some(50))
-        );
-        assert_eq!(
-            dictionary_bytes(&[0x15, int(0), 0x15, int(50), 0]),
-            Ok(None)
-        );
-        assert!(dictionary_bytes(&[0x15, int(2), 0]).is_err());
-        assert!(dictionary_bytes(&[]).is_err());
     }
 
     #[test]
@@ -365,7 +349,6 @@ mod tests {
         #[test]
         fn nothing_panics(change in 0usize..400, byte: u8, mut content in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Footer::read(&content);
-            let _ = dictionary_bytes(&content);
             let mut whole = footer();
             let place = change % whole.len();
             whole[place] = byte;

@@ -10,6 +10,7 @@ mod engine;
 mod filters;
 mod input;
 mod learn;
+mod marks;
 mod operators;
 mod python;
 mod sandbox;
@@ -30,6 +31,7 @@ use engine::Engine;
 use input::parse_object;
 pub use input::{Options, parse_messages, to_json_object};
 use learn::Shapes;
+pub use marks::{MARKS, is_mark};
 pub use shape::{Place, Places, Shape};
 
 /// Another renderer, which is asked for what the engine does not know: messages, whether a generation prompt is added,

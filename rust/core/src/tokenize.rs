@@ -18,4 +18,4 @@ pub use coverage::Coverage;
 pub use encoder::{Encoded, Encoder, Mismatch, Shared, added_tokens};
 pub use input::{Boundary, Limits, PromptOverflow, Response, Row, Tokenization};
 pub use row::tokenize_row;
-pub use texts::Notes;
+pub use texts::{FoundSpecial, Notes};

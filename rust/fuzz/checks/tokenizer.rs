@@ -110,6 +110,7 @@ fn check_row(prompt: &str, answer: &str, settings: u8) {
         bos: None,
         eos: None,
         score_reasoning: settings & 64 == 0,
+        refuse_identical: true,
     };
     let mut columns = Columns::default();
     tokenize_row(&work, &row, &mut columns);

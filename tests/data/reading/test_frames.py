@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import polars as pl
@@ -152,12 +153,42 @@ def test_other_columns_are_carried_typed_and_stay_with_their_row(tmp_path):
     assert used["when"].equals(typed["when"].gather([0, 2]))
 
 
-def test_a_field_without_a_common_type_is_refused(tmp_path):
-    rows = [{**PLAIN, "m": 1}, {**PLAIN, "m": {"a": [1]}}, {**PLAIN, "m": [2]}]
-    with pytest.raises(
-        DataError, match=r"'m' must have one type over all rows, but is a number in row 0 and an object"
-    ):
-        read_preferences(jsonl(tmp_path / "a.jsonl", rows))
+@pytest.mark.parametrize(
+    ("values", "texts", "said"),
+    [
+        ([1, {"a": [1]}, [2]], ["1", '{"a": [1]}', "[2]"], "is a number in row 0 and an object in row 1"),
+        ([True, 1, None], ["true", "1", None], "is true or false in row 0 and a number in row 1"),
+        ([[1], 1, "x"], ["[1]", "1", "x"], "is a list of numbers in row 0 and a number in row 1"),
+        ([{"a": []}, {"a": {}}, None], ['{"a": []}', '{"a": {}}', None], "has values of two types"),
+    ],
+)
+def test_a_field_without_a_common_type_is_carried_as_text(tmp_path, caplog, values, texts, said):
+    rows = [{**PLAIN, "m": value, "n": number} for number, value in enumerate(values)]
+    found = read_preferences(jsonl(tmp_path / "a.jsonl", rows))
+    assert found["m"].to_list() == texts
+    assert found["n"].to_list() == [0, 1, 2]
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(": ", 1)[1] for line in told] == [f"field 'm' {said}: its column holds texts, all else as JSON"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_ever_new_fields_are_bounded(tmp_path, inside):
+    """Each row has a field of its own: a table of rows times rows."""
+
+    def rows(count):
+        for row in range(count):
+            yield {**PLAIN, **({"m": {f"k{row}": row}} if inside else {f"k{row}": row})}
+
+    path = jsonl(tmp_path / "a.jsonl", rows(12_000))
+    row, name = (9_999, "m.k9999") if inside else (10_000, "k10000")
+    said = f"at most 10,000 further fields, and row {row} brings one more, '{name}'"
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_preferences(path)
+    path = jsonl(tmp_path / "b.jsonl", rows(9_000))
+    with pytest.raises(DataError, match=r"further fields, of which few rows have each, are a table of 81,.* cells"):
+        read_preferences(path)
+    assert read_preferences(jsonl(tmp_path / "c.jsonl", rows(300))).height == 300
+    assert scan_instructions(jsonl(tmp_path / "d.jsonl", ({**row, "response": "A"} for row in rows(12_000)))).rows_in
 
 
 def test_weights_of_two_kinds_name_their_rows(tmp_path):

@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from pyprefopt import data
-from pyprefopt.data.reading.frames import read_preferences
+from pyprefopt.data.reading import sources
+from pyprefopt.data.reading.frames import read_preferences, scan_preferences
 from pyprefopt.data.reading.rejects import REJECTS, count_rejects, no_rejects, raise_for, write_rejected
-from pyprefopt.errors import ArtifactError, ConfigError, DataError, on_command_line, option
+from pyprefopt.errors import ArtifactError, ConfigError, DataError, did_you_mean, on_command_line, option
 from tests.data.prepared import write_tokenizer
 
 
@@ -115,3 +116,21 @@ def test_settings_are_named_as_the_user_writes_them():
     with on_command_line(), pytest.raises(DataError, match=r"drop them:\n  --on_error skip$"):
         raise_for(rejects(["x"]), 1)
     assert option("overwrite", True) == "overwrite=True"
+
+
+def test_few_of_many_different_rows_are_looked_through_for_a_name_like_the_missing_one(tmp_path, monkeypatch):
+    asked = []
+
+    def look(name, known):
+        asked.append(name)
+        return did_you_mean(name, known)
+
+    monkeypatch.setattr(sources, "did_you_mean", look)
+    rows = ['{"prompt": "q", "chosen": "a", "rejected": "b"}'] * 3000
+    rows += [f'{{"prompt": "q", "chosn": "a", "k{number}": 1, "rejected": "b"}}' for number in range(4000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    rejects = scan_preferences(tmp_path / "a.jsonl").rejects
+    assert rejects["row"].to_list() == list(range(3000, 7000))
+    assert len(asked) == sources.NEAR_NAMES
+    hints = rejects["remedy"].str.contains("did you mean 'chosn'?", literal=True).to_list()
+    assert hints == [at < sources.NEAR_NAMES for at in range(4000)]

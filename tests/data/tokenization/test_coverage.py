@@ -109,21 +109,36 @@ def test_a_foreign_tokenizer_is_told_with_its_share(make, says: str, tmp_path: P
     assert says not in caplog.text
 
 
-@pytest.mark.parametrize("make", [silent, few_bytes])
-def test_what_is_dropped_shifts_no_boundary(make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "says"), FOREIGN)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_the_share_is_told_where_it_is_why_rows_are_refused(make, says: str, on_error: str, tmp_path: Path) -> None:
+    """Texts of which nothing is known become the same tokens, or none."""
     tokenizer = load(make, tmp_path / "t")
-    plain = "{% for m in messages %}b {{ m.content }} {% endfor %}{% if add_generation_prompt %}b {% endif %}"
-    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=plain)
-    frame = preferences(("a 中中 a", "a b", "b b"), ("a a", "a 中中b a a a", "b b"))
-    result = tokenize_rows(frame, tokenizer)
-    bad = result.rejects["row"].to_list()
-    assert bad == ([0] if make is silent else [])
-    for row, segment, ids in result.segments.select("row", "segment", "ids").iter_rows():
-        whole = ["prompt", "chosen", "rejected"][segment]
-        chat = frame[whole][row].to_list()
-        text = f"b {chat[0]['content']} b " if segment == 0 else chat[0]["content"]
-        wanted = tokenizer.encode([text]).to_list()[0]
-        assert ids[: len(wanted)] == wanted, (row, segment)  # what is behind a shifted end is the template's
+    rows = pl.DataFrame({"prompt": ["a"] * 4, "chosen": ["中 文"] * 4, "rejected": ["日 本"] * 4})
+    rows.write_parquet(tmp_path / "rows.parquet")
+    frame = preferences(*(("a", "中 文", "日 本") for _ in range(4)))
+    for give in (
+        lambda: tokenize(frame, tokenizer, on_error=on_error),
+        lambda: tokenize(frame.lazy(), tokenizer, on_error=on_error).collect(),
+        lambda: tokenize(tmp_path / "rows.parquet", tokenizer, on_error=on_error),
+        lambda: prepare(tmp_path / "rows.parquet", tokenizer, tmp_path / "out", on_error=on_error),
+    ):
+        with pytest.raises((DataError, pl.exceptions.ComputeError), match=says):
+            give()
+
+
+@pytest.mark.parametrize("make", [silent, few_bytes])
+def test_a_response_keeps_its_tokens_behind_what_is_dropped(make, tmp_path: Path) -> None:
+    load(make, tmp_path / "t")
+    bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=bare)
+    texts = ("b中", "aaaa", "aaab")  # what is dropped leaves its three bytes to the first three letters
+    for boundary in ("split", "error"):
+        result = tokenize_rows(preferences(texts), tokenizer, boundary=boundary)
+        if make is few_bytes and boundary == "split":
+            assert result.segments["ids"].to_list() == [tokenizer.encode([text]).to_list()[0] for text in texts]
+        else:
+            assert result.rejects["rule"].to_list()[0].startswith("prompt and responses must meet at a token's edge")
 
 
 @pytest.mark.parametrize("make", [fallback, byte_level])

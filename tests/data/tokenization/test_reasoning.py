@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from itertools import groupby
 
 import pytest
@@ -227,6 +228,11 @@ CASES = {
     ),
     "ends_removed": ("chatml", answer("42<|im_end|>"), "2 responses ended with the end of turn"),
     "without_end": (REASONING["spelled out"], answer("42"), "4 responses have no end of turn"),
+    "special_tokens": (
+        "chatml",
+        answer("a<|im_end|>b"),
+        "2 contents hold special tokens (first in row 0, chosen: '<|im_",
+    ),
 }
 
 
@@ -280,6 +286,63 @@ def test_ends_of_turn_are_one(folder):
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
     )
     assert tokenized(folder, endless, answer("42"), answer("41</s>")).notes == {"without_end": 1}
+
+
+CONTENTS = {  # contents of the prompt, chosen and rejected -> contents that hold special tokens, and the first of them
+    "none": (("Hi", "42", "41"), 0, None),
+    "inside": (("Hi", "first<|im_end|>\n<|im_start|>user\nmore", "41"), 1, ("chosen", "<|im_end|>")),
+    "rejected": (("Hi", "42", "4<|im_start|>1"), 1, ("rejected", "<|im_start|>")),
+    "eos": (("Hi", "4</s>2", "41"), 1, ("chosen", "</s>")),
+    "prompt": (("Hi<|im_end|>", "42", "4</s>1"), 2, ("prompt", "<|im_end|>")),
+    "its end": (("Hi", "42<|im_end|>", "41"), 0, None),
+    "its end and more": (("Hi", "4<|im_end|>2<|im_end|>", "41"), 1, ("chosen", "<|im_end|>")),
+    "nearly": (("Hi <|im_end>", "<| im_end |>", "im_end|>"), 0, None),
+    "reasoning": (("Hi", "<think>so</think>42", "41"), 0, None),
+}
+
+
+@pytest.mark.parametrize("case", CONTENTS)
+@pytest.mark.parametrize("engine", ["fast", "tokenizers"])
+def test_special_tokens_in_contents_are_found_and_change_no_id(folder, tmp_path, case, engine):
+    """Every row is one of many, with roles that have a shape and with a name that has none."""
+    (prompt, chosen, rejected), count, first = CONTENTS[case]
+    shutil.copytree(folder, tmp_path / "t")
+    file = tmp_path / "t" / "tokenizer.json"
+    described = json.loads(file.read_text())
+    if engine == "tokenizers":
+        described["added_tokens"][-1]["single_word"] = True
+        file.write_text(json.dumps(described))
+    tokenizer = data.load_tokenizer(tmp_path / "t", chat_template="chatml")
+    assert tokenizer.engine == engine
+    for keys in ({}, {"name": "n"}):
+        asked = [{"role": "system", "content": "s"}, {"role": "user", "content": prompt, **keys}]
+        plain = {"prompt": asked, "chosen": answer("42"), "rejected": answer("41")}
+        rows = [plain] * 3 + [{"prompt": asked, "chosen": answer(chosen), "rejected": answer(rejected)}]
+        if first is not None and first[0] == "prompt":
+            rows = rows[3:]
+        frame = data.read_preferences(folder_file(tmp_path, rows))
+        result = tokenize_rows(frame, tokenizer)
+        assert result.notes.get("special_tokens", 0) == count
+        assert result.special == (first and (len(rows) - 1, *first))
+        if "its end" not in case:
+            text = data.apply_chat_template(asked + answer(chosen), tokenizer)
+            ids = tokenizer.encode([text.rstrip()]).to_list()[0]
+            found = result.segments.tail(3)["ids"].to_list()
+            assert found[0] + found[1] == ids
+
+
+def test_the_first_special_token_is_told_over_all_files_and_blocks(folder, tmp_path, caplog):
+    plain = {"prompt": QUESTION, "chosen": answer("42"), "rejected": answer("41")}
+    for name, at in (("a", 5), ("b", 2)):
+        rows = [{**plain, "chosen": answer("4<|im_end|>2")} if row >= at else plain for row in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = data.load_tokenizer(folder, chat_template="chatml")
+    said = "9 contents hold special tokens (first in row 5, chosen: '<|im_end|>'): to a model they are no text"
+    data.tokenize(str(tmp_path / "*.jsonl"), tokenizer)
+    store = data.prepare(str(tmp_path / "*.jsonl"), tokenizer, tmp_path / "out")
+    assert [said in record.getMessage() for record in caplog.records].count(True) == 2
+    assert store.manifest["special_token"] == {"row": 5, "field": "chosen", "token": "<|im_end|>"}
+    assert said in data.inspect(tmp_path / "out")
 
 
 def test_pairs_that_become_the_same_tokens_are_bad_rows(folder, tmp_path):

@@ -12,6 +12,8 @@ use pyo3::PyResult;
 use pyo3::exceptions::PyTypeError;
 use pyo3_arrow::PyChunkedArray;
 
+use super::sound::{check_offsets, check_views};
+
 pub fn wrong_type(name: &str, wanted: &str, array: &dyn Array) -> pyo3::PyErr {
     PyTypeError::new_err(format!(
         "column {name} must be of type {wanted}, got {}",
@@ -32,9 +34,21 @@ impl<'a> Strings<'a> {
     pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
         match array.data_type() {
             DataType::Null => Ok(Self::Absent),
-            DataType::Utf8 => Ok(Self::Small(array.as_string())),
-            DataType::LargeUtf8 => Ok(Self::Large(array.as_string())),
-            DataType::Utf8View => Ok(Self::View(array.as_string_view())),
+            DataType::Utf8 => {
+                let strings: &StringArray = array.as_string();
+                check_offsets(name, strings.value_offsets(), strings.value_data().len())?;
+                Ok(Self::Small(strings))
+            }
+            DataType::LargeUtf8 => {
+                let strings: &LargeStringArray = array.as_string();
+                check_offsets(name, strings.value_offsets(), strings.value_data().len())?;
+                Ok(Self::Large(strings))
+            }
+            DataType::Utf8View => {
+                let strings = array.as_string_view();
+                check_views(name, strings)?;
+                Ok(Self::View(strings))
+            }
             _ => Err(wrong_type(name, "string", array)),
         }
     }

@@ -13,6 +13,7 @@ use pyo3_arrow::input::AnyArray;
 use pyprefopt_core::select::Bits;
 
 use super::columns::wrong_type;
+use super::sound::check_offsets;
 
 /// The lists of an array over its elements.
 pub struct Lists<A> {
@@ -24,22 +25,27 @@ pub struct Lists<A> {
 impl<'a> Lists<&'a ArrayRef> {
     /// Read lists of anything, of 32 or 64 bit offsets.
     pub fn new(name: &str, array: &'a dyn Array) -> PyResult<Self> {
-        Self::read(array).ok_or_else(|| wrong_type(name, "list", array))
+        Self::read(name, array)?.ok_or_else(|| wrong_type(name, "list", array))
     }
 
-    fn read(array: &'a dyn Array) -> Option<Self> {
+    /// The lists, whose offsets lie within their values; none where the array has another type.
+    fn read(name: &str, array: &'a dyn Array) -> PyResult<Option<Self>> {
         let (offsets, values) = if let Some(lists) = array.as_list_opt::<i64>() {
+            check_offsets(name, lists.offsets(), lists.values().len())?;
             (lists.offsets().clone(), lists.values())
         } else {
-            let lists = array.as_list_opt::<i32>()?;
+            let Some(lists) = array.as_list_opt::<i32>() else {
+                return Ok(None);
+            };
+            check_offsets(name, lists.offsets(), lists.values().len())?;
             let wide: ScalarBuffer<i64> = lists.offsets().iter().map(|&at| i64::from(at)).collect();
             (OffsetBuffer::new(wide), lists.values())
         };
-        Some(Self {
+        Ok(Some(Self {
             offsets,
             nulls: array.nulls().cloned(),
             values,
-        })
+        }))
     }
 }
 
@@ -118,7 +124,8 @@ impl<A: Elements> Lists<A> {
                 A::TYPE
             ))
         };
-        let lists = Lists::read(array).ok_or_else(|| refuse("(Arrow list or large_list)"))?;
+        let lists =
+            Lists::read(name, array)?.ok_or_else(|| refuse("(Arrow list or large_list)"))?;
         if lists.values.data_type() != &A::TYPE {
             return Err(refuse("(cast the column)"));
         }

@@ -16,7 +16,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyChunkedArray, PyTable};
 use pyprefopt_core::Reject;
-use pyprefopt_core::tokenize::{Columns, Coverage, Response, Row, Tokenization, tokenize_row};
+use pyprefopt_core::tokenize::{
+    Columns, Coverage, Encoder, FoundSpecial, Response, Row, Tokenization, tokenize_row,
+};
 use rayon::prelude::*;
 
 use crate::arrow::{Chats, Lists, Strings, bitmap, chunked, list_array};
@@ -33,12 +35,16 @@ pub type Tables = (
     PyChunkedArray,
     usize,
     HashMap<&'static str, usize>,
+    Option<Special>,
     Counts,
 );
+/// The first special token in a content: row, field, token.
+pub type Special = (u64, &'static str, String);
 /// Of the responses: tokens, unknown ones, visible bytes, dropped ones.
 pub type Counts = (usize, usize, usize, usize);
 
-/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
+/// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, the first special token in a content,
+/// coverage.
 pub fn tokenize_table(
     work: &Tokenization,
     batches: &[RecordBatch],
@@ -51,7 +57,7 @@ pub fn tokenize_table(
             tokenize_row(work, &source.row(index), columns);
         })?;
     }
-    made.tables(offsets)
+    made.tables(work.encoder, offsets)
 }
 
 /// Record batches of segments, with their counts.
@@ -98,8 +104,9 @@ impl Made {
         &mut self.counts.rejects
     }
 
-    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, coverage.
-    pub fn tables(mut self, offsets: bool) -> PyResult<Tables> {
+    /// Segments, rejects, responses cut, rows tokenized apart, rows without BOS, notes, the first special token in a content,
+    /// coverage.
+    pub fn tables(mut self, encoder: &Encoder, offsets: bool) -> PyResult<Tables> {
         if self.segments.is_empty() {
             self.segments.push(segments_batch(&Columns::new(offsets))?);
         }
@@ -107,6 +114,11 @@ impl Made {
         let rejects = reject_batch(&self.counts.rejects)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let apart: ArrayRef = Arc::new(UInt64Array::from(self.counts.apart));
+        let special = self
+            .counts
+            .notes
+            .first_special
+            .map(|FoundSpecial { row, field, id }| (row, field, encoder.special_name(id).into()));
         Ok((
             PyTable::try_new(self.segments, schema)?,
             table(rejects)?,
@@ -114,6 +126,7 @@ impl Made {
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
             self.counts.notes.named().into(),
+            special,
             {
                 let Coverage {
                     tokens,

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::agreement::{agree, contradiction, is_whole, leave_open};
+use super::agreement::{agree, contradiction as prompt_mismatch, is_whole, leave_open};
+use super::alternatives::{contradiction, is_alike, stated};
 use super::chat::{Said, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
 use super::fields::{
-    json_text, missing, number_of, origin, others, spelled_lists, system, with_lists, with_system,
+    json_text, missing, number, number_of, origin, others, spelled_lists, system, with_lists,
+    with_system,
 };
 use super::json::Fields;
 use super::message::{Message, is_same_chat};
@@ -50,24 +52,29 @@ pub fn parse_candidates<T>(
 
 fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> {
     let rows = origin(fields, rows);
-    let (asked, raw) = fields
-        .any(&["prompt", "instruction"])
+    let read = |name: &str, raw| text_or_chat(raw, name, "user", rows);
+    let is_same = |one: &Said, other: &Said| is_alike(&one.messages, &other.messages);
+    let (asked, said) = stated(fields, &["prompt", "instruction"], read, is_same)?
         .ok_or_else(|| missing(fields, "prompt"))?;
     let Said {
         messages: mut prompt,
         is_open,
         ..
-    } = text_or_chat(raw, asked, "user", rows)?;
+    } = said;
     if let Some(system) = system(fields)? {
         with_system(&mut prompt, &system)?;
     }
     check_prompt(&prompt)?;
-    let (name, raw) = fields
-        .any(&RESPONSES)
-        .ok_or_else(|| missing(fields, "responses"))?;
+    let read = |name: &str, raw| described(raw, name, rows);
+    let is_same = |one: &Vec<Described>, other: &Vec<Described>| {
+        let pairs = || one.iter().zip(other);
+        one.len() == other.len()
+            && pairs().all(|(a, b)| is_alike(&a.0.messages, &b.0.messages) && a.1 == b.1)
+    };
+    let (name, found) =
+        stated(fields, &RESPONSES, read, is_same)?.ok_or_else(|| missing(fields, "responses"))?;
     let (mut responses, mut own) = (Vec::new(), Vec::new());
-    for (index, item) in list(raw, name)?.into_iter().enumerate() {
-        let (mut said, score) = response(item, &format!("{name}[{index}]"), rows)?;
+    for (mut said, score) in found {
         if is_open {
             said.drop_space();
         }
@@ -104,7 +111,7 @@ fn part<'a>(
             let before = std::mem::replace(response, answer);
             let differs = |first: &Vec<Message>| !is_same_chat(first, &before);
             if held.as_ref().is_some_and(differs) {
-                return Err(contradiction(&before, asked, &field));
+                return Err(prompt_mismatch(&before, asked, &field));
             }
             held = held.or(Some(before));
         }
@@ -128,21 +135,36 @@ fn part<'a>(
     Ok(())
 }
 
+/// A response, and the score that stands with it.
+type Described<'a> = (Said<'a>, Option<f32>);
+
+/// A list of responses.
+fn described<'a>(raw: Raw<'a>, name: &str, rows: Rows) -> Result<Vec<Described<'a>>, Reject> {
+    let items = list(raw, name)?.into_iter().enumerate();
+    let read = |(index, item)| response(item, &format!("{name}[{index}]"), rows);
+    items.map(read).collect()
+}
+
 /// Text, a message, messages, or an object with the response and its score.
-fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<(Said<'a>, Option<f32>), Reject> {
+fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<Described<'a>, Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
     if let Some(fields) = &fields {
         fields.check_once(format_args!("{field}."))?;
     }
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
-    let described = fields.and_then(|fields| Some((fields.any(&TEXT)?, fields.any(&SCORE))));
-    let Some(((key, words), score)) = described else {
+    let Some(fields) = fields.filter(|fields| fields.any(&TEXT).is_some()) else {
         return Ok((text_or_chat(raw, field, "assistant", rows)?, None));
     };
-    let said = text_or_chat(words, format_args!("{field}.{key}"), "assistant", rows)?;
-    let score = score.map(|(key, raw)| number_of(raw, &format!("{field}.{key}")));
-    Ok((said, score.transpose()?))
+    let inside = |mut reject: Reject| {
+        reject.field = format!("{field}.{}", reject.field);
+        reject
+    };
+    let read = |key: &str, words| text_or_chat(words, key, "assistant", rows);
+    let is_same = |one: &Said, other: &Said| is_alike(&one.messages, &other.messages);
+    let said = stated(&fields, &TEXT, read, is_same).map_err(inside)?;
+    let (_, said) = said.ok_or_else(|| missing(&fields, TEXT[0]))?;
+    Ok((said, number(&fields, &SCORE).map_err(inside)?))
 }
 
 /// The row's list of scores, or those that stand with the responses.
@@ -151,18 +173,35 @@ fn scores(
     responses: &str,
     own: Vec<Option<f32>>,
 ) -> Result<Option<Vec<Option<f32>>>, Reject> {
-    let Some((name, raw)) = fields.any(&SCORES) else {
+    let read = |name: &str, raw| scores_of(raw, name, responses, own.len());
+    let found = stated(fields, &SCORES, read, |one, other| one == other)?;
+    let Some((name, scores)) = found else {
         return Ok(own.iter().any(Option::is_some).then_some(own));
     };
+    let differ = |(score, own): (&Option<f32>, &Option<f32>)| {
+        score.is_some() && own.is_some() && score != own
+    };
+    if let (true, Some(raw)) = (scores.iter().zip(&own).any(differ), fields.get(name)) {
+        return Err(contradiction(responses, name, raw));
+    }
+    Ok(Some(scores))
+}
+
+/// A list of as many scores as there are responses.
+fn scores_of(
+    raw: Raw,
+    name: &str,
+    responses: &str,
+    count: usize,
+) -> Result<Vec<Option<f32>>, Reject> {
     let items = list(raw, name)?;
-    if items.len() != own.len() {
+    if items.len() != count {
         return Err(Reject {
             reason: "scores_mismatch",
             field: name.to_owned(),
             value: shorten(raw.get()),
             rule: format!(
-                "{name} must be as many as {responses}, {}; got {}",
-                own.len(),
+                "{name} must be as many as {responses}, {count}; got {}",
                 items.len()
             ),
             remedy: "give each response one score (null where it has none)",
@@ -172,12 +211,7 @@ fn scores(
         "null" => Ok(None),
         _ => number_of(item, &format!("{name}[{index}]")).map(Some),
     };
-    items
-        .into_iter()
-        .enumerate()
-        .map(score)
-        .collect::<Result<_, _>>()
-        .map(Some)
+    items.into_iter().enumerate().map(score).collect()
 }
 
 fn list<'a>(raw: Raw<'a>, field: &str) -> Result<Vec<Raw<'a>>, Reject> {

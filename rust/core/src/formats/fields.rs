@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
+use super::alternatives::stated;
 use super::chat::spelled_list;
 use super::json::{Fields, sound, text, without_nulls};
 use super::message::{Message, is_written};
@@ -24,10 +27,13 @@ pub fn missing(fields: &Fields, name: &str) -> Reject {
     }
 }
 
-/// The first of the named fields as a number.
+/// What the named fields say, as a number.
 pub fn number(fields: &Fields, names: &[&str]) -> Result<Option<f32>, Reject> {
-    let found = fields.any(names);
-    found.map(|(name, raw)| number_of(raw, name)).transpose()
+    let read = |name: &str, raw: Raw| number_of(raw, name).map(|number| number + 0.0); // -0 is 0
+    let found = stated(fields, names, read, |one, other| {
+        one.total_cmp(other).is_eq()
+    })?;
+    Ok(found.map(|(_, number)| number))
 }
 
 /// A number, as it is or as text (of CSV, of decimals).
@@ -101,15 +107,22 @@ pub fn origin(fields: &Fields, rows: Rows) -> Rows {
     rows
 }
 
-/// The first of the named fields, which holds JSON, as text or as it is; checked, so that the template can read it.
+/// What the named fields say, which hold JSON, as text or as it is; checked, so that the template can read it.
 pub fn json_text<'a>(
     fields: &Fields<'a>,
     names: &[&str],
     rows: Rows,
 ) -> Result<Option<Cow<'a, str>>, Reject> {
-    let Some((name, raw)) = fields.any(names) else {
-        return Ok(None);
+    let read = |name: &str, raw: Raw<'a>| json_of(raw, name, rows);
+    let value = |json: &Option<Cow<str>>| {
+        let parsed = json.as_deref().map(serde_json::from_str::<Value>);
+        parsed.and_then(Result::ok)
     };
+    let found = stated(fields, names, read, |one, other| value(one) == value(other))?;
+    Ok(found.and_then(|(_, json)| json))
+}
+
+fn json_of<'a>(raw: Raw<'a>, name: &str, rows: Rows) -> Result<Option<Cow<'a, str>>, Reject> {
     if !raw.get().starts_with('"') {
         sound(raw, name)?;
         check_kind(raw, name)?;

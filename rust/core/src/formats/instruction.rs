@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::agreement::{agree, append, is_whole, leave_open};
+use super::alternatives::{is_alike, stated};
 use super::chat::{Said, chat, text_as_chat, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
@@ -84,12 +85,11 @@ fn whole_chat<'a>(
     system: Option<&Message<'a>>,
     rows: Rows,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
-    let field = if fields.get("conversations").is_some() {
-        "conversations"
-    } else {
-        "messages"
-    };
-    let mut messages = chat(required(fields, field)?, field, rows)?;
+    let names = ["conversations", "messages"];
+    let read = |name: &str, raw| chat(raw, name, rows);
+    let is_same = |one: &Vec<Message>, other: &Vec<Message>| is_alike(one, other);
+    let (field, mut messages) =
+        stated(fields, &names, read, is_same)?.ok_or_else(|| missing(fields, "messages"))?;
     check_response(messages.last(), field)?;
     if let Some(system) = system {
         with_system(&mut messages, system)?;
@@ -102,13 +102,12 @@ fn prompt_and_response<'a>(
     system: Option<&Message<'a>>,
     rows: Rows,
 ) -> Result<(Vec<Message<'a>>, &'static str), Reject> {
-    let field = if fields.get("completion").is_some() {
-        "completion"
-    } else {
-        "response"
-    };
     let prompt = text_or_chat(required(fields, "prompt")?, "prompt", "user", rows)?;
-    let answer = text_or_chat(required(fields, field)?, field, "assistant", rows)?;
+    let names = ["completion", "response"];
+    let read = |name: &str, raw| text_or_chat(raw, name, "assistant", rows);
+    let is_same = |one: &Said, other: &Said| is_alike(&one.messages, &other.messages);
+    let (field, answer) =
+        stated(fields, &names, read, is_same)?.ok_or_else(|| missing(fields, "response"))?;
     let messages = joined(prompt, answer, system, ("prompt", field))?;
     Ok((messages, field))
 }

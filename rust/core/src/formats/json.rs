@@ -16,7 +16,7 @@ use crate::reject::{Reject, shorten};
 pub const ICONV: &str =
     "convert the file to UTF-8, for example from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW";
 /// Fields of a row: as many as columns of a table.
-const MOST_FIELDS: usize = 10_000;
+pub const MOST_FIELDS: usize = 10_000;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
 

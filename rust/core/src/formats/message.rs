@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use super::alternatives::contradiction;
 use super::json::{Fields, sound, text, without_nulls};
 use super::raw::Raw;
 use super::{Reject, Rows};
@@ -59,6 +60,17 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
         });
     }
     let role = role_name(&name, format_args!("{field}.{role_key}"))?;
+    if let Some((other_key, said)) = second_statement(&fields, role_key) {
+        let own = content.map_or(Cow::Borrowed(""), |raw| {
+            content_text(raw, "").unwrap_or_default()
+        });
+        if (said.role, said.content.trim()) != (role, own.trim()) {
+            let names = [content_key, other_key].map(|key| format!("{field}.{key}"));
+            let raw = fields.get(other_key).or(content);
+            let raw = raw.ok_or_else(|| malformed(fields.names()))?;
+            return Err(contradiction(&names[0], &names[1], raw));
+        }
+    }
     let content = match content {
         Some(content) => content_text(content, format_args!("{field}.{content_key}"))?,
         None if lacks_content(&fields, content_key) => return Err(malformed(fields.names())),
@@ -84,6 +96,20 @@ pub fn keys(fields: &Fields) -> (&'static str, &'static str) {
     } else {
         ("role", "content")
     }
+}
+
+/// The message of the other two names, {role, content} or {from, value}, and its content's name, where it is whole.
+pub fn second_statement<'a>(
+    fields: &Fields<'a>,
+    role_key: &str,
+) -> Option<(&'static str, Message<'a>)> {
+    let (role_key, content_key) = match role_key {
+        "role" => ("from", "value"),
+        _ => ("role", "content"),
+    };
+    let role = known_role(&text(fields.get(role_key)?, "").ok()?)?;
+    let content = text(fields.get(content_key)?, "").ok()?;
+    Some((content_key, Message::new(role, content)))
 }
 
 /// Whether a message has its text elsewhere than in its content: absent content alone is empty.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::alternatives::{contradiction, is_alike};
 use super::chat::{Said, chat, text_as_chat, text_or_chat, transcript};
 use super::checks::check_prompt;
 use super::detect::of_format;
@@ -173,17 +174,26 @@ fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
 fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
     let prompt = question(fields)?;
     let answer = |raw, name| text_or_chat(raw, name, "assistant", rows);
-    if fields.get("chosen").is_some() || fields.get("output").is_none() {
-        return Ok(Sides::new(
-            prompt,
-            answer(required(fields, "chosen")?, "chosen")?,
-            answer(required(fields, "rejected")?, "rejected")?,
-            ["instruction", "chosen", "rejected"],
-        ));
+    let named = fields.get("chosen").is_some() || fields.get("output").is_none();
+    if named {
+        let chosen = answer(required(fields, "chosen")?, "chosen")?;
+        let rejected = answer(required(fields, "rejected")?, "rejected")?;
+        if let Some([first, second]) = fields.get("output").and_then(two) {
+            for (said, raw, names) in [
+                (&chosen, first, ("chosen", "output[0]")),
+                (&rejected, second, ("rejected", "output[1]")),
+            ] {
+                let other = answer(raw, names.1)?;
+                if !is_alike(&said.messages, &other.messages) {
+                    return Err(contradiction(names.0, names.1, raw));
+                }
+            }
+        }
+        let fields = ["instruction", "chosen", "rejected"];
+        return Ok(Sides::new(prompt, chosen, rejected, fields));
     }
     let output = required(fields, "output")?;
-    let both = output.items().unwrap_or_default();
-    let [chosen, rejected] = both[..] else {
+    let Some([chosen, rejected]) = two(output) else {
         return Err(Reject {
             reason: "not_a_pair",
             field: "output".into(),
@@ -198,6 +208,11 @@ fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
         answer(rejected, "output[1]")?,
         ["instruction", "output[0]", "output[1]"],
     ))
+}
+
+/// The items of a list of two.
+fn two(raw: Raw<'_>) -> Option<[Raw<'_>; 2]> {
+    raw.items()?.try_into().ok()
 }
 
 /// Of the chosen and of the rejected response; SHP numbers its answers by A and B.

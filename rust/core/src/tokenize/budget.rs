@@ -105,14 +105,10 @@ pub(super) fn no_content(response: &Response, prompt_length: usize, limits: Limi
     if let Some(most) = limits.max_tokens {
         return too_long(response.field, prompt_length, most);
     }
-    let content = response
-        .messages
-        .last()
-        .map_or("", |message| &*message.content);
     let rule = "a response must have at least one token";
     Reject::new(
         response.field,
-        content,
+        response.content(),
         "empty_response",
         rule,
         "drop the row",
@@ -124,9 +120,13 @@ pub(super) fn no_answer(response: &Response) -> Reject {
     let rule = "max_tokens must leave something of the answer behind the reasoning, which is not scored \
                 (score_reasoning false)";
     let remedy = "raise max_tokens, or set score_reasoning to true, or drop the row";
-    let last = response.messages.last();
-    let content = last.map_or("", |message| &*message.content);
-    Reject::new(response.field, content, "no_answer", rule, remedy)
+    Reject::new(
+        response.field,
+        response.content(),
+        "no_answer",
+        rule,
+        remedy,
+    )
 }
 
 fn too_long(field: &'static str, length: usize, most: usize) -> Reject {

@@ -12,6 +12,7 @@ mod rendering;
 mod turns;
 
 pub(super) use by_shape::Recent;
+pub(super) use ends::without_own_end;
 
 use super::input::{Row, Tokenization};
 use super::texts::Texts;

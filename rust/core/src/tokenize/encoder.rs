@@ -5,6 +5,7 @@
 
 mod bounds;
 mod reference;
+mod special;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use serde_json::value::RawValue;
 use tokenizers::Encoding;
 
 use reference::Reference;
+use special::Special;
 
 use super::fast::{Engine, File, Unsettled};
 use super::probe::probe_text;
@@ -86,6 +88,7 @@ pub struct Encoder {
     sampled: AtomicBool,   // the fast engine was proved on the user's texts
     vocab_size: usize,
     byte_level: bool,
+    special: Special,
 }
 
 impl Encoder {
@@ -114,6 +117,8 @@ impl Encoder {
             None => reference.vocab_size(),
         };
         let byte_level = file.is_ok_and(|file| is_byte_level(&file));
+        let special = Special::new(reference.special_tokens())
+            .map_err(|error| Error::Argument(format!("added_tokens: {error}")))?;
         let encoder = Self {
             reference,
             fast,
@@ -121,6 +126,7 @@ impl Encoder {
             sampled: AtomicBool::new(false),
             vocab_size,
             byte_level,
+            special,
         };
         if let Some(engine) = &encoder.fast {
             let probe = probe_text(engine.added_tokens());
@@ -151,6 +157,21 @@ impl Encoder {
 
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.reference.token_to_id(token)
+    }
+
+    /// The first special token that a content becomes, but for marks of reasoning.
+    pub fn special_in(&self, content: &str) -> Option<u32> {
+        if !self.special.is_named_in(content) {
+            return None;
+        }
+        let mut ids = Vec::new();
+        self.encode_ids(content, &mut ids).ok()?;
+        self.special.first_of(&ids)
+    }
+
+    /// The words of a token that `special_in` gives.
+    pub fn special_name(&self, id: u32) -> &str {
+        self.special.name(id).unwrap_or_default()
     }
 
     /// "fast" where our own engine encodes, "tokenizers" where the reference does (`why` says why).

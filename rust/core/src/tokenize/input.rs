@@ -25,6 +25,14 @@ pub struct Response<'a> {
     pub score: Option<f32>,
 }
 
+impl Response<'_> {
+    /// The content of its last message.
+    pub(super) fn content(&self) -> &str {
+        let last = self.messages.last();
+        last.map_or("", |message| &*message.content)
+    }
+}
+
 /// What tokenizes rows.
 #[derive(Clone, Copy)]
 pub struct Tokenization<'a> {
@@ -37,6 +45,8 @@ pub struct Tokenization<'a> {
     pub eos: Option<&'a str>,
     /// Whether the assistant's reasoning is scored as its answer is.
     pub score_reasoning: bool,
+    /// Whether responses that are to be told apart may not become the same tokens; a model that only reads them may.
+    pub refuse_identical: bool,
 }
 
 impl<'a> Tokenization<'a> {

@@ -3,10 +3,12 @@
 use super::columns::{Columns, Head, Scratch};
 use super::encoder::Encoded;
 use super::input::{Boundary, Row, Tokenization};
+use super::texts::{FoundSpecial, Notes, Texts};
 use super::{budget, chat, identical};
 use crate::reject::Reject;
 
-/// Append the lines of one row to `out`, or the reason why there are none.
+/// Append the lines of one row to `out`, or the reason why there are none. The coverage counts what was tokenized, also of a
+/// row that is refused: a tokenizer that knows nothing of the texts is why rows are.
 pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
     let before = (
         out.lengths.len(),
@@ -15,7 +17,6 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.len(),
         out.without_bos,
         out.notes,
-        out.coverage,
     );
     let mut scratch = std::mem::take(&mut out.scratch);
     let result = append(work, row, &mut scratch, out);
@@ -26,7 +27,6 @@ pub fn tokenize_row(work: &Tokenization, row: &Row, out: &mut Columns) {
         out.apart.truncate(before.3);
         out.without_bos = before.4;
         out.notes = before.5;
-        out.coverage = before.6;
         out.rejects.push((row.row, reject));
     }
 }
@@ -44,6 +44,7 @@ fn append(
     } = scratch;
     chat::render(work, row, shapes, texts)?;
     out.notes += texts.notes;
+    out.notes += special_tokens(work, row, texts);
     // Where a prompt's tokens stand matters to those who keep it, and to a cut.
     tokens.shared.placeless = out.lean && !work.limits.cuts_prompts();
     tokens.fill(work, texts, row)?;
@@ -112,7 +113,44 @@ fn append(
         };
         out.end_line(&head, first);
     }
-    identical::check(row, out, line)
+    if work.refuse_identical {
+        identical::check(row, out, line)?;
+    }
+    Ok(())
+}
+
+/// Contents that hold special tokens. An end of turn that ends the answer is none of them.
+fn special_tokens(work: &Tokenization, row: &Row, texts: &Texts) -> Notes {
+    let mut notes = Notes::default();
+    let mut look = |field: &'static str, content: &str| {
+        if let Some(id) = work.encoder.special_in(content) {
+            let row = row.row;
+            notes.special_tokens += 1;
+            let first = notes.first_special;
+            notes.first_special = first.or(Some(FoundSpecial { row, field, id }));
+        }
+    };
+    for message in row.prompt.iter() {
+        look("prompt", &message.content);
+    }
+    for (response, (text, parts)) in row.responses.iter().zip(&texts.responses) {
+        let earlier = response.messages.len().saturating_sub(1);
+        for message in &response.messages[..earlier] {
+            look(response.field, &message.content);
+        }
+        if let Some(content) = &parts.content {
+            let part = |range| text.get(range).unwrap_or_default();
+            let (shown, behind) = (
+                part(content.range.clone()),
+                part(content.range.end..parts.stop),
+            );
+            look(
+                response.field,
+                chat::without_own_end(shown, behind, work.eos),
+            );
+        }
+    }
+    notes
 }
 
 fn check_bos(work: &Tokenization, row: &Row, ids: &[u32]) -> Result<(), Reject> {

@@ -19,11 +19,22 @@ pub struct Notes {
     pub ends_removed: usize,
     /// Responses behind which the template writes no end of turn.
     pub without_end: usize,
+    /// Contents that hold special tokens, and where the first of them stands.
+    pub special_tokens: usize,
+    pub first_special: Option<FoundSpecial>,
+}
+
+/// A special token in a content of a row's field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundSpecial {
+    pub row: u64,
+    pub field: &'static str,
+    pub id: u32,
 }
 
 impl Notes {
     /// The counts by name.
-    pub fn named(&self) -> [(&'static str, usize); 6] {
+    pub fn named(&self) -> [(&'static str, usize); 7] {
         [
             ("prompts_cut", self.prompts_cut),
             ("reasoning", self.reasoning),
@@ -31,6 +42,7 @@ impl Notes {
             ("reasoning_restored", self.reasoning_restored),
             ("ends_removed", self.ends_removed),
             ("without_end", self.without_end),
+            ("special_tokens", self.special_tokens),
         ]
     }
 }
@@ -43,6 +55,9 @@ impl AddAssign for Notes {
         self.reasoning_restored += other.reasoning_restored;
         self.ends_removed += other.ends_removed;
         self.without_end += other.without_end;
+        self.special_tokens += other.special_tokens;
+        let both = [self.first_special, other.first_special];
+        self.first_special = both.into_iter().flatten().min_by_key(|found| found.row);
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::candidates::TEXT;
 use super::super::chat::{
     ASSISTANT, is_begun, is_transcript, last_answer, spelled_chat, spelled_list,
 };
-use super::super::message::{keys, lacks_content};
+use super::super::message::{keys, lacks_content, second_statement};
 use super::super::schema::{Entry, Field, Format, Kind, Role, Shape};
 use super::super::table::TABLE;
 use super::row::{Place as Spot, Row, Value};
@@ -171,6 +171,15 @@ impl Fields {
                 });
             }
         };
+        let pair = sides.pair.and_then(|pair| Some((pair, row.get(pair)?)));
+        if let (Some((pair, value)), Some(_)) = (pair, row.get(sides.chosen)) {
+            if value.items().is_some() {
+                return Err(wrong(format!(
+                    "fields '{}' and '{pair}' stand for the same",
+                    sides.chosen
+                )));
+            }
+        }
         if let (Some(pair), None) = (sides.pair, row.get(sides.chosen)) {
             let Some(value) = row.get(pair) else {
                 return Err(not_two(pair));
@@ -196,6 +205,13 @@ impl Fields {
                 .map(|both| Both::Values(both.into())),
         })
     }
+}
+
+/// Of two texts that say the same one alone would be cut.
+fn two_names(field: &str, first: &str, other: &str) -> String {
+    wrong(format!(
+        "field '{field}' has '{first}' and '{other}', which stand for the same"
+    ))
 }
 
 fn not_two(name: &str) -> String {
@@ -416,7 +432,11 @@ impl<'a> Search<'a> {
         let get = |key: &str| fields.get(key).map(|raw| value.child(raw));
         if get("role").is_none() && get("from").is_none() {
             // A candidate with its score.
-            if let Some(text) = TEXT.iter().find_map(|key| get(key)) {
+            let mut texts = TEXT.iter().filter_map(|key| Some((*key, get(key)?)));
+            if let Some((key, text)) = texts.next() {
+                if let Some((other, _)) = texts.next() {
+                    return Err(two_names(self.name, key, other));
+                }
                 return self.in_value(text);
             }
         }
@@ -430,6 +450,9 @@ impl<'a> Search<'a> {
                 keys.join("', '")
             )));
         };
+        if let Some((other, _)) = second_statement(&fields, role_key) {
+            return Err(two_names(self.name, content_key, other));
+        }
         let calls = role.text().is_some_and(|role| role == "function_call");
         let parts = match get(content_key).filter(|_| !calls) {
             None => Vec::new(), // it only calls tools

@@ -30,6 +30,14 @@ pub fn is_endless(content: &str, behind: &str, eos: Option<&str>) -> bool {
         && !eos.is_some_and(|eos| !eos.is_empty() && content.trim_end().ends_with(eos))
 }
 
+/// The content without the end of turn that it brings along where the template, which writes `behind` it, has none.
+pub fn without_own_end<'a>(content: &'a str, behind: &str, eos: Option<&str>) -> &'a str {
+    let ended = eos.filter(|eos| !eos.is_empty() && behind.trim_end().is_empty());
+    ended
+        .and_then(|eos| content.trim_end().strip_suffix(eos))
+        .unwrap_or(content)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,18 +6,7 @@ use memchr::memmem;
 use minijinja::value::Value;
 
 use super::rendering::text_of;
-
-/// What begins and ends reasoning; the first is what most models write.
-const MARKS: [(&str, &str); 8] = [
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<thought>", "</thought>"),
-];
+use crate::template::MARKS;
 
 pub type Marks = (&'static str, &'static str);
 

@@ -89,6 +89,7 @@ fn work(length: usize, kind: usize, in_response: bool) -> (usize, Columns) {
         bos: None,
         eos: None,
         score_reasoning: true,
+        refuse_identical: true,
     };
     let mut turns = chat(length, kind);
     let mut prompt = vec![Message::new("user", "go")];

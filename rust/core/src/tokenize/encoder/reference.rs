@@ -68,6 +68,14 @@ impl Reference {
         self.tokenizer.token_to_id(token)
     }
 
+    /// Ids and contents.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (u32, String)> {
+        let added = self.tokenizer.get_added_tokens_decoder().into_iter();
+        added
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+    }
+
     pub fn vocab_size(&self) -> usize {
         let vocab = self.tokenizer.get_vocab(true);
         vocab
