@@ -40,10 +40,11 @@ from pyprefopt.data.reading.formats import (
     detected,
     listed,
     misread,
+    nearest,
     suggest_columns,
     texts_of,
 )
-from pyprefopt.data.reading.rejects import REJECTS
+from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
 from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
@@ -232,8 +233,15 @@ class Source:
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
-                f"fields are {listed(names)}; read the two apart"
+                f"fields are {listed(names)}; read the two apart{_bad_row(block, names, [self.format])}"
             )
+
+
+def _bad_row(block: Block, names: Sequence[str], formats: Sequence[str]) -> str:
+    """What is wrong with the first bad row, if the rows have all fields of a format, or none is an object."""
+    near, missing = nearest(names, formats)
+    first = "" if names and missing else first_bad_row(parse_block(block, near).rejects)
+    return f"; {first}" if first else ""
 
 
 _Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
@@ -587,7 +595,8 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         columns = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
         wrong = "" if columns.named else misread(block.rows, names, part.file.container if part.file else "table")
-        advice = wrong or advice + (columns.text if columns.whole or not advice else "")
+        bad = _bad_row(block, names, tried)
+        advice = wrong or advice + (bad or (columns.text if columns.whole or not advice else ""))
         fitting = "" if wanted == "auto" else detected(block.rows, known, part.columns)[0] or ""
         remedy = f"they are of format {fitting}: leave format out" if fitting else f"see {option('format', '…')}"
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; {remedy}")
