@@ -30,15 +30,18 @@ class Prepare:
     out: str | None = None  # folder to make; new, empty, or made by this command
     chat_template: str | None = None  # plain, chatml, a Jinja file or the name of one of the tokenizer's; None: its own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
+    columns: tuple[str, ...] = ()  # columns of other names, as prompt=question chosen=good rejected=bad (ours=yours)
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
-    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
-    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
+    max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens, or none
+    # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
+    prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
     boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
+    seed: int = 0  # which rows of a mixture (IN as a.jsonl:0.7 b.jsonl:0.3) are drawn
     engine: str = "local"  # local, or ray: over a Ray cluster (pip install 'pyprefopt[ray]')
     overwrite: bool = False  # replace a folder that was made from something else
     log_level: Level = "info"  # what is shown: debug, info, warning or error
@@ -52,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
     cut = given.pop("truncation", {})
     options = Prepare(**given)
     if options.describe:
-        _describe(options.input, options.format)
+        _describe(options.input, options.format, options.columns)
         return
     for name in ("rounding", "ratio_base", "cut_end") if not {"ratio", "tokens"} & {*cut} else ():
         rule = "left out without --truncation.ratio or --truncation.tokens"
@@ -112,10 +115,10 @@ class _Meter:
         )
 
 
-def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
+def _describe(source: Sequence[str], format: str, columns: Sequence[str]) -> None:  # noqa: A002
     from pyprefopt.data.reading.sources import open_source
 
-    seen = open_source(list(source), format=format).describe()
+    seen = open_source(list(source), format=format, columns=columns).describe()
     seen["rows"] = "known when all of them are read" if seen["rows"] is None else seen["rows"]
     print("\n".join(_outline(seen)))
 

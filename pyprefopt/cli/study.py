@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> None:
         print(_overview(STUDIES))
         return
     name = words[0]
+    show_log()
     with on_all_ranks():
         if name not in STUDIES:
             raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
-    from pyprefopt.settings.resolve import configure
+    from pyprefopt.settings.resolve import resolve
     from pyprefopt.studies.catalog import check_method
 
     defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings}
@@ -67,7 +68,8 @@ def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, A
     _refuse_varied(name, study, user)
     check_method(study, line.method)
     seeds = lists.pop("seeds", None)
-    config = configure(**nested(defaults | _varied(study, lists) | user))
+    below = nested(defaults | _varied(study, lists))
+    config = resolve(below=below, file=nested(line.file), given=nested(line.given), where=str(line.path))
     return config, {"values": lists, "quick": own.get("quick", False), "plots": own.get("plots", True), "seeds": seeds}
 
 

@@ -10,6 +10,7 @@ from pyprefopt.log import show_log
 
 def run(argv: Sequence[str]) -> None:
     """Train by the options."""
+    show_log()
     with on_all_ranks():
         config = parse_args(argv)
     show_log(config.log_level)

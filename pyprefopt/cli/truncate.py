@@ -33,7 +33,8 @@ class Truncate:
     cut_end: Literal["none", "template"] = "none"  # template: a cut response still ends its turn
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     tokenizer: str | None = None  # directory, hub name or tokenizer.json, where tokens are counted
-    columns: tuple[str, ...] | None = None  # text or message columns to cut; None: the responses of the row's format
+    # text or message columns to cut, by name or as chosen=good rejected=bad; None: the responses of the row's format
+    columns: tuple[str, ...] | None = None
     overwrite: bool = False  # replace the file that is written, where it is there
 
 

@@ -24,12 +24,11 @@ from pyprefopt.modeling.checkpoints.adapters import add_lora
 from pyprefopt.modeling.checkpoints.configuration import read_config
 from pyprefopt.modeling.checkpoints.load import DTYPES, Head, sketch_model
 from pyprefopt.modeling.checkpoints.source import resolve_source
-from pyprefopt.modeling.flops import Flops, count_flops
+from pyprefopt.modeling.cost import Flops, MemoryEstimate, count_flops, estimate_memory
 from pyprefopt.modeling.logps import LogpsModel
-from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
 from pyprefopt.modeling.packed_model import PackedModel
-from pyprefopt.modeling.proof import parts_of, tiny_config
 from pyprefopt.modeling.reward_head import RewardModel
+from pyprefopt.modeling.tiny_copy import parts_of, tiny_config
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.preflight import check_given, check_start, given_models
 from pyprefopt.pipeline.summary import TRAINED, summarize

@@ -11,12 +11,12 @@ from typing import Any
 from pyprefopt import ranks
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.check import run_check
-from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, POLICY, check_output_dir, replaces, take_place
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
-from pyprefopt.pipeline.summary import format_table, summarize, write_summary
+from pyprefopt.pipeline.summary import format_table, log_embedded, summarize, write_summary
+from pyprefopt.pipeline.trials.check import check_own
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.in_memory import INPUTS
 from pyprefopt.settings.resolve import as_config, to_yaml
@@ -60,6 +60,7 @@ def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None 
         >>> model = AutoModelForCausalLM.from_pretrained(result.policy)  # doctest: +SKIP
     """
     config = as_config(config, settings)
+    log_embedded(config)
     check_compatible(config)  # some of its settings may have been replaced
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)

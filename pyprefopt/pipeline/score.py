@@ -12,10 +12,10 @@ from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.log import run_log
-from pyprefopt.pipeline.check_method import check_own
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
+from pyprefopt.pipeline.trials.check import check_own
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible

@@ -19,6 +19,7 @@ from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
+from pyprefopt.pipeline.summary import log_embedded
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import as_config, to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
@@ -86,6 +87,7 @@ def run_study(
         >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
     config = as_config(config)
+    log_embedded(config)
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         _require_matplotlib()

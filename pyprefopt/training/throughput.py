@@ -14,7 +14,7 @@ from pyprefopt.training.usage import peak_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyprefopt.modeling.flops import Flops
+    from pyprefopt.modeling.cost import Flops
     from pyprefopt.settings.config import RunConfig
 
 GIB = 2**30

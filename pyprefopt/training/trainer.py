@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyprefopt.errors import TrainingError, counted
-from pyprefopt.modeling.flops import count_flops
+from pyprefopt.modeling.cost import count_flops
 from pyprefopt.ranks import any_rank, is_main, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyprefopt.losses import SimPO
-from pyprefopt.modeling.flops import Flops
+from pyprefopt.modeling.cost import Flops
 from pyprefopt.settings.resolve import configure
 from pyprefopt.training.metrics import TALLY, useful_tokens
 from pyprefopt.training.throughput import PEAKS, Throughput, known_peak, peak_tflops
@@ -99,8 +99,8 @@ def test_every_entry_can_be_reached():
 
 def test_peak_of_the_settings_goes_first():
     device = torch.device("cpu")
-    assert peak_tflops(configure(model="m", peak_tflops=3.5), device) == 3.5
-    assert peak_tflops(configure(model="m"), device) == "the peak of a CPU is not known, give peak_tflops"
+    assert peak_tflops(configure(model="m", data="d", peak_tflops=3.5), device) == 3.5
+    assert peak_tflops(configure(model="m", data="d"), device) == "the peak of a CPU is not known, give peak_tflops"
 
 
 def test_a_training_reports_its_rates(tmp_path, caplog):
