@@ -21,6 +21,7 @@ __all__ = [
     "pack_lengths",
     "parse_rows",
     "quoted_names",
+    "read_footer",
     "rename_fields",
     "render_chat",
     "select_tokens",
@@ -82,6 +83,9 @@ def parse_rows(
 def count_names(lines: bytes) -> tuple[int, tuple[int, str] | None]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
 def rename_fields(rows: Any, names: Sequence[tuple[str, str]]) -> bytes: ...
+
+# parquet
+def read_footer(footer: bytes, columns: set[str]) -> list[dict[str, Any]]: ...
 
 # template
 def render_chat(

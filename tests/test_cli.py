@@ -359,6 +359,8 @@ def test_ctrl_c_is_told_in_one_line(capsys, monkeypatch, command, told):
 
 
 def test_the_version(capsys):
+    assert cli.main(["train", "--version"]) == 0
+    assert capsys.readouterr() == (f"pyprefopt {__version__}\n", "")
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr() == (f"pyprefopt {__version__}\n", "")
     assert "--version" in pyprefopt("--help").stdout

@@ -1,19 +1,17 @@
-"""What commands share: reading their options, and those of a run; names of formats; the log on every rank."""
+"""What commands share: reading their options, and those of a run; names of formats."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError
-from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
@@ -133,21 +131,3 @@ def on_all_ranks() -> Iterator[None]:
     except PyprefoptError as error:
         error.same_on_all_ranks = True
         raise
-
-
-class _Screen(logging.StreamHandler[TextIO]):
-    """Lines above a progress bar, not behind it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
-
-
-def show_log() -> None:
-    """Print what stages log: all of it from rank 0, warnings from the others."""
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:
-        logger.addHandler(_Screen())
-        logger.setLevel(logging.INFO if is_main() else logging.WARNING)

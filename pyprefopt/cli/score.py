@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_run, show_log
+from pyprefopt.cli.options import on_all_ranks, read_options, read_run
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested, unknown_settings
 
@@ -19,7 +20,8 @@ SECTIONS = ("rewards", "base", "oracle")
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "columns", "format",
     "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite",
-    "cache", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads",
+    "cache", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads", "log_level",
+    "progress_bar",
 )  # fmt: skip
 
 
@@ -51,6 +53,7 @@ def run(argv: Sequence[str]) -> None:
     show_log()
     with on_all_ranks():
         config, out = parse(argv)
+    show_log(config.log_level)
 
     from pyprefopt.pipeline.score import score
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.cli.options import on_all_ranks, read_run, show_log
+from pyprefopt.cli.options import on_all_ranks, read_run
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import nested
 
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> None:
         if name not in STUDIES:
             raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
         config, own = read(name, STUDIES[name], words[1:])
+    show_log(config.log_level)
 
     from pyprefopt.studies.run import format_summary, run_study
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprefopt.cli.options import on_all_ranks, parse_args, show_log
+from pyprefopt.cli.options import on_all_ranks, parse_args
+from pyprefopt.log import show_log
 
 
 def run(argv: Sequence[str]) -> None:
@@ -12,6 +13,7 @@ def run(argv: Sequence[str]) -> None:
     show_log()
     with on_all_ranks():
         config = parse_args(argv)
+    show_log(config.log_level)
 
     from pyprefopt.pipeline.run import train
 

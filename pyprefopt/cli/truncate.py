@@ -9,6 +9,7 @@ from typing import Literal
 from pyprefopt.cli.options import read_options
 from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.data.truncation.rule import RatioBase, Rounding, Unit
+from pyprefopt.log import show_log
 from pyprefopt.settings.command_line import loose_words
 
 FORMATS = ", ".join(names_of("preferences", "candidates"))
@@ -40,6 +41,7 @@ class Truncate:
 def run(argv: Sequence[str]) -> None:
     """Cut by the options, and print where the result is."""
     given = vars(read_options(Truncate, argv)).copy()
+    show_log()
 
     from pyprefopt.data.truncation.dispatch import truncate
 

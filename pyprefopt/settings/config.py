@@ -9,6 +9,7 @@ from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.reading.catalog import TABLE, mapping_of, unknown_format
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
+from pyprefopt.log import Level
 from pyprefopt.losses import DPO, METHODS, Method
 from pyprefopt.rewards import NoReward, Reward
 from pyprefopt.settings.values import check_types
@@ -172,8 +173,10 @@ class RunConfig(OptimConfig):
     save_total_limit: int = unkeyed(2)  # checkpoints kept besides the best one
     logging_steps: int = unkeyed(1)  # write metrics every so many optimizer steps
     peak_tflops: float | None = unkeyed(None)  # TFLOP/s of a device in this dtype, for MFU; None: the card's, if known
+    log_level: Level = unkeyed("info")  # what the screen shows: debug, info, warning or error; run.log has info too
+    progress_bar: bool = unkeyed(True)  # on a terminal a bar for each stage, elsewhere a line a minute; False: none
     threads: int | None = unkeyed(None)  # CPU threads of a rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
-    check: bool = False  # validate data and model, take one step, estimate memory, and stop
+    check: bool = False  # look at data and models, take one micro-batch, estimate time and memory, write nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()

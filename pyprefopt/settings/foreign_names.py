@@ -139,6 +139,7 @@ FOREIGN = {
     "do_eval": "use eval_data, or eval_ratio", "data_seed": "use seed",
     "resume_from_checkpoint": _RESUME, "auto_resume_from_checkpoints": _RESUME, "load_checkpoint": _RESUME,
     "load_best_model_at_end": "the policy is that of the last step, leave it out",
+    "disable_tqdm": "use progress_bar False",
     "report_to": _LOGS, "logging_dir": _LOGS, "run_name": _LOGS, "plot_loss": _LOGS,
     "push_to_hub": _UPLOAD,
 }  # fmt: skip
@@ -155,13 +156,13 @@ _ABSENT = """
 accelerator_config activation_checkpointing_kwargs activation_offloading add_special_tokens add_tokens
 auto_find_batch_size aux_loss_coef average_tokens_across_devices batch_eval_metrics bf16_full_eval
 bnb_4bit_quant_storage cache_dir center_rewards_coefficient compute_fp32_loss context_parallel_size
-create_new_adapter dataset_kwargs dataset_streaming debug disable_fast_tokenizer disable_tqdm discopop_tau
+create_new_adapter dataset_kwargs dataset_streaming debug disable_fast_tokenizer discopop_tau
 do_predict ds_tensor_parallel_size enable_jit_checkpoint enable_liger_kernel eval_accumulation_steps eval_delay
 eval_do_concat_batches eval_on_start eval_use_gather_object f_alpha_divergence_coef f_divergence_type fp16_full_eval
 full_determinism gradient_checkpointing_kwargs gradient_checkpointing_use_reentrant greater_is_better
 ignore_bias_buffers ignore_data_skip include_for_metrics include_num_input_tokens_seen is_llama_derived_model
 kto_chosen_weight kto_rejected_weight label_names label_smoothing_factor ld_alpha length_column_name
-liger_kernel_config local_rank log_level log_level_replica log_on_each_node logging_first_step
+liger_kernel_config local_rank log_level_replica log_on_each_node logging_first_step
 logging_nan_inf_filter lora_task_type loraplus_lr_ratio loss_weights lr_scheduler_kwargs max_ckpt_mem media_dir
 metric_for_best_model model_init_kwargs model_revision model_type moe_aux_loss_coef neftune_noise_alpha optim_args
 optim_target_modules packing_strategy pad_to_multiple_of pad_to_sequence_len pad_token parallelism_config

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.notes import SpecialToken, log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
+from pyprefopt.log import Bar
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
@@ -104,12 +103,11 @@ class _Sources:
     def prepare(self) -> None:
         """Make, or find, the segments of every source."""
         done = 0
-        with tqdm(desc="data", unit=" rows") as bar:
+        with Bar("data", unit="row", shown=self.config.progress_bar) as bar:
             for setting, source in self.named.items():
-                bar.set_postfix_str(f"preparing {Path(source.path).name}")
 
-                def show(progress: Progress, before: int = done) -> None:
-                    bar.update(before + progress.rows - bar.n)
+                def show(progress: Progress, before: int = done, name: str = Path(source.path).name) -> None:
+                    bar.advance(before + progress.rows - bar.done, preparing=name)
 
                 target = self.directory / PREPARED / setting
                 inputs = self.inputs[setting]
@@ -205,7 +203,7 @@ class _Sources:
         write_rejected(self.directory / REJECTED, rejects)
 
     def counts(self) -> dict[str, int]:
-        """Rows and responses, for the manifest and the final table; those of ready folders too."""
+        """Rows, responses and tokens, for the manifest and the final table; those of ready folders too."""
         from pyprefopt.data.reading.rejects import DROPPED
 
         manifests = [store.manifest for store in self.stores.values()]
@@ -216,6 +214,7 @@ class _Sources:
             "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
             "rows_dropped": sum(manifest["rejected"].get(DROPPED, 0) for manifest in manifests),
             "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
+            "tokens_read": sum(manifest["tokens"] for manifest in manifests),
         }
 
 

@@ -20,7 +20,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file
+from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file, stamp_files
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
+CHECKED_ROWS = 1000  # of a source, of which a check reads no more
 OFFSETS = ("starts", "ends", "turns")
 _REMEDIES = {  # of a folder of this kind where another is needed
     "instructions": "give it as base.data, which SFT learns from",
@@ -59,8 +60,9 @@ def named_sources(config: RunConfig) -> dict[str, NamedSource]:
     rows = {"data": kind_of_rows(config), "eval_data": kind_of_rows(config), "base.data": "instructions"}
     forms = {"data": config.format, "eval_data": config.format, "base.data": "auto"}
     named = {setting: path for setting, path in given.items() if path is not None and path != "chosen"}
+    first = CHECKED_ROWS if config.check else None
     return {
-        setting: NamedSource(setting, path, rows[setting], forms[setting], config.columns, config.seed)
+        setting: NamedSource(setting, path, rows[setting], forms[setting], config.columns, config.seed, first)
         for setting, path in named.items()
     }
 
@@ -81,6 +83,7 @@ class NamedSource:
     format: str  # of its rows, or auto
     columns: Sequence[str] = ()  # ours=theirs
     seed: int = 0  # of the rows of a mixture
+    first: int | None = None  # rows that a check looks at; None: all
 
     @property
     def path(self) -> str:
@@ -103,8 +106,12 @@ class NamedSource:
 
     @cached_property
     def inputs(self) -> Sequence[HashedFile]:
-        """Its files with the hashes of their content; none of a folder, and of the embedded set."""
-        return hash_files(file.name for file in self._files)
+        """Its files with the hashes of their content; none of a folder, and of the embedded set.
+
+        A check, which keeps nothing, takes their sizes and times for their content.
+        """
+        names = [file.name for file in self._files]
+        return hash_files(names) if self.first is None else stamp_files(names)
 
     @cached_property
     def _files(self) -> Sequence[DataFile]:
@@ -147,7 +154,7 @@ class NamedSource:
             files, form, columns = self._inputs()
             return _open(files, form, self.kind, columns)
         try:
-            return _open(self.names, self.format, self.kind, self._columns(), self.seed)
+            return _open(self.names, self.format, self.kind, self._columns(), self.seed, self.first)
         except DataError:
             if self.format == "auto" and self.kind != "instructions":
                 self._check_kind()
@@ -158,7 +165,7 @@ class NamedSource:
         if self.kind == "candidates":
             method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
         try:
-            _open(self.names, "auto", found)
+            _open(self.names, "auto", found, first=1)
         except DataError:
             return
         raise ConfigError(
@@ -226,7 +233,10 @@ class NamedSource:
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
         check_manifest(store.manifest, self.folder or Path(self.path))
-        return store
+        if self.first is None:
+            return store
+        first = next(store.tables(), None)
+        return store if first is None else SegmentStore(first, store.manifest)
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
@@ -261,8 +271,9 @@ class NamedSource:
             self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         if self.setting == "eval_data":
             self.check_whole()
-        SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
-        self._check_tokens(tokenizer)
+        if self.first is None:
+            SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+            self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -370,13 +381,15 @@ def _open(
     kind: str,
     columns: Mapping[str, str] | Sequence[str] = (),
     seed: int = 0,
+    first: int | None = None,
 ) -> Source:
     from pyprefopt.data.reading.candidate_sets import open_candidates
     from pyprefopt.data.reading.sources import open_source
 
     if kind == "candidates":
-        return open_candidates(names, format=format, columns=columns, seed=seed)
-    return open_source(names, format=format, kind=kind, columns=columns, seed=seed)
+        return open_candidates(names, format=format, columns=columns, seed=seed, first=first)
+    source = open_source(names, format=format, kind=kind, columns=columns, seed=seed)
+    return source if first is None else source.head(first)
 
 
 def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:

@@ -26,6 +26,7 @@ from pyprefopt.stages.models import Source, open_trained, packing_for
 from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
+from pyprefopt.training.metrics import last_step
 from pyprefopt.training.schedule import total_steps
 from pyprefopt.training.trainer import FitResult, Job, fit
 from pyprefopt.types import unkeyed, unkeyed_names
@@ -74,6 +75,12 @@ class Training(Stage):
         """Where the trained model is, of an artifact in `directory`."""
         return self.output_dir / "policy" if self.output_dir and self.name == "policy" else directory / "model"
 
+    @property
+    def split(self) -> str:
+        """The split of the data that is trained on: SFT takes its own where there is one."""
+        own = self.method.trains_on == "responses" and (self.data.directory / "sft").exists()
+        return "sft" if own else "train"
+
     def outputs(self, directory: Path) -> Sequence[Path]:
         """The trained model."""
         return (self.model_path(directory),)
@@ -90,6 +97,7 @@ class Training(Stage):
         if self.ref_logps is not None:
             check_reference(job, self.ref_logps.directory)
         warn_of_few_steps(job)
+        self._tell_anew(job)
         result = fit(job)
         if not ranks.is_main():
             return {}
@@ -103,6 +111,15 @@ class Training(Stage):
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
         fingerprint = model_hash(target, trust_remote_code=runtime.trust_remote_code)
         return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded | {"world_size": ranks.world_size()}}
+
+    def _tell_anew(self, job: Job) -> None:
+        """Warn where an earlier training of this stage was begun, and cannot go on; where it can, `fit` tells."""
+        step = last_step(job.output_dir / "metrics.jsonl", self.name)
+        if ranks.is_main() and step and not (job.directory / "checkpoints").exists():
+            logger.warning(
+                "%s: the training begins anew: the earlier one (%s in metrics.jsonl) was of other settings or "
+                "data, or its checkpoints are gone", self.name, counted(step, "step"),
+            )  # fmt: skip
 
     def _job(self, directory: Path, runtime: RunConfig) -> Job:
         model = self.open_model(runtime)
@@ -134,20 +151,20 @@ class Training(Stage):
         `packing` is what `packing_for` gives; None: for a model that reads every document alike.
         """
         packing = packing or {"layout": runtime.layout}
+        split = self.split
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "train", self._columns("train"), packing)
-        own = (self.data.directory / "sft").exists()
-        split, only = ("sft", None) if own else ("train", "chosen")
+            return self._loader(runtime, split, self._columns(split), packing)
+        only = None if split == "sft" else "chosen"
         return self._loader(runtime, split, {"only": only, **self._weights(split)}, packing)
 
     def eval_loaders(
         self, runtime: RunConfig, packing: Mapping[str, Any]
     ) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test rows, with what the method needs and as whole responses; None without a test split.
+        """The test rows, with what the method needs and as whole responses; None without a test split, and in a check.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
-        if not (self.data.directory / "eval").exists():
+        if runtime.check or not (self.data.directory / "eval").exists():
             return None, None
         ranking = self._loader(runtime, "eval", {}, packing)
         if self.method.trains_on != "responses":

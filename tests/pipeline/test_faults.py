@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
 from tests.modeling.made_up import made_up
-from tests.pipeline.runs import MODEL, digest, small, train
+from tests.pipeline.runs import MODEL, digest, losses, small, train
+from tests.pipeline.test_overwrite import stop_at
 from tests.training.ranks import run_ranks
 
 ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
@@ -30,7 +32,7 @@ ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "polic
 
 def test_check_on_two_ranks_ends(inputs: Path, tmp_path: Path) -> None:
     assert run_ranks(2, train, str(inputs), str(tmp_path / "run"), check=True) == [0, 0]
-    assert not (tmp_path / "run" / "check").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("lost", ["policy/model.safetensors", "stages/data/train", "stages/base/model/config.json"])
@@ -43,6 +45,28 @@ def test_what_is_lost_is_made_again(lost: str, sepo: RunResult, inputs: Path, tm
     assert path.exists()
     assert not all(stage["reused"] for stage in again.summary["stages"].values())
     assert digest(run) == digest(sepo.output_dir)
+
+
+@pytest.mark.parametrize("why", ["settings", "checkpoints", "folder"])
+def test_a_training_that_begins_anew_says_so(
+    why: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small(inputs, tmp_path / "run", **ONE_STAGE | {"max_steps": 4})
+    with monkeypatch.context() as patch:
+        stop_at("pyprefopt.training.trainer.accumulate", 4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pyprefopt.train(config)
+    assert "anew" not in caplog.text
+    stage = tmp_path / "run" / "stages" / "policy"
+    if why == "checkpoints":
+        shutil.rmtree(stage / "checkpoints" / "step-2")
+    if why == "folder":
+        shutil.rmtree(stage)
+    again = replace(config, seed=1) if why == "settings" else config
+    pyprefopt.train(again)
+    assert caplog.text.count("begins anew") == 1
+    steps = [step for _, step, _ in losses(tmp_path / "run")]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_a_row_that_no_micro_batch_holds_is_told_before_training(inputs: Path, tmp_path: Path) -> None:

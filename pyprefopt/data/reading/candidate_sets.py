@@ -40,9 +40,11 @@ def open_candidates(
     format: str = "auto",  # noqa: A002
     columns: Mapping[str, str] | Sequence[str] | None = None,
     seed: int = 0,
+    first: int | None = None,
 ) -> Source:
-    """`open_source` for candidates, of either format."""
+    """`open_source` for candidates, of either format; `first`: its head alone."""
     opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns, seed=seed)
+    opened = opened if first is None else opened.head(first)
     if opened.kind == "candidates":
         return opened
     if any(part.kept is not None for part in opened.parts):

@@ -149,24 +149,29 @@ _UNMARKED = (
     "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
     "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
 )
-_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
+_NO_OBJECTS = "; no row can be read: a file holds one object a line, or (.json) one array of objects"
 _TEXTS = ("prompt", "chosen", "rejected", "response", "chat")  # roles of fields that hold texts or chats
+
+
+def nearest(names: Sequence[str], formats: Sequence[str]) -> tuple[str, list[str]]:
+    """The format that rows with these fields come nearest to, and what they lack for it."""
+    found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
+    near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
+    needed = zip(TABLE[near].needed, found[near], strict=True)
+    return near, [" or ".join(group) for group, there in needed if not there]
 
 
 def _missing_fields(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
     """What is missing in the rows for the format that they come nearest to; empty where they have a field of none."""
-    found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
-    near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
-    if not any(found[near]):
-        return ""
+    near, missing = nearest(names, formats)
     needed = TABLE[near].needed
-    missing = [" or ".join(group) for group, there in zip(needed, found[near], strict=True) if not there]
-    shortfall = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
+    if len(missing) == len(needed):
+        return ""
+    shortfall = f"missing: {', '.join(missing)}" if missing else "they are there, but not as they must be"
     if not missing and isinstance(rows, pa.Table):
         known = {name for group in needed for name in group}
-        shortfall += (
-            " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
-        )
+        types = ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known)
+        shortfall = f"they are there, but of another type ({types})"
     return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {shortfall}"
 
 

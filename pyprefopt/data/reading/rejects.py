@@ -104,6 +104,12 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
     raise DataError("\n".join(lines))
 
 
+def first_bad_row(rejects: pl.DataFrame) -> str:
+    """`row 3, chosen: "" - rule; remedy` of the first of the rejects; empty where there are none."""
+    first = rejects.sort("row").head(1).with_columns(file=pl.lit(""))
+    return "".join(_examples(first)).strip()
+
+
 def _examples(rejects: pl.DataFrame) -> pl.Series:
     """`    FILE, row 3, chosen: "" - rule; remedy`, a line each."""
     file = pl.when(pl.col("file") != "").then(pl.col("file") + ", ").otherwise(pl.lit(""))  # a frame has no file

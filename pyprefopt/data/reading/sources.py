@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import chain
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,10 +41,11 @@ from pyprefopt.data.reading.formats import (
     detected,
     listed,
     misread,
+    nearest,
     suggest_columns,
     texts_of,
 )
-from pyprefopt.data.reading.rejects import REJECTS
+from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
 from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
@@ -54,6 +56,7 @@ from pyprefopt.storage.files import content_hash
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
 HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
+HEAD_FILES = 16  # that are looked at where the head of a source is enough
 HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
@@ -221,6 +224,30 @@ class Source:
                 raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
             before += seen
 
+    def head(self, rows: int) -> Source:
+        """The same source with so many of its first rows, or a few more, of each of its first files."""
+        few = copy(self)
+        few.parts = [
+            replace(part, blocks=partial(_first_blocks, part.blocks, rows)) for part in self.parts[:HEAD_FILES]
+        ]
+        return few
+
+    def estimate_rows(self) -> int:
+        """How many rows there are: as typed files say, or as the bytes of the first rows of a text file let expect."""
+        total = 0.0
+        for part in self.parts:
+            rows = part.rows if part.kept is None else int(part.kept.sum())
+            if rows is not None:
+                total += rows
+                continue
+            found = list(islice(part.blocks(None, HEAD_BYTES), 3))
+            rows = sum(count for _, count, _ in found)
+            read = sum(piece.nbytes for piece, _, _ in found)
+            packed = part.file is not None and part.file.compression is not None
+            read = part.meter.read if packed else read
+            total += rows if len(found) < 3 else rows * max(1.0, part.meter.total / max(1, read))
+        return round(total)
+
     @property
     def meter(self) -> Meter:
         """Bytes on disk, all and read so far; of tables 0."""
@@ -232,11 +259,29 @@ class Source:
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
-                f"fields are {listed(names)}; read the two apart"
+                f"fields are {listed(names)}; read the two apart{_bad_row(block, names, [self.format])}"
             )
 
 
+def _bad_row(block: Block, names: Sequence[str], formats: Sequence[str]) -> str:
+    """What is wrong with the first bad row, if the rows have all fields of a format, or none is an object."""
+    near, missing = nearest(names, formats)
+    first = "" if names and missing else first_bad_row(parse_block(block, near).rejects)
+    return f"; {first}" if first else ""
+
+
+def _first_blocks(blocks: _Blocks, rows: int, columns: Sequence[str] | None, size: int) -> Iterator[_Piece]:
+    """Small blocks until there are so many rows."""
+    seen = 0
+    for piece, count, line in blocks(columns, min(size, HEAD_BYTES)):
+        yield piece, count, line
+        seen += count
+        if seen >= rows:
+            return
+
+
 _Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
+_Blocks = Callable[[Sequence[str] | None, int], Iterator[_Piece]]
 
 
 @dataclass(frozen=True)
@@ -244,7 +289,7 @@ class _Part:
     """One file or frame: `blocks(columns, bytes)`, with columns None for all of them."""
 
     name: str
-    blocks: Callable[[Sequence[str] | None, int], Iterator[_Piece]]
+    blocks: _Blocks
     columns: list[str] | None = None  # of typed rows
     meter: Meter = field(default_factory=Meter)
     file: DataFile | None = None
@@ -587,7 +632,8 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
         columns = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
         wrong = "" if columns.named else misread(block.rows, names, part.file.container if part.file else "table")
-        advice = wrong or advice + (columns.text if columns.whole or not advice else "")
+        bad = _bad_row(block, names, tried)
+        advice = wrong or advice + (bad or (columns.text if columns.whole or not advice else ""))
         fitting = "" if wanted == "auto" else detected(block.rows, known, part.columns)[0] or ""
         remedy = f"they are of format {fitting}: leave format out" if fitting else f"see {option('format', '…')}"
         raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; {remedy}")

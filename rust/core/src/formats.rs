@@ -28,6 +28,7 @@ mod names;
 mod preference;
 mod raw;
 mod rename;
+mod repeats;
 mod schema;
 mod sides;
 mod table;

@@ -310,6 +310,20 @@ def test_bad_rows_raise_or_are_skipped(toy):
     assert tokenize_rows(frame, toy).rejects.schema == REJECTS
 
 
+def test_tools_and_variables_of_another_kind_are_reported_by_their_names(tmp_path, toy):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    for name, value, kind in (
+        ("tools", {"a": 1}, "list"), ("template_kwargs", [1], "object"), ("chat_template_kwargs", "x", "object"),
+    ):  # fmt: skip
+        for written in (value, json.dumps(value)):
+            path = tmp_path / "a.jsonl"
+            path.write_text(json.dumps(row) + "\n" + json.dumps(row | {name: written}) + "\n")
+            with pytest.raises(DataError, match=rf"row 1, {name}: .* - {name} must be (a JSON {kind}|JSON)"):
+                tokenize(path, toy)
+    frame = preferences(("a", "b", "c"), tools=pl.Series(['{"a": 1}']))
+    assert reasons(frame, toy)[0] == [(0, "tools", "broken_json")]
+
+
 def test_broken_json_is_reported(toy):
     extra = preferences(("a", "b", "c")).with_columns(chosen=pl.Series([chat(("assistant", "b", "{"))], dtype=MESSAGES))
     assert reasons(extra, toy)[0] == [(0, "chosen", "broken_json")]

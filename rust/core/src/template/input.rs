@@ -34,6 +34,10 @@ pub struct Options {
 impl Options {
     /// `tools`: a JSON list, or null; `variables`: a JSON object.
     pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
+        Self::of_tools(tools)?.with_variables(variables)
+    }
+
+    pub fn of_tools(tools: Option<&str>) -> Result<Self> {
         let tools = match tools {
             None => None,
             Some(text) => match parse_json("tools", text)? {
@@ -42,9 +46,17 @@ impl Options {
                 other => return Err(not_a("tools", "list", &other)),
             },
         };
-        let variables =
-            variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
-        Ok(Self { tools, variables })
+        Ok(Self {
+            tools,
+            variables: Map::new(),
+        })
+    }
+
+    pub fn with_variables(mut self, variables: Option<&str>) -> Result<Self> {
+        if let Some(text) = variables {
+            self.variables = parse_object("template_kwargs", text)?;
+        }
+        Ok(self)
     }
 }
 
