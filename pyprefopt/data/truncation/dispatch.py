@@ -121,8 +121,9 @@ def _to_cut(columns: Mapping[str, str] | Sequence[str] | None) -> Sequence[str] 
         ConfigError: a mapping without a response.
     """
     pairs = [columns] if isinstance(columns, str) else columns
-    if pairs is None or not (isinstance(pairs, Mapping) or any("=" in str(name) for name in pairs)):
-        return columns if not isinstance(columns, Mapping) else None
+    is_mapping = isinstance(pairs, Mapping) or (isinstance(pairs, Sequence) and any("=" in str(name) for name in pairs))
+    if pairs is None or not is_mapping:
+        return columns  # type: ignore[return-value]
     from pyprefopt.data.reading.catalog import TABLE, mapping_of
 
     roles = ("chosen", "rejected", "pair", "responses", "response")
