@@ -1,10 +1,9 @@
 """The proof of how an architecture reads packs: in a tiny copy of it a document must come out beside others as alone.
 
-What an architecture can do is seen from what it computes, not from its name. The copy has the model's own config with
-few layers, heads and ids, windows that are shorter than the documents, and an original context that some of them
-exceed; everything else is as it was. Alone, the documents run as transformers runs them, in a pack as the engine does,
-both layouts at once, and beside a document at the end of the context. Where that differs, the pack's documents are
-tried in transformers' own forward, padded on the right. What has been proved is remembered in the user's cache.
+What an architecture can do is seen from what it computes, not from its name. Alone, the documents run as transformers
+runs them, in a pack as the engine does, both layouts at once, and beside a document at the end of the context. Where
+that differs, the pack's documents are tried in transformers' own forward, padded on the right. What has been proved is
+remembered in the user's cache.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import copy
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, REM
 from pyprefopt.modeling.packed_model import body, is_unpacked, plain_attention, run_pack
 from pyprefopt.modeling.rotary import give_documents_their_own, longest_alike
 from pyprefopt.modeling.steady import find_unsteady
+from pyprefopt.modeling.tiny_copy import TEXT, tiny_config
 from pyprefopt.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -42,12 +41,8 @@ Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weigh
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 _LARGEST = TOLERANCE[torch.float32]
 _REMEDY = "use a model of another architecture, as docs/families.md says"
-# Of a tiny copy.
-_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT, _WIDEST_HEAD = 64, 4, 32, 8, 2**16, 512
-_TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
+_PROMPT, _FIRST, _SECOND = 6, 7, 8  # tokens of a prompt with two responses, beside a document of TEXT
 _BESIDE = 520  # tokens of the document at the end of the context
-_SHARING = "num_kv_shared_layers"  # how many of the last layers take keys and values from those before them
-_ORIGINAL = "original_max_position_embeddings"  # of a tiny copy so many that the text fits, and the responses do not
 
 
 class Proof(NamedTuple):
@@ -115,23 +110,6 @@ def _prove(config: PreTrainedConfig, build: Build, way: str, attention: str | No
     return unsteady
 
 
-def tiny_config(config: PreTrainedConfig, way: str = PLAIN) -> PreTrainedConfig:
-    """The config of a tiny copy that reads packs in this way: the widths of one head stay, and whatever is no size."""
-    tiny = copy.deepcopy(config)
-    for part in parts_of(tiny):
-        part.__dict__.pop("_name_or_path", None)
-        setattr(part, WAY_SETTING, way)
-        own = _settings_of_layers(part)
-        if own:
-            part.per_layer_config = None
-        own = _keep_few_layers(part, own)
-        _shrink(part, own)
-        if own:
-            part.per_layer_config = own
-        _shorten_original(part)
-    return tiny
-
-
 def states_alone(model: PreTrainedModel) -> Tensor:
     """Last hidden states of the made-up documents, each run on its own, one after another."""
     text, prompt, first, second = _tokens(model)
@@ -154,7 +132,7 @@ def states_packed(model: PreTrainedModel, pack: Pack | None = None) -> Tensor:
 
 def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
     """Mean difference of `states_packed` from `states_alone`, relative to their mean size, by layout."""
-    whole = _TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
+    whole = TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
     pairs = {"separate": (packed[:whole], alone[:whole]), "shared": (packed[whole:], alone[whole + _PROMPT :])}
     return {layout: _difference(*states) for layout, states in pairs.items()}
 
@@ -162,7 +140,7 @@ def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
 def sample_pack(model: PreTrainedModel) -> Pack:
     """A made-up pack of a document and of a prompt with two responses, the second not right behind its prompt."""
     tokens = torch.cat(_tokens(model))
-    counts = torch.tensor([_TEXT, _PROMPT, _FIRST, _SECOND])
+    counts = torch.tensor([TEXT, _PROMPT, _FIRST, _SECOND])
     starts = torch.tensor([0, 0, _PROMPT, _PROMPT])  # of a segment, in its document
     positions = torch.cat([torch.arange(int(n)) + start for n, start in zip(counts, starts, strict=True)])
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -173,8 +151,8 @@ def _tokens(model: PreTrainedModel) -> tuple[Tensor, ...]:
     """The made-up documents' parts; the same ones every time, without id 0, which tiny copies pad with."""
     weight = model.get_input_embeddings().weight
     known = min(weight.shape[0], getattr(model.config.get_text_config(), "vocab_size", weight.shape[0]))
-    tokens = 1 + torch.arange(_TEXT + _PROMPT + _FIRST + _SECOND, device=weight.device) * 7919 % (known - 1)
-    return torch.split(tokens, [_TEXT, _PROMPT, _FIRST, _SECOND])
+    tokens = 1 + torch.arange(TEXT + _PROMPT + _FIRST + _SECOND, device=weight.device) * 7919 % (known - 1)
+    return torch.split(tokens, [TEXT, _PROMPT, _FIRST, _SECOND])
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -236,7 +214,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
         return states
 
     whole = run(count)
-    lengths = [length for length in (*range(1, _TEXT), 2 * _TEXT, 3 * _TEXT, count // 2) if length < count]
+    lengths = [length for length in (*range(1, TEXT), 2 * TEXT, 3 * TEXT, count // 2) if length < count]
     return all(_difference(run(length), whole[:length]) <= _LARGEST for length in lengths)
 
 
@@ -259,18 +237,18 @@ def steady_layers(model: PreTrainedModel) -> frozenset[str]:
 def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
     """ConfigError where a document comes out otherwise beside one that stands at the end of the context."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int) or context <= 2 * _TEXT:
+    if not isinstance(context, int) or context <= 2 * TEXT:
         return
     beside = min(context, _BESIDE)
     tokens = _tokens(model)[0]
     pack = Pack(
         torch.cat([tokens, tokens.repeat(beside)[:beside]]),
-        torch.cat([torch.arange(_TEXT), torch.arange(context - beside, context)]),
-        torch.tensor([0, _TEXT, _TEXT + beside]), torch.tensor([-1, -1]),
+        torch.cat([torch.arange(TEXT), torch.arange(context - beside, context)]),
+        torch.tensor([0, TEXT, TEXT + beside]), torch.tensor([-1, -1]),
     )  # fmt: skip
     try:
-        off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
-        remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
+        off = _difference(states_packed(model, pack)[:TEXT], expected[:TEXT])
+        remembered = _difference(states_packed(model)[:TEXT], expected[:TEXT])
     except Exception as error:  # positions that its tables do not have
         logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
         return
@@ -355,111 +333,6 @@ def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
             if parameter.is_floating_point():  # not packed in 4 bits
                 parameter.add_(scale * torch.randn(parameter.shape, dtype=parameter.dtype))
     return model
-
-
-def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A config and those inside it."""
-    yield config
-    for name in config.sub_configs:
-        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
-            yield from parts_of(part)
-
-
-def _settings_of_layers(config: PreTrainedConfig) -> dict[int, dict[str, Any]]:
-    """What single layers have in place of the config's own."""
-    if not getattr(config, "is_heterogeneous", False):
-        return {}
-    return {int(layer): settings for layer, settings in config.to_dict()["per_layer_config"].items()}
-
-
-def _keep_few_layers(config: PreTrainedConfig, own: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Keep one layer of each kind that lists with an entry a layer, and `own`, distinguish, and two at least.
-
-    Returns:
-        `own` of the layers that are kept, by their new numbers.
-    """
-    count = getattr(config, "num_hidden_layers", None)
-    if not isinstance(count, int) or count <= 2:
-        return own
-    sharing = count - int(getattr(config, _SHARING, None) or 0)  # the first layer that takes what another has computed
-    lists = {
-        name: value
-        for name, value in vars(config).items()
-        if isinstance(value, list | tuple | (str if "pattern" in name else list)) and len(value) == count
-    }
-    first: dict[str, int] = {}
-    for layer in range(count):
-        first.setdefault(str([layer >= sharing, own.get(layer), *(value[layer] for value in lists.values())]), layer)
-    kept = list(first.values())[:_MOST_LAYERS]
-    kept += [layer for layer in range(count) if layer not in kept][: max(0, 2 - len(kept))]
-    for name, value in lists.items():
-        few = [value[layer] for layer in sorted(kept)]
-        setattr(config, name, "".join(few) if isinstance(value, str) else type(value)(few))
-    config.num_hidden_layers = len(kept)
-    if sharing < count:
-        setattr(config, _SHARING, sum(layer >= sharing for layer in kept))
-    return {place: own[layer] for place, layer in enumerate(sorted(kept)) if layer in own}
-
-
-def _shrink(config: PreTrainedConfig, own: dict[int, dict[str, Any]]) -> None:
-    """Make widths, vocabularies and windows small, in `own` too; the number of heads falls as the hidden size does."""
-    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
-    hidden = hidden if isinstance(hidden, int) else 2**62
-    ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
-    if not isinstance(heads, int):
-        ratio = max(1.0, min(8.0, hidden / 64))
-    elif hidden < 2**62:
-        ratio *= max(1.0, hidden / max(heads, 1) / _WIDEST_HEAD)
-    depth = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    for name, value in list(vars(config).items()):
-        sizes = value if isinstance(value, list) and value else [value]  # one for all layers, or one for each
-        if any(type(size) is not int or size < 1 for size in sizes) or name.startswith("_") or name == depth:
-            continue
-        small = [_small(name, size, hidden, ratio) for size in sizes]
-        if small != sizes:
-            setattr(config, name, small if isinstance(value, list) else small[0])
-    for settings in own.values():
-        sizes_of_layer = {name: size for name, size in settings.items() if type(size) is int and size > 0}
-        settings |= {name: _small(name, size, hidden, ratio) for name, size in sizes_of_layer.items()}
-    if isinstance(getattr(config, "mamba_d_ssm", None), int):  # of Falcon-H1: the width of all heads together
-        config.mamba_d_ssm = config.mamba_n_heads * config.mamba_d_head
-
-
-def _shorten_original(config: PreTrainedConfig) -> None:
-    """Let the context that a model was made for first, before its positions were scaled, end between the documents."""
-    settings = [vars(config), *(part for part in vars(config).values() if isinstance(part, dict))]
-    settings += [part for outer in settings[1:] for part in outer.values() if isinstance(part, dict)]
-    for part in settings:
-        if isinstance(part.get(_ORIGINAL), int):
-            part[_ORIGINAL] = min(part[_ORIGINAL], _TEXT + 1)
-
-
-def _small(name: str, value: int, hidden: int, ratio: float) -> int:
-    """The size `name` of a tiny copy; `value` itself where it is no size, or one that costs little."""
-
-    def has(*words: str) -> bool:
-        return any(word in name for word in words)
-
-    small = value
-    if name.endswith("token_id"):
-        small = 0
-    elif has("vocab"):
-        small = min(value, _VOCABULARY)
-    elif has("window", "chunk", "local_attention") and not has("layer"):
-        small = min(value, _WINDOW)
-    elif has("first_k"):  # layers before the first with experts
-        small = 1
-    elif has("position", "length", "ctx", "seq"):
-        small = min(value, _LONGEST_CONTEXT)
-    elif has("theta", "base"):
-        pass
-    elif has("head") and not has("dim", "size", "d_head"):
-        small = max(1, int(value / ratio))
-    elif has("intermediate", "inner", "ffn"):
-        small = min(value, _WIDTH)
-    elif value >= hidden and ratio > 1:
-        small = 8 * math.ceil(value / ratio / 8)  # experts' products want multiples
-    return small
 
 
 def proof_file(tiny: PreTrainedConfig, *more: str) -> Path | None:

@@ -111,15 +111,22 @@ def in_one_line(error: BaseException, file: str) -> str:
 
 
 class Table(dict[str, type[T]], Generic[T]):
-    """A table of classes by name: the shipped ones, and by FILE.py:NAME those of the user's that were loaded."""
+    """A table of the shipped classes by name; it knows those of the user's that were loaded, by FILE.py:NAME, too."""
 
     def __init__(
         self, shipped: Mapping[str, type[T]], *, base: Any, setting: str, check: Callable[[type[T]], str | None]
     ) -> None:
         super().__init__(shipped)
         self.base, self.setting, self._check = base, setting, check
+        self.own: dict[str, type[T]] = {}  # FILE.py:NAME -> class
         self._names = {cls: name for name, cls in shipped.items()}  # class -> what it is in a key
         self._files: dict[type[T], Named] = {}
+
+    def __missing__(self, name: str) -> type[T]:
+        return self.own[name]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.own
 
     def load(self, path: str) -> type[T]:
         """Take in the class that FILE.py:NAME names, and give it; a file that has changed is run again.
@@ -132,7 +139,7 @@ class Table(dict[str, type[T]], Generic[T]):
         if wrong is not None:
             raise ConfigError(f"{self.setting} {path!r}: '{found.name}' must be {wrong}")
         cls: type[T] = found.value
-        self[path] = cls
+        self.own[path] = cls
         self._names[cls], self._files[cls] = found.identity, found
         return cls
 

@@ -27,7 +27,7 @@ from pyprefopt.modeling import LogpsModel, load_model
 from pyprefopt.modeling.attention.backends import UNPACKED
 from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.packed_model import is_unpacked
-from pyprefopt.modeling.proof import tiny_config
+from pyprefopt.modeling.tiny_copy import tiny_config
 from tests.modeling.models import LAYOUTS, eager_twin, make_groups, plain_logps, shake
 from tests.reference.packing import pack_groups
 

@@ -15,7 +15,8 @@ from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.checkpoints import load
 from pyprefopt.modeling.checkpoints.load import sketch_model
 from pyprefopt.modeling.packed_model import is_unpacked
-from pyprefopt.modeling.proof import prove, tiny_config
+from pyprefopt.modeling.proof import prove
+from pyprefopt.modeling.tiny_copy import tiny_config
 from tests.modeling.made_up import ALONE, BROKEN, EXACT, made_up
 from tests.modeling.models import (
     _BASE,

@@ -63,6 +63,13 @@ WRONG = {  # what is wrong -> (body of loss, more of the class, the check that f
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test knows the classes that are loaded here."""
+    monkeypatch.setattr(METHODS, "own", {})
+    monkeypatch.setattr(REWARDS, "own", {})
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_passes(name: str) -> None:
     report = pyprefopt.check_method(METHODS[name](**REQUIRED.get(name, {})))

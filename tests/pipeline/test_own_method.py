@@ -12,6 +12,8 @@ import pyprefopt
 from pyprefopt.cli.main import main
 from pyprefopt.cli.options import parse_args
 from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.losses import METHODS
+from pyprefopt.rewards import REWARDS
 from tests.pipeline.runs import digest, small, write_inputs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +26,13 @@ def write_example(page: str, name: str, folder: Path) -> Path:
     assert block is not None
     (folder / name).write_text(block[1], encoding="utf-8")
     return folder / name
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test knows the classes that are loaded here."""
+    monkeypatch.setattr(METHODS, "own", {})
+    monkeypatch.setattr(REWARDS, "own", {})
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +119,7 @@ def test_its_settings_are_options(
     assert "margin that is enough" in capsys.readouterr().out
     for words, said in (
         (["--method", "my_methods.py:Hinge", "--loss.targt", "2"], "unknown setting 'loss.targt'; did you mean"),
+        (["--method", "my_methods.py"], "got 'my_methods.py'; write FILE.py:NAME, NAME being the class"),
         (["--method", "my_methods.py:Hing"], "method must name something of my_methods.py, which has no 'Hing'"),
         (["--method", "tgdpo", "--rewards", "nix.py:A"], "rewards must name an existing file, got 'nix.py'"),
         (["--method", "tgdpo", "--rewards", "my_methods.py:Hinge"], "'Hinge' must be a class derived from Reward"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -12,8 +13,9 @@ import pyarrow as pa
 from pyprefopt.data import _native
 from pyprefopt.data.arrow import first_line
 from pyprefopt.data.columns import frame_of
-from pyprefopt.data.reading.catalog import NEEDED, TABLE
-from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.data.reading.catalog import NEEDED, TABLE, Format
+from pyprefopt.data.renaming import written_as_option
+from pyprefopt.errors import DataError, did_you_mean, option
 
 LISTED = 100  # names that a message shows
 
@@ -232,6 +234,77 @@ def _nearest(names: Sequence[str]) -> str:
     absent = sorted(texts.intersection(NEEDED).difference(names))
     found = [(name, did_you_mean(name, absent, cutoff=0.75)) for name in unknown[:LISTED]]
     return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
+
+
+# What people call the columns of pairs, of responses and of scores, by our name.
+OTHER_NAMES = {
+    "prompt": "question query instruction input context user ask problem request source conversation history",
+    "chosen": "good better best preferred accepted accept winner win winning positive pos up w right correct selected",
+    "rejected": "bad worse worst dispreferred reject refused loser lose losing negative neg down l wrong incorrect",
+    "response": "answer output completion reply target assistant text y label",
+    "responses": "answers outputs completions replies candidates generations",
+    "score": "rating reward rank grade",
+}
+
+
+class Suggestion(NamedTuple):
+    """What to say about columns of other names."""
+
+    text: str  # what is needed, and the setting `columns`
+    whole: bool  # whether every missing column has one that may be meant
+    named: bool  # whether all of these have names that say what they are
+
+
+def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> Suggestion:
+    """What of the format is missing, and the setting `columns` as it would be written with the columns that are there.
+
+    Columns are taken by their names where these say what they are, and in their order where not.
+    """
+    missing = [group[0] for group in wanted.needed if not set(group).intersection(names)]
+    free = [name for name in _text_columns(rows, names) if name not in NEEDED]
+    found: dict[str, str] = {}
+    for ours in missing:
+        words = {ours, *OTHER_NAMES.get(ours, "").split()}
+        alike = [name for name in free if words.intersection(_words(name))]
+        if alike:
+            found[ours] = alike[0]
+            free.remove(alike[0])
+    if not missing or not names:
+        return Suggestion("", whole=False, named=False)
+    named = len(found) == len(missing)
+    for ours in missing:
+        if ours not in found and ours != "score" and free:
+            found[ours] = free.pop(0)
+    whole = len(found) == len(missing)
+    how = written_as_option({ours: found[ours] for ours in missing}) if whole else f"{option('columns')} ours=yours"
+    text = f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
+    return Suggestion(text, whole, named)
+
+
+def _words(name: str) -> set[str]:
+    """The parts of a name, in small letters: `goodAnswer`, `response_w`."""
+    return {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)}
+
+
+def _text_columns(rows: pa.Array | pa.Table, names: Sequence[str]) -> list[str]:
+    """The columns that can hold texts or chats, but for numbers of rows and the like."""
+    kept = [name for name in names if not {"id", "idx", "index", "uuid", "url", "date", "lang"} & _words(name)]
+    if isinstance(rows, pa.Table):
+        typed = {field.name: field.type for field in rows.schema}
+        return [name for name in kept if name not in typed or _holds_texts(typed[name])]
+    for line in lines_bytes(rows).split(b"\n")[:HEAD_ROWS]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            return [name for name in kept if isinstance(row.get(name), str | list | dict)]
+    return kept
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(is_text or pa.types.is_nested(kind) or pa.types.is_dictionary(kind))
 
 
 def listed(names: Sequence[str]) -> str:

@@ -39,9 +39,10 @@ from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.checkpoints.weights import check_numbers, stored_tensors
 from pyprefopt.modeling.cpu_matmul import use_fast_products
 from pyprefopt.modeling.packed_model import body
-from pyprefopt.modeling.proof import parts_of, prove, steady_layers
+from pyprefopt.modeling.proof import prove, steady_layers
 from pyprefopt.modeling.rotary import give_documents_their_own
 from pyprefopt.modeling.steady import keep_in_evaluation
+from pyprefopt.modeling.tiny_copy import parts_of
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)

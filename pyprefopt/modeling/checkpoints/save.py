@@ -20,7 +20,8 @@ from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedL
 from pyprefopt.modeling.checkpoints.read_back import Document, find_difference, quiet
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
-from pyprefopt.modeling.proof import parts_of, proof_file, remember, tiny_config, with_large_weights
+from pyprefopt.modeling.proof import proof_file, remember, with_large_weights
+from pyprefopt.modeling.tiny_copy import parts_of, tiny_config
 from pyprefopt.storage.files import copy_into
 from pyprefopt.storage.folders import replacing
 

@@ -356,7 +356,7 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
         (
             "a.jsonl",
             '{"question": "a", "answer_good": "b", "answer_bad": "c"}',
-            "fields are question, answer_good, answer_bad; see",
+            "fields are question, answer_good, answer_bad; needed are prompt, .* which: columns=",
         ),
         ("a.parquet", "not parquet", "cannot be read"),
         ("a.csv", "question,choosen\nx,y\n", "no known schema.*did you mean 'chosen'"),
