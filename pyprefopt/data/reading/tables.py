@@ -91,7 +91,10 @@ def as_tables(source: Any) -> TableSource:
         try:
             reader = pa.RecordBatchReader.from_stream(source)
         except (pa.ArrowException, ValueError, TypeError) as error:  # pandas: a column twice, or of several types
-            raise DataError(f"{FRAME} cannot be read as a table: {first_line(error)}; mend its columns") from error
+            raise DataError(
+                f"the source must be a table whose columns have each a name and a type of their own, got one of type "
+                f"{type(source).__name__} ({first_line(error)}); mend its columns, or give a file"
+            ) from error
         return _checked(_reader(reader))
     raise DataError(
         f"the source must be a path, a list of paths or a table (Polars, pyarrow, datasets, DuckDB), got "

@@ -7,7 +7,7 @@ mod thrift;
 use std::borrow::Cow;
 
 use crate::{Error, Result};
-use thrift::{Reader, Wire};
+use thrift::{Reader, Wire, lies};
 
 /// Levels of columns in each other: other readers take no more.
 const MOST_LEVELS: usize = 100;
@@ -206,10 +206,6 @@ impl Chunk {
                 .unwrap_or(data),
         })
     }
-}
-
-fn lies(message: &str) -> Error {
-    Error::Argument(message.to_owned())
 }
 
 fn lacks(what: &str) -> Error {

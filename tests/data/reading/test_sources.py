@@ -546,7 +546,9 @@ def test_columns_of_tables_that_differ_in_space_are_named(tmp_path):
 def test_a_pandas_frame_with_a_column_twice():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame([["a", "b", "c", "d"]], columns=["prompt", "chosen", "rejected", "rejected"])
-    with pytest.raises(DataError, match=r"<frame> cannot be read as a table: .*rejected"):
+    with pytest.raises(
+        DataError, match=r"must be a table whose columns .* DataFrame \(.*rejected.*\); mend its columns"
+    ):
         read_preferences(frame)
 
 

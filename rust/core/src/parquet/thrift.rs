@@ -1,7 +1,6 @@
 //! Thrift's compact protocol, read from bytes that may lie: nothing is made before its bytes are seen.
 
-use super::lies;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Structs and lists in each other: Thrift's own bound.
 const MOST_LEVELS: usize = 64;
@@ -185,4 +184,8 @@ impl<'a> Reader<'a> {
         self.rest = rest;
         Ok(taken)
     }
+}
+
+pub fn lies(message: &str) -> Error {
+    Error::Argument(message.to_owned())
 }
