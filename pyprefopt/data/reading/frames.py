@@ -237,8 +237,9 @@ def _renamed(carried: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
 
 def _carried(blocks: Sequence[ParsedBlock], file: str, *, read: Sequence[str], csv: bool) -> pl.DataFrame:
     """The further columns of all blocks; those of `read` are of one type."""
-    if any(isinstance(block.carried, pa.Table) for block in blocks):
-        return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
+    tables = [(block.carried, block.table) for block in blocks if isinstance(block.carried, pa.Table)]
+    if tables:  # a table without columns has no rows either
+        return _joined([own if own.num_columns else rows.select(["row"]) for own, rows in tables], file)
     frame = frame_of_lines(blocks, file, read)
     return frame.with_columns(_typed(column) for column in frame) if csv else frame
 

@@ -30,7 +30,16 @@ from pyprefopt.data import _native, embedded
 from pyprefopt.data.arrow import check_types
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
 from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
-from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, texts_of
+from pyprefopt.data.reading.formats import (
+    LABELS,
+    LIKE_PROMPT,
+    check_unlabelled,
+    detected,
+    listed,
+    misread,
+    tell_unread,
+    texts_of,
+)
 from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
@@ -131,6 +140,7 @@ class Source:
         from pyprefopt.data.reading.describe import describe_rows
 
         block = self.first_block
+        self._tell_unread(self.parts[0], block.rows)
         parsed = parse_block(block, self.format)
         found = describe_rows(block.rows, parsed.frame, self.format, self.parts[0].columns)
         rows = [part.rows for part in self.parts]
@@ -170,13 +180,15 @@ class Source:
         With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
         """
         index = first_row = 0
-        fields = None if carry else [*TABLE[self.format].names, *extra]
+        fields = None if carry else [*TABLE[self.format].looked_at, *extra]
         for part in self.parts:
             empty = True
             for rows, count, line in part.blocks(fields, BLOCK_BYTES):
                 block = Block(index, part.name, first_row, rows, count, line)
                 if empty and part is not self.parts[0]:
                     self._check(block)
+                if empty:
+                    self._tell_unread(part, rows)
                 yield block
                 index, first_row, empty = index + 1, first_row + count, False
             if empty:
@@ -187,6 +199,14 @@ class Source:
         """Bytes on disk, all and read so far; of tables 0."""
         meters = [part.meter for part in self.parts]
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
+    def _tell_unread(self, part: _Part, rows: pa.Array | pa.Table) -> None:
+        if part.columns is not None:
+            like = [name for name in LIKE_PROMPT if name in part.columns]
+            if not like:
+                return
+            rows = self.first_block.rows if part is self.parts[0] else next(part.blocks(like, HEAD_BYTES))[0]
+        tell_unread(rows, part.name, self.format, is_file=part.file is not None)
 
     def _check(self, block: Block) -> None:
         found, names, _ = detected(block.rows, [self.format])
@@ -410,7 +430,7 @@ def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
 
 def _telling_columns(part: _Part) -> list[str] | None:
     """Of typed rows the columns by which a format is known; all where there are none."""
-    known = {*LABELS, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
+    known = {*LABELS, *LIKE_PROMPT, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
     return [name for name in part.columns or () if name in known] or None
 
 

@@ -27,6 +27,7 @@ mod message;
 mod names;
 mod preference;
 mod raw;
+mod rivals;
 mod schema;
 mod sides;
 mod table;

@@ -6,6 +6,8 @@ use serde_json::{Map, Value as Json};
 use crate::message::Message;
 use crate::{Error, Result};
 
+/// What a template is given besides the variables.
+const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -44,6 +46,11 @@ impl Options {
         };
         let variables =
             variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
+        if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
+            return Err(Error::Argument(format!(
+                "template_kwargs must leave '{name}' alone, which the row's own fields and the call say"
+            )));
+        }
         Ok(Self { tools, variables })
     }
 }
