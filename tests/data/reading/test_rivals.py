@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pyprefopt.data.reading.frames import scan_candidates, scan_instructions, scan_preferences
 from pyprefopt.data.reading.sources import open_source, parse_block
+from pyprefopt.data.tokenization.segments import tokenize
+from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 from pyprefopt.data.truncation.dispatch import truncate
+from pyprefopt.errors import DataError
+
+TOKENIZER = Path(__file__).parents[3] / "rust/fuzz/tiny-tokenizer.json"
 
 
 def chat(*contents, system=None):
@@ -126,3 +132,10 @@ def test_what_a_cut_leaves_still_agrees(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     truncate(tmp_path / "rows.jsonl", length=1, unit="words", out=tmp_path / "cut.jsonl")
     assert scan_preferences(tmp_path / "cut.jsonl").rejects.is_empty()
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt"])
+def test_names_of_the_call_are_no_variables_of_the_template(name):
+    tokenizer = load_tokenizer(TOKENIZER, eos_token="<|endoftext|>", chat_template="plain")
+    with pytest.raises(DataError, match=f"template_kwargs must leave '{name}' alone"):
+        tokenize(pl.DataFrame([{**PAIR, "template_kwargs": json.dumps({name: []})}]), tokenizer)
