@@ -24,7 +24,7 @@ from pyprefopt.losses import DPO, Method, SePO
 from pyprefopt.modeling import LogpsModel, load_model, score_logps
 from pyprefopt.modeling.attention.backends import WAYS
 from pyprefopt.modeling.attention.packed import WAY_SETTING
-from pyprefopt.modeling.flops import Flops, count_flops
+from pyprefopt.modeling.cost import Flops, count_flops
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.training.metrics import useful_tokens
 from pyprefopt.training.step import method_sums

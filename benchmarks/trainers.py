@@ -153,7 +153,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         found["scoring_peak_bytes"] = peak()
     packer = Packer(store, layout=given.layout, **columns)
     loader = StepLoader(
-        packer, num_groups=store.num_rows, global_batch_size=given.batch, max_tokens=given.max_tokens, seed=SEED,
+        packer, global_batch_size=given.batch, max_tokens=given.max_tokens, seed=SEED,
         shuffle=False,
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp())
@@ -194,7 +194,7 @@ def score(model: Any, store: Any, given: argparse.Namespace) -> np.ndarray:
     from pyprefopt.modeling import score_logps
 
     loader = StepLoader(
-        Packer(store, layout=given.layout), num_groups=store.num_rows, global_batch_size=given.batch,
+        Packer(store, layout=given.layout), global_batch_size=given.batch,
         max_tokens=given.max_tokens, seed=SEED,
     )  # fmt: skip
     lines, lengths, values = [], [], []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neith
     from pyprefopt import stages as stages
     from pyprefopt.pipeline.run import RunResult as RunResult
     from pyprefopt.pipeline.run import train as train
+    from pyprefopt.pipeline.trials.check import check_method as check_method
     from pyprefopt.settings.config import RunConfig as RunConfig
     from pyprefopt.settings.resolve import configure as configure
     from pyprefopt.settings.resolve import load_config as load_config

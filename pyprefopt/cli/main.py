@@ -17,6 +17,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "prepare": "preference data to a folder of token segments that training reads",
     "score": "token rewards of a preference set, by any provider",
     "truncate": "keep the first part of every response of a file",
+    "check-method": "tries a loss or a provider of token rewards of one's own: gradient, packing, edges",
     "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",
 }
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if words[0] == "--version":
+    if "--version" in words[:2]:
         print(f"pyprefopt {__version__}")
         return 0
     if words[0].startswith("-"):  # `pyprefopt --method sepo`
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
             )
         with on_command_line():
-            import_module(f"pyprefopt.cli.{words[0]}").run(words[1:])
+            import_module(f"pyprefopt.cli.{words[0].replace('-', '_')}").run(words[1:])
     except PyprefoptError as error:
         return _explain(error)
     except BrokenPipeError:  # `pyprefopt inspect DIR | head`

@@ -1,18 +1,18 @@
-"""What commands share: reading their options, and those of a run; names of formats; the log on every rank."""
+"""What commands share: reading their options, and those of a run; names of formats."""
 
 from __future__ import annotations
 
 import inspect
-import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError
-from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import dotted, nested, peek, read
+from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict
 
     The command has the name of `cls`, and its docstring where `about` is None.
     """
-    return nested(read(f"pyprefopt {cls.__name__.lower()}", [cls], argv, about=about or inspect.getdoc(cls)))
+    return nested(read(f"pyprefopt {_command(cls)}", [cls], argv, about=about or inspect.getdoc(cls)))
+
+
+def _command(cls: type) -> str:
+    """Its name in lower case, with dashes."""
+    return re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
 
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:
@@ -47,6 +52,7 @@ class RunLine:
     """What a command line gives of a run, by dotted name."""
 
     method: str
+    path: str | None  # of --config
     file: dict[str, Any]  # the settings of --config
     given: dict[str, Any]  # the options, and those of the command itself
 
@@ -58,7 +64,7 @@ def read_run(
     about: str | None = None,
     names: Sequence[str] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
-    unknown: Callable[[str], ConfigError] | None = None,
+    unknown: Callable[[Sequence[str]], ConfigError] | None = None,
 ) -> RunLine:
     """Read options of a run, all of them or those in `names`, beside a command's `own`.
 
@@ -66,8 +72,8 @@ def read_run(
         ConfigError: what is wrong in the file or the words, that of the file first.
     """
     from pyprefopt.settings.config import RunConfig
-    from pyprefopt.settings.resolve import layered, naming
-    from pyprefopt.settings.typed import hints, read_yaml, typed, unknown_setting
+    from pyprefopt.settings.resolve import layered, load_own, naming
+    from pyprefopt.settings.typed import hint_for, hints, read_yaml, typed
 
     # Method, model and data decide which other settings there are, and their defaults.
     early = peek([_Line, RunConfig], argv, ("config", "method", "model", "data"))
@@ -75,6 +81,9 @@ def read_run(
     file = {} if path is None else read_yaml(path)
     first = {name: from_words(words[:1], str | None, name) for name, words in early.items() if words}
     method = {"method": RunConfig.method, **defaults, **file, **first}["method"]
+    load_own({"rewards": file.get("rewards")})
+    for name in _rewards_named(argv):
+        load_own({"rewards": {"name": name}})
     layered({"method": method})  # ConfigError for one that is not there
     with naming(path):
         file = typed(RunConfig, file, method)
@@ -88,21 +97,30 @@ def read_run(
 
     given = read(
         f"pyprefopt {command}", [*own, RunConfig, _Line], argv, about=about, types=types, shown=shown,
-        unknown=unknown or (lambda name: unknown_setting(name, method)),
+        unknown=unknown or (lambda names: unknown_settings({name: hint_for(name, method) for name in names})),
     )  # fmt: skip
-    return RunLine(method, dotted(file), {name: given[name] for name in given if name not in ("config", "local_rank")})
+    settings = {name: value for name, value in given.items() if name not in ("config", "local_rank")}
+    return RunLine(method, path, dotted(file), settings)
+
+
+def _rewards_named(argv: Sequence[str]) -> Iterator[str]:
+    """The names of token rewards in the words, which decide what other settings there are."""
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option in ("--rewards", "--rewards.name"):
+            yield value if equals else following
 
 
 def parse_args(argv: Sequence[str]) -> RunConfig:
     """The resolved settings of `pyprefopt train`. `--help` prints and raises SystemExit(0)."""
-    from pyprefopt.settings.resolve import configure
+    from pyprefopt.settings.resolve import resolve
 
     about = (
         "Train a policy from preference data. Defaults are those of this very call: with --model or --data, of the "
         "method's recipe (configs/method); without, of the embedded run (configs/embedded)."
     )
     line = read_run("train", argv, about=about)
-    return configure(**nested(line.file | line.given))
+    return resolve(file=nested(line.file), given=nested(line.given), where=str(line.path))
 
 
 @contextmanager
@@ -113,21 +131,3 @@ def on_all_ranks() -> Iterator[None]:
     except PyprefoptError as error:
         error.same_on_all_ranks = True
         raise
-
-
-class _Screen(logging.StreamHandler[TextIO]):
-    """Lines above a progress bar, not behind it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
-
-
-def show_log() -> None:
-    """Print what stages log: all of it from rank 0, warnings from the others."""
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:
-        logger.addHandler(_Screen())
-        logger.setLevel(logging.INFO if is_main() else logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -40,7 +41,18 @@ def check_schema(schema: pa.Schema, name: str) -> pa.Schema:
     twice = [column for column, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise DataError(f"{name}: column '{twice[0]:.80}' is there more than once; name each column once")
+    seen: dict[str, str] = {}
+    for column in schema.names:
+        other = seen.setdefault(_plain_name(column), column)
+        if other != column and _plain_name(column):
+            shown = f"'{other:.80}' and '{column:.80}'"
+            raise DataError(f"{name}: columns {shown} differ in nothing but space; name each column once")
     return schema
+
+
+def _plain_name(name: str) -> str:
+    """A name without space and byte order marks around it."""
+    return re.sub(r"^[\s\ufeff]+|[\s\ufeff]+$", "", name)
 
 
 def check_types(schema: pa.Schema, name: str) -> None:
@@ -65,6 +77,28 @@ def _is_readable(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         return _is_readable(kind.storage_type)
     return all(_is_readable(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def as_float32(numbers: Any, name: str) -> Any:
+    """An array of numbers, or of lists of them, of any width as one of float32; others as they are.
+
+    DataError for a finite number that float32 does not have.
+    """
+    kind = numbers.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    element = kind.value_type if is_list else kind
+    if element == pa.float32() or not (
+        pa.types.is_floating(element) or pa.types.is_integer(element) or pa.types.is_decimal(element)
+    ):
+        return numbers
+    narrow = numbers.cast(pa.large_list(pa.float32()) if is_list else pa.float32(), safe=False)
+    ours, theirs = (pc.list_flatten(narrow), pc.list_flatten(numbers)) if is_list else (narrow, numbers)
+    if pc.any(pc.is_inf(ours)).as_py():
+        lost = pc.and_(pc.is_inf(ours), pc.is_finite(theirs))
+        if pc.any(lost).as_py():
+            worst = theirs.filter(lost)[0].as_py()
+            raise DataError(f"{name} must hold numbers of float32, up to 3.4e38, got {worst}; scale them")
+    return narrow
 
 
 _DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}

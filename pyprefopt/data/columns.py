@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyprefopt.data.arrow import check_schema, check_sound, check_types, first_line
+from pyprefopt.data.arrow import as_float32, check_schema, check_sound, check_types, first_line
 from pyprefopt.errors import DataError
 
 Column = TypeVar("Column")  # pl.Expr, pl.Series, pa.Array, or anything with an Arrow stream, which gives a ChunkedArray
@@ -102,6 +102,14 @@ def _to_arrow(column: Any) -> Any:
 def as_lists(column: pl.Series) -> pl.Series:
     """Fixed-size lists (Polars' Array) as lists; other columns as they are."""
     return column.cast(pl.List(column.dtype.inner)) if isinstance(column.dtype, pl.Array) else column
+
+
+def as_floats(column: pl.Series, name: str) -> pl.Series:
+    """Lists of numbers of any type as lists of Float32; other columns as they are."""
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else None
+    if inner is None or inner == pl.Float32 or not inner.is_numeric():
+        return column
+    return pl.Series(column.name, as_float32(column.to_arrow(), name))
 
 
 def numbers(column: pl.Series, dtype: Any) -> NDArray[Any]:

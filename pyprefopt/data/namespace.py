@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import polars as pl
@@ -16,7 +15,7 @@ import polars as pl
 from pyprefopt.data.batching.alignment import spans_to_mask
 from pyprefopt.data.batching.selection import random_mask, threshold_mask, top_k_mask
 from pyprefopt.data.columns import apply
-from pyprefopt.data.tokenization.tokenizer import Tokenizer, encoded
+from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, encoded
 from pyprefopt.data.truncation.dispatch import truncate_column
 from pyprefopt.data.truncation.frames import counter
 
@@ -37,7 +36,7 @@ def _operation(
     return method
 
 
-def encode(column: Column, tokenizer: Tokenizer | str | Path) -> Column:
+def encode(column: Column, tokenizer: GivenTokenizer) -> Column:
     """list<u32>: the token ids of each text alone, without special tokens."""
     return apply(partial(encoded, counter(tokenizer)), [column], pl.List(pl.UInt32))
 

@@ -1,19 +1,20 @@
-"""Losses: one file a method family; `METHODS` is the table of all of them."""
+"""Losses: one file a method family; `METHODS` is the table of all of them, and of the user's once they are loaded."""
 
 from __future__ import annotations
 
 from pyprefopt.losses.decay import D2PO, Temporal
 from pyprefopt.losses.dpo import DPO, IPO, RDPO
 from pyprefopt.losses.guided import TGDPO, TISDPO
-from pyprefopt.losses.method import Method, chosen_minus_rejected, count_units, weighted_sums
+from pyprefopt.losses.method import Method, chosen_minus_rejected, count_units, undeclared_kind, weighted_sums
 from pyprefopt.losses.ranking import RRHF, BradleyTerry
 from pyprefopt.losses.regularised import DPOSFT, DPOReg, SimPOReg
 from pyprefopt.losses.sepo import SePO
 from pyprefopt.losses.sft import SFT
 from pyprefopt.losses.simpo import ConfPO, SimPO
 from pyprefopt.losses.tdpo import TDPO1, TDPO2
+from pyprefopt.storage.user_code import Table
 
-METHODS: dict[str, type[Method]] = {
+_SHIPPED: dict[str, type[Method]] = {
     "sft": SFT,
     "dpo": DPO,
     "ipo": IPO,
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "tis-dpo": TISDPO,
     "reward": BradleyTerry,
 }
+METHODS: Table[Method] = Table(_SHIPPED, base=Method, setting="method", check=undeclared_kind)
 
 __all__ = [
     "D2PO",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
@@ -134,6 +134,16 @@ class Method(ABC):
         if batch.token_rewards is None:
             raise undeclared(type(self).__name__, "token_rewards")
         return batch.token_rewards
+
+
+def undeclared_kind(method: type[Method]) -> str | None:
+    """What a class must be whose declarations are of no known kind; None: they are."""
+    unknown = sorted(set(method.needs) - set(get_args(Need)))
+    if unknown:
+        return f"one whose needs are of {', '.join(get_args(Need))}, got {', '.join(map(repr, unknown))}"
+    if method.trains_on not in get_args(TrainsOn):
+        return f"one whose trains_on is one of {', '.join(get_args(TrainsOn))}, got {method.trains_on!r}"
+    return None
 
 
 def weighted_sums(weights: Tensor, values: Tensor, batch: PackedBatch) -> Tensor:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
-import traceback
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pyprefopt.errors import ConfigError, did_you_mean
-from pyprefopt.storage.files import sha256_file
+from pyprefopt.storage.user_code import in_one_line, load_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,24 +43,17 @@ def custom_shape(path: str) -> Shape:
 
     It is tried on a few tokens first, and what it gives is checked at each call.
     """
-    file, _, name = path.rpartition(":")
-    if not Path(file).is_file():
-        raise ConfigError(f"loss.shape must name an existing file, got '{file}' in {path!r}; write FILE.py:NAME")
-    try:
-        function = runpy.run_path(file).get(name)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"loss.shape {path!r}: the file must run, got {_in_one_line(error, file)}; mend it"
-        ) from error
+    found = load_named(path, "loss.shape")
+    function = found.value
     if not callable(function):
-        raise ConfigError(f"loss.shape must name a function of {file}, and it has no function {name!r}")
+        raise ConfigError(f"loss.shape must name a function of {found.file}, and it has no function '{found.name}'")
 
     def checked(rewards: Tensor, length: Tensor, side: Tensor) -> Tensor:
         try:
             weights: Any = function(rewards, length, side)
         except Exception as error:
             raise ConfigError(
-                f"loss.shape {path!r} must be {_CALL}, got {_in_one_line(error, file)}; mend it"
+                f"loss.shape {path!r} must be {_CALL}, got {in_one_line(error, found.file)}; mend it"
             ) from error
         if not isinstance(weights, torch.Tensor) or weights.shape != rewards.shape:
             got = f"shape {list(weights.shape)}" if isinstance(weights, torch.Tensor) else repr(weights)
@@ -77,18 +67,6 @@ def custom_shape(path: str) -> Shape:
     return checked
 
 
-def _in_one_line(error: BaseException, file: str) -> str:
-    """The error in one line, with the last line of `file` that it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == file]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {' '.join(text.split())}" + (f" (line {line})" if line else "")
-
-
 def shape_content(shape: str) -> str:
     """What a shape is, wherever it stands: of a function its name and the SHA-256 of its file."""
-    if shape in SHAPES:
-        return shape
-    file, _, name = shape.rpartition(":")
-    return f"{name} of {sha256_file(file)}"
+    return shape if shape in SHAPES else load_named(shape, "loss.shape").identity

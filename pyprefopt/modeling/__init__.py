@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyprefopt.modeling.checkpoints.load import load_model, toy_config
 from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.checkpoints.source import model_hash
+from pyprefopt.modeling.cost import MemoryEstimate, estimate_memory
 from pyprefopt.modeling.logps import LogpsModel, score_logps
-from pyprefopt.modeling.memory import MemoryEstimate, estimate_memory
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 

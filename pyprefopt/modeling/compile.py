@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from pyprefopt.errors import ConfigError
+from pyprefopt.modeling.packed_model import body
 
 if TYPE_CHECKING:
     from pyprefopt.modeling.packed_model import PackedModel
@@ -25,7 +26,7 @@ def compile_layers(model: PackedModel) -> int:
     Raises:
         ConfigError: the model's layers are not found.
     """
-    layers = getattr(model.causal.base_model, "layers", None)
+    layers = getattr(body(model.causal), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ConfigError(
             f"compile must be off for {type(model.causal).__name__}, whose layers are not found; leave it out"

@@ -14,8 +14,16 @@ from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
 from pyprefopt.modeling.head.transform import HeadTransform
-from pyprefopt.modeling.packed_model import PackedModel, plain_attention, run_packed
-from pyprefopt.modeling.proof import TOLERANCE, packing_differences, refuse, sample_pack, states_alone, states_packed
+from pyprefopt.modeling.packed_model import PackedModel, body, plain_attention, run_pack
+from pyprefopt.modeling.proof import (
+    TOLERANCE,
+    packing_differences,
+    refuse,
+    refuse_what_fails,
+    sample_pack,
+    states_alone,
+    states_packed,
+)
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -51,8 +59,11 @@ class LogpsModel(PackedModel):
         if self.causal.get_output_embeddings() is None:
             raise ConfigError(f"{type(self.causal).__name__} has no language model head; use a causal language model")
         self.transform = HeadTransform.from_config(self.causal.config.get_text_config())
+        self.before_head: tuple[nn.Module, ...] = ()  # layers of the model, in a tuple where torch does not look
         if probe:
-            _check_head(self, check_packing(self))
+            hidden = check_packing(self)
+            with plain_attention(self):
+                _find_head(self, hidden)
 
     def forward(self, batch: PackedBatch) -> Tensor | Outputs:
         """Compute log p of `target_ids`, read at `hidden_index`.
@@ -74,6 +85,8 @@ class LogpsModel(PackedModel):
         """The head, and the hidden states [M, H] that it reads for the scored tokens."""
         # Indexing would add gradients of a repeated position up in any order; an embedding's backward pass has one.
         hidden = F.embedding(batch.hidden_index, self.hidden_states(batch))
+        for layer in self.before_head:
+            hidden = layer(hidden)
         return Readout(self.causal.get_output_embeddings(), hidden, self.transform, self.kernel)
 
 
@@ -117,31 +130,59 @@ def check_packing(model: PackedModel) -> Tensor:
     weight = model.causal.get_input_embeddings().weight
     if weight.dtype not in TOLERANCE:
         raise ConfigError(f"dtype must be one of float32, bfloat16, float64, got {weight.dtype}; load with load_model")
-    with plain_attention(model):
+    with plain_attention(model), refuse_what_fails(model.causal):
         packed, alone = states_packed(model.causal), states_alone(model.causal)
     differences = packing_differences(packed, alone)
     _check_finite(model, sum(differences.values()))
     if off := {layout: value for layout, value in differences.items() if value > TOLERANCE[weight.dtype]}:
-        refuse(type(model.causal).__name__, off, "the model itself")
+        refuse(model.causal, off, "the model itself")
     return packed
 
 
 @torch.no_grad()
-def _check_head(model: LogpsModel, hidden: Tensor) -> None:
-    """ConfigError unless log-probs from the hidden states of a made-up pack are those of the model's own logits."""
+def _find_head(model: LogpsModel, hidden: Tensor) -> None:
+    """Let log-probs from the hidden states of a made-up pack be those of the model's own logits.
+
+    The usual transform is kept where it gives them; else the other meanings of the config's numbers are tried, then
+    layers that stand between the model's body and its head.
+
+    Raises:
+        ConfigError: nothing gives them.
+    """
     causal, pack = model.causal, sample_pack(model.causal)
-    targets = pack.input_ids.roll(-1)
-    with plain_attention(model):
-        ours = token_logps(Readout(causal.get_output_embeddings(), hidden, model.transform, model.kernel), targets)
-        logits = run_packed(causal, pack).logits[0].to(ours.dtype)
+    head, targets = causal.get_output_embeddings(), pack.input_ids.roll(-1)
+    logits = run_pack(causal, pack, "logits")
+    between = [layer for layer in causal.children() if layer is not head and layer is not body(causal)]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     whole = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-    difference, tolerance = (ours - whole).abs().mean().item(), TOLERANCE[causal.get_input_embeddings().weight.dtype]
-    _check_finite(model, difference)
-    if difference > tolerance:
-        raise ConfigError(
-            f"{type(causal).__name__}: packed log-probs differ from its own logits by {difference:.3g} nats a token "
-            f"(at most {tolerance}); pyprefopt cannot train this architecture exactly, use another model"
-        )
+    tolerance, least = TOLERANCE[causal.get_input_embeddings().weight.dtype], math.inf
+    for layers in ((), tuple(between)):
+        states = _through(layers, hidden)
+        if states is None:
+            break
+        for transform in (model.transform, *HeadTransform.candidates(causal.config.get_text_config())):
+            ours = token_logps(Readout(head, states, transform, model.kernel), targets)
+            difference = (ours - whole).abs().mean().item()
+            _check_finite(model, difference)
+            if difference <= tolerance:
+                model.before_head, model.transform = layers, transform
+                return
+            least = min(least, difference)
+    raise ConfigError(
+        f"{type(causal).__name__}: log-probs of a pack differ from its own logits by {least:.3g} nats a token (at most "
+        f"{tolerance}); pyprefopt cannot train this architecture exactly, use another model"
+    )
+
+
+def _through(layers: tuple[nn.Module, ...], hidden: Tensor) -> Tensor | None:
+    """What layers make of hidden states; None where these are not layers from hidden states to hidden states."""
+    states = hidden
+    try:
+        for layer in layers:
+            states = layer(states)
+    except Exception:  # whatever a module raises that wants something else
+        return None
+    return states if isinstance(states, Tensor) and states.shape == hidden.shape else None
 
 
 def _check_finite(model: PackedModel, difference: float) -> None:

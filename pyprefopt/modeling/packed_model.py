@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.attention.backends import PLAIN
+from pyprefopt.modeling.attention.backends import PLAIN, UNPACKED
 from pyprefopt.modeling.attention.layout import Pack, PackedLayout
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
+from pyprefopt.modeling.documents import run_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ class PackedModel(nn.Module):
         super().__init__()
         self.model = model
         attention = self.causal.config._attn_implementation
-        if attention != ATTENTION_NAME:
+        if attention != ATTENTION_NAME and not is_unpacked(self.causal):
             raise ConfigError(
                 f"attention implementation must be {ATTENTION_NAME!r}, got {attention!r}; "
                 "load the model with pyprefopt.modeling.load_model"
@@ -40,7 +41,7 @@ class PackedModel(nn.Module):
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Last hidden states of the pack, [N, H]."""
-        return run_packed(self.causal.base_model, batch).last_hidden_state[0]  # type: ignore[no-any-return]
+        return run_pack(body(self.causal), batch)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Casts (`bfloat16()`, `to(dtype)`) leave buffers' precision alone: rotary frequencies must stay float32."""
@@ -61,15 +62,40 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def run_packed(module: nn.Module, batch: PackedBatch | Pack) -> Any:
-    """Call a transformers module on a pack: no attention mask, no cache, positions and layout from the batch."""
-    return module(
+def body(causal: PreTrainedModel) -> nn.Module:
+    """A causal model without its head: what transformers names so, else the one transformers model in it."""
+    inner = [child for child in causal.children() if hasattr(child, "config")]
+    base: nn.Module = causal.base_model
+    return inner[0] if base is causal and len(inner) == 1 else base
+
+
+def is_unpacked(module: nn.Module) -> bool:
+    """Whether a transformers module reads a pack's documents through its own forward."""
+    return getattr(module.config, WAY_SETTING, None) == UNPACKED
+
+
+def run_pack(module: nn.Module, batch: PackedBatch | Pack, output: str = "last_hidden_state") -> Tensor:
+    """Run a transformers module on a pack, in the way that its config names.
+
+    Args:
+        module: a causal model, or the base of one.
+        batch: of torch tensors, on the module's device.
+        output: the name of what is taken of the module's outputs.
+
+    Returns:
+        [N, H], in the order of the pack.
+    """
+    if is_unpacked(module):
+        return run_documents(module, batch, output)
+    outputs = module(
         input_ids=batch.input_ids[None],
         position_ids=batch.position_ids[None],
         use_cache=False,
         return_dict=True,
         packed_layout=PackedLayout.of(batch),
     )
+    states: Tensor = outputs[output][0]
+    return states
 
 
 @contextmanager
@@ -80,7 +106,8 @@ def plain_attention(model: nn.Module) -> Iterator[None]:
     """
     training = model.training
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    wanted = [(config, getattr(config, WAY_SETTING)) for config in configs if hasattr(config, WAY_SETTING)]
+    wanted = [(config, getattr(config, WAY_SETTING, UNPACKED)) for config in configs]
+    wanted = [(config, way) for config, way in wanted if way != UNPACKED]
     model.eval()
     try:
         for config, _ in wanted:

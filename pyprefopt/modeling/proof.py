@@ -1,10 +1,9 @@
-"""The proof that an architecture can be packed: in a tiny copy of it a document must come out beside others as alone.
+"""The proof of how an architecture reads packs: in a tiny copy of it a document must come out beside others as alone.
 
-What an architecture can do is seen from what it computes, not from its name. The copy has the model's own config with
-few layers, heads and ids, windows that are shorter than the documents, and an original context that some of them
-exceed; everything else is as it was. Alone, the documents run as transformers runs them, in a pack as the engine does,
-both layouts at once, and beside a document at the end of the context. What has been proved is remembered in the user's
-cache.
+What an architecture can do is seen from what it computes, not from its name. Alone, the documents run as transformers
+runs them, in a pack as the engine does, both layouts at once, and beside a document at the end of the context. Where
+that differs, the pack's documents are tried in transformers' own forward, padded on the right. What has been proved is
+remembered in the user's cache.
 """
 
 from __future__ import annotations
@@ -13,23 +12,24 @@ import copy
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pyprefopt.errors import ConfigError
-from pyprefopt.modeling.attention.backends import PLAIN
+from pyprefopt.modeling.attention.backends import PLAIN, UNPACKED
 from pyprefopt.modeling.attention.layout import Pack
-from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, WAY_SETTING
-from pyprefopt.modeling.packed_model import plain_attention, run_packed
-from pyprefopt.modeling.rotary import give_documents_their_own
+from pyprefopt.modeling.attention.packed import ATTENTION_NAME, LAYER_TYPES, REMEDY, WAY_SETTING
+from pyprefopt.modeling.packed_model import body, is_unpacked, plain_attention, run_pack
+from pyprefopt.modeling.rotary import give_documents_their_own, longest_alike
 from pyprefopt.modeling.steady import find_unsteady
+from pyprefopt.modeling.tiny_copy import TEXT, tiny_config
 from pyprefopt.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -40,30 +40,57 @@ Build = Callable[[PreTrainedConfig], PreTrainedModel]  # a model of random weigh
 # Documents that see each other, and a head transform that is left out, are off by 0.1 or more, bfloat16 by about 0.02.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 _LARGEST = TOLERANCE[torch.float32]
-_REMEDY = "use a model of another architecture, as docs/gpu.md says"
-# Of a tiny copy.
-_VOCABULARY, _WINDOW, _WIDTH, _MOST_LAYERS, _LONGEST_CONTEXT, _WIDEST_HEAD = 64, 4, 32, 8, 2**16, 512
-_TEXT, _PROMPT, _FIRST, _SECOND = 9, 6, 7, 8  # tokens of a document, and of a prompt with two responses
+_REMEDY = "use a model of another architecture, as docs/families.md says"
+_PROMPT, _FIRST, _SECOND = 6, 7, 8  # tokens of a prompt with two responses, beside a document of TEXT
 _BESIDE = 520  # tokens of the document at the end of the context
-_ORIGINAL = "original_max_position_embeddings"  # of a tiny copy so many that the text fits, and the responses do not
 
 
-def prove(config: PreTrainedConfig, build: Build) -> frozenset[str] | None:
-    """Prove that a model with this config can be packed, or find that proof in the cache.
+class Proof(NamedTuple):
+    """What has been seen of an architecture."""
 
-    Where no tiny copy can be made that runs in transformers itself, a warning is logged: then the model's own weights
-    decide. No generator is disturbed.
+    unpacked: str | None  # why its documents go through transformers' own forward; None: they are packed
+    unsteady: frozenset[str] | None  # classes that `keep_in_evaluation` is to hold, random in training; None: not seen
+    attention: str | None = ATTENTION_NAME  # the name of transformers' attention; None: it chooses
 
-    Returns:
-        The classes of layers that are random in training, which `keep_in_evaluation` is to hold; None: not proved.
+
+def prove(config: PreTrainedConfig, build: Build) -> Proof:
+    """Prove how a model with this config reads packs, or find that proof in the cache.
+
+    The config names the wanted way: `auto` asks for packed attention, and for each document in transformers' own
+    forward where that gives other numbers or cannot be tried, because no tiny copy runs in transformers itself: then
+    the model's own weights decide. No generator is disturbed.
 
     Raises:
-        ConfigError: it cannot be packed.
+        ConfigError: it cannot be run in the wanted way.
     """
+    wanted = getattr(config, WAY_SETTING)
+    if wanted == UNPACKED:
+        return _prove_unpacked(config, build, "as asked")
+    try:
+        unsteady, reason = _prove(config, build, PLAIN, ATTENTION_NAME), "no tiny copy of it runs to prove packing in"
+    except ConfigError as error:
+        if wanted != "auto":
+            raise
+        unsteady, reason = None, str(error).removesuffix(f"; {REMEDY}")
+    if unsteady is None and wanted == "auto":
+        return _prove_unpacked(config, build, reason)
+    return Proof(None, unsteady)
+
+
+def _prove_unpacked(config: PreTrainedConfig, build: Build, reason: str) -> Proof:
+    """With the attention that transformers chooses; with its plain one where that does not compute the same."""
+    try:
+        return Proof(reason, _prove(config, build, UNPACKED, None), None)
+    except ConfigError:
+        return Proof(reason, _prove(config, build, UNPACKED, "eager"), "eager")
+
+
+def _prove(config: PreTrainedConfig, build: Build, way: str, attention: str | None) -> frozenset[str] | None:
+    """The classes of layers that are random in training; None: no tiny copy runs."""
     with torch.random.fork_rng(devices=[]):
         try:
-            tiny = tiny_config(config)
-            file = _proof_file(tiny)
+            tiny = tiny_config(config, way)
+            file = proof_file(tiny, str(attention))
             if file is not None and (known := _remembered(file)) is not None:
                 return known
             model = _random_model(build, tiny, "eager")
@@ -71,27 +98,16 @@ def prove(config: PreTrainedConfig, build: Build) -> frozenset[str] | None:
         except ConfigError:
             raise
         except Exception as error:  # whatever an architecture raises for sizes that it does not expect
-            logger.warning(
-                "model_type %r: no tiny copy of it runs (%s); whether it can be packed is seen on its weights alone",
+            logger.info(
+                "model_type %r: no tiny copy of it runs (%s); what it computes is seen on its weights alone",
                 config.model_type, _first_line(error),
             )  # fmt: skip
             return None
-        unsteady = _compare(model, expected, build, tiny)
+        own = _random_model(build, tiny, attention) if way == UNPACKED else None
+        unsteady = _compare(model, expected, build, tiny) if own is None else _compare_unpacked(own, model, expected)
     if file is not None:
-        _remember(file, type(model).__name__, unsteady)
+        remember(file, architecture=type(model).__name__, kept_in_evaluation=sorted(unsteady))
     return unsteady
-
-
-def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of a tiny copy: the widths of one head stay, and whatever is no size."""
-    tiny = copy.deepcopy(config)
-    for part in parts_of(tiny):
-        part.__dict__.pop("_name_or_path", None)
-        setattr(part, WAY_SETTING, PLAIN)
-        _keep_few_layers(part)
-        _shrink(part)
-        _shorten_original(part)
-    return tiny
 
 
 def states_alone(model: PreTrainedModel) -> Tensor:
@@ -99,7 +115,7 @@ def states_alone(model: PreTrainedModel) -> Tensor:
     text, prompt, first, second = _tokens(model)
     documents = (text, torch.cat([prompt, first]), torch.cat([prompt, second]))
     with torch.no_grad():
-        outputs = [model.base_model(input_ids=ids[None], use_cache=False, return_dict=True) for ids in documents]
+        outputs = [body(model)(input_ids=ids[None], use_cache=False, return_dict=True) for ids in documents]
     if not all(hasattr(output, "last_hidden_state") for output in outputs):
         raise ConfigError(
             f"{type(model).__name__} has a base model that gives no last hidden states, which packed batches are scored"
@@ -111,13 +127,12 @@ def states_alone(model: PreTrainedModel) -> Tensor:
 def states_packed(model: PreTrainedModel, pack: Pack | None = None) -> Tensor:
     """Last hidden states of `sample_pack`, or of another pack."""
     with torch.no_grad():
-        states: Tensor = run_packed(model.base_model, sample_pack(model) if pack is None else pack).last_hidden_state[0]
-    return states
+        return run_pack(body(model), sample_pack(model) if pack is None else pack)
 
 
 def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
     """Mean difference of `states_packed` from `states_alone`, relative to their mean size, by layout."""
-    whole = _TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
+    whole = TEXT + _PROMPT + _FIRST  # documents behind one another; what follows sees a prompt that stands elsewhere
     pairs = {"separate": (packed[:whole], alone[:whole]), "shared": (packed[whole:], alone[whole + _PROMPT :])}
     return {layout: _difference(*states) for layout, states in pairs.items()}
 
@@ -125,7 +140,7 @@ def packing_differences(packed: Tensor, alone: Tensor) -> dict[str, float]:
 def sample_pack(model: PreTrainedModel) -> Pack:
     """A made-up pack of a document and of a prompt with two responses, the second not right behind its prompt."""
     tokens = torch.cat(_tokens(model))
-    counts = torch.tensor([_TEXT, _PROMPT, _FIRST, _SECOND])
+    counts = torch.tensor([TEXT, _PROMPT, _FIRST, _SECOND])
     starts = torch.tensor([0, 0, _PROMPT, _PROMPT])  # of a segment, in its document
     positions = torch.cat([torch.arange(int(n)) + start for n, start in zip(counts, starts, strict=True)])
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -135,9 +150,9 @@ def sample_pack(model: PreTrainedModel) -> Pack:
 def _tokens(model: PreTrainedModel) -> tuple[Tensor, ...]:
     """The made-up documents' parts; the same ones every time, without id 0, which tiny copies pad with."""
     weight = model.get_input_embeddings().weight
-    count = _TEXT + _PROMPT + _FIRST + _SECOND
-    tokens = 1 + torch.arange(count, device=weight.device) * 7919 % (weight.shape[0] - 1)
-    return torch.split(tokens, [_TEXT, _PROMPT, _FIRST, _SECOND])
+    known = min(weight.shape[0], getattr(model.config.get_text_config(), "vocab_size", weight.shape[0]))
+    tokens = 1 + torch.arange(TEXT + _PROMPT + _FIRST + _SECOND, device=weight.device) * 7919 % (known - 1)
+    return torch.split(tokens, [TEXT, _PROMPT, _FIRST, _SECOND])
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -161,14 +176,46 @@ def _compare(model: PreTrainedModel, expected: Tensor, build: Build, tiny: PreTr
     off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
     if kinds and (off or not _shows(kinds, expected, build, tiny)):
         raise ConfigError(
-            f"model_type {tiny.model_type!r} has layers of type {kinds}, which packed batches do not support; {_REMEDY}"
+            f"model_type {tiny.model_type!r} has layers of type {kinds}, which packed batches do not support; {REMEDY}"
         )
     if off and not aware:
         raise ConfigError(_without_attention(name, "documents in a pack see each other"))
     if off:
-        refuse(name, off, "a tiny copy with random weights")
+        refuse(packed, off, "a tiny copy with random weights")
     _check_far(packed, expected, name)
     return steady_layers(packed)
+
+
+def _compare_unpacked(own: PreTrainedModel, model: PreTrainedModel, expected: Tensor) -> frozenset[str]:
+    """The same as `_compare`, with each document in transformers' own forward."""
+    own.load_state_dict(model.state_dict())
+    give_documents_their_own(own)
+    with refuse_what_fails(own):
+        states = states_packed(own)
+    off = {layout: value for layout, value in packing_differences(states, expected).items() if not value <= _LARGEST}
+    if off or not _is_causal(own):
+        refuse(own, off or {"separate": 1.0}, "a tiny copy with random weights")
+    return steady_layers(own)
+
+
+@torch.no_grad()
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether the beginnings of a long document come out as in the whole of it.
+
+    It is as long as documents may be that stand in one call: where their lengths decide the positions' frequencies, as
+    those that all get the same.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _BESIDE
+    count = min(_BESIDE, context, longest_alike(model) or _BESIDE)
+    tokens = torch.cat(_tokens(model)).repeat(_BESIDE)[:count]
+
+    def run(length: int) -> Tensor:
+        states: Tensor = body(model)(input_ids=tokens[None, :length], use_cache=False, return_dict=True)[0][0]
+        return states
+
+    whole = run(count)
+    lengths = [length for length in (*range(1, TEXT), 2 * TEXT, 3 * TEXT, count // 2) if length < count]
+    return all(_difference(run(length), whole[:length]) <= _LARGEST for length in lengths)
 
 
 def steady_layers(model: PreTrainedModel) -> frozenset[str]:
@@ -177,8 +224,8 @@ def steady_layers(model: PreTrainedModel) -> frozenset[str]:
     Raises:
         ConfigError: two runs in evaluation differ already.
     """
-    with plain_attention(model):
-        unsteady = find_unsteady(model, lambda: run_packed(model.base_model, sample_pack(model)).last_hidden_state[0])
+    with plain_attention(model), refuse_what_fails(model):
+        unsteady = find_unsteady(model, lambda: run_pack(body(model), sample_pack(model)))
     if unsteady is None:
         raise ConfigError(
             f"{type(model).__name__} computes other numbers each time, in evaluation too, so that it differs from its "
@@ -190,18 +237,18 @@ def steady_layers(model: PreTrainedModel) -> frozenset[str]:
 def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
     """ConfigError where a document comes out otherwise beside one that stands at the end of the context."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int) or context <= 2 * _TEXT:
+    if not isinstance(context, int) or context <= 2 * TEXT:
         return
     beside = min(context, _BESIDE)
     tokens = _tokens(model)[0]
     pack = Pack(
         torch.cat([tokens, tokens.repeat(beside)[:beside]]),
-        torch.cat([torch.arange(_TEXT), torch.arange(context - beside, context)]),
-        torch.tensor([0, _TEXT, _TEXT + beside]), torch.tensor([-1, -1]),
+        torch.cat([torch.arange(TEXT), torch.arange(context - beside, context)]),
+        torch.tensor([0, TEXT, TEXT + beside]), torch.tensor([-1, -1]),
     )  # fmt: skip
     try:
-        off = _difference(states_packed(model, pack)[:_TEXT], expected[:_TEXT])
-        remembered = _difference(states_packed(model)[:_TEXT], expected[:_TEXT])
+        off = _difference(states_packed(model, pack)[:TEXT], expected[:TEXT])
+        remembered = _difference(states_packed(model)[:TEXT], expected[:TEXT])
     except Exception as error:  # positions that its tables do not have
         logger.debug("%s does not run at position %d: %s", name, context - 1, _first_line(error))
         return
@@ -209,30 +256,49 @@ def _check_far(model: PreTrainedModel, expected: Tensor, name: str) -> None:
         raise ConfigError(
             f"{name} cannot be packed: beside a document that ends at position {context - 1} a short one comes out "
             f"otherwise than alone (its hidden states differ by {off:.0%}, in a tiny copy with random weights), "
-            f"because something in it follows the longest document of a batch; {_REMEDY}"
+            f"because something in it follows the longest document of a batch; {REMEDY}"
         )
     if not remembered <= _LARGEST:
         raise ConfigError(
             f"{name} cannot be packed: after a document that ends at position {context - 1} a short one comes out "
             f"otherwise than before (its hidden states differ by {remembered:.0%}, in a tiny copy with random "
-            f"weights), because something in it remembers the documents of other batches; {_REMEDY}"
+            f"weights), because something in it remembers the documents of other batches; {REMEDY}"
         )
 
 
-def refuse(name: str, off: dict[str, float], where: str) -> NoReturn:
+@contextmanager
+def refuse_what_fails(model: PreTrainedModel) -> Iterator[None]:
+    """While inside, whatever transformers raises becomes a ConfigError that names the model's class."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{type(model).__name__} does not run on a made-up text ({_first_line(error)}); {_REMEDY}"
+        ) from error
+
+
+def refuse(model: PreTrainedModel, off: dict[str, float], where: str) -> NoReturn:
     """Raise the ConfigError for a model that is seen to compute something else in a pack; `off` by layout."""
+    name = type(model).__name__
     layouts = " and ".join(f"{value:.0%} in the {layout} layout" for layout, value in off.items())
+    if is_unpacked(model):
+        raise ConfigError(
+            f"{name} is no causal language model: with padding behind it a document comes out otherwise than alone (its"
+            f" hidden states differ by {layouts}, in {where}), because a token sees what follows; {_REMEDY}"
+        )
     raise ConfigError(
         f"{name} cannot be packed: beside others a document comes out otherwise than alone (its hidden states differ "
         f"by {layouts}, in {where}), because tokens are mixed in another way than by attention, or get their positions "
-        f"from elsewhere than position_ids; {_REMEDY}"
+        f"from elsewhere than position_ids; {REMEDY}"
     )
 
 
 def _without_attention(name: str, reason: str) -> str:
     return (
         f"{name} ({reason}) does not take another attention; packed batches need an architecture that uses "
-        f"transformers' attention interface; {_REMEDY}"
+        f"transformers' attention interface; {REMEDY}"
     )
 
 
@@ -251,108 +317,34 @@ def _shows(kinds: list[str], expected: Tensor, build: Build, tiny: PreTrainedCon
         return True
 
 
-def _random_model(build: Build, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+def _random_model(build: Build, config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
     """In evaluation mode, with weights so large that every part of the model counts; the same ones every time."""
     config = copy.deepcopy(config)
     config._attn_implementation = attention
     torch.default_generator.manual_seed(0)  # the CPU's generator alone: others are not forked
-    model = build(config).eval()
+    return with_large_weights(build(config).eval())
+
+
+def with_large_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, with random numbers added to its weights, so that every part of it counts."""
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.2 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
-            parameter.add_(scale * torch.randn(parameter.shape))
+            if parameter.is_floating_point():  # not packed in 4 bits
+                parameter.add_(scale * torch.randn(parameter.shape, dtype=parameter.dtype))
     return model
 
 
-def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A config and those inside it."""
-    yield config
-    for name in config.sub_configs:
-        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
-            yield from parts_of(part)
+def proof_file(tiny: PreTrainedConfig, *more: str) -> Path | None:
+    """Where a proof is remembered; None where the code is not transformers' own, and may change unseen.
 
-
-def _keep_few_layers(config: PreTrainedConfig) -> None:
-    """Keep one layer of each kind that lists with an entry a layer distinguish, and two at least."""
-    count = getattr(config, "num_hidden_layers", None)
-    if not isinstance(count, int) or count <= 2:
-        return
-    lists = {
-        name: value
-        for name, value in vars(config).items()
-        if isinstance(value, list | tuple | (str if "pattern" in name else list)) and len(value) == count
-    }
-    first: dict[str, int] = {}
-    for layer in range(count):
-        first.setdefault(str([value[layer] for value in lists.values()]), layer)
-    kept = list(first.values())[:_MOST_LAYERS]
-    kept += [layer for layer in range(count) if layer not in kept][: max(0, 2 - len(kept))]
-    for name, value in lists.items():
-        few = [value[layer] for layer in sorted(kept)]
-        setattr(config, name, "".join(few) if isinstance(value, str) else type(value)(few))
-    config.num_hidden_layers = len(kept)
-
-
-def _shrink(config: PreTrainedConfig) -> None:
-    """Make widths, vocabularies and windows small; the number of heads falls as the hidden size does."""
-    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
-    hidden = hidden if isinstance(hidden, int) else 2**62
-    ratio = heads / 2 if isinstance(heads, int) and heads > 2 else 1.0
-    if not isinstance(heads, int):
-        ratio = max(1.0, min(8.0, hidden / 64))
-    elif hidden < 2**62:
-        ratio *= max(1.0, hidden / max(heads, 1) / _WIDEST_HEAD)
-    depth = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    for name, value in list(vars(config).items()):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or name.startswith("_") or name == depth:
-            continue
-        small = _small(name, value, hidden, ratio)
-        if small != value:
-            setattr(config, name, small)
-
-
-def _shorten_original(config: PreTrainedConfig) -> None:
-    """Let the context that a model was made for first, before its positions were scaled, end between the documents."""
-    settings = [vars(config), *(part for part in vars(config).values() if isinstance(part, dict))]
-    settings += [part for outer in settings[1:] for part in outer.values() if isinstance(part, dict)]
-    for part in settings:
-        if isinstance(part.get(_ORIGINAL), int):
-            part[_ORIGINAL] = min(part[_ORIGINAL], _TEXT + 1)
-
-
-def _small(name: str, value: int, hidden: int, ratio: float) -> int:
-    """The size `name` of a tiny copy; `value` itself where it is no size, or one that costs little."""
-
-    def has(*words: str) -> bool:
-        return any(word in name for word in words)
-
-    small = value
-    if name.endswith("token_id"):
-        small = 0
-    elif has("vocab"):
-        small = min(value, _VOCABULARY)
-    elif has("window", "chunk", "local_attention") and not has("layer"):
-        small = min(value, _WINDOW)
-    elif has("first_k"):  # layers before the first with experts
-        small = 1
-    elif has("position", "length", "ctx", "seq"):
-        small = min(value, _LONGEST_CONTEXT)
-    elif has("theta", "base"):
-        pass
-    elif has("head") and not has("dim", "size", "d_head"):
-        small = max(1, int(value / ratio))
-    elif has("intermediate", "inner", "ffn"):
-        small = min(value, _WIDTH)
-    elif value >= hidden and ratio > 1:
-        small = 8 * math.ceil(value / ratio / 8)  # experts' products want multiples
-    return small
-
-
-def _proof_file(tiny: PreTrainedConfig) -> Path | None:
-    """Where the proof is remembered; None where the code is not transformers' own, and may change unseen."""
+    Args:
+        tiny: config of the tiny copy.
+        more: what else the proof hangs on.
+    """
     if not type(tiny).__module__.startswith("transformers.models."):
         return None
-    parts: list[Any] = [tiny.to_json_string(use_diff=False), torch.__version__]  # transformers' version is in the first
+    parts = [tiny.to_json_string(use_diff=False), torch.__version__, *more]  # transformers' version is in the first
     parts += [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.rglob("*.py"))]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -367,12 +359,12 @@ def _remembered(file: Path) -> frozenset[str] | None:
         return None
 
 
-def _remember(file: Path, name: str, unsteady: frozenset[str]) -> None:
-    facts = {"architecture": name, "torch": torch.__version__, "kept_in_evaluation": sorted(unsteady)}
+def remember(file: Path, **facts: Any) -> None:
+    """Write what has been proved."""
     try:
-        write_json(file, facts)
+        write_json(file, facts | {"torch": torch.__version__})
     except OSError as error:  # it is proved again next time
-        logger.debug("the proof of %s is not remembered: %s", name, error)
+        logger.debug("the proof of %s is not remembered: %s", facts, error)
 
 
 def _first_line(error: Exception) -> str:

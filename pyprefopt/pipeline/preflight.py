@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pyprefopt import ranks
 from pyprefopt.data.reading.extra_columns import named_in_any_row
 from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
@@ -15,6 +16,7 @@ from pyprefopt.modeling.checkpoints.adapters import add_lora
 from pyprefopt.modeling.checkpoints.configuration import check_memory
 from pyprefopt.modeling.checkpoints.load import Head, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
+from pyprefopt.modeling.checkpoints.save import rehearse_saving
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel
@@ -99,12 +101,23 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
     """ConfigError for what `load_model` and the engine around it would refuse of a model, whatever its weights."""
     in_4bit = trained and config.lora.load_in_4bit
     try:
-        model = sketch_model(path, trust_remote_code=config.trust_remote_code, load_in_4bit=in_4bit, head=head)
+        model = sketch_model(
+            path,
+            trust_remote_code=config.trust_remote_code,
+            load_in_4bit=in_4bit,
+            head=head,
+            attention=config.attention,
+        )
         (RewardModel if head == "reward" else LogpsModel)(model, probe=False)
         if is_bare(path):
             check_memory(model, local(path))
         if trained and config.lora.r > 0:
             add_lora(model, config.lora)
+        if trained and ranks.is_main():  # transformers saves on no other, once ranks can talk
+            rehearse_saving(
+                path, dtype=config.dtype, lora=config.lora if config.lora.r > 0 else None, load_in_4bit=in_4bit,
+                head=head, trust_remote_code=config.trust_remote_code,
+            )  # fmt: skip
     except ConfigError:
         raise
     except Exception as error:  # code that cannot do without numbers: it is looked at when it has them

@@ -86,6 +86,12 @@ class Reward:
         raise NotImplementedError
 
 
+def unwritten(provider: type[Reward]) -> str | None:
+    """What a class must be that leaves out what a provider has; None: it has all."""
+    missing = [name for name in ("reads", "values") if getattr(provider, name) is getattr(Reward, name)]
+    return f"whole; define {' and '.join(missing)} in it" if missing else None
+
+
 @dataclass(frozen=True)
 class NoReward:
     """The provider of a run without token rewards."""

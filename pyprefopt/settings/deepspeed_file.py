@@ -11,6 +11,7 @@ from typing import Any
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.settings.config import OptimConfig, RunConfig
 from pyprefopt.settings.values import fit
+from pyprefopt.storage.files import explain_reading
 
 # What the file may hold beside what we set: a type, or the types of a section. SECTIONS are DeepSpeed's to know.
 _SETTINGS: dict[str, Any] = {
@@ -47,13 +48,14 @@ _REFUSED = {  # what DeepSpeed reads and the file may not set, and why
     "dataloader_drop_last": "batches are packed here; set global_batch_size",
     "gradient_allreduce_op": "gradients are averaged over the ranks",
     "compile": "it is set by compile",
+    "bfloat16": "it is called bf16 today",
     **dict.fromkeys(("checkpoint", "datastates_ckpt", "nebula"), "checkpoints are set by save_steps, save_total_limit"),
     **dict.fromkeys(("torch_autocast", "amp"), _DTYPE),
     **dict.fromkeys(
         ("autotuning", "compression_training", "curriculum_learning", "data_efficiency", "eigenvalue", "elasticity",
-         "expert_parallel", "hybrid_engine", "pipeline", "progressive_layer_drop", "quantize_training",
-         "seq_parallel_communication_data_type", "sequence_parallel_size", "sparse_attention", "sparse_gradients",
-         "tensor_parallel", "use_data_before_expert_parallelism", "weight_quantization"),
+         "expert_parallel", "graph_harvesting", "hybrid_engine", "pipeline", "progressive_layer_drop",
+         "quantize_training", "seq_parallel_communication_data_type", "sequence_parallel_size", "sparse_attention",
+         "sparse_gradients", "tensor_parallel", "use_data_before_expert_parallelism", "weight_quantization"),
         _OTHER,
     ),
 }  # fmt: skip
@@ -94,7 +96,7 @@ def _read_json(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"deepspeed: no file {path!r}; give a JSON file with DeepSpeed settings") from None
     except OSError as error:
-        raise ConfigError(f"deepspeed: {path} cannot be read: {error.strerror}; give a JSON file") from None
+        raise ConfigError(f"deepspeed: {path} cannot be read: {explain_reading(error)}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"deepspeed: {path} is not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
-from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.errors import ConfigError, check, did_you_mean, option
 from pyprefopt.losses import METHODS
-from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward
+from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward, check_reads, load_provider
 from pyprefopt.settings.config import OracleConfig, RunConfig
+from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
+from pyprefopt.settings.inherited import with_inherited
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed, without_dots
+from pyprefopt.settings.unused import log_unused, unused, without
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
+from pyprefopt.storage.user_code import is_own
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
 WRITTEN_OUT = {"noise_std": 0, "noise_seed": 0}  # what earlier files of settings hold for rewards that are off
@@ -38,7 +45,7 @@ def load_config(path: str) -> RunConfig:
         >>> config = load_config("runs/sepo/config.yaml")  # doctest: +SKIP
     """
     with naming(str(path)):
-        return _complete(layered(read_yaml(path)))
+        return resolve(file=read_yaml(path), where=str(path))
 
 
 @contextmanager
@@ -55,7 +62,10 @@ def configure(**settings: Any) -> RunConfig:
 
     Args:
         **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
-            `config` is a YAML file whose settings the others go over.
+            `config` is a YAML file whose settings the others go over. Paths may be `Path`s. `data` (and `eval_data`,
+            `base.data`) may be rows in memory: a list of dicts, or a table as `data.open_source` takes them; and
+            `tokenizer` one of transformers. They are written to `output_dir/inputs` under the hash of their content,
+            and the run names these files.
 
     Returns:
         The complete run, checked: what is left out follows from other settings, from the method's recipe, or is the
@@ -70,7 +80,54 @@ def configure(**settings: Any) -> RunConfig:
         (0.05, 'runs/dpo')
     """
     file = settings.pop("config", None)
-    return _complete(layered(read_yaml(file) if file else {}, settings))
+    named, held = set_aside(settings)
+    config = resolve(file=read_yaml(file) if file else {}, given=without_dots(named), where=str(file))
+    return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
+
+
+def resolve(
+    *,
+    below: Mapping[str, Any] = MappingProxyType({}),
+    file: Mapping[str, Any] = MappingProxyType({}),
+    given: Mapping[str, Any] = MappingProxyType({}),
+    where: str = "",
+) -> RunConfig:
+    """Make the run that nested settings mean, `given` over those of a `file`, over those `below`, over the recipes.
+
+    What the run does not use of the sections base, oracle and selection of the file is left aside, with a line that
+    names the file by `where`; base and oracle take over what file and `given` say of the policy's optimisation.
+
+    Raises:
+        ConfigError: as of `configure`.
+    """
+    config = _complete(layered(below, file, given))
+    names = unused(config, file, given)
+    if names:
+        log_unused(names, config, where)
+        file = without(file, names)
+        config = _complete(layered(below, file, given))
+    config = with_inherited(config, _merge(file, given))
+    check_compatible(config)
+    return config
+
+
+def as_config(config: Any = None, settings: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
+    """The run that is given whole, or that a YAML file, settings by name, or settings over a file describe.
+
+    Raises:
+        ConfigError: it is none of these, or as in `configure`.
+    """
+    if isinstance(config, RunConfig):
+        if settings:
+            names = ", ".join(settings)
+            raise ConfigError(f"a RunConfig is complete, and {names} came beside it; write replace(config, {names}=…)")
+        return config
+    if config is None or isinstance(config, Mapping):
+        return configure(**{**(config or {}), **settings})
+    if not isinstance(config, str | os.PathLike):
+        kind = type(config).__name__
+        raise ConfigError(f"config must be a RunConfig, a YAML file or settings by name, got one of type {kind}")
+    return configure(config=config, **settings) if settings else load_config(os.fspath(config))
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -86,13 +143,27 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     of its own takes configs/embedded/default.yaml.
     """
     given = _merge(*user)
+    load_own(given)
     method = _method(given)
     layers = [recipe("method", method)]
-    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
+    if is_embedded(given.get("model"), given.get("data")):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
     return _merge(*(_fitting(layer, merged) for layer in layers), *user)
+
+
+def load_own(settings: Mapping[str, Any]) -> None:
+    """Take in the method and the provider that settings name by FILE.py:NAME, as these files are now.
+
+    Raises:
+        ConfigError: a file that does not run, or that has no such class.
+    """
+    method, provider = settings.get("method"), _section(settings, "rewards").get("name")
+    if isinstance(method, str) and is_own(method):
+        METHODS.load(method)
+    if isinstance(provider, str) and is_own(provider):
+        load_provider(provider)
 
 
 def _fitting(layer: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,13 +199,13 @@ def _provider(settings: Mapping[str, Any]) -> str | None:
 
 
 def _complete(settings: Mapping[str, Any]) -> RunConfig:
-    """The run that merged settings mean: checked, with what follows from others filled in."""
+    """The run that merged settings mean, with what follows from others filled in."""
     method = _method(settings)
-    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
+    values = _single_files(build_sections(RunConfig, typed(RunConfig, settings, method), method))
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method}"}
+    filled = {**_model_and_data(values), "output_dir": f"runs/{method.rpartition(':')[2]}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -143,8 +214,42 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
         for name in recipe("method", method).get("selection", {}):
             value = getattr(config.selection, name)
             check(value is not None, f"selection.{name}", value, "in (0, 1]", "1 takes all tokens")
-    check_compatible(config)
     return config
+
+
+def _single_files(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a list of one file as that file.
+
+    Raises:
+        ConfigError: a list of none.
+    """
+    for name in ("data", "eval_data"):
+        if isinstance(given := values.get(name), tuple):
+            check(len(given) > 0, name, list(given), "a file, or a list of files")
+            values[name] = given[0] if len(given) == 1 else given
+    return values
+
+
+def _model_and_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and the data: both as given, or both of the embedded run; one alone was forgotten.
+
+    Raises:
+        ConfigError: one without the other; says how either is given.
+    """
+    model, data = settings.get("model"), settings.get("data")
+    if model is None and data is None:
+        return {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA}
+    if data is None:
+        raise ConfigError(
+            f"data must be given with model {model!r}; name your pairs, as {option('data', 'pairs.jsonl')}, or take "
+            f"the embedded toy set by {option('data', EMBEDDED_DATA)}"
+        )
+    if model is None:
+        raise ConfigError(
+            f"model must be given with data {data!r}; name what is trained, as {option('model', 'DIR_OR_HUB_NAME')}, "
+            f"or take the embedded model of random weights by {option('model', EMBEDDED_MODEL)}"
+        )
+    return {"model": model, "data": data}
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -186,7 +291,9 @@ def _rewards(settings: Mapping[str, Any]) -> Reward | NoReward:
     for setting, f in own.items():
         if f.default is MISSING and setting not in given:
             raise ConfigError(f"rewards.{setting} must be set for rewards {name}; set rewards.{setting}")
-    return provider(**_following(provider, settings, given) | given)
+    made = provider(**_following(provider, settings, given) | given)
+    check_reads(made)
+    return made
 
 
 def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +317,9 @@ def _following(provider: type[Reward], settings: Mapping[str, Any], given: Mappi
 
 
 def recipe(kind: str, method: str) -> dict[str, Any]:
-    """The shipped settings configs/KIND/METHOD.yaml."""
+    """The shipped settings configs/KIND/METHOD.yaml; none of a method of the user's."""
+    if is_own(method):
+        return {}
     file = files("pyprefopt") / "configs" / kind / f"{method}.yaml"
     return parse_yaml(file.read_text(encoding="utf-8"), f"configs/{kind}/{method}.yaml")
 
@@ -221,7 +330,9 @@ def _method(settings: Mapping[str, Any]) -> str:
         raise ConfigError(f"method {method} is not there yet {NOT_YET[method]}")
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise ConfigError(f"method must be one of {known}, got {method!r}{did_you_mean(str(method).lower(), METHODS)}")
+        hint = did_you_mean(str(method).lower(), METHODS)
+        hint = "; write FILE.py:NAME, NAME being the class" if str(method).endswith(".py") else hint
+        raise ConfigError(f"method must be one of {known}, got {method!r}{hint}")
     return str(method)
 
 

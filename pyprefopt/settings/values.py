@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pyprefopt.errors import LEAST, MOST, WHOLE, ConfigError, did_you_mean
 
+SHOWN = 200  # characters of a value in an error
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -59,6 +60,8 @@ def from_words(words: Sequence[str], hint: Any, name: str) -> Any:
     if not items and len(words) != 1:
         raise ConfigError(f"{name} must have one value, got {list(words)!r}; write --{name} value")
     try:
+        if items and str in kinds and len(words) == 1:  # one, or a list
+            return words[0]
         return tuple(_read(word, items[0]) for word in words) if items else _read(words[0], kinds)
     except ValueError:
         raise type_error(name, hint, " ".join(words)) from None
@@ -82,7 +85,16 @@ def type_error(name: str, hint: Any, value: Any) -> ConfigError:
     names = [c for kind in kinds_of(hint) if get_origin(kind) is Literal for c in get_args(kind) if isinstance(c, str)]
     meant = did_you_mean(value.lower(), names) if isinstance(value, str) else ""
     expected = " or ".join(_describe(kind, far=_is_far(value)) for kind in kinds_of(hint))
-    return ConfigError(f"{name} must be {expected}, got {value!r}{meant}")
+    if isinstance(value, str | int | float | list | tuple | dict | None):
+        return ConfigError(f"{name} must be {expected}, got {_shortened(value)}{meant}")
+    remedy = "; save it (save_pretrained) and give its folder" if hasattr(value, "save_pretrained") else ""
+    return ConfigError(f"{name} must be {expected}, got one of type {type(value).__name__}{remedy}")
+
+
+def _shortened(value: Any) -> str:
+    """A value as an error shows it: whole, unless that is too long to be read."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _match(value: Any, hint: Any) -> tuple[bool, Any]:

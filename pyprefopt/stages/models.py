@@ -18,7 +18,7 @@ from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel
-from pyprefopt.modeling.packed_model import PackedModel, causal_lm
+from pyprefopt.modeling.packed_model import PackedModel, causal_lm, is_unpacked
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.modeling.rotary import longest_alike
@@ -114,12 +114,13 @@ def open_trained(
 def packing_for(model: PackedModel, data: Artifact, runtime: RunConfig) -> dict[str, Any]:
     """How a packer lays documents out for a model: its options `layout` and `whole`.
 
-    A model whose positions depend on a document's length reads documents beyond that length whole and each with a
-    prompt of its own.
+    A model that is not packed computes a shared prompt before each response anyway: it stands there, so that the
+    budget of tokens counts it. A model whose positions depend on a document's length reads documents beyond that length
+    whole and each with a prompt of its own.
     """
     longest, alike = int(data.manifest["longest"]), longest_alike(model)
     if alike is None or longest <= alike:
-        return {"layout": runtime.layout, "whole": False}
+        return {"layout": "separate" if is_unpacked(model.causal) else runtime.layout, "whole": False}
     if runtime.layout == "shared":
         logger.info(
             "layout: separate, because %s reads documents of more than %d tokens with other frequencies of their "

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pyprefopt import ranks
 from pyprefopt.losses import METHODS, Method
+from pyprefopt.rewards import REWARDS, Reward
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.folders import MANIFEST, Folder
@@ -25,7 +26,6 @@ from pyprefopt.training.usage import peak_memory, reset_peak_memory
 from pyprefopt.types import keyed_names, unkeyed
 
 SCHEMA = 4  # raised when an artifact's format changes, so that no old artifact is reused
-METHOD_NAMES = {method: name for name, method in METHODS.items()}
 
 logger = logging.getLogger("pyprefopt")
 
@@ -78,12 +78,19 @@ class _HasFingerprint(Protocol):
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON: artifacts, models and tokenizers by the hash of their content, a method by name and settings."""
+    """A value as JSON: artifacts, models and tokenizers by the hash of their content, a method by name and settings.
+
+    A method or provider of the user's has the hash of its file beside its name.
+    """
     if isinstance(value, _HasFingerprint):
         return value.fingerprint
     if is_dataclass(value):
         kind: Any = type(value)
-        content = {"method": METHOD_NAMES[kind], **value.content} if isinstance(value, Method) else {}
+        content: dict[str, Any] = {}
+        if isinstance(value, Method):
+            content = {"method": METHODS.identity(kind), **value.content}
+        elif isinstance(value, Reward):
+            content = {"name": REWARDS.identity(kind)}
         return {name: plain(getattr(value, name)) for name in keyed_names(kind)} | content
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}

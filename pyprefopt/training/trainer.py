@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyprefopt.errors import TrainingError, agreeing, counted
-from pyprefopt.modeling.flops import count_flops
+from pyprefopt.modeling.cost import count_flops
 from pyprefopt.ranks import any_rank, is_main, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
@@ -58,7 +58,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     progress = Progress(total_steps(optim, steps), steps, optim.until_converged, optim.convergence_window)
     flops = count_flops(job.model)  # while its weights are whole
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
-    watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
+    watchers = [*default_callbacks(job.stage, job.output_dir, progress_bar=run.progress_bar), *callbacks]
     seed_rng(run.seed)  # a checkpoint brings its own states
     with _engine(job, watchers) as engine, _stop_signals(job.stage) as stop, _naming_what_is_lost(job, progress):
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,25 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The names that the page's code leaves."""
+    """The names that the page's code leaves, but for those of the whole loop."""
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("engine"))
-        for block in blocks:
+        for block in blocks[:-1]:
             exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102
     return names
+
+
+def test_the_whole_loop_learns_and_ends(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = given | {"model": deepcopy(given["model"])}
+    exec(compile(BLOCK.findall(PAGE.read_text(encoding="utf-8"))[-1], str(PAGE), "exec"), names)  # noqa: S102
+    losses = names["losses"]
+    assert len(losses) == len(names["loader"]) == 6
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses[-1] < 0.6
 
 
 def test_log_probs_are_those_of_the_models_logits(given):
@@ -61,7 +72,7 @@ def test_the_loss_is_dpo_and_has_a_gradient(given):
     assert any(p.grad.any() for p in model.parameters())
     ref, method = given["ref"] - torch.linspace(0, 1, len(given["ref"])), DPO(beta=0.1)
     by_hand = given | {"ref": ref}
-    exec(BLOCK.findall(PAGE.read_text(encoding="utf-8"))[-1].replace("loss.backward()", ""), by_hand)  # noqa: S102
+    exec(BLOCK.findall(PAGE.read_text(encoding="utf-8"))[3].replace("loss.backward()", ""), by_hand)  # noqa: S102
     ours = method.loss(method_sums(method, replace(batch, ref_logps=ref), given["logps"]), batch)
     assert by_hand["loss"].item() == pytest.approx(ours.mean().item(), rel=1e-6)
     assert by_hand["loss"].item() != pytest.approx(math.log(2), abs=1e-3)

@@ -33,9 +33,10 @@ BROKEN = {
     "keeps the layout": r"\(documents in a pack see each other\) does not take another attention",
     "has a table of attentions": r"\(KeyError: 'pyprefopt_packed'\) does not take another attention",
     "is always random": r"MadeUpFor\w+ .*",
-    "has attention sinks": r"LlamaAttention asks for s_aux \(attention sinks\)",
+    "has a bias": r"LlamaAttention asks for position_bias \(a learned position bias\)",
 }
-EXACT = ("", "has a gate", "has gates in hybrid layers")
+ALONE = [habit for habit in BROKEN if habit != "is always random"]  # exact where it is not packed
+EXACT = ("", "has a gate", "has gates in hybrid layers", "has attention sinks")
 
 
 class MadeUpConfig(LlamaConfig):
@@ -60,10 +61,14 @@ class MadeUpModel(LlamaModel):
             options.pop("packed_layout", None)
         if habit == "has attention sinks":
             options["s_aux"] = torch.ones(4)
+        if habit == "has a bias":
+            options["position_bias"] = torch.ones(4)
         output = super().forward(input_ids=input_ids, position_ids=position_ids, **options)
         states = output.last_hidden_state
         if habit == "mixes neighbours":
             states = states + torch.nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
+        if habit == "sees what follows":
+            states = states + states.mean(1, keepdim=True)
         if habit == "looks back":
             far = self.config.reach_window
             states = states + torch.nn.functional.pad(states, (0, 0, far, 0))[:, :-far]

@@ -95,19 +95,19 @@ def plain_logps(model: PreTrainedModel, groups: list[Group]) -> Tensor:
         for response in group.responses:
             document = torch.tensor([group.prompt + response.ids])
             dtype = torch.promote_types(model.dtype, torch.float32)
-            logps = torch.log_softmax(model(input_ids=document).logits[0].to(dtype), dim=-1)
+            logps = torch.log_softmax(model(input_ids=document, use_cache=False).logits[0].to(dtype), dim=-1)
             read = [len(group.prompt) + t - 1 for t in response.scored()]
             targets = [response.ids[t] for t in response.scored()]
             parts.append(logps[read, targets])
     return torch.cat(parts)
 
 
-def make_groups(seed: int = 0) -> list[Group]:
+def make_groups(seed: int = 0, first_id: int = 0, vocab_size: int = VOCAB) -> list[Group]:
     """Documents longer and shorter than the windows, selections, a one-token response, n responses, nothing scored."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(count: int) -> list[int]:
-        return torch.randint(0, VOCAB, (count,), generator=generator).tolist()
+        return torch.randint(first_id, vocab_size, (count,), generator=generator).tolist()
 
     every_third = [t % 3 == 2 for t in range(17)]  # neither the first nor the last token, and not in a row
     return [

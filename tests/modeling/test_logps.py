@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pyprefopt.modeling import LogpsModel, load_model, score_logps, toy_config
 from pyprefopt.modeling.attention import loop
 from pyprefopt.modeling.checkpoints.adapters import merged_state_dict
 from pyprefopt.modeling.head.outputs import token_outputs
+from pyprefopt.modeling.head.transform import HeadTransform
 from tests.modeling.models import (
     ARCHITECTURES,
     LAYOUTS,
@@ -316,10 +318,30 @@ def test_a_model_on_its_way_to_a_gpu_is_probed_on_the_cpu(tmp_path: Path) -> Non
         LogpsModel(model)(pack_groups([Group([1, 2], [Response([3, 4])])]).to())
 
 
-def test_the_probe_finds_a_wrong_head_transform() -> None:
+def test_the_head_computes_what_the_model_does_whatever_the_config_says() -> None:
     model = packed_model("llama").model
-    model.config.final_logit_softcapping = 2.0  # the engine believes the config, Llama's forward does not read it
-    with pytest.raises(ConfigError, match="LlamaForCausalLM: packed log-probs differ from its own logits by"):
+    model.config.final_logit_softcapping = 2.0  # Llama's forward does not read it
+    assert LogpsModel(model).transform == HeadTransform()
+    capped = packed_model("gemma2")
+    assert capped.transform == HeadTransform(cap=3.0)
+    for factor, transform in ((0.25, HeadTransform(0.25)), (4.0, HeadTransform(0.25))):  # an architecture of its own
+        model.config.lm_head_multiplier = factor
+        scaled = model.forward
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "forward", lambda **options: _scale(scaled(**options)))  # noqa: B023
+            assert LogpsModel(model).transform == transform
+
+
+def _scale(output: Any) -> Any:
+    output.logits = 0.25 * output.logits
+    return output
+
+
+def test_the_probe_finds_a_head_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = packed_model("llama").model
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **options: _scale(forward(**options)))
+    with pytest.raises(ConfigError, match="LlamaForCausalLM: log-probs of a pack differ from its own logits by"):
         LogpsModel(model)
 
 

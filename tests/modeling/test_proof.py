@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, RewardModel, load_model
+from pyprefopt.modeling.attention.packed import WAY_SETTING
+from pyprefopt.modeling.checkpoints import load
 from pyprefopt.modeling.checkpoints.load import sketch_model
-from pyprefopt.modeling.proof import prove, tiny_config
-from tests.modeling.made_up import BROKEN, EXACT, made_up
+from pyprefopt.modeling.packed_model import is_unpacked
+from pyprefopt.modeling.proof import prove
+from pyprefopt.modeling.tiny_copy import tiny_config
+from tests.modeling.made_up import ALONE, BROKEN, EXACT, made_up
 from tests.modeling.models import (
     _BASE,
     ARCHITECTURES,
@@ -28,7 +33,7 @@ from tests.reference.packing import pack_groups
 _GROUPED = {**_BASE, "num_key_value_heads": 2}
 _OLD = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4}
 _STATES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
-# Architectures that transformers may change its mind about: either they are exact, or they are refused.
+# Architectures that transformers may change its mind about: they are exact, packed or not.
 OPEN: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": 300, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "codegen": {**_OLD, "rotary_dim": 4, "n_positions": 128},
@@ -72,7 +77,7 @@ class Builder:
 def configuration(**settings: Any) -> PreTrainedConfig:
     """As `load_model` prepares it."""
     random = ("attention_dropout", "hidden_dropout", "resid_pdrop")
-    return AutoConfig.for_model(**settings | {name: 0.0 for name in random if name in settings})
+    return AutoConfig.for_model(**settings | {name: 0.0 for name in random if name in settings} | {WAY_SETTING: "auto"})
 
 
 def compare(model: LogpsModel) -> None:
@@ -93,33 +98,54 @@ def test_what_computes_documents_alone_is_taken(habit: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("habit", BROKEN)
 def test_what_breaks_packing_is_refused_before_its_weights_are_read(habit: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, made_up(habit))
-    for load in (load_model, sketch_model):
-        with pytest.raises(ConfigError, match=rf"{BROKEN[habit]}.* use (a|another) model"):
-            load(config)
-    with pytest.raises(ConfigError, match=BROKEN[habit]):
-        load_model(config, head="reward")
+    for head in ("language", "reward"):
+        with pytest.raises(ConfigError, match=rf"{BROKEN[habit]}.*; (set attention auto or unpacked|use a model)"):
+            load_model(config, attention="loop", head=head)
+
+
+@pytest.mark.parametrize("habit", ALONE)
+def test_what_cannot_be_packed_runs_unpacked_and_that_is_said_once(
+    habit: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_config(tmp_path, made_up(habit))
+    load._say_unpacked.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        model = load_model(config)
+        for again in (load_model, sketch_model):
+            again(config)
+    said = [record.getMessage() for record in caplog.records if "attention: unpacked" in record.getMessage()]
+    assert len(said) == 1
+    assert re.search(rf"of model_type 'made_up' goes through transformers' own forward.*{BROKEN[habit]}", said[0])
+    assert "set attention" not in said[0]
+    shake(model)
+    compare(LogpsModel(model))
+    assert is_unpacked(load_model(config, attention="unpacked"))
+
+
+@pytest.mark.parametrize("habit", ["sees what follows", "follows the length of a batch"])
+def test_what_is_not_causal_is_refused_in_every_way(habit: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, made_up(habit))
+    for attention in ("auto", "unpacked"):
+        with pytest.raises(ConfigError, match=r"MadeUpFor\w+ is no causal language model: .*; use a model of another"):
+            load_model(config, attention=attention)
 
 
 @pytest.mark.parametrize("name", OPEN)
-def test_an_architecture_is_exact_or_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_an_architecture_is_exact_packed_or_not(name: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, OPEN[name] | {"model_type": name})
-    try:
-        model, refusal = load_model(config), ""
-    except ConfigError as error:
-        model, refusal = None, str(error)
-    if model is not None:
-        shake(model)
-        compare(LogpsModel(model))
-    else:
-        assert name.replace("_", "") in refusal.lower().replace("_", "")
-        assert "; use a" in refusal
+    model = load_model(config)
+    shake(model)
+    compare(LogpsModel(model))
 
 
 @pytest.mark.parametrize("kind", ["conv", "hybrid"])
-def test_layers_of_a_kind_that_does_not_show_are_refused(kind: str, tmp_path: Path) -> None:
+def test_layers_of_a_kind_that_does_not_show_are_not_packed(kind: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, made_up("", layer_types=["full_attention", kind]))
-    with pytest.raises(ConfigError, match=rf"model_type 'made_up' has layers of type \['{kind}'\].*; use a model"):
-        load_model(config)
+    with pytest.raises(
+        ConfigError, match=rf"model_type 'made_up' has layers of type \['{kind}'\].*; set attention auto"
+    ):
+        load_model(config, attention="loop")
+    assert is_unpacked(load_model(config))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -184,12 +210,15 @@ def test_where_no_tiny_copy_runs_the_weights_decide(tmp_path: Path, caplog: pyte
     exact, broken = (
         write_config(tmp_path / habit, made_up(habit, needs_room=True)) for habit in ("has a gate", "keeps a state")
     )
-    with caplog.at_level(logging.WARNING):
-        LogpsModel(load_model(exact))
+    with caplog.at_level(logging.INFO):
+        LogpsModel(load_model(exact, attention="loop"))
     assert "model_type 'made_up': no tiny copy of it runs (ValueError: the vocabulary is too small)" in caplog.text
-    RewardModel(load_model(exact, head="reward"))
+    RewardModel(load_model(exact, head="reward", attention="loop"))
+    for head, kind in (("language", LogpsModel), ("reward", RewardModel)):
+        model = kind(load_model(broken, head=head))
+        assert is_unpacked(model.causal)
     words = r"cannot be packed.*differ by \d+% in the separate layout and .*, in the model itself"
     with pytest.raises(ConfigError, match=rf"MadeUpForCausalLM {words}"):
-        LogpsModel(load_model(broken))
+        LogpsModel(load_model(broken, attention="loop"))
     with pytest.raises(ConfigError, match=rf"MadeUpForSequenceClassification {words}"):
-        RewardModel(load_model(broken, head="reward"))
+        RewardModel(load_model(broken, head="reward", attention="loop"))

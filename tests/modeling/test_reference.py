@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, ReferencedModel, estimate_memory, load_model, score_logps, toy_config
-from pyprefopt.modeling.packed_model import run_packed
+from pyprefopt.modeling.packed_model import run_pack
 from tests.modeling.models import LAYOUTS, make_groups, packed_model, shake, write_config
 from tests.modeling.test_logps import Lora, NoLargeTensor
 from tests.reference.packing import Group, Response, pack_groups
@@ -25,7 +25,7 @@ def referenced(name: str, **options: object) -> ReferencedModel:
 def plain_kl(policy: LogpsModel, reference: LogpsModel, batch: object) -> Tensor:
     """From the models' own logits, all at once."""
     own, ref = (
-        torch.log_softmax(run_packed(m.causal, batch).logits[0, batch.hidden_index], -1) for m in (policy, reference)
+        torch.log_softmax(run_pack(m.causal, batch, "logits")[batch.hidden_index], -1) for m in (policy, reference)
     )
     return (ref.exp() * (ref - own)).sum(-1)
 

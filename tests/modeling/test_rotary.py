@@ -60,8 +60,8 @@ def documents(*lengths: tuple[int, int, int]) -> list[Group]:
     ]
 
 
-def opened(name: str, directory: Path) -> LogpsModel:
-    model = load_model(write_config(directory, FOLLOWING[name][0]))
+def opened(name: str, directory: Path, attention: str = "auto") -> LogpsModel:
+    model = load_model(write_config(directory, FOLLOWING[name][0]), attention=attention)
     shake(model)
     return LogpsModel(model)
 
@@ -72,9 +72,10 @@ def expected(model: LogpsModel, groups: list[Group]) -> torch.Tensor:
     return torch.cat([plain_logps(eager_twin(model.causal), [group]) for group in alone])
 
 
+@pytest.mark.parametrize("attention", ["auto", "unpacked"])
 @pytest.mark.parametrize("name", FOLLOWING)
-def test_each_document_of_a_pack_comes_out_as_alone(name: str, tmp_path: Path) -> None:
-    model = opened(name, tmp_path)
+def test_each_document_of_a_pack_comes_out_as_alone(name: str, attention: str, tmp_path: Path) -> None:
+    model = opened(name, tmp_path, attention)
     assert longest_alike(model) == FOLLOWING[name][1]
     groups = documents((10, 12, 90), (5, 7, 9), (30, 60, 38), (1, 66, 5), (20, 45, 44), (20, 44, 20))
     wanted = expected(model, groups)
@@ -85,9 +86,10 @@ def test_each_document_of_a_pack_comes_out_as_alone(name: str, tmp_path: Path) -
         assert (model(pack_groups(groups, "separate", last_token=True).to()) - wanted).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("attention", ["auto", "unpacked"])
 @pytest.mark.parametrize("name", FOLLOWING)
-def test_calls_leave_nothing_behind(name: str, tmp_path: Path) -> None:
-    model = opened(name, tmp_path)
+def test_calls_leave_nothing_behind(name: str, attention: str, tmp_path: Path) -> None:
+    model = opened(name, tmp_path, attention)
     sizes = ((10, 90, 60), (5, 35, 34))
     long, short = (pack_groups(documents(one), "separate", last_token=True).to() for one in sizes)
     before = model(short)
@@ -124,10 +126,10 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
         "remembers the longest position",
     ],
 )  # fmt: skip
-def test_what_follows_the_longest_document_elsewhere_is_refused(habit: str, tmp_path: Path) -> None:
+def test_what_follows_the_longest_document_elsewhere_is_not_packed(habit: str, tmp_path: Path) -> None:
     settings = made_up(habit, original_max_position_embeddings=64)
-    with pytest.raises(ConfigError, match=r"MadeUpForCausalLM cannot be packed: .*use a model of another architecture"):
-        load_model(write_config(tmp_path, settings))
+    with pytest.raises(ConfigError, match=r"MadeUpForCausalLM cannot be packed: .*set attention auto or unpacked"):
+        load_model(write_config(tmp_path, settings), attention="loop")
 
 
 def long_among_short(directory: Path) -> None:

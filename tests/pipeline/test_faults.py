@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 import pyprefopt
+from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.data.tokenization.segments import load_tokenizer
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
 from tests.modeling.made_up import made_up
-from tests.pipeline.runs import MODEL, digest, small, train
+from tests.pipeline.runs import MODEL, digest, losses, small, train
+from tests.pipeline.test_overwrite import stop_at
 from tests.training.ranks import run_ranks
 
 ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
@@ -27,7 +32,7 @@ ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "polic
 
 def test_check_on_two_ranks_ends(inputs: Path, tmp_path: Path) -> None:
     assert run_ranks(2, train, str(inputs), str(tmp_path / "run"), check=True) == [0, 0]
-    assert not (tmp_path / "run" / "check").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("lost", ["policy/model.safetensors", "stages/data/train", "stages/base/model/config.json"])
@@ -40,6 +45,28 @@ def test_what_is_lost_is_made_again(lost: str, sepo: RunResult, inputs: Path, tm
     assert path.exists()
     assert not all(stage["reused"] for stage in again.summary["stages"].values())
     assert digest(run) == digest(sepo.output_dir)
+
+
+@pytest.mark.parametrize("why", ["settings", "checkpoints", "folder"])
+def test_a_training_that_begins_anew_says_so(
+    why: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small(inputs, tmp_path / "run", **ONE_STAGE | {"max_steps": 4})
+    with monkeypatch.context() as patch:
+        stop_at("pyprefopt.training.trainer.accumulate", 4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pyprefopt.train(config)
+    assert "anew" not in caplog.text
+    stage = tmp_path / "run" / "stages" / "policy"
+    if why == "checkpoints":
+        shutil.rmtree(stage / "checkpoints" / "step-2")
+    if why == "folder":
+        shutil.rmtree(stage)
+    again = replace(config, seed=1) if why == "settings" else config
+    pyprefopt.train(again)
+    assert caplog.text.count("begins anew") == 1
+    steps = [step for _, step, _ in losses(tmp_path / "run")]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_a_row_that_no_micro_batch_holds_is_told_before_training(inputs: Path, tmp_path: Path) -> None:
@@ -60,6 +87,36 @@ def test_long_prompts_are_cut_as_the_error_says(inputs: Path, tmp_path: Path) ->
     pyprefopt.train(small(inputs, tmp_path / "run", **short, prompt_overflow="keep_end"))
     store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
     assert (store.num_rows, int(store.lengths[store.segments == 0].max())) == (64, 8)
+
+
+def test_long_prompts_are_dropped_and_counted(inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = pl.read_parquet(inputs / "train.parquet").with_row_index()
+    longer = pl.when(pl.col("index") < 5).then(pl.col("prompt") + " " + pl.col("prompt")).otherwise("prompt")
+    rows.with_columns(prompt=longer).drop("index").write_parquet(tmp_path / "pairs.parquet")
+    settings = {**ONE_STAGE, "max_prompt_tokens": 12, "max_tokens": 128, "prompt_overflow": "drop"}
+    settings["data"] = str(tmp_path / "pairs.parquet")
+    run = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    facts = run.summary["stages"]["data"]
+    assert facts["rows_dropped"] == facts["rows_rejected"] == 5
+    assert facts["rows_used"] == facts["rows_in"] - facts["rows_dropped"]
+    store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
+    assert int(store.lengths[store.segments == 0].max()) <= 12
+    told = f"with prompts longer than max_prompt_tokens: {facts['rows_dropped']} of {facts['rows_in']} rows"
+    assert told in caplog.text
+    assert "left out as bad" not in caplog.text
+    few = (
+        f"trains for 1 optimizer step only ({facts['train']['rows']} rows of global_batch_size 16); lower global_batch"
+    )
+    assert few in caplog.text
+    lines = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
+    assert {json.loads(line)["reason"] for line in lines} == {"prompt_dropped"}
+    tokenizer = load_tokenizer(inputs / "tokenizer")
+    limits = {"max_prompt_tokens": 12, "max_tokens": 128, "prompt_overflow": "drop"}
+    for _ in range(2):  # made, and found ready
+        made = prepare(settings["data"], tokenizer, tmp_path / "folder", **limits)
+        assert set(made.manifest["rejected"]) == {"prompt_dropped"}
+    again = pyprefopt.train(small(inputs, tmp_path / "again", **settings | {"data": str(tmp_path / "folder")}))
+    assert digest(again.output_dir) == digest(run.output_dir)
 
 
 def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
@@ -138,7 +195,7 @@ def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, se
 
 
 OWN_ATTENTION = made_up("keeps the layout", vocab_size=512)
-SINKS = made_up("has attention sinks", vocab_size=512)
+BIAS = made_up("has a bias", vocab_size=512)
 GPT2 = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256}
 GIVEN = "{tmp}/config.json"
 
@@ -156,21 +213,37 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        (OWN_ATTENTION, {"model": GIVEN}, r"^MadeUpFor.* does not take another attention;.* use a model of another"),
         (
             OWN_ATTENTION,
-            {"oracle": {"path": GIVEN}},
+            {"model": GIVEN, "attention": "loop"},
+            r"^MadeUpFor.* does not take another attention;.* set attention auto or unpacked",
+        ),
+        (
+            OWN_ATTENTION,
+            {"oracle": {"path": GIVEN}, "attention": "loop"},
             r"^oracle\.path: MadeUpForCausalLM .* does not take another atten",
         ),
-        (SINKS, {"model": GIVEN}, r"LlamaAttention asks for s_aux \(attention sinks\)"),
-        (MODEL | {"layer_types": ["conv"]}, {"model": GIVEN}, r"layers of type \['conv'\].*; use a model of another"),
+        (
+            BIAS,
+            {"model": GIVEN, "attention": "loop"},
+            r"LlamaAttention asks for position_bias \(a learned position bias\)",
+        ),
+        (
+            MODEL | {"layer_types": ["conv"]},
+            {"model": GIVEN, "attention": "loop"},
+            r"layers of type \['conv'\].*; set attention auto or unpacked",
+        ),
         (MODEL, {"model": GIVEN, "tokenizer": None}, r"brings no tokenizer; set tokenizer to"),
         (
             MODEL,
             {"lora": {"r": 2, "target_modules": ["foo"]}},
             r"modules: the model has no layer 'foo'; its .*down_proj, ",
         ),
-        (MODEL, {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": None}, r"'q_prj'; did you mean 'q_proj'\?"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": "embedded:tiny"},
+            r"'q_prj'; did you mean 'q_proj'\?",
+        ),
         (
             MODEL,
             {"lora": {"r": 2, "target_modules": ["input_layernorm"]}},
@@ -194,14 +267,40 @@ def test_what_needs_no_weights_is_told_before_the_data(
     assert not (tmp_path / "run" / "stages").exists()
 
 
+def test_what_users_would_load_otherwise_is_refused_before_anything_is_trained(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYPREFOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_save", {"model.norm.weight"})
+    with pytest.raises(ConfigError, match="would be saved, but AutoModelForCausalLM misses 1 of its weights"):
+        pyprefopt.train(small(inputs, tmp_path / "run"))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_what_users_load_otherwise_is_an_error_and_stays(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LlamaForCausalLM.save_pretrained
+
+    def write_others(model: LlamaForCausalLM, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+        last = state_dict["model.norm.weight"] + (".partial-" in str(folder) and "policy" in str(folder))
+        write(model, folder, state_dict=state_dict | {"model.norm.weight": last})
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", write_others)
+    with pytest.raises(ArtifactError, match=r"policy has .*, but AutoModelForCausalLM reads other numbers in"):
+        pyprefopt.train(small(inputs, tmp_path / "run", **ONE_STAGE))
+    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
+
+
 def test_a_model_that_only_brings_the_tokenizer_may_be_of_any_architecture(
     inputs: Path, sepo: RunResult, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(OWN_ATTENTION))
     base = {"path": str(sepo.output_dir / "stages/base/model")}
-    check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json"), base=base))
+    settings = {"model": str(tmp_path / "config.json"), "attention": "loop"}
+    check_start(small(inputs, tmp_path / "run", **settings, base=base))
     with pytest.raises(ConfigError, match="MadeUpForCausalLM"):
-        check_start(small(inputs, tmp_path / "run", model=str(tmp_path / "config.json")))
+        check_start(small(inputs, tmp_path / "run", **settings))
 
 
 def test_code_that_cannot_do_without_numbers_is_left_for_later(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyprefopt.cli import main
 from pyprefopt.cli.options import parse_args
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.truncation.rule import Truncation
@@ -55,7 +56,11 @@ def test_yaml_scalars(text, value):
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=10), scalars | st.lists(scalars, max_size=3), max_size=5))
+letters = st.characters(exclude_characters=".", codec="utf-8")
+names = st.text(letters, min_size=1, max_size=10) | st.sampled_from([".", "a.", ".b"])  # no dotted names
+
+
+@given(st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=5))
 def test_yaml_round_trip(values):
     assert parse_yaml(dump_yaml(values)) == values
 
@@ -218,16 +223,46 @@ def test_every_setting_is_documented(method, capsys, monkeypatch):
 
 
 def test_layers(tmp_path):
-    assert configure(method="simpo", model="m").learning_rate == recipe("method", "simpo")["learning_rate"]
-    assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
+    assert configure(method="simpo", model="m", data="d").learning_rate == recipe("method", "simpo")["learning_rate"]
+    assert configure(model="m", data="d").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
     assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
     assert (configure().data, configure().model) == ("embedded:toy", "embedded:tiny")
     assert configure() == configure(data="embedded:toy", model="embedded:tiny")
-    assert configure(data="pairs.jsonl").model == "embedded:tiny"
-    assert configure(model="m").data == "embedded:toy"
-    assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
+    assert configure(model="m", data="embedded:toy").learning_rate == RunConfig.learning_rate  # asked for
     assert configure(learning_rate=0.5).learning_rate == 0.5
-    assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
+
+
+@pytest.mark.parametrize("method", ["sepo", "sft", "rrhf", "reward"])
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"model": "m"}, "data must be given with model 'm'; name your pairs, as "),
+        ({"model": "embedded:tiny"}, "data must be given with model 'embedded:tiny'"),
+        ({"model": "m", "eval_data": "test.jsonl"}, "data must be given with model 'm'"),
+        ({"data": "d.jsonl"}, "model must be given with data 'd.jsonl'; name what is trained"),
+        ({"data": "embedded:toy"}, "model must be given with data 'embedded:toy'"),
+        ({"data": "d.jsonl", "tokenizer": "t"}, "model must be given with data 'd.jsonl'"),
+    ],
+)
+def test_what_was_forgotten_is_not_filled(method, given, missing, tmp_path):
+    message = re.escape(missing)
+    with pytest.raises(ConfigError, match=message):
+        configure(method=method, **given)
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    with pytest.raises(ConfigError, match=message):
+        parse_args(["--method", method, *words])
+    (tmp_path / "run.yaml").write_text(dump_yaml({"method": method, **given}))
+    with pytest.raises(ConfigError, match=message):
+        parse_args(["--config", str(tmp_path / "run.yaml")])
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(tmp_path / "run.yaml"))
+
+
+def test_the_remedy_is_written_as_the_user_writes(capsys):
+    assert main(["train", "--model", "m"]) == 2
+    assert "as --data pairs.jsonl, or take the embedded toy set by --data embedded:toy" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"as data='pairs\.jsonl', or take the embedded toy set by data="):
+        configure(model="m")
 
 
 def test_records_pass_from_python():
@@ -259,25 +294,25 @@ def test_ready_checkpoints_drop_the_recipes_for_training_them():
 
 
 def test_gaps_are_filled():
-    config = configure(model="m")
+    config = configure(model="m", data="d")
     assert (config.policy_init, config.output_dir, config.loss) == ("model", "runs/sepo", SePO())
     assert configure().policy_init == "base"
     assert configure(method="sft").policy_init is None
     assert configure(method="dpo").selection == Selection()
-    assert configure(method="sepo", model="m").selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
+    assert configure(method="sepo", model="m", data="d").selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
 
 
 def test_a_run_is_complete_or_says_how_to_make_it():
     with pytest.raises(ConfigError, match=r"^loss must be given, got None; make a RunConfig with pyprefopt\.configure"):
-        RunConfig(method="sepo", model="m")
+        RunConfig(method="sepo", model="m", data="d")
     with pytest.raises(ConfigError, match=r"^data must be given, got None; make a RunConfig with"):
         RunConfig(method="sepo", model="m", loss=SePO())
 
 
 def test_replaced_settings_are_checked_again():
-    config = configure(method="dpo", model="m")
+    config = configure(method="dpo", model="m", data="d")
     assert with_settings(config, {"loss.beta": 0.5, "seed": 3}) == configure(
-        method="dpo", model="m", loss={"beta": 0.5}, seed=3
+        method="dpo", model="m", data="d", loss={"beta": 0.5}, seed=3
     )
     with pytest.raises(ConfigError, match="dtype bfloat16 needs zero_stage >= 1"):
         with_settings(config, {"dtype": "bfloat16"})
@@ -292,6 +327,9 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
     """Values of a setting that its own rule allows; rules about several settings are met in `complete`."""
     positive = st.floats(1e-9, 0.9, exclude_max=True)
     special = {
+        **dict.fromkeys(
+            ("data", "eval_data", "base.data"), st.text(min_size=1) | st.lists(st.text(min_size=1), min_size=1)
+        ),
         "max_tokens": st.integers(2000, 9000),
         "max_prompt_tokens": st.integers(1, 1999),
         "oracle.loss.label_smoothing": st.floats(0, 0.49),
@@ -316,7 +354,7 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
 @st.composite
 def some_settings(draw):
     method = draw(st.sampled_from(sorted(METHODS)))
-    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format")]
+    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format", "columns")]
     chosen = draw(st.lists(st.sampled_from(names), unique_by=lambda item: item[0], max_size=12))
     values: dict = {"method": method}
     for name, hint in chosen:
@@ -325,6 +363,8 @@ def some_settings(draw):
         for section in sections:
             target = target.setdefault(section, {})
         target[last] = draw(values_of(name, hint))
+    if {"model", "data"} & {*values}:  # one alone is refused
+        values = {"model": "m", "data": "d"} | values
     return values
 
 
@@ -379,7 +419,7 @@ def _unchecked(example):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m"}, {"data": "d.jsonl"}])
+@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m", "data": "embedded:toy"}])
 def test_shipped_recipes_break_no_rule(method, source):
     configure(method=method, loss=REQUIRED.get(method, {}), **source)
 
@@ -454,10 +494,10 @@ def test_records_of_rewards_pass_from_python():
 
 def test_recipes_of_other_rewards_do_not_apply():
     """Tis-dpo's names dpo and its scale."""
-    assert configure(method="tis-dpo", model="m").rewards.beta == 1.0
-    other = configure(method="tis-dpo", model="m", rewards={"name": "simpo"})
+    assert configure(method="tis-dpo", model="m", data="d").rewards.beta == 1.0
+    other = configure(method="tis-dpo", model="m", data="d", rewards={"name": "simpo"})
     assert other.rewards == SimPOReward(transform="raw")
-    other = configure(method="tis-dpo", model="m", rewards={"name": "contrastive"})
+    other = configure(method="tis-dpo", model="m", data="d", rewards={"name": "contrastive"})
     assert (other.rewards, other.oracle) == (Contrastive(transform="raw"), OracleConfig())
 
 
@@ -508,6 +548,8 @@ def test_words_as_yaml_writes_them():
         "false",
         "--model",
         "x",
+        "--data",
+        "y",
         "--peak_tflops",
         "null",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from pyprefopt.data import _native
-from pyprefopt.data.columns import Column, apply, to_series
+from pyprefopt.data.columns import Column, apply, as_floats, to_series
 from pyprefopt.errors import DataError
 
 _OFFSETS = pl.List(pl.UInt32)
@@ -72,7 +72,7 @@ def transfer_values(
     token, or to the last. Tokens outside a mask neither give nor take.
 
     Args:
-        values: list<f32>, one a token `from`; a column of any kind, see `top_k_mask`.
+        values: list<f32> (or of other numbers), one a token `from`; a column of any kind, see `top_k_mask`.
         starts_from: list<u32> of the segments frame that the values belong to, in bytes.
         ends_from: likewise.
         starts_to: list<u32> of a segments frame of the same texts by another tokenizer.
@@ -110,6 +110,7 @@ _TRANSFER = {
 
 def _transfer(*columns: pl.Series | None) -> pl.Series:
     given = {name: column for name, column in zip(_TRANSFER, columns, strict=True) if column is not None}
+    given["values"] = as_floats(given["values"], "transfer_values: values")
     try:
         typed = pl.DataFrame({name: column.cast(_TRANSFER[name]) for name, column in given.items()})
     except pl.exceptions.PolarsError as error:

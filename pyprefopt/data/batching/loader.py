@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyprefopt.data.batching.packing import Bins, Groups, Packer, dummy_batch
+from pyprefopt.data.shuffling import permutation
 from pyprefopt.errors import ArtifactError, check, check_number
 from pyprefopt.types import PackedBatch
 
@@ -18,25 +19,12 @@ SCAN_BINS = 16  # micro-batches that `scan` assembles at a time, in parallel
 STATE_VERSION = 1
 
 
-@lru_cache(maxsize=2)  # every step of an epoch asks again
-def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of `count` groups in an epoch, [count] i64.
-
-    The stable argsort of the first `count` raw 64-bit outputs of Philox4x64-10 with key (seed, epoch) and counter 0.
-    A bit generator's raw stream is fixed by its algorithm, unlike what `Generator.permutation` makes of it, so the
-    order is the same on every machine and for every version of NumPy.
-    """
-    raw = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(count)
-    order = np.argsort(raw, kind="stable")
-    order.setflags(write=False)
-    return order
-
-
 class StepLoader:
     """A StepLoader gives the micro-batches of step k, the same in every run and on every number of ranks.
 
-    `step(k)` needs no step before it. Iterating gives one step after another; where it is, is a single number, which
-    `state_dict` and `load_state_dict` bring from one process to another.
+    `step(k)` needs no step before it. A `for` over the loader gives the steps of `num_epochs` epochs, `len` of them;
+    the next `for` goes on with the next epochs. Where it is, is a single number, which `state_dict` and
+    `load_state_dict` bring from one process to another.
 
     Step k takes positions [j B, (j+1) B) of the epoch's permutation, with B = `global_batch_size` (groups), epoch
     k // steps_per_epoch and j = k % steps_per_epoch; the last window of an epoch may be smaller. A window is packed on
@@ -45,11 +33,11 @@ class StepLoader:
 
     Args:
         packer: of the groups.
-        num_groups: use groups 0 .. num_groups - 1; or else `groups`.
-        groups: i64 indices of the groups to use (a subset, for example a hold-out).
+        groups: i64 indices of the groups to use (a subset, for example a hold-out); None: all of the packer's.
         global_batch_size: groups of one optimizer step, over all ranks.
         max_tokens: most input tokens of a micro-batch.
         seed: of the permutations, in [0, 2^64).
+        num_epochs: passes over the groups that a `for` makes.
         rank: of this process.
         world_size: number of processes.
         max_groups: most groups of a micro-batch; None: no limit.
@@ -60,40 +48,44 @@ class StepLoader:
         DataError: a group is larger than `max_tokens`.
 
     Example:
-        >>> loader = StepLoader(packer, num_groups=packer.num_groups, global_batch_size=32, max_tokens=4096, seed=0)
-        >>> batches = loader.step(0)  # this rank's PackedBatches, torch tensors on the CPU
+        >>> loader = StepLoader(Packer(segments), global_batch_size=32, max_tokens=4096, seed=0)
+        >>> for batches in loader:  # this rank's PackedBatches of one step, torch tensors on the CPU
+        ...     train(batches)
     """
 
     def __init__(
         self,
         packer: Packer,
         *,
-        num_groups: int | None = None,
         groups: Groups | None = None,
         global_batch_size: int,
         max_tokens: int,
         seed: int,
+        num_epochs: int = 1,
         rank: int = 0,
         world_size: int = 1,
         max_groups: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        check((num_groups is None) != (groups is None), "num_groups", num_groups, "given, or else `groups`")
-        self.subset = np.ascontiguousarray(np.arange(num_groups or 0) if groups is None else groups, np.int64)
+        check(isinstance(packer, Packer), "packer", type(packer).__name__, "a Packer", "write Packer(segments)")
+        self.subset = np.ascontiguousarray(np.arange(packer.num_groups) if groups is None else groups, np.int64)
         size, top = len(self.subset), packer.num_groups
         check(size > 0, "groups", size, "at least one", "no row is left for this split")
         within = bool(self.subset.min() >= 0 and self.subset.max() < top)
         check(within, "groups", (int(self.subset.min()), int(self.subset.max())), f"indices from 0 to {top - 1}")
         check(len(np.unique(self.subset)) == size, "groups", size, "different indices")
-        whole = {"global_batch_size": global_batch_size, "seed": seed, "rank": rank, "world_size": world_size}
+        whole = {"global_batch_size": global_batch_size, "seed": seed, "num_epochs": num_epochs}
+        whole |= {"rank": rank, "world_size": world_size}
         for name, value in whole.items():
             check_number(name, value, whole=True)
         check(global_batch_size > 0, "global_batch_size", global_batch_size, "> 0")
+        check(num_epochs > 0, "num_epochs", num_epochs, "> 0")
         check(0 <= rank < world_size, "rank", rank, f"in [0, {world_size})")
         check(0 <= seed < 2**64, "seed", seed, "in [0, 2^64)")
         largest = self.subset[np.argmax(packer.lengths(self.subset))]
         packer.plan(largest[None], max_tokens=max_tokens)  # raises now, not in the middle of the training
         self.packer, self.global_batch_size, self.shuffle, self.seed = packer, global_batch_size, shuffle, seed
+        self.num_epochs = num_epochs
         self.rank, self.world_size, self.max_tokens, self.max_groups = rank, world_size, max_tokens, max_groups
         self.next_step = 0
 
@@ -154,12 +146,18 @@ class StepLoader:
         if pad and len(own) < -(-len(bins) // self.world_size):
             yield self.dummy_batch().to("cpu")
 
-    def __iter__(self) -> Iterator[list[PackedBatch]]:
-        """This rank's micro-batches of one step after another, from `next_step` on, without an end.
+    def __len__(self) -> int:
+        """Steps of `num_epochs` epochs."""
+        return self.num_epochs * self.steps_per_epoch
 
-        `next_step` counts a step when the one after it is asked for, so a step that was interrupted comes again.
+    def __iter__(self) -> Iterator[list[PackedBatch]]:
+        """This rank's micro-batches of one step after another, from `next_step` to the end of the `num_epochs` epochs.
+
+        `next_step` counts a step when the one after it is asked for, so a step that was interrupted comes again. After
+        the last one the next `for` goes on with the `num_epochs` epochs that follow, in their own order.
         """
-        while True:
+        end = (self.next_step // len(self) + 1) * len(self)
+        while self.next_step < end:
             yield self.step(self.next_step)
             self.next_step += 1
 

@@ -104,16 +104,17 @@ class Packer:
     nothing: its responses and its pair are in a batch, for the loss is a mean over it too, but none of its tokens.
 
     Args:
-        store: of segments.
+        segments: a SegmentStore, or a segments frame (Polars, or a PyArrow table).
         layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
         selected: list<bool>, the tokens that are scored, among those in `mask`; None: all in `mask`. This and the next
             three are each a ValueStore of this store, or lists aligned with its lines (PyArrow or Polars; null for
-            prompts), or flat NumPy as in `ValueStore.write`.
+            prompts), or flat NumPy as in `ValueStore.write`. Where one is not given, the segments' column of its name
+            is taken if there is one.
         token_rewards: list<f32>.
         ref_logps: list<f32>, in nats.
         user_weights: list<f32>.
         chosen_ratio: the ratio that `selected` was made with; it becomes `selection_ratio` (1 unless given, as for a
-            threshold).
+            threshold; a column `selected` needs it).
         rejected_ratio: likewise.
         only: take the responses of this kind alone, for example `chosen` for SFT; then there are no pairs.
         last_token: a head reads each response at its last token: all its tokens are inputs, and batches have
@@ -123,8 +124,9 @@ class Packer:
         budget_names: what a user raises or lowers where a group is larger than the budget of `plan`; for its message.
 
     Raises:
-        ConfigError: a setting breaks its rule.
-        DataError: a prompt without a token, or values that are not one per token; names the row.
+        ConfigError: a setting breaks its rule, or a column `selected` comes without the ratios.
+        DataError: the lines are no segments, a prompt is without a token, or values are not one per token; names the
+            row.
         ArtifactError: a ValueStore was made for other segments.
 
     Example:
@@ -135,15 +137,15 @@ class Packer:
 
     def __init__(
         self,
-        store: SegmentStore,
+        segments: Any,
         *,
         layout: Layout = "shared",
         selected: Any = None,
         token_rewards: Any = None,
         ref_logps: Any = None,
         user_weights: Any = None,
-        chosen_ratio: float = 1.0,
-        rejected_ratio: float = 1.0,
+        chosen_ratio: float | None = None,
+        rejected_ratio: float | None = None,
         only: Literal["chosen", "rejected", "response"] | None = None,
         last_token: bool = False,
         whole: bool = False,
@@ -152,15 +154,22 @@ class Packer:
     ) -> None:
         check(layout in ("shared", "separate"), "layout", layout, "'shared' or 'separate'")
         check(only is None or only in KINDS[1:], "only", only, f"one of {', '.join(KINDS[1:])}")
-        for name, ratio in (("chosen_ratio", chosen_ratio), ("rejected_ratio", rejected_ratio)):
-            check_number(name, ratio)
-            check(0 < ratio <= 1, name, ratio, "in (0, 1]")
-            check(selected is not None or ratio == 1, name, ratio, "1 without `selected`")
+        store = segments if isinstance(segments, SegmentStore) else SegmentStore.from_frame(segments)
         given = {"token_rewards": token_rewards, "user_weights": user_weights, "ref_logps": ref_logps}
+        given |= {"selected": selected}
+        is_column = {name: column is None and name in store.table.column_names for name, column in given.items()}
+        given |= {name: store.table[name] for name, there in is_column.items() if there}
+        ratios = {"chosen_ratio": chosen_ratio, "rejected_ratio": rejected_ratio}
+        for name, ratio in ratios.items():
+            remedy = "the one of select_top_k (0.3 unless you chose another), or 1 where no ratio selected"
+            check(not is_column["selected"] or ratio is not None, name, ratio, "given with a column `selected`", remedy)
+            if ratio is not None:
+                check_number(name, ratio)
+                check(0 < ratio <= 1, name, ratio, "in (0, 1]")
+                check(given["selected"] is not None or ratio == 1, name, ratio, "1 without `selected`")
         self.store, self.layout, self.num_groups = store, layout, store.num_rows
         self.budget_names, self.last_token = budget_names, last_token
-        self.values = tuple(name for name, column in given.items() if column is not None)
-        given |= {"selected": selected}
+        self.values = tuple(name for name, column in given.items() if column is not None and name != "selected")
         columns: dict[str, Any] = {
             name: None if column is None else value_lists(store, column, name) for name, column in given.items()
         }
@@ -168,7 +177,8 @@ class Packer:
             make: Callable[..., Any] = partial(
                 _native.Packer,
                 store.table["ids"], store.table["mask"], store.kinds, store.scores, store.rows, store.group_offsets,
-                layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio,
+                layout=layout, chosen_ratio=1.0 if chosen_ratio is None else chosen_ratio,
+                rejected_ratio=1.0 if rejected_ratio is None else rejected_ratio,
                 only=None if only is None else KINDS.index(only), keep_unweighted=keep_unweighted, **columns,
             )  # fmt: skip
             self._native: _native.Packer = make(last_token=last_token or whole)
@@ -257,8 +267,8 @@ def pack(
     """Pack a whole set.
 
     Args:
-        segments: a SegmentStore, or a segments frame (Polars, or a PyArrow table). A column `selected` (from
-            `select_tokens`) is honoured.
+        segments: a SegmentStore, or a segments frame (Polars, or a PyArrow table). Its columns `selected` (from
+            `select_tokens`), `user_weights` (from `attach_weights`), `token_rewards` and `ref_logps` are honoured.
         max_tokens: most input tokens of a batch.
         layout: `shared` keeps the prompt once for all its responses, `separate` once for each.
         chosen_ratio: the ratio that `selected` was made with, for SePO divides by it: 1 for a side that was not
@@ -275,18 +285,7 @@ def pack(
     Example:
         >>> pack(tokenize(pairs, tokenizer), max_tokens=4096)
     """
-    store = segments if isinstance(segments, SegmentStore) else SegmentStore.from_frame(segments)
-    selected = store.table["selected"] if "selected" in store.table.column_names else None
-    for name, ratio in (("chosen_ratio", chosen_ratio), ("rejected_ratio", rejected_ratio)):
-        remedy = "the one of select_top_k (0.3 unless you chose another), or 1 where no ratio selected"
-        check(selected is None or ratio is not None, name, ratio, "given with a column `selected`", remedy)
-    packer = Packer(
-        store,
-        layout=layout,
-        selected=selected,
-        chosen_ratio=1.0 if chosen_ratio is None else chosen_ratio,
-        rejected_ratio=1.0 if rejected_ratio is None else rejected_ratio,
-    )
+    packer = Packer(segments, layout=layout, chosen_ratio=chosen_ratio, rejected_ratio=rejected_ratio)
     return packer.pack(max_tokens=max_tokens)
 
 

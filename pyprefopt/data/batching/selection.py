@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pyprefopt.data import _native
 from pyprefopt.data.batching.rule import Method, Rounding, Selection, check_ratio, check_threshold, token_ids
-from pyprefopt.data.columns import Column, apply, numbers
+from pyprefopt.data.columns import Column, apply, as_floats, numbers
 from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -45,7 +45,8 @@ def top_k_mask(
     Source: SePO (Yang et al. 2024), Eq. 25.
 
     Args:
-        scores: list<f32>; a Polars Series or expression, a PyArrow array, a DuckDB or `datasets` column.
+        scores: list<f32>, or lists of other numbers, which are compared as f32; a Polars Series or expression, a
+            PyArrow array, a DuckDB or `datasets` column.
         ratio: share of the tokens, in (0, 1]; the paper uses 0.3 or 0.5.
         largest: take the largest scores; False: the smallest.
         mask: list<bool> of the tokens that may be selected; None: all.
@@ -84,7 +85,7 @@ def threshold_mask(
     """Mark the tokens of each list whose score is at or beyond a threshold.
 
     Args:
-        scores: list<f32>; a column of any kind, see `top_k_mask`.
+        scores: list<f32>, or lists of other numbers; a column of any kind, see `top_k_mask`.
         threshold: in the scores' unit, compared in float32.
         largest: mark scores >= `threshold`; False: scores <= `threshold`.
         mask: as in `top_k_mask`.
@@ -184,8 +185,8 @@ def select_tokens(
     Source: SePO (Yang et al. 2024), Eq. 25, for `top_k`.
 
     Args:
-        frame: of `tokenize`, eager or lazy, with the columns `row`, `kind`, `mask`, and `scores` (list<f32>; for
-            random: `segment` in its place).
+        frame: of `tokenize`, eager or lazy, with the columns `row`, `kind`, `mask`, and `scores` (list<f32>, or lists
+            of other numbers; for random: `segment` in its place).
         method: top_k, threshold or random.
         chosen_ratio: share of the candidates, in (0, 1]; None: all.
         rejected_ratio: likewise.
@@ -308,8 +309,9 @@ def _ids(ids: pl.Series | None) -> pl.Series | None:
 
 
 def _run(name: str, scores: pl.Series | None, options: dict[str, Any]) -> pl.Series:
+    floats = None if scores is None else as_floats(scores, f"{name}: scores")
     try:
-        selected = _native.select_tokens(scores, **options)
+        selected = _native.select_tokens(floats, **options)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from None
     return pl.Series("", pa.array(selected), dtype=_SELECTED)
@@ -368,5 +370,7 @@ def _check_schema(schema: pl.Schema, names: Sequence[str]) -> None:
         if name not in schema:
             same_type = [other for other, kind in schema.items() if kind == dtype]
             raise DataError(f"the segments frame has no column '{name}' ({dtype}){did_you_mean(name, same_type)}")
-        if schema[name] != dtype:
-            raise DataError(f"column '{name}' must be {dtype}, got {schema[name]}; cast it")
+        found = schema[name]
+        is_number = name == "scores" and isinstance(found, pl.List) and found.inner.is_numeric()
+        if found != dtype and not is_number:
+            raise DataError(f"column '{name}' must be {dtype}, got {found}; cast it")

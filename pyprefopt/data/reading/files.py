@@ -109,10 +109,11 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     for file in files:
         with reachable(file.path):
             file.path.open("rb").close()
-    kinds = sorted({file.container for file in files})
-    if len(kinds) > 1:
-        shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
-        raise DataError(f"the files of one source must be of one kind, got {shown}; name those you mean by a glob")
+    if isinstance(source, (str, Path)):  # a list names what it means
+        kinds = sorted({file.container for file in files})
+        if len(kinds) > 1:
+            shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
+            raise DataError(f"the files of one source must be of one kind, got {shown}; name those you mean by a glob")
     if not files:
         raise DataError("the list of files is empty; name at least one")
     return files, ignored

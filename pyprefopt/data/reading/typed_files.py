@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -13,12 +14,17 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pyprefopt.data import _native
 from pyprefopt.data.arrow import broken_name, check_schema, check_sound
 from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
-from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, unfolded_bytes
+from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, largest_row, unfolded_bytes
 from pyprefopt.errors import DataError
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
+_REFERRING = (2, 7, 8)  # encodings of Parquet: PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY
+_LOOKED_AT, _MOST_PAGES = 16 << 20, 100_000  # bytes of a dictionary, and pages of a column, that are looked at
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}  # of Parquet; 0: not packed
+_DICTIONARY_PAGE = 2
 
 
 def schema_of(file: DataFile) -> pa.Schema:
@@ -61,15 +67,32 @@ def batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Itera
             check_sound(batch, f"{file.name}, {place},")
             unfolded = unfolded_bytes(batch)
             unfolding.add(unfolded, place)
-            yield from [batch] if batch.schema.types == plain.types else _unfold(batch, plain, unfolded // batch_bytes)
+            if unfolded > BATCH_BYTES:
+                _check_rows(batch, row, file.name)
+            yield from [batch] if batch.schema.types == plain.types else _unfold(batch, plain, batch_bytes)
             row += batch.num_rows
 
 
-def _unfold(batch: pa.RecordBatch, schema: pa.Schema, parts: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a batch in the types of the schema, where it was read with dictionaries; so many parts, and one."""
-    step = max(1, batch.num_rows // (parts + 1))
-    for start in range(0, batch.num_rows, step):
-        yield batch.slice(start, step).cast(schema)
+def _check_rows(batch: pa.RecordBatch, first: int, name: str) -> None:
+    """DataError for a row that is too large to be unfolded, whatever the file's size."""
+    row, unfolded = largest_row(batch)
+    if unfolded > BATCH_BYTES:
+        raise DataError(
+            f"{name}, row {first + row}, must not unfold to more than {BATCH_BYTES >> 20} MiB, got "
+            f"{unfolded >> 20:,} MiB; drop what repeats in it, or leave the row out"
+        )
+
+
+def _unfold(batch: pa.RecordBatch, schema: pa.Schema, most: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a batch in the types of the schema, where it was read with dictionaries; `most` bytes, or one row."""
+    waiting = [batch]
+    while waiting:
+        part = waiting.pop()
+        if part.num_rows > 1 and unfolded_bytes(part) > most:
+            half = part.num_rows // 2
+            waiting += [part.slice(half), part.slice(0, half)]
+        else:
+            yield part.cast(schema)
 
 
 # -- Parquet
@@ -80,28 +103,26 @@ def _parquet(file: DataFile, **options: Any) -> pq.ParquetFile:
 
 
 def _parquet_batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    with _parquet(file) as parquet:
-        metadata = parquet.metadata
-    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    read = [index for index, path in enumerate(paths) if not set(columns).isdisjoint(_ways(path))]
+    """The rows of these columns. What the footer says is read by us: pyarrow ends the process where it contradicts."""
     rows, shared, unfolding = list[int](), set[str](), Unfolding(file.name, file.path.stat().st_size)
     with file.path.open("rb") as opened:
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            leaves = [_Leaf.of(opened, group.column(index)) for index in read]
+        for number, group in enumerate(_native.read_footer(_footer(opened), set(columns))):
+            leaves = [_Leaf.of(opened, chunk) for chunk in group["chunks"]]
             unfolding.add(sum(max(0, leaf.values, leaf.bytes) for leaf in leaves), f"row group {number}")
             shared |= {leaf.path for leaf in leaves if leaf.may_unfold}
-            wanted = group.num_rows * batch_bytes // max(1, group.total_byte_size)
-            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group.num_rows) for leaf in leaves))))
-    with _parquet(file, metadata=metadata, read_dictionary=sorted(shared)) as parquet:
+            wanted = group["rows"] * batch_bytes // max(1, group["bytes"])
+            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group["rows"]) for leaf in leaves))))
+    with _parquet(file, read_dictionary=sorted(shared)) as parquet:
         for number, most in enumerate(rows):
             yield from parquet.iter_batches(most, row_groups=[number], columns=list(columns))
 
 
-def _ways(path: str) -> list[str]:
-    """`a`, `a.list` and `a.list.element` of the last of them."""
-    names = path.split(".")
-    return [".".join(names[: index + 1]) for index in range(len(names))]
+def _footer(opened: BinaryIO) -> bytes:
+    """The bytes of a Parquet file's footer, behind which stand its length and PAR1."""
+    end = opened.seek(-8, io.SEEK_END)
+    length = int.from_bytes(opened.read(4), "little")
+    opened.seek(max(0, end - length))
+    return opened.read(length)
 
 
 @dataclass(frozen=True)
@@ -109,23 +130,29 @@ class _Leaf:
     """One column chunk of values that are no lists or structs."""
 
     path: str
+    is_text: bool
     values: int  # also those that are null
     bytes: int  # of its pages, unpacked
     longest: int  # bytes that one value may have, though it stands in fewer
+    in_a_row: int  # bytes that those of one row may have, where they stand in a list of them
 
     @classmethod
-    def of(cls, opened: BinaryIO, chunk: Any) -> _Leaf:
-        longest = 0
-        if chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
-            longest = _page_bytes(opened, chunk.dictionary_page_offset)
-        if "DELTA_BYTE_ARRAY" in chunk.encodings:  # each value may repeat the one before
-            longest = max(longest, chunk.total_uncompressed_size)
-        return cls(chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size, longest)
+    def of(cls, opened: BinaryIO, chunk: dict[str, Any]) -> _Leaf:
+        longest = max(0, chunk["width"])
+        if chunk["is_text"] and chunk["values"] > 0:  # without values it may have no page
+            longest = _dictionary_bytes(opened, chunk["first_page"])
+        if chunk["is_delta"]:  # each value may repeat the one before
+            longest = max(longest, chunk["bytes"])
+        leaf = cls(chunk["path"], chunk["is_text"], chunk["values"], chunk["bytes"], longest, 0)
+        if not chunk["in_lists"] or leaf.values * longest <= MOST_BYTES or leaf.may_unfold:
+            return leaf
+        return replace(leaf, in_a_row=_referring(opened, chunk) * _longest_entry(opened, chunk, longest))
 
     @property
     def may_unfold(self) -> bool:
         """Whether so few bytes stand for so many values that they are read as a dictionary."""
-        return self.values * self.longest > MOST_BYTES and self.bytes - self.longest < 16 * self.values
+        few = self.bytes - self.longest < 16 * self.values or self.in_a_row > MOST_BYTES
+        return self.is_text and self.values * self.longest > MOST_BYTES and few
 
     def most_rows(self, rows: int) -> int:
         """Rows of a batch of at most BATCH_BYTES, whichever values they have."""
@@ -134,18 +161,100 @@ class _Leaf:
         return BATCH_BYTES * rows // (self.longest * max(1, self.values))
 
 
-def _page_bytes(opened: BinaryIO, offset: int) -> int:
-    """The unpacked size of the page at an offset, the second number of its header (Thrift's compact protocol)."""
-    opened.seek(offset)
-    numbers, header = [0, 0], iter(opened.read(16))
-    for index in range(2):
-        next(header, 0)  # which field it is, and its type
-        for shift in range(0, 35, 7):
-            byte = next(header, 0)
-            numbers[index] |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-    return numbers[1] >> 1
+def _dictionary_bytes(opened: BinaryIO, offset: int) -> int:
+    """The unpacked size of the dictionary at an offset; 0 where none is there."""
+    header, _ = _page(opened, offset)
+    return max(0, _number(header, 2)) if _number(header, 1) == _DICTIONARY_PAGE else 0
+
+
+def _referring(opened: BinaryIO, chunk: dict[str, Any]) -> int:
+    """Values that stand in pages of references, or that repeat the one before; all, where the pages are not plain."""
+    offset, count, whole = chunk["first_page"], 0, int(chunk["values"])
+    end = offset + chunk["packed"]
+    for _ in range(_MOST_PAGES):
+        if offset >= end:
+            return min(count, whole)
+        header, begins = _page(opened, offset)
+        if _number(header, 3) < 0:
+            return whole
+        for field, encoding in ((5, 2), (8, 4)):  # data pages of both versions
+            page = header.get(field)
+            if isinstance(page, dict) and _number(page, encoding) in _REFERRING:
+                count += max(0, _number(page, 1))
+        offset = begins + _number(header, 3)
+    return whole
+
+
+def _longest_entry(opened: BinaryIO, chunk: dict[str, Any], most: int) -> int:
+    """Bytes of the longest text in the dictionary; `most` where it cannot be looked at."""
+    if chunk["is_delta"] or most > _LOOKED_AT:
+        return most
+    header, begins = _page(opened, chunk["first_page"])
+    opened.seek(begins)
+    content = opened.read(max(0, _number(header, 3)))
+    try:
+        if chunk["codec"] != 0:
+            content = pa.Codec(_CODECS[chunk["codec"]]).decompress(content, most, asbytes=True)
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        return most
+    at, longest = 0, 0
+    while at + 4 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "little")
+        at, longest = at + 4 + length, max(longest, length)
+    return min(longest, most)
+
+
+def _page(opened: BinaryIO, offset: int) -> tuple[dict[int, Any], int]:
+    """A page's header (Thrift's compact protocol) by the numbers of its fields, and where its content begins.
+
+    No field, where it is none.
+    """
+    opened.seek(max(0, offset))
+    content = opened.read(1 << 16)
+    try:
+        header, size = _fields(content, 0)
+    except (IndexError, ValueError):
+        return {}, offset
+    return header, offset + size
+
+
+def _number(fields: dict[int, Any], field: int) -> int:
+    """A whole number of a page's header; -1 where there is none."""
+    value = fields.get(field)
+    return value if isinstance(value, int) else -1
+
+
+def _fields(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    found: dict[int, Any] = {}
+    field = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = content[at], at + 1
+            value, shift = value | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80 or shift > 63:
+                return value
+
+    def signed() -> int:
+        value = number()
+        return value >> 1 ^ -(value & 1)
+
+    while True:
+        byte, at = content[at], at + 1
+        kind = byte & 15
+        if byte == 0:
+            return found, at
+        field = field + (byte >> 4) if byte >> 4 else signed()
+        if kind in (4, 5, 6):  # whole numbers
+            found[field] = signed()
+        elif kind == 8:  # bytes
+            at += number()
+        elif kind == 12 and depth < 3:
+            found[field], at = _fields(content, at, depth + 1)
+        elif kind not in (1, 2):  # true and false have no content
+            raise ValueError(f"a page's header has no field of kind {kind}")
 
 
 # -- Arrow

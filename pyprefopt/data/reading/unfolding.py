@@ -48,6 +48,13 @@ def unfolded_bytes(batch: pa.RecordBatch | pa.Table) -> int:
     return total
 
 
+def largest_row(batch: pa.RecordBatch) -> tuple[int, int]:
+    """Which row unfolds to most, and to how many bytes; of sound data that has a row."""
+    sizes = sum(map(_sizes, batch.columns), np.zeros(batch.num_rows, np.int64))
+    index = int(sizes.argmax())
+    return index, int(sizes[index])
+
+
 @lru_cache(maxsize=1024)
 def _folds(kind: pa.DataType) -> bool:
     """Whether rows of this type may share their values: dictionaries and views."""

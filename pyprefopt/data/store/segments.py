@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyprefopt.data.arrow import check_sound
+from pyprefopt.data.arrow import as_float32, check_sound, first_line
 from pyprefopt.data.store.shards import Columns, ShardedTable
 from pyprefopt.errors import ArtifactError, DataError, did_you_mean
 
@@ -216,8 +216,8 @@ class ValueStore(ShardedTable):
         Args:
             directory: a folder; a store that is there is replaced.
             segments: the segments that they belong to.
-            values: f32 or bool: flat over all response tokens (NumPy, order of `segments.response_offsets`), or lists
-                aligned with the lines (PyArrow or Polars).
+            values: f32 (other numbers become that) or bool: flat over all response tokens (NumPy, order of
+                `segments.response_offsets`), or lists aligned with the lines (PyArrow or Polars).
             key: names what the values are made of.
 
         Returns:
@@ -284,22 +284,25 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
     prompts = segments.segments == 0
     if isinstance(values, ValueStore):
         return values.check(segments).values
+    if not isinstance(values, pa.Array | pa.ChunkedArray) and not hasattr(values, "__arrow_c_stream__"):
+        values = _array(values, name)
     if isinstance(values, np.ndarray):
         total = int(segments.response_offsets[-1])
-        if values.shape != (total,) or values.dtype not in (np.float32, np.bool_):
+        if values.shape != (total,) or values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
             raise DataError(
-                f"{name} must be float32 or bool [{total}] (response tokens), got {values.dtype} {values.shape}"
+                f"{name} must be numbers or bool [{total}] (response tokens), got {values.dtype} {values.shape}"
             )
-        offsets = pa.array(segments.response_offsets)
-        return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, pa.array(values), mask=pa.array(prompts))])
+        offsets, flat = pa.array(segments.response_offsets), as_float32(pa.array(values), name)
+        return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, flat, mask=pa.array(prompts))])
     lists = pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([values])
     check_sound(lists, name)
     if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
         raise DataError(f"{name} must be a column of lists, got {lists.type}")
+    lists = as_float32(lists, name)
     element = lists.type.value_type
     if element not in (pa.float32(), pa.bool_()) or len(lists) != segments.num_lines:
         raise DataError(
-            f"{name} must be {segments.num_lines} lists of float32 or bool, got {len(lists)} of {element}; cast or "
+            f"{name} must be {segments.num_lines} lists of numbers or bool, got {len(lists)} of {element}; cast or "
             "align the column"
         )
     lists = lists.cast(pa.large_list(element))
@@ -310,6 +313,17 @@ def value_lists(segments: SegmentStore, values: Any, name: str) -> pa.ChunkedArr
     )
     _refuse(wrong, segments.table["row"].to_numpy(), f"{name} must have one value per token of a response")
     return lists
+
+
+def _array(values: Any, name: str) -> Any:
+    """NumPy of what can be that (a tensor), Arrow lists of Python's. DataError for anything else."""
+    try:
+        return np.asarray(values) if hasattr(values, "__array__") else pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name} must be an array of one number a response token, or a column of lists, got one of type "
+            f"{type(values).__name__} ({first_line(error)})"
+        ) from None
 
 
 def scatter_values(

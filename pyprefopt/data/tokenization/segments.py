@@ -20,7 +20,7 @@ from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, Boundary, PromptOverflow, check_options
-from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, Tokenizer, check_tokenizer, load_tokenizer
+from pyprefopt.data.tokenization.tokenizer import PROVED_ROWS, GivenTokenizer, Tokenizer, as_tokenizer, load_tokenizer
 from pyprefopt.errors import DataError, check, did_you_mean
 
 __all__ = ["SEGMENTS", "TokenizeResult", "Tokenizer", "load_tokenizer", "tokenize", "tokenize_rows"]
@@ -49,7 +49,7 @@ class TokenizeResult(NamedTuple):
 @overload
 def tokenize(
     source: pl.LazyFrame,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = ...,
     max_prompt_tokens: int | None = ...,
@@ -64,7 +64,7 @@ def tokenize(
 @overload
 def tokenize(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = ...,
     max_prompt_tokens: int | None = ...,
@@ -78,11 +78,11 @@ def tokenize(
 ) -> pl.DataFrame: ...
 def tokenize(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = None,
-    prompt_overflow: PromptOverflow = "drop",
+    prompt_overflow: PromptOverflow = "error",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
     score_reasoning: bool = True,
@@ -99,11 +99,13 @@ def tokenize(
             or `read_candidates` (prompt, responses, scores) makes it, eager or lazy; or whatever `open_source` takes
             (files, a folder, other tables): its rows become tokens without a frame in between, which is fastest. A
             frame is one of `read_*` where `prompt` is list<{role, content, extra}>.
-        tokenizer: of `load_tokenizer`.
+        tokenizer: of `load_tokenizer`, or what it takes: a folder, a tokenizer.json, a hub name, or a tokenizer of
+            transformers, in memory.
         format: of what `open_source` takes; auto: by schema.
         max_prompt_tokens: a longer prompt is treated by `prompt_overflow`; None: no limit.
-        prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or its first
-            tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and the
+        prompt_overflow: a longer prompt is a bad row (`error`), or its row is left out and counted, whatever `on_error`
+            says (`drop`), or it keeps its last tokens (`keep_end`) or its first tokens (`keep_start`),
+            `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and the
             tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
             right behind the BOS token, or right before the generation prompt. It may begin or end inside a message.
             Where BOS and generation prompt leave no room the row is bad.
@@ -148,7 +150,7 @@ def tokenize(
         "score_reasoning": score_reasoning,
     }
     check_options(**options)
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     options["offsets"] = offsets
     report = partial(report_rejects, on_error=on_error, rejected_path=rejected_path)
     if not isinstance(source, pl.DataFrame | pl.LazyFrame):
@@ -213,10 +215,10 @@ def _segments(frame: pl.DataFrame, *, tokenizer: Tokenizer, report: Report, opti
 
 def tokenize_rows(
     frame: pl.DataFrame,
-    tokenizer: Tokenizer,
+    tokenizer: GivenTokenizer,
     *,
     max_prompt_tokens: int | None = None,
-    prompt_overflow: PromptOverflow = "drop",
+    prompt_overflow: PromptOverflow = "error",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
     score_reasoning: bool = True,
@@ -249,7 +251,7 @@ def tokenize_rows(
         >>> result.segments, result.rejects, result.responses_cut
     """
     check_options(max_prompt_tokens, prompt_overflow, max_tokens, boundary, score_reasoning)
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     columns = _needed(frame)
     tokenizer.prove_on_rows(lambda: columns.head(PROVED_ROWS))
     try:

@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
-from pyprefopt.data.embedded import write_tokenizer
 from pyprefopt.data.tokenization.render import (
     SHIPPED,
     TOOL_USE,
@@ -28,7 +26,14 @@ from pyprefopt.data.tokenization.render import (
     reference_renderer,
     to_json,
 )
-from pyprefopt.data.tokenization.tokenizer_files import read_config, read_tokenizer, shown, special_tokens
+from pyprefopt.data.tokenization.tokenizer_files import (
+    TransformersTokenizer,
+    files_of,
+    read_config,
+    read_tokenizer,
+    shown,
+    special_tokens,
+)
 from pyprefopt.errors import ConfigError, DataError, option
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.hub import ADDITIONAL_TEMPLATES, EMBEDDED_DATA, resolve
@@ -219,8 +224,16 @@ class Tokenizer:
         return index
 
 
+GivenTokenizer: TypeAlias = Tokenizer | str | Path | TransformersTokenizer
+
+
+def as_tokenizer(given: GivenTokenizer) -> Tokenizer:
+    """A Tokenizer as it is, or the one that `load_tokenizer` makes of what was given."""
+    return given if isinstance(given, Tokenizer) else load_tokenizer(given)
+
+
 def load_tokenizer(
-    path: str | Path,
+    path: str | Path | TransformersTokenizer,
     *,
     eos_token: str | None = None,
     chat_template: str | Path | None = None,
@@ -229,7 +242,7 @@ def load_tokenizer(
     """Load a tokenizer from a directory with tokenizer.json, from a bare tokenizer.json, or by its hub name.
 
     Args:
-        path: where it is; `embedded:toy` is that of the embedded set.
+        path: where it is; `embedded:toy` is that of the embedded set. Or a tokenizer of transformers, in memory.
         eos_token: the text of the token that ends a turn or text; None: the one that the files name.
         chat_template: `plain`, `chatml`, a Jinja file, a template's source, or the name of one of several in the files;
             None: the one in the files. Of several it is `default`, and `tool_use` for rows with tools, as in
@@ -249,19 +262,19 @@ def load_tokenizer(
         >>> tokenizer.encode(["cat says meow"]).to_list()
         [[37, 310, 200]]
     """
-    _check_path(path)
-    if path == EMBEDDED_DATA:
-        with TemporaryDirectory() as folder:
-            write_tokenizer(Path(folder))
-            return replace(_load(Path(folder), path, eos_token, chat_template), path=Path(path))
-    return _load(resolve(path), path, eos_token, chat_template)
+    name = path if isinstance(path, str | Path) else getattr(path, "name_or_path", "") or type(path).__name__
+    with files_of(path) as source:
+        stays = isinstance(path, str | Path) and path != EMBEDDED_DATA
+        made = _load(source, None if stays else str(name), eos_token, chat_template)
+    return made if stays else replace(made, path=Path(name))
 
 
-def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: str | Path | None) -> Tokenizer:
-    """The tokenizer of a directory or file, which the user calls `path`."""
-    file = source / "tokenizer.json" if source.is_dir() else source
-    if not file.is_file():
-        raise ConfigError(f"tokenizer {path}: there is no tokenizer.json; save the tokenizer as a fast one first")
+def _load(source: Path, name: str | None, eos_token: str | None, chat_template: str | Path | None) -> Tokenizer:
+    """The tokenizer of a directory or file, which messages call `name` where the user does not know that place."""
+    there = source / "tokenizer.json" if source.is_dir() else source
+    if not there.is_file():
+        raise ConfigError(f"tokenizer {source}: there is no tokenizer.json; save the tokenizer as a fast one first")
+    file = there if name is None else Path(name)
     config = read_config(source) if source.is_dir() else {}
     tokens = special_tokens(config, source)
     if eos_token is not None:
@@ -270,12 +283,12 @@ def _load(source: Path, path: str | Path, eos_token: str | None, chat_template: 
         raise ConfigError(f"{file} names no EOS token; pass {option('eos_token', '</s>')}, or whichever ends its texts")
     own = _own_templates(source, config)
     template, others = _choose_template(file, own, chat_template)
-    content = read_tokenizer(source) if source.is_dir() else file.read_bytes()
+    content = read_tokenizer(source) if source.is_dir() else there.read_bytes()
     of_file = None if chat_template in own else _file_of_template(chat_template)
     native = open_native(file, content, tokens, template, others.get(TOOL_USE), template_file=of_file)
     if native.engine != "fast":
-        shown = path if path == EMBEDDED_DATA else file
-        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", shown, native.why)
+        once = {"once": f"ids by the tokenizers library: {native.why}"}  # a run has copies of it
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why, extra=once)
     unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
     if unknown:
         logger.warning(
@@ -305,25 +318,6 @@ def _texts(texts: Any) -> pl.Series:
     if column.dtype not in (pl.String, pl.Null):
         raise DataError(rule.format(f"a column of {column.dtype}"))
     return column
-
-
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | Path):
-        kind = type(path).__qualname__
-        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(path, "save_pretrained") else ""
-        raise ConfigError(f"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type {kind}{remedy}")
-
-
-def check_tokenizer(tokenizer: object) -> None:
-    """ConfigError for what is no `Tokenizer`."""
-    if not isinstance(tokenizer, Tokenizer):
-        got = (
-            repr(str(tokenizer)) if isinstance(tokenizer, str | Path) else f"one of type {type(tokenizer).__qualname__}"
-        )
-        raise ConfigError(
-            f"tokenizer must be a pyprefopt Tokenizer, got {got}; pass data.load_tokenizer(…) of a folder, a "
-            "tokenizer.json or a hub name"
-        )
 
 
 def load_own_tokenizer(path: str | Path, *, chat_template: Path) -> Tokenizer:

@@ -9,16 +9,68 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, runtime_checkable
 
 from pyprefopt.data import _native
+from pyprefopt.data.embedded import write_tokenizer
 from pyprefopt.errors import ConfigError
+from pyprefopt.storage.hub import EMBEDDED_DATA, resolve
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 SHOWN = 80  # characters of a value in an error
+
+
+@runtime_checkable
+class TransformersTokenizer(Protocol):
+    """A tokenizer of transformers, in memory."""
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """What sets it apart from a model, which is saved in the same way."""
+
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write its files."""
+
+
+@contextmanager
+def files_of(tokenizer: object) -> Iterator[Path]:
+    """Where a tokenizer's files are: of a path or hub name there, of another (embedded, in memory) while inside.
+
+    Raises:
+        ConfigError: it is neither, or has no tokenizer.json.
+    """
+    if isinstance(tokenizer, str | Path) and tokenizer != EMBEDDED_DATA:
+        yield resolve(tokenizer)
+        return
+    if isinstance(tokenizer, str | Path):
+        with TemporaryDirectory() as folder:
+            write_tokenizer(Path(folder))
+            yield Path(folder)
+        return
+    if not isinstance(tokenizer, TransformersTokenizer):
+        remedy = "; save it (save_pretrained) and pass its folder" if hasattr(tokenizer, "save_pretrained") else ""
+        raise ConfigError(
+            "tokenizer must be a folder, a tokenizer.json, a hub name, or a tokenizer of data.load_tokenizer or of "
+            f"transformers, got one of type {type(tokenizer).__qualname__}{remedy}"
+        )
+    with TemporaryDirectory() as folder:
+        save_in_memory(tokenizer, Path(folder))
+        yield Path(folder)
+
+
+def save_in_memory(tokenizer: TransformersTokenizer, folder: Path) -> None:
+    """Write the files of a transformers tokenizer. ConfigError where it has no tokenizer.json."""
+    tokenizer.save_pretrained(str(folder))
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError(
+            f"tokenizer must have a tokenizer.json, and one of type {type(tokenizer).__qualname__} saves none; load it "
+            "as a fast one (AutoTokenizer does, where there is one)"
+        )
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from pyprefopt.errors import ArtifactError, DataError, check, counted, option
 from pyprefopt.storage.files import explain_writing, system_number
 
 if TYPE_CHECKING:
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
 
 logger = logging.getLogger("pyprefopt")
 
@@ -45,7 +45,7 @@ def rewrite(
     out: Path | None,
     *,
     rule: Truncation,
-    tokenizer: Tokenizer | str | Path | None,
+    tokenizer: GivenTokenizer | None,
     columns: Sequence[str] | None,
     format: str = "auto",  # noqa: A002
     overwrite: bool = False,
@@ -163,7 +163,7 @@ def _cutter(
     format: str,  # noqa: A002
     columns: Sequence[str] | None,
     rule: Truncation,
-    tokenizer: Tokenizer | str | Path | None,
+    tokenizer: GivenTokenizer | None,
     delimiter: str = ",",
     written_delimiter: str = ",",
 ) -> _native.FileCutter:

@@ -16,7 +16,7 @@ from pyprefopt.data.truncation.rule import Truncation, Unit, check_unit
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 
 if TYPE_CHECKING:
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _PER_TOKEN = ("ids", "mask", "starts", "ends", "turns", "scores", "values", "selected", "user_weights")  # cut with ids
@@ -26,7 +26,7 @@ _SCORED = ("scores", "values", "selected")  # what an appended token would have 
 
 
 def truncate_frame(
-    frame: Frame, *, rule: Truncation, tokenizer: Tokenizer | str | Path | None, columns: Sequence[str] | None
+    frame: Frame, *, rule: Truncation, tokenizer: GivenTokenizer | None, columns: Sequence[str] | None
 ) -> Frame:
     """Cut the responses of a frame of texts or of segments, see `pyprefopt.data.truncate`."""
     schema = frame.collect_schema()
@@ -56,7 +56,8 @@ def check_used(tokenizer: object, rule: Truncation) -> None:
     """ConfigError for a tokenizer that counts nothing."""
     unused = rule.unit != "tokens" and tokenizer is not None
     remedy = "leave it out, or count tokens: unit='tokens'"
-    name = str(getattr(tokenizer, "path", tokenizer))
+    path = getattr(tokenizer, "path", tokenizer)
+    name = str(path) if isinstance(path, str | Path) else f"one of type {type(tokenizer).__qualname__}"
     check(not unused, "tokenizer", name, f"left out with unit {rule.unit!r}", remedy)
 
 
@@ -180,9 +181,7 @@ def count_texts(texts: pl.Series, unit: Unit, tokenizer: _native.Tokenizer | Non
     return (counts.list.min() if isinstance(counts.dtype, pl.List) else counts).cast(pl.UInt32).alias(texts.name)
 
 
-def truncate_segments(
-    frame: Frame, schema: pl.Schema, rule: Truncation, tokenizer: Tokenizer | str | Path | None
-) -> Frame:
+def truncate_segments(frame: Frame, schema: pl.Schema, rule: Truncation, tokenizer: GivenTokenizer | None) -> Frame:
     """Per-token lists cut where the content ends, and `cut`, the number of content tokens that went."""
     parts = pl.struct(name for name in ("mask", "starts") if name in schema)
     inputs: list[pl.Expr] = [parts]
@@ -230,16 +229,16 @@ def _ended(name: str, schema: pl.Schema, eos: int | None, rule: Truncation) -> p
     return pl.when(was_cut).then(pl.concat_list(head, last.get(name, pl.lit(None, dtype)))).otherwise(column)
 
 
-def _eos(rule: Truncation, tokenizer: Tokenizer | str | Path | None, lists: Sequence[str]) -> int | None:
+def _eos(rule: Truncation, tokenizer: GivenTokenizer | None, lists: Sequence[str]) -> int | None:
     if rule.cut_end != "eos":
         return None
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import as_tokenizer
 
-    if not isinstance(tokenizer, Tokenizer):
-        raise ConfigError("truncate: cut_end 'eos' needs tokenizer=data.load_tokenizer(…), whose EOS token is written")
+    if tokenizer is None:
+        raise ConfigError("truncate: cut_end 'eos' needs a tokenizer, whose EOS token is written; give tokenizer")
     scored = [name for name in lists if name in _SCORED]
     check(not scored, "cut_end", "eos", f"'none' or 'template' beside {scored}", "or truncate before scoring")
-    return tokenizer.eos_token_id
+    return as_tokenizer(tokenizer).eos_token_id
 
 
 def _content(segments: pl.Series) -> pl.Series:
@@ -285,19 +284,17 @@ def _is_nested(dtype: pl.DataType) -> bool:
 NO_TOKENIZER = "truncate: unit 'tokens' needs a tokenizer; give one, or choose unit characters, words or sentences"
 
 
-def counter(tokenizer: Tokenizer | str | Path | None) -> _native.Tokenizer:
+def counter(tokenizer: GivenTokenizer | None) -> _native.Tokenizer:
     """The handle that counts tokens; it needs no template."""
-    from pyprefopt.data.tokenization.tokenizer import check_tokenizer, open_native
-    from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
-    from pyprefopt.storage.hub import resolve
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer, open_native
+    from pyprefopt.data.tokenization.tokenizer_files import files_of, read_tokenizer
 
     if tokenizer is None:
         raise ConfigError(NO_TOKENIZER)
-    if not isinstance(tokenizer, str | Path):
-        check_tokenizer(tokenizer)
+    if isinstance(tokenizer, Tokenizer):
         return tokenizer.native
-    source = resolve(tokenizer)
-    file = source / "tokenizer.json" if source.is_dir() else source
-    if not file.is_file():
-        raise ConfigError(f"tokenizer '{tokenizer}': there is no tokenizer.json")
-    return open_native(file, read_tokenizer(source) if source.is_dir() else file.read_bytes())
+    with files_of(tokenizer) as source:
+        file = source / "tokenizer.json" if source.is_dir() else source
+        if not file.is_file():
+            raise ConfigError(f"tokenizer '{tokenizer}': there is no tokenizer.json")
+        return open_native(file, read_tokenizer(source) if source.is_dir() else file.read_bytes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,7 +15,7 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
-    from pyprefopt.data.tokenization.tokenizer import Tokenizer
+    from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
 
 _COUNTS = {  # what is written of a pair, beside its responses
     "chosen_cut": pl.UInt32(), "chosen_complete": pl.Boolean(),
@@ -29,7 +28,7 @@ def truncate_table(
     *,
     format: str,  # noqa: A002
     rule: Truncation,
-    tokenizer: Tokenizer | str | Path | None,
+    tokenizer: GivenTokenizer | None,
     columns: Sequence[str] | None,
     cutter: Callable[[], _native.FileCutter],
     same: list[int],

@@ -57,9 +57,16 @@ def _nothing(_demand: Demand) -> str | None:
     return None
 
 
+def _refuses_rule(rule: Rule) -> str | None:
+    """What no kernel but the loop knows."""
+    if rule.sinks:
+        return "it knows no attention sinks"
+    return "it knows no attention in chunks" if rule.chunk is not None else None
+
+
 def _refuses_fused(kernel: Callable[[], varlen.Kernel | None], missing: str, demand: Demand) -> str | None:
     """A kernel for whole documents."""
-    if reason := _refuses_kind(demand.device.type):
+    if reason := _refuses_kind(demand.device.type) or _refuses_rule(demand.rule):
         return reason
     found = kernel()
     if found is None:
@@ -75,7 +82,7 @@ def _refuses_fused(kernel: Callable[[], varlen.Kernel | None], missing: str, dem
 
 
 def _refuses_flex(demand: Demand) -> str | None:
-    if reason := _refuses_kind(demand.device.type) or _refuses_age(demand.device):
+    if reason := _refuses_kind(demand.device.type) or _refuses_rule(demand.rule) or _refuses_age(demand.device):
         return reason
     if demand.dtype not in TOLERANCE:
         return f"it computes in bfloat16 and float32, and the model is in {_name(demand.dtype)}"
@@ -111,7 +118,8 @@ WAYS: dict[str, Way] = {
     "flex": Way(flex.attend, _refuses_flex, "one compiled kernel serves what the layer asks for"),
     "loop": Way(loop.attend, _nothing, "it serves every device and precision"),
 }  # fmt: skip
-CHOICES = ("auto", *WAYS)
+UNPACKED = "unpacked"  # no packed attention: each document goes through transformers' own forward
+CHOICES = ("auto", *WAYS, UNPACKED)
 PLAIN = "plain"  # the loop, not logged: for probes, whose way nobody has asked for
 
 
@@ -125,7 +133,7 @@ def check_way(wanted: str) -> str:
 
 def check_here(wanted: str) -> None:
     """ConfigError where this machine has no device on which the way `wanted` could serve any model."""
-    if check_way(wanted) not in ("auto", "loop") and not torch.cuda.is_available():
+    if check_way(wanted) not in ("auto", "loop", UNPACKED) and not torch.cuda.is_available():
         raise ConfigError(
             f"attention must be a way that serves this machine, got {wanted!r}: {_refuses_kind('cpu')}; set attention "
             "auto, or loop, which serves everything"
@@ -150,7 +158,9 @@ def choose(wanted: str, demand: Demand) -> Way:
             reason = trial(way, demand)
         if reason is None:
             because = f"because {way.reason}" if wanted == "auto" else "as asked"
-            logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
+            logger.info("attention: %s, %s", name, because)
+            for line in refused:
+                logger.debug("attention: %s", line)
             return way
         refused.append(f"not {name}: {reason}")
     what = f"window {demand.rule.window}, soft cap {demand.rule.softcap}, head size {demand.head_size}"

@@ -50,6 +50,8 @@ class Rule:
     scaling: float
     window: int | None = None  # position i sees i - window < j <= i of its own document
     softcap: float | None = None  # cap * tanh(score / cap)
+    chunk: int | None = None  # position i sees those of its own document with the same j // chunk
+    sinks: bool = False  # a score beside those of the positions takes a share of each head's attention
 
 
 @dataclass(frozen=True)

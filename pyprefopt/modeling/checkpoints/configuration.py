@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -226,6 +227,27 @@ def _walk(settings: dict[str, Any]) -> Iterator[tuple[str, str, Any, int]]:
 
 
 def _blamed(settings: dict[str, Any], message: str) -> tuple[str, Any] | None:
+    """The only setting without which transformers takes the rest, or a part of it; else what an error speaks of."""
+    spoken_of = _spoken_of(settings, message)
+    without = {name: {key: value for key, value in settings.items() if key != name} for name in settings}
+    found = [] if _is_taken(settings) else [name for name, others in without.items() if _is_taken(others)]
+    if len(found) != 1 or (spoken_of and spoken_of[0].startswith((f"{found[0]}.", f"{found[0]}["))):
+        return spoken_of
+    return found[0], settings[found[0]]
+
+
+def _is_taken(settings: dict[str, Any]) -> bool:
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return False
+    try:
+        CONFIG_MAPPING[kind].from_dict(copy.deepcopy(settings)).get_text_config()
+    except Exception:  # transformers raises whatever a value leads to
+        return False
+    return True
+
+
+def _spoken_of(settings: dict[str, Any], message: str) -> tuple[str, Any] | None:
     """The setting whose name an error has in it, or else whose value."""
     words = re.findall(r"[A-Za-z_]\w+|-?\d+", message)
     values = [(name, key, value) for name, key, value, depth in _walk(settings) if depth <= 3 and key != "model_type"]

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from pyprefopt.errors import ConfigError, agreeing, counted
-from pyprefopt.modeling.attention.backends import check_way
+from pyprefopt.modeling.attention.backends import UNPACKED, check_way
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
 from pyprefopt.modeling.checkpoints.configuration import (
@@ -37,9 +38,11 @@ from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_pack
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.checkpoints.weights import check_numbers, stored_tensors
 from pyprefopt.modeling.cpu_matmul import use_fast_products
-from pyprefopt.modeling.proof import parts_of, prove, steady_layers
+from pyprefopt.modeling.packed_model import body
+from pyprefopt.modeling.proof import prove, steady_layers
 from pyprefopt.modeling.rotary import give_documents_their_own
 from pyprefopt.modeling.steady import keep_in_evaluation
+from pyprefopt.modeling.tiny_copy import parts_of
 from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
@@ -83,7 +86,8 @@ def load_model(
         seed: of weights that `source` does not have, and of the adapter's.
         trust_remote_code: whether code that comes with the model may run.
         gradient_checkpointing: recompute each layer in the backward pass: less memory, slower.
-        attention: what computes it: flash, varlen, flex, loop, or auto (the first of these that can, which is logged).
+        attention: what computes it: flash, varlen, flex, loop, unpacked (each document in transformers' own forward),
+            or auto (the first of these that can, which is logged).
         lora: anything with r, alpha, dropout and target_modules; r > 0 wraps the model with PEFT.
         load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
         vocab_size: number of ids of the tokenizer.
@@ -116,7 +120,7 @@ def load_model(
         logger.warning("%s: weights are random (seed %d), because only a configuration was given", path, seed)
     _check_vocabulary(model, vocab_size, str(source))
     _switch_off_dropout(model)
-    use_fast_products(model.base_model)
+    use_fast_products(body(model))
     give_documents_their_own(model)
     _steady(model, steady_layers(model) if unsteady is None else unsteady, gradient_checkpointing)
     model.source_config = original  # what `save_policy` writes
@@ -127,7 +131,12 @@ def load_model(
 
 
 def sketch_model(
-    source: str | Path, *, trust_remote_code: bool = False, load_in_4bit: bool = False, head: Head = "language"
+    source: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
+    head: Head = "language",
+    attention: str = "auto",
 ) -> PreTrainedModel:
     """`load_model` without numbers: the model on the meta device, in a moment whatever its size.
 
@@ -135,7 +144,7 @@ def sketch_model(
         ConfigError: what `load_model` would refuse before it reads weights, and damaged files of these.
     """
     path = resolve_source(source, trust_remote_code=trust_remote_code)
-    config, _, _ = _configured(path, "auto", trust_remote_code, head, None)
+    config, _, _ = _configured(path, check_way(attention), trust_remote_code, head, None)
     if load_in_4bit:
         _refuse_packing_anew(config, path)
     model = _sketched(config, head, trust_remote_code)
@@ -185,7 +194,23 @@ def _configured(
         raise ConfigError(f"model must be a {kind}, got model_type {config.model_type!r} ({str(path)!r})")
     if _is_known(config):
         _check_build(path, config, head)
-    return config, original, prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
+    proof = prove(config, lambda tiny: _random_model(tiny, head, trust_remote_code))
+    if proof.unpacked is not None:
+        config._attn_implementation = proof.attention
+        for part in parts_of(config):
+            setattr(part, WAY_SETTING, UNPACKED)
+        if way != UNPACKED:
+            _say_unpacked(config.model_type, proof.unpacked)
+    return config, original, proof.unsteady
+
+
+@lru_cache
+def _say_unpacked(model_type: str, reason: str) -> None:
+    """Once a process: runs load a model several times."""
+    logger.warning(
+        "attention: unpacked, every document of model_type %r goes through transformers' own forward, which is slower "
+        "(%s)", model_type, reason,
+    )  # fmt: skip
 
 
 def _is_known(config: PreTrainedConfig) -> bool:
@@ -301,8 +326,8 @@ def _build_model(
             with _without_load_report():
                 model, info = auto.from_pretrained(
                     path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
-                    output_loading_info=True, attn_implementation=ATTENTION_NAME, trust_remote_code=trust_remote_code,
-                    ignore_mismatched_sizes=True, **options,
+                    output_loading_info=True, attn_implementation=config._attn_implementation,
+                    trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **options,
                 )  # fmt: skip
         except ConfigError:
             raise

@@ -26,9 +26,7 @@ PACKER = Packer(store(pairs(COUNT)))
 
 
 def make(**settings) -> StepLoader:
-    defaults = {"num_groups": COUNT, "global_batch_size": BATCH, "max_tokens": 40, "seed": 3}
-    if "groups" in settings:
-        del defaults["num_groups"]
+    defaults = {"global_batch_size": BATCH, "max_tokens": 40, "seed": 3}
     return StepLoader(settings.pop("packer", PACKER), **defaults | settings)
 
 
@@ -122,14 +120,31 @@ def steps(loader: StepLoader, count: int) -> list[list[tuple]]:
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3, 7])
 def test_a_restored_loader_goes_on_where_the_first_was(done):
-    whole = steps(make(), 10)
-    first = make()
+    whole = steps(make(num_epochs=4), 10)
+    first = make(num_epochs=4)
     assert steps(first, done) == whole[:done]
     first.next_step = done  # the last step was taken, its successor not yet asked for
     state = json.loads(json.dumps(first.state_dict()))
-    second = make(rank=0, world_size=1)
+    second = make(num_epochs=4, rank=0, world_size=1)
     second.load_state_dict(state)
     assert steps(second, 10 - done) == whole[done:]
+
+
+def test_a_loop_ends_with_its_epochs():
+    loader = make()
+    assert len(loader) == loader.steps_per_epoch == 3
+    assert [[key(batch) for batch in batches] for batches in loader] == steps(make(num_epochs=2), 3)
+    two = make(num_epochs=2)
+    assert len(two) == len(list(two)) == 6
+    two.load_state_dict(make().state_dict() | {"step": 5})  # the state of a loader of fewer epochs
+    assert len(list(two)) == 1
+
+
+def test_the_next_loop_goes_on_with_the_next_epoch():
+    loader, whole = make(), make(num_epochs=3)
+    seen = [[key(batch) for batch in batches] for _ in range(3) for batches in loader]
+    assert seen == [[key(batch) for batch in batches] for batches in whole]
+    assert len({str(seen[3 * epoch : 3 * epoch + 3]) for epoch in range(3)}) == 3
 
 
 def test_an_interrupted_step_comes_again():
@@ -147,7 +162,7 @@ def test_a_state_serves_other_ranks_and_budgets():
 
 
 def test_a_state_has_one_size():
-    small, large = make(num_groups=1), make(packer=Packer(store(pairs(500))), num_groups=500)
+    small, large = make(groups=[0]), make(packer=Packer(store(pairs(500))))
     large.next_step = 10**9
     sizes = [len(json.dumps(loader.state_dict())) for loader in (small, large)]
     assert max(sizes) < 400
@@ -161,7 +176,7 @@ def test_a_state_has_one_size():
         ({"seed": 4}, "seed was 3 and is 4"),
         ({"shuffle": False}, "shuffle was True and is False"),
         ({"global_batch_size": 4}, "global_batch_size was 8 and is 4"),
-        ({"num_groups": 21}, "groups was '"),
+        ({"groups": range(21)}, "groups was '"),
         ({"packer": Packer(store(pairs(COUNT, prompt=2)))}, "store was '"),
     ],
 )
@@ -200,7 +215,9 @@ def test_a_dummy_batch_gives_every_method_a_loss_of_zero(method):
         ({"groups": np.array([0, 22])}, "groups must be indices from 0 to 21"),
         ({"groups": np.array([1, 1])}, "groups must be different indices"),
         ({"groups": np.array([], np.int64)}, "groups must be at least one"),
-        ({"groups": np.array([1]), "num_groups": 3}, "num_groups must be given, or else"),
+        ({"num_epochs": 0}, "num_epochs must be > 0"),
+        ({"num_epochs": 1.5}, "num_epochs must be a whole number, got 1.5"),
+        ({"packer": PACKER.store}, r"packer must be a Packer, got 'SegmentStore'; write Packer\(segments\)"),
         ({"global_batch_size": 0}, "global_batch_size must be > 0"),
         ({"rank": 2, "world_size": 2}, "rank must be in"),
         ({"seed": -1}, "seed must be in"),

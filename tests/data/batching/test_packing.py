@@ -201,6 +201,28 @@ def test_pack_asks_for_the_ratios_that_selected():
     assert set(pack(table.drop("selected"), max_tokens=500)[0].selection_ratio.tolist()) == {1.0}
 
 
+@pytest.mark.parametrize("name", [*VALUES, "selected"])
+def test_a_column_of_the_segments_is_taken_as_if_it_were_given(name):
+    """So that weights, rewards or a selection that stand beside the tokens are never left out in silence."""
+    made = pairs(5)
+    for i, response in enumerate(response for group in made for response in group.responses):
+        response.values.update({name: [float(i + t) for t in range(len(response.ids))] for name in VALUES})
+        response.selected = [t % 2 == 0 for t in range(len(response.ids))]
+    table = frame(made)
+    bare = table.drop(*VALUES, "selected")
+    ratios = {"chosen_ratio": 0.5, "rejected_ratio": 0.5} if name == "selected" else {}
+    by_column = Packer(bare.with_columns(table[name]), **ratios).pack(max_tokens=50)
+    by_name = Packer(bare, **ratios, **{name: table[name]}).pack(max_tokens=50)
+    without = Packer(bare).pack(max_tokens=50)
+    for ours, theirs in zip(by_column, by_name, strict=True):
+        assert_equal(ours, theirs)
+    if name == "selected":
+        assert sum(len(b.target_ids) for b in by_column) < sum(len(b.target_ids) for b in without)
+    else:
+        assert all(getattr(batch, name) is not None for batch in by_column)
+        assert all(getattr(batch, name) is None for batch in without)
+
+
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(60, 200), st.none() | st.integers(1, 4))
 def test_lengths_are_packed_as_the_twin_packs_them(lengths, max_tokens, max_groups):
     bins = pack_lengths(np.array(lengths, np.int64), max_tokens, max_groups)

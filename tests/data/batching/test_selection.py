@@ -323,10 +323,35 @@ def test_settings_and_columns_are_checked():
         select_top_k(frame.rename({"scores": "score"}))
     with pytest.raises(DataError, match=r"no column 'scores' \(List\(Float32\)\)$"):
         select_top_k(frame.with_columns(score=pl.lit(1.0, pl.Float32)).drop("scores"))
-    with pytest.raises(DataError, match=r"column 'scores' must be .*Float32.*, got .*Float64"):
-        select_top_k(frame.cast({"scores": pl.List(pl.Float64)}))
+    with pytest.raises(DataError, match=r"column 'scores' must be .*Float32.*, got .*String"):
+        select_top_k(frame.cast({"scores": pl.List(pl.String)}))
     with pytest.raises(DataError, match="scores must be lists of Float32"):
-        top_k_mask(pl.Series([[1.0]]), 0.5)
+        top_k_mask(pl.Series([["1"]]), 0.5)
+
+
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Int64, pl.UInt8, pl.Decimal(10, 2)])
+def test_scores_of_any_width_are_compared_as_float32(kind):
+    scores = pl.Series("scores", [[3, 1, 2, 0], None, [5, 4]], dtype=pl.List(kind))
+    for column in (scores, scores.to_arrow()):
+        found = top_k_mask(column, 0.5)
+        assert pl.Series(found).to_list() == [[True, False, True, False], None, [True, False]]
+        assert pl.Series(threshold_mask(column, 2.0)).to_list() == [[True, False, True, False], None, [True, True]]
+    frame = pl.DataFrame(
+        {
+            "row": pl.Series([0, 0, 0], dtype=pl.UInt64),
+            "kind": ["chosen", "prompt", "rejected"],
+            "scores": scores,
+            "mask": [[True] * 4, None, [True] * 2],
+        }
+    )
+    for table in (frame, frame.lazy()):
+        selected = select_top_k(table, chosen_ratio=0.5, rejected_ratio=0.5).lazy().collect()["selected"].to_list()
+        assert selected == [[True, False, True, False], None, [False, True]]
+
+
+def test_scores_that_float32_lacks_are_refused():
+    with pytest.raises(DataError, match=r"top_k_mask: scores must hold numbers of float32, .*got 1e\+39; scale them"):
+        top_k_mask(pl.Series([[1.0, 1e39]]), 0.5)
 
 
 THREADS = """

@@ -147,6 +147,50 @@ def test_a_dictionary_is_not_unfolded_before_its_size_is_known(tmp_path, small, 
     assert max(held) < MIB
 
 
+def fallen_back(path, references, plain, rows):
+    """A list of references to one long text, and lists of texts that stand whole, as writers do past a limit."""
+    texts = [LONG] * references + [f"{index:040}" for index in range(plain)]
+    ends = np.append(0, np.linspace(references, len(texts), rows).astype(np.int32))
+    messages = pa.StructArray.from_arrays([pa.array(["assistant"] * len(texts)), pa.array(texts, pa.large_string())],
+                                          ["role", "content"])  # fmt: skip
+    chat = pa.ListArray.from_arrays(pa.array(ends), messages)
+    table = pa.table({"prompt": ["p"] * rows, "chosen": chat, "rejected": ["r"] * rows})
+    pq.write_table(table, path, store_schema=False, dictionary_pagesize_limit=110_000)
+
+
+def test_a_row_of_references_beside_whole_texts_is_not_unfolded(tmp_path, small, monkeypatch):
+    path, held = tmp_path / "a.parquet", []
+    fallen_back(path, 2000, 8000, 50)  # 200 MB in one row
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(2)
+    assert chunk.total_uncompressed_size - 2 * len(LONG) > 16 * chunk.num_values  # as of texts that stand whole
+
+    def look(batch):
+        held.append(batch.nbytes)
+        return unfolded_bytes(batch)
+
+    monkeypatch.setattr(typed_files, "unfolded_bytes", look)
+    with pytest.raises(DataError, match=r"a.parquet, after row 0, must not unfold to more than 1 MiB"):
+        list(typed_files.batches(files.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
+    assert max(held) < 4 * MIB
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_row_that_alone_unfolds_to_far_too_much_is_named(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(typed_files, "BATCH_BYTES", 8 * MIB)
+    monkeypatch.setattr(typed_files, "MOST_BYTES", MIB)
+    path = tmp_path / f"a.{suffix}"
+    few, many = chats(LONG, 5), chats(LONG, 200)
+    whole = pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), many.values)
+    table = pairs(pa.concat_arrays([few, whole, few]))
+    if suffix == "parquet":
+        pq.write_table(table, path, store_schema=False)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=rf"a.{suffix}, row 5, must not unfold to more than 8 MiB, got 1\d MiB; drop"):
+        list(typed_files.batches(files.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
+
+
 def test_what_is_repeated_in_measure_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(typed_files, "MOST_BYTES", 1000)  # so that columns are read as dictionaries
     texts = [f"a text {index % 3}" for index in range(200)]

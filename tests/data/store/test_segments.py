@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store import shards
@@ -204,10 +205,37 @@ def test_values_flat_or_as_lists_are_the_same_file(tmp_path, dtype):
     assert [x for value in found if value for x in value] == flat.tolist()
     with pytest.raises(ArtifactError, match="made for key k, not other"):
         values.check(segments, key="other")
-    with pytest.raises(DataError, match="must be float32 or bool"):
+    with pytest.raises(DataError, match="must be numbers or bool"):
         ValueStore.write(tmp_path / "bad", segments, flat[:-1], key="k")
-    with pytest.raises(DataError, match="must be float32 or bool"):
-        ValueStore.write(tmp_path / "bad", segments, flat.astype(np.float64), key="k")
+    with pytest.raises(DataError, match="must be numbers or bool"):
+        ValueStore.write(tmp_path / "bad", segments, flat.astype(str), key="k")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8])
+@pytest.mark.parametrize("column", [np.asarray, torch.tensor, pl.Series, lambda flat: pl.Series(flat).to_arrow()])
+def test_numbers_of_any_width_become_float32(tmp_path, dtype, column):
+    segments = SegmentStore.from_frame(frame(pairs(3)))
+    flat = np.arange(segments.response_offsets[-1]).astype(dtype)
+    if column in (np.asarray, torch.tensor):
+        given = column(flat)
+    else:
+        lists = ValueStore.write(tmp_path / "lists", segments, flat.astype(np.float32), key="k").values.to_pylist()
+        given = column(pl.Series(lists).cast(pl.List(pl.Series(flat).dtype)))
+    values = ValueStore.write(tmp_path / "values", segments, given, key="k")
+    assert values.values.type == pa.large_list(pa.float32())
+    assert [x for value in values.values.to_pylist() if value for x in value] == flat.tolist()
+
+
+def test_numbers_that_float32_lacks_are_refused(tmp_path):
+    segments = SegmentStore.from_frame(frame(pairs(3)))
+    flat = np.zeros(segments.response_offsets[-1])
+    flat[1] = -1e39
+    with pytest.raises(DataError, match=r"must hold numbers of float32, up to 3\.4e38, got -1e\+39; scale them"):
+        ValueStore.write(tmp_path / "bad", segments, flat, key="k")
+    flat[1] = -np.inf  # of float32 too; who reads it decides
+    ValueStore.write(tmp_path / "own", segments, flat, key="k")
+    with pytest.raises(DataError, match=r"must be an array of one number a response token, .*got one of type object"):
+        ValueStore.write(tmp_path / "bad", segments, object(), key="k")
 
 
 def test_scattered_values_come_back_where_they_were():
@@ -246,7 +274,7 @@ from pyprefopt.data.batching.loader import StepLoader
 segments = SegmentStore.open(sys.argv[1])
 values = ValueStore.open(sys.argv[2])
 packer = Packer(segments, token_rewards=values)
-loader = StepLoader(packer, num_groups=segments.num_rows, global_batch_size=2, max_tokens=999, seed=0)
+loader = StepLoader(packer, global_batch_size=2, max_tokens=999, seed=0)
 assert packer.pack(loader.groups(0), max_tokens=999)[0].token_rewards.sum() > 0
 assert "polars" not in sys.modules
 import pyarrow as pa

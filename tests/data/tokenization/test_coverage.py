@@ -128,20 +128,17 @@ def test_the_share_is_told_where_it_is_why_rows_are_refused(make, says: str, on_
 
 
 @pytest.mark.parametrize("make", [silent, few_bytes])
-def test_what_is_dropped_shifts_no_boundary(make, tmp_path: Path) -> None:
-    tokenizer = load(make, tmp_path / "t")
-    plain = "{% for m in messages %}b {{ m.content }} {% endfor %}{% if add_generation_prompt %}b {% endif %}"
-    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=plain)
-    frame = preferences(("a 中中 a", "a b", "b b"), ("a a", "a 中中b a a a", "b b"))
-    result = tokenize_rows(frame, tokenizer)
-    bad = result.rejects["row"].to_list()
-    assert bad == ([0] if make is silent else [])
-    for row, segment, ids in result.segments.select("row", "segment", "ids").iter_rows():
-        whole = ["prompt", "chosen", "rejected"][segment]
-        chat = frame[whole][row].to_list()
-        text = f"b {chat[0]['content']} b " if segment == 0 else chat[0]["content"]
-        wanted = tokenizer.encode([text]).to_list()[0]
-        assert ids[: len(wanted)] == wanted, (row, segment)  # what is behind a shifted end is the template's
+def test_a_response_keeps_its_tokens_behind_what_is_dropped(make, tmp_path: Path) -> None:
+    load(make, tmp_path / "t")
+    bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(tmp_path / "t", eos_token="</s>", chat_template=bare)
+    texts = ("b中", "aaaa", "aaab")  # what is dropped leaves its three bytes to the first three letters
+    for boundary in ("split", "error"):
+        result = tokenize_rows(preferences(texts), tokenizer, boundary=boundary)
+        if make is few_bytes and boundary == "split":
+            assert result.segments["ids"].to_list() == [tokenizer.encode([text]).to_list()[0] for text in texts]
+        else:
+            assert result.rejects["rule"].to_list()[0].startswith("prompt and responses must meet at a token's edge")
 
 
 @pytest.mark.parametrize("make", [fallback, byte_level])

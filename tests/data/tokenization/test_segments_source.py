@@ -7,6 +7,7 @@ import json
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from transformers import AutoTokenizer
 
 from pyprefopt import data
 from pyprefopt.data.reading import sources
@@ -106,11 +107,15 @@ class Foreign:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), [("tok/dir", "'tok/dir'"), (Foreign(), "one of type Foreign"), (None, "one of type NoneType")]
+    ("given", "message"),
+    [
+        ("tok/dir", r"^'tok/dir' is no local path"),
+        (Foreign(), r"^tokenizer must be a folder, .*got one of type Foreign; save it \(save_pretrained\)"),
+        (None, "^tokenizer must be a folder, a tokenizer.json, a hub name, or .*got one of type NoneType$"),
+    ],
 )
-def test_another_tokenizer_is_reported(tmp_path, given, named):
+def test_another_tokenizer_is_reported(tmp_path, given, message):
     frame = pl.DataFrame({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]})
-    message = rf"^tokenizer must be a pyprefopt Tokenizer, got {named}; pass data\.load_tokenizer\(…\) of a folder"
     with pytest.raises(ConfigError, match=message):
         tokenize(frame, given)
     with pytest.raises(ConfigError, match=message):
@@ -120,10 +125,64 @@ def test_another_tokenizer_is_reported(tmp_path, given, named):
     if isinstance(given, Foreign):
         with pytest.raises(ConfigError, match=message):
             data.truncate(frame, length=1, tokenizer=given)
-        with pytest.raises(
-            ConfigError, match=r"got one of type Foreign; save it \(save_pretrained\) and pass its folder$"
-        ):
+        with pytest.raises(ConfigError, match=r"save it \(save_pretrained\) and pass its folder$"):
             load_tokenizer(given)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The embedded set's tokenizer as files, as transformers' object, and as ours."""
+    folder = tmp_path_factory.mktemp("saved")
+    load_tokenizer("embedded:toy").save(folder)
+    return {"path": folder, "text": str(folder), "transformers": AutoTokenizer.from_pretrained(folder)}
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "transformers"])
+def test_a_tokenizer_is_what_load_tokenizer_takes(saved, tmp_path, kind):
+    """A path, and a tokenizer of transformers in memory, in every function that takes a tokenizer."""
+    frame = pl.DataFrame({"prompt": ["fara cow"], "chosen": ["says moo moo"], "rejected": ["says oink"]})
+    given, ours = saved[kind], load_tokenizer("embedded:toy")
+    expected = tokenize(frame, ours)
+    assert_frame_equal(tokenize(frame, given), expected)
+    assert_frame_equal(tokenize(frame.lazy(), given).collect(), expected)
+    read = data.read_preferences(frame)
+    assert_frame_equal(tokenize_rows(read, given).segments, tokenize_rows(read, ours).segments)
+    store = data.prepare(frame, given, tmp_path / "out")
+    assert store.table["ids"].to_pylist() == expected["ids"].to_list()
+    assert load_tokenizer(tmp_path / "out" / "tokenizer").chat_template == ours.chat_template
+    for source, options in ((frame, {}), (expected, {"cut_end": "eos"})):
+        cut = data.truncate(source, tokens=2, tokenizer=given, **options)
+        assert_frame_equal(cut, data.truncate(source, tokens=2, tokenizer=ours, **options))
+    assert frame["chosen"].prefopt.encode(given).to_list() == ours.encode(frame["chosen"]).to_list()
+
+
+def test_a_tokenizer_in_memory_goes_by_its_name(saved):
+    made = load_tokenizer(saved["transformers"])
+    assert made.path == saved["path"]
+    assert made.fingerprint == load_tokenizer(saved["transformers"]).fingerprint
+    saved["transformers"].chat_template, own = None, saved["transformers"].chat_template
+    try:
+        with pytest.raises(ConfigError, match=rf"^{saved['path']} has no chat template; pass chat_template"):
+            load_tokenizer(saved["transformers"])
+        assert load_tokenizer(saved["transformers"], chat_template="plain").eos_token == made.eos_token
+    finally:
+        saved["transformers"].chat_template = own
+
+
+def test_a_slow_tokenizer_is_refused():
+    class Slow:
+        all_special_tokens = ()
+
+        def save_pretrained(self, folder):
+            """Nothing that we read."""
+
+    with pytest.raises(ConfigError, match=r"^tokenizer must have a tokenizer\.json, and one of type .*Slow saves none"):
+        load_tokenizer(Slow())
+
+
+def test_the_embedded_tokenizer_counts_too():
+    frame = pl.DataFrame({"chosen": ["says moo moo"], "rejected": ["says oink"]})
+    assert data.truncate(frame, tokens=1, tokenizer="embedded:toy")["chosen"].to_list() == ["says"]
 
 
 @pytest.mark.parametrize(

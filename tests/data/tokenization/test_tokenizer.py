@@ -441,9 +441,7 @@ def test_ids_do_not_depend_on_threads_or_on_what_was_encoded_before():
 
 
 def test_a_path_of_another_type_is_reported():
-    with pytest.raises(
-        ConfigError, match=r"tokenizer must be a folder, a tokenizer.json or a hub name, got one of type int$"
-    ):
+    with pytest.raises(ConfigError, match=r"tokenizer must be a folder, a tokenizer.json, .*got one of type int$"):
         load_tokenizer(5)
 
 

@@ -209,7 +209,7 @@ def test_an_appended_eos_has_no_score(toy):
     scored = segments.with_columns(scores=pl.col("ids").cast(pl.List(pl.Float32)))
     with pytest.raises(ConfigError, match=r"cut_end must be 'none' or 'template' beside \['scores'\], got 'eos'"):
         truncate(scored, ratio=0.5, cut_end="eos", tokenizer=toy)
-    with pytest.raises(ConfigError, match="needs tokenizer="):
+    with pytest.raises(ConfigError, match="cut_end 'eos' needs a tokenizer"):
         truncate(segments, ratio=0.5, cut_end="eos")
 
 
@@ -363,7 +363,7 @@ def test_files_come_back_as_files(tmp_path, suffix):
         ({"length": 1, "unit": "words", "columns": 5}, "columns must be the names of the columns to cut, got 5"),
         (
             {"length": 1, "tokenizer": 5},
-            "tokenizer must be a pyprefopt Tokenizer, got one of type int; pass data.load_tokenizer",
+            "tokenizer must be a folder, a tokenizer.json, a hub name, or .*got one of type int$",
         ),
         ({"tokens": 1, "ratio_base": "shared_min"}, "ratio_base must be left out without ratio"),
         ({"ratio": 0.5, "ratio_base": "min"}, "ratio_base must be one of own, shared_min"),
@@ -452,3 +452,18 @@ def test_one_column_may_be_named_alone_and_none_is_refused():
 def test_numbers_of_another_kind_are_config_errors(given):
     with pytest.raises(ConfigError, match=next(iter(given))):
         truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), unit="words", **given)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_columns_of_other_names_are_cut_as_reading_takes_them(suffix, tmp_path):
+    frame = pl.DataFrame({"question": ["a b c"], "good": ["a b c d"], "bad": ["a b"]})
+    path = tmp_path / f"p{suffix}"
+    {".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet, ".csv": frame.write_csv}[suffix](path)
+    columns = ["prompt=question", "chosen=good", "rejected=bad"]
+    out = truncate(path, ratio=0.5, unit="words", columns=columns)
+    read = {".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet, ".csv": pl.read_csv}[suffix](out)
+    assert read["question", "good", "bad"].row(0) == ("a b c", "a b", "a")
+    named = truncate(frame, ratio=0.5, unit="words", columns={"chosen": "good", "rejected": "bad"})
+    assert named["question", "good", "bad"].row(0) == ("a b c", "a b", "a")
+    with pytest.raises(ConfigError, match="columns must be with a response, got"):
+        truncate(path, ratio=0.5, unit="words", columns=["prompt=question"], overwrite=True)

@@ -209,7 +209,7 @@ def test_the_trial_finds_what_is_wrong(attend, reason: str, dtype: torch.dtype) 
 
 def test_unknown_ways_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"attention must be one of auto, flash, varlen, flex, loop, got 'flax'.*flex"
+        ConfigError, match=r"attention must be one of auto, flash, varlen, flex, loop, unpacked, got 'flax'.*flex"
     ):
         load_model(write_config(tmp_path, ARCHITECTURES["llama"]), attention="flax")
 

@@ -37,8 +37,10 @@ def dense_attention(
     layout: tuple[list[int], list[int]],
     window: int | None,
     cap: float | None,
+    together: int | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """One dense mask, written token by token from the contract; everything in float64."""
+    """One dense mask, written token by token from the contract, chunks of `together` positions; all in float64."""
     offsets, parents = layout
     segment = [s for s in range(len(parents)) for _ in range(offsets[s], offsets[s + 1])]
 
@@ -49,7 +51,8 @@ def dense_attention(
 
     def sees(i: int, j: int) -> bool:
         related = segment[j] in (segment[i], parents[segment[i]])
-        return related and j <= i and (window is None or position(i) - position(j) < window)
+        near = window is None or position(i) - position(j) < window
+        return related and j <= i and near and (together is None or position(i) // together == position(j) // together)
 
     n = len(segment)
     mask = torch.tensor([[sees(i, j) for j in range(n)] for i in range(n)])
@@ -58,8 +61,9 @@ def dense_attention(
     scores = torch.einsum("bhid,bhjd->bhij", q, k.repeat_interleave(groups, 1)) * query.shape[-1] ** -0.5
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)
-    return torch.einsum("bhij,bhjd->bihd", weights, v.repeat_interleave(groups, 1))
+    weights = torch.exp(scores.masked_fill(~mask, float("-inf")))
+    total = weights.sum(-1, keepdim=True) + (0 if sinks is None else sinks.double().exp()[:, None, None])
+    return torch.einsum("bhij,bhjd->bihd", weights / total, v.repeat_interleave(groups, 1))
 
 
 def states(size: int, heads: int, groups: int, dtype: torch.dtype) -> list[Tensor]:
@@ -127,6 +131,53 @@ def test_a_response_right_behind_its_prompt_runs_with_it() -> None:
     assert behind_an_empty_one.runs == (Run(0, 9),)
 
 
+class Chunked(nn.Identity):
+    """A layer whose config names chunks."""
+
+    def __init__(self, together: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = (
+            SimpleNamespace(layer_types=["chunked_attention"], attention_chunk_size=together),
+            0,
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layout=layouts(),
+    window=st.none() | st.integers(1, 14),
+    together=st.none() | st.integers(1, 14),
+    has_sinks=st.booleans(),
+    groups=st.sampled_from([1, 2, 4]),
+    rows=st.sampled_from([3, 256]),
+)
+def test_sinks_and_chunks_equal_a_dense_mask(
+    layout: tuple[list[int], list[int]],
+    window: int | None,
+    together: int | None,
+    has_sinks: bool,
+    groups: int,
+    rows: int,
+) -> None:
+    offsets, parents = layout
+    inputs = states(offsets[-1], 4, groups, torch.float64)
+    sinks = torch.tensor([-1.0, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True) if has_sinks else None
+    inputs += [sinks] if sinks is not None else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_QUERY_CHUNK", rows)
+        output, _ = packed_attention(
+            MODULE if together is None else Chunked(together), *inputs[:3], None, sliding_window=window, s_aux=sinks,
+            packed_layout=PackedLayout.build(offsets, parents, offsets[-1]),
+        )  # fmt: skip
+        expected = dense_attention(*inputs[:3], layout, window, None, together, sinks)
+        torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+        direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        ours = torch.autograd.grad((output * direction).sum(), inputs)
+    theirs = torch.autograd.grad((expected * direction).sum(), inputs)
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("offsets", "parents", "message"),
     [
@@ -152,7 +203,7 @@ def test_a_layout_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"s_aux": torch.ones(2)}, r"Identity asks for s_aux \(attention sinks\)"),
+        ({"s_aux": torch.ones(2), "softcap": 1.0}, "Identity asks for attention sinks with a soft cap"),
         ({"position_bias": torch.ones(2)}, r"asks for position_bias \(a learned position bias\)"),
         ({"something_new": 3}, r"asks for something_new \(which packed attention does not know\)"),
         ({"cu_seq_lens_q": torch.ones(2)}, "another description of the packing"),

@@ -73,6 +73,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "an activation": ({"hidden_act": "evil"}, r"hidden_act must be .*, got 'evil'"),
     "a rotation": ({"rope_scaling": {"rope_type": "evil"}}, r"rope_scaling\.rope_type must be .*, got 'evil'"),
     "a rotation as text": ({"rope_scaling": "x"}, r"rope_scaling must be .*, got 'x'"),
+    "a rotation as a list": ({"rope_scaling": [1]}, r"rope_scaling must be .*, got \[1\]"),
+    "a rotation as a number": ({"rope_scaling": 1}, r"rope_scaling must be .*, got 1"),
     "a rotation without its factor": ({"rope_scaling": {"rope_type": "dynamic"}}, r"must .*'?factor'?"),
     "a kind of layer": ({"layer_types": ["evil"]}, r"layer_types must be .*, got \['evil'\]"),
     "too few kinds of layers": ({"layer_types": []}, r"layer_types must be .*, got \[\]|num_hidden_layers must be .*"),

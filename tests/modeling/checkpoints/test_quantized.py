@@ -21,8 +21,7 @@ from pyprefopt.modeling import LogpsModel, load_model, save_policy, score_logps
 from pyprefopt.modeling.checkpoints import quantized as module
 from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear
 from pyprefopt.modeling.compile import compile_layers
-from pyprefopt.modeling.flops import count_flops
-from pyprefopt.modeling.memory import estimate_memory
+from pyprefopt.modeling.cost import count_flops, estimate_memory
 from pyprefopt.modeling.reference import ReferencedModel
 from tests.modeling.models import ARCHITECTURES, LAYOUTS, VOCAB, make_groups, packed_model, plain_logps, write_config
 from tests.modeling.test_logps import Lora, weighted_gradients

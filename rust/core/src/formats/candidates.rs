@@ -155,6 +155,9 @@ fn described<'a>(raw: Raw<'a>, name: &str, rows: Rows) -> Result<Vec<Described<'
 fn response<'a>(raw: Raw<'a>, field: &str, rows: Rows) -> Result<Described<'a>, Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
+    if let Some(fields) = &fields {
+        fields.check_once(format_args!("{field}."))?;
+    }
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
     let Some(fields) = fields.filter(|fields| fields.any(&TEXT).is_some()) else {
         return Ok((text_or_chat(raw, field, "assistant", rows)?, None));

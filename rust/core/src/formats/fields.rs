@@ -128,6 +128,7 @@ pub fn json_text<'a>(
 fn json_of<'a>(raw: Raw<'a>, name: &str, rows: Rows) -> Result<Option<Cow<'a, str>>, Reject> {
     if !raw.get().starts_with('"') {
         sound(raw, name)?;
+        check_kind(raw, name)?;
         return Ok(Some(match rows {
             Rows::Typed => without_nulls(raw.get()),
             Rows::Json | Rows::Written => Cow::Borrowed(raw.get()),
@@ -140,7 +141,23 @@ fn json_of<'a>(raw: Raw<'a>, name: &str, rows: Rows) -> Result<Option<Cow<'a, st
     let inner = Raw::parse(&quoted)
         .map_err(|_| wrong_type("broken_json", name, raw, "JSON, or JSON as text"))?;
     sound(inner, name)?;
+    check_kind(inner, name)?;
     Ok(Some(quoted))
+}
+
+/// Tools are a list, variables an object, or null.
+fn check_kind(json: Raw, name: &str) -> Result<(), Reject> {
+    let (sign, kind) = match name {
+        "tools" => ('[', "a JSON list"),
+        _ => ('{', "a JSON object"),
+    };
+    if json.get() != "null" && !json.get().starts_with(sign) {
+        return Err(wrong_type("broken_json", name, json, kind));
+    }
+    match Fields::parse(json.get()) {
+        Ok(fields) => fields.check_once(format_args!("{name}.")),
+        Err(_) => Ok(()), // a list, or null
+    }
 }
 
 /// The text of a field `system`, as a message.

@@ -37,6 +37,7 @@ pub fn message(raw: Raw<'_>, field: impl Display, rows: Rows) -> Result<Message<
         remedy: "give it both keys",
     };
     let fields = Fields::parse(raw.get()).map_err(|_| malformed(shorten(raw.get())))?;
+    fields.check_once(format_args!("{field}."))?;
     let (role_key, content_key) = keys(&fields);
     let role = fields
         .get(role_key)

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::alternatives::{contradiction, is_alike};
-use super::chat::{Said, chat, text_or_chat, transcript};
+use super::chat::{Said, chat, text_as_chat, text_or_chat, transcript};
 use super::checks::check_prompt;
 use super::detect::of_format;
 use super::fields::{
@@ -142,20 +142,17 @@ fn not_a_message(raw: Raw, field: &str) -> Reject {
 
 /// `labels` 1: A is preferred.
 fn shp<'a>(fields: &Fields<'a>) -> Result<Sides<'a>, Reject> {
-    let history = text(required(fields, "history")?, "history")?;
     let (chosen, rejected) = if a_is_chosen(fields)? {
         ("human_ref_A", "human_ref_B")
     } else {
         ("human_ref_B", "human_ref_A")
     };
-    let answer = |name: &str| -> Result<Said<'a>, Reject> {
-        let answer = text(required(fields, name)?, name)?;
-        Ok(Said::of_chat(vec![Message::new("assistant", answer)]))
-    };
+    let said =
+        |name: &'static str, role| text_as_chat(text(required(fields, name)?, name)?, name, role);
     Ok(Sides::new(
-        Said::of_chat(vec![Message::new("user", history)]),
-        answer(chosen)?,
-        answer(rejected)?,
+        said("history", "user")?,
+        said(chosen, "assistant")?,
+        said(rejected, "assistant")?,
         ["history", chosen, rejected],
     ))
 }
@@ -177,7 +174,7 @@ fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
 
 /// `chosen` and `rejected`, or `output` [chosen, rejected].
 fn alpaca<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Sides<'a>, Reject> {
-    let prompt = Said::of_chat(question(fields)?);
+    let prompt = question(fields)?;
     let answer = |raw, name| text_or_chat(raw, name, "assistant", rows);
     let named = fields.get("chosen").is_some() || fields.get("output").is_none();
     if named {

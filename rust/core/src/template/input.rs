@@ -36,6 +36,10 @@ pub struct Options {
 impl Options {
     /// `tools`: a JSON list, or null; `variables`: a JSON object.
     pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
+        Self::of_tools(tools)?.with_variables(variables)
+    }
+
+    pub fn of_tools(tools: Option<&str>) -> Result<Self> {
         let tools = match tools {
             None => None,
             Some(text) => match parse_json("tools", text)? {
@@ -44,14 +48,23 @@ impl Options {
                 other => return Err(not_a("tools", "list", &other)),
             },
         };
-        let variables =
-            variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
-        if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
+        Ok(Self {
+            tools,
+            variables: Map::new(),
+        })
+    }
+
+    pub fn with_variables(mut self, variables: Option<&str>) -> Result<Self> {
+        if let Some(text) = variables {
+            self.variables = parse_object("template_kwargs", text)?;
+        }
+        let given = |name: &&&str| self.variables.contains_key(**name);
+        if let Some(name) = RESERVED.iter().find(given) {
             return Err(Error::Argument(format!(
                 "template_kwargs must leave '{name}' alone, which the row's own fields and the call say"
             )));
         }
-        Ok(Self { tools, variables })
+        Ok(self)
     }
 }
 

@@ -223,7 +223,7 @@ impl Chat<'_> {
             .ok_or_else(|| unfit(response, rule))?;
         let index = chat.len() - 1;
         let around = self.around(&chat, index, false);
-        let whole = content_of(response);
+        let whole = response.content();
         let (mut content, mut notes) = (whole, Notes::default());
         if response.complete && !calls_tools(&chat[index]) {
             let behind = around.as_ref().map_or("", |around| &around.behind);
@@ -254,13 +254,8 @@ struct Given<'a> {
     notes: Notes,
 }
 
-fn content_of<'a>(response: &'a Response) -> &'a str {
-    let last = response.messages.last();
-    last.map_or("", |message| &*message.content)
-}
-
 fn unfit(response: &Response, rule: &str) -> Reject {
-    let (content, remedy) = (content_of(response), "pass another chat_template");
+    let (content, remedy) = (response.content(), "pass another chat_template");
     Reject::new(response.field, content, "template", rule, remedy)
 }
 

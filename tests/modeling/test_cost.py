@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyprefopt.modeling.flops import count_flops
+from pyprefopt.modeling.cost import count_flops
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.settings.config import LoraConfig
 from tests.modeling.models import eager_twin, packed_model
