@@ -32,6 +32,7 @@ _SCALARS = {
 }
 
 
+DEEPEST = 64  # levels of a file of settings
 _NEAR = 0.75  # of spellings, from which on a setting is guessed
 
 
@@ -70,10 +71,11 @@ def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
         ConfigError: duplicate keys, tags, or anything but a mapping; names `where`.
     """
     try:
+        _check_depth(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except ConfigError as error:
         raise ConfigError(f"{where}, {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {_placed(error)}") from None
     if value is None:
         return {}
@@ -121,6 +123,16 @@ def _joined(settings: Mapping[str, Any], more: Mapping[str, Any], prefix: str) -
         else:
             found[name] = value
     return found
+
+
+def _check_depth(text: str) -> None:
+    """ConfigError for a text nested so deep that reading the rest of it would take long."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise ConfigError(f"line {line}: settings must be nested at most {DEEPEST} levels deep; write them flat")
 
 
 def _placed(error: Exception) -> str:

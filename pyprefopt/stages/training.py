@@ -17,7 +17,7 @@ from pyprefopt.data.batching.loader import StepLoader
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.shuffling import permutation
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, DataError, counted
+from pyprefopt.errors import ArtifactError, DataError, agreeing, counted
 from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
@@ -294,8 +294,8 @@ def _count_weightless(job: Job) -> dict[str, Any]:
             "that are to be learned a weight > 0 there, or leave these columns out"
         )
     logger.warning(
-        "%s: %d of %d rows have no token with a weight: nothing is computed for them, and they change no weight of "
-        "the model; the mean loss counts them", job.stage, count, rows,
+        "%s: %d of %d rows %s no token with a weight: nothing is computed for such a row, and it changes no weight of "
+        "the model; the mean loss counts it", job.stage, count, rows, agreeing(count, "have"),
     )  # fmt: skip
     return {"weightless": count}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Literal, get_args, get_origin
 
@@ -21,7 +22,7 @@ from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPORewar
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import configure, load_config, recipe, to_yaml, with_settings
 from pyprefopt.settings.rules import RULES
-from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml
+from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml, read_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -579,3 +580,14 @@ def test_bad_yaml_is_told_by_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("method: [dpo\n")
     with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML: while parsing a flow sequence at line 1, col"):
         parse_args(["--config", str(tmp_path / "bad.yaml")])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 50_000 + "]" * 50_000, "a: " + "{b: " * 50_000, "a:\n " + "- " * 50_000 + "1"]
+)
+def test_yaml_nested_beyond_reason_is_refused_at_once(tmp_path, text):
+    (tmp_path / "deep.yaml").write_text(text)
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=r"deep\.yaml, line [12]: settings must be nested at most 64 levels deep"):
+        read_yaml(tmp_path / "deep.yaml")
+    assert time.process_time() - began < 2

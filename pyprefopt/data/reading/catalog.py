@@ -27,6 +27,7 @@ class Format:
     kind: str
     fields: tuple[Field, ...]
     needed: tuple[tuple[str, ...], ...]  # the fields without which a row is not of it; one of each group
+    compared: tuple[str, ...]  # fields of other formats that must say the same where they are there
     plain: bool  # the responses of a pair are `chosen` and `rejected`, texts or chats
     weights: dict[str, str]  # beside the fields: weights of tokens, and what they are of
     looks: str  # in Markdown
@@ -36,6 +37,11 @@ class Format:
     def names(self) -> tuple[str, ...]:
         """Of its fields."""
         return tuple(field.name for field in self.fields)
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """The names of its fields and of those that are compared with them."""
+        return (*self.names, *self.compared)
 
     def show_needed(self) -> str:
         """`prompt, response or completion`."""
@@ -48,6 +54,7 @@ TABLE = {
         row["kind"],
         tuple(Field(*field) for field in row["fields"]),
         tuple(map(tuple, row["needed"])),
+        tuple(row["compared"]),
         row["plain"],
         dict(row["weights"]),
         row["looks"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyprefopt.data import _native
 from pyprefopt.data.arrow import first_line
@@ -21,13 +24,25 @@ LISTED = 100  # names that a message shows
 
 HEAD_ROWS = 1000  # of a table, by which its format is known
 
+LIKE_PROMPT = (
+    "system_prompt", "system_message", "history", "input", "context", "question", "query", "conversation", "dialogue"
+)  # fmt: skip
+_LOOKED_BYTES = 1 << 20  # of JSON lines that are looked through
+
+logger = logging.getLogger("pyprefopt")
+
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
     """JSON lines as they are, or a column of JSON texts with the fields that the formats take."""
     if not isinstance(rows, pa.Table):
         return pa.chunked_array([rows])
-    fields = {field for name in formats for field in TABLE[name].names}
-    names = [name for name in rows.column_names if name in fields]
+    own = {field for name in formats for field in TABLE[name].names}
+    looked_at = {field for name in formats for field in TABLE[name].looked_at}
+    names = [name for name in rows.column_names if name in looked_at]
+    try:
+        return _encode(rows, names)
+    except (*_UNREADABLE, DataError):
+        names = [name for name in names if name in own or _is_readable(rows, name)]
     try:
         return _encode(rows, names)
     except _UNREADABLE as error:
@@ -234,6 +249,51 @@ def _nearest(names: Sequence[str]) -> str:
     absent = sorted(texts.intersection(NEEDED).difference(names))
     found = [(name, did_you_mean(name, absent, cutoff=0.75)) for name in unknown[:LISTED]]
     return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
+
+
+def tell_unread(rows: pa.Array | pa.Table, file: str, format: str, *, is_file: bool) -> None:  # noqa: A002
+    """Warn of fields of a prompt, by their names, that the format does not read; of a file's once in a process."""
+    names = [name for name in LIKE_PROMPT if name not in TABLE[format].looked_at]
+    if found := tuple(_filled(rows, names)):
+        (_tell if is_file else _tell.__wrapped__)(file, found, format)
+
+
+@lru_cache(maxsize=1024)
+def _tell(file: str, names: tuple[str, ...], format: str) -> None:  # noqa: A002
+    logger.warning(
+        "%s: by the name a part of the prompt, but not read by format %s: %s; the prompt stands without it; write it "
+        "into the prompt (what the system says into 'system'), or leave it out",
+        file, format, ", ".join(names),
+    )  # fmt: skip
+
+
+def _filled(rows: pa.Array | pa.Table, names: Sequence[str]) -> Iterator[str]:
+    """Those of the names under which a row has something."""
+    if isinstance(rows, pa.Table):
+        yield from (name for name in names if name in rows.column_names and _is_filled(rows[name]))
+        return
+    lines = lines_bytes(rows.slice(0, _LOOKED_BYTES))
+    missing = set(_native.quoted_names(lines, list(names)))
+    found: set[str] = set()
+    for line in lines.split(b"\n") if missing else ():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        filled = {name for name in missing if isinstance(row, dict) and row.get(name)}
+        found, missing = found | filled, missing - filled
+        if not missing:
+            break
+    yield from (name for name in names if name in found)
+
+
+def _is_filled(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return bool(pc.any(pc.greater(pc.binary_length(column), 0)).as_py())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return bool(pc.any(pc.greater(pc.list_value_length(column), 0)).as_py())
+    return bool(column.null_count < len(column))
 
 
 # What people call the columns of pairs, of responses and of scores, by our name.

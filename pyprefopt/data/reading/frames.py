@@ -258,8 +258,9 @@ def _carried(blocks: Sequence[ParsedBlock], file: str, *, read: Sequence[str], c
         frames = (_carried(run, file, read=read, csv=False).drop("row", strict=False) for run in runs)
         both = [pl.concat(pair, how="horizontal") for pair in zip(places, frames, strict=True)]
         return pl.concat(both, how="diagonal_relaxed").drop(_PLACE)
-    if any(isinstance(block.carried, pa.Table) for block in blocks):
-        return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
+    tables = [(block.carried, block.table) for block in blocks if isinstance(block.carried, pa.Table)]
+    if tables:  # a table without columns has no rows either
+        return _joined([own if own.num_columns else rows.select(["row"]) for own, rows in tables], file)
     frame = frame_of_lines(blocks, file, read)
     return frame.with_columns(_typed(column) for column in frame) if csv else frame
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from pyprefopt.errors import ArtifactError, DataError, check, counted, option
+from pyprefopt.errors import ArtifactError, DataError, agreeing, check, counted, option
 from pyprefopt.storage.files import atomic_write, explain_writing
 
 REJECTS = pl.Schema(
@@ -59,8 +59,11 @@ def report_rejects(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejec
         write_rejected(rejected_path, rejects)
     if not rejects.is_empty():
         counts = ", ".join(f"{reason}: {count:,}" for reason, count in count_rejects(rejects).items())
+        are = agreeing(rejects.height, "are")
         where = f"recorded in {rejected_path}" if rejected_path else "rejected_path=… records them"
-        logger.warning("%s of %s rows are left out (%s); %s", f"{rejects.height:,}", f"{rows_in:,}", counts, where)
+        logger.warning(
+            "%s of %s %s left out (%s); %s", f"{rejects.height:,}", counted(rows_in, "row"), are, counts, where
+        )
 
 
 def bad_and_dropped(rejects: pl.DataFrame) -> tuple[pl.DataFrame, int]:

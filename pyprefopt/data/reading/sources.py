@@ -37,12 +37,14 @@ from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of, m
 from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
 from pyprefopt.data.reading.formats import (
     LABELS,
+    LIKE_PROMPT,
     check_unlabelled,
     detected,
     listed,
     misread,
     nearest,
     suggest_columns,
+    tell_unread,
     texts_of,
 )
 from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
@@ -162,6 +164,7 @@ class Source:
         from pyprefopt.data.reading.describe import describe_rows
 
         block = self.first_block
+        self._tell_unread(self.parts[0], block.rows)
         parsed = parse_block(block, self.format)
         found = describe_rows(block.rows, parsed.frame, self.format, self.parts[0].columns)
         rows = [part.rows for part in self.parts]
@@ -207,13 +210,15 @@ class Source:
         With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
         """
         index = first_row = before = 0  # blocks, rows that are taken, rows that are there
-        fields = None if carry else [*TABLE[self.format].names, *extra]
+        fields = None if carry else [*TABLE[self.format].looked_at, *extra]
         for part in self.parts:
             seen = 0
             for rows, count, line in part.blocks(fields, BLOCK_BYTES):
                 block = Block(index, part.name, first_row, rows, count, line)
                 if not seen and part is not self.parts[0]:
                     self._check(block)
+                if not seen:
+                    self._tell_unread(part, rows)
                 if part.kept is not None:
                     block = _drawn(block, part.kept[seen : seen + count], before + seen)
                 seen += count
@@ -253,6 +258,14 @@ class Source:
         """Bytes on disk, all and read so far; of tables 0."""
         meters = [part.meter for part in self.parts]
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
+
+    def _tell_unread(self, part: _Part, rows: pa.Array | pa.Table) -> None:
+        if part.columns is not None:
+            like = [name for name in LIKE_PROMPT if name in part.columns]
+            if not like:
+                return
+            rows = self.first_block.rows if part is self.parts[0] else next(part.blocks(like, HEAD_BYTES))[0]
+        tell_unread(rows, part.name, self.format, is_file=part.file is not None)
 
     def _check(self, block: Block) -> None:
         found, names, _ = detected(block.rows, [self.format])
@@ -600,7 +613,7 @@ def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
 
 def _telling_columns(part: _Part) -> list[str] | None:
     """Of typed rows the columns by which a format is known; all where there are none."""
-    known = {*LABELS, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
+    known = {*LABELS, *LIKE_PROMPT, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
     return [name for name in part.columns or () if name in known] or None
 
 

@@ -424,7 +424,7 @@ def _choose_template(file: Path, own: Mapping[str, str], chosen: str | Path | No
     """The template of chats, and the others that stay with it: those of the files, where none is given."""
     if chosen is not None:
         named = isinstance(chosen, str) and chosen not in SHIPPED and chosen in own
-        return own[str(chosen)] if named else read_chat_template(chosen), {}
+        return own[str(chosen)] if named else read_chat_template(chosen, own), {}
     names = " or ".join(SHIPPED)
     if not own:
         raise ConfigError(f"{file} has no chat template; pass {option('chat_template')}: {names}, or a Jinja file")

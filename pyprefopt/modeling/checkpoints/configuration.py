@@ -105,7 +105,8 @@ def refuse_config(file: Path, settings: dict[str, Any], error: Exception) -> NoR
     said = ": ".join([type(error).__name__, *lines[:3]])[:300]
     if isinstance(error, ImportError):
         raise ConfigError(f"model: {str(file)!r} needs a package that is not installed ({said})") from error
-    if (found := _blamed(settings, " ".join(lines))) is not None:
+    said_of = " ".join(lines).replace("Padding_idx", "pad_token_id")  # torch's name of it
+    if (found := _blamed(settings, said_of)) is not None:
         name, value = found
         raise ConfigError(
             f"model: {name} must be a value that transformers takes, got {_shown(value)} ({str(file)!r}: {said}); "
@@ -180,11 +181,12 @@ def _check_values(settings: dict[str, Any], file: Path) -> None:
             refuse(name, value, "a finite number")
         if isinstance(value, bool) and key in _CORE:
             refuse(name, value, "a whole number")
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _POSITIVE and value is not None and not (is_number and value > 0):
+            refuse(name, value, "> 0")
+        if not is_number:
             continue
         if key in _CORE and value < 1:
-            refuse(name, value, "> 0")
-        if key in _POSITIVE and value <= 0:
             refuse(name, value, "> 0")
         if value < 0 and key.endswith(("_eps", "epsilon", "window", "dropout", "pdrop", "initializer_range")):
             refuse(name, value, ">= 0")

@@ -205,6 +205,8 @@ struct FormatRow {
     fields: Vec<(&'static str, &'static str, &'static str)>,
     /// The required fields of the usual form; of those in one list, one is enough.
     needed: Vec<Vec<&'static str>>,
+    /// Fields of other formats that must say the same where they are there.
+    compared: Vec<&'static str>,
     /// The responses of a pair are chosen and rejected, texts or chats.
     plain: bool,
     /// (name, meaning) of the weights of tokens.
@@ -227,6 +229,7 @@ fn format_table() -> Vec<FormatRow> {
                 .map(|field| (field.name, field.role.name(), field.meaning))
                 .collect(),
             needed: entry.forms[0].needed().into_iter().map(group).collect(),
+            compared: entry.compared.to_vec(),
             plain: entry.is_plain(),
             weights: entry.kind.weights().to_vec(),
             looks: entry.looks,

@@ -29,6 +29,7 @@ mod preference;
 mod raw;
 mod rename;
 mod repeats;
+mod rivals;
 mod schema;
 mod sides;
 mod table;

@@ -795,3 +795,22 @@ def test_lists_do_not_go_into_csv(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": chat, "rejected": [chat[0] | {"content": "d e"}]}])
     with pytest.raises(DataError, match=r"a\.csv: CSV .*; write \.jsonl, \.parquet or \.arrow, which hold messages"):
         truncate(path, ratio=0.5, unit="words", out=tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
+def test_carriage_returns_alone_are_told(tmp_path, name):
+    cells = "prompt,chosen,rejected\rq,a,b\r".replace(",", "\t" if name == "a.tsv" else ",")
+    lines = '{"prompt":"q","chosen":"a","rejected":"b"}\r' * 2
+    (tmp_path / name).write_text(lines if "json" in name else cells, newline="")
+    with pytest.raises(DataError, match=r"a\.\w+: its lines end with a carriage return alone"):
+        open_source(tmp_path / name)
+    array = "[" + lines.strip().replace("\r", ",\r") + "]"
+    (tmp_path / "array.json").write_text(array, newline="")
+    assert open_source(tmp_path / "array.json").first_block.rows_in == 2
+
+
+def test_infinite_scores_are_shown_without_quotes(tmp_path):
+    frame = pl.DataFrame({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": float("inf")})
+    opened = open_source(frame)
+    rejects = parse_block(opened.first_block, opened.format).rejects
+    assert rejects.select("reason", "value").rows() == [("not_a_number", "inf")]

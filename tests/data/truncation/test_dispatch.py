@@ -384,7 +384,7 @@ def test_wrong_columns_and_files_are_reported(tmp_path, toy):
         truncate(frame, length=1, unit="characters")
     with pytest.raises(DataError, match="'number' must hold strings"):
         truncate(frame, length=1, unit="characters", columns=["number"])
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="must be a file; there is none; check the path"):
         truncate(tmp_path / "absent.parquet", length=1, unit="characters")
     (tmp_path / "pairs.txt").write_text("")
     with pytest.raises(ConfigError, match=r"file must be \.jsonl, \.json, \.csv"):

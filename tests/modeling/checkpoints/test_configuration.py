@@ -90,6 +90,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "a list as type": ({"model_type": ["llama"]}, r"model_type must be one that transformers knows, got \['llama'\]"),
     "a number as type": ({"model_type": 5}, r"model_type must be one that transformers knows, got 5"),
     "an unknown type": ({"model_type": "lama"}, r"got 'lama'; did you mean 'llama'"),
+    "a base of rotations in words": ({"rope_theta": "x"}, r"rope_theta must be > 0, got 'x'"),
+    "padding beyond the vocabulary": ({"pad_token_id": 10**9}, r"pad_token_id must be .*, got 1000000000"),
     "a negative window": ({"model_type": "mistral", "sliding_window": -4}, r"sliding_window must be >= 0, got -4"),
 }  # fmt: skip
 # The text of a config.json -> the sentence.

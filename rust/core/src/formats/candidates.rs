@@ -14,6 +14,7 @@ use super::fields::{
 use super::json::Fields;
 use super::message::{Message, is_same_chat};
 use super::raw::Raw;
+use super::rivals::{Reading, check_rivals};
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -85,6 +86,11 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         check_response(None, name)?;
     }
     part(&mut prompt, &mut responses, asked, name)?;
+    check_rivals(fields, Format::Candidates, rows, || Reading {
+        asked,
+        prompt: &prompt,
+        responses: responses.iter().map(|said| (name, &said[..])).collect(),
+    })?;
     Ok(Candidates {
         scores: scores(fields, name, own)?,
         prompt,

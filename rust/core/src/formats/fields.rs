@@ -42,7 +42,10 @@ pub fn number_of(raw: Raw, field: &str) -> Result<f32, Reject> {
     let finite = parsed.ok().map(|value| value as f32);
     finite
         .filter(|value| value.is_finite())
-        .ok_or_else(|| wrong_type("not_a_number", field, raw, "a finite number or null"))
+        .ok_or_else(|| Reject {
+            value: shorten(unquoted(raw)), // an infinite one comes as text
+            ..wrong_type("not_a_number", field, raw, "a finite number or null")
+        })
 }
 
 pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {

@@ -14,6 +14,7 @@ use super::fields::{
 use super::json::{Fields, text};
 use super::message::Message;
 use super::raw::Raw;
+use super::rivals::{Reading, check_rivals};
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -65,9 +66,19 @@ fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruct
         }
         _ => whole_chat(fields, system.as_ref(), rows)?,
     };
+    let asked = match format {
+        Format::Messages => field,
+        Format::Instruction => "instruction",
+        _ => "prompt",
+    };
     check_response(messages.last(), field)?;
     let response = messages.pop().ok_or_else(|| missing(fields, field))?;
     check_prompt(&messages)?;
+    check_rivals(fields, format, rows, || Reading {
+        asked,
+        prompt: &messages,
+        responses: vec![(field, std::slice::from_ref(&response))],
+    })?;
     Ok(Instruction {
         prompt: messages,
         response,

@@ -14,6 +14,7 @@ use super::instruction::question;
 use super::json::{Fields, text};
 use super::message::Message;
 use super::raw::Raw;
+use super::rivals::check_rivals;
 use super::sides::Sides;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -77,6 +78,7 @@ fn parse<T>(
     };
     sides.part(system(fields)?.as_ref())?;
     check_prompt(&sides.prompt)?;
+    check_rivals(fields, format, rows, || sides.reading(fields))?;
     let scores = scores(fields, format)?;
     Ok(found(&Pair {
         prompt: sides.prompt,
@@ -219,7 +221,17 @@ fn two(raw: Raw<'_>) -> Option<[Raw<'_>; 2]> {
 fn scores(fields: &Fields, format: Format) -> Result<(Option<f32>, Option<f32>), Reject> {
     if format == Format::Shp {
         let (a, b) = (number(fields, &["score_A"])?, number(fields, &["score_B"])?);
-        return Ok(if a_is_chosen(fields)? { (a, b) } else { (b, a) });
+        let (chosen, rejected, name) = if a_is_chosen(fields)? {
+            (a, b, "score_A")
+        } else {
+            (b, a, "score_B")
+        };
+        return match (chosen, rejected, fields.get(name)) {
+            (Some(won), Some(lost), Some(raw)) if won < lost => {
+                Err(contradiction("labels", name, raw))
+            }
+            _ => Ok((chosen, rejected)),
+        };
     }
     Ok((
         number(fields, &["score_chosen", "chosen_score", "chosen-rating"])?,

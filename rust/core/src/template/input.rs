@@ -6,6 +6,8 @@ use serde_json::{Map, Value as Json};
 use crate::message::Message;
 use crate::{Error, Result};
 
+/// What a template is given besides the variables.
+const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -55,6 +57,12 @@ impl Options {
     pub fn with_variables(mut self, variables: Option<&str>) -> Result<Self> {
         if let Some(text) = variables {
             self.variables = parse_object("template_kwargs", text)?;
+        }
+        let given = |name: &&&str| self.variables.contains_key(**name);
+        if let Some(name) = RESERVED.iter().find(given) {
+            return Err(Error::Argument(format!(
+                "template_kwargs must leave '{name}' alone, which the row's own fields and the call say"
+            )));
         }
         Ok(self)
     }
