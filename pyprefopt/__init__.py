@@ -13,9 +13,9 @@ if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neith
     from pyprefopt import modeling as modeling
     from pyprefopt import rewards as rewards
     from pyprefopt import stages as stages
-    from pyprefopt.pipeline.check_method import check_method as check_method
     from pyprefopt.pipeline.run import RunResult as RunResult
     from pyprefopt.pipeline.run import train as train
+    from pyprefopt.pipeline.trials.check import check_method as check_method
     from pyprefopt.settings.config import RunConfig as RunConfig
     from pyprefopt.settings.resolve import configure as configure
     from pyprefopt.settings.resolve import load_config as load_config

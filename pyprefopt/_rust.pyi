@@ -21,6 +21,8 @@ __all__ = [
     "pack_lengths",
     "parse_rows",
     "quoted_names",
+    "read_footer",
+    "rename_fields",
     "render_chat",
     "select_tokens",
     "spans_to_mask",
@@ -80,6 +82,10 @@ def parse_rows(
 ) -> tuple[Any, Any, bytes]: ...
 def count_names(lines: bytes) -> tuple[int, tuple[int, str] | None]: ...
 def quoted_names(rows: Any, names: Sequence[str]) -> list[str]: ...
+def rename_fields(rows: Any, names: Sequence[tuple[str, str]]) -> bytes: ...
+
+# parquet
+def read_footer(footer: bytes, columns: set[str]) -> list[dict[str, Any]]: ...
 
 # template
 def render_chat(
@@ -141,7 +147,7 @@ class Tokenizer:
         first_row: int = 0,
         first_line: int | None = None,
         max_prompt_tokens: int | None = None,
-        prompt_overflow: str = "drop",
+        prompt_overflow: str = "error",
         max_tokens: int | None = None,
         boundary: str = "split",
         score_reasoning: bool = True,
@@ -152,7 +158,7 @@ class Tokenizer:
         frame: Any,
         *,
         max_prompt_tokens: int | None = None,
-        prompt_overflow: str = "drop",
+        prompt_overflow: str = "error",
         max_tokens: int | None = None,
         boundary: str = "split",
         score_reasoning: bool = True,

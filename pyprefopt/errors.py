@@ -57,6 +57,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def agreeing(number: int, verb: str) -> str:
+    """The verb behind a number, as a person writes it.
+
+    >>> agreeing(1, "have"), agreeing(2, "have")
+    ('has', 'have')
+    """
+    return _OF_ONE[verb] if number == 1 else verb
+
+
+_OF_ONE = {"are": "is", "change": "changes", "get": "gets", "have": "has", "hold": "holds"}
+
+
 _typed = False  # whether settings are typed on the command line, not passed in Python
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pyprefopt.errors import ArtifactError, TrainingError, check
+from pyprefopt.errors import ArtifactError, TrainingError, check, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+MOST_THREADS = 4  # for each core: more only wait for each other
 
 
 def _env(name: str, default: int) -> int:
@@ -84,10 +85,14 @@ def set_threads(threads: int | None = None) -> int:
         The number.
 
     Raises:
-        ConfigError: not > 0.
+        ConfigError: not > 0, or far more than the machine has cores.
     """
     check(threads is None or threads > 0, "threads", threads, "> 0 or None")
-    count = threads or max(1, len(os.sched_getaffinity(0)) // local_world_size())
+    cores = len(os.sched_getaffinity(0))
+    rule = f"at most {MOST_THREADS * cores}, {MOST_THREADS} for each of the {counted(cores, 'core')} of this machine"
+    remedy = "leave it out, then each rank has its share of the cores"
+    check(threads is None or threads <= MOST_THREADS * cores, "threads", threads, rule, remedy)
+    count = threads or max(1, cores // local_world_size())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(count)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

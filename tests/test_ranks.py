@@ -45,6 +45,12 @@ def test_threads_are_cores_over_local_ranks(monkeypatch):
         assert ranks.set_threads(1) == 1
         with pytest.raises(ConfigError, match="threads must be > 0"):
             ranks.set_threads(0)
+        assert ranks.set_threads(32) == 32
+        with pytest.raises(
+            ConfigError, match="threads must be at most 32, 4 for each of the 8 cores of this machine, got 33"
+        ):
+            ranks.set_threads(33)
+        assert torch.get_num_threads() == 32
     finally:
         torch.set_num_threads(before)
 

@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
         read_options(CheckMethod, argv)
 
     from pyprefopt.losses import Method
-    from pyprefopt.pipeline.check_method import check_method, find_class
+    from pyprefopt.pipeline.trials.check import check_method, find_class
 
     cls = find_class(names[0])
     section = "loss" if issubclass(cls, Method) else "rewards"

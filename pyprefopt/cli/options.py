@@ -1,20 +1,18 @@
-"""What commands share: reading their options, and those of a run; names of formats; the log on every rank."""
+"""What commands share: reading their options, and those of a run; names of formats."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError
-from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import dotted, nested, peek, read
+from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
 if TYPE_CHECKING:
@@ -54,6 +52,7 @@ class RunLine:
     """What a command line gives of a run, by dotted name."""
 
     method: str
+    path: str | None  # of --config
     file: dict[str, Any]  # the settings of --config
     given: dict[str, Any]  # the options, and those of the command itself
 
@@ -65,7 +64,7 @@ def read_run(
     about: str | None = None,
     names: Sequence[str] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
-    unknown: Callable[[str], ConfigError] | None = None,
+    unknown: Callable[[Sequence[str]], ConfigError] | None = None,
 ) -> RunLine:
     """Read options of a run, all of them or those in `names`, beside a command's `own`.
 
@@ -74,7 +73,7 @@ def read_run(
     """
     from pyprefopt.settings.config import RunConfig
     from pyprefopt.settings.resolve import layered, load_own, naming
-    from pyprefopt.settings.typed import hints, read_yaml, typed, unknown_setting
+    from pyprefopt.settings.typed import hint_for, hints, read_yaml, typed
 
     # Method, model and data decide which other settings there are, and their defaults.
     early = peek([_Line, RunConfig], argv, ("config", "method", "model", "data"))
@@ -98,9 +97,10 @@ def read_run(
 
     given = read(
         f"pyprefopt {command}", [*own, RunConfig, _Line], argv, about=about, types=types, shown=shown,
-        unknown=unknown or (lambda name: unknown_setting(name, method)),
+        unknown=unknown or (lambda names: unknown_settings({name: hint_for(name, method) for name in names})),
     )  # fmt: skip
-    return RunLine(method, dotted(file), {name: given[name] for name in given if name not in ("config", "local_rank")})
+    settings = {name: value for name, value in given.items() if name not in ("config", "local_rank")}
+    return RunLine(method, path, dotted(file), settings)
 
 
 def _rewards_named(argv: Sequence[str]) -> Iterator[str]:
@@ -113,14 +113,14 @@ def _rewards_named(argv: Sequence[str]) -> Iterator[str]:
 
 def parse_args(argv: Sequence[str]) -> RunConfig:
     """The resolved settings of `pyprefopt train`. `--help` prints and raises SystemExit(0)."""
-    from pyprefopt.settings.resolve import configure
+    from pyprefopt.settings.resolve import resolve
 
     about = (
         "Train a policy from preference data. Defaults are those of this very call: with --model or --data, of the "
         "method's recipe (configs/method); without, of the embedded run (configs/embedded)."
     )
     line = read_run("train", argv, about=about)
-    return configure(**nested(line.file | line.given))
+    return resolve(file=nested(line.file), given=nested(line.given), where=str(line.path))
 
 
 @contextmanager
@@ -131,21 +131,3 @@ def on_all_ranks() -> Iterator[None]:
     except PyprefoptError as error:
         error.same_on_all_ranks = True
         raise
-
-
-class _Screen(logging.StreamHandler[TextIO]):
-    """Lines above a progress bar, not behind it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
-
-
-def show_log() -> None:
-    """Print what stages log: all of it from rank 0, warnings from the others."""
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:
-        logger.addHandler(_Screen())
-        logger.setLevel(logging.INFO if is_main() else logging.WARNING)

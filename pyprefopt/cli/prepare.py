@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from pyprefopt.cli.options import read_given
 from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check, counted
+from pyprefopt.log import Bar, Level, show_log
 from pyprefopt.settings.command_line import loose_words
 
 FORMATS = ", ".join(names_of("preferences", "candidates", "instructions"))
@@ -31,17 +30,22 @@ class Prepare:
     out: str | None = None  # folder to make; new, empty, or made by this command
     chat_template: str | None = None  # plain, chatml, a Jinja file or the name of one of the tokenizer's; None: its own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
+    columns: tuple[str, ...] = ()  # columns of other names, as prompt=question chosen=good rejected=bad (ours=yours)
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
-    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens, or none
-    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: a bad row, or what is kept
+    max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens, or none
+    # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
+    prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
     boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     offsets: bool = True  # keep byte offsets and turns of tokens (10 of 14 bytes a token)
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
+    seed: int = 0  # which rows of a mixture (IN as a.jsonl:0.7 b.jsonl:0.3) are drawn
     engine: str = "local"  # local, or ray: over a Ray cluster (pip install 'pyprefopt[ray]')
     overwrite: bool = False  # replace a folder that was made from something else
+    log_level: Level = "info"  # what is shown: debug, info, warning or error
+    progress_bar: bool = True  # on a terminal; elsewhere a line a minute
     describe: bool = False  # print what was detected in the input, and stop
 
 
@@ -51,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
     cut = given.pop("truncation", {})
     options = Prepare(**given)
     if options.describe:
-        _describe(options.input, options.format)
+        _describe(options.input, options.format, options.columns)
         return
     for name in ("rounding", "ratio_base", "cut_end") if not {"ratio", "tokens"} & {*cut} else ():
         rule = "left out without --truncation.ratio or --truncation.tokens"
@@ -59,44 +63,44 @@ def run(argv: Sequence[str]) -> None:
     if options.tokenizer is None or options.out is None:
         missing = "tokenizer must be given; pass --tokenizer DIR_OR_FILE"
         raise ConfigError(missing if options.tokenizer is None else "out must be given; pass --out DIR")
-    logger = logging.getLogger("pyprefopt")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO)
+    show_log(options.log_level)
 
     from pyprefopt.data.preparation.job import prepare
     from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(options.tokenizer, eos_token=options.eos_token, chat_template=options.chat_template)
-    own = ("input", "tokenizer", "out", "eos_token", "chat_template", "truncation", "describe")
+    own = (
+        "input",
+        "tokenizer",
+        "out",
+        "eos_token",
+        "chat_template",
+        "truncation",
+        "describe",
+        "log_level",
+        "progress_bar",
+    )
     began = time.perf_counter()
-    with _Bar() as bar:
+    with Bar("prepare", unit="byte", shown=options.progress_bar) as bar:
         store = prepare(
             options.input,
             tokenizer,
             options.out,
             truncation=cut,
-            progress=bar.show,
+            progress=_Meter(bar).show,
             command=shlex.join(["pyprefopt", "prepare", *argv]),
             **{name: value for name, value in vars(options).items() if name not in own},
         )
     print(_summary(store.manifest, options.out, time.perf_counter() - began))
 
 
-class _Bar:
-    """Progress on the terminal: share of the input, rows/s, tokens/s, time left."""
+class _Meter:
+    """Progress: share of the input, rows/s, tokens/s, time left."""
 
-    def __enter__(self) -> _Bar:
-        from tqdm import tqdm
-
-        layout = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
-        self.bar: Any = tqdm(desc="prepare", bar_format=layout, total=1, disable=None, file=sys.stderr)
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
         self.began = time.perf_counter()
         self.skipped: Any = None  # what a killed run had done
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
 
     def show(self, progress: Any) -> None:
         if self.skipped is None:
@@ -104,16 +108,17 @@ class _Bar:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         rows, tokens = progress.rows - self.skipped.rows, progress.tokens - self.skipped.tokens
         self.bar.total = progress.bytes_total
-        self.bar.n = progress.bytes_read
-        self.bar.set_postfix_str(
-            f"{progress.rows:,} rows ({rows / seconds:,.0f}/s), {progress.tokens:,} tokens ({tokens / seconds:,.0f}/s)"
+        self.bar.advance(
+            progress.bytes_read - self.bar.done,
+            rows=f"{progress.rows:,} ({rows / seconds:,.0f}/s)",
+            tokens=f"{progress.tokens:,} ({tokens / seconds:,.0f}/s)",
         )
 
 
-def _describe(source: Sequence[str], format: str) -> None:  # noqa: A002
+def _describe(source: Sequence[str], format: str, columns: Sequence[str]) -> None:  # noqa: A002
     from pyprefopt.data.reading.sources import open_source
 
-    seen = open_source(list(source), format=format).describe()
+    seen = open_source(list(source), format=format, columns=columns).describe()
     seen["rows"] = "known when all of them are read" if seen["rows"] is None else seen["rows"]
     print("\n".join(_outline(seen)))
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_run, show_log
+from pyprefopt.cli.options import on_all_ranks, read_options, read_run
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import loose_words, nested
+from pyprefopt.settings.command_line import loose_words, nested, unknown_settings
 
 if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no policy is trained
 SECTIONS = ("rewards", "base", "oracle")
 NAMES = (
-    "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "format", "on_error",
-    "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite", "cache", "seed",
-    "dtype", "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads",
+    "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "columns", "format",
+    "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite",
+    "cache", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads", "log_level",
+    "progress_bar",
 )  # fmt: skip
 
 
@@ -48,9 +50,10 @@ def run(argv: Sequence[str]) -> None:
     """Score by the options."""
     if {"-h", "--help"} & set(argv):  # without what loads the settings of a run
         read_options(Score, ["--help"], about=USAGE)
+    show_log()
     with on_all_ranks():
         config, out = parse(argv)
-    show_log()
+    show_log(config.log_level)
 
     from pyprefopt.pipeline.score import score
 
@@ -64,19 +67,16 @@ def run(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> tuple[RunConfig, str]:
     """The run's settings and where the rewards go."""
     from pyprefopt.settings.resolve import configure
-    from pyprefopt.settings.typed import unknown_setting
+    from pyprefopt.settings.typed import hint_for
 
-    def unknown(name: str) -> ConfigError:
-        if name.partition(".")[0] in (*SECTIONS, *NAMES):
-            return unknown_setting(name, METHOD)
-        return ConfigError(
-            f"{name} is no setting of score{did_you_mean(name, (*SECTIONS, 'out', *NAMES))}; it takes "
-            f"{', '.join(NAMES)}, and those of {', '.join(SECTIONS)}"
-        )
+    def unknown(names: Sequence[str]) -> ConfigError:
+        own = {name: name.partition(".")[0] in (*SECTIONS, *NAMES) for name in names}
+        near = {name: did_you_mean(name, (*SECTIONS, "out", *NAMES)) for name in names}
+        error = unknown_settings({name: hint_for(name, METHOD) if own[name] else near[name] for name in names})
+        takes = f"; score takes {', '.join(NAMES)}, and those of {', '.join(SECTIONS)}"
+        return error if all(own.values()) else ConfigError(f"{error}{takes}")
 
     fixed = {"method": METHOD, "eval_ratio": 0.0}
     given = read_run("score", argv, Score, names=(*SECTIONS, *NAMES), defaults=fixed, unknown=unknown).given
     source, out = given.pop("input"), given.pop("out")
-    if len(source) > 1:
-        raise ConfigError(f"IN must be one file, folder or glob in quotes, got {' and '.join(source)}; leave out one")
-    return configure(**nested({"output_dir": "runs/score"} | given | fixed | {"data": source[0]})), out
+    return configure(**nested({"output_dir": "runs/score"} | given | fixed | {"data": source})), out

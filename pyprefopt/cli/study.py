@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.cli.options import on_all_ranks, read_run, show_log
+from pyprefopt.cli.options import on_all_ranks, read_run
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import nested
 
@@ -31,11 +32,12 @@ def run(argv: Sequence[str]) -> None:
         print(_overview(STUDIES))
         return
     name = words[0]
+    show_log()
     with on_all_ranks():
         if name not in STUDIES:
             raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
         config, own = read(name, STUDIES[name], words[1:])
-    show_log()
+    show_log(config.log_level)
 
     from pyprefopt.studies.run import format_summary, run_study
 
@@ -46,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
-    from pyprefopt.settings.resolve import configure
+    from pyprefopt.settings.resolve import resolve
     from pyprefopt.studies.catalog import check_method
 
     defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings}
@@ -66,7 +68,8 @@ def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, A
     _refuse_varied(name, study, user)
     check_method(study, line.method)
     seeds = lists.pop("seeds", None)
-    config = configure(**nested(defaults | _varied(study, lists) | user))
+    below = nested(defaults | _varied(study, lists))
+    config = resolve(below=below, file=nested(line.file), given=nested(line.given), where=str(line.path))
     return config, {"values": lists, "quick": own.get("quick", False), "plots": own.get("plots", True), "seeds": seeds}
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprefopt.cli.options import on_all_ranks, parse_args, show_log
+from pyprefopt.cli.options import on_all_ranks, parse_args
+from pyprefopt.log import show_log
 
 
 def run(argv: Sequence[str]) -> None:
     """Train by the options."""
+    show_log()
     with on_all_ranks():
         config = parse_args(argv)
-    show_log()
+    show_log(config.log_level)
 
     from pyprefopt.pipeline.run import train
 

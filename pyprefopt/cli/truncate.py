@@ -9,6 +9,7 @@ from typing import Literal
 from pyprefopt.cli.options import read_options
 from pyprefopt.data.reading.catalog import names_of
 from pyprefopt.data.truncation.rule import RatioBase, Rounding, Unit
+from pyprefopt.log import show_log
 from pyprefopt.settings.command_line import loose_words
 
 FORMATS = ", ".join(names_of("preferences", "candidates"))
@@ -32,13 +33,15 @@ class Truncate:
     cut_end: Literal["none", "template"] = "none"  # template: a cut response still ends its turn
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     tokenizer: str | None = None  # directory, hub name or tokenizer.json, where tokens are counted
-    columns: tuple[str, ...] | None = None  # text or message columns to cut; None: the responses of the row's format
+    # text or message columns to cut, by name or as chosen=good rejected=bad; None: the responses of the row's format
+    columns: tuple[str, ...] | None = None
     overwrite: bool = False  # replace the file that is written, where it is there
 
 
 def run(argv: Sequence[str]) -> None:
     """Cut by the options, and print where the result is."""
     given = vars(read_options(Truncate, argv)).copy()
+    show_log()
 
     from pyprefopt.data.truncation.dispatch import truncate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -40,7 +41,18 @@ def check_schema(schema: pa.Schema, name: str) -> pa.Schema:
     twice = [column for column, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise DataError(f"{name}: column '{twice[0]:.80}' is there more than once; name each column once")
+    seen: dict[str, str] = {}
+    for column in schema.names:
+        other = seen.setdefault(_plain_name(column), column)
+        if other != column and _plain_name(column):
+            shown = f"'{other:.80}' and '{column:.80}'"
+            raise DataError(f"{name}: columns {shown} differ in nothing but space; name each column once")
     return schema
+
+
+def _plain_name(name: str) -> str:
+    """A name without space and byte order marks around it."""
+    return re.sub(r"^[\s\ufeff]+|[\s\ufeff]+$", "", name)
 
 
 def check_types(schema: pa.Schema, name: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.losses import SFT, Method, SimPO
-from pyprefopt.pipeline.overwrite import check_data, check_key
+from pyprefopt.pipeline.overwrite import REPLACEMENT, check_data, check_key
 from pyprefopt.pipeline.preflight import (
     check_excluded,
     check_given,
@@ -29,6 +30,7 @@ from pyprefopt.stages.scores import Scores, SelectedTokens
 from pyprefopt.stages.stage import Artifact, Stage, run_stage
 from pyprefopt.stages.training import Training, optim_of
 from pyprefopt.stages.transfer import Moved, Tokens, own_tokenizer, warn_of_two_tokenizers
+from pyprefopt.storage.folders import Folder
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -41,11 +43,14 @@ class Pipeline:
         config: the run; `config.cache` is a shared folder for all but the policy, and for runs of several processes.
         shared: a folder in which runs with different settings stand beside each other, every artifact by its key;
             None: the stages are in the run's own folder.
+        replaces: whether what is made goes to the folder REPLACEMENT of the run's own; what fits there is used again.
     """
 
-    def __init__(self, config: RunConfig, shared: Path | None = None) -> None:
+    def __init__(self, config: RunConfig, shared: Path | None = None, *, replaces: bool = False) -> None:
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.replaces = replaces
+        self.target = self.output_dir / REPLACEMENT if replaces else self.output_dir  # of what is made
         self.shared = shared
         self.cache = None if config.cache is None else Path(config.cache).expanduser()
         self.made: dict[str, Artifact] = {}  # in the order in which they were asked for
@@ -58,7 +63,7 @@ class Pipeline:
         data = self.run(Data.of(self.config))
         check_excluded(self.config, data)
         if ranks.is_main():
-            show_rejected(data, self.output_dir)
+            show_rejected(data, self.target)
         self._tokenizers |= check_tokenizers(self.config, data)
         check_saved(self.config, data)
         return data
@@ -113,10 +118,13 @@ class Pipeline:
         if isinstance(provider, NoReward):
             return None
         if isinstance(provider, Contrastive):
-            check_differ(*(self.revision(direction) for direction in DIRECTIONS))
+            self._check_revisions()
         columns = {name: self._column(name) for name in provider.reads if name != "noise"}
         warn_of_two_tokenizers(*columns.values())
         return self.run(Rewards(data=self.data, provider=provider, columns=columns))
+
+    def _check_revisions(self) -> None:
+        check_differ(*(self.revision(direction) for direction in DIRECTIONS))
 
     def _column(self, name: str) -> Artifact:
         """What a provider reads: log-probs of one model on the responses' tokens, in float32, or the data's values."""
@@ -162,16 +170,20 @@ class Pipeline:
         return self.run(SelectedTokens(data=self.data, rule=rule, scores=self.rewards or self.scores, seed=0))
 
     @cached_property
+    def checked(self) -> None:
+        """What is given, and the data, are looked at before anything else."""
+        check_start(self.config)
+        check_data(self.config, self.data)
+        check_user_weights(self.config.loss, self.data)
+
+    @cached_property
     def policy(self) -> Source:
         """The run's method, trained from `--model` or from the base."""
+        self.checked  # noqa: B018
         config = self.config
-        check_start(config)
-        check_data(config, self.data)  # the data, and what was given, are looked at before anything else
-        check_user_weights(config.loss, self.data)
         start, selection, needs = self._first, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, dtype=config.dtype) if "ref_logps" in needs else None
-        log_reward_strength(config)
         return self._train(
             "policy", config, config.loss, start, ref_logps=ref, selection=selection, token_rewards=rewards,
             user_weights=self.data.manifest.get("weights"),
@@ -184,10 +196,16 @@ class Pipeline:
             name=name, data=self.data, start=start, method=method, optim=optim_of(optim), dtype=config.dtype,
             lora=config.lora, seed=config.seed, output_dir=None if self._shared(name) else self.output_dir, **reads,
         )  # fmt: skip
+        if stage.output_dir is not None and self._place(stage).is_relative_to(self.target):
+            stage = replace(stage, output_dir=self.target)
         if name == "policy":
-            check_key(config, stage)
+            self._check_policy(stage)
         artifact = self.run(stage)
         return Source(str(stage.model_path(artifact.directory)), artifact.fingerprint)
+
+    def _check_policy(self, stage: Stage) -> None:
+        check_key(self.config, stage)
+        log_reward_strength(self.config)
 
     def logps_of(self, name: str, source: Source) -> Artifact:
         """Log-probs of any model on the policy's tokens, called `name` in messages and in the summary.
@@ -224,8 +242,11 @@ class Pipeline:
     def _place(self, stage: Stage) -> Path:
         """The folder of a stage's artifact; that of a stage of which there are several has its key in its name."""
         shared, named = self._shared(stage.name), f"{stage.name}-{stage.key[:12]}"
-        own = self.output_dir / "stages" / (named if stage.label else stage.name)
-        return shared / named if shared is not None else own
+        if shared is not None:
+            return shared / named
+        name = named if stage.label else stage.name
+        old = self.output_dir / "stages" / name
+        return old if self.replaces and Folder(old).made_for(stage.key) else self.target / "stages" / name
 
     def _shared(self, name: str) -> Path | None:
         """Where a stage called so stands beside those of other runs; None: in the run's own stages."""

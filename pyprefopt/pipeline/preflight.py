@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pyprefopt import ranks
 from pyprefopt.data.reading.extra_columns import named_in_any_row
 from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
@@ -112,7 +113,7 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
             check_memory(model, local(path))
         if trained and config.lora.r > 0:
             add_lora(model, config.lora)
-        if trained:
+        if trained and ranks.is_main():  # transformers saves on no other, once ranks can talk
             rehearse_saving(
                 path, dtype=config.dtype, lora=config.lora if config.lora.r > 0 else None, load_in_4bit=in_4bit,
                 head=head, trust_remote_code=config.trust_remote_code,

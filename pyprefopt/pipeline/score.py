@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
-from pyprefopt.pipeline.check_method import check_own
+from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.room import check_room
+from pyprefopt.pipeline.trials.check import check_own
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.sources import named_sources
-from pyprefopt.storage.files import atomic_write
-from pyprefopt.storage.folders import Folder
+from pyprefopt.storage.files import atomic_write, explaining
+from pyprefopt.storage.folders import Folder, replacing
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 COLUMNS = ("row", "segment", "kind", "ids", "mask", "starts", "ends")
@@ -59,10 +61,11 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
-    with RunLock(output_dir):
+    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)
+        check_room(pipeline, policy=False)
         rewards = pipeline.rewards
         assert rewards is not None  # noqa: S101  (the method needs them, so resolve filled the provider)
         if ranks.is_main():
@@ -70,8 +73,11 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
             values = ValueStore.open(rewards.directory / "train").check(store)
             if folder is None or as_table:
                 _write_table(store, values, target)
-            else:
+            elif not there:
                 ValueStore.write(target, SegmentStore.open(folder), values.values, key=values.key)
+            else:  # what is there stays until the new values are whole
+                with replacing(target) as partial:
+                    ValueStore.write(partial, SegmentStore.open(folder), values.values, key=values.key)
     return rewards.facts
 
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyprefopt import ranks
+from pyprefopt.errors import option
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
 
 TRAINED = ("base", "oracle", "policy")
 SHOWN = ("loss", "ranking_accuracy", "rewards/accuracies", "rewards/margins")  # of the evaluations, in this order
 SPLITS = (("train", "training"), ("eval", "test"))
 GIB = 2**30
+EMBEDDED = f"the embedded run: a tiny model of random weights ({EMBEDDED_MODEL}) on a toy set ({EMBEDDED_DATA})"
+
+logger = logging.getLogger("pyprefopt")
+
+
+def log_embedded(config: RunConfig) -> None:
+    """Say before anything else that the model and the data are those that ship with the package, where they are."""
+    if is_embedded(config.model, config.data) and ranks.is_main():
+        logger.info("%s; give %s and %s to train on your own", EMBEDDED, option("model"), option("data"))
 
 
 def summarize(config: RunConfig, made: dict[str, Artifact]) -> dict[str, Any]:
@@ -25,6 +38,7 @@ def summarize(config: RunConfig, made: dict[str, Artifact]) -> dict[str, Any]:
     return {
         "method": config.method,
         "output_dir": config.output_dir,
+        "embedded": is_embedded(config.model, config.data),
         "ranking_accuracy": {when: policy[f"eval_{when}"].get("eval_ranking_accuracy") for when in ("before", "after")},
         "stages": stages,
     }
@@ -40,7 +54,9 @@ def format_table(summary: dict[str, Any]) -> str:
     stages = summary["stages"]
     what = "candidate sets" if METHODS[summary["method"]].trains_on == "candidates" else "pairs"
     pairs = [f"{stages['data'][split]['rows']:,} {name} {what}" for split, name in SPLITS if split in stages["data"]]
-    parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}", _stage_table(stages)]
+    parts = [f"{summary['method']}: finished, {summary['output_dir']}; {', '.join(pairs)}"]
+    parts += [EMBEDDED] if summary["embedded"] else []
+    parts.append(_stage_table(stages))
     parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
     if "selection" in stages:
         parts.append(_selection_table(stages["selection"], stages.get("scores"), stages.get("rewards")))

@@ -7,12 +7,14 @@ those of `settings.values`, as for YAML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.settings.foreign_names import meaning_of
 from pyprefopt.settings.values import from_words, words_wanted
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def read(
     about: str | None = None,
     types: Types = types_of,
     shown: Mapping[str, Any] | None = None,
-    unknown: Callable[[str], ConfigError] | None = None,
+    unknown: Callable[[Sequence[str]], ConfigError] | None = None,
 ) -> dict[str, Any]:
     """Read the settings that the words give; nothing is filled in.
 
@@ -77,21 +79,25 @@ def read(
         about: what the command does, for --help.
         types: the options of a class.
         shown: values by dotted name that --help names as defaults; the others are the classes' own.
-        unknown: the error for an option that does not exist, by its name.
+        unknown: the error for the options that do not exist, by their names.
 
     Returns:
         Dotted name -> value.
 
     Raises:
-        ConfigError: an option that does not exist, a value that is not of its type, a word too many, or too few.
+        ConfigError: options that do not exist, a value that is not of its type, a word too many, or too few.
     """
     line = _Line(classes, types, shown or {})
     found, rest = line.split(argv, prog=prog, description=about)
-    for word in rest:
-        if word.startswith("--") and len(word) > 2:
-            name = word[2:].partition("=")[0].replace("-", "_")
-            near = did_you_mean(name, [known for known, (_, f) in line.options.items() if "loose" not in f.metadata])
-            raise unknown(name) if unknown else ConfigError(f"unknown setting '{name}'{near}; see --help")
+    strange = [w[2:].partition("=")[0].replace("-", "_") for w in rest if w.startswith("--") and len(w) > 2]
+    if strange and unknown:
+        raise unknown(list(dict.fromkeys(strange)))
+    if strange:
+        known = [name for name, (_, f) in line.options.items() if "loose" not in f.metadata]
+        hints = {name: meaning_of(name) for name in strange}
+        ours = {name: re.match(r"use (\w+)", hint) for name, hint in hints.items()}
+        near = {n: f"; {hints[n]}" if (m := ours[n]) and m[1] in known else did_you_mean(n, known) for n in strange}
+        raise unknown_settings({name: f"{near[name]}; see --help" for name in strange})
     taker = next((name for name, (_, f) in line.options.items() if "loose" in f.metadata), "")
     values: dict[str, Any] = {}
 
@@ -113,6 +119,19 @@ def read(
         missing = " and ".join(f.metadata.get("loose", f"--{name}") for name, f in needed.items())
         raise ConfigError(f"{missing} must be given; see {prog} --help")
     return values
+
+
+def unknown_settings(hints: Mapping[str, str]) -> ConfigError:
+    """The error for settings that do not exist, all of them, by name, each with what is said about it.
+
+    >>> print(unknown_settings({"lr": "; use learning_rate", "foo": ""}))
+    2 settings are unknown
+      'lr'; use learning_rate
+      'foo'
+    """
+    if len(hints) == 1:
+        return ConfigError("".join(f"unknown setting '{name}'{hint}" for name, hint in hints.items()))
+    return ConfigError("\n".join([f"{len(hints)} settings are unknown", *(f"  '{n}'{h}" for n, h in hints.items())]))
 
 
 def peek(classes: Sequence[type], argv: Sequence[str], names: Collection[str]) -> dict[str, Words]:

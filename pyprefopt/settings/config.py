@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyprefopt.data.batching.rule import Selection
+from pyprefopt.data.reading.catalog import TABLE, mapping_of, unknown_format
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
+from pyprefopt.log import Level
 from pyprefopt.losses import DPO, METHODS, Method
 from pyprefopt.rewards import NoReward, Reward
 from pyprefopt.settings.values import check_types
@@ -62,7 +64,7 @@ class BaseConfig(OptimConfig):
     """The SFT base: trained on the chosen responses, or an existing checkpoint."""
 
     path: str | None = None  # use this checkpoint directory instead of training the base (alias: --base)
-    data: str = "chosen"  # what SFT trains on: `chosen` responses of --data, or a path to an instruction set
+    data: str | tuple[str, ...] = "chosen"  # what SFT trains on: `chosen` responses of --data, or instruction files
     learning_rate: float = 5e-6  # peak learning rate of AdamW; usual 1e-6 to 2e-5, toy models 1e-3 to 1e-2
 
     def _prefix(self) -> str:
@@ -124,20 +126,24 @@ class RunConfig(OptimConfig):
     # what
     method: str = "sepo"  # sft, dpo, sepo, simpo, … (docs/methods.md), or FILE.py:NAME of one's own
     loss: Method = _LEFT_OUT  # the method's own settings, as --loss.beta; their defaults are in configs/method/
-    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); None: embedded:tiny
+    model: str = _LEFT_OUT  # directory, hub name or config.json (random weights); embedded:tiny alone
     tokenizer: str | None = None  # directory, hub name or tokenizer.json; None: the model's
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     chat_template: str | None = None  # plain, chatml, a file or the name of one of the tokenizer's; None: its own
     policy_init: Literal["model", "base"] | None = None  # start of the policy; None: base for the embedded model
     trust_remote_code: bool = unkeyed(False)  # allow code from the model's repository to run
     # data
-    data: str = _LEFT_OUT  # training pairs or candidates: a file, folder, glob or prepared folder; None: embedded:toy
-    eval_data: str | None = None  # test pairs or candidates, as --data; None: eval_ratio of --data is held out
+    # training pairs or candidates: files (a.jsonl b.jsonl, or with shares a.jsonl:0.7 b.jsonl:0.3), folders, globs, or
+    # a prepared folder; embedded:toy
+    data: str | tuple[str, ...] = _LEFT_OUT
+    eval_data: str | tuple[str, ...] | None = None  # test pairs or candidates, as --data; None: see eval_ratio
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
+    columns: tuple[str, ...] = ()  # columns of other names, as prompt=question chosen=good rejected=bad (ours=yours)
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
-    max_prompt_tokens: int = 1024  # longer prompts are bad rows, or are cut (prompt_overflow); tokens
-    prompt_overflow: Literal["drop", "keep_start", "keep_end"] = "drop"  # longer prompts: bad rows, or what is kept
+    max_prompt_tokens: int = 1024  # longer prompts: see prompt_overflow; tokens
+    # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
+    prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
@@ -167,12 +173,17 @@ class RunConfig(OptimConfig):
     save_total_limit: int = unkeyed(2)  # checkpoints kept besides the best one
     logging_steps: int = unkeyed(1)  # write metrics every so many optimizer steps
     peak_tflops: float | None = unkeyed(None)  # TFLOP/s of a device in this dtype, for MFU; None: the card's, if known
+    log_level: Level = unkeyed("info")  # what the screen shows: debug, info, warning or error; run.log has info too
+    progress_bar: bool = unkeyed(True)  # on a terminal a bar for each stage, elsewhere a line a minute; False: none
     threads: int | None = unkeyed(None)  # CPU threads of a rank, whatever OMP_NUM_THREADS is; None: cores / local ranks
-    check: bool = False  # validate data and model, take one step, estimate memory, and stop
+    check: bool = False  # look at data and models, take one micro-batch, estimate time and memory, write nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Rules about several fields at once are rows of `RULES`, not lines here.
+        mapping_of(self.columns)
+        if self.format != "auto" and self.format not in TABLE:
+            raise unknown_format(self.format, TABLE)
         check(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")

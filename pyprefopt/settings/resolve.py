@@ -11,14 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.errors import ConfigError, check, did_you_mean, option
 from pyprefopt.losses import METHODS
 from pyprefopt.rewards import REWARDS, Contrastive, DPOReward, NoReward, Reward, SimPOReward, check_reads, load_provider
 from pyprefopt.settings.config import OracleConfig, RunConfig
 from pyprefopt.settings.in_memory import INPUTS, set_aside, write_aside
+from pyprefopt.settings.inherited import with_inherited
 from pyprefopt.settings.rules import check_compatible
-from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
+from pyprefopt.settings.typed import as_dict, build_sections, dump_yaml, parse_yaml, read_yaml, typed, without_dots
+from pyprefopt.settings.unused import log_unused, unused, without
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
 from pyprefopt.storage.user_code import is_own
 
 DEFAULT_REWARDS: Final = "dpo"  # what a method that needs token rewards takes: the run's own oracle
@@ -43,7 +45,7 @@ def load_config(path: str) -> RunConfig:
         >>> config = load_config("runs/sepo/config.yaml")  # doctest: +SKIP
     """
     with naming(str(path)):
-        return _complete(layered(read_yaml(path)))
+        return resolve(file=read_yaml(path), where=str(path))
 
 
 @contextmanager
@@ -79,8 +81,34 @@ def configure(**settings: Any) -> RunConfig:
     """
     file = settings.pop("config", None)
     named, held = set_aside(settings)
-    config = _complete(layered(read_yaml(file) if file else {}, named))
+    config = resolve(file=read_yaml(file) if file else {}, given=without_dots(named), where=str(file))
     return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
+
+
+def resolve(
+    *,
+    below: Mapping[str, Any] = MappingProxyType({}),
+    file: Mapping[str, Any] = MappingProxyType({}),
+    given: Mapping[str, Any] = MappingProxyType({}),
+    where: str = "",
+) -> RunConfig:
+    """Make the run that nested settings mean, `given` over those of a `file`, over those `below`, over the recipes.
+
+    What the run does not use of the sections base, oracle and selection of the file is left aside, with a line that
+    names the file by `where`; base and oracle take over what file and `given` say of the policy's optimisation.
+
+    Raises:
+        ConfigError: as of `configure`.
+    """
+    config = _complete(layered(below, file, given))
+    names = unused(config, file, given)
+    if names:
+        log_unused(names, config, where)
+        file = without(file, names)
+        config = _complete(layered(below, file, given))
+    config = with_inherited(config, _merge(file, given))
+    check_compatible(config)
+    return config
 
 
 def as_config(config: Any = None, settings: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
@@ -118,7 +146,7 @@ def layered(*user: Mapping[str, Any]) -> dict[str, Any]:
     load_own(given)
     method = _method(given)
     layers = [recipe("method", method)]
-    if given.get("model") in (None, EMBEDDED_MODEL) and given.get("data") in (None, EMBEDDED_DATA):
+    if is_embedded(given.get("model"), given.get("data")):
         own = (files("pyprefopt") / "configs" / "embedded" / f"{method}.yaml").is_file()
         layers.append(recipe("embedded", method if own else "default"))
     merged = _merge(*layers, *user)
@@ -171,13 +199,13 @@ def _provider(settings: Mapping[str, Any]) -> str | None:
 
 
 def _complete(settings: Mapping[str, Any]) -> RunConfig:
-    """The run that merged settings mean: checked, with what follows from others filled in."""
+    """The run that merged settings mean, with what follows from others filled in."""
     method = _method(settings)
-    values = build_sections(RunConfig, typed(RunConfig, settings, method), method)
+    values = _single_files(build_sections(RunConfig, typed(RunConfig, settings, method), method))
     values["rewards"] = _rewards(values)
     if "loss" not in values:
         values["loss"] = METHODS[method]()
-    filled = {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA, "output_dir": f"runs/{method.rpartition(':')[2]}"}
+    filled = {**_model_and_data(values), "output_dir": f"runs/{method.rpartition(':')[2]}"}
     values |= {name: value for name, value in filled.items() if values.get(name) is None}
     if values.get("policy_init") is None and METHODS[method].trains_on != "responses":
         values["policy_init"] = "base" if values["model"] == EMBEDDED_MODEL else "model"
@@ -186,8 +214,42 @@ def _complete(settings: Mapping[str, Any]) -> RunConfig:
         for name in recipe("method", method).get("selection", {}):
             value = getattr(config.selection, name)
             check(value is not None, f"selection.{name}", value, "in (0, 1]", "1 takes all tokens")
-    check_compatible(config)
     return config
+
+
+def _single_files(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with a list of one file as that file.
+
+    Raises:
+        ConfigError: a list of none.
+    """
+    for name in ("data", "eval_data"):
+        if isinstance(given := values.get(name), tuple):
+            check(len(given) > 0, name, list(given), "a file, or a list of files")
+            values[name] = given[0] if len(given) == 1 else given
+    return values
+
+
+def _model_and_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and the data: both as given, or both of the embedded run; one alone was forgotten.
+
+    Raises:
+        ConfigError: one without the other; says how either is given.
+    """
+    model, data = settings.get("model"), settings.get("data")
+    if model is None and data is None:
+        return {"model": EMBEDDED_MODEL, "data": EMBEDDED_DATA}
+    if data is None:
+        raise ConfigError(
+            f"data must be given with model {model!r}; name your pairs, as {option('data', 'pairs.jsonl')}, or take "
+            f"the embedded toy set by {option('data', EMBEDDED_DATA)}"
+        )
+    if model is None:
+        raise ConfigError(
+            f"model must be given with data {data!r}; name what is trained, as {option('model', 'DIR_OR_HUB_NAME')}, "
+            f"or take the embedded model of random weights by {option('model', EMBEDDED_MODEL)}"
+        )
+    return {"model": model, "data": data}
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, field, fields, is_dataclass, make_dataclass
@@ -15,9 +14,9 @@ import yaml
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.losses import METHODS, Method
 from pyprefopt.rewards import REWARDS, NoReward, Reward
-from pyprefopt.settings.command_line import types_of
+from pyprefopt.settings.command_line import types_of, unknown_settings
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.foreign_names import FOREIGN
+from pyprefopt.settings.foreign_names import meaning_of
 from pyprefopt.settings.values import fit
 
 # YAML 1.2's scalars. PyYAML's own rules (1.1) read `5e-7` as text, and `no`, `on` and `1:30` as something else.
@@ -31,6 +30,10 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
+
+
+DEEPEST = 64  # levels of a file of settings
+_NEAR = 0.75  # of spellings, from which on a setting is guessed
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,16 +71,68 @@ def parse_yaml(text: str, where: str = "YAML") -> dict[str, Any]:
         ConfigError: duplicate keys, tags, or anything but a mapping; names `where`.
     """
     try:
+        _check_depth(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except ConfigError as error:
         raise ConfigError(f"{where}, {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {_placed(error)}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must hold a mapping of settings, got {value!r}; write one `name: value` a line")
-    return value
+    try:
+        return without_dots(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def without_dots(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings, of which some are given by dotted names.
+
+    Raises:
+        ConfigError: a setting that is given twice, nested and by its dotted name.
+
+    Example:
+        >>> without_dots({"loss.beta": 0.1, "loss": {"label_smoothing": 0.2}})
+        {'loss': {'label_smoothing': 0.2, 'beta': 0.1}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in sorted(settings.items(), key=lambda item: "." in item[0]):
+        inner = without_dots(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for section in reversed(_sections(name)[1:]):
+            inner = {section: inner}
+        found = _joined(found, {_sections(name)[0]: inner}, prefix)
+    return {name: found[name] for name in dict.fromkeys(_sections(name)[0] for name in settings)}
+
+
+def _sections(name: str) -> list[str]:
+    """The parts of a dotted name; of another one it alone."""
+    parts = name.split(".")
+    return parts if all(parts) else [name]
+
+
+def _joined(settings: Mapping[str, Any], more: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Both; ConfigError for a setting that is in both."""
+    found = dict(settings)
+    for name, value in more.items():
+        if isinstance(value, Mapping) and isinstance(found.get(name, {}), Mapping):
+            found[name] = _joined(found.get(name, {}), value, f"{prefix}{name}.")
+        elif name in found:
+            raise ConfigError(f"{prefix}{name} is given twice, nested and by its dotted name; keep one of the two")
+        else:
+            found[name] = value
+    return found
+
+
+def _check_depth(text: str) -> None:
+    """ConfigError for a text nested so deep that reading the rest of it would take long."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise ConfigError(f"line {line}: settings must be nested at most {DEEPEST} levels deep; write them flat")
 
 
 def _placed(error: Exception) -> str:
@@ -113,7 +168,7 @@ def hints(cls: type, method: str) -> dict[str, Any]:
     found = types_of(cls)
     if issubclass(cls, RunConfig):
         found |= {"loss": METHODS[method], "rewards": any_rewards()}
-        found |= dict.fromkeys(("model", "data", "output_dir"), str | None)
+        found |= dict.fromkeys(("model", "output_dir"), str | None) | {"data": str | tuple[str, ...] | None}
     return found
 
 
@@ -154,26 +209,37 @@ def typed(cls: type, settings: Mapping[str, Any], method: str, prefix: str = "")
     """Check names and types of nested settings, and give them back in their types (1 as 1.0, a list as a tuple).
 
     Raises:
-        ConfigError: an unknown setting, or a value of another type.
+        ConfigError: unknown settings, all of them, or a value of another type.
     """
+    if unknown := list(_unknown(cls, settings, method, prefix)):
+        raise unknown_settings({name: hint_for(name, method) for name in unknown})
     known = hints(cls, method)
     values: dict[str, Any] = {}
     for name, value in settings.items():
         dotted = f"{prefix}{name}"
-        if name not in known:
-            raise unknown_setting(dotted, method)
-        hint = known[name]
-        if not is_dataclass(hint):
-            values[name] = fit(value, hint, dotted)
-        elif isinstance(value, _records(dotted, hint)):  # type: ignore[arg-type]
+        kind = known[name]
+        if not is_dataclass(kind):
+            pairs = name == "columns" and isinstance(value, Mapping)
+            values[name] = fit([f"{ours}={theirs}" for ours, theirs in value.items()] if pairs else value, kind, dotted)
+        elif isinstance(value, _records(dotted, kind)):  # type: ignore[arg-type]
             values[name] = value  # from Python; whether `loss` is the method's is a row of `RULES`
         elif isinstance(value, Mapping):
-            values[name] = typed(hint, value, method, f"{dotted}.")  # type: ignore[arg-type]
+            values[name] = typed(kind, value, method, f"{dotted}.")  # type: ignore[arg-type]
         else:
             raise ConfigError(
                 f"{dotted} must be a mapping of settings, got {value!r}; write `{name}: {{setting: value}}`"
             )
     return values
+
+
+def _unknown(cls: type, settings: Mapping[str, Any], method: str, prefix: str) -> Iterator[str]:
+    """The settings that do not exist, by their dotted names."""
+    known = hints(cls, method)
+    for name, value in settings.items():
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif is_dataclass(known[name]) and isinstance(value, Mapping):
+            yield from _unknown(known[name], value, method, f"{prefix}{name}.")
 
 
 def _records(name: str, hint: type) -> Any:
@@ -200,18 +266,18 @@ def build_sections(cls: type, settings: Mapping[str, Any], method: str) -> dict[
     return values
 
 
-def unknown_setting(name: str, method: str) -> ConfigError:
-    """The error for a setting that does not exist: what other trainers' names are called here, or the nearest name."""
+def hint_for(name: str, method: str) -> str:
+    """What is meant by a setting that does not exist: another trainer's name here, or a near one; else empty."""
     known = [known for known, _ in dotted_names(RunConfig, method)]
     section, _, last = name.rpartition(".")
-    if name in FOREIGN:
-        hint = f"; {FOREIGN[name]}"
-    elif section == "loss":
+    if foreign := meaning_of(name):
+        return f"; {foreign}"
+    ours = re.match(r"use (\w+)", meaning_of(last))
+    if ours and f"{section}.{ours[1]}" in known:  # base.num_epochs
+        return f"; {meaning_of(last).replace(ours[1], f'{section}.{ours[1]}', 1)}"
+    if section == "loss":
         own = [k for k in known if k.startswith("loss.")]
-        hint = did_you_mean(name, own) if difflib.get_close_matches(last, [k[5:] for k in own]) else ""
-        hint = hint or f"; method {method} has {', '.join(own)}"
-    else:
-        # `oracle.beta`: by spelling the nearest is `oracle.path`, but the user means the same last word
-        same_word = [k for k in known if k.rpartition(".")[2] == last]
-        hint = did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"])
-    return ConfigError(f"unknown setting '{name}'{hint}")
+        return did_you_mean(name, own, cutoff=_NEAR) or f"; method {method} has {', '.join(own)}"
+    # `oracle.beta`: by spelling the nearest is `oracle.path`, but the user means the same last word
+    same_word = [k for k in known if k.rpartition(".")[2] == last]
+    return did_you_mean(name, same_word) or did_you_mean(name, [*known, "base", "oracle", "rewards"], cutoff=_NEAR)

@@ -60,6 +60,8 @@ def from_words(words: Sequence[str], hint: Any, name: str) -> Any:
     if not items and len(words) != 1:
         raise ConfigError(f"{name} must have one value, got {list(words)!r}; write --{name} value")
     try:
+        if items and str in kinds and len(words) == 1:  # one, or a list
+            return words[0]
         return tuple(_read(word, items[0]) for word in words) if items else _read(words[0], kinds)
     except ValueError:
         raise type_error(name, hint, " ".join(words)) from None

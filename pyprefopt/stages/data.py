@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.notes import SpecialToken, log_notes
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, DataError, counted
+from pyprefopt.log import Bar
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
@@ -31,7 +30,7 @@ from pyprefopt.stages.splits import (
 )
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write, content_hash
-from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare
+from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare, is_embedded
 from pyprefopt.types import unkeyed
 from pyprefopt.version import __version__
 
@@ -65,7 +64,7 @@ def tokenizer_source(config: RunConfig) -> str:
     folder = named_sources(config)["data"].folder
     if folder is not None and (config.tokenizer, config.eos_token, config.chat_template) == (None, None, None):
         return str(folder / "tokenizer")
-    embedded = (config.data, config.model) == (EMBEDDED_DATA, EMBEDDED_MODEL)
+    embedded = is_embedded(config.model, config.data)
     source = config.tokenizer or (EMBEDDED_DATA if embedded else config.model)
     if source is None or (config.tokenizer is None and is_bare(source)):
         raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
@@ -104,12 +103,11 @@ class _Sources:
     def prepare(self) -> None:
         """Make, or find, the segments of every source."""
         done = 0
-        with tqdm(desc="data", unit=" rows") as bar:
+        with Bar("data", unit="row", shown=self.config.progress_bar) as bar:
             for setting, source in self.named.items():
-                bar.set_postfix_str(f"preparing {Path(source.path).name}")
 
-                def show(progress: Progress, before: int = done) -> None:
-                    bar.update(before + progress.rows - bar.n)
+                def show(progress: Progress, before: int = done, name: str = Path(source.path).name) -> None:
+                    bar.advance(before + progress.rows - bar.done, preparing=name)
 
                 target = self.directory / PREPARED / setting
                 inputs = self.inputs[setting]
@@ -190,7 +188,7 @@ class _Sources:
         return store
 
     def report_rejects(self) -> None:
-        """Raise for bad rows, or record them in `rejected.jsonl`."""
+        """Raise for bad rows, or record them in `rejected.jsonl`, and those that were dropped by a setting."""
         import polars as pl
 
         from pyprefopt.data.reading.rejects import REJECTS, no_rejects, raise_for, write_rejected
@@ -205,14 +203,18 @@ class _Sources:
         write_rejected(self.directory / REJECTED, rejects)
 
     def counts(self) -> dict[str, int]:
-        """Rows and responses, for the manifest and the final table; those of ready folders too."""
+        """Rows, responses and tokens, for the manifest and the final table; those of ready folders too."""
+        from pyprefopt.data.reading.rejects import DROPPED
+
         manifests = [store.manifest for store in self.stores.values()]
         later = sum(frame.height for frame in self.rejects)
         return {
             "rows_in": sum(manifest["rows_in"] for manifest in manifests),
             "rows_used": sum(manifest["rows"] for manifest in manifests) - later,
             "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
+            "rows_dropped": sum(manifest["rejected"].get(DROPPED, 0) for manifest in manifests),
             "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
+            "tokens_read": sum(manifest["tokens"] for manifest in manifests),
         }
 
 
@@ -223,8 +225,14 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    left_out, rows = data.facts["rows_rejected"], counted(data.facts["rows_in"], "row")
-    logger.warning("left out as bad: %d of %s; reasons in %s", left_out, rows, target)
+    dropped, rows = data.facts["rows_dropped"], counted(data.facts["rows_in"], "row")
+    if bad := data.facts["rows_rejected"] - dropped:
+        logger.warning("left out as bad: %d of %s; reasons in %s", bad, rows, target)
+    if dropped:
+        logger.warning(
+            "left out by prompt_overflow drop, with prompts longer than max_prompt_tokens: %d of %s; they are in %s",
+            dropped, rows, target,
+        )  # fmt: skip
 
 
 def skip_command() -> str | None:
@@ -248,6 +256,7 @@ class Data(Stage):
     name: str = "data"
     version: str = __version__  # another one may read, render or tokenize otherwise
     eval_ratio: float
+    columns: tuple[str, ...]
     format: str
     on_error: str
     max_prompt_tokens: int
@@ -268,8 +277,8 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         named = (
-            "eval_ratio", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning",
-            "seed",
+            "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
+            "score_reasoning", "seed",
         )  # fmt: skip
         sources = named_sources(config)
         return cls(

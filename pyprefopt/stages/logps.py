@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from pyprefopt import ranks
 from pyprefopt.data.batching.packing import Packer
 from pyprefopt.data.store.segments import SegmentStore, ValueStore, scatter_values
 from pyprefopt.errors import ArtifactError
+from pyprefopt.log import Bar
 from pyprefopt.modeling.logps import LogpsModel, score_logps
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
@@ -73,10 +73,11 @@ class Logps(Stage):
         missing = [part for part in own if _read_part(parts[part]) is None]
         done = len(own) - len(missing)
         _log_left(self.title, split, done, [parts[part] for part in missing])
-        quiet = not ranks.is_main()
-        for part in tqdm(missing, f"{self.title} {split}", len(own), unit="part", initial=done, disable=quiet):
-            scored = score_part(model, packer.assemble(bins[part::count]))
-            atomic_write(parts[part], save(scored, metadata={"sha256": _part_hash(scored)}))
+        with Bar(f"{self.title} {split}", len(own), unit="part", done=done, shown=runtime.progress_bar) as bar:
+            for part in missing:
+                scored = score_part(model, packer.assemble(bins[part::count]))
+                atomic_write(parts[part], save(scored, metadata={"sha256": _part_hash(scored)}))
+                bar.advance(1)
         if ranks.is_main():
             lines, lengths, values = _gather(parts)
             ValueStore.write(directory / split, store, scatter_values(store, lines, lengths, values), key=self.key)
@@ -101,7 +102,8 @@ def _log_left(title: str, split: str, done: int, missing: Sequence[Path]) -> Non
         logger.info("%s: %s goes on, %d of %d parts are there", title, split, done, done + len(missing))
     for path in missing:
         if path.exists():
-            logger.warning("%s: %s is not as it was written and is scored again", title, path)
+            own = {"own_rank": True}  # another rank looks at other parts
+            logger.warning("%s: %s is not as it was written and is scored again", title, path, extra=own)
 
 
 def _scored(directory: Path, store: SegmentStore, key: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyprefopt.data.store.segments import KINDS, SegmentStore
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ConfigError, DataError, agreeing
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits, rows_hash
 from pyprefopt.stages.sources import texts_of
@@ -69,9 +69,10 @@ class Revision(Stage):
             left_out = int((source.segments != 0).sum()) - store.num_rows
             if left_out:
                 logger.warning(
-                    "%s: %d of %d responses are longer than rewards.max_tokens (%d) with their revision prompt (%s), "
-                    "and get rewards of 0; raise rewards.max_tokens, or set rewards.overflow to error to see them",
-                    split, left_out, left_out + store.num_rows, provider.max_tokens, self.direction,
+                    "%s: %d of %d responses %s longer than rewards.max_tokens (%d) with the revision prompt (%s), "
+                    "and %s rewards of 0; raise rewards.max_tokens, or set rewards.overflow to error to see them",
+                    split, left_out, left_out + store.num_rows, agreeing(left_out, "are"), provider.max_tokens,
+                    self.direction, agreeing(left_out, "get"),
                 )  # fmt: skip
             facts[split] = {"responses": store.num_rows, "left_out": left_out, "tokens": int(store.lengths.sum())}
             prints[split] = store.fingerprint

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.data import embedded
+from pyprefopt.data.mixture import split_weights
 from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.preparation.workspace import check_manifest
 from pyprefopt.data.store.segments import SegmentStore
@@ -19,7 +20,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.splits import prompt_keys, unranked
-from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file
+from pyprefopt.storage.files import HashedFile, content_hash, hash_files, sha256_file, stamp_files
 from pyprefopt.storage.folders import MANIFEST, Folder
 from pyprefopt.storage.hub import is_bare, resolve
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
+CHECKED_ROWS = 1000  # of a source, of which a check reads no more
 OFFSETS = ("starts", "ends", "turns")
 _REMEDIES = {  # of a folder of this kind where another is needed
     "instructions": "give it as base.data, which SFT learns from",
@@ -54,11 +56,15 @@ def boundary_of(config: RunConfig) -> str:
 def named_sources(config: RunConfig) -> dict[str, NamedSource]:
     """What the run reads, by setting. The embedded set brings its own test rows and instructions."""
     given = {"data": config.data, "eval_data": config.eval_data, "base.data": config.base.data}
-    given |= embedded.COMPANIONS.get(config.data or "", {})
+    given |= embedded.COMPANIONS.get(config.data, {}) if isinstance(config.data, str) else {}
     rows = {"data": kind_of_rows(config), "eval_data": kind_of_rows(config), "base.data": "instructions"}
     forms = {"data": config.format, "eval_data": config.format, "base.data": "auto"}
     named = {setting: path for setting, path in given.items() if path is not None and path != "chosen"}
-    return {setting: NamedSource(setting, path, rows[setting], forms[setting]) for setting, path in named.items()}
+    first = CHECKED_ROWS if config.check else None
+    return {
+        setting: NamedSource(setting, path, rows[setting], forms[setting], config.columns, config.seed, first)
+        for setting, path in named.items()
+    }
 
 
 def source_of(config: RunConfig, split: str) -> NamedSource:
@@ -72,28 +78,47 @@ class NamedSource:
     """What one setting names."""
 
     setting: str
-    path: str
+    names: str | Sequence[str]  # a file, folder, glob, prepared folder or embedded set; or a list of files
     kind: str  # what its rows must be: preferences, candidates or instructions
     format: str  # of its rows, or auto
+    columns: Sequence[str] = ()  # ours=theirs
+    seed: int = 0  # of the rows of a mixture
+    first: int | None = None  # rows that a check looks at; None: all
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        return self.names if isinstance(self.names, str) else " ".join(self.names)
 
     @cached_property
     def folder(self) -> Path | None:
         """The folder of segments that it is; None for files, and for the embedded set."""
-        path = Path(self.path).expanduser()
-        manifest = Folder(path).find_manifest() or {}
-        return path.resolve() if manifest.get("kind") == SegmentStore.kind else None
+        if isinstance(self.names, str):
+            path = Path(self.names).expanduser()
+            return path.resolve() if _is_prepared(path) else None
+        ready = next((name for name in split_weights(self.names)[0] if _is_prepared(Path(name).expanduser())), None)
+        if ready is not None:
+            raise ConfigError(
+                f"{self.setting}: the prepared folder '{ready}' cannot stand in a list; name the files that it was "
+                "made of, or prepare all files together"
+            )
+        return None
 
     @cached_property
     def inputs(self) -> Sequence[HashedFile]:
-        """Its files with the hashes of their content; none of a folder, and of the embedded set."""
-        return hash_files(file.name for file in self._files)
+        """Its files with the hashes of their content; none of a folder, and of the embedded set.
+
+        A check, which keeps nothing, takes their sizes and times for their content.
+        """
+        names = [file.name for file in self._files]
+        return hash_files(names) if self.first is None else stamp_files(names)
 
     @cached_property
     def _files(self) -> Sequence[DataFile]:
         from pyprefopt.data.reading.files import find_files
 
         is_made = self.folder is not None or self.path in embedded.ROWS
-        return () if is_made else find_files(self.path)[0]
+        return () if is_made else find_files(split_weights(self.names)[0])[0]
 
     def content_hash(self) -> str:
         """Hash of its files and of how they are read; of a folder that of the manifest, which has every shard's."""
@@ -101,7 +126,21 @@ class NamedSource:
             return sha256_file(self.folder / MANIFEST)
         if self.path in embedded.ROWS:
             return sha256_file(embedded.__file__)
-        return content_hash([[file.kind for file in self._files], [file.sha256 for file in self.inputs]])
+        parts = [[file.kind for file in self._files], [file.sha256 for file in self.inputs]]
+        if split_weights(self.names)[1] is not None:
+            parts.append(list(self.rows.mixture))
+        return content_hash(parts)
+
+    def _columns(self) -> dict[str, str]:
+        """The columns of other names that such rows can have, and, but for the training data, that are there."""
+        from pyprefopt.data.reading.catalog import mapping_of, takes_field
+        from pyprefopt.data.reading.sources import columns_of
+
+        mapping = {ours: theirs for ours, theirs in mapping_of(self.columns).items() if takes_field(self.kind, ours)}
+        if not mapping or self.setting == "data" or self.path in embedded.ROWS:
+            return mapping
+        there = columns_of(self.names)
+        return {ours: theirs for ours, theirs in mapping.items() if theirs in there}
 
     @cached_property
     def rows(self) -> Source:
@@ -111,11 +150,13 @@ class NamedSource:
             DataError: they are not of its kind. ConfigError: they are what other methods train on; a folder does not
             lead back to its texts.
         """
-        path, form = (self.path, self.format) if self.folder is None else self._inputs()
+        if self.folder is not None:
+            files, form, columns = self._inputs()
+            return _open(files, form, self.kind, columns)
         try:
-            return _open(path, form, self.kind)
+            return _open(self.names, self.format, self.kind, self._columns(), self.seed, self.first)
         except DataError:
-            if form == "auto" and self.kind != "instructions":
+            if self.format == "auto" and self.kind != "instructions":
                 self._check_kind()
             raise
 
@@ -124,7 +165,7 @@ class NamedSource:
         if self.kind == "candidates":
             method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
         try:
-            _open(self.path, "auto", found)
+            _open(self.names, "auto", found, first=1)
         except DataError:
             return
         raise ConfigError(
@@ -152,13 +193,18 @@ class NamedSource:
         from pyprefopt.data.preparation.job import prepare_source
         from pyprefopt.data.reading.catalog import weight_fields
         from pyprefopt.data.reading.extra_columns import named_in_any_row
+        from pyprefopt.data.reading.sources import log_mixture
+        from pyprefopt.data.renaming import as_words
         from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 
         weights = named_in_any_row(self.rows, weight_fields(self.kind))
         if weights:
             logger.info("%s: the weights of %s multiply the method's", self.path, " and ".join(weights))
+        log_mixture(self.rows)
         settings = PrepareConfig(
             format=self.rows.format,
+            columns=as_words(self.rows.columns),
+            mixture=self.rows.mixture,
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
@@ -187,7 +233,10 @@ class NamedSource:
         if "tokenizer" not in store.manifest:
             raise ConfigError(f"{self.setting} must be a folder made by pyprefopt prepare, got '{self.folder}'")
         check_manifest(store.manifest, self.folder or Path(self.path))
-        return store
+        if self.first is None:
+            return store
+        first = next(store.tables(), None)
+        return store if first is None else SegmentStore(first, store.manifest)
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
@@ -205,12 +254,15 @@ class NamedSource:
         Coverage.of(manifest).check(str(self.folder), tokenizer.path)
         if self.format not in ("auto", settings["format"]):
             self._refuse("format", self.format, f"'{settings['format']}'", again)
+        if self.setting == "data" and self.columns and sorted(self.columns) != sorted(settings["columns"]):
+            self._refuse("columns", list(self.columns), f"{settings['columns']}", again)
         for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
             wanted, there = getattr(config, name), manifest[longest]
             if there > wanted:
                 self._refuse(name, wanted, f">= {there}, the longest there", f"raise --{name}, or {again}")
         overflow = settings["prompt_overflow"]
-        if config.prompt_overflow not in ("drop", overflow):
+        fits = {"error": True, "drop": overflow in ("error", "drop")}  # neither cuts, and none is too long here
+        if not fits.get(config.prompt_overflow, config.prompt_overflow == overflow):
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
         if settings["score_reasoning"] and not config.score_reasoning:
             self._refuse("score_reasoning", False, "true", again)
@@ -219,8 +271,9 @@ class NamedSource:
             self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         if self.setting == "eval_data":
             self.check_whole()
-        SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
-        self._check_tokens(tokenizer)
+        if self.first is None:
+            SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
+            self._check_tokens(tokenizer)
         if self.kind == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
@@ -296,8 +349,8 @@ class NamedSource:
                 "whole; give eval_data with pairs that are not truncated, or set eval_ratio to 0"
             )
 
-    def _inputs(self) -> tuple[list[str], str]:
-        """The files that a ready folder was made of, and their format.
+    def _inputs(self) -> tuple[list[str], str, list[str]]:
+        """The files that a ready folder was made of, their format, and which columns are meant.
 
         Raises:
             ConfigError: they are not there as they were; or the folder has no offsets.
@@ -305,6 +358,8 @@ class NamedSource:
         needed = f"{self.setting} '{self.folder}' holds tokens, and a model of another tokenizer needs the texts"
         if not set(OFFSETS) <= set(self.store.table.column_names):
             raise ConfigError(f"{needed} and the tokens' places in them; prepare it again with offsets")
+        if self.store.manifest["settings"]["mixture"]:
+            raise ConfigError(f"{needed}, which a mixture does not lead back to; pass the raw data with its weights")
         files: list[dict[str, Any]] = self.store.manifest["inputs"]
         for entry in files:
             file = entry["file"]
@@ -312,14 +367,29 @@ class NamedSource:
                 raise ConfigError(
                     f"{needed}, but {file or 'the table that it was made of'} is not there as it was; pass the raw data"
                 )
-        return [entry["file"] for entry in files], str(self.store.manifest["settings"]["format"])
+        settings = self.store.manifest["settings"]
+        return [entry["file"] for entry in files], settings["format"], settings["columns"]
 
 
-def _open(path: str | list[str], format: str, kind: str) -> Source:  # noqa: A002
+def _is_prepared(path: Path) -> bool:
+    return (Folder(path).find_manifest() or {}).get("kind") == SegmentStore.kind
+
+
+def _open(
+    names: str | Sequence[str],
+    format: str,  # noqa: A002
+    kind: str,
+    columns: Mapping[str, str] | Sequence[str] = (),
+    seed: int = 0,
+    first: int | None = None,
+) -> Source:
     from pyprefopt.data.reading.candidate_sets import open_candidates
     from pyprefopt.data.reading.sources import open_source
 
-    return open_candidates(path, format=format) if kind == "candidates" else open_source(path, format=format, kind=kind)
+    if kind == "candidates":
+        return open_candidates(names, format=format, columns=columns, seed=seed, first=first)
+    source = open_source(names, format=format, kind=kind, columns=columns, seed=seed)
+    return source if first is None else source.head(first)
 
 
 def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Sequence[str] = ()) -> pl.DataFrame:

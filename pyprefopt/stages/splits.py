@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyprefopt.data.batching.loader import permutation
+from pyprefopt.data.shuffling import permutation
 from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore, typed, value_lists
 from pyprefopt.data.store.shards import ShardWriter
 from pyprefopt.errors import DataError
@@ -211,9 +211,10 @@ def write_planted(source: Source, store: SegmentStore, target: Path) -> None:
         if not all(columns.schema[name] in kinds for name in PLANTED):
             return
         for segment, name in enumerate(PLANTED, start=1):
-            spans = columns.select(pl.lit(segment, pl.UInt16).alias("segment"), spans=name)
-            found.append(parsed.frame.select("row").hstack(spans))
+            marked = columns.select(pl.lit(segment, pl.UInt16).alias("segment"), spans=name)
+            found.append(parsed.frame.select("row").hstack(marked))
     lines = pl.DataFrame(store.table.select(["row", "segment", "starts", "ends"]))
-    joined = lines.join(pl.concat(found), on=["row", "segment"], how="left", maintain_order="left")
+    spans = pl.concat(found, how="vertical_relaxed")  # files of two kinds have two kinds of numbers
+    joined = lines.join(spans, on=["row", "segment"], how="left", maintain_order="left")
     planted = spans_to_mask(joined["spans"], joined["starts"], joined["ends"])
     ValueStore.write(target, store, planted, key="planted")

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from pyprefopt import ranks
-from pyprefopt.data.batching.loader import StepLoader, permutation
+from pyprefopt.data.batching.loader import StepLoader
 from pyprefopt.data.batching.packing import Packer
+from pyprefopt.data.shuffling import permutation
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, DataError, counted
+from pyprefopt.errors import ArtifactError, DataError, agreeing, counted
 from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
@@ -25,6 +26,8 @@ from pyprefopt.stages.models import Source, open_trained, packing_for
 from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.training.engine import init_distributed
+from pyprefopt.training.metrics import last_step
+from pyprefopt.training.schedule import total_steps
 from pyprefopt.training.trainer import FitResult, Job, fit
 from pyprefopt.types import unkeyed, unkeyed_names
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
+FEW_STEPS = 10  # optimizer steps of a training below which it is said to be short
+STILL = 3e-3  # share of the loss that it must move by
 LINES = 6  # of the segments table, whose documents a saved model is compared on
 
 logger = logging.getLogger("pyprefopt")
@@ -70,6 +75,12 @@ class Training(Stage):
         """Where the trained model is, of an artifact in `directory`."""
         return self.output_dir / "policy" if self.output_dir and self.name == "policy" else directory / "model"
 
+    @property
+    def split(self) -> str:
+        """The split of the data that is trained on: SFT takes its own where there is one."""
+        own = self.method.trains_on == "responses" and (self.data.directory / "sft").exists()
+        return "sft" if own else "train"
+
     def outputs(self, directory: Path) -> Sequence[Path]:
         """The trained model."""
         return (self.model_path(directory),)
@@ -85,6 +96,8 @@ class Training(Stage):
         weightless = _count_weightless(job)
         if self.ref_logps is not None:
             check_reference(job, self.ref_logps.directory)
+        warn_of_few_steps(job)
+        self._tell_anew(job)
         result = fit(job)
         if not ranks.is_main():
             return {}
@@ -94,9 +107,19 @@ class Training(Stage):
             save_policy(job.model, target, files, state_dict=result.weights, documents=documents)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
+        warn_of_still_loss(job, facts)
         recorded = {name: getattr(runtime, name) for name in unkeyed_names(RunConfig)}
         fingerprint = model_hash(target, trust_remote_code=runtime.trust_remote_code)
         return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded | {"world_size": ranks.world_size()}}
+
+    def _tell_anew(self, job: Job) -> None:
+        """Warn where an earlier training of this stage was begun, and cannot go on; where it can, `fit` tells."""
+        step = last_step(job.output_dir / "metrics.jsonl", self.name)
+        if ranks.is_main() and step and not (job.directory / "checkpoints").exists():
+            logger.warning(
+                "%s: the training begins anew: the earlier one (%s in metrics.jsonl) was of other settings or "
+                "data, or its checkpoints are gone", self.name, counted(step, "step"),
+            )  # fmt: skip
 
     def _job(self, directory: Path, runtime: RunConfig) -> Job:
         model = self.open_model(runtime)
@@ -128,20 +151,20 @@ class Training(Stage):
         `packing` is what `packing_for` gives; None: for a model that reads every document alike.
         """
         packing = packing or {"layout": runtime.layout}
+        split = self.split
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "train", self._columns("train"), packing)
-        own = (self.data.directory / "sft").exists()
-        split, only = ("sft", None) if own else ("train", "chosen")
+            return self._loader(runtime, split, self._columns(split), packing)
+        only = None if split == "sft" else "chosen"
         return self._loader(runtime, split, {"only": only, **self._weights(split)}, packing)
 
     def eval_loaders(
         self, runtime: RunConfig, packing: Mapping[str, Any]
     ) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test rows, with what the method needs and as whole responses; None without a test split.
+        """The test rows, with what the method needs and as whole responses; None without a test split, and in a check.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
-        if not (self.data.directory / "eval").exists():
+        if runtime.check or not (self.data.directory / "eval").exists():
             return None, None
         ranking = self._loader(runtime, "eval", {}, packing)
         if self.method.trains_on != "responses":
@@ -271,10 +294,40 @@ def _count_weightless(job: Job) -> dict[str, Any]:
             "that are to be learned a weight > 0 there, or leave these columns out"
         )
     logger.warning(
-        "%s: %d of %d rows have no token with a weight: nothing is computed for them, and they change no weight of "
-        "the model; the mean loss counts them", job.stage, count, rows,
+        "%s: %d of %d rows %s no token with a weight: nothing is computed for such a row, and it changes no weight of "
+        "the model; the mean loss counts it", job.stage, count, rows, agreeing(count, "have"),
     )  # fmt: skip
     return {"weightless": count}
+
+
+def warn_of_few_steps(job: Job) -> None:
+    """Warn where the training is so short that little is learned, whatever the learning rate."""
+    assert isinstance(job.train, StepLoader)  # noqa: S101  (made above)
+    steps = total_steps(job.optim, job.train.steps_per_epoch)
+    if steps < FEW_STEPS and not job.run.check and ranks.is_main():
+        where = "" if job.stage == "policy" else f"{job.stage}."
+        logger.warning(
+            "%s: trains for %s only (%s of global_batch_size %d); lower %sglobal_batch_size, or raise %s",
+            job.stage, counted(steps, "optimizer step"), counted(job.train.num_groups, "row"),
+            job.optim.global_batch_size, where,
+            f"{where}max_steps" if job.optim.max_steps > 0 else f"{where}num_train_epochs",
+        )  # fmt: skip
+
+
+def warn_of_still_loss(job: Job, facts: Mapping[str, Any]) -> None:
+    """Warn where the loss is after the training what it was before: of the test rows, or without these in training."""
+    before, after = (facts[f"eval_{when}"].get("eval_loss") for when in ("before", "after"))
+    if before is None or after is None:
+        before, after = facts["train_loss"] or (None, None)
+    if before is None or job.run.check or facts["steps"] < 2:
+        return
+    if abs(after - before) <= STILL * abs(before):
+        where = "" if job.stage == "policy" else f"{job.stage}."
+        logger.warning(
+            "%s: the loss did not move in %d steps (%.4f before, %.4f after): hardly anything was learned; raise "
+            "%slearning_rate (%g) or %snum_train_epochs",
+            job.stage, facts["steps"], before, after, where, job.optim.learning_rate, where,
+        )  # fmt: skip
 
 
 def convergence_facts(job: Job, result: FitResult) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFra
     if prompts.height:
         raise DataError(
             f"{split} row {prompts['row'][0]}: its prompt was cut to max_prompt_tokens, and a model of another "
-            "tokenizer needs it whole; prepare the data again without prompt_overflow"
+            "tokenizer needs it whole; prepare the data again with prompt_overflow drop"
         )
     lines = lines.filter(pl.col("segment") != 0).select(
         "row",

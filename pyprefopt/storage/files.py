@@ -10,11 +10,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError, PyprefoptError
 
 
 def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> Path:
@@ -27,7 +28,7 @@ def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[Binar
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with temporary.open("wb") as file:
+        with _naming(path), temporary.open("wb") as file:
             if callable(content):
                 content(file)
             else:
@@ -41,6 +42,31 @@ def atomic_write(path: str | Path, content: bytes | memoryview | Callable[[Binar
     return path
 
 
+def append(path: str | Path, content: bytes) -> None:
+    """Append all of `content` to a file, or nothing; the file and its folder are made where they are missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(path), path.open("ab", buffering=0) as file:
+        before, rest = file.seek(0, os.SEEK_END), memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """While inside, errors of the disk have the file's name: a write to an open file does not know it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRITING = {
     errno.ENOSPC: "make room on the disk and give the same command again",
     errno.EDQUOT: "make room within the quota and give the same command again",
@@ -66,7 +92,57 @@ def explain_writing(error: Exception, path: str | Path) -> str:
     """Why a file or folder cannot be written, and what helps."""
     number = system_number(error)
     reason = os.strerror(number) if number else str(error)
+    if number == errno.ENOSPC:
+        reason += f", {show_bytes(free_bytes(path))} are free"
     return f"{path}: {reason}; {_WRITING.get(number, 'look at the disk and give the same command again')}"
+
+
+@contextmanager
+def explaining(path: str | Path) -> Iterator[None]:
+    """While inside, what finds no room on the disk is an ArtifactError with the reason and the remedy.
+
+    path: what is written, where the error does not name it.
+    """
+    try:
+        yield
+    except PyprefoptError:
+        raise
+    except Exception as error:  # libraries have errors of their own
+        if system_number(error) not in NO_ROOM:
+            raise
+        raise ArtifactError(explain_writing(error, getattr(error, "filename", None) or path)) from error
+
+
+def free_bytes(path: str | Path) -> int:
+    """Bytes that can be written on the disk that `path` is on, or will be on."""
+    return shutil.disk_usage(nearest(path)).free
+
+
+def nearest(path: str | Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    path = Path(path).absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def used_bytes(directory: Path) -> int:
+    """Bytes of all files below a folder; 0 where it is missing."""
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # it is just being removed
+            total += 0 if path.is_symlink() or path.is_dir() else path.stat().st_size
+    return total
+
+
+def show_bytes(size: float) -> str:
+    """A size as people write it.
+
+    >>> show_bytes(999), show_bytes(18_901_660), show_bytes(3 * 2**30)
+    ('999 bytes', '18 MiB', '3 GiB')
+    """
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}" if size < 100 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:,.0f} bytes"
 
 
 def explain_reading(error: Exception) -> str:
@@ -147,6 +223,11 @@ def hash_files(names: Iterable[str]) -> list[HashedFile]:
     """Hash the content of each file."""
     stamps = {name: _stamp(name) for name in names}  # before the content: what is written meanwhile is seen
     return [HashedFile(name, sha256, stamps[name]) for name, sha256 in zip(stamps, sha256_files(stamps), strict=True)]
+
+
+def stamp_files(names: Iterable[str]) -> list[HashedFile]:
+    """The files by size, time and number, where nobody keeps what is made of their content."""
+    return [HashedFile(name, content_hash(_stamp(name)), _stamp(name)) for name in names]
 
 
 def _stamp(name: str) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.storage.files import (
     check_name,
     explain_reading,
+    explaining,
     remove_leftovers,
     sha256_files,
     sync_files,
@@ -147,8 +148,9 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)  # by a killed process
     partial.mkdir()
     try:
-        yield partial
-        sync_files(partial)
+        with explaining(target):
+            yield partial
+            sync_files(partial)
         if target.exists():
             target.rename(old)
         partial.rename(target)

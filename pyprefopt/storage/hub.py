@@ -38,6 +38,11 @@ def is_bare(model: str) -> bool:
     return model == EMBEDDED_MODEL or model.endswith(".json")
 
 
+def is_embedded(model: object, data: object) -> bool:
+    """Whether a run of these is the one that ships with the package; None: what was not given is what ships."""
+    return model in (None, EMBEDDED_MODEL) and data in (None, EMBEDDED_DATA)
+
+
 def resolve(name_or_path: str | Path, *, files: tuple[str, ...] = SMALL_FILES) -> Path:
     """An existing path as it is; else the hub's snapshot of that name, `files` only, from the cache where it is there.
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -53,10 +54,10 @@ class FolderLock:
                 logger.info("%s is held by %s; waiting for it", self.path, holder)
                 warned = True
             time.sleep(POLL)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         self._file = file
+        with suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         return self
 
     def _open(self) -> TextIO:
@@ -71,7 +72,7 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.truncate(0)  # a finished folder does not depend on who wrote it
+            os.ftruncate(self._file.fileno(), 0)  # a finished folder does not depend on who wrote it
             self._file.close()  # gives the lock back; the file stays, so that no two processes lock different inodes
             self._file = None
 

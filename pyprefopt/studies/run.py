@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.errors import ConfigError, check, did_you_mean
+from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.room import check_room
+from pyprefopt.pipeline.summary import log_embedded
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import as_config, to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.storage.hub import EMBEDDED_MODEL
 from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study
 from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame, write_csv
@@ -83,6 +87,7 @@ def run_study(
         >>> run_study("ratios", config, quick=True, plots=False).summary  # doctest: +SKIP
     """
     config = as_config(config)
+    log_embedded(config)
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         _require_matplotlib()
@@ -90,13 +95,13 @@ def run_study(
     cells = grid(study, config, values or {}, quick=quick, seeds=seeds or [config.seed])
     runs = [with_settings(config, _settings(study, cell)) for cell in cells]
     ranks.set_threads(config.threads)
-    with RunLock(root):
+    with RunLock(root), run_log(root, config.log_level), explaining(root):
         if ranks.is_main():
             atomic_write(root / "config.yaml", to_yaml(config).encode())
         rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
         for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
             logger.info("study %s: run %d of %d: %s", name, number, len(cells), _format_cell(cell))
-            made = study.run(lambda settings: Pipeline(settings, root / "stages"), run, cell)
+            made = study.run(partial(_open_pipeline, root), run, cell)
             _collect(rows, cell, made)
             _drop_checkpoints(made)
         points = [axis.column for axis in study.axes if axis.column not in study.repeats]
@@ -105,6 +110,12 @@ def run_study(
         if ranks.is_main():
             _write(name, config, result, plots=plots)
     return result
+
+
+def _open_pipeline(root: Path, config: RunConfig) -> Pipeline:
+    pipeline = Pipeline(config, root / "stages")
+    check_room(pipeline)
+    return pipeline
 
 
 def grid(

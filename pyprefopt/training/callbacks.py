@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import time
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyprefopt.log import Bar
 from pyprefopt.ranks import is_main
+from pyprefopt.storage.files import append
 from pyprefopt.training.metrics import append_line, drop_lines_after
 
 if TYPE_CHECKING:
     from pyprefopt.training.metrics import Metrics
     from pyprefopt.training.progress import Progress
 
+EVENTS = "events.out.tfevents"
 _SHOWN = {"loss": "loss", "rewards/accuracies": "acc", "rewards/margins": "margin", "tokens_per_second": "tok/s"}
 _EVALUATED = {"eval_loss": "eval loss", "eval_ranking_accuracy": "ranking accuracy"}
 
@@ -84,76 +91,90 @@ class MetricsFile(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes every metric as a scalar; a resumed run hides the events after its checkpoint."""
+    """Writes every metric as a scalar; of an interrupted training, events after the checkpoint are hidden first."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._writer: Any = None
+        self._file: Path | None = None
 
     def on_start(self, progress: Progress) -> None:
-        """Open the event file."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Begin an event file; where the training begins anew, that of an earlier try is removed."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(str(self.directory), purge_step=progress.step + 1 if progress.resumed else 0)
+        if not progress.resumed:
+            for earlier in self.directory.glob(f"{EVENTS}.*"):
+                earlier.unlink()
+        self._file = self.directory / f"{EVENTS}.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._add(Event(file_version="brain.Event:2"))
+        if progress.resumed:
+            self._add(Event(step=progress.step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def on_step(self, progress: Progress, metrics: Metrics | None) -> None:
         """Training metrics under `train/`."""
-        for name, value in (metrics or {}).items():
-            self._writer.add_scalar(f"train/{name}", value, progress.step)
+        self._add_scalars("train", metrics or {}, progress.step)
 
     def on_evaluation(self, progress: Progress, metrics: Metrics) -> None:
         """Evaluation metrics under `eval/`."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(f"eval/{name.removeprefix('eval_')}", value, progress.step)
+        self._add_scalars("eval", metrics, progress.step)
 
-    def on_close(self) -> None:
-        """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _add_scalars(self, kind: str, metrics: Metrics, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = {f"{kind}/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
+        scalars = (Summary(value=[Summary.Value(tag=tag, simple_value=value)]) for tag, value in values.items())
+        self._add(*(Event(step=step, summary=scalar) for scalar in scalars))
+
+    def _add(self, *events: Any) -> None:
+        """Append events, at once: torch's own writer has a thread, whose errors are found too late."""
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        records = BytesIO()
+        writer = RecordWriter(records)
+        for event in events:
+            event.wall_time = time.time()
+            writer.write(event.SerializeToString())
+        if self._file is not None and events:
+            append(self._file, records.getvalue())
 
 
 class ProgressBar(Callback):
-    """A tqdm bar for the stage, a line for each evaluation."""
+    """A bar for the stage, a line for each evaluation, and how fast it was."""
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self._bar: Any = None
+    def __init__(self, stage: str, *, shown: bool = True) -> None:
+        self.stage, self.shown = stage, shown
+        self._bar: Bar | None = None
         self._progress: Progress | None = None
 
     def on_start(self, progress: Progress) -> None:
         """Open the bar, where a resumed run stands."""
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=self.stage, total=progress.total_steps, initial=progress.step, unit="step", mininterval=0.5,
-            dynamic_ncols=True,
-        )  # fmt: skip
+        self._bar = Bar(self.stage, progress.total_steps, unit="step", done=progress.step, shown=self.shown)
         self._progress = progress
         if progress.resumed:
-            self._bar.write(f"{self.stage}: goes on from the checkpoint of step {progress.step}")
+            logger.info("%s: goes on from the checkpoint of step %d", self.stage, progress.step)
 
     def on_step(self, progress: Progress, metrics: Metrics | None) -> None:
         """Move the bar; show loss, accuracy, margin and speed."""
-        if metrics is not None:
-            shown = {short: f"{metrics[name]:.4g}" for name, short in _SHOWN.items() if name in metrics}
-            self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(progress.step - self._bar.n)
+        shown = {short: f"{metrics[name]:.4g}" for name, short in _SHOWN.items() if name in metrics} if metrics else {}
+        if self._bar is not None:
+            self._bar.advance(progress.step - self._bar.done, **shown)
 
     def on_evaluation(self, progress: Progress, metrics: Metrics) -> None:
         """One line above the bar."""
         shown = ", ".join(f"{short} {metrics[name]:.4f}" for name, short in _EVALUATED.items() if name in metrics)
         if shown:
-            self._bar.write(f"{self.stage}: step {progress.step}: {shown}")
+            logger.info("%s: step %d: %s", self.stage, progress.step, shown)
 
     def on_close(self) -> None:
-        """Leave the bar as it stands, and print how fast it was."""
+        """Leave the bar as it stands, and log how fast it was."""
         if self._bar is None or self._progress is None:
             return
         self._bar.close()
         self._bar = None
-        if self._progress.speed is not None:
-            print(f"{self.stage}: {self._progress.speed.line()}")
+        if (speed := self._progress.speed) is not None:
+            logger.info("%s: %s", self.stage, speed.line())
+            if speed.unknown:
+                logger.debug("%s: no MFU: %s", self.stage, speed.unknown)
 
 
 class NegativeWeights(Callback):
@@ -177,13 +198,13 @@ class NegativeWeights(Callback):
             )
 
 
-def default_callbacks(stage: str, output_dir: Path) -> list[Callback]:
+def default_callbacks(stage: str, output_dir: Path, *, progress_bar: bool = True) -> list[Callback]:
     """Those of every training: on rank 0, none on the others."""
     if not is_main():
         return []
     return [
         MetricsFile(stage, output_dir / "metrics.jsonl"),
         TensorBoard(output_dir / "tensorboard" / stage),
-        ProgressBar(stage),
+        ProgressBar(stage, shown=progress_bar),
         NegativeWeights(stage),
     ]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ import torch
 
 from pyprefopt.errors import ArtifactError
 from pyprefopt.modeling.checkpoints.state import check_state, load_state, save_state
-from pyprefopt.ranks import barrier, from_main, is_main, rank, world_size
-from pyprefopt.storage.files import sync_files
+from pyprefopt.ranks import any_rank, from_main, is_main, rank, world_size
+from pyprefopt.storage.files import explain_writing, sync_files
 from pyprefopt.storage.folders import Folder
 
 if TYPE_CHECKING:
@@ -56,21 +57,44 @@ class CheckpointStore:
     keep: int  # how many of the last are kept, besides the best
 
     def save(self, engine: Engine, step: int, state: Mapping[str, Any], score: float | None = None) -> None:
-        """Write `step-N`; every rank calls this. `score`: of the evaluation, higher is better; None: not evaluated."""
+        """Write `step-N`; every rank calls this. `score`: of the evaluation, higher is better; None: not evaluated.
+
+        ArtifactError where the disk does not take it: nothing of it stays, and the checkpoints before do.
+        """
         checkpoint = self._at(step)
+        with self._whole_or_none(checkpoint):
+            if is_main():
+                checkpoint.clear()
+        with self._whole_or_none(checkpoint):
+            engine.save(checkpoint.path)
+            _save_rng(checkpoint.path / f"rng-{rank()}.safetensors")
+        with self._whole_or_none(checkpoint):
+            if is_main():
+                checkpoint.finish({
+                    "schema": SCHEMA, "key": self.key, "step": step, "world_size": world_size(),
+                    "zero_stage": self.zero_stage, "score": score, "state": dict(state),
+                })  # fmt: skip
+                self._prune()
+
+    @contextmanager
+    def _whole_or_none(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Wait for all ranks at the end; where the disk has failed one of them, all remove the checkpoint and end."""
+        problem = None
+        try:
+            yield
+        except OSError as error:
+            problem = error
+        if not any_rank(problem is not None):
+            return
         if is_main():
-            checkpoint.clear()
-        barrier()
-        engine.save(checkpoint.path)
-        _save_rng(checkpoint.path / f"rng-{rank()}.safetensors")
-        barrier()
-        if is_main():
-            checkpoint.finish({
-                "schema": SCHEMA, "key": self.key, "step": step, "world_size": world_size(),
-                "zero_stage": self.zero_stage, "score": score, "state": dict(state),
-            })  # fmt: skip
-            self._prune()
-        barrier()
+            checkpoint.remove()
+        before = [other for other in self._all() if other.is_finished and other.path != checkpoint.path]
+        if problem is None:
+            elsewhere = ArtifactError(f"checkpoint {checkpoint} is not written; see the message of another rank")
+            elsewhere.same_on_all_ranks = True
+            raise elsewhere
+        kept = f": training goes on from {before[-1].path.name}, which is whole" if before else ""
+        raise ArtifactError(explain_writing(problem, checkpoint.path) + kept) from problem
 
     def resume(
         self, engine: Engine, is_state: Callable[[Mapping[str, Any]], bool] = lambda _: True

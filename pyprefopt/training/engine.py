@@ -49,7 +49,8 @@ def init_distributed() -> torch.device:
         torch.cuda.set_device(device)
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    debug = logging.getLogger("pyprefopt").isEnabledFor(logging.DEBUG)
+    logging.getLogger("DeepSpeed").setLevel(logging.INFO if debug else logging.ERROR)
     if not on_gpu:  # would be compiled with g++ for half a minute at the first collective; gloo is enough
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
@@ -175,11 +176,16 @@ def _state_files(optimizer: Any) -> Any:
     from pyprefopt.modeling.checkpoints.state import load_state, save_state
 
     class StateFiles(TorchCheckpointEngine):  # type: ignore[misc]
+        failure: OSError | None = None  # the first; raised amid DeepSpeed's collectives, it would keep ranks waiting
+
         def save(self, state_dict: dict[str, Any], path: str) -> None:
             state = {name: value for name, value in state_dict.items() if name not in _NOT_READ}
             if isinstance(inner := state.get("optimizer_state_dict"), dict):
                 state["optimizer_state_dict"] = {n: value for n, value in inner.items() if n not in _NOT_READ}
-            save_state(state, path)
+            try:
+                save_state(state, path)
+            except OSError as error:
+                self.failure = self.failure or error
 
         def load(self, path: str, map_location: object = None) -> Any:  # noqa: ARG002  (all of it is for the CPU)
             state = load_state(path)
@@ -271,8 +277,12 @@ class Engine:
         return float(torch.stack(squares).sum().sqrt())
 
     def save(self, directory: Path) -> None:
-        """Write weights and optimizer state. Every rank calls this."""
+        """Write weights and optimizer state; OSError where this rank cannot. Every rank calls this."""
+        files = self._engine.checkpoint_engine
+        files.failure = None
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+        if files.failure is not None:
+            raise files.failure
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote. Every rank calls this."""

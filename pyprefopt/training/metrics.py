@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyprefopt.losses import count_units, weighted_sums
-from pyprefopt.storage.files import atomic_write
+from pyprefopt.storage.files import append, atomic_write
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -158,9 +158,19 @@ def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
 
 def append_line(path: Path, line: Mapping[str, object]) -> None:
     """Append one JSON line to `metrics.jsonl`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append(path, (json.dumps(line) + "\n").encode())
+
+
+def last_step(path: Path, stage: str) -> int:
+    """The last step that the file has of a stage; 0 where it has none."""
+    found = 0
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # cut by a kill
+            continue
+        found = max(found, record["step"] if record.get("stage") == stage else 0)
+    return found
 
 
 def drop_lines_after(path: Path, stage: str, step: int) -> None:

@@ -65,14 +65,18 @@ class Throughput:
         if not self.seconds:
             return "no step was taken"
         rates = self._rates(self.sums, self.seconds)
-        reason = next((why for why in (self.flops, self.peak) if isinstance(why, str)), "")
-        mfu = f"MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else f"no MFU: {reason}"
+        mfu = f"MFU {100 * rates['mfu']:.1f} %, " if "mfu" in rates else ""
         kind = "GPU" if torch.cuda.is_available() else "resident"
         return (
             f"{int(self.sums['num_computed_tokens']):,} tokens in {self.seconds:.1f} s, "
             f"{rates['tokens_per_second']:,.0f} tokens/s, {rates['useful_tokens_per_second']:,.0f} useful, "
-            f"padding {100 * rates['padding_share']:.1f} %, {mfu}, peak memory {peak_memory() / GIB:.2f} GiB ({kind})"
+            f"padding {100 * rates['padding_share']:.1f} %, {mfu}peak memory {peak_memory() / GIB:.2f} GiB ({kind})"
         )
+
+    @property
+    def unknown(self) -> str:
+        """Why there is no MFU; empty where there is one."""
+        return next((why for why in (self.flops, self.peak) if isinstance(why, str)), "")
 
     def _rates(self, sums: Metrics, seconds: float) -> Metrics:
         """MFU: operations that the useful tokens need, by what all devices could do in that time."""

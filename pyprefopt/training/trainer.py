@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pyprefopt.errors import TrainingError, counted
+from pyprefopt.errors import TrainingError, agreeing, counted
 from pyprefopt.modeling.cost import count_flops
 from pyprefopt.ranks import any_rank, is_main, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
@@ -58,7 +58,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
     progress = Progress(total_steps(optim, steps), steps, optim.until_converged, optim.convergence_window)
     flops = count_flops(job.model)  # while its weights are whole
     store = CheckpointStore(job.directory / "checkpoints", job.key, run.zero_stage, run.save_total_limit)
-    watchers = [*default_callbacks(job.stage, job.output_dir), *callbacks]
+    watchers = [*default_callbacks(job.stage, job.output_dir, progress_bar=run.progress_bar), *callbacks]
     seed_rng(run.seed)  # a checkpoint brings its own states
     with _engine(job, watchers) as engine, _stop_signals(job.stage) as stop, _naming_what_is_lost(job, progress):
         progress.speed = speed = Throughput(flops, peak_tflops(run, engine.device))
@@ -171,7 +171,7 @@ def _naming_what_is_lost(job: Job, progress: Progress) -> Iterator[None]:
         kept = f"the checkpoint of step {progress.saved}" if progress.saved else "no checkpoint"
         raise KeyboardInterrupt(
             f"{job.stage} was ended in step {progress.step + 1} of {progress.total_steps}; {kept} is there, and "
-            f"{counted(lost, 'finished step')} are lost"
+            f"{counted(lost, 'finished step')} {agreeing(lost, 'are')} lost"
         ) from None
 
 

@@ -183,7 +183,7 @@ def call(name: str, draw: Any) -> Any:  # noqa: PLR0911, PLR0912
     if name == "Tokenizer":
         limits = {"max_prompt_tokens": draw(lengths), "max_tokens": draw(lengths)}
         limits |= {
-            "prompt_overflow": pick(("drop", "keep_start", "keep_end", "odd")),
+            "prompt_overflow": pick(("error", "drop", "keep_start", "keep_end", "odd")),
             "boundary": pick(("split", "error", "odd")),
         }
         return pick((TOKENIZER.encode, TOKENIZER.prove, lambda frame: TOKENIZER.tokenize(frame, **limits)))(column())

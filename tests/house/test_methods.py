@@ -50,7 +50,7 @@ def test_a_recipe_writes_all_of_the_methods_settings_with_the_defaults(name):
     required = REQUIRED.get(name, {})
     assert set(written) | set(required) == {f.name for f in fields(METHODS[name])}
     assert METHODS[name](**required, **written) == made(name)
-    assert configure(method=name, model="m", loss=required).loss == made(name)
+    assert configure(method=name, model="m", data="d", loss=required).loss == made(name)
 
 
 @pytest.mark.parametrize("name", sorted(REQUIRED))
@@ -58,7 +58,7 @@ def test_a_setting_without_a_published_value_is_asked_for(name):
     for setting in REQUIRED[name]:
         given = {other: value for other, value in REQUIRED[name].items() if other != setting}
         with pytest.raises(ConfigError, match=rf"loss\.{setting} must be .*; it has no default"):
-            configure(method=name, model="m", loss=given)
+            configure(method=name, model="m", data="d", loss=given)
 
 
 def test_no_file_without_a_method():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 import pyprefopt
+from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore
+from pyprefopt.data.tokenization.segments import load_tokenizer
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.pipeline.preflight import check_given, check_start
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.stages.splits import hold_out
 from tests.modeling.made_up import made_up
-from tests.pipeline.runs import MODEL, digest, small, train
+from tests.pipeline.runs import MODEL, digest, losses, small, train
+from tests.pipeline.test_overwrite import stop_at
 from tests.training.ranks import run_ranks
 
 ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
@@ -28,7 +32,7 @@ ONE_STAGE: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "polic
 
 def test_check_on_two_ranks_ends(inputs: Path, tmp_path: Path) -> None:
     assert run_ranks(2, train, str(inputs), str(tmp_path / "run"), check=True) == [0, 0]
-    assert not (tmp_path / "run" / "check").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("lost", ["policy/model.safetensors", "stages/data/train", "stages/base/model/config.json"])
@@ -41,6 +45,28 @@ def test_what_is_lost_is_made_again(lost: str, sepo: RunResult, inputs: Path, tm
     assert path.exists()
     assert not all(stage["reused"] for stage in again.summary["stages"].values())
     assert digest(run) == digest(sepo.output_dir)
+
+
+@pytest.mark.parametrize("why", ["settings", "checkpoints", "folder"])
+def test_a_training_that_begins_anew_says_so(
+    why: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small(inputs, tmp_path / "run", **ONE_STAGE | {"max_steps": 4})
+    with monkeypatch.context() as patch:
+        stop_at("pyprefopt.training.trainer.accumulate", 4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pyprefopt.train(config)
+    assert "anew" not in caplog.text
+    stage = tmp_path / "run" / "stages" / "policy"
+    if why == "checkpoints":
+        shutil.rmtree(stage / "checkpoints" / "step-2")
+    if why == "folder":
+        shutil.rmtree(stage)
+    again = replace(config, seed=1) if why == "settings" else config
+    pyprefopt.train(again)
+    assert caplog.text.count("begins anew") == 1
+    steps = [step for _, step, _ in losses(tmp_path / "run")]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_a_row_that_no_micro_batch_holds_is_told_before_training(inputs: Path, tmp_path: Path) -> None:
@@ -61,6 +87,36 @@ def test_long_prompts_are_cut_as_the_error_says(inputs: Path, tmp_path: Path) ->
     pyprefopt.train(small(inputs, tmp_path / "run", **short, prompt_overflow="keep_end"))
     store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
     assert (store.num_rows, int(store.lengths[store.segments == 0].max())) == (64, 8)
+
+
+def test_long_prompts_are_dropped_and_counted(inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = pl.read_parquet(inputs / "train.parquet").with_row_index()
+    longer = pl.when(pl.col("index") < 5).then(pl.col("prompt") + " " + pl.col("prompt")).otherwise("prompt")
+    rows.with_columns(prompt=longer).drop("index").write_parquet(tmp_path / "pairs.parquet")
+    settings = {**ONE_STAGE, "max_prompt_tokens": 12, "max_tokens": 128, "prompt_overflow": "drop"}
+    settings["data"] = str(tmp_path / "pairs.parquet")
+    run = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    facts = run.summary["stages"]["data"]
+    assert facts["rows_dropped"] == facts["rows_rejected"] == 5
+    assert facts["rows_used"] == facts["rows_in"] - facts["rows_dropped"]
+    store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
+    assert int(store.lengths[store.segments == 0].max()) <= 12
+    told = f"with prompts longer than max_prompt_tokens: {facts['rows_dropped']} of {facts['rows_in']} rows"
+    assert told in caplog.text
+    assert "left out as bad" not in caplog.text
+    few = (
+        f"trains for 1 optimizer step only ({facts['train']['rows']} rows of global_batch_size 16); lower global_batch"
+    )
+    assert few in caplog.text
+    lines = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
+    assert {json.loads(line)["reason"] for line in lines} == {"prompt_dropped"}
+    tokenizer = load_tokenizer(inputs / "tokenizer")
+    limits = {"max_prompt_tokens": 12, "max_tokens": 128, "prompt_overflow": "drop"}
+    for _ in range(2):  # made, and found ready
+        made = prepare(settings["data"], tokenizer, tmp_path / "folder", **limits)
+        assert set(made.manifest["rejected"]) == {"prompt_dropped"}
+    again = pyprefopt.train(small(inputs, tmp_path / "again", **settings | {"data": str(tmp_path / "folder")}))
+    assert digest(again.output_dir) == digest(run.output_dir)
 
 
 def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path) -> None:
@@ -183,7 +239,11 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
             {"lora": {"r": 2, "target_modules": ["foo"]}},
             r"modules: the model has no layer 'foo'; its .*down_proj, ",
         ),
-        (MODEL, {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": None}, r"'q_prj'; did you mean 'q_proj'\?"),
+        (
+            MODEL,
+            {"lora": {"r": 2, "target_modules": ["q_prj"]}, "model": "embedded:tiny"},
+            r"'q_prj'; did you mean 'q_proj'\?",
+        ),
         (
             MODEL,
             {"lora": {"r": 2, "target_modules": ["input_layernorm"]}},

@@ -18,12 +18,12 @@ from pyprefopt.settings.resolve import configure
 def test_the_number_that_decides_is_told(caplog, settings, said):
     """The provider's own scale where none is given."""
     caplog.set_level("INFO", "pyprefopt")
-    log_reward_strength(configure(model="m", method="tgdpo", loss={"alpha": 0.2}, rewards=settings))
+    log_reward_strength(configure(model="m", data="d", method="tgdpo", loss={"alpha": 0.2}, rewards=settings))
     (record,) = caplog.records
     assert said in record.getMessage()
 
 
 def test_methods_without_a_factor_tell_nothing(caplog):
     caplog.set_level("INFO", "pyprefopt")
-    log_reward_strength(configure(model="m", method="dpo-reg"))
+    log_reward_strength(configure(model="m", data="d", method="dpo-reg"))
     assert not caplog.records

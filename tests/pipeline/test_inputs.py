@@ -26,16 +26,16 @@ REAL = {
 
 @pytest.mark.skipif(not NEOX.exists(), reason=f"real preference data is not at {SHARED}; set PYPREFOPT_SHARED")
 @pytest.mark.parametrize("name", REAL)
-def test_real_files_are_read_and_trained_on(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_files_are_read_and_trained_on(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MODEL | {"vocab_size": 50432, "max_position_embeddings": 2048}))
     config = pyprefopt.configure(
         method="simpo", data=str(SHARED / name), model=str(tmp_path / "config.json"), tokenizer=str(NEOX),
-        eos_token="<|endoftext|>", chat_template="plain", on_error="skip", output_dir=str(tmp_path / "run"), check=True,
-        threads=1, **FAST | {"global_batch_size": 2},
+        eos_token="<|endoftext|>", chat_template="plain", on_error="skip", output_dir=str(tmp_path / "run"),
+        max_steps=1, threads=1, **FAST | {"global_batch_size": 2},
     )  # fmt: skip
-    pyprefopt.train(config)
+    facts = pyprefopt.train(config).summary["stages"]["data"]
     rows, bad = REAL[name]
-    assert f"check passed: {rows} rows read, {rows - bad} used, {bad} rejected" in capsys.readouterr().out
+    assert (facts["rows_in"], facts["rows_used"], facts["rows_rejected"]) == (rows, rows - bad, bad)
     rejected = tmp_path / "run" / "rejected.jsonl"
     assert (len(rejected.read_text().splitlines()) if bad else not rejected.exists()) == (bad or True)
 

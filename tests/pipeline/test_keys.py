@@ -36,7 +36,8 @@ TRAINED = {"base", "oracle", "policy"}
 # Setting -> (another value, the stages whose own key changes). What comes after them follows through their content.
 FLIPS: dict[str, tuple[Any, set[str]]] = {
     "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
-    "format": ("hh", DATA), "on_error": ("skip", DATA), "max_prompt_tokens": (16, DATA),
+    "columns": (("prompt=question",), DATA), "format": ("hh", DATA), "on_error": ("skip", DATA),
+    "max_prompt_tokens": (16, DATA),
     "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA), "score_reasoning": (False, DATA),
     "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
     "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),

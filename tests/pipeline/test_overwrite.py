@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import polars as pl
@@ -12,7 +16,9 @@ import pytest
 
 import pyprefopt
 from pyprefopt.errors import ArtifactError
+from pyprefopt.pipeline.overwrite import REPLACEMENT
 from pyprefopt.pipeline.run import RunResult
+from pyprefopt.settings.typed import parse_yaml
 from tests.pipeline.runs import digest, small
 
 ONE_STEP: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
@@ -63,8 +69,95 @@ def test_files_of_others_are_left_alone(inputs: Path, tmp_path: Path, caplog: py
     config = small(inputs, tmp_path, **ONE_STEP)
     with pytest.raises(ArtifactError, match=r"policy was made by no run that is in .*; choose another output_dir, or"):
         pyprefopt.train(config)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "policy"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "policy", "run.log"}
     (tmp_path / "policy").rename(tmp_path / "notes")
     with caplog.at_level(logging.WARNING, "pyprefopt"):
         pyprefopt.train(config)
     assert f"{tmp_path} holds other files (notes) and no run; this run writes beside them" in caplog.text
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run, but for those of the run that is to replace it."""
+    paths = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    found = {str(path.relative_to(run)): path.read_bytes() for path in paths}
+    return {name: content for name, content in found.items() if not name.startswith((REPLACEMENT, "run.log"))}
+
+
+def stop_at(call: str, number: int, patch: pytest.MonkeyPatch) -> None:
+    """End the process' work at the n-th call of a function, as a kill would: nothing handles it."""
+    calls = count(1)
+    owner, name = call.rsplit(".", 1)
+    original = getattr(resolve_name(owner), name)
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    patch.setattr(call, stopped)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "moved"),
+    [
+        ("pyprefopt.training.trainer.accumulate", 3, False),
+        ("pyprefopt.stages.training.save_policy", 1, False),
+        ("pyprefopt.pipeline.run.write_summary", 1, False),
+        ("pyprefopt.pipeline.overwrite.take_place", 1, False),
+        ("pyprefopt.pipeline.overwrite._move", 2, True),  # the first looks for what an earlier run has left
+        ("pyprefopt.pipeline.overwrite._swap", 2, True),
+        ("pyprefopt.pipeline.overwrite._swap", 5, True),
+    ],
+)
+def test_a_run_stays_whole_until_the_one_that_replaces_it_is_finished(
+    call: str, number: int, moved: bool, sepo: RunResult, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sepo.output_dir, run)
+    before = contents(run)
+    config = small(inputs, run, **ONE_STEP | {"max_steps": 4}, overwrite=True)
+    with monkeypatch.context() as patch:
+        if "take_place" in call:
+            patch.setattr("pyprefopt.pipeline.run.take_place", lambda *_: interrupt())
+        else:
+            stop_at(call, number, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pyprefopt.train(config)
+    if moved:  # the next run, whichever it is, moves the rest
+        with pytest.raises(ArtifactError, match=r"holds a finished simpo policy of other settings"):
+            pyprefopt.train(small(inputs, run))
+    else:
+        assert contents(run) == before
+        with pytest.raises(ArtifactError, match=rf"sepo policy.*or set overwrite to replace.*/{REPLACEMENT} has"):
+            pyprefopt.train(replace(config, overwrite=False))
+    again = pyprefopt.train(config)
+    assert again.policy == run / "policy"
+    assert not (run / REPLACEMENT).exists()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert {line["stage"] for line in lines} == {"policy"}
+    assert [path.name for path in (run / "tensorboard").iterdir()] == ["policy"]
+    assert parse_yaml((run / "config.yaml").read_text())["method"] == "simpo"
+    assert json.loads((run / "summary.json").read_text())["method"] == "simpo"
+    assert pyprefopt.train(replace(config, overwrite=False)).summary["stages"]["policy"]["reused"]
+    fresh = pyprefopt.train(replace(config, output_dir=str(tmp_path / "fresh")))
+    assert digest(run) == digest(fresh.output_dir)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_fits_of_the_replaced_run_is_used_again(sepo: RunResult, inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sepo.output_dir, run)
+    (run / "rejected.jsonl").write_text("of other data\n")
+    result = pyprefopt.train(small(inputs, run, max_steps=1, overwrite=True))
+    made = {name for name, facts in result.summary["stages"].items() if not facts["reused"]}
+    assert made == {"policy"}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    old = [json.loads(line) for line in (sepo.output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line for line in lines if line["stage"] != "policy"] == [line for line in old if line["stage"] != "policy"]
+    assert max(line["step"] for line in lines if line["stage"] == "policy") == 1
+    assert {path.name for path in (run / "tensorboard").iterdir()} == {"base", "oracle", "policy"}
+    assert not (run / "rejected.jsonl").exists()

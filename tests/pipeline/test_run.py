@@ -177,18 +177,6 @@ def test_a_base_of_another_vocabulary_is_refused(inputs: Path, sepo: RunResult, 
         pyprefopt.train(small(inputs, tmp_path / "run", base={"path": str(base)}))
 
 
-def test_check_takes_one_step_and_leaves_nothing(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pyprefopt.train(small(inputs, tmp_path / "run", check=True))
-    printed = capsys.readouterr().out
-    assert "check passed: 160 rows read, 160 used, 0 rejected" not in printed  # the SFT rows are not asked for here
-    assert "check passed: 96 rows read, 96 used, 0 rejected" in printed
-    assert "one optimizer step of each stage ran" in printed
-    assert "GiB" in printed
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
-
-
 def test_bad_rows_stop_the_run_or_are_left_out(inputs: Path, tmp_path: Path) -> None:
     frame = pl.read_parquet(inputs / "train.parquet")
     chosen = pl.when(pl.int_range(pl.len()) == 5).then(pl.lit("")).otherwise(pl.col("chosen")).alias("chosen")

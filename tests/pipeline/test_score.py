@@ -84,11 +84,13 @@ def test_the_input_may_stand_anywhere(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["IN", "more.jsonl", "--out", "o.parquet"], "error: IN must be one file, folder or glob in quotes, got "),
-        (["IN", "--reward", "random", "--out", "o"], "reward is no setting of score; did you mean 'rewards'?"),
+        (
+            ["IN", "--reward", "random", "--out", "o"],
+            "unknown setting 'reward'; did you mean 'rewards'?; score takes model, tokenizer",
+        ),
         (["IN"], "error: --out must be given; see pyprefopt score --help"),
         (["--rewards", "random", "--out", "o.parquet"], "error: IN must be given; see pyprefopt score --help"),
-        (["IN", "--out", "o.parquet", "--learning_rate", "1"], "error: learning_rate is no setting of score"),
+        (["IN", "--out", "o", "--learning_rate", "1"], "error: unknown setting 'learning_rate'; score takes model"),
         (
             ["IN", "--out", "o.parquet", "--rewards.bet", "1"],
             "unknown setting 'rewards.bet'; did you mean 'rewards.beta'?",

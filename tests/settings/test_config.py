@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Literal, get_args, get_origin
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyprefopt.cli import main
 from pyprefopt.cli.options import parse_args
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.data.truncation.rule import Truncation
@@ -20,7 +22,7 @@ from pyprefopt.rewards import REWARDS, Contrastive, NoReward, Random, SimPORewar
 from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import configure, load_config, recipe, to_yaml, with_settings
 from pyprefopt.settings.rules import RULES
-from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml
+from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml, parse_yaml, read_yaml
 from tests.losses.pairs import REQUIRED
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -54,7 +56,11 @@ def test_yaml_scalars(text, value):
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=10), scalars | st.lists(scalars, max_size=3), max_size=5))
+letters = st.characters(exclude_characters=".", codec="utf-8")
+names = st.text(letters, min_size=1, max_size=10) | st.sampled_from([".", "a.", ".b"])  # no dotted names
+
+
+@given(st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=5))
 def test_yaml_round_trip(values):
     assert parse_yaml(dump_yaml(values)) == values
 
@@ -217,16 +223,46 @@ def test_every_setting_is_documented(method, capsys, monkeypatch):
 
 
 def test_layers(tmp_path):
-    assert configure(method="simpo", model="m").learning_rate == recipe("method", "simpo")["learning_rate"]
-    assert configure(model="m").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
+    assert configure(method="simpo", model="m", data="d").learning_rate == recipe("method", "simpo")["learning_rate"]
+    assert configure(model="m", data="d").learning_rate == RunConfig.learning_rate  # sepo's recipe names none
     assert configure().learning_rate == recipe("embedded", "sepo")["learning_rate"]
     assert (configure().data, configure().model) == ("embedded:toy", "embedded:tiny")
     assert configure() == configure(data="embedded:toy", model="embedded:tiny")
-    assert configure(data="pairs.jsonl").model == "embedded:tiny"
-    assert configure(model="m").data == "embedded:toy"
-    assert configure(data="d.jsonl").learning_rate == RunConfig.learning_rate
+    assert configure(model="m", data="embedded:toy").learning_rate == RunConfig.learning_rate  # asked for
     assert configure(learning_rate=0.5).learning_rate == 0.5
-    assert configure(learning_rate=0.5).oracle.learning_rate == recipe("embedded", "sepo")["oracle"]["learning_rate"]
+
+
+@pytest.mark.parametrize("method", ["sepo", "sft", "rrhf", "reward"])
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"model": "m"}, "data must be given with model 'm'; name your pairs, as "),
+        ({"model": "embedded:tiny"}, "data must be given with model 'embedded:tiny'"),
+        ({"model": "m", "eval_data": "test.jsonl"}, "data must be given with model 'm'"),
+        ({"data": "d.jsonl"}, "model must be given with data 'd.jsonl'; name what is trained"),
+        ({"data": "embedded:toy"}, "model must be given with data 'embedded:toy'"),
+        ({"data": "d.jsonl", "tokenizer": "t"}, "model must be given with data 'd.jsonl'"),
+    ],
+)
+def test_what_was_forgotten_is_not_filled(method, given, missing, tmp_path):
+    message = re.escape(missing)
+    with pytest.raises(ConfigError, match=message):
+        configure(method=method, **given)
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    with pytest.raises(ConfigError, match=message):
+        parse_args(["--method", method, *words])
+    (tmp_path / "run.yaml").write_text(dump_yaml({"method": method, **given}))
+    with pytest.raises(ConfigError, match=message):
+        parse_args(["--config", str(tmp_path / "run.yaml")])
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(tmp_path / "run.yaml"))
+
+
+def test_the_remedy_is_written_as_the_user_writes(capsys):
+    assert main(["train", "--model", "m"]) == 2
+    assert "as --data pairs.jsonl, or take the embedded toy set by --data embedded:toy" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"as data='pairs\.jsonl', or take the embedded toy set by data="):
+        configure(model="m")
 
 
 def test_records_pass_from_python():
@@ -258,25 +294,25 @@ def test_ready_checkpoints_drop_the_recipes_for_training_them():
 
 
 def test_gaps_are_filled():
-    config = configure(model="m")
+    config = configure(model="m", data="d")
     assert (config.policy_init, config.output_dir, config.loss) == ("model", "runs/sepo", SePO())
     assert configure().policy_init == "base"
     assert configure(method="sft").policy_init is None
     assert configure(method="dpo").selection == Selection()
-    assert configure(method="sepo", model="m").selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
+    assert configure(method="sepo", model="m", data="d").selection == Selection(chosen_ratio=0.3, rejected_ratio=0.3)
 
 
 def test_a_run_is_complete_or_says_how_to_make_it():
     with pytest.raises(ConfigError, match=r"^loss must be given, got None; make a RunConfig with pyprefopt\.configure"):
-        RunConfig(method="sepo", model="m")
+        RunConfig(method="sepo", model="m", data="d")
     with pytest.raises(ConfigError, match=r"^data must be given, got None; make a RunConfig with"):
         RunConfig(method="sepo", model="m", loss=SePO())
 
 
 def test_replaced_settings_are_checked_again():
-    config = configure(method="dpo", model="m")
+    config = configure(method="dpo", model="m", data="d")
     assert with_settings(config, {"loss.beta": 0.5, "seed": 3}) == configure(
-        method="dpo", model="m", loss={"beta": 0.5}, seed=3
+        method="dpo", model="m", data="d", loss={"beta": 0.5}, seed=3
     )
     with pytest.raises(ConfigError, match="dtype bfloat16 needs zero_stage >= 1"):
         with_settings(config, {"dtype": "bfloat16"})
@@ -291,6 +327,9 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
     """Values of a setting that its own rule allows; rules about several settings are met in `complete`."""
     positive = st.floats(1e-9, 0.9, exclude_max=True)
     special = {
+        **dict.fromkeys(
+            ("data", "eval_data", "base.data"), st.text(min_size=1) | st.lists(st.text(min_size=1), min_size=1)
+        ),
         "max_tokens": st.integers(2000, 9000),
         "max_prompt_tokens": st.integers(1, 1999),
         "oracle.loss.label_smoothing": st.floats(0, 0.49),
@@ -315,7 +354,7 @@ def values_of(name: str, hint: object) -> st.SearchStrategy[object]:
 @st.composite
 def some_settings(draw):
     method = draw(st.sampled_from(sorted(METHODS)))
-    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format")]
+    names = [(n, h) for n, h in dotted_names(RunConfig, method) if n not in ("method", "format", "columns")]
     chosen = draw(st.lists(st.sampled_from(names), unique_by=lambda item: item[0], max_size=12))
     values: dict = {"method": method}
     for name, hint in chosen:
@@ -324,6 +363,8 @@ def some_settings(draw):
         for section in sections:
             target = target.setdefault(section, {})
         target[last] = draw(values_of(name, hint))
+    if {"model", "data"} & {*values}:  # one alone is refused
+        values = {"model": "m", "data": "d"} | values
     return values
 
 
@@ -378,7 +419,7 @@ def _unchecked(example):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m"}, {"data": "d.jsonl"}])
+@pytest.mark.parametrize("source", [{}, {"model": "m", "data": "d.jsonl"}, {"model": "m", "data": "embedded:toy"}])
 def test_shipped_recipes_break_no_rule(method, source):
     configure(method=method, loss=REQUIRED.get(method, {}), **source)
 
@@ -453,10 +494,10 @@ def test_records_of_rewards_pass_from_python():
 
 def test_recipes_of_other_rewards_do_not_apply():
     """Tis-dpo's names dpo and its scale."""
-    assert configure(method="tis-dpo", model="m").rewards.beta == 1.0
-    other = configure(method="tis-dpo", model="m", rewards={"name": "simpo"})
+    assert configure(method="tis-dpo", model="m", data="d").rewards.beta == 1.0
+    other = configure(method="tis-dpo", model="m", data="d", rewards={"name": "simpo"})
     assert other.rewards == SimPOReward(transform="raw")
-    other = configure(method="tis-dpo", model="m", rewards={"name": "contrastive"})
+    other = configure(method="tis-dpo", model="m", data="d", rewards={"name": "contrastive"})
     assert (other.rewards, other.oracle) == (Contrastive(transform="raw"), OracleConfig())
 
 
@@ -507,6 +548,8 @@ def test_words_as_yaml_writes_them():
         "false",
         "--model",
         "x",
+        "--data",
+        "y",
         "--peak_tflops",
         "null",
     ]
@@ -537,3 +580,14 @@ def test_bad_yaml_is_told_by_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("method: [dpo\n")
     with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML: while parsing a flow sequence at line 1, col"):
         parse_args(["--config", str(tmp_path / "bad.yaml")])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 50_000 + "]" * 50_000, "a: " + "{b: " * 50_000, "a:\n " + "- " * 50_000 + "1"]
+)
+def test_yaml_nested_beyond_reason_is_refused_at_once(tmp_path, text):
+    (tmp_path / "deep.yaml").write_text(text)
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=r"deep\.yaml, line [12]: settings must be nested at most 64 levels deep"):
+        read_yaml(tmp_path / "deep.yaml")
+    assert time.process_time() - began < 2

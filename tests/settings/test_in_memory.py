@@ -97,7 +97,7 @@ def test_rows_of_numpy_and_of_any_shape(tmp_path):
         ({"data": [{"score_chosen": float("nan")}]}, "^data, row 0: it cannot be written as JSON"),
         ({"data": datasets.DatasetDict(train=KINDS["dataset"])}, r"^data: .* splits train; pass .*dataset\['train'\]$"),
         ({"data": KINDS["dataset"].to_iterable_dataset()}, "^data: the source is a dataset without a length"),
-        ({"data": FRAME["prompt"]}, "^data must be a table whose rows can be written as Parquet, got one of type Seri"),
+        ({"data": FRAME["prompt"]}, "^data: the source must be a table whose columns .* got one of type Series "),
         ({"data": pa.table({"a": [[]], "b": [{}]})}, "^data must be a table whose rows can be written as Parquet"),
         ({"eval_data": iter(ROWS)}, "^eval_data must be .*, got one of type list_iterator$"),
         ({"model": FRAME}, "^model must be .*, got one of type DataFrame$"),

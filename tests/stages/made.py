@@ -14,7 +14,7 @@ from pyprefopt.stages.data import Data
 from pyprefopt.stages.stage import Stage
 from pyprefopt.types import unkeyed
 
-RUNTIME = configure(model="m")
+RUNTIME = configure(model="m", data="d")
 
 
 @dataclass(frozen=True, kw_only=True)

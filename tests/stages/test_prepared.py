@@ -126,7 +126,12 @@ def test_the_key_follows_the_folders_content(inputs, tmp_path):
         (
             {},
             {"prompt_overflow": "keep_end"},
-            r"prompt_overflow must be 'drop' for the prepared data .*, got 'keep_end'",
+            r"prompt_overflow must be 'error' for the prepared data .*, got 'keep_end'",
+        ),
+        (
+            {"prompt_overflow": "keep_end"},
+            {"prompt_overflow": "drop"},
+            r"prompt_overflow must be 'keep_end' for the prepared data .*, got 'drop'",
         ),
         ({}, {"score_reasoning": False}, "score_reasoning must be true for the prepared data"),
         ({}, {"max_prompt_tokens": 5}, r"max_prompt_tokens must be >= \d+, the longest there"),

@@ -185,7 +185,10 @@ def test_what_cannot_be_is_told_at_once(
         ({"lora": {"load_in_4bit": True}}, r"lora\.\* needs lora\.r > 0"),
         ({"zero_stage": 3}, r"lora\.load_in_4bit needs zero_stage <= 2, got 3"),
         ({"model": str(inputs / "config.json")}, r"needs model to be a checkpoint.*config\.json'; set model"),
-        ({"model": None, "policy_init": "base"}, r"needs model to be a checkpoint.*got 'embedded:tiny'; set model"),
+        (
+            {"model": "embedded:tiny", "policy_init": "base"},
+            r"needs model to be a checkpoint.*got 'embedded:tiny'; set model",
+        ),
         ({"policy_init": "base"}, r"does not apply where the run trains its base.*set base\.path to a checkpoint"),
         ({"method": "sepo"}, r"does not apply where the run trains its base"),
         ({"method": "reward", "policy_init": "model"}, r"lora\.r does not apply to method reward"),

@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_no_pickle_and_reading_it_runs_none(tmp_path, stage, 
     def engine_of(seed):
         model = ToyModel(seed=seed)
         model.embedding.requires_grad_(not frozen)
-        run = configure(model="m", zero_stage=stage, deepspeed=str(tmp_path / "ds.json"))
+        run = configure(model="m", data="d", zero_stage=stage, deepspeed=str(tmp_path / "ds.json"))
         return Engine(model, OptimConfig(weight_decay=0.1), run)
 
     def step():
@@ -195,10 +195,10 @@ def test_a_checkpoint_holds_no_pickle_and_reading_it_runs_none(tmp_path, stage, 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     store = store_in(tmp_path)
-    engine = Engine(ToyModel(), OptimConfig(), configure(model="m"))
+    engine = Engine(ToyModel(), OptimConfig(), configure(model="m", data="d"))
     store.save(engine, 1, {})
     engine.destroy()
-    engine = Engine(ToyModel(width=8), OptimConfig(), configure(model="m"))
+    engine = Engine(ToyModel(width=8), OptimConfig(), configure(model="m", data="d"))
     with pytest.raises(ArtifactError, match=r"step-1 cannot be loaded into this model .*; delete it, and the one befo"):
         store.resume(engine)
     engine.destroy()

@@ -23,7 +23,7 @@ from tests.training.toy import ToyModel, make_groups
 def merged(tmp_path, user, **settings):
     path = tmp_path / "ds.json"
     path.write_text(user if isinstance(user, str) else json.dumps(user))
-    run = configure(model="m", deepspeed=str(path), **settings)
+    run = configure(model="m", data="d", deepspeed=str(path), **settings)
     return deepspeed_config(run, run)
 
 
@@ -40,7 +40,7 @@ def test_the_users_file_adds_what_ours_leaves_open(tmp_path):
     config = merged(tmp_path, user, zero_stage=2)
     assert config["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert config["comms_logger"] == {"enabled": False}
-    run = configure(model="m", zero_stage=2)
+    run = configure(model="m", data="d", zero_stage=2)
     without = deepspeed_config(run, run)
     assert {**config, "zero_optimization": {"stage": 2}} == {**without, "comms_logger": {"enabled": False}}
 
@@ -81,13 +81,13 @@ def test_offloading_that_would_not_happen_is_refused(tmp_path, name, stage, need
 
 
 def test_a_missing_file_is_named(tmp_path):
-    run = configure(model="m", deepspeed=str(tmp_path / "no.json"))
+    run = configure(model="m", data="d", deepspeed=str(tmp_path / "no.json"))
     with pytest.raises(ConfigError, match=r"no file .*no\.json"):
         deepspeed_config(run, run)
 
 
 def test_bfloat16_without_zero_is_refused():
-    run = replace(configure(model="m"), dtype="bfloat16")
+    run = replace(configure(model="m", data="d"), dtype="bfloat16")
     with pytest.raises(ConfigError, match="bfloat16 needs zero_stage >= 1"):
         deepspeed_config(run, run)
 
@@ -97,7 +97,7 @@ def test_weights_after_training_are_whole_and_tied_ones_stay_tied(stage):
     model = ToyModel()
     model.head.weight = model.embedding.weight
     expected = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    engine = Engine(model, OptimConfig(), configure(model="m", zero_stage=stage))
+    engine = Engine(model, OptimConfig(), configure(model="m", data="d", zero_stage=stage))
     weights = engine.export_state_dict()
     engine.destroy()
     assert {name: value.tolist() for name, value in weights.items()} == {n: v.tolist() for n, v in expected.items()}
@@ -108,7 +108,7 @@ def test_norms_and_biases_are_not_decayed():
     model = ToyModel()
     batch = pack_groups(make_groups(1)).to()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    engine = Engine(model, OptimConfig(weight_decay=0.5), configure(model="m"))
+    engine = Engine(model, OptimConfig(weight_decay=0.5), configure(model="m", data="d"))
     engine.backward(engine(batch).sum() * 0, last=True)
     engine.step(0.1)
     engine.destroy()
@@ -121,7 +121,7 @@ def test_after_destroy_the_model_is_a_plain_one():
     model = ToyModel()
     batch = pack_groups(make_groups(2)).to()
     for stage in (0, 1, 2):  # three engines after one another in one process
-        engine = Engine(model, OptimConfig(), configure(model="m", zero_stage=stage))
+        engine = Engine(model, OptimConfig(), configure(model="m", data="d", zero_stage=stage))
         engine.backward(engine(batch).sum(), last=True)
         engine.step(1e-3)
         engine.destroy()
@@ -233,7 +233,7 @@ def test_every_name_that_deepspeed_reads_is_known():
             return super().get(name, *otherwise)
 
     DeepSpeedConfig(Asked({"train_batch_size": 1}))
-    run = configure(model="m")
+    run = configure(model="m", data="d")
     batches = {"train_batch_size", "train_micro_batch_size_per_gpu"}  # compared with ours
     known = {*deepspeed_file._SETTINGS, *deepspeed_file._REFUSED, *deepspeed_file.SECTIONS}
     assert len(asked) > 40
@@ -244,7 +244,7 @@ def test_every_name_that_deepspeed_reads_is_known():
 def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
     path = tmp_path / "ds.json"
     path.write_bytes(content)
-    run = configure(model="m", deepspeed=str(path))
+    run = configure(model="m", data="d", deepspeed=str(path))
     with pytest.raises(ConfigError, match=r"ds\.json (is not JSON|must hold a JSON object)"):
         deepspeed_config(run, run)
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; give a file, not a folder$"):

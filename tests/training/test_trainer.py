@@ -29,7 +29,7 @@ GROUPS = with_ref_logps(make_groups(14), ToyModel())
 
 def run_config(directory, **settings):
     defaults = {"learning_rate": 1e-2, "num_train_epochs": 2.0, "global_batch_size": 6, "save_steps": 0}
-    return configure(model="m", output_dir=str(directory), **{**defaults, **settings})
+    return configure(model="m", data="d", output_dir=str(directory), **{**defaults, **settings})
 
 
 def make_job(directory, method=None, *, groups=None, per_batch=2, model=None, **settings):

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyprefopt.data.batching.packing import Bins, Groups, Packer, dummy_batch
+from pyprefopt.data.shuffling import permutation
 from pyprefopt.errors import ArtifactError, check, check_number
 from pyprefopt.types import PackedBatch
 
 SCAN_BINS = 16  # micro-batches that `scan` assembles at a time, in parallel
 STATE_VERSION = 1
-
-
-@lru_cache(maxsize=2)  # every step of an epoch asks again
-def permutation(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of `count` groups in an epoch, [count] i64.
-
-    The stable argsort of the first `count` raw 64-bit outputs of Philox4x64-10 with key (seed, epoch) and counter 0.
-    A bit generator's raw stream is fixed by its algorithm, unlike what `Generator.permutation` makes of it, so the
-    order is the same on every machine and for every version of NumPy.
-    """
-    raw = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(count)
-    order = np.argsort(raw, kind="stable")
-    order.setflags(write=False)
-    return order
 
 
 class StepLoader:

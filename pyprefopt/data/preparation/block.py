@@ -29,8 +29,10 @@ class PrepareConfig:
     """The settings of a preparation. With the input and the tokenizer they decide every byte of the folder."""
 
     format: str  # of the rows
-    max_prompt_tokens: int | None = 1024  # longer prompts are bad rows; tokens; None: no limit
-    prompt_overflow: str = "drop"  # of longer prompts: drop (a bad row), keep_start or keep_end
+    columns: tuple[str, ...] = ()  # ours=theirs: a name that the format has, and the column that is meant
+    mixture: tuple[str, ...] = ()  # the shares of rows that were drawn, and the seed; (): all rows
+    max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens; None: no limit
+    prompt_overflow: str = "error"  # of longer prompts: error (a bad row), drop, keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
     boundary: str = "split"  # a token across the boundary of prompt and response: split, error (a bad row) or join
     score_reasoning: bool = True  # the assistant's reasoning is scored as its answer is

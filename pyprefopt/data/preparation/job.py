@@ -19,8 +19,10 @@ from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
 from pyprefopt.data.reading.catalog import weight_fields
-from pyprefopt.data.reading.sources import Source, open_source
+from pyprefopt.data.reading.rejects import DROPPED, log_dropped
+from pyprefopt.data.reading.sources import Source, log_mixture, open_source
 from pyprefopt.data.reading.tables import as_tables
+from pyprefopt.data.renaming import as_words
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION
 from pyprefopt.data.tokenization.coverage import Coverage
@@ -56,14 +58,16 @@ def prepare(
     out: str | Path,
     *,
     format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] | Sequence[str] | None = None,
     max_prompt_tokens: int | None = 1024,
-    prompt_overflow: str = "drop",
+    prompt_overflow: str = "error",
     max_tokens: int | None = 2048,
     boundary: str = "split",
     score_reasoning: bool = True,
     truncation: Mapping[str, Any] | None = None,
     offsets: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
+    seed: int = 0,
     engine: str = "local",
     overwrite: bool = False,
     progress: Callable[[Progress], object] | None = None,
@@ -79,6 +83,7 @@ def prepare(
         tokenizer: as in `tokenize`, with the chat template; both are kept in `out/tokenizer`.
         out: a new or empty folder, or one that this function made.
         format: as in `open_source`.
+        columns: as in `open_source`.
         max_prompt_tokens: as in `tokenize`.
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
@@ -87,6 +92,7 @@ def prepare(
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `transfer_values` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
+        seed: which rows of a mixture are drawn, as in `open_source`.
         engine: local or ray (the extra `ray`); the same bytes.
         overwrite: replace a folder that was prepared from something else.
         progress: called after each shard.
@@ -106,10 +112,13 @@ def prepare(
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
     tokenizer = as_tokenizer(tokenizer)
-    opened = open_source(_rereadable(source), format=format)
+    opened = open_source(_rereadable(source), format=format, columns=columns, seed=seed)
+    log_mixture(opened)
     weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(
         format=opened.format,
+        columns=as_words(opened.columns),
+        mixture=opened.mixture,
         max_prompt_tokens=max_prompt_tokens,
         prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,
@@ -221,7 +230,7 @@ class _Job:
     def check_finished(self, on_error: str | None, command: str | None) -> None:
         """Report the bad rows that a finished folder left out, where they are to be raised."""
         manifest = self.workspace.finished()
-        if manifest and manifest["rejected"] and on_error == "raise":
+        if manifest and _has_bad(manifest["rejected"]) and on_error == "raise":
             _raise([self.workspace.path / REJECTED], manifest["rows_in"], command)
 
     def take(self, *, overwrite: bool) -> None:
@@ -258,7 +267,7 @@ class _Job:
             raise RuntimeError(f"rows went missing: {rows_in} in, {rows} used, {rejected.total()} rejected")
         coverage = Coverage.total(Coverage.of(record) for record in records)
         coverage.check(self.files[0].name if self.files else "the rows", self.tokenizer.path)
-        if rejected and on_error == "raise":
+        if _has_bad(rejected) and on_error == "raise":
             _raise(self.workspace.rejected(), rows_in, command)
         if not rows and on_error is not None:
             self.workspace.abandon()
@@ -284,6 +293,7 @@ class _Job:
             "special_token": special and special._asdict(),
         }
         if on_error is not None:
+            log_dropped(rejected[DROPPED], rows_in)
             log_notes(facts["notes"], special, score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
@@ -310,6 +320,11 @@ class _Job:
             if not file.is_unchanged:
                 self.workspace.clear()
                 raise ArtifactError(f"{file.name} changed while it was read; prepare again when nothing writes to it")
+
+
+def _has_bad(rejected: Mapping[str, int]) -> bool:
+    """Whether rows were left out for more than the length of their prompts, where that is asked for."""
+    return any(reason != DROPPED for reason in rejected)
 
 
 def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:

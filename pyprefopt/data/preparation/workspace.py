@@ -220,6 +220,8 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
         "score_reasoning": bool,
         "offsets": bool,
         "user_weights": [str],
+        "columns": [str],
+        "mixture": [str],
     },
 }
 

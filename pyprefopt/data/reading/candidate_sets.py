@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from pyprefopt.data.reading.frames import scan_sets
 from pyprefopt.data.reading.rejects import raise_for
 from pyprefopt.data.reading.sources import Block, Source, open_source, table_part
 from pyprefopt.data.reading.tables import as_tables
+from pyprefopt.errors import ConfigError
 
 
 class CandidateSets(Source):
@@ -21,6 +22,7 @@ class CandidateSets(Source):
         self.parts = [table_part(as_tables(sets.drop("row")), source.files[0])]
         self.data_files, self.files, self.ignored = source.data_files, source.files, source.ignored
         self.container, self.format, self.kind = source.container, "candidates", "candidates"
+        self.columns = source.columns
         self.numbers, self.rejects = sets["row"].to_arrow(), rejects
 
     def blocks(self, **options: Any) -> Iterator[Block]:
@@ -32,11 +34,24 @@ class CandidateSets(Source):
             yield replace(block, numbers=numbers, rejects=rejects, rows_in=block.rows_in + bad)
 
 
-def open_candidates(source: Any, *, format: str = "auto") -> Source:  # noqa: A002
-    """`open_source` for candidates, of either format."""
-    opened = open_source(source, format=format, kind=("candidates", "ranked"))
+def open_candidates(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    seed: int = 0,
+    first: int | None = None,
+) -> Source:
+    """`open_source` for candidates, of either format; `first`: its head alone."""
+    opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns, seed=seed)
+    opened = opened if first is None else opened.head(first)
     if opened.kind == "candidates":
         return opened
+    if any(part.kept is not None for part in opened.parts):
+        raise ConfigError(
+            "a mixture draws rows, which of one response each takes sets apart; write a set of candidates a row, or "
+            "leave the weights out"
+        )
     read = scan_sets(opened)
     if read.frame.is_empty():
         raise_for(read.rejects, read.rows_in)

@@ -75,9 +75,14 @@ class DataFile:
 
     def layout(self, head: bytes) -> str:
         """How the rows of a text file that begins so are separated: lines, array or csv."""
-        if self.container == "csv":
-            return "csv"
-        return "array" if self.suffix == ".json" and head.removeprefix(_BOM).lstrip()[:1] == b"[" else "lines"
+        if self.container != "csv" and self.suffix == ".json" and head.removeprefix(_BOM).lstrip()[:1] == b"[":
+            return "array"
+        if b"\r" in head.strip() and b"\n" not in head:
+            raise DataError(
+                f"{self.name}: its lines end with a carriage return alone, as on old Macs; write line feeds: "
+                "tr '\\r' '\\n' < OLD > NEW"
+            )
+        return "csv" if self.container == "csv" else "lines"
 
 
 def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
@@ -104,10 +109,11 @@ def find_files(source: Paths) -> tuple[list[DataFile], list[str]]:
     for file in files:
         with reachable(file.path):
             file.path.open("rb").close()
-    kinds = sorted({file.container for file in files})
-    if len(kinds) > 1:
-        shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
-        raise DataError(f"the files of one source must be of one kind, got {shown}; name those you mean by a glob")
+    if isinstance(source, (str, Path)):  # a list names what it means
+        kinds = sorted({file.container for file in files})
+        if len(kinds) > 1:
+            shown = "; ".join(f"{kind}: {next(f.path for f in files if f.container == kind)}" for kind in kinds)
+            raise DataError(f"the files of one source must be of one kind, got {shown}; name those you mean by a glob")
     if not files:
         raise DataError("the list of files is empty; name at least one")
     return files, ignored
@@ -140,7 +146,7 @@ def _one(path: Path, ignored: list[str]) -> list[Path]:
     near = did_you_mean(path.name, [EMBEDDED_DATA, *(entry.name for entry in path.parent.glob("*"))])
     if not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.parent.exists() and not path.suffix:
         near = "; if a data set of the hub is meant, download its files, or in Python give load_dataset(…)['train']"
-    raise DataError(f"{path} must be a file; there is none{near}")
+    raise DataError(f"{path} must be a file; there is none{near or '; check the path'}")
 
 
 def _folder(folder: Path, ignored: list[str]) -> list[Path]:

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyprefopt.data import _native
 from pyprefopt.data.arrow import first_line
 from pyprefopt.data.columns import frame_of
-from pyprefopt.data.reading.catalog import NEEDED, TABLE
-from pyprefopt.errors import DataError, did_you_mean
+from pyprefopt.data.reading.catalog import NEEDED, TABLE, Format
+from pyprefopt.data.renaming import written_as_option
+from pyprefopt.errors import DataError, did_you_mean, option
 
 LISTED = 100  # names that a message shows
 
 HEAD_ROWS = 1000  # of a table, by which its format is known
+
+LIKE_PROMPT = (
+    "system_prompt", "system_message", "history", "input", "context", "question", "query", "conversation", "dialogue"
+)  # fmt: skip
+_LOOKED_BYTES = 1 << 20  # of JSON lines that are looked through
+
+logger = logging.getLogger("pyprefopt")
 
 
 def texts_of(rows: pa.Array | pa.Table, formats: Sequence[str]) -> Any:
     """JSON lines as they are, or a column of JSON texts with the fields that the formats take."""
     if not isinstance(rows, pa.Table):
         return pa.chunked_array([rows])
-    fields = {field for name in formats for field in TABLE[name].names}
-    names = [name for name in rows.column_names if name in fields]
+    own = {field for name in formats for field in TABLE[name].names}
+    looked_at = {field for name in formats for field in TABLE[name].looked_at}
+    names = [name for name in rows.column_names if name in looked_at]
+    try:
+        return _encode(rows, names)
+    except (*_UNREADABLE, DataError):
+        names = [name for name in names if name in own or _is_readable(rows, name)]
     try:
         return _encode(rows, names)
     except _UNREADABLE as error:
@@ -147,24 +164,29 @@ _UNMARKED = (
     "; chosen and rejected are whole texts without a prompt and without turns that could be told apart, so where the "
     "prompt ends is not known: give the column prompt, or whole chats [{role, content}, ...]"
 )
-_NO_OBJECTS = "; no row is a JSON object: a file holds one object a line, or (.json) one array of objects"
+_NO_OBJECTS = "; no row can be read: a file holds one object a line, or (.json) one array of objects"
 _TEXTS = ("prompt", "chosen", "rejected", "response", "chat")  # roles of fields that hold texts or chats
+
+
+def nearest(names: Sequence[str], formats: Sequence[str]) -> tuple[str, list[str]]:
+    """The format that rows with these fields come nearest to, and what they lack for it."""
+    found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
+    near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
+    needed = zip(TABLE[near].needed, found[near], strict=True)
+    return near, [" or ".join(group) for group, there in needed if not there]
 
 
 def _missing_fields(rows: pa.Array | pa.Table, names: Sequence[str], formats: Sequence[str]) -> str:
     """What is missing in the rows for the format that they come nearest to; empty where they have a field of none."""
-    found = {name: [bool(set(group).intersection(names)) for group in TABLE[name].needed] for name in reversed(formats)}
-    near = min(found, key=lambda name: (found[name].count(False), -found[name].count(True)))
-    if not any(found[near]):
-        return ""
+    near, missing = nearest(names, formats)
     needed = TABLE[near].needed
-    missing = [" or ".join(group) for group, there in zip(needed, found[near], strict=True) if not there]
-    shortfall = f"missing: {', '.join(missing)}" if missing else "they are there, but of another type"
+    if len(missing) == len(needed):
+        return ""
+    shortfall = f"missing: {', '.join(missing)}" if missing else "they are there, but not as they must be"
     if not missing and isinstance(rows, pa.Table):
         known = {name for group in needed for name in group}
-        shortfall += (
-            " (" + ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known) + ")"
-        )
+        types = ", ".join(f"{field.name} {field.type}" for field in rows.schema if field.name in known)
+        shortfall = f"they are there, but of another type ({types})"
     return f"; the nearest format, {near}, needs {TABLE[near].show_needed()}; {shortfall}"
 
 
@@ -227,6 +249,122 @@ def _nearest(names: Sequence[str]) -> str:
     absent = sorted(texts.intersection(NEEDED).difference(names))
     found = [(name, did_you_mean(name, absent, cutoff=0.75)) for name in unknown[:LISTED]]
     return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
+
+
+def tell_unread(rows: pa.Array | pa.Table, file: str, format: str, *, is_file: bool) -> None:  # noqa: A002
+    """Warn of fields of a prompt, by their names, that the format does not read; of a file's once in a process."""
+    names = [name for name in LIKE_PROMPT if name not in TABLE[format].looked_at]
+    if found := tuple(_filled(rows, names)):
+        (_tell if is_file else _tell.__wrapped__)(file, found, format)
+
+
+@lru_cache(maxsize=1024)
+def _tell(file: str, names: tuple[str, ...], format: str) -> None:  # noqa: A002
+    logger.warning(
+        "%s: by the name a part of the prompt, but not read by format %s: %s; the prompt stands without it; write it "
+        "into the prompt (what the system says into 'system'), or leave it out",
+        file, format, ", ".join(names),
+    )  # fmt: skip
+
+
+def _filled(rows: pa.Array | pa.Table, names: Sequence[str]) -> Iterator[str]:
+    """Those of the names under which a row has something."""
+    if isinstance(rows, pa.Table):
+        yield from (name for name in names if name in rows.column_names and _is_filled(rows[name]))
+        return
+    lines = lines_bytes(rows.slice(0, _LOOKED_BYTES))
+    missing = set(_native.quoted_names(lines, list(names)))
+    found: set[str] = set()
+    for line in lines.split(b"\n") if missing else ():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        filled = {name for name in missing if isinstance(row, dict) and row.get(name)}
+        found, missing = found | filled, missing - filled
+        if not missing:
+            break
+    yield from (name for name in names if name in found)
+
+
+def _is_filled(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return bool(pc.any(pc.greater(pc.binary_length(column), 0)).as_py())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return bool(pc.any(pc.greater(pc.list_value_length(column), 0)).as_py())
+    return bool(column.null_count < len(column))
+
+
+# What people call the columns of pairs, of responses and of scores, by our name.
+OTHER_NAMES = {
+    "prompt": "question query instruction input context user ask problem request source conversation history",
+    "chosen": "good better best preferred accepted accept winner win winning positive pos up w right correct selected",
+    "rejected": "bad worse worst dispreferred reject refused loser lose losing negative neg down l wrong incorrect",
+    "response": "answer output completion reply target assistant text y label",
+    "responses": "answers outputs completions replies candidates generations",
+    "score": "rating reward rank grade",
+}
+
+
+class Suggestion(NamedTuple):
+    """What to say about columns of other names."""
+
+    text: str  # what is needed, and the setting `columns`
+    whole: bool  # whether every missing column has one that may be meant
+    named: bool  # whether all of these have names that say what they are
+
+
+def suggest_columns(rows: pa.Array | pa.Table, names: Sequence[str], wanted: Format) -> Suggestion:
+    """What of the format is missing, and the setting `columns` as it would be written with the columns that are there.
+
+    Columns are taken by their names where these say what they are, and in their order where not.
+    """
+    missing = [group[0] for group in wanted.needed if not set(group).intersection(names)]
+    free = [name for name in _text_columns(rows, names) if name not in NEEDED]
+    found: dict[str, str] = {}
+    for ours in missing:
+        words = {ours, *OTHER_NAMES.get(ours, "").split()}
+        alike = [name for name in free if words.intersection(_words(name))]
+        if alike:
+            found[ours] = alike[0]
+            free.remove(alike[0])
+    if not missing or not names:
+        return Suggestion("", whole=False, named=False)
+    named = len(found) == len(missing)
+    for ours in missing:
+        if ours not in found and ours != "score" and free:
+            found[ours] = free.pop(0)
+    whole = len(found) == len(missing)
+    how = written_as_option({ours: found[ours] for ours in missing}) if whole else f"{option('columns')} ours=yours"
+    text = f"; needed are {wanted.show_needed()}; where they have other names, say which: {how}"
+    return Suggestion(text, whole, named)
+
+
+def _words(name: str) -> set[str]:
+    """The parts of a name, in small letters: `goodAnswer`, `response_w`."""
+    return {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)}
+
+
+def _text_columns(rows: pa.Array | pa.Table, names: Sequence[str]) -> list[str]:
+    """The columns that can hold texts or chats, but for numbers of rows and the like."""
+    kept = [name for name in names if not {"id", "idx", "index", "uuid", "url", "date", "lang"} & _words(name)]
+    if isinstance(rows, pa.Table):
+        typed = {field.name: field.type for field in rows.schema}
+        return [name for name in kept if name not in typed or _holds_texts(typed[name])]
+    for line in lines_bytes(rows).split(b"\n")[:HEAD_ROWS]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            return [name for name in kept if isinstance(row.get(name), str | list | dict)]
+    return kept
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(is_text or pa.types.is_nested(kind) or pa.types.is_dictionary(kind))
 
 
 def listed(names: Sequence[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +25,8 @@ from pyprefopt.errors import DataError
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
 CHAT = pl.List(MESSAGE)
+_PLACE = ""  # a column that only counts rows
+Columns = Mapping[str, str] | Sequence[str] | None
 _OPTIONAL = ("score_chosen", "score_rejected", "tools", "template_kwargs")  # only where the input has them
 
 
@@ -40,13 +43,19 @@ class ReadResult:
 
 @overload
 def read_preferences(
-    source: pl.LazyFrame, *, format: str = ..., on_error: OnError = ..., rejected_path: str | Path | None = ...
+    source: pl.LazyFrame,
+    *,
+    format: str = ...,
+    columns: Columns = ...,
+    on_error: OnError = ...,
+    rejected_path: str | Path | None = ...,
 ) -> pl.LazyFrame: ...
 @overload
 def read_preferences(
     source: Any,
     *,
     format: str = ...,
+    columns: Columns = ...,
     on_error: OnError = ...,
     rejected_path: str | Path | None = ...,
 ) -> pl.DataFrame: ...
@@ -54,6 +63,7 @@ def read_preferences(
     source: Any,
     *,
     format: str = "auto",  # noqa: A002
+    columns: Columns = None,
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
@@ -62,6 +72,7 @@ def read_preferences(
     Args:
         source: a file, glob, folder, list of files, or table; see `open_source`.
         format: one of pairs (see docs/data.md); auto: by schema.
+        columns: our name -> the column that is meant, as {"prompt": "question"}; None: the names are a format's.
         on_error: raise: read everything, then report all bad rows; skip: drop them, with one warning that counts them.
         rejected_path: with skip, where the dropped rows are recorded as JSON lines.
 
@@ -82,18 +93,19 @@ def read_preferences(
         [{'role': 'assistant', 'content': 'Hello!', 'extra': None}]
     """
     check_on_error(on_error, rejected_path)
-    return _used(scan_preferences(source, format=format), source, on_error, rejected_path)
+    return _used(scan_preferences(source, format=format, columns=columns), source, on_error, rejected_path)
 
 
-def scan_preferences(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+def scan_preferences(source: Any, *, format: str = "auto", columns: Columns = None) -> ReadResult:  # noqa: A002
     """Like `read_preferences`, but bad rows are returned, not raised."""
-    return _scan(source, open_source(source, format=format, kind="preferences"))
+    return _scan(source, open_source(source, format=format, kind="preferences", columns=columns))
 
 
 def read_candidates(
     source: Any,
     *,
     format: str = "auto",  # noqa: A002
+    columns: Columns = None,
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
@@ -107,6 +119,7 @@ def read_candidates(
     Args:
         source: as in `read_preferences`.
         format: one of candidates or of single responses with scores (see docs/data.md); auto: by schema.
+        columns: as in `read_preferences`.
         on_error: as in `read_preferences`.
         rejected_path: as in `read_preferences`.
 
@@ -124,12 +137,12 @@ def read_candidates(
         [[1.0, 0.0]]
     """
     check_on_error(on_error, rejected_path)
-    return _used(scan_candidates(source, format=format), source, on_error, rejected_path)
+    return _used(scan_candidates(source, format=format, columns=columns), source, on_error, rejected_path)
 
 
-def scan_candidates(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+def scan_candidates(source: Any, *, format: str = "auto", columns: Columns = None) -> ReadResult:  # noqa: A002
     """Like `read_candidates`, but bad rows are returned, not raised."""
-    opened = open_source(source, format=format, kind=("candidates", "ranked"))
+    opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns)
     result = _scan(source, opened)
     return result if opened.kind == "candidates" else replace(result, frame=_grouped(result.frame))
 
@@ -138,6 +151,7 @@ def read_instructions(
     source: Any,
     *,
     format: str = "auto",  # noqa: A002
+    columns: Columns = None,
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
@@ -150,6 +164,7 @@ def read_instructions(
     Args:
         source: as in `read_preferences`.
         format: one of instructions (see docs/data.md); auto: by schema.
+        columns: as in `read_preferences`.
         on_error: as in `read_preferences`.
         rejected_path: as in `read_preferences`.
 
@@ -166,12 +181,12 @@ def read_instructions(
         [{'role': 'assistant', 'content': 'Hello!', 'extra': None}]
     """
     check_on_error(on_error, rejected_path)
-    return _used(scan_instructions(source, format=format), source, on_error, rejected_path)
+    return _used(scan_instructions(source, format=format, columns=columns), source, on_error, rejected_path)
 
 
-def scan_instructions(source: Any, *, format: str = "auto") -> ReadResult:  # noqa: A002
+def scan_instructions(source: Any, *, format: str = "auto", columns: Columns = None) -> ReadResult:  # noqa: A002
     """Like `read_instructions`, but bad rows are returned, not raised."""
-    return _scan(source, open_source(source, format=format, kind="instructions"), carry=False)
+    return _scan(source, open_source(source, format=format, kind="instructions", columns=columns), carry=False)
 
 
 def _used(
@@ -236,9 +251,16 @@ def _renamed(carried: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _carried(blocks: Sequence[ParsedBlock], file: str, *, read: Sequence[str], csv: bool) -> pl.DataFrame:
-    """The further columns of all blocks; those of `read` are of one type."""
-    if any(isinstance(block.carried, pa.Table) for block in blocks):
-        return _joined([block.carried for block in blocks if isinstance(block.carried, pa.Table)], file)
+    """The further columns of all blocks; those of `read` are of one type. Null where the rows of a file have none."""
+    runs = [list(run) for _, run in groupby(blocks, lambda block: isinstance(block.carried, pa.Table))]
+    if len(runs) > 1:  # files of several kinds
+        places = (pl.DataFrame({_PLACE: range(sum(block.table.num_rows for block in run))}) for run in runs)
+        frames = (_carried(run, file, read=read, csv=False).drop("row", strict=False) for run in runs)
+        both = [pl.concat(pair, how="horizontal") for pair in zip(places, frames, strict=True)]
+        return pl.concat(both, how="diagonal_relaxed").drop(_PLACE)
+    tables = [(block.carried, block.table) for block in blocks if isinstance(block.carried, pa.Table)]
+    if tables:  # a table without columns has no rows either
+        return _joined([own if own.num_columns else rows.select(["row"]) for own, rows in tables], file)
     frame = frame_of_lines(blocks, file, read)
     return frame.with_columns(_typed(column) for column in frame) if csv else frame
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from pyprefopt.errors import ArtifactError, DataError, check, counted, option
+from pyprefopt.errors import ArtifactError, DataError, agreeing, check, counted, option
 from pyprefopt.storage.files import atomic_write, explain_writing
 
 REJECTS = pl.Schema(
@@ -23,6 +23,8 @@ REJECTS = pl.Schema(
     }
 )
 EXAMPLES = 3  # shown for each reason
+
+DROPPED = "prompt_dropped"  # the reason of rows that prompt_overflow drop leaves out: they are counted, and not bad
 
 OnError = Literal["raise", "skip"]
 
@@ -51,17 +53,38 @@ def report_rejects(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejec
     """Raise for bad rows, or warn how many are left out and why, and record them where a path is given."""
     if on_error == "raise":
         raise_for(rejects, rows_in)
+        log_dropped(bad_and_dropped(rejects)[1], rows_in)
         return
     if rejected_path is not None:
         write_rejected(rejected_path, rejects)
     if not rejects.is_empty():
         counts = ", ".join(f"{reason}: {count:,}" for reason, count in count_rejects(rejects).items())
+        are = agreeing(rejects.height, "are")
         where = f"recorded in {rejected_path}" if rejected_path else "rejected_path=… records them"
-        logger.warning("%s of %s rows are left out (%s); %s", f"{rejects.height:,}", f"{rows_in:,}", counts, where)
+        logger.warning(
+            "%s of %s %s left out (%s); %s", f"{rejects.height:,}", counted(rows_in, "row"), are, counts, where
+        )
+
+
+def bad_and_dropped(rejects: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The rows that are bad, and how many a setting leaves out that are not."""
+    bad = rejects.filter(pl.col("reason") != DROPPED)
+    return bad, rejects.height - bad.height
+
+
+def log_dropped(count: int, rows_in: int) -> None:
+    """Warn how many rows `prompt_overflow` leaves out, if any."""
+    if count:
+        logger.warning(
+            "%s of %s are left out, whose prompts are longer than max_prompt_tokens (prompt_overflow drop)",
+            f"{count:,}", counted(rows_in, "row"),
+        )  # fmt: skip
 
 
 def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None, recorded: str | None = None) -> None:
     """Raise a DataError that counts the bad rows by reason and shows the first of each; nothing if there are none.
+
+    Rows that `prompt_overflow` drops are not bad.
 
     Args:
         rejects: frame of schema REJECTS.
@@ -69,6 +92,7 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
         command: the command that was given; it is shown with `--on_error skip` added.
         recorded: where the rows that are left out are then recorded; None: nowhere.
     """
+    rejects, _ = bad_and_dropped(rejects)
     if rejects.is_empty():
         return
     lines = [f"{rejects.height:,} of {counted(rows_in, 'row')} cannot be used"]
@@ -81,6 +105,12 @@ def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None
     lines.append("Mend the rows, or drop them" + (f" (each is then recorded in {recorded}):" if recorded else ":"))
     lines.append(f"  {command} --on_error skip" if command else f"  {option('on_error', 'skip')}")
     raise DataError("\n".join(lines))
+
+
+def first_bad_row(rejects: pl.DataFrame) -> str:
+    """`row 3, chosen: "" - rule; remedy` of the first of the rejects; empty where there are none."""
+    first = rejects.sort("row").head(1).with_columns(file=pl.lit(""))
+    return "".join(_examples(first)).strip()
 
 
 def _examples(rejects: pl.DataFrame) -> pl.Series:

@@ -14,36 +14,57 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import chain
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pyprefopt.data import _native, embedded
 from pyprefopt.data.arrow import check_types
-from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of
+from pyprefopt.data.mixture import draw, kept_rows, largest_sizes, split_weights
+from pyprefopt.data.reading.catalog import FORMATS, TABLE, format_of, kind_of, mapping_of, unknown_format
 from pyprefopt.data.reading.files import DataFile, Meter, find_files, pieces
-from pyprefopt.data.reading.formats import LABELS, check_unlabelled, detected, listed, misread, texts_of
-from pyprefopt.data.reading.rejects import REJECTS
+from pyprefopt.data.reading.formats import (
+    LABELS,
+    LIKE_PROMPT,
+    check_unlabelled,
+    detected,
+    listed,
+    misread,
+    nearest,
+    suggest_columns,
+    tell_unread,
+    texts_of,
+)
+from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
 from pyprefopt.data.reading.typed_files import batches, rows_of, schema_of
 from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding, unfolded_bytes
-from pyprefopt.errors import ConfigError, DataError, did_you_mean, option
+from pyprefopt.data.renaming import Pairs, pairs_of, renamed, renamed_rows
+from pyprefopt.errors import ConfigError, DataError, counted, did_you_mean, option
+from pyprefopt.storage.files import content_hash
 
 BLOCK_BYTES = 16 << 20  # of input text; a block ends with the row that fills it
 BLOCK_ROWS = 1 << 15
 HEAD_BYTES = 1 << 20  # of a text file, by which its format is known
+HEAD_FILES = 16  # that are looked at where the head of a source is enough
 HEAD_LINE_BYTES = 4096  # of a line, on average, where only some are looked at
 UNIT_ROWS = 256  # of typed rows, measured together
 ROW_BYTES = 64 << 20  # a longer row of a text file is an error
 NEAR_NAMES = 100  # of a block: different rows without a field for which a name like it is looked for
+
+logger = logging.getLogger("pyprefopt")
 
 _PLAIN = {"preferences": "preference", "candidates": "candidates", "instructions": "prompt_response"}  # of each kind
 _KINDS = tuple(_PLAIN)
@@ -111,11 +132,23 @@ class ParsedBlock:
 class Source:
     """A Source holds rows of one format, in files or in memory; `open_source` makes it."""
 
-    def __init__(self, parts: Sequence[_Part], format: str, kinds: Sequence[str], ignored: Sequence[str]) -> None:  # noqa: A002
-        self.parts = parts
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        format: str,  # noqa: A002
+        kinds: Sequence[str],
+        ignored: Sequence[str] = (),
+        columns: Mapping[str, str] = MappingProxyType({}),  # our names of columns -> theirs
+    ) -> None:
+        pairs = pairs_of(columns)
+        if pairs:
+            _check_columns(parts, columns)
+            parts = [_renamed_part(part, pairs) for part in parts]
+        self.parts, self.columns = parts, columns
         self.data_files = [part.file for part in parts if part.file is not None]
         self.files = [part.name for part in parts]
-        self.container = self.data_files[0].container if self.data_files else "table"
+        containers = {file.container for file in self.data_files} or {"table"}
+        self.container = containers.pop() if len(containers) == 1 else "several"
         self.ignored = list(ignored)  # files of a folder that hold no data
         self.format, self.first_block = _detect(parts[0], format, kinds)
         self.kind = kind_of(self.format)
@@ -131,6 +164,7 @@ class Source:
         from pyprefopt.data.reading.describe import describe_rows
 
         block = self.first_block
+        self._tell_unread(self.parts[0], block.rows)
         parsed = parse_block(block, self.format)
         found = describe_rows(block.rows, parsed.frame, self.format, self.parts[0].columns)
         rows = [part.rows for part in self.parts]
@@ -154,6 +188,12 @@ class Source:
         }
 
     @property
+    def mixture(self) -> tuple[str, ...]:
+        """Which rows are drawn of each file: how many, and a hash of their places; () where all are taken."""
+        drawn = (part.kept for part in self.parts if part.kept is not None)
+        return tuple(f"{k.sum()} of {k.size} {content_hash(k.tobytes().hex())[:16]}" for k in drawn)
+
+    @property
     def fields(self) -> list[str]:
         """The names of its rows' fields; of text files those of the first rows."""
         names = dict.fromkeys(name for part in self.parts for name in part.columns or ())
@@ -169,18 +209,49 @@ class Source:
 
         With `carry`, typed rows bring the columns that the format does not take, too; with `extra` those named.
         """
-        index = first_row = 0
-        fields = None if carry else [*TABLE[self.format].names, *extra]
+        index = first_row = before = 0  # blocks, rows that are taken, rows that are there
+        fields = None if carry else [*TABLE[self.format].looked_at, *extra]
         for part in self.parts:
-            empty = True
+            seen = 0
             for rows, count, line in part.blocks(fields, BLOCK_BYTES):
                 block = Block(index, part.name, first_row, rows, count, line)
-                if empty and part is not self.parts[0]:
+                if not seen and part is not self.parts[0]:
                     self._check(block)
-                yield block
-                index, first_row, empty = index + 1, first_row + count, False
-            if empty:
+                if not seen:
+                    self._tell_unread(part, rows)
+                if part.kept is not None:
+                    block = _drawn(block, part.kept[seen : seen + count], before + seen)
+                seen += count
+                if block.rows_in:
+                    yield block
+                    index, first_row = index + 1, first_row + block.rows_in
+            if not seen:
                 raise DataError(f"{part.name} holds no rows; fill it, or leave it out")
+            before += seen
+
+    def head(self, rows: int) -> Source:
+        """The same source with so many of its first rows, or a few more, of each of its first files."""
+        few = copy(self)
+        few.parts = [
+            replace(part, blocks=partial(_first_blocks, part.blocks, rows)) for part in self.parts[:HEAD_FILES]
+        ]
+        return few
+
+    def estimate_rows(self) -> int:
+        """How many rows there are: as typed files say, or as the bytes of the first rows of a text file let expect."""
+        total = 0.0
+        for part in self.parts:
+            rows = part.rows if part.kept is None else int(part.kept.sum())
+            if rows is not None:
+                total += rows
+                continue
+            found = list(islice(part.blocks(None, HEAD_BYTES), 3))
+            rows = sum(count for _, count, _ in found)
+            read = sum(piece.nbytes for piece, _, _ in found)
+            packed = part.file is not None and part.file.compression is not None
+            read = part.meter.read if packed else read
+            total += rows if len(found) < 3 else rows * max(1.0, part.meter.total / max(1, read))
+        return round(total)
 
     @property
     def meter(self) -> Meter:
@@ -188,16 +259,42 @@ class Source:
         meters = [part.meter for part in self.parts]
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
 
+    def _tell_unread(self, part: _Part, rows: pa.Array | pa.Table) -> None:
+        if part.columns is not None:
+            like = [name for name in LIKE_PROMPT if name in part.columns]
+            if not like:
+                return
+            rows = self.first_block.rows if part is self.parts[0] else next(part.blocks(like, HEAD_BYTES))[0]
+        tell_unread(rows, part.name, self.format, is_file=part.file is not None)
+
     def _check(self, block: Block) -> None:
         found, names, _ = detected(block.rows, [self.format])
         if found is None:
             raise DataError(
                 f"{block.file}: no row of its first block fits format '{self.format}', which {self.files[0]} has; its "
-                f"fields are {listed(names)}; read the two apart"
+                f"fields are {listed(names)}; read the two apart{_bad_row(block, names, [self.format])}"
             )
 
 
+def _bad_row(block: Block, names: Sequence[str], formats: Sequence[str]) -> str:
+    """What is wrong with the first bad row, if the rows have all fields of a format, or none is an object."""
+    near, missing = nearest(names, formats)
+    first = "" if names and missing else first_bad_row(parse_block(block, near).rejects)
+    return f"; {first}" if first else ""
+
+
+def _first_blocks(blocks: _Blocks, rows: int, columns: Sequence[str] | None, size: int) -> Iterator[_Piece]:
+    """Small blocks until there are so many rows."""
+    seen = 0
+    for piece, count, line in blocks(columns, min(size, HEAD_BYTES)):
+        yield piece, count, line
+        seen += count
+        if seen >= rows:
+            return
+
+
 _Piece = tuple[pa.Array | pa.Table, int, int | None]  # rows, their number, first line
+_Blocks = Callable[[Sequence[str] | None, int], Iterator[_Piece]]
 
 
 @dataclass(frozen=True)
@@ -205,22 +302,35 @@ class _Part:
     """One file or frame: `blocks(columns, bytes)`, with columns None for all of them."""
 
     name: str
-    blocks: Callable[[Sequence[str] | None, int], Iterator[_Piece]]
+    blocks: _Blocks
     columns: list[str] | None = None  # of typed rows
     meter: Meter = field(default_factory=Meter)
     file: DataFile | None = None
     rows: int | None = None  # where known without reading
+    kept: NDArray[np.bool_] | None = None  # which rows a mixture takes; None: all
 
 
-def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] | None = None) -> Source:  # noqa: A002
+def open_source(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    kind: str | Sequence[str] | None = None,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    seed: int = 0,
+) -> Source:
     """Open what holds preferences, candidates or instructions, as a stream.
 
     Args:
         source: a file (.jsonl .json .csv .tsv, each also .gz .zst .bz2 .xz; .parquet .arrow .feather), a glob, a
             folder, a list of these, or a table: Polars DataFrame or LazyFrame, pyarrow.Table or RecordBatchReader,
-            datasets.Dataset, DuckDB relation. `embedded:toy` and `embedded:toy/test` are the embedded set.
+            datasets.Dataset, DuckDB relation. `embedded:toy` and `embedded:toy/test` are the embedded set. All entries
+            of a list may have a weight, as `["a.jsonl:0.7", "b.parquet:0.3"]`: so large a share of the rows is drawn
+            from each, none twice, and as many in all as every file allows.
         format: one of `FORMATS`; auto: by the fields of the first rows.
         kind: preferences, candidates or instructions (or several), if only these will do.
+        columns: a name that a format has -> the column of the data that is meant, or texts `ours=theirs`; None: the
+            names are a format's.
+        seed: which rows of a mixture are drawn.
 
     Returns:
         The source, whose format, kind and files are known, and whose `blocks` are read when they are asked for.
@@ -239,15 +349,108 @@ def open_source(source: Any, *, format: str = "auto", kind: str | Sequence[str] 
     for name in kinds:
         if name not in FORMATS:
             raise ConfigError(f"kind must be one of {', '.join(_KINDS)}, got {name!r}{did_you_mean(name, _KINDS)}")
+    mapping = mapping_of(columns)
     if isinstance(source, (list, tuple)) and len(source) == 1:
         (source,) = source
     if isinstance(source, str) and source in embedded.ROWS:
         rows = embedded.frame_of(source, kinds[0] if format == "auto" else kind_of(format))
-        return Source([table_part(as_tables(rows), source)], format, kinds, [])
+        return Source([table_part(as_tables(rows), source)], format, kinds)
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
+        source, weights = split_weights(source)
+        if weights is not None:
+            return Source(_mixture(source, weights, seed), format, kinds, columns=mapping)
         files, ignored = find_files(source)
-        return Source([_file_part(file) for file in files], format, kinds, ignored)
-    return Source([table_part(as_tables(source))], format, kinds, [])
+        return Source([_file_part(file) for file in files], format, kinds, ignored, mapping)
+    return Source([table_part(as_tables(source))], format, kinds, columns=mapping)
+
+
+def _mixture(entries: Sequence[Any], weights: Sequence[float], seed: int) -> list[_Part]:
+    """The files of all entries, each with the rows that are drawn of it."""
+    sets = [[_file_part(file) for file in find_files(entry)[0]] for entry in entries]
+    names = [part.name for parts in sets for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice} is named twice; name each file once")
+    counts = [[_count_rows(part) for part in parts] for parts in sets]
+    totals = [sum(rows) for rows in counts]
+    mixed: list[_Part] = []
+    for number, size in enumerate(largest_sizes(totals, weights)):
+        kept, start = draw(totals[number], size, seed=seed, number=number), 0
+        for part, count in zip(sets[number], counts[number], strict=True):
+            own = kept[start : start + count]
+            mixed.append(replace(part, rows=int(own.sum()), kept=own))
+            start += count
+    if not any(part.kept.any() for part in mixed if part.kept is not None):
+        shown = " and ".join(f"{total:,} of {entry}" for total, entry in zip(totals, entries, strict=True))
+        raise DataError(f"no row is left for a mixture of these weights, with {shown}; make the weights less unlike")
+    return mixed
+
+
+def _count_rows(part: _Part) -> int:
+    """How many rows a file holds; one that does not say so is read."""
+    if part.rows is not None:
+        return part.rows
+    return sum(count for _, count, _ in part.blocks((part.columns or [])[:1] or None, BLOCK_BYTES))
+
+
+def _drawn(block: Block, kept: NDArray[np.bool_], before: int) -> Block:
+    """The rows of a block that a mixture takes, with their positions, of which `before` are counted in front of it."""
+    numbers = pa.array(before + np.flatnonzero(kept), pa.uint64())
+    rows = without_views(block.rows) if isinstance(block.rows, pa.Table) else block.rows
+    return replace(block, rows=kept_rows(rows, kept), rows_in=len(numbers), numbers=numbers)
+
+
+def _renamed_part(part: _Part, pairs: Pairs) -> _Part:
+    """The part with its columns under the new names."""
+    names = None if part.columns is None else renamed(part.columns, pairs)
+
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[_Piece]:
+        theirs = columns
+        if columns is not None and part.columns is not None and names is not None:
+            theirs = [old for old, new in zip(part.columns, names, strict=True) if new in columns]
+        for rows, count, line in part.blocks(theirs, size):
+            yield renamed_rows(rows, pairs), count, line
+
+    return replace(part, blocks=blocks, columns=names)
+
+
+def columns_of(source: Any) -> set[str]:
+    """The columns of all files that a list, a glob or a name means; of text files by their first rows."""
+    files, _ = find_files(split_weights(source)[0])
+    return {name for file in files for name in _columns_of(_file_part(file))}
+
+
+def _columns_of(part: _Part) -> list[str]:
+    if part.columns is not None:
+        return part.columns
+    first = next(part.blocks(None, HEAD_BYTES), None)
+    return [] if first is None else detected(first[0], [*TABLE])[1]
+
+
+def _check_columns(parts: Sequence[_Part], mapping: Mapping[str, str]) -> None:
+    """DataError for a column that no file has."""
+    missing, seen = set(mapping.values()), list[str]()
+    for part in parts:
+        seen += _columns_of(part)
+        missing -= set(seen)
+        if not missing:
+            return
+    fields = list(dict.fromkeys(seen))
+    ours, theirs = next((ours, theirs) for ours, theirs in mapping.items() if theirs in missing)
+    more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+    near = did_you_mean(theirs, fields)
+    raise DataError(
+        f"{parts[0].name}{more}: there is no column '{theirs}' for {ours}{near}; the columns are {listed(fields)}; "
+        f"mend {option('columns')}"
+    )
+
+
+def log_mixture(source: Source) -> None:
+    """Say how many rows a mixture takes of each file."""
+    drawn = [(part.name, part.kept) for part in source.parts if part.kept is not None]
+    if drawn:
+        shown = ", ".join(f"{kept.sum():,} of {counted(kept.size, 'row')} of {name}" for name, kept in drawn)
+        logger.info("mixture: %s", shown)
 
 
 def parse_block(block: Block, format: str, *, carry: bool = False) -> ParsedBlock:  # noqa: A002
@@ -411,7 +614,7 @@ def _units(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
 
 def _telling_columns(part: _Part) -> list[str] | None:
     """Of typed rows the columns by which a format is known; all where there are none."""
-    known = {*LABELS, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
+    known = {*LABELS, *LIKE_PROMPT, *(name for row in TABLE.values() for name in (*row.names, *row.weights))}
     return [name for name in part.columns or () if name in known] or None
 
 
@@ -419,7 +622,7 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
     """The rows' format: the one that is wanted, if a row fits it, or the one that most fit; and the first block."""
     known = [name for kind in kinds for name in FORMATS[kind]]
     if wanted != "auto" and wanted not in known:
-        raise ConfigError(f"format must be auto or one of {listed(known)}, got {wanted!r}{did_you_mean(wanted, known)}")
+        raise unknown_format(wanted, known)
     tried = known if wanted == "auto" else [wanted]
     first = next(part.blocks(_telling_columns(part), HEAD_BYTES), None)
     if first is None:
@@ -441,6 +644,11 @@ def _detect(part: _Part, wanted: str, kinds: Sequence[str]) -> tuple[str, Block]
         raise DataError(part.name + advice.replace("; ", ", ", 1))
     if found is None:
         what = "no known schema" if wanted == "auto" else f"no row fits format '{wanted}'"
-        advice = misread(block.rows, names, part.file.container if part.file else "table") or advice
-        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; see {option('format', '…')}")
+        columns = suggest_columns(block.rows, names, TABLE[_PLAIN[kinds[0]] if wanted == "auto" else wanted])
+        wrong = "" if columns.named else misread(block.rows, names, part.file.container if part.file else "table")
+        bad = _bad_row(block, names, tried)
+        advice = wrong or advice + (bad or (columns.text if columns.whole or not advice else ""))
+        fitting = "" if wanted == "auto" else detected(block.rows, known, part.columns)[0] or ""
+        remedy = f"they are of format {fitting}: leave format out" if fitting else f"see {option('format', '…')}"
+        raise DataError(f"{part.name}: {what}; its fields are {listed(names)}{advice}; {remedy}")
     return found, block

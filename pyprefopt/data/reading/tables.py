@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyprefopt.data.arrow import check_schema, check_sound
+from pyprefopt.data.arrow import check_schema, check_sound, first_line
 from pyprefopt.errors import DataError
 
 FRAME = "<frame>"
@@ -88,7 +88,14 @@ def as_tables(source: Any) -> TableSource:
         if hasattr(source, method):
             return _checked(_reader(getattr(source, method)(READER_ROWS)))
     if hasattr(source, "__arrow_c_stream__"):
-        return _checked(_reader(pa.RecordBatchReader.from_stream(source)))
+        try:
+            reader = pa.RecordBatchReader.from_stream(source)
+        except (pa.ArrowException, ValueError, TypeError) as error:  # pandas: a column twice, or of several types
+            raise DataError(
+                f"the source must be a table whose columns have each a name and a type of their own, got one of type "
+                f"{type(source).__name__} ({first_line(error)}); mend its columns, or give a file"
+            ) from error
+        return _checked(_reader(reader))
     raise DataError(
         f"the source must be a path, a list of paths or a table (Polars, pyarrow, datasets, DuckDB), got "
         f"{type(source).__module__}.{type(source).__qualname__}; pass a dict or list of rows as pl.DataFrame(rows)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pyprefopt.data import _native
 from pyprefopt.data.arrow import broken_name, check_schema, check_sound
 from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
 from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, largest_row, unfolded_bytes
@@ -21,6 +23,8 @@ from pyprefopt.errors import DataError
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
 _REFERRING = (2, 7, 8)  # encodings of Parquet: PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY
 _LOOKED_AT, _MOST_PAGES = 16 << 20, 100_000  # bytes of a dictionary, and pages of a column, that are looked at
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}  # of Parquet; 0: not packed
+_DICTIONARY_PAGE = 2
 
 
 def schema_of(file: DataFile) -> pa.Schema:
@@ -104,31 +108,26 @@ def _parquet(file: DataFile, **options: Any) -> pq.ParquetFile:
 
 
 def _parquet_batches(file: DataFile, columns: Collection[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    with _parquet(file) as parquet:
-        metadata = parquet.metadata
-    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    read = [index for index, path in enumerate(paths) if not set(columns).isdisjoint(_ways(path))]
+    """The rows of these columns. What the footer says is read by us: pyarrow ends the process where it contradicts."""
     rows, shared, unfolding = list[int](), set[str](), Unfolding(file.name, file.path.stat().st_size)
     with file.path.open("rb") as opened:
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            leaves = [
-                _Leaf.of(opened, group.column(index), in_lists=metadata.schema.column(index).max_repetition_level > 0)
-                for index in read
-            ]
+        for number, group in enumerate(_native.read_footer(_footer(opened), set(columns))):
+            leaves = [_Leaf.of(opened, chunk) for chunk in group["chunks"]]
             unfolding.add(sum(max(0, leaf.values, leaf.bytes) for leaf in leaves), f"row group {number}")
             shared |= {leaf.path for leaf in leaves if leaf.may_unfold}
-            wanted = group.num_rows * batch_bytes // max(1, group.total_byte_size)
-            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group.num_rows) for leaf in leaves))))
-    with _parquet(file, metadata=metadata, read_dictionary=sorted(shared)) as parquet:
+            wanted = group["rows"] * batch_bytes // max(1, group["bytes"])
+            rows.append(max(1, min(wanted, BATCH_ROWS, *(leaf.most_rows(group["rows"]) for leaf in leaves))))
+    with _parquet(file, read_dictionary=sorted(shared)) as parquet:
         for number, most in enumerate(rows):
             yield from parquet.iter_batches(most, row_groups=[number], columns=list(columns))
 
 
-def _ways(path: str) -> list[str]:
-    """`a`, `a.list` and `a.list.element` of the last of them."""
-    names = path.split(".")
-    return [".".join(names[: index + 1]) for index in range(len(names))]
+def _footer(opened: BinaryIO) -> bytes:
+    """The bytes of a Parquet file's footer, behind which stand its length and PAR1."""
+    end = opened.seek(-8, io.SEEK_END)
+    length = int.from_bytes(opened.read(4), "little")
+    opened.seek(max(0, end - length))
+    return opened.read(length)
 
 
 @dataclass(frozen=True)
@@ -136,20 +135,21 @@ class _Leaf:
     """One column chunk of values that are no lists or structs."""
 
     path: str
+    is_text: bool
     values: int  # also those that are null
     bytes: int  # of its pages, unpacked
     longest: int  # bytes that one value may have, though it stands in fewer
     in_a_row: int  # bytes that those of one row may have, where they stand in a list of them
 
     @classmethod
-    def of(cls, opened: BinaryIO, chunk: Any, *, in_lists: bool) -> _Leaf:
-        longest = 0
-        if chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
-            longest = _page_bytes(opened, chunk.dictionary_page_offset)
-        if "DELTA_BYTE_ARRAY" in chunk.encodings:  # each value may repeat the one before
-            longest = max(longest, chunk.total_uncompressed_size)
-        leaf = cls(chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size, longest, 0)
-        if not in_lists or leaf.values * longest <= MOST_BYTES or leaf.may_unfold:
+    def of(cls, opened: BinaryIO, chunk: dict[str, Any]) -> _Leaf:
+        longest = max(0, chunk["width"])
+        if chunk["is_text"] and chunk["values"] > 0:  # without values it may have no page
+            longest = _dictionary_bytes(opened, chunk["first_page"])
+        if chunk["is_delta"]:  # each value may repeat the one before
+            longest = max(longest, chunk["bytes"])
+        leaf = cls(chunk["path"], chunk["is_text"], chunk["values"], chunk["bytes"], longest, 0)
+        if not chunk["in_lists"] or leaf.values * longest <= MOST_BYTES or leaf.may_unfold:
             return leaf
         return replace(leaf, in_a_row=_referring(opened, chunk) * _longest_entry(opened, chunk, longest))
 
@@ -157,7 +157,7 @@ class _Leaf:
     def may_unfold(self) -> bool:
         """Whether so few bytes stand for so many values that they are read as a dictionary."""
         few = self.bytes - self.longest < 16 * self.values or self.in_a_row > MOST_BYTES
-        return self.values * self.longest > MOST_BYTES and few
+        return self.is_text and self.values * self.longest > MOST_BYTES and few
 
     def most_rows(self, rows: int) -> int:
         """Rows of a batch of at most BATCH_BYTES, whichever values they have."""
@@ -166,17 +166,16 @@ class _Leaf:
         return BATCH_BYTES * rows // (self.longest * max(1, self.values))
 
 
-def _page_bytes(opened: BinaryIO, offset: int) -> int:
-    """The unpacked size of the page at an offset; 0 where no page is there."""
+def _dictionary_bytes(opened: BinaryIO, offset: int) -> int:
+    """The unpacked size of the dictionary at an offset; 0 where none is there."""
     header, _ = _page(opened, offset)
-    return max(0, _number(header, 2))
+    return max(0, _number(header, 2)) if _number(header, 1) == _DICTIONARY_PAGE else 0
 
 
-def _referring(opened: BinaryIO, chunk: Any) -> int:
+def _referring(opened: BinaryIO, chunk: dict[str, Any]) -> int:
     """Values that stand in pages of references, or that repeat the one before; all, where the pages are not plain."""
-    offset, count, whole = chunk.dictionary_page_offset, 0, int(chunk.num_values)
-    offset = chunk.data_page_offset if offset is None else offset
-    end = offset + chunk.total_compressed_size
+    offset, count, whole = chunk["first_page"], 0, int(chunk["values"])
+    end = offset + chunk["packed"]
     for _ in range(_MOST_PAGES):
         if offset >= end:
             return min(count, whole)
@@ -191,17 +190,17 @@ def _referring(opened: BinaryIO, chunk: Any) -> int:
     return whole
 
 
-def _longest_entry(opened: BinaryIO, chunk: Any, most: int) -> int:
+def _longest_entry(opened: BinaryIO, chunk: dict[str, Any], most: int) -> int:
     """Bytes of the longest text in the dictionary; `most` where it cannot be looked at."""
-    if "DELTA_BYTE_ARRAY" in chunk.encodings or most > _LOOKED_AT:
+    if chunk["is_delta"] or most > _LOOKED_AT:
         return most
-    header, begins = _page(opened, chunk.dictionary_page_offset)
+    header, begins = _page(opened, chunk["first_page"])
     opened.seek(begins)
     content = opened.read(max(0, _number(header, 3)))
     try:
-        if chunk.compression != "UNCOMPRESSED":
-            content = pa.Codec(chunk.compression.lower()).decompress(content, most, asbytes=True)
-    except (pa.ArrowException, ValueError, OSError):
+        if chunk["codec"] != 0:
+            content = pa.Codec(_CODECS[chunk["codec"]]).decompress(content, most, asbytes=True)
+    except (pa.ArrowException, KeyError, ValueError, OSError):
         return most
     at, longest = 0, 0
     while at + 4 <= len(content):
@@ -215,7 +214,7 @@ def _page(opened: BinaryIO, offset: int) -> tuple[dict[int, Any], int]:
 
     No field, where it is none.
     """
-    opened.seek(offset)
+    opened.seek(max(0, offset))
     content = opened.read(1 << 16)
     try:
         header, size = _fields(content, 0)

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyprefopt.errors import counted, option
+from pyprefopt.errors import agreeing, counted, option
 
 logger = logging.getLogger("pyprefopt")
 
-_SCORED = "have reasoning, which is scored as their answers are; {} leaves it unscored"
+_SCORED = "have reasoning, which is scored as answers are; {} leaves it unscored"
 _UNSCORED = "have reasoning, which is not scored (score_reasoning false)"
 _WARNINGS = {  # note -> what is counted, and what is said of it
     "prompts_cut": (
@@ -26,8 +26,8 @@ _WARNINGS = {  # note -> what is counted, and what is said of it
     ),
     "reasoning_restored": (
         "response",
-        "have reasoning that the chat template takes out of the last answer, or puts behind an empty one: they are "
-        "tokenized with it as a model writes it",
+        "have reasoning that the chat template takes out of the last answer, or puts behind an empty one: it is "
+        "tokenized as a model writes it",
     ),
     "ends_removed": (
         "response",
@@ -38,7 +38,15 @@ _WARNINGS = {  # note -> what is counted, and what is said of it
         "have no end of turn, as the chat template writes none: the policy does not learn to stop; pass a "
         "chat_template that ends a turn",
     ),
+    "scores_reversed": (
+        "row",
+        "have a chosen response whose score is below the rejected one's (first in row {first_reversed_row:,}): chosen "
+        "is learned all the same; see which of the two is meant",
+    ),
 }
+
+
+FIRST_REVERSED = "first_reversed_row"  # stands among the counts
 
 
 class SpecialToken(NamedTuple):
@@ -69,23 +77,32 @@ class SpecialToken(NamedTuple):
 
 
 def add_notes(notes: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sums of counts by name; those of nothing are left out."""
+    """The sums of counts by name, and the first of rows; counts of nothing are left out."""
     sums: Counter[str] = Counter()
+    rows = []
     for counts in notes:
         sums.update(counts)
-    return {name: count for name, count in sorted(sums.items()) if count}
+        rows += [counts[FIRST_REVERSED]] if FIRST_REVERSED in counts else []
+    found = {name: count for name, count in sorted(sums.items()) if count and name != FIRST_REVERSED}
+    return found | ({FIRST_REVERSED: min(rows)} if rows else {})
 
 
 def describe_notes(notes: Mapping[str, int], special: SpecialToken | None, *, score_reasoning: bool) -> Iterator[str]:
     """A sentence each count that there is: what it counts, what was done, and what may be done about it."""
     if notes.get("reasoning"):
         said = _SCORED.format(option("score_reasoning", False)) if score_reasoning else _UNSCORED
-        yield f"{counted(notes['reasoning'], 'response')} {said}"
+        yield _said(notes["reasoning"], "response", said)
     for name, (what, said) in _WARNINGS.items():
         if notes.get(name):
-            yield f"{counted(notes[name], what)} {said}"
+            yield _said(notes[name], what, said.format(**notes))
     if special is not None:
-        yield f"{counted(notes['special_tokens'], 'content')} {special.described}"
+        yield _said(notes["special_tokens"], "content", special.described)
+
+
+def _said(count: int, what: str, said: str) -> str:
+    """`2 rows have …`, `1 row has …`."""
+    verb, _, rest = said.partition(" ")
+    return f"{counted(count, what)} {verb if verb == 'ended' else agreeing(count, verb)} {rest}"
 
 
 def log_notes(
@@ -94,5 +111,5 @@ def log_notes(
     """Warn of each count once; that there is reasoning which is scored is no more than worth knowing."""
     where = f"{source}: " if source else ""
     for line in describe_notes(notes, special, score_reasoning=score_reasoning):
-        usual = line.endswith(_SCORED.format(option("score_reasoning", False)))
+        usual = line.endswith(_SCORED.removeprefix("have ").format(option("score_reasoning", False)))
         logger.log(logging.INFO if usual else logging.WARNING, "%s%s", where, line)

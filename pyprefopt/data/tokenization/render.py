@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from calendar import timegm
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,10 +37,10 @@ class TemplateOwner(Protocol):
         """Further templates by name; `tool_use` is that of chats with tools."""
 
 
-def read_chat_template(name_or_path: str | Path) -> str:
+def read_chat_template(name_or_path: str | Path, own: Collection[str] = ()) -> str:
     """The source of a shipped template or of a file; a source (which holds a `{{` or `{%`) is itself.
 
-    Raises ConfigError where there is neither.
+    Raises ConfigError where there is neither; it lists `own`, the names that the tokenizer has, too.
     """
     if name_or_path in SHIPPED:
         return (
@@ -52,9 +52,10 @@ def read_chat_template(name_or_path: str | Path) -> str:
         return name_or_path
     path = Path(name_or_path)
     if not path.is_file():
-        near = did_you_mean(str(name_or_path), SHIPPED)
+        names = (*SHIPPED, *sorted(own))
+        near = did_you_mean(str(name_or_path), names)
         raise ConfigError(
-            f"chat_template must be one of {', '.join(SHIPPED)}, a Jinja file or a template's source, got "
+            f"chat_template must be one of {', '.join(names)}, a Jinja file or a template's source, got "
             f"'{name_or_path}'{near}"
         )
     return path.read_text(encoding="utf-8")

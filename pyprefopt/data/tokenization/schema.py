@@ -8,7 +8,7 @@ import polars as pl
 
 from pyprefopt.errors import check, check_number
 
-PromptOverflow = Literal["drop", "keep_start", "keep_end"]
+PromptOverflow = Literal["error", "drop", "keep_start", "keep_end"]
 Boundary = Literal["split", "error", "join"]
 
 OFFSETS = ("starts", "ends", "turns")  # columns that only `offsets=True` keeps
@@ -44,7 +44,7 @@ def check_options(
     for name, value, kind in (("prompt_overflow", prompt_overflow, PromptOverflow), ("boundary", boundary, Boundary)):
         check(value in get_args(kind), name, value, " or ".join(map(repr, get_args(kind))))
     check(
-        prompt_overflow == "drop" or max_prompt_tokens is not None,
+        prompt_overflow == "error" or max_prompt_tokens is not None,
         "max_prompt_tokens",
         max_prompt_tokens,
         f"set where prompt_overflow is {prompt_overflow!r}",

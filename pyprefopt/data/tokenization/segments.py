@@ -82,7 +82,7 @@ def tokenize(
     *,
     format: str = "auto",  # noqa: A002
     max_prompt_tokens: int | None = None,
-    prompt_overflow: PromptOverflow = "drop",
+    prompt_overflow: PromptOverflow = "error",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
     score_reasoning: bool = True,
@@ -103,8 +103,9 @@ def tokenize(
             transformers, in memory.
         format: of what `open_source` takes; auto: by schema.
         max_prompt_tokens: a longer prompt is treated by `prompt_overflow`; None: no limit.
-        prompt_overflow: a longer prompt is a bad row (`drop`), or keeps its last tokens (`keep_end`) or its first
-            tokens (`keep_start`), `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and the
+        prompt_overflow: a longer prompt is a bad row (`error`), or its row is left out and counted, whatever `on_error`
+            says (`drop`), or it keeps its last tokens (`keep_end`) or its first tokens (`keep_start`),
+            `max_prompt_tokens` in all. Always kept are a BOS token at the prompt's start and the
             tokens of the generation prompt at its end (as `<|im_start|>assistant`), so what is left out is one window:
             right behind the BOS token, or right before the generation prompt. It may begin or end inside a message.
             Where BOS and generation prompt leave no room the row is bad.
@@ -217,7 +218,7 @@ def tokenize_rows(
     tokenizer: GivenTokenizer,
     *,
     max_prompt_tokens: int | None = None,
-    prompt_overflow: PromptOverflow = "drop",
+    prompt_overflow: PromptOverflow = "error",
     max_tokens: int | None = None,
     boundary: Boundary = "split",
     score_reasoning: bool = True,

@@ -287,7 +287,8 @@ def _load(source: Path, name: str | None, eos_token: str | None, chat_template: 
     of_file = None if chat_template in own else _file_of_template(chat_template)
     native = open_native(file, content, tokens, template, others.get(TOOL_USE), template_file=of_file)
     if native.engine != "fast":
-        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why)
+        once = {"once": f"ids by the tokenizers library: {native.why}"}  # a run has copies of it
+        logger.warning("%s: the tokenizers library makes the ids, slowly: %s", file, native.why, extra=once)
     unknown = [marker for marker in _CHATML if chat_template == "chatml" and native.token_to_id(marker) is None]
     if unknown:
         logger.warning(
@@ -423,7 +424,7 @@ def _choose_template(file: Path, own: Mapping[str, str], chosen: str | Path | No
     """The template of chats, and the others that stay with it: those of the files, where none is given."""
     if chosen is not None:
         named = isinstance(chosen, str) and chosen not in SHIPPED and chosen in own
-        return own[str(chosen)] if named else read_chat_template(chosen), {}
+        return own[str(chosen)] if named else read_chat_template(chosen, own), {}
     names = " or ".join(SHIPPED)
     if not own:
         raise ConfigError(f"{file} has no chat template; pass {option('chat_template')}: {names}, or a Jinja file")

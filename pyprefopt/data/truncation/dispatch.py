@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,7 +40,7 @@ def truncate(
     ratio_base: RatioBase | None = None,
     cut_end: CutEnd = "none",
     tokenizer: GivenTokenizer | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
     out: str | Path | None = None,
     format: str = "auto",  # noqa: A002
     overwrite: bool = False,
@@ -79,7 +79,8 @@ def truncate(
             response (`template`), or the tokenizer's EOS (`eos`, in `mask`).
         tokenizer: counts the tokens of text; or the path of its tokenizer.json.
         columns: text columns, of strings or list<message>, or lists of either (candidates); None: `chosen` and
-            `rejected`, or `responses`. Refused for segments.
+            `rejected`, or `responses`. Of `ours=theirs`, as reading takes them, the responses are cut. Refused for
+            segments.
         out: of a path: where the result is written; None: beside it as `<stem>.truncated<suffix>`.
         format: of a path: the rows' format; auto: the one that the fields of the first rows show.
         overwrite: of a path: replace a file that is there.
@@ -99,6 +100,7 @@ def truncate(
     rule = make_cut(
         ratio=ratio, length=length, tokens=tokens, unit=unit, rounding=rounding, ratio_base=ratio_base, cut_end=cut_end
     )
+    columns = _to_cut(columns)
     if isinstance(what, str | Path):
         from pyprefopt.data.truncation.files import rewrite
 
@@ -110,6 +112,26 @@ def truncate(
     check(not overwrite, "overwrite", overwrite, "left out for a frame", "no file is written")
     shorter: Source = truncate_by(what, rule, tokenizer=tokenizer, columns=columns)
     return shorter
+
+
+def _to_cut(columns: Mapping[str, str] | Sequence[str] | None) -> Sequence[str] | None:
+    """The columns that are cut: those that are named, or the responses of a mapping `ours=theirs`.
+
+    Raises:
+        ConfigError: a mapping without a response.
+    """
+    pairs = [columns] if isinstance(columns, str) else columns
+    is_mapping = isinstance(pairs, Mapping) or (isinstance(pairs, Sequence) and any("=" in str(name) for name in pairs))
+    if pairs is None or not is_mapping:
+        return columns  # type: ignore[return-value]
+    from pyprefopt.data.reading.catalog import TABLE, mapping_of
+
+    roles = ("chosen", "rejected", "pair", "responses", "response")
+    responses = {field.name for row in TABLE.values() for field in row.fields if field.role in roles}
+    mapping = mapping_of(pairs)
+    found = [theirs for ours, theirs in mapping.items() if ours in responses]
+    check(bool(found), "columns", mapping, "with a response", "as chosen=good rejected=bad: that is what is cut")
+    return found
 
 
 def truncate_by(

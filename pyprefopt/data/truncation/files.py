@@ -24,7 +24,7 @@ from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import frame_of
-from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, pieces, reachable
+from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, find_files, pieces, reachable
 from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
 from pyprefopt.data.reading.typed_files import batches, schema_of
 from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding
@@ -128,7 +128,7 @@ def _source(path: Path) -> DataFile:
         if path.is_dir() or (not path.exists() and any(sign in path.name for sign in "*?[")):
             raise DataError(f"{path}: a file is needed, not a folder or pattern; call this once for each file")
         if not path.is_file():
-            raise DataError(f"{path}: no such file")
+            find_files(path)  # says what is there instead
         path.open("rb").close()
     return _known(path)
 

@@ -158,7 +158,9 @@ def choose(wanted: str, demand: Demand) -> Way:
             reason = trial(way, demand)
         if reason is None:
             because = f"because {way.reason}" if wanted == "auto" else "as asked"
-            logger.info("attention: %s, %s%s", name, because, f" ({'; '.join(refused)})" if refused else "")
+            logger.info("attention: %s, %s", name, because)
+            for line in refused:
+                logger.debug("attention: %s", line)
             return way
         refused.append(f"not {name}: {reason}")
     what = f"window {demand.rule.window}, soft cap {demand.rule.softcap}, head size {demand.head_size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -104,7 +105,8 @@ def refuse_config(file: Path, settings: dict[str, Any], error: Exception) -> NoR
     said = ": ".join([type(error).__name__, *lines[:3]])[:300]
     if isinstance(error, ImportError):
         raise ConfigError(f"model: {str(file)!r} needs a package that is not installed ({said})") from error
-    if (found := _blamed(settings, " ".join(lines))) is not None:
+    said_of = " ".join(lines).replace("Padding_idx", "pad_token_id")  # torch's name of it
+    if (found := _blamed(settings, said_of)) is not None:
         name, value = found
         raise ConfigError(
             f"model: {name} must be a value that transformers takes, got {_shown(value)} ({str(file)!r}: {said}); "
@@ -179,11 +181,12 @@ def _check_values(settings: dict[str, Any], file: Path) -> None:
             refuse(name, value, "a finite number")
         if isinstance(value, bool) and key in _CORE:
             refuse(name, value, "a whole number")
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _POSITIVE and value is not None and not (is_number and value > 0):
+            refuse(name, value, "> 0")
+        if not is_number:
             continue
         if key in _CORE and value < 1:
-            refuse(name, value, "> 0")
-        if key in _POSITIVE and value <= 0:
             refuse(name, value, "> 0")
         if value < 0 and key.endswith(("_eps", "epsilon", "window", "dropout", "pdrop", "initializer_range")):
             refuse(name, value, ">= 0")
@@ -224,6 +227,27 @@ def _walk(settings: dict[str, Any]) -> Iterator[tuple[str, str, Any, int]]:
 
 
 def _blamed(settings: dict[str, Any], message: str) -> tuple[str, Any] | None:
+    """The only setting without which transformers takes the rest, or a part of it; else what an error speaks of."""
+    spoken_of = _spoken_of(settings, message)
+    without = {name: {key: value for key, value in settings.items() if key != name} for name in settings}
+    found = [] if _is_taken(settings) else [name for name, others in without.items() if _is_taken(others)]
+    if len(found) != 1 or (spoken_of and spoken_of[0].startswith((f"{found[0]}.", f"{found[0]}["))):
+        return spoken_of
+    return found[0], settings[found[0]]
+
+
+def _is_taken(settings: dict[str, Any]) -> bool:
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return False
+    try:
+        CONFIG_MAPPING[kind].from_dict(copy.deepcopy(settings)).get_text_config()
+    except Exception:  # transformers raises whatever a value leads to
+        return False
+    return True
+
+
+def _spoken_of(settings: dict[str, Any], message: str) -> tuple[str, Any] | None:
     """The setting whose name an error has in it, or else whose value."""
     words = re.findall(r"[A-Za-z_]\w+|-?\d+", message)
     values = [(name, key, value) for name, key, value, depth in _walk(settings) if depth <= 3 and key != "model_type"]

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pyprefopt.errors import ConfigError
+from pyprefopt.errors import ConfigError, agreeing, counted
 from pyprefopt.modeling.attention.backends import UNPACKED, check_way
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, add_lora
@@ -347,7 +347,13 @@ def _build_model(
             f"{missing[0]}) and would be random; give a checkpoint of a {kind}"
         )
     if unexpected := sorted(name for name in info["unexpected_keys"] if head == "language" or "lm_head" not in name):
-        logger.warning("%s: %d weights are not used (first: %s)", path, len(unexpected), unexpected[0])
+        logger.warning(
+            "%s: %s %s not used (first: %s)",
+            path,
+            counted(len(unexpected), "weight"),
+            agreeing(len(unexpected), "are"),
+            unexpected[0],
+        )
     return cast("PreTrainedModel", model)
 
 

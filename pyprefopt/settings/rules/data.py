@@ -22,13 +22,13 @@ DATA_RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.eval_data is not None and c.eval_ratio != RunConfig.eval_ratio,
         "eval_ratio holds out a share of data and does not apply beside eval_data; leave out either of them",
-        {"data": "train.jsonl", "eval_data": "test.jsonl", "eval_ratio": 0.1},
+        {"model": "model", "data": "train.jsonl", "eval_data": "test.jsonl", "eval_ratio": 0.1},
         "eval_ratio",
     ),
     Rule(
         lambda c: c.eval_steps > 0 and c.data != EMBEDDED_DATA and c.eval_data is None and c.eval_ratio == 0,
         "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
-        {"data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
+        {"model": "model", "data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
         "eval_steps",
     ),
     Rule(
@@ -59,7 +59,13 @@ DATA_RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.method == "sft" and c.base.data != "chosen" and c.truncation != type(c.truncation)(),
         "truncation cuts the responses of pairs, and method sft with base.data trains on none; leave truncation out",
-        {"method": "sft", "data": "pairs.jsonl", "base": {"data": "sft.jsonl"}, "truncation": {"ratio": 0.5}},
+        {
+            "method": "sft",
+            "model": "model",
+            "data": "pairs.jsonl",
+            "base": {"data": "sft.jsonl"},
+            "truncation": {"ratio": 0.5},
+        },
         "truncation",
     ),
 )

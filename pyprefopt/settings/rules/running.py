@@ -43,7 +43,7 @@ RUNNING_RULES: tuple[Rule, ...] = (
         lambda c: c.lora.load_in_4bit and not starts_from_weights(c),
         "lora.load_in_4bit needs model to be a checkpoint, whose weights it quantizes, got {c.model!r}; set model to a "
         "directory or hub name with weights (or base.path, with policy_init base), or leave load_in_4bit out",
-        {"method": "dpo", "model": "config.json", "lora": {"r": 8, "load_in_4bit": True}},
+        {"method": "dpo", "model": "config.json", "data": "d.jsonl", "lora": {"r": 8, "load_in_4bit": True}},
         "lora.load_in_4bit",
     ),
     Rule(
@@ -51,14 +51,20 @@ RUNNING_RULES: tuple[Rule, ...] = (
         "lora.load_in_4bit does not apply where the run trains its base: packed anew for the next training, the base "
         "would lose much of what it has learned; set base.path to a checkpoint (that of model will do), or policy_init "
         "model where no oracle is trained",
-        {"method": "dpo", "model": "model", "policy_init": "base", "lora": {"r": 8, "load_in_4bit": True}},
+        {
+            "method": "dpo",
+            "model": "model",
+            "data": "d.jsonl",
+            "policy_init": "base",
+            "lora": {"r": 8, "load_in_4bit": True},
+        },
         "policy_init",
     ),
     Rule(
         lambda c: c.lora.load_in_4bit and c.zero_stage == 3,
         "lora.load_in_4bit needs zero_stage <= 2, got 3, which takes weights apart that are packed; set zero_stage 2 "
         "or leave load_in_4bit out",
-        {"method": "dpo", "model": "model", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
+        {"method": "dpo", "model": "model", "data": "d.jsonl", "zero_stage": 3, "lora": {"r": 8, "load_in_4bit": True}},
         "zero_stage",
     ),
 )

@@ -24,13 +24,13 @@ STAGES_RULES: tuple[Rule, ...] = (
         lambda c: not uses_base(c) and c.base != BaseConfig(),
         "base.* is not used by method {c.method} with policy_init {c.policy_init}; "
         "leave base out, or set policy_init base",
-        {"method": "dpo", "model": "model", "base": {"path": "base"}},
+        {"method": "dpo", "model": "model", "data": "d.jsonl", "base": {"path": "base"}},
         "base",
     ),
     Rule(
         lambda c: c.base.path is not None and not only_path(c.base),
         "base.path names a ready checkpoint, so no other base.* setting applies; leave out either of them",
-        {"method": "sepo", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
+        {"method": "sepo", "model": "model", "data": "d.jsonl", "base": {"path": "base", "data": "sft.jsonl"}},
         "base.data",
     ),
     Rule(

@@ -32,6 +32,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(detect_format, module)?)?;
     module.add_function(wrap_pyfunction!(parse_rows, module)?)?;
     module.add_function(wrap_pyfunction!(quoted_names, module)?)?;
+    module.add_function(wrap_pyfunction!(rename_fields, module)?)?;
     module.add_function(wrap_pyfunction!(count_names, module)?)
 }
 
@@ -204,6 +205,8 @@ struct FormatRow {
     fields: Vec<(&'static str, &'static str, &'static str)>,
     /// The required fields of the usual form; of those in one list, one is enough.
     needed: Vec<Vec<&'static str>>,
+    /// Fields of other formats that must say the same where they are there.
+    compared: Vec<&'static str>,
     /// The responses of a pair are chosen and rejected, texts or chats.
     plain: bool,
     /// (name, meaning) of the weights of tokens.
@@ -226,6 +229,7 @@ fn format_table() -> Vec<FormatRow> {
                 .map(|field| (field.name, field.role.name(), field.meaning))
                 .collect(),
             needed: entry.forms[0].needed().into_iter().map(group).collect(),
+            compared: entry.compared.to_vec(),
             plain: entry.is_plain(),
             weights: entry.kind.weights().to_vec(),
             looks: entry.looks,
@@ -259,6 +263,20 @@ fn quoted_names(py: Python<'_>, rows: Texts, names: Vec<String>) -> PyResult<Vec
         .ok_or_else(|| PyValueError::new_err("rows must be JSON lines, as bytes or u8"))?;
     let found = py.detach(|| formats::quoted(lines, &names));
     Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// JSON lines with fields under other names: pairs of the name there and the new one.
+#[pyfunction]
+fn rename_fields<'py>(
+    py: Python<'py>,
+    rows: Texts,
+    names: Vec<(String, String)>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let lines = rows
+        .lines()
+        .ok_or_else(|| PyValueError::new_err("rows must be JSON lines, as bytes or u8"))?;
+    let renamed = py.detach(|| formats::rename_fields(lines, &names));
+    Ok(PyBytes::new(py, &renamed))
 }
 
 /// How many names of fields JSON lines have, those inside of fields too; with the line and the first name beyond the most

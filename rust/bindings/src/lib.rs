@@ -9,6 +9,7 @@ mod edit;
 mod error;
 mod formats;
 mod pack;
+mod parquet;
 mod reject;
 mod select;
 mod template;
@@ -26,6 +27,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     edit::register(module)?;
     formats::register(module)?;
     pack::register(module)?;
+    parquet::register(module)?;
     select::register(module)?;
     template::register(module)?;
     tokenize::register(module)?;

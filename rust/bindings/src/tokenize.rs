@@ -192,7 +192,7 @@ impl Tokenizer {
     /// without BOS, counts by name of what needed a decision, the first special token in a content, and coverage of the
     /// responses.
     #[allow(clippy::too_many_arguments)] // settings by name
-    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true, refuse_identical = true))]
+    #[pyo3(signature = (frame, *, max_prompt_tokens = None, prompt_overflow = "error", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true, refuse_identical = true))]
     fn tokenize(
         &self,
         py: Python<'_>,
@@ -219,7 +219,7 @@ impl Tokenizer {
 
     /// As `tokenize`, of rows that `parse_rows` takes; the rejects of both.
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // settings by name; PyO3 takes them by value
-    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "drop", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
+    #[pyo3(signature = (rows, format, *, first_row = 0, first_line = None, max_prompt_tokens = None, prompt_overflow = "error", max_tokens = None, boundary = "split", score_reasoning = true, offsets = true))]
     fn prepare(
         &self,
         py: Python<'_>,

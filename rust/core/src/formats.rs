@@ -27,6 +27,9 @@ mod message;
 mod names;
 mod preference;
 mod raw;
+mod rename;
+mod repeats;
+mod rivals;
 mod schema;
 mod sides;
 mod table;
@@ -40,6 +43,7 @@ pub use json::lines;
 pub use message::Message;
 pub use names::count_names;
 pub use preference::{Pair, parse_pair};
+pub use rename::rename_fields;
 pub use schema::{Entry, Field, Format, Kind};
 pub use table::TABLE;
 

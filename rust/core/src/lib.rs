@@ -5,6 +5,7 @@ pub mod error;
 pub mod formats;
 pub mod message;
 pub mod pack;
+pub mod parquet;
 pub mod prepare;
 pub mod reject;
 pub mod rounding;

@@ -88,13 +88,14 @@ fn check_row(prompt: &str, answer: &str, settings: u8) {
         template_kwargs: None,
     };
     let overflow = [
+        PromptOverflow::Error,
         PromptOverflow::Drop,
         PromptOverflow::KeepStart,
         PromptOverflow::KeepEnd,
     ];
     let limits = Limits {
         max_prompt_tokens: (settings & 2 > 0).then_some(40),
-        prompt_overflow: overflow[usize::from(settings >> 2) % 3],
+        prompt_overflow: overflow[usize::from(settings >> 2) % 4],
         max_tokens: (settings & 16 > 0).then_some(60),
         boundary: if settings & 32 > 0 {
             Boundary::Error

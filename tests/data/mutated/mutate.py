@@ -75,6 +75,18 @@ def _number(content: bytearray, chance: random.Random) -> None:
 CHANGES = (_flip, _flip, _length, _length, _cut, _swap, _repeat, _insert, _number)
 
 
+def footer_bits(content: bytes) -> int:
+    """The bits of a Parquet file's footer, with its length and the mark behind it."""
+    return 8 * (8 + int.from_bytes(content[-8:-4], "little"))
+
+
+def flip_footer(content: bytes, bit: int) -> bytes:
+    """One bit of a Parquet file's footer turned."""
+    changed = bytearray(content)
+    changed[len(content) - footer_bits(content) // 8 + bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
 def mutate_json(content: bytes, seed: int) -> bytes:
     """One value, name or bracket of a JSON text changed."""
     chance = random.Random(seed)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.data.mutated.mutate import mutate, mutate_json
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 30  # that one file may take
+Change = Callable[[bytes, int], bytes]
 PANIC = ("panicked", "PanicException", "RUST_BACKTRACE", "Traceback")
 
 
@@ -89,9 +90,9 @@ def run_cases(
     directory: Path,
     *,
     workers: int = 2,
-    change: bool = True,
+    change: Change | None = mutate,
 ) -> Iterator[Outcome]:
-    """What came of each case; a few are read at once. Without `change` the samples are read as they are."""
+    """What came of each case; a few are read at once. `change` gets sample and seed; None: read as it is."""
     todo: queue.Queue[Case] = queue.Queue()
     for case in cases:
         todo.put(case)
@@ -122,17 +123,17 @@ def run_cases(
             yield outcome
 
 
-def write(case: Case, samples: dict[str, bytes], folder: Path, place: Path, change: bool) -> Path:
+def write(case: Case, samples: dict[str, bytes], folder: Path, place: Path, change: Change | None) -> Path:
     """The mutated file or folder."""
     if case.sample in samples:
         path = place / case.sample
-        path.write_bytes(mutate(samples[case.sample], case.seed) if change else samples[case.sample])
+        path.write_bytes(change(samples[case.sample], case.seed) if change else samples[case.sample])
         return path
     path = place / "folder"
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(folder, path)
     shutil.copyfile(folder.parent / "pairs.jsonl", place / "pairs.jsonl")
-    if not change:
+    if change is None:
         return path
     if case.sample == "manifest":
         manifest = path / "manifest.json"

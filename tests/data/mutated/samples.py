@@ -65,6 +65,21 @@ def files() -> dict[str, bytes]:
     return found
 
 
+def parquets() -> dict[str, bytes]:
+    """Parquet files, flat and nested, of one row group and several: name -> content."""
+    texts, chats = pa.Table.from_pylist(ROWS[:4]), pa.Table.from_pylist(CHATS[:5])
+    lean = {"store_schema": False, "compression": "none"}
+    return {
+        "flat.parquet": _parquet(texts.select(["prompt", "chosen", "rejected"]), **lean),
+        "groups.parquet": _parquet(texts, row_group_size=2, **lean),
+        "chats.parquet": _parquet(chats, row_group_size=3, **lean),
+        "schema.parquet": _parquet(texts),
+        "delta.parquet": _parquet(
+            texts, use_dictionary=False, column_encoding={"prompt": "DELTA_BYTE_ARRAY"}, write_page_index=True, **lean
+        ),
+    }
+
+
 def folder(directory: Path) -> Path:
     """A prepared folder of three shards with a tokenizer beside it."""
     from pyprefopt.data.reading import sources

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.mutated import samples
-from tests.data.mutated.mutate import mutate, mutate_json
+from tests.data.mutated.mutate import flip_footer, footer_bits, mutate, mutate_json
 from tests.data.mutated.runs import Case, entries, run_cases
 
 
@@ -43,7 +43,7 @@ def test_the_samples_are_read(material, tmp_path):
     files, folder, tokenizer = material
     names = [*files, "manifest", "shard"]
     whole = [Case(name, -1, entry) for name in names for entry in entries(name)]
-    found = list(run_cases(whole, files, folder, tokenizer, tmp_path / "w", change=False))
+    found = list(run_cases(whole, files, folder, tokenizer, tmp_path / "w", change=None))
     refused = {(outcome.case.sample, outcome.said) for outcome in found if outcome.kind != "right"}
     assert {name for name, _ in refused} == {"one.feather"}
     assert all("Feather's first version" in said for _, said in refused)
@@ -69,6 +69,35 @@ def test_ten_thousand(material, tmp_path, capsys):
     found = outcomes(material, tmp_path / "w", 10_000, first=1_000_000)
     with capsys.disabled():
         print("\n10,000 mutated files: " + ", ".join(f"{kind} {count:,}" for kind, count in found.most_common()))
+
+
+def flipped(material, directory: Path, step: int) -> Counter[str]:
+    """What comes of every so many-th bit of each Parquet footer turned."""
+    _, folder, tokenizer = material
+    files = samples.parquets()
+    todo = [Case(name, bit, "read") for name, content in files.items() for bit in range(0, footer_bits(content), step)]
+    found: Counter[str] = Counter()
+    bad = []
+    for outcome in run_cases(todo, files, folder, tokenizer, directory, change=flip_footer):
+        found[outcome.kind] += 1
+        if not outcome.is_good:
+            bad.append(f"{outcome.case}: {outcome.kind}: {outcome.said[:600]}")
+    assert not bad, f"{len(bad)} of {len(todo)}: " + "\n".join(bad[:5])
+    return found
+
+
+def test_bits_of_parquet_footers(material, tmp_path):
+    found = flipped(material, tmp_path / "w", 31)  # among them some at which pyarrow's own metadata ends the process
+    assert found["right"] > 50
+    assert found["refused"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_bit_of_parquet_footers(material, tmp_path, capsys):
+    found = flipped(material, tmp_path / "w", 1)
+    with capsys.disabled():
+        print("\nevery bit of footers: " + ", ".join(f"{kind} {count:,}" for kind, count in found.most_common()))
 
 
 def test_a_worker_sees_signals_and_hangs(material, tmp_path, monkeypatch):

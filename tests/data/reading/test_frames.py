@@ -316,7 +316,8 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
         (
             "a.jsonl",
             '{"prompt": "x", "chosen": 1, "rejected": 2}',
-            "needs prompt, chosen, rejected; they are there, but of another type; see",
+            'needs prompt, chosen, rejected; they are there, but not as they must be; row 0, chosen: "1" - chosen must '
+            "be text; write it as a JSON string; see",
         ),
         (
             "a.csv",
@@ -355,7 +356,7 @@ def test_raise_reads_everything_first_and_skip_records(tmp_path):
         (
             "a.jsonl",
             '{"question": "a", "answer_good": "b", "answer_bad": "c"}',
-            "fields are question, answer_good, answer_bad; see",
+            "fields are question, answer_good, answer_bad; needed are prompt, .* which: columns=",
         ),
         ("a.parquet", "not parquet", "cannot be read"),
         ("a.csv", "question,choosen\nx,y\n", "no known schema.*did you mean 'chosen'"),
@@ -366,6 +367,36 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         scan_preferences(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"prompt": "p", "chosen": NaN, "rejected": "r"}', "line 1: .*; NaN at column 27 is no JSON; write null; "),
+        ('{"prompt": "p", "chosen": "c", "rejected": ', "line 1: a row must be one JSON object; EOF .*; mend the line"),
+        ("[1, 2]", "line 1: a row must be one JSON object; .*expected a JSON object.*; mend the line"),
+        ('{"prompt": "p", "chosen": "\\ud800", "rejected": "r"}', "row 0, chosen: .* - chosen must be valid Unicode; "),
+        ('{"prompt": "p", "chosen": "c", "rejected": null}', "row 0, rejected: .* - rejected must be there and "),
+        ('{"prompt": "p", "chosen": 1, "rejected": "r"}', 'row 0, chosen: "1" - chosen must be text; write it'),
+        ('{"instruction": 5, "chosen": "c", "rejected": "r"}', 'row 0, instruction: "5" - instruction must be text; '),
+        ('{"prompt": "p", "prompt": "q", "chosen": "c", "rejected": "r"}', "row 0, prompt: .* is there more than once"),
+    ],
+)
+def test_where_all_first_rows_are_bad_the_first_is_named(tmp_path, row, said):
+    (tmp_path / "a.jsonl").write_text(f"{row}\n" * 3)
+    with pytest.raises(DataError, match=rf"a.jsonl: no known schema; .*; (row 0.*)?{said}.*; see"):
+        scan_preferences(tmp_path / "a.jsonl")
+    said = f"({said}|chosen and rejected are whole texts without a prompt)"
+    with pytest.raises(DataError, match=rf"no row fits format 'preference'; .*; (row 0.*)?{said}.*; see"):
+        scan_preferences(tmp_path / "a.jsonl", format="preference")
+
+
+def test_where_no_row_of_a_later_file_fits_its_first_is_named(tmp_path):
+    good = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(good))
+    (tmp_path / "b.jsonl").write_text(json.dumps(good | {"chosen": 1}))
+    with pytest.raises(DataError, match='read the two apart; row 1, chosen: "1" - chosen must be text'):
+        scan_preferences([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
 
 
 def test_columns_of_another_type_are_reported_with_it(tmp_path):

@@ -151,10 +151,10 @@ def test_chats_that_differ_in_what_templates_read_part_there(tmp_path):
 
 def test_columns_named_like_ours_are_carried_under_another_name(tmp_path):
     said = {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}}
-    row = {**said, "rejected": {"from": "gpt", "value": "b"}, "prompt": "mine", "source_prompt": 1}
+    row = {**said, "rejected": {"from": "gpt", "value": "b"}, "prompt": "q", "source_prompt": 1}
     for container in ("a.jsonl", "a.parquet"):
         frame = read(tmp_path, row, container).frame
         assert frame["prompt"][0][0]["content"] == "q"
-        assert frame.select("source_source_prompt", "source_prompt").row(0) == ("mine", 1)
+        assert frame.select("source_source_prompt", "source_prompt").row(0) == ("q", 1)
     some = {"prompt": "q", "responses": ["a", "b"], "chosen": "mine"}
     assert read_candidates(pl.DataFrame([some]))["source_chosen"].to_list() == ["mine"]

@@ -51,8 +51,8 @@ def parsed(path):
         ([ALPACA] * 2 + [PLAIN] * 4, ("preference", 4, ["another_format"] * 2)),
         ([ALPACA] * 3 + [PLAIN] * 3, ("alpaca", 3, ["another_format"] * 3)),
         ([HH] * 4 + [PLAIN, ALPACA], ("hh", 4, ["another_format"] * 2)),
-        ([HH, HH, PLAIN, PLAIN] + [EXAMPLE] * 3, ("hh", 2, ["another_format"] * 2 + ["missing_field"] * 3)),
-        ([EXAMPLE] * 4 + [PLAIN] * 2, ("prompt_response", 4, ["missing_field"] * 2)),
+        ([HH, HH, PLAIN, PLAIN] + [EXAMPLE] * 3, ("hh", 2, ["another_format"] * 5)),
+        ([EXAMPLE] * 4 + [PLAIN] * 2, ("prompt_response", 4, ["another_format"] * 2)),
     ],
 )
 def test_the_order_of_rows_changes_nothing(tmp_path, rows, expected):
@@ -71,6 +71,27 @@ def test_a_row_of_another_format_says_which(tmp_path):
         "a row must be of format preference, which most of the first rows have; this one is of format alpaca"
     )
     assert rejects["remedy"][0] == "read the rows of each format apart"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "other"),
+    [
+        ({"prompt": "p", "completion": "c"}, "another_format", "prompt_response"),
+        ({"prompt": "p", "response": "c", "score": 1}, "another_format", "prompt_response"),
+        ({"prompt": "p", "responses": ["a", "b"]}, "another_format", "candidates"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "another_format",
+            "messages",
+        ),
+        ({"prompt": "p", "chosen": "c", "response": "d"}, "missing_field", ""),
+        ({"prompt": "p", "rejected": None, "chosenn": "c"}, "missing_field", ""),
+    ],
+)
+def test_a_row_of_another_kind_says_which(tmp_path, row, reason, other):
+    rejects = scan_preferences(jsonl(tmp_path / "a.jsonl", [PLAIN, PLAIN, row])).rejects
+    assert rejects["reason"].to_list() == [reason]
+    assert rejects["rule"][0].endswith(f"this one is of format {other}") or not other
 
 
 def test_weights_and_labels_are_seen_in_any_row(tmp_path):

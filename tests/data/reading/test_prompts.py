@@ -162,6 +162,36 @@ def test_transcripts_become_turns(tmp_path, prompt, form):
     assert [chat[0]["content"] for chat in some.frame["responses"][0]] == ["good", "bad"]
 
 
+@pytest.mark.parametrize("prompt", [BEGUN, BEGUN.lstrip(), BEGUN[:-12]])
+def test_instructions_and_histories_are_transcripts_too(tmp_path, prompt):
+    answers = {"chosen": " good", "rejected": " bad"} if prompt.endswith(":") else {"chosen": "good", "rejected": "bad"}
+    pairs = [
+        {"instruction": prompt, **answers},
+        {"instruction": prompt, "output": list(answers.values())},
+        {"history": prompt, "human_ref_A": answers["rejected"], "human_ref_B": answers["chosen"], "labels": 0},
+    ]
+    for row in pairs:
+        result = scan(tmp_path, row)
+        assert turns(result) == SAID
+        assert (turns(result, "chosen"), turns(result, "rejected")) == ([("assistant", "good")], [("assistant", "bad")])
+    example = scan(tmp_path, {"instruction": prompt, "output": answers["chosen"]}, scan_instructions)
+    assert (turns(example), turns(example, "response")) == (SAID, [("assistant", "good")])
+    some = scan(tmp_path, {"instruction": prompt, "responses": list(answers.values())}, scan_candidates)
+    assert turns(some) == SAID
+
+
+def test_input_stands_behind_the_users_last_words(tmp_path):
+    row = {"instruction": BEGUN, "input": "I", "history": [["a", "b"]], "output": " good"}
+    example = scan(tmp_path, row, scan_instructions)
+    earlier = [("user", "a"), ("assistant", "b")]
+    assert (turns(example), turns(example, "response")) == (
+        [*earlier, *SAID[:2], ("user", "Q\n\nI")],
+        [("assistant", "good")],
+    )
+    bad = scan(tmp_path, row | {"instruction": BEGUN + " It is"}, scan_instructions).rejects.row(0, named=True)
+    assert (bad["reason"], bad["field"], bad["value"]) == ("not_a_question", "input", "I")
+
+
 def test_other_texts_with_marks_stay_texts(tmp_path):
     for text in ("Human: Q", "Write\n\nHuman: hi\n\nAssistant:", "Assistant: x"):
         assert turns(scan(tmp_path, {"prompt": text, "chosen": " a", "rejected": "b"})) == [("user", text)]

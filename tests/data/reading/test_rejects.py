@@ -104,7 +104,7 @@ def test_rows_that_are_left_out_are_reported_once_and_recorded(tmp_path, caplog)
     caplog.clear()
     longest = len(data.tokenize(segments, tokenizer)["ids"][0])
     assert data.tokenize(segments, tokenizer, on_error="skip", max_prompt_tokens=longest - 1).is_empty()
-    assert caplog.messages == ["1 of 1 rows are left out (prompt_too_long: 1); rejected_path=… records them"]
+    assert caplog.messages == ["1 of 1 row is left out (prompt_too_long: 1); rejected_path=… records them"]
     assert data.tokenize_rows(segments, tokenizer, max_prompt_tokens=longest - 1).rejects.height == 1
     with pytest.raises(ConfigError, match="rejected_path must be left out for a LazyFrame"):
         data.tokenize(segments.lazy(), tokenizer, on_error="skip", rejected_path=record)

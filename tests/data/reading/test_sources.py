@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyprefopt.data import _native
 from pyprefopt.data.reading import sources
 from pyprefopt.data.reading.formats import lines_bytes
-from pyprefopt.data.reading.frames import read_preferences, scan_preferences
+from pyprefopt.data.reading.frames import read_preferences, scan_candidates, scan_preferences
 from pyprefopt.data.reading.sources import open_source, parse_block
 from pyprefopt.data.truncation.dispatch import truncate
 from pyprefopt.errors import ConfigError, DataError
@@ -472,8 +472,84 @@ def test_odd_rows_are_rejects(tmp_path, row, reason, field):
     assert len(reject["value"]) <= 80
 
 
-def test_of_a_repeated_key_the_last_counts(tmp_path):
-    assert reject_of(tmp_path, b'{"prompt": "p", "chosen": "", "chosen": "a", "rejected": "b"}') is None
+@pytest.mark.parametrize(
+    ("row", "field", "value"),
+    [
+        (b'{"prompt": "p", "chosen": "", "chosen": "a", "rejected": "b"}', "chosen", '"a"'),
+        (b'{"prompt": "p", "chosen": "a", "rejected": "b", "id": 1, "\\u0069d": 1}', "id", "1"),
+        (b'{"prompt": "p", "chosen": "a", " chosen": "c", "rejected": "b"}', " chosen", '"c"'),
+        (b'{"prompt": "p", "chosen": "a", "rejected": "b", "\xef\xbb\xbfrejected": "c"}', "\ufeffrejected", '"c"'),
+        (
+            b'{"prompt": "p", "chosen": [{"role": "assistant", "content": "a", "content": "c"}], "rejected": "b"}',
+            "chosen[0].content",
+            '"c"',
+        ),
+        (
+            b'{"prompt": "p", "chosen": "a", "rejected": "b", "template_kwargs": "{\\"x\\": 1, \\"x\\": 2}"}',
+            "template_kwargs.x",
+            "2",
+        ),
+    ],
+)
+def test_a_field_that_is_there_twice_is_a_bad_row(tmp_path, row, field, value):
+    reject = reject_of(tmp_path, row)
+    assert (reject["reason"], reject["field"], reject["value"]) == ("repeated_field", field, value)
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n" + row + b"\n")
+    if field != "id" and "template" not in field:
+        with pytest.raises(DataError, match=r"b.jsonl, line 2.*(is there more than once|differ in nothing but space)"):
+            truncate(path, length=1, unit="words")
+
+
+def test_the_score_of_a_response_that_is_there_twice_is_a_bad_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "p", "responses": [{"response": "a", "score": 1, "score": 2}, "b"]}\n')
+    reject = scan_candidates(path).rejects.row(0, named=True)
+    assert (reject["reason"], reject["field"]) == ("repeated_field", "responses[0].score")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("column", "rule"),
+    [
+        ("chosen", "column 'chosen' is there more than once"),
+        (" chosen", "columns 'chosen' and ' chosen' differ in nothing but space"),
+        ("\ufeffchosen", "columns 'chosen' and '\ufeffchosen' differ in nothing but space"),
+    ],
+)
+def test_a_column_that_is_there_twice_is_named(tmp_path, name, column, rule):
+    path = tmp_path / name
+    text = f"prompt,chosen,rejected,{column}\na,b,c,d\n".replace(",", "\t" if ".tsv" in name else ",").encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    for read in (read_preferences, lambda path: truncate(path, length=1, unit="words")):
+        with pytest.raises(DataError, match=rf"a\.[a-z.]+\W+line 1: {rule}; name each column once"):
+            read(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_columns_without_a_name_may_be_empty(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected,,\na,b,c,,\nd,e,f,1,2\n")
+    found = scan_preferences(path)
+    assert found.frame["row"].to_list() == [0]
+    assert found.rejects["reason"].to_list() == ["repeated_field"]
+
+
+def test_columns_of_tables_that_differ_in_space_are_named(tmp_path):
+    frame = pl.DataFrame({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "rejected ": ["d"]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    for source in (frame, frame.to_arrow(), tmp_path / "a.parquet"):
+        with pytest.raises(DataError, match="columns 'rejected' and 'rejected ' differ in nothing but space"):
+            read_preferences(source)
+
+
+def test_a_pandas_frame_with_a_column_twice():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([["a", "b", "c", "d"]], columns=["prompt", "chosen", "rejected", "rejected"])
+    with pytest.raises(
+        DataError, match=r"must be a table whose columns .* DataFrame \(.*rejected.*\); mend its columns"
+    ):
+        read_preferences(frame)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -560,7 +636,7 @@ def test_broken_arrays(tmp_path, text, message):
 
 def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(ROWS[0], indent=2))
-    with pytest.raises(DataError, match="no row is a JSON object: a file holds one object a line"):
+    with pytest.raises(DataError, match="no row can be read: a file holds one object a line"):
         scan_preferences(tmp_path / "a.json")
 
 
@@ -719,3 +795,22 @@ def test_lists_do_not_go_into_csv(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": chat, "rejected": [chat[0] | {"content": "d e"}]}])
     with pytest.raises(DataError, match=r"a\.csv: CSV .*; write \.jsonl, \.parquet or \.arrow, which hold messages"):
         truncate(path, ratio=0.5, unit="words", out=tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
+def test_carriage_returns_alone_are_told(tmp_path, name):
+    cells = "prompt,chosen,rejected\rq,a,b\r".replace(",", "\t" if name == "a.tsv" else ",")
+    lines = '{"prompt":"q","chosen":"a","rejected":"b"}\r' * 2
+    (tmp_path / name).write_text(lines if "json" in name else cells, newline="")
+    with pytest.raises(DataError, match=r"a\.\w+: its lines end with a carriage return alone"):
+        open_source(tmp_path / name)
+    array = "[" + lines.strip().replace("\r", ",\r") + "]"
+    (tmp_path / "array.json").write_text(array, newline="")
+    assert open_source(tmp_path / "array.json").first_block.rows_in == 2
+
+
+def test_infinite_scores_are_shown_without_quotes(tmp_path):
+    frame = pl.DataFrame({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": float("inf")})
+    opened = open_source(frame)
+    rejects = parse_block(opened.first_block, opened.format).rejects
+    assert rejects.select("reason", "value").rows() == [("not_a_number", "inf")]

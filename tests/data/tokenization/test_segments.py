@@ -310,6 +310,20 @@ def test_bad_rows_raise_or_are_skipped(toy):
     assert tokenize_rows(frame, toy).rejects.schema == REJECTS
 
 
+def test_tools_and_variables_of_another_kind_are_reported_by_their_names(tmp_path, toy):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    for name, value, kind in (
+        ("tools", {"a": 1}, "list"), ("template_kwargs", [1], "object"), ("chat_template_kwargs", "x", "object"),
+    ):  # fmt: skip
+        for written in (value, json.dumps(value)):
+            path = tmp_path / "a.jsonl"
+            path.write_text(json.dumps(row) + "\n" + json.dumps(row | {name: written}) + "\n")
+            with pytest.raises(DataError, match=rf"row 1, {name}: .* - {name} must be (a JSON {kind}|JSON)"):
+                tokenize(path, toy)
+    frame = preferences(("a", "b", "c"), tools=pl.Series(['{"a": 1}']))
+    assert reasons(frame, toy)[0] == [(0, "tools", "broken_json")]
+
+
 def test_broken_json_is_reported(toy):
     extra = preferences(("a", "b", "c")).with_columns(chosen=pl.Series([chat(("assistant", "b", "{"))], dtype=MESSAGES))
     assert reasons(extra, toy)[0] == [(0, "chosen", "broken_json")]
@@ -617,6 +631,33 @@ def test_prompt_budgets_keep_bos_and_the_generation_prompt(bos_file, template):
         tokenize(frame, tokenizer, prompt_overflow="keep_end")
     with pytest.raises(ConfigError, match="prompt_overflow must be"):
         tokenize(frame, tokenizer, prompt_overflow="cut")
+
+
+def test_dropped_prompts_are_counted_and_no_error(bos_file, tmp_path, caplog):
+    tokenizer = load_tokenizer(bos_file, chat_template="plain")
+    frame = preferences(("abcdefghijklmnop", "b", "c"), ("x", "b", "c"))
+    lengths = [len(ids) for ids in column(tokenize_rows(frame, tokenizer), "prompt", "ids")]
+    limit = {"max_prompt_tokens": lengths[1]}
+    with pytest.raises(DataError, match="prompt_too_long: 1"):
+        tokenize(frame, tokenizer, **limit)
+    with pytest.raises(DataError, match="set prompt_overflow to keep_end, keep_start or drop"):
+        tokenize(frame, tokenizer, **limit, prompt_overflow="error")
+    assert not caplog.records
+    kept = tokenize(frame, tokenizer, **limit, prompt_overflow="drop")
+    assert kept["row"].unique().to_list() == [1]
+    assert kept.equals(tokenize(frame[1:], tokenizer))
+    assert same_both_ways(frame, tokenizer, **limit, prompt_overflow="drop").rejects["reason"].to_list() == [
+        "prompt_dropped"
+    ]
+    told = "1 of 2 rows are left out, whose prompts are longer than max_prompt_tokens (prompt_overflow drop)"
+    assert told in caplog.messages
+    tokenize(frame, tokenizer, **limit, prompt_overflow="drop", on_error="skip", rejected_path=tmp_path / "r.jsonl")
+    assert pl.read_ndjson(tmp_path / "r.jsonl")["reason"].to_list() == ["prompt_dropped"]
+    same = preferences(("abcdefghijklmnop", "b", "c"), ("x", "b", "b"))
+    with pytest.raises(DataError, match=r"^1 of 2 rows cannot be used\n  identical_pair: 1"):  # the other is no fault
+        tokenize(same, tokenizer, **limit, prompt_overflow="drop")
+    with pytest.raises(ConfigError, match="max_prompt_tokens must be set where prompt_overflow is 'drop'"):
+        tokenize(frame, tokenizer, prompt_overflow="drop")
 
 
 def test_what_a_budget_cuts_off_a_response_is_counted(toy):

@@ -384,7 +384,7 @@ def test_wrong_columns_and_files_are_reported(tmp_path, toy):
         truncate(frame, length=1, unit="characters")
     with pytest.raises(DataError, match="'number' must hold strings"):
         truncate(frame, length=1, unit="characters", columns=["number"])
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="must be a file; there is none; check the path"):
         truncate(tmp_path / "absent.parquet", length=1, unit="characters")
     (tmp_path / "pairs.txt").write_text("")
     with pytest.raises(ConfigError, match=r"file must be \.jsonl, \.json, \.csv"):
@@ -452,3 +452,18 @@ def test_one_column_may_be_named_alone_and_none_is_refused():
 def test_numbers_of_another_kind_are_config_errors(given):
     with pytest.raises(ConfigError, match=next(iter(given))):
         truncate(pl.DataFrame({"chosen": ["a"], "rejected": ["b"]}), unit="words", **given)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_columns_of_other_names_are_cut_as_reading_takes_them(suffix, tmp_path):
+    frame = pl.DataFrame({"question": ["a b c"], "good": ["a b c d"], "bad": ["a b"]})
+    path = tmp_path / f"p{suffix}"
+    {".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet, ".csv": frame.write_csv}[suffix](path)
+    columns = ["prompt=question", "chosen=good", "rejected=bad"]
+    out = truncate(path, ratio=0.5, unit="words", columns=columns)
+    read = {".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet, ".csv": pl.read_csv}[suffix](out)
+    assert read["question", "good", "bad"].row(0) == ("a b c", "a b", "a")
+    named = truncate(frame, ratio=0.5, unit="words", columns={"chosen": "good", "rejected": "bad"})
+    assert named["question", "good", "bad"].row(0) == ("a b c", "a b", "a")
+    with pytest.raises(ConfigError, match="columns must be with a response, got"):
+        truncate(path, ratio=0.5, unit="words", columns=["prompt=question"], overwrite=True)

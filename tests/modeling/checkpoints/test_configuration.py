@@ -73,6 +73,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "an activation": ({"hidden_act": "evil"}, r"hidden_act must be .*, got 'evil'"),
     "a rotation": ({"rope_scaling": {"rope_type": "evil"}}, r"rope_scaling\.rope_type must be .*, got 'evil'"),
     "a rotation as text": ({"rope_scaling": "x"}, r"rope_scaling must be .*, got 'x'"),
+    "a rotation as a list": ({"rope_scaling": [1]}, r"rope_scaling must be .*, got \[1\]"),
+    "a rotation as a number": ({"rope_scaling": 1}, r"rope_scaling must be .*, got 1"),
     "a rotation without its factor": ({"rope_scaling": {"rope_type": "dynamic"}}, r"must .*'?factor'?"),
     "a kind of layer": ({"layer_types": ["evil"]}, r"layer_types must be .*, got \['evil'\]"),
     "too few kinds of layers": ({"layer_types": []}, r"layer_types must be .*, got \[\]|num_hidden_layers must be .*"),
@@ -88,6 +90,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "a list as type": ({"model_type": ["llama"]}, r"model_type must be one that transformers knows, got \['llama'\]"),
     "a number as type": ({"model_type": 5}, r"model_type must be one that transformers knows, got 5"),
     "an unknown type": ({"model_type": "lama"}, r"got 'lama'; did you mean 'llama'"),
+    "a base of rotations in words": ({"rope_theta": "x"}, r"rope_theta must be > 0, got 'x'"),
+    "padding beyond the vocabulary": ({"pad_token_id": 10**9}, r"pad_token_id must be .*, got 1000000000"),
     "a negative window": ({"model_type": "mistral", "sliding_window": -4}, r"sliding_window must be >= 0, got -4"),
 }  # fmt: skip
 # The text of a config.json -> the sentence.

@@ -34,7 +34,7 @@ pub type Tables = (
     usize,
     PyChunkedArray,
     usize,
-    HashMap<&'static str, usize>,
+    HashMap<&'static str, u64>,
     Option<Special>,
     Counts,
 );
@@ -125,7 +125,7 @@ impl Made {
             self.counts.responses_cut,
             chunked(vec![apart], DataType::UInt64)?,
             self.counts.without_bos,
-            self.counts.notes.named().into(),
+            self.counts.notes.named().into_iter().collect(),
             special,
             {
                 let Coverage {

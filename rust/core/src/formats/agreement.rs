@@ -48,12 +48,12 @@ pub fn agree<'a>(
     }
 }
 
-fn leading_systems<'m, 'a>(chat: &'m [Message<'a>]) -> &'m [Message<'a>] {
+pub fn leading_systems<'m, 'a>(chat: &'m [Message<'a>]) -> &'m [Message<'a>] {
     let count = chat.iter().take_while(|message| is_system(message)).count();
     &chat[..count]
 }
 
-fn begins_with(chat: &[Message], turns: &[Message]) -> bool {
+pub fn begins_with(chat: &[Message], turns: &[Message]) -> bool {
     chat.len() >= turns.len()
         && turns
             .iter()

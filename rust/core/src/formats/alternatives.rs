@@ -36,7 +36,7 @@ pub fn stated<'a, 'n, T>(
     Ok(Some((first.0, said)))
 }
 
-fn is_empty(raw: Raw) -> bool {
+pub fn is_empty(raw: Raw) -> bool {
     let words = raw.get().trim_matches('"').trim();
     words.is_empty() || words == "[]" || words == "{}"
 }

@@ -13,6 +13,7 @@ use super::fields::{
 use super::json::Fields;
 use super::message::{Message, Origin, is_same_chat};
 use super::raw::Raw;
+use super::rivals::{Reading, check_rivals};
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -84,6 +85,11 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
         check_response(None, name)?;
     }
     part(&mut prompt, &mut responses, asked, name)?;
+    check_rivals(fields, Format::Candidates, origin, || Reading {
+        asked,
+        prompt: &prompt,
+        responses: responses.iter().map(|said| (name, &said[..])).collect(),
+    })?;
     Ok(Candidates {
         scores: scores(fields, name, own)?,
         prompt,
@@ -148,6 +154,9 @@ fn described<'a>(raw: Raw<'a>, name: &str, origin: &Origin) -> Result<Vec<Descri
 fn response<'a>(raw: Raw<'a>, field: &str, origin: &Origin) -> Result<Described<'a>, Reject> {
     let object = raw.get().starts_with('{');
     let fields = object.then(|| Fields::parse(raw.get()).ok()).flatten();
+    if let Some(fields) = &fields {
+        fields.check_once(format_args!("{field}."))?;
+    }
     let fields = fields.filter(|fields| fields.any(&["role", "from"]).is_none());
     let Some(fields) = fields.filter(|fields| fields.any(&TEXT).is_some()) else {
         return Ok((text_or_chat(raw, field, "assistant", origin)?, None));

@@ -93,7 +93,15 @@ pub fn text_or_chat<'a>(
         Some(b'{') => return Ok(Said::of_chat(vec![message(raw, field, origin)?])),
         _ => {}
     }
-    let words = text(raw, field)?;
+    text_as_chat(text(raw, field)?, field, role)
+}
+
+/// A text as one message of `role`, or as the several that it spells: as JSON, or as a transcript.
+pub fn text_as_chat<'a>(
+    words: Cow<'a, str>,
+    field: impl Display + Copy,
+    role: &'static str,
+) -> Result<Said<'a>, Reject> {
     if let Some(spelled) = in_text(&words, field)? {
         return Ok(Said::of_chat(spelled));
     }

@@ -1,6 +1,7 @@
 //! CSV records, one after the other, as JSON lines: objects by the header, or lists of cells.
 
 use super::json::ICONV;
+use super::repeats::{plain, repeated, twice};
 use super::table::holds_text;
 use crate::reject::shorten;
 use crate::{Error, Result};
@@ -122,6 +123,9 @@ impl Csv {
             })
             .collect::<Result<Vec<_>>>()?;
         if self.as_cells {
+            if self.records == 0 {
+                check_header(&cells, line)?;
+            }
             let ended = rest[..length].ends_with(b"\n");
             write_list(self.breaks + u64::from(!ended), &cells, out);
             self.records += 1;
@@ -137,6 +141,7 @@ impl Csv {
                         shorten(long)
                     )));
                 }
+                check_header(&cells, line)?;
                 self.header = Some(cells);
                 Ok(Some((from + length, false)))
             }
@@ -272,6 +277,19 @@ impl Csv {
     }
 }
 
+/// Columns must be told apart; those without a name are passed over as long as they are empty.
+fn check_header(names: &[String], line: u64) -> Result<()> {
+    let named = names.iter().map(String::as_str);
+    let named: Vec<&str> = named.filter(|name| !plain(name).is_empty()).collect();
+    match repeated(&named, |name| name) {
+        None => Ok(()),
+        Some([first, second]) => Err(Error::Argument(format!(
+            "line {line}: {}; name each column once",
+            twice("column", [first, second])
+        ))),
+    }
+}
+
 /// Which byte of which line of the record is not UTF-8.
 fn not_utf8(record: &[u8], at: usize, line: u64) -> Error {
     let before = &record[..at];
@@ -378,6 +396,29 @@ mod tests {
         let (found, work) = records(text.as_bytes(), 64).expect("records");
         assert_eq!(found, "[2001,\"a\",\"b\"]\n");
         assert!(work < 100, "{work}");
+    }
+
+    #[test]
+    fn a_column_that_is_there_twice_is_named() {
+        let read = |header: &str| {
+            let text = format!("{header}\n1,2,3\n");
+            let cells = records(text.as_bytes(), 64).err();
+            let objects = Csv::objects(b',').next_row(text.as_bytes(), 0, true, &mut Vec::new());
+            assert_eq!(cells, objects.err());
+            cells.map(|error| error.to_string())
+        };
+        let rule = "; name each column once";
+        assert_eq!(
+            read("a,b,a"),
+            Some(format!("line 1: column 'a' is there more than once{rule}"))
+        );
+        assert_eq!(
+            read("a,b, \u{feff}a"),
+            Some(format!(
+                "line 1: columns 'a' and ' \u{feff}a' differ in nothing but space{rule}"
+            ))
+        );
+        assert_eq!(read("a,,"), None);
     }
 
     #[test]

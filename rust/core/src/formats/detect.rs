@@ -11,7 +11,7 @@ use super::fields::unquoted;
 use super::json::{Fields, text};
 use super::message::Origin;
 use super::raw::Raw;
-use super::schema::{Field, Form, Format, Kind, Shape};
+use super::schema::{Entry, Field, Form, Format, Kind, Role, Shape};
 use super::table::TABLE;
 use crate::reject::shorten;
 
@@ -92,11 +92,17 @@ pub fn of_format(fields: &Fields, format: Format, reject: Reject) -> Reject {
     if fits(fields, format) {
         return reject;
     }
-    let others = TABLE.iter().filter(|entry| entry.kind == format.kind());
-    let Some(other) = others
-        .map(|entry| entry.format)
-        .find(|&other| fits(fields, other))
-    else {
+    let is_other = |entry: &&Entry| fits(fields, entry.format);
+    let kind = format.kind();
+    let of_kind = TABLE
+        .iter()
+        .filter(|entry| entry.kind == kind)
+        .find(is_other);
+    let of_another = || {
+        let others = TABLE.iter().filter(|entry| entry.kind != Kind::Ranked);
+        others.filter(|_| !answers(fields, format)).find(is_other)
+    };
+    let Some(other) = of_kind.or_else(of_another).map(|entry| entry.format) else {
         return reject;
     };
     Reject {
@@ -110,6 +116,13 @@ pub fn of_format(fields: &Fields, format: Format, reject: Reject) -> Reject {
         ),
         remedy: "read the rows of each format apart",
     }
+}
+
+/// Whether the row has a field that holds what the format's responses are.
+fn answers(fields: &Fields, format: Format) -> bool {
+    let needed = format.entry().forms[0].needed();
+    let mut own = needed.into_iter().flatten();
+    own.any(|field| field.role != Role::Prompt && fields.get(field.name).is_some())
 }
 
 /// Whether the row is written in one of the format's forms.

@@ -10,7 +10,9 @@ use rayon::prelude::*;
 
 use super::blocks::{BOM, Blocks, Layout, Limits, TextBlock};
 use super::json::{self, ICONV, is_deeper};
+use super::repeats::plain;
 use super::schema::Format;
+use crate::reject::Reject;
 use crate::tokenize::Encoded;
 use crate::truncate::Kept;
 use crate::{Error, Result};
@@ -234,7 +236,19 @@ impl Cutter {
             return self.cut(Row::of_record(columns, &cells), &place, how, tokens);
         }
         let (text, fields) = parse(row).map_err(|what| in_row(place, &what))?;
+        self.check_once(&fields)
+            .map_err(|reject| in_row(place, &format!(": {}; {}", reject.rule, reject.remedy)))?;
         self.cut(Row::of_json(text, fields), place, how, tokens)
+    }
+
+    /// A field that is read must be there once; others stay as they are written.
+    fn check_once(&self, fields: &json::Fields) -> std::result::Result<(), Reject> {
+        if fields.check_once("").is_ok() {
+            return Ok(());
+        }
+        let all = fields.0.iter();
+        let read = all.filter(|(name, _)| self.fields.reads(plain(name)));
+        json::Fields(read.cloned().collect()).check_once("")
     }
 
     fn cut(

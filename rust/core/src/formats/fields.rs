@@ -42,7 +42,10 @@ pub fn number_of(raw: Raw, field: &str) -> Result<f32, Reject> {
     let finite = parsed.ok().map(|value| value as f32);
     finite
         .filter(|value| value.is_finite())
-        .ok_or_else(|| wrong_type("not_a_number", field, raw, "a finite number or null"))
+        .ok_or_else(|| Reject {
+            value: shorten(unquoted(raw)), // an infinite one comes as text
+            ..wrong_type("not_a_number", field, raw, "a finite number or null")
+        })
 }
 
 pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
@@ -110,6 +113,7 @@ pub fn json_text<'a>(
 fn json_of<'a>(raw: Raw<'a>, name: &str, origin: &Origin) -> Result<Option<Cow<'a, str>>, Reject> {
     if !raw.get().starts_with('"') {
         sound(raw, name)?;
+        check_kind(raw, name)?;
         return Ok(Some(if origin.has_null_members() {
             without_nulls(raw.get())
         } else {
@@ -123,7 +127,23 @@ fn json_of<'a>(raw: Raw<'a>, name: &str, origin: &Origin) -> Result<Option<Cow<'
     let inner = Raw::parse(&quoted)
         .map_err(|_| wrong_type("broken_json", name, raw, "JSON, or JSON as text"))?;
     sound(inner, name)?;
+    check_kind(inner, name)?;
     Ok(Some(quoted))
+}
+
+/// Tools are a list, variables an object, or null.
+fn check_kind(json: Raw, name: &str) -> Result<(), Reject> {
+    let (sign, kind) = match name {
+        "tools" => ('[', "a JSON list"),
+        _ => ('{', "a JSON object"),
+    };
+    if json.get() != "null" && !json.get().starts_with(sign) {
+        return Err(wrong_type("broken_json", name, json, kind));
+    }
+    match Fields::parse(json.get()) {
+        Ok(fields) => fields.check_once(format_args!("{name}.")),
+        Err(_) => Ok(()), // a list, or null
+    }
 }
 
 /// The text of a field `system`, as a message.

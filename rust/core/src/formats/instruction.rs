@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::agreement::{agree, append, is_whole, leave_open};
 use super::alternatives::{is_alike, stated};
-use super::chat::{Said, chat, text_or_chat};
+use super::chat::{Said, chat, text_as_chat, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
 use super::fields::{
@@ -13,6 +13,7 @@ use super::fields::{
 use super::json::{Fields, text};
 use super::message::{Message, Origin};
 use super::raw::Raw;
+use super::rivals::{Reading, check_rivals};
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
 
@@ -57,16 +58,26 @@ fn parse<'a>(fields: &Fields<'a>, format: Format, rows: Rows) -> Result<Instruct
         }
         Format::Instruction => {
             let output = required(fields, "output")?;
-            let prompt = Said::of_chat(question(fields)?);
+            let prompt = question(fields)?;
             let answer = text_or_chat(output, "output", "assistant", origin)?;
             let names = ("instruction", "output");
             (joined(prompt, answer, system.as_ref(), names)?, "output")
         }
         _ => whole_chat(fields, system.as_ref(), origin)?,
     };
+    let asked = match format {
+        Format::Messages => field,
+        Format::Instruction => "instruction",
+        _ => "prompt",
+    };
     check_response(messages.last(), field)?;
     let response = messages.pop().ok_or_else(|| missing(fields, field))?;
     check_prompt(&messages)?;
+    check_rivals(fields, format, origin, || Reading {
+        asked,
+        prompt: &messages,
+        responses: vec![(field, std::slice::from_ref(&response))],
+    })?;
     Ok(Instruction {
         prompt: messages,
         response,
@@ -152,7 +163,7 @@ fn joined<'a>(
 }
 
 /// Earlier turns of `history` [[question, answer], ...], then `instruction` and `input`, a blank line between them.
-pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
+pub fn question<'a>(fields: &Fields<'a>) -> Result<Said<'a>, Reject> {
     let mut messages = Vec::new();
     if let Some(history) = fields.get("history") {
         let pair = |turn: Raw<'a>| <[Raw; 2]>::try_from(turn.items()?).ok();
@@ -175,13 +186,29 @@ pub fn question<'a>(fields: &Fields<'a>) -> Result<Vec<Message<'a>>, Reject> {
             messages.push(Message::new("assistant", answer));
         }
     }
-    let mut question = text(required(fields, "instruction")?, "instruction")?;
+    let instruction = text(required(fields, "instruction")?, "instruction")?;
+    let mut said = text_as_chat(instruction, "instruction", "user")?;
     if let Some(input) = fields.get("input") {
         let input = text(input, "input")?;
         if !input.trim().is_empty() {
-            question = format!("{question}\n\n{input}").into();
+            add_input(&mut said.messages, &input)?;
         }
     }
-    messages.push(Message::new("user", question));
-    Ok(messages)
+    said.messages.splice(0..0, messages);
+    Ok(said)
+}
+
+/// Put `input` behind the user's last words.
+fn add_input(messages: &mut [Message], input: &str) -> Result<(), Reject> {
+    let last = messages.last_mut().filter(|last| last.role == "user");
+    let last = last.ok_or_else(|| Reject {
+        reason: "not_a_question",
+        field: "input".into(),
+        value: shorten(input),
+        rule: "input must stand behind words of the user, with which instruction does not end"
+            .into(),
+        remedy: "write it into the chat of instruction, or drop the row",
+    })?;
+    last.content = format!("{}\n\n{input}", last.content).into();
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! JSON texts: the rows of a block, one object as ordered raw fields, texts without a copy where they need none.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 
 use memchr::{memchr, memchr_iter, memchr2_iter};
@@ -10,6 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::raw::{Members, Raw, members};
+use super::repeats::{repeated, twice};
 use crate::reject::{Reject, shorten};
 
 /// What helps against bytes that are not UTF-8.
@@ -19,8 +19,6 @@ pub const ICONV: &str =
 pub const MOST_FIELDS: usize = 10_000;
 /// Deeper values are refused: every reader of them further on is recursive.
 const MAX_DEPTH: usize = 64;
-/// Of so many fields each is compared with all others.
-const FEW: usize = 32;
 
 /// The rows of a block: its lines that are not blank, each with its index among the block's lines.
 pub fn lines(data: &[u8]) -> Vec<(&[u8], u64)> {
@@ -184,11 +182,11 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// One JSON object: its fields in order, values as raw text. Of a repeated key the last counts.
+/// One JSON object: its fields in order, values as raw text.
 pub struct Fields<'a>(pub Members<'a>);
 
 impl<'a> Fields<'a> {
-    /// The row's object, or a `broken_json` reject with the column.
+    /// The row's object, or a `broken_json` reject with the column, or a `repeated_field` reject.
     pub fn of_row(row: &'a [u8]) -> Result<Self, Reject> {
         let broken = |value: String, rule: String, remedy| Reject {
             reason: "broken_json",
@@ -217,6 +215,7 @@ impl<'a> Fields<'a> {
             let rule = format!("a row must have at most {MOST_FIELDS} fields");
             return Err(broken(shorten(text), rule, "keep those you need"));
         }
+        fields.check_once("")?;
         Ok(fields)
     }
 
@@ -228,9 +227,23 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A `repeated_field` reject where two fields have one name; `within` is where the object stands, with a dot.
+    pub fn check_once(&self, within: impl fmt::Display) -> Result<(), Reject> {
+        let Some([first, second]) = repeated(&self.0, |(name, _)| name) else {
+            return Ok(());
+        };
+        Err(Reject {
+            reason: "repeated_field",
+            field: format!("{within}{}", second.0),
+            value: shorten(second.1.get()),
+            rule: twice("field", [&first.0, &second.0]),
+            remedy: "leave one of them",
+        })
+    }
+
     /// The field's value; `None` where it is absent or null.
     pub fn get(&self, name: &str) -> Option<Raw<'a>> {
-        let found = self.0.iter().rev().find(|(key, _)| key == name);
+        let found = self.0.iter().find(|(key, _)| key == name);
         found.map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
     }
 
@@ -248,18 +261,9 @@ impl<'a> Fields<'a> {
 
     /// The fields whose names are not in `known`, null ones left out, as a JSON object; `None` if there are none.
     pub fn others(&self, known: &[&str]) -> Result<Option<String>, Reject> {
-        let many = self.0.len() > FEW;
-        let lasts: Option<HashMap<&str, usize>> = many.then(|| {
-            let names = self.0.iter().enumerate();
-            names.map(|(at, (name, _))| (&**name, at)).collect()
-        });
-        let is_repeated = |at: usize, name: &str| match &lasts {
-            Some(lasts) => lasts.get(name) != Some(&at),
-            None => self.0[at + 1..].iter().any(|(later, _)| later == name),
-        };
         let mut text = String::new();
-        for (at, (name, raw)) in self.0.iter().enumerate() {
-            if known.contains(&&**name) || raw.get() == "null" || is_repeated(at, name) {
+        for (name, raw) in &self.0 {
+            if known.contains(&&**name) || raw.get() == "null" {
                 continue;
             }
             sound(*raw, name)?;
@@ -395,9 +399,8 @@ mod tests {
 
     #[test]
     fn others_keep_order_and_text() {
-        let fields =
-            Fields::of_row(br#"{"b": 1e2, "role": "x", "a\"": [1, 2], "n": null, "b": 3.10}"#)
-                .expect("a value");
+        let fields = Fields::of_row(br#"{"role": "x", "a\"": [1, 2], "n": null, "b": 3.10}"#)
+            .expect("a value");
         assert_eq!(
             fields.others(&["role"]).expect("sound").expect("a value"),
             r#"{"a\"":[1, 2],"b":3.10}"#
@@ -407,7 +410,15 @@ mod tests {
 
     #[test]
     fn rows_of_too_many_fields_are_bad() {
-        let row = |fields: usize| format!("{{{}}}", vec!["\"\":1"; fields].join(","));
+        let row = |fields: usize| {
+            format!(
+                "{{{}}}",
+                (0..fields)
+                    .map(|at| format!("\"{at}\":1"))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
+        };
         assert!(Fields::of_row(row(MOST_FIELDS).as_bytes()).is_ok());
         let reject = Fields::of_row(row(MOST_FIELDS + 1).as_bytes()).err();
         let reject = reject.expect("a reject");
@@ -415,21 +426,22 @@ mod tests {
     }
 
     #[test]
-    fn of_many_fields_the_last_of_a_name_counts() {
-        let names: Vec<String> = (0..50).map(|at| format!("\"{}\":{at}", at % 40)).collect();
-        let row = format!("{{{}}}", names.join(","));
-        let others = Fields::of_row(row.as_bytes())
-            .expect("fields")
-            .others(&["39"]);
-        let kept: Vec<String> = (11..50)
-            .filter(|at| at % 40 != 39)
-            .map(|at| format!("\"{}\":{at}", at % 40))
-            .collect();
-        let kept = [vec!["\"10\":10".to_owned()], kept].concat();
+    fn a_row_has_each_field_once() {
+        let reject = Fields::of_row(br#"{"a": 1, "b": 2, "a": 1}"#).err();
+        assert_eq!(reject.expect("a reject").reason, "repeated_field");
+        let reject = |json: &str| {
+            let fields = Fields::parse(json).expect("an object");
+            fields.check_once("chosen[0].").err()
+        };
+        let found = reject(r#"{"a": 1, "b": 2, "a": 3}"#).expect("a reject");
+        assert_eq!((&*found.field, &*found.value), ("chosen[0].a", "3"));
+        assert_eq!(found.rule, "field 'a' is there more than once");
+        let found = reject(r#"{"a": 1, "\ufeffa ": 3}"#).expect("a reject");
         assert_eq!(
-            others.expect("sound").expect("some"),
-            format!("{{{}}}", kept.join(","))
+            found.rule,
+            "fields 'a' and '\u{feff}a ' differ in nothing but space"
         );
+        assert_eq!(reject(r#"{"a": 1, "aa": {"a": 2}}"#), None);
     }
 
     #[test]

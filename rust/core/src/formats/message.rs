@@ -47,6 +47,7 @@ pub fn message_of<'a>(
     origin: &Origin,
 ) -> Result<Message<'a>, Reject> {
     let malformed = |names: String| malformed(&field, names);
+    fields.check_once(format_args!("{field}."))?;
     let (role_key, content_key) = keys(fields);
     let role = fields
         .get(role_key)
@@ -183,6 +184,20 @@ impl<'f, 'a> Origin<'f, 'a> {
     pub fn spelled() -> Self {
         Self {
             rows: Rows::Json,
+            fields: None,
+            is_written: OnceCell::new(),
+        }
+    }
+
+    /// Of a field that is carried: a frame that `read_*` made has it as it came.
+    pub fn of_carried(&self) -> Self {
+        let rows = if self.is_written() {
+            Rows::Typed
+        } else {
+            self.rows
+        };
+        Self {
+            rows,
             fields: None,
             is_written: OnceCell::new(),
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::alternatives::{contradiction, is_alike};
-use super::chat::{Said, chat, text_or_chat, transcript};
+use super::chat::{Said, chat, text_as_chat, text_or_chat, transcript};
 use super::checks::check_prompt;
 use super::detect::of_format;
 use super::fields::{
@@ -13,6 +13,7 @@ use super::instruction::question;
 use super::json::{Fields, text};
 use super::message::{Message, Origin};
 use super::raw::Raw;
+use super::rivals::check_rivals;
 use super::sides::Sides;
 use super::{Format, Reject, Rows};
 use crate::reject::shorten;
@@ -76,6 +77,7 @@ fn parse<T>(
     };
     sides.part(system(fields)?.as_ref())?;
     check_prompt(&sides.prompt)?;
+    check_rivals(fields, format, origin, || sides.reading(fields))?;
     let scores = scores(fields, format)?;
     Ok(found(&Pair {
         prompt: sides.prompt,
@@ -139,20 +141,17 @@ fn not_a_message(raw: Raw, field: &str) -> Reject {
 
 /// `labels` 1: A is preferred.
 fn shp<'a>(fields: &Fields<'a>) -> Result<Sides<'a>, Reject> {
-    let history = text(required(fields, "history")?, "history")?;
     let (chosen, rejected) = if a_is_chosen(fields)? {
         ("human_ref_A", "human_ref_B")
     } else {
         ("human_ref_B", "human_ref_A")
     };
-    let answer = |name: &str| -> Result<Said<'a>, Reject> {
-        let answer = text(required(fields, name)?, name)?;
-        Ok(Said::of_chat(vec![Message::new("assistant", answer)]))
-    };
+    let said =
+        |name: &'static str, role| text_as_chat(text(required(fields, name)?, name)?, name, role);
     Ok(Sides::new(
-        Said::of_chat(vec![Message::new("user", history)]),
-        answer(chosen)?,
-        answer(rejected)?,
+        said("history", "user")?,
+        said(chosen, "assistant")?,
+        said(rejected, "assistant")?,
         ["history", chosen, rejected],
     ))
 }
@@ -174,7 +173,7 @@ fn a_is_chosen(fields: &Fields) -> Result<bool, Reject> {
 
 /// `chosen` and `rejected`, or `output` [chosen, rejected].
 fn alpaca<'a>(fields: &Fields<'a>, origin: &Origin) -> Result<Sides<'a>, Reject> {
-    let prompt = Said::of_chat(question(fields)?);
+    let prompt = question(fields)?;
     let answer = |raw, name| text_or_chat(raw, name, "assistant", origin);
     let named = fields.get("chosen").is_some() || fields.get("output").is_none();
     if named {
@@ -221,7 +220,17 @@ fn two(raw: Raw<'_>) -> Option<[Raw<'_>; 2]> {
 fn scores(fields: &Fields, format: Format) -> Result<(Option<f32>, Option<f32>), Reject> {
     if format == Format::Shp {
         let (a, b) = (number(fields, &["score_A"])?, number(fields, &["score_B"])?);
-        return Ok(if a_is_chosen(fields)? { (a, b) } else { (b, a) });
+        let (chosen, rejected, name) = if a_is_chosen(fields)? {
+            (a, b, "score_A")
+        } else {
+            (b, a, "score_B")
+        };
+        return match (chosen, rejected, fields.get(name)) {
+            (Some(won), Some(lost), Some(raw)) if won < lost => {
+                Err(contradiction("labels", name, raw))
+            }
+            _ => Ok((chosen, rejected)),
+        };
     }
     Ok((
         number(fields, &["score_chosen", "chosen_score", "chosen-rating"])?,

@@ -174,6 +174,8 @@ pub struct Entry {
     pub kind: Kind,
     /// The usual form first.
     pub forms: &'static [Form],
+    /// Fields of other formats that may say the prompt or a response once more: they are compared, not taken.
+    pub compared: &'static [&'static str],
     /// What its rows look like, in Markdown.
     pub looks: &'static str,
     /// A row.

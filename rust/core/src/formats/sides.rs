@@ -5,7 +5,9 @@ use super::agreement::{agree, append, is_whole, leave_open};
 use super::chat::Said;
 use super::checks::check_response;
 use super::fields::with_system;
+use super::json::Fields;
 use super::message::{Message, is_same_chat};
+use super::rivals::Reading;
 use crate::reject::shorten;
 
 /// What chosen and rejected say, and the prompt before both.
@@ -82,6 +84,17 @@ impl<'a> Sides<'a> {
             });
         }
         Ok(())
+    }
+
+    /// What the row says, once its parts are known.
+    pub fn reading(&self, fields: &Fields) -> Reading<'_, 'a> {
+        let [asked, chosen, rejected] = self.names;
+        let is_named = fields.get(asked).is_some();
+        Reading {
+            asked: if is_named { asked } else { chosen },
+            prompt: &self.prompt,
+            responses: vec![(chosen, &self.chosen[..]), (rejected, &self.rejected[..])],
+        }
     }
 
     /// Put whole chats in the place of the prompt that they hold; an answer gets the prompt of the other side.

@@ -20,6 +20,7 @@ pub static TABLE: [Entry; 11] = [
             needs("chosen", Chosen, &[Chat, Message]),
             needs("rejected", Rejected, &[Chat, Message]),
         ])],
+        compared: &["prompt", "instruction", "messages"],
         looks: "`conversations` of {from, value}; `chosen`, `rejected` {from, value}. LLaMA-Factory's `function_call` \
                 and `observation` turns become tool calls and their answers",
         example: r#"{"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello."}, "rejected": {"from": "gpt", "value": "No."}}"#,
@@ -35,6 +36,7 @@ pub static TABLE: [Entry; 11] = [
             ],
             without: &["prompt"],
         }],
+        compared: &["instruction", "conversations", "messages"],
         looks: r"`chosen`, `rejected` transcripts: `\n\nHuman: …\n\nAssistant: …`",
         example: r#"{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}"#,
     },
@@ -47,6 +49,7 @@ pub static TABLE: [Entry; 11] = [
             needs("chosen", Chosen, &[WholeChat]).meaning("prompt and chosen response"),
             needs("rejected", Rejected, &[WholeChat]).meaning("prompt and rejected response"),
         ])],
+        compared: &["instruction", "conversations", "messages"],
         looks: "`prompt` text; `chosen`, `rejected` lists of {role, content} that hold the prompt too",
         example: r#"{"prompt": "Hi", "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}], "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]}"#,
     },
@@ -62,6 +65,14 @@ pub static TABLE: [Entry; 11] = [
             may("score_A", Scores, &[Number]).meaning("score of A"),
             may("score_B", Scores, &[Number]).meaning("score of B"),
         ])],
+        compared: &[
+            "prompt",
+            "instruction",
+            "conversations",
+            "messages",
+            "chosen",
+            "rejected",
+        ],
         looks: "`history`, `human_ref_A`, `human_ref_B` texts; `labels` 1: A is preferred, 0: B; `score_A`, `score_B`",
         example: r#"{"history": "Hi", "human_ref_A": "No.", "human_ref_B": "Hello.", "labels": 0, "score_A": 1, "score_B": 2}"#,
     },
@@ -79,6 +90,7 @@ pub static TABLE: [Entry; 11] = [
             ]),
             form(&[QUESTION, needs("output", Pair, &[List])]),
         ],
+        compared: &["prompt", "conversations", "messages"],
         looks: "`instruction`, optional `input` and `history` [[question, answer], …]; `chosen`, `rejected`, or \
                 `output` [chosen, rejected]",
         example: r#"{"instruction": "Hi", "input": "", "chosen": "Hello.", "rejected": "No."}"#,
@@ -101,6 +113,7 @@ pub static TABLE: [Entry; 11] = [
                 without: &["prompt", "conversations", "instruction"],
             },
         ],
+        compared: &["instruction", "conversations", "messages"],
         looks: "`prompt`, `chosen`, `rejected`, each text or messages (TRL). Without `prompt`: whole chats that share \
                 one (Skywork, RLHFlow)",
         example: r#"{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}"#,
@@ -118,6 +131,7 @@ pub static TABLE: [Entry; 11] = [
             may("scores", Scores, &[List]),
             may("ratings", Scores, &[List]),
         ])],
+        compared: &["conversations", "messages"],
         looks: "`prompt` (or `instruction`); `responses`, `completions` or `candidates`: texts, messages, chats or \
                 {response, overall_score}; `scores` or `ratings`",
         example: r#"{"prompt": "Hi", "responses": ["Hello.", "No."], "scores": [2, 1]}"#,
@@ -133,6 +147,7 @@ pub static TABLE: [Entry; 11] = [
             needs("score", Scores, &[Number]),
             needs("rating", Scores, &[Number]),
         ])],
+        compared: &["instruction", "conversations", "messages", "output"],
         looks: "one response a row: `prompt`, `response` or `completion`, `score` or `rating`; only `read_candidates` \
                 takes it, and makes one set of each prompt. To `prepare` and training such rows are `prompt_response`: \
                 every one an SFT example, whatever its score (`--describe` says so)",
@@ -149,6 +164,7 @@ pub static TABLE: [Entry; 11] = [
             ],
             without: &["chosen"],
         }],
+        compared: &["prompt", "instruction", "response", "completion", "output"],
         looks: "`messages` or `conversations`, the last turn the assistant's (SFT)",
         example: r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}"#,
     },
@@ -161,6 +177,7 @@ pub static TABLE: [Entry; 11] = [
             needs("response", Response, TEXT_OR_CHAT),
             needs("completion", Response, TEXT_OR_CHAT),
         ])],
+        compared: &["instruction", "conversations", "messages", "output"],
         looks: "`prompt`, `response` or `completion` (SFT). With a boolean `label` or `kto_tag` (KTO) only where the \
                 format is named: such rows are no pairs, and as examples the responses labelled false would be \
                 imitated too",
@@ -176,6 +193,13 @@ pub static TABLE: [Entry; 11] = [
             HISTORY,
             needs("output", Response, &[Text]),
         ])],
+        compared: &[
+            "prompt",
+            "conversations",
+            "messages",
+            "response",
+            "completion",
+        ],
         looks: "`instruction`, optional `input` and `history`, `output` (SFT)",
         example: r#"{"instruction": "Hi", "input": "", "output": "Hello."}"#,
     },

@@ -6,6 +6,8 @@ use serde_json::{Map, Value as Json};
 use crate::message::Message;
 use crate::{Error, Result};
 
+/// What a template is given besides the variables.
+const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 /// Names under which a message's reasoning is passed; the first is what templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -64,12 +66,13 @@ impl Variables {
 
 impl Default for Options {
     fn default() -> Self {
-        Self::new(None, Map::new())
+        Self::new(None)
     }
 }
 
 impl Options {
-    fn new(tools: Option<Json>, variables: Map<String, Json>) -> Self {
+    fn new(tools: Option<Json>) -> Self {
+        let variables = Map::new();
         let value = Value::from_serialize(&tools);
         let (documents, add_generation_prompt) = (Value::from(()), Value::from(false));
         let given = [&value, &documents, &add_generation_prompt];
@@ -86,6 +89,10 @@ impl Options {
 
     /// `tools`: a JSON list, or null; `variables`: a JSON object.
     pub fn parse(tools: Option<&str>, variables: Option<&str>) -> Result<Self> {
+        Self::of_tools(tools)?.with_variables(variables)
+    }
+
+    pub fn of_tools(tools: Option<&str>) -> Result<Self> {
         let tools = match tools {
             None => None,
             Some(text) => match parse_json("tools", text)? {
@@ -94,9 +101,21 @@ impl Options {
                 other => return Err(not_a("tools", "list", &other)),
             },
         };
-        let variables =
-            variables.map_or(Ok(Map::new()), |text| parse_object("template_kwargs", text))?;
-        Ok(Self::new(tools, variables))
+        Ok(Self::new(tools))
+    }
+
+    pub fn with_variables(mut self, variables: Option<&str>) -> Result<Self> {
+        if let Some(text) = variables {
+            self.variables = parse_object("template_kwargs", text)?;
+            self.given.variables = Variables::new(&self.variables);
+        }
+        let given = |name: &&&str| self.variables.contains_key(**name);
+        if let Some(name) = RESERVED.iter().find(given) {
+            return Err(Error::Argument(format!(
+                "template_kwargs must leave '{name}' alone, which the row's own fields and the call say"
+            )));
+        }
+        Ok(self)
     }
 }
 

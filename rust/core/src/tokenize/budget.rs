@@ -6,6 +6,9 @@ use super::input::{Boundary, Limits, PromptOverflow, Response, Row, Tokenization
 use super::texts::Prompt;
 use crate::reject::Reject;
 
+const TOO_LONG: &str = "prompt_too_long";
+const DROPPED: &str = "prompt_dropped"; // of a row that a setting leaves out, which is no fault of the row
+
 /// Tokens of a prompt that are kept, and how many are not.
 pub(super) struct Kept {
     pub ranges: [Range<usize>; 2],
@@ -42,8 +45,11 @@ pub(super) fn prompt(
     let tail = length - offsets.partition_point(|(start, _)| (*start as usize) < generation);
     let ranges = match limits.prompt_overflow {
         _ if length <= most => [0..length, length..length],
-        PromptOverflow::Drop => return Err(prompt_too_long(length, most, 0)),
-        _ if most <= head + tail => return Err(prompt_too_long(length, most, head + tail)),
+        PromptOverflow::Error => return Err(prompt_too_long(length, most, 0, TOO_LONG)),
+        PromptOverflow::Drop => return Err(prompt_too_long(length, most, 0, DROPPED)),
+        _ if most <= head + tail => {
+            return Err(prompt_too_long(length, most, head + tail, TOO_LONG));
+        }
         PromptOverflow::KeepEnd => [0..head, length - (most - head)..length],
         PromptOverflow::KeepStart => [0..most - tail, length - tail..length],
     };
@@ -57,7 +63,7 @@ pub(super) fn prompt(
     }
 }
 
-fn prompt_too_long(length: usize, most: usize, fixed: usize) -> Reject {
+fn prompt_too_long(length: usize, most: usize, fixed: usize, reason: &'static str) -> Reject {
     let rule = if fixed == 0 {
         format!("a prompt has at most {most} tokens")
     } else {
@@ -65,14 +71,8 @@ fn prompt_too_long(length: usize, most: usize, fixed: usize) -> Reject {
             "a prompt has at most {most} tokens, and more than the {fixed} that the template needs"
         )
     };
-    let remedy = "raise max_prompt_tokens, or set prompt_overflow to keep_end, or drop the row";
-    Reject::new(
-        "prompt",
-        &format!("{length} tokens"),
-        "prompt_too_long",
-        rule,
-        remedy,
-    )
+    let remedy = "raise max_prompt_tokens, or set prompt_overflow to keep_end, keep_start or drop";
+    Reject::new("prompt", &format!("{length} tokens"), reason, rule, remedy)
 }
 
 /// Whether prompt and responses may be tokenized apart, because no token ends at their boundary.

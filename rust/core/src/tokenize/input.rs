@@ -68,10 +68,12 @@ pub struct Limits {
     pub boundary: Boundary,
 }
 
-/// What happens to a prompt that is longer than `max_prompt_tokens`.
+/// What happens to a prompt that is longer than `max_prompt_tokens`: its row is bad, or left out without being bad, or
+/// the prompt is cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PromptOverflow {
     #[default]
+    Error,
     Drop,
     KeepStart,
     KeepEnd,
@@ -91,6 +93,7 @@ pub enum Boundary {
 impl PromptOverflow {
     pub fn parse(name: &str) -> Result<Self> {
         match name {
+            "error" => Ok(Self::Error),
             "drop" => Ok(Self::Drop),
             "keep_start" => Ok(Self::KeepStart),
             "keep_end" => Ok(Self::KeepEnd),
@@ -117,7 +120,11 @@ fn unknown(setting: &str, value: &str) -> Error {
 impl Limits {
     /// Whether a prompt may be cut, so that the place of its generation prompt is needed.
     pub(super) fn cuts_prompts(self) -> bool {
-        self.max_prompt_tokens.is_some() && self.prompt_overflow != PromptOverflow::Drop
+        let cuts = matches!(
+            self.prompt_overflow,
+            PromptOverflow::KeepStart | PromptOverflow::KeepEnd
+        );
+        cuts && self.max_prompt_tokens.is_some()
     }
 
     /// Tokens that are left for a response.

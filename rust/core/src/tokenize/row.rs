@@ -45,6 +45,13 @@ fn append(
     chat::render(work, row, shapes, texts)?;
     out.notes += texts.notes;
     out.notes += special_tokens(work, row, texts);
+    if is_reversed(row) {
+        out.notes += Notes {
+            scores_reversed: 1,
+            first_reversed_row: Some(row.row),
+            ..Notes::default()
+        };
+    }
     // Where a prompt's tokens stand matters to those who keep it, and to a cut.
     tokens.shared.placeless = out.lean && !work.limits.cuts_prompts();
     tokens.fill(work, texts, row)?;
@@ -117,6 +124,16 @@ fn append(
         identical::check(row, out, line)?;
     }
     Ok(())
+}
+
+/// Whether the chosen response of a pair has a lower score than the rejected one.
+fn is_reversed(row: &Row) -> bool {
+    match &row.responses[..] {
+        [chosen, rejected] if chosen.kind == "chosen" => {
+            matches!((chosen.score, rejected.score), (Some(won), Some(lost)) if won < lost)
+        }
+        _ => false,
+    }
 }
 
 /// Contents that hold special tokens. An end of turn that ends the answer is none of them.

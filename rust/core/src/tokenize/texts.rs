@@ -22,6 +22,9 @@ pub struct Notes {
     /// Contents that hold special tokens, and where the first of them stands.
     pub special_tokens: usize,
     pub first_special: Option<FoundSpecial>,
+    /// Pairs whose chosen response has the lower score, and the first row with one.
+    pub scores_reversed: usize,
+    pub first_reversed_row: Option<u64>,
 }
 
 /// A special token in a content of a row's field.
@@ -33,9 +36,9 @@ pub struct FoundSpecial {
 }
 
 impl Notes {
-    /// The counts by name.
-    pub fn named(&self) -> [(&'static str, usize); 7] {
-        [
+    /// The counts by name, and a row where one is known.
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        let counts = [
             ("prompts_cut", self.prompts_cut),
             ("reasoning", self.reasoning),
             ("reasoning_dropped", self.reasoning_dropped),
@@ -43,7 +46,13 @@ impl Notes {
             ("ends_removed", self.ends_removed),
             ("without_end", self.without_end),
             ("special_tokens", self.special_tokens),
-        ]
+            ("scores_reversed", self.scores_reversed),
+        ];
+        let counts = counts.map(|(name, count)| (name, count as u64));
+        let row = self
+            .first_reversed_row
+            .map(|row| ("first_reversed_row", row));
+        counts.into_iter().chain(row).collect()
     }
 }
 
@@ -58,6 +67,9 @@ impl AddAssign for Notes {
         self.special_tokens += other.special_tokens;
         let both = [self.first_special, other.first_special];
         self.first_special = both.into_iter().flatten().min_by_key(|found| found.row);
+        self.scores_reversed += other.scores_reversed;
+        let both = [self.first_reversed_row, other.first_reversed_row];
+        self.first_reversed_row = both.into_iter().flatten().min();
     }
 }
 

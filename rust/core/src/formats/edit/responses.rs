@@ -134,6 +134,12 @@ impl Fields {
         }
     }
 
+    /// Whether a row's field of this name is looked at, here or by some format.
+    pub fn reads(&self, name: &str) -> bool {
+        let is_known = |entry: &Entry| entry.fields().iter().any(|field| field.name == name);
+        self.books.iter().any(|book| name.starts_with(&**book)) || TABLE.iter().any(is_known)
+    }
+
     /// Whether these are the two sides of a pair.
     pub fn is_pair(&self) -> bool {
         self.books == ["chosen", "rejected"]
@@ -422,6 +428,7 @@ impl<'a> Search<'a> {
         let Some(fields) = value.fields() else {
             return Ok(Vec::new());
         };
+        fields.check_once("").map_err(|reject| wrong(reject.rule))?;
         let get = |key: &str| fields.get(key).map(|raw| value.child(raw));
         if get("role").is_none() && get("from").is_none() {
             // A candidate with its score.

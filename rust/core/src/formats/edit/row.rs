@@ -225,7 +225,7 @@ impl<'a> Row<'a> {
                 held: Held::Json(fields.get(name)?),
             }),
             Cells::Csv { header, cells } => {
-                let cell = header.iter().rposition(|column| column == name)?;
+                let cell = header.iter().position(|column| column == name)?;
                 let text = cells.get(cell)?.as_str();
                 Some(Value {
                     cell,
@@ -250,7 +250,7 @@ impl<'a> Row<'a> {
     /// Set a field to a value, given as JSON; a new one comes last.
     pub fn put(&mut self, name: &str, json: String) {
         if let Cells::Json { json: row, fields } = &self.cells {
-            if let Some((_, raw)) = fields.0.iter().rev().find(|(known, _)| known == name) {
+            if let Some((_, raw)) = fields.0.iter().find(|(known, _)| known == name) {
                 let start = raw.get().as_ptr() as usize - row.as_ptr() as usize;
                 self.edit(0, start..start + raw.get().len(), json);
                 return;

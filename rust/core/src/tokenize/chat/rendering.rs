@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use minijinja::value::Value;
 
+use crate::Error;
 use crate::message::Message;
 use crate::reject::Reject;
 use crate::template::{ChatTemplate, Options};
@@ -29,17 +30,14 @@ pub struct Written {
 
 impl<'a> Chat<'a> {
     pub fn new(template: &'a ChatTemplate, row: &Row) -> Result<Self, Reject> {
-        let options = Options::parse(row.tools, row.template_kwargs).map_err(|error| {
-            let value = row.template_kwargs.or(row.tools).unwrap_or_default();
-            let remedy = "tools is a JSON list, template_kwargs a JSON object";
-            Reject::new(
-                "template_kwargs",
-                value,
-                "broken_json",
-                error.to_string(),
-                remedy,
-            )
-        })?;
+        let refused = |field, value: Option<&str>, error: Error| {
+            let (value, rule) = (value.unwrap_or_default(), error.to_string());
+            Reject::new(field, value, "broken_json", rule, "mend the field")
+        };
+        let options = Options::of_tools(row.tools)
+            .map_err(|error| refused("tools", row.tools, error))?
+            .with_variables(row.template_kwargs)
+            .map_err(|error| refused("template_kwargs", row.template_kwargs, error))?;
         let chat = Self {
             template,
             options,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt import ranks
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 from pyprefopt.losses import METHODS, Method
-from pyprefopt.pipeline.method_checks import method_checks
-from pyprefopt.pipeline.probes import SHAPES, Differs
-from pyprefopt.pipeline.provider_checks import provider_checks
+from pyprefopt.pipeline.trials.methods import method_checks
+from pyprefopt.pipeline.trials.providers import provider_checks
+from pyprefopt.pipeline.trials.rows import SHAPES, Differs
 from pyprefopt.rewards import REWARDS, Reward, load_provider
 from pyprefopt.storage.user_code import Named, in_one_line, is_own
 

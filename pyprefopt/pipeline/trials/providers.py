@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyprefopt.pipeline.probes import SHAPES, Differs, as_tensor, find_worst
+from pyprefopt.pipeline.trials.rows import SHAPES, Differs, as_tensor, find_worst
 from pyprefopt.rewards import Reward, Tokens, finished
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pyprefopt.pipeline.probes import EDGES, SHAPES, Differs, Rows, as_tensor, dummy, find_worst, random_rows
+from pyprefopt.pipeline.trials.rows import EDGES, SHAPES, Differs, Rows, as_tensor, dummy, find_worst, random_rows
 from pyprefopt.training.step import method_sums
 
 if TYPE_CHECKING:
