@@ -150,9 +150,10 @@ fn leaves(elements: &[Element]) -> Result<Vec<Leaf>> {
             });
         }
     }
-    match open.iter().all(|&rest| rest == 0) {
-        true => Ok(leaves),
-        false => Err(lies("its footer has fewer columns than its levels")),
+    if open.iter().all(|&rest| rest == 0) {
+        Ok(leaves)
+    } else {
+        Err(lies("its footer has fewer columns than its levels"))
     }
 }
 

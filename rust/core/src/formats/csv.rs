@@ -279,9 +279,9 @@ impl Csv {
 
 /// Columns must be told apart; those without a name are passed over as long as they are empty.
 fn check_header(names: &[String], line: u64) -> Result<()> {
-    let named = names.iter().map(String::as_str);
-    let named: Vec<&str> = named.filter(|name| !plain(name).is_empty()).collect();
-    match repeated(&named, |name| name) {
+    let columns = names.iter().map(String::as_str);
+    let columns: Vec<&str> = columns.filter(|name| !plain(name).is_empty()).collect();
+    match repeated(&columns, |name| name) {
         None => Ok(()),
         Some([first, second]) => Err(Error::Argument(format!(
             "line {line}: {}; name each column once",
