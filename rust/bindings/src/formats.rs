@@ -267,11 +267,11 @@ fn quoted_names(py: Python<'_>, rows: Texts, names: Vec<String>) -> PyResult<Vec
 
 /// JSON lines with fields under other names: pairs of the name there and the new one.
 #[pyfunction]
-fn rename_fields<'py>(
-    py: Python<'py>,
+fn rename_fields(
+    py: Python<'_>,
     rows: Texts,
     names: Vec<(String, String)>,
-) -> PyResult<Bound<'py, PyBytes>> {
+) -> PyResult<Bound<'_, PyBytes>> {
     let lines = rows
         .lines()
         .ok_or_else(|| PyValueError::new_err("rows must be JSON lines, as bytes or u8"))?;

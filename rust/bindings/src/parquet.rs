@@ -37,6 +37,7 @@ struct Chunk {
 
 /// The row groups, with what they say of these columns and what is in them.
 #[pyfunction]
+#[allow(clippy::needless_pass_by_value)] // PyO3 hands over what it converts
 fn read_footer(py: Python<'_>, footer: &[u8], columns: HashSet<String>) -> PyResult<Vec<RowGroup>> {
     let Footer { leaves, row_groups } = py.detach(|| Footer::read(footer)).map_err(to_py)?;
     let is_wanted = |leaf: &Leaf| leaf.path.first().is_some_and(|name| columns.contains(name));

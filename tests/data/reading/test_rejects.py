@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(pl.DataFrame, "write_ndjson", fail)
-    with pytest.raises(ArtifactError, match=r"rejected.jsonl: No space left on device, .* free; make room on the disk"):
+    with pytest.raises(ArtifactError, match=r"rejected.jsonl: No space left on device, .* are free; make room"):
         write_rejected(path, rejects(["b"]))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["rejected.jsonl"]

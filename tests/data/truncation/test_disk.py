@@ -55,7 +55,7 @@ def test_the_systems_reason_is_told(tmp_path, monkeypatch, number):
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "p", "chosen": "a b", "rejected": "c d"}\n')
     reason = {
-        28: "No space left on device; make room on the disk and give the same command again",
+        28: "No space left on device, .* are free; make room on the disk and give the same command again",
         13: "Permission denied; choose a folder that you may write to",
     }[number]
 
