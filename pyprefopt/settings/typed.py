@@ -131,8 +131,8 @@ def _check_depth(text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            line = event.start_mark.line + 1
-            raise ConfigError(f"line {line}: settings must be nested at most {DEEPEST} levels deep; write them flat")
+            place = "" if event.start_mark is None else f"line {event.start_mark.line + 1}: "
+            raise ConfigError(f"{place}settings must be nested at most {DEEPEST} levels deep; write them flat")
 
 
 def _placed(error: Exception) -> str:
