@@ -129,7 +129,7 @@ def test_empty_yaml_is_the_default_run(tmp_path):
         ({"check": 1}, "check must be true or false, got 1"),
         ({"model": 3}, "model must be a text or null, got 3"),
         ({"zero_stage": True}, "zero_stage must be one of 0, 1, 2, 3, got True"),
-        ({"attention": "falsh"}, "'flash', 'flex', got 'falsh'; did you mean 'flash'?"),
+        ({"attention": "falsh"}, "'flex', 'unpacked', got 'falsh'; did you mean 'flash'?"),
         ({"truncation": {"cut_end": "EOS"}}, "'template', got 'EOS'; did you mean 'eos'?"),
         ({"dtype": "float16"}, "dtype must be one of 'float32', 'bfloat16', got 'float16'"),
         ({"lora": {"target_modules": "q"}}, "lora.target_modules must be a list of texts, got 'q'"),
