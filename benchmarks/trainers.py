@@ -158,7 +158,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp())
     run = configure(
-        model="given", method="sepo" if selective else "dpo", output_dir=str(folder), learning_rate=LEARNING_RATE,
+        model="given", data="embedded:toy", method="sepo" if selective else "dpo", output_dir=str(folder),
+        learning_rate=LEARNING_RATE,
         global_batch_size=given.batch, max_steps=given.steps, lr_scheduler_type="constant", warmup_ratio=0.0,
         adam_beta1=BETAS[0], adam_beta2=BETAS[1], dtype=given.dtype, zero_stage=0 if given.dtype == "float32" else 1,
         save_steps=0, max_tokens_per_batch=given.max_tokens, layout=given.layout,

@@ -146,7 +146,7 @@ def test_a_check_that_fails_is_the_exit_code(batch: Path, monkeypatch, capsys) -
     assert gpu.run(given(batch)) == 0
     monkeypatch.setattr(gpu_checks, "BOUNDS", {"float32": (1e-9, 1e-9)})
     assert gpu.run(given(batch)) == 1
-    assert "failed rows: 2 of checks" in capsys.readouterr().out
+    assert "failed rows: 4 of checks" in capsys.readouterr().out
 
 
 def test_a_step_of_trl_that_breaks_is_the_exit_code_and_has_its_row(batch: Path, monkeypatch, capsys) -> None:

@@ -45,7 +45,8 @@ def test_other_methods_and_settings_find_what_is_made(inputs: Path, tmp_path: Pa
     assert reused(dpo(inputs, tmp_path / "d", cache=cache, seed=1)) == set()
     alone = dpo(inputs, tmp_path / "alone")
     assert digest(alone.output_dir) == digest(first.output_dir)
-    sepo = pyprefopt.train(small(inputs, tmp_path / "e", cache=cache, max_steps=1, base={**SMALL_BASE}))
+    base = {**SMALL_BASE, "max_steps": 2}
+    sepo = pyprefopt.train(small(inputs, tmp_path / "e", cache=cache, max_steps=1, base=base))
     assert reused(sepo) == {"data", "base", "base_logps"}  # its oracle's reference is dpo's
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import pyprefopt
 from pyprefopt import data
 from pyprefopt.data.preparation.job import prepare
+from pyprefopt.data.tokenization import tokenizer_files
 from pyprefopt.losses import TGDPO
 from pyprefopt.modeling import load_model, model_hash
 from pyprefopt.modeling.checkpoints.save import save_policy
@@ -101,7 +102,7 @@ def test_settings_of_the_tokenizer_change_the_key_by_what_they_do(here: Path) ->
 
 def test_a_model_on_the_hub_counts_by_its_content(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new revision with another template has other keys, though its name is the same."""
-    monkeypatch.setattr(data.tokenization.tokenizer, "resolve", lambda _: here / "tokenizer")
+    monkeypatch.setattr(tokenizer_files, "resolve", lambda _: here / "tokenizer")
     before = data_key(here, tokenizer="owner/name")
     assert before == data_key(here)
     ALTERED["the tokenizer's template"](here)

@@ -161,9 +161,8 @@ def test_flip(name: str) -> None:
 def test_recorded_settings_change_no_key(name: str) -> None:
     config = base_config()
     current = getattr(config, name)
-    other = {"layout": "separate", "attention": "loop", "zero_stage": 2, "compile": "on", "head_kernel": "triton"}.get(
-        name, not current if isinstance(current, bool) else 17
-    )
+    other = {"layout": "separate", "attention": "loop", "zero_stage": 2, "compile": "on", "head_kernel": "triton",
+             "log_level": "debug"}.get(name, not current if isinstance(current, bool) else 17)  # fmt: skip
     assert keys(config) == keys(replace(config, **{name: other}))
 
 

@@ -111,6 +111,7 @@ def train(
     directory.mkdir(exist_ok=True)
     run = configure(
         model="m",
+        data="embedded:toy",
         **{**SETTINGS, "save_steps": 3, "eval_steps": 5, **settings, "output_dir": str(directory)},
         zero_stage=stage,
         dtype=dtype,

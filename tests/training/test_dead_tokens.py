@@ -50,7 +50,7 @@ def make_rows(trains_on: str, count: int = 5) -> list[Group]:
 
 
 def packs(rows: list[Group], layout: str, *, cut: bool, selection: bool, max_tokens: int = 60) -> list[PackedBatch]:
-    table = frame(rows)
+    table = frame(rows) if selection else frame(rows).drop("selected")
     values = {name: table[name] for name in ("user_weights", "token_rewards", "ref_logps")}
     ratios = {"chosen_ratio": 0.7, "rejected_ratio": 0.7} if selection else {}
     packer = Packer(

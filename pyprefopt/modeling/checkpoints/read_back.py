@@ -17,6 +17,7 @@ from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear, dense_weig
 from pyprefopt.modeling.checkpoints.weights import stored_tensors
 from pyprefopt.modeling.packed_model import plain_attention
 from pyprefopt.modeling.proof import TOLERANCE
+from pyprefopt.modeling.tiny_copy import parts_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -260,6 +261,8 @@ def _is_whole(model: nn.Module) -> bool:
 def _outputs(loaded: nn.Module, documents: Sequence[Document], device: torch.device | None = None) -> list[Tensor]:
     """What a loaded model gives its users: log-probs, or a score."""
     ids = [torch.tensor(document, device=device) for document in documents]
+    for part in parts_of(loaded.config):
+        part.return_dict = True  # whatever its users like better: transformers needs it within a model
     logits = [loaded.to(device)(input_ids=one[None], use_cache=False).logits[0] for one in ids]
     return [part if part.ndim == 1 else _token_logps(part, one) for part, one in zip(logits, ids, strict=True)]
 
