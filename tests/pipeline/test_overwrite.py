@@ -19,7 +19,7 @@ from pyprefopt.errors import ArtifactError
 from pyprefopt.pipeline.overwrite import REPLACEMENT
 from pyprefopt.pipeline.run import RunResult
 from pyprefopt.settings.typed import parse_yaml
-from tests.pipeline.runs import digest, small
+from tests.pipeline.runs import SMALL, digest, small
 
 ONE_STEP: dict[str, Any] = {"method": "simpo", "base": {}, "oracle": {}, "policy_init": None, "max_steps": 1}
 
@@ -152,7 +152,9 @@ def test_what_fits_of_the_replaced_run_is_used_again(sepo: RunResult, inputs: Pa
     run = tmp_path / "run"
     shutil.copytree(sepo.output_dir, run)
     (run / "rejected.jsonl").write_text("of other data\n")
-    result = pyprefopt.train(small(inputs, run, loss={"reward_scale": 0.7}, overwrite=True))
+    once = {"num_train_epochs": 1.0}  # steps are of the policy alone
+    below = {"base": {**SMALL["base"], **once}, "oracle": {**SMALL["oracle"], **once}}
+    result = pyprefopt.train(small(inputs, run, max_steps=1, **below, overwrite=True))
     made = {name for name, facts in result.summary["stages"].items() if not facts["reused"]}
     assert made == {"policy"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
