@@ -171,7 +171,8 @@ impl Blocks {
         let mut copied = 0;
         let mut from = 0;
         while let Some(length) = memchr(b'\n', &piece[from..]) {
-            if length == 0 && self.pass_empty_lines(&piece[from..], &mut from) {
+            let held = self.block.data.len() + from - copied;
+            if length == 0 && self.pass_empty_lines(&piece[from..], &mut from, held) {
                 continue;
             }
             let row = &piece[from..=from + length];
@@ -190,17 +191,20 @@ impl Blocks {
         }
     }
 
-    /// Pass over the line breaks that stand here, where a line begins, but the last one; whether there were any.
-    fn pass_empty_lines(&mut self, rest: &[u8], from: &mut usize) -> bool {
+    /// Pass over the line breaks that stand here, where a line begins, but the last one and those that would fill the
+    /// block, which `held` bytes are of; whether there were any.
+    fn pass_empty_lines(&mut self, rest: &[u8], from: &mut usize, held: usize) -> bool {
         let Scanner::Lines(lines) = &mut self.scanner else {
             return false;
         };
         let breaks = rest.iter().take_while(|&&byte| byte == b'\n').count();
-        if lines.bytes > 0 || breaks < 2 {
+        let room = self.limits.bytes.saturating_sub(held + 1);
+        let passed = breaks.saturating_sub(1).min(room);
+        if lines.bytes > 0 || passed == 0 {
             return false;
         }
-        lines.ended += breaks as u64 - 1;
-        *from += breaks - 1;
+        lines.ended += passed as u64;
+        *from += passed;
         true
     }
 
