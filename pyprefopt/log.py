@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
-from pyprefopt.errors import PyprefoptError
 from pyprefopt.ranks import is_main
 from pyprefopt.storage.files import append
 from pyprefopt.version import __version__
@@ -117,9 +116,6 @@ def run_log(directory: str | Path, level: Level = "info") -> Iterator[None]:
         file.handle(_record(logging.INFO, f"pyprefopt {__version__} begins"))
         yield
         file.handle(_record(logging.INFO, "finished"))
-    except PyprefoptError as error:
-        file.handle(_record(logging.ERROR, str(error)))
-        raise
     except BaseException as error:
         file.handle(_record(logging.ERROR, str(error) or type(error).__name__))
         raise
@@ -132,17 +128,17 @@ def run_log(directory: str | Path, level: Level = "info") -> Iterator[None]:
 def only_warnings(but_of: str) -> Iterator[None]:
     """While inside, nothing is told but warnings and errors, unless in debug, and of these none that has this text."""
 
-    def told(record: logging.LogRecord) -> bool:
+    def is_shown(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING and but_of not in record.getMessage()
 
     handlers = [] if logger.isEnabledFor(logging.DEBUG) else list(logger.handlers)
     for handler in handlers:
-        handler.addFilter(told)
+        handler.addFilter(is_shown)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(told)
+            handler.removeFilter(is_shown)
 
 
 def _record(level: int, text: str) -> logging.LogRecord:

@@ -103,8 +103,10 @@ def _prove(config: PreTrainedConfig, build: Build, way: str, attention: str | No
                 config.model_type, _first_line(error),
             )  # fmt: skip
             return None
-        own = _random_model(build, tiny, attention) if way == UNPACKED else None
-        unsteady = _compare(model, expected, build, tiny) if own is None else _compare_unpacked(own, model, expected)
+        if way == UNPACKED:
+            unsteady = _compare_unpacked(_random_model(build, tiny, attention), model, expected)
+        else:
+            unsteady = _compare(model, expected, build, tiny)
     if file is not None:
         remember(file, architecture=type(model).__name__, kept_in_evaluation=sorted(unsteady))
     return unsteady

@@ -97,7 +97,7 @@ class Training(Stage):
         if self.ref_logps is not None:
             check_reference(job, self.ref_logps.directory)
         warn_of_few_steps(job)
-        self._tell_anew(job)
+        self._warn_of_new_beginning(job)
         result = fit(job)
         if not ranks.is_main():
             return {}
@@ -112,7 +112,7 @@ class Training(Stage):
         fingerprint = model_hash(target, trust_remote_code=runtime.trust_remote_code)
         return {"facts": facts, "fingerprint": fingerprint, "recorded": recorded | {"world_size": ranks.world_size()}}
 
-    def _tell_anew(self, job: Job) -> None:
+    def _warn_of_new_beginning(self, job: Job) -> None:
         """Warn where an earlier training of this stage was begun, and cannot go on; where it can, `fit` tells."""
         step = last_step(job.output_dir / "metrics.jsonl", self.name)
         if ranks.is_main() and step and not (job.directory / "checkpoints").exists():

@@ -108,7 +108,7 @@ def test_what_cannot_be_packed_runs_unpacked_and_that_is_said_once(
     habit: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = write_config(tmp_path, made_up(habit))
-    load._say_unpacked.cache_clear()
+    load._warn_of_unpacked.cache_clear()
     with caplog.at_level(logging.WARNING):
         model = load_model(config)
         for again in (load_model, sketch_model):

@@ -251,7 +251,7 @@ def _nearest(names: Sequence[str]) -> str:
     return "".join(f"; '{name}': {near.removeprefix('; ')}" for name, near in found if near)
 
 
-def tell_unread(rows: pa.Array | pa.Table, file: str, format: str, *, is_file: bool) -> None:  # noqa: A002
+def warn_of_unread(rows: pa.Array | pa.Table, file: str, format: str, *, is_file: bool) -> None:  # noqa: A002
     """Warn of fields of a prompt, by their names, that the format does not read; of a file's once in a process."""
     names = [name for name in LIKE_PROMPT if name not in TABLE[format].looked_at]
     if found := tuple(_filled(rows, names)):

@@ -44,8 +44,8 @@ from pyprefopt.data.reading.formats import (
     misread,
     nearest,
     suggest_columns,
-    tell_unread,
     texts_of,
+    warn_of_unread,
 )
 from pyprefopt.data.reading.rejects import REJECTS, first_bad_row
 from pyprefopt.data.reading.tables import FRAME, TableSource, as_tables, to_table, without_views
@@ -164,7 +164,7 @@ class Source:
         from pyprefopt.data.reading.describe import describe_rows
 
         block = self.first_block
-        self._tell_unread(self.parts[0], block.rows)
+        self._warn_of_unread(self.parts[0], block.rows)
         parsed = parse_block(block, self.format)
         found = describe_rows(block.rows, parsed.frame, self.format, self.parts[0].columns)
         rows = [part.rows for part in self.parts]
@@ -218,7 +218,7 @@ class Source:
                 if not seen and part is not self.parts[0]:
                     self._check(block)
                 if not seen:
-                    self._tell_unread(part, rows)
+                    self._warn_of_unread(part, rows)
                 if part.kept is not None:
                     block = _drawn(block, part.kept[seen : seen + count], before + seen)
                 seen += count
@@ -259,13 +259,13 @@ class Source:
         meters = [part.meter for part in self.parts]
         return Meter(sum(meter.total for meter in meters), sum(meter.read for meter in meters))
 
-    def _tell_unread(self, part: _Part, rows: pa.Array | pa.Table) -> None:
+    def _warn_of_unread(self, part: _Part, rows: pa.Array | pa.Table) -> None:
         if part.columns is not None:
             like = [name for name in LIKE_PROMPT if name in part.columns]
             if not like:
                 return
             rows = self.first_block.rows if part is self.parts[0] else next(part.blocks(like, HEAD_BYTES))[0]
-        tell_unread(rows, part.name, self.format, is_file=part.file is not None)
+        warn_of_unread(rows, part.name, self.format, is_file=part.file is not None)
 
     def _check(self, block: Block) -> None:
         found, names, _ = detected(block.rows, [self.format])

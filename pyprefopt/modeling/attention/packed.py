@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 ATTENTION_NAME = "pyprefopt_packed"
 WAY_SETTING = "packed_attention"  # where a model's config names the way that computes it; absent: auto
 REMEDY = "set attention auto or unpacked, which runs each document on its own"
-LAYER_TYPES = frozenset(
-    {"full_attention", "sliding_attention", "chunked_attention"}
-)  # masks that the ways know how to build
+# Masks that the ways know how to build.
+LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 # What Hugging Face passes along that does not change the attention.
 _HARMLESS = frozenset(

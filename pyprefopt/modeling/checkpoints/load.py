@@ -200,12 +200,12 @@ def _configured(
         for part in parts_of(config):
             setattr(part, WAY_SETTING, UNPACKED)
         if way != UNPACKED:
-            _say_unpacked(config.model_type, proof.unpacked)
+            _warn_of_unpacked(config.model_type, proof.unpacked)
     return config, original, proof.unsteady
 
 
 @lru_cache
-def _say_unpacked(model_type: str, reason: str) -> None:
+def _warn_of_unpacked(model_type: str, reason: str) -> None:
     """Once a process: runs load a model several times."""
     logger.warning(
         "attention: unpacked, every document of model_type %r goes through transformers' own forward, which is slower "
