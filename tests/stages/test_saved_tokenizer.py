@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tokenizers import normalizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import pyprefopt
 from pyprefopt.data.tokenization.tokenizer import load_tokenizer
@@ -55,6 +55,11 @@ def test_every_kind_of_model_keeps_the_tokenizer(tmp_path: Path) -> None:
         for trust in (False, True) if (folder / CLASS_FILE).exists() else (False,):
             loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             assert {text: loaded(text, add_special_tokens=False)["input_ids"] for text in sample} == expected.ids, kind
+            loaded.save_pretrained(tmp_path / f"{kind}_{trust}")
+            again = AutoTokenizer.from_pretrained(tmp_path / f"{kind}_{trust}")
+            assert {text: again(text, add_special_tokens=False)["input_ids"] for text in sample} == expected.ids, kind
+    PreTrainedTokenizerFast.from_pretrained(tmp_path / "own").save_pretrained(tmp_path / "plain")
+    assert "auto_map" not in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
 
 
 @needs_shared

@@ -48,8 +48,11 @@ def write_tokenizer(directory: Path, files: Iterable[Path], expected: Expected) 
         "auto_map": {"AutoTokenizer": [None, f"{Path(CLASS_FILE).stem}.PreTrainedTokenizerFast"]},
     }
     (directory / CONFIG).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
-    # Only who asks for remote code reads this file.
-    (directory / CLASS_FILE).write_text("from transformers import PreTrainedTokenizerFast  # noqa: F401\n")
+    # Only who asks for remote code reads this file. A class of its own: transformers marks the one that auto_map names.
+    (directory / CLASS_FILE).write_text(
+        "import transformers\n\n\nclass PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):\n"
+        '    """The tokenizer that tokenizer.json describes, whatever the model type."""\n'
+    )
     if _difference(directory, expected) is None:
         return None
     (directory / CONFIG).write_bytes(before)
