@@ -22,7 +22,7 @@ from typing import Any
 
 SHARED = Path(os.environ.get("PYPREFOPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 REPEATED = 5  # times that a work is done in a process; the first is a warm-up
-STEPS = 42  # of a training
+STEPS = 202  # of a training
 COPIES = 10  # of the 1,500 pairs
 WORK = ("tokenize", "prepare", "truncate", "select", "pack", "train")
 
