@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from pyprefopt.data.embedded import write_toy as write_toy
     from pyprefopt.data.preparation.job import prepare as prepare
     from pyprefopt.data.preparation.report import inspect as inspect
+    from pyprefopt.data.reading.blocks import parse_block as parse_block
     from pyprefopt.data.reading.frames import read_candidates as read_candidates
     from pyprefopt.data.reading.frames import read_instructions as read_instructions
     from pyprefopt.data.reading.frames import read_preferences as read_preferences
     from pyprefopt.data.reading.sources import open_source as open_source
-    from pyprefopt.data.reading.sources import parse_block as parse_block
     from pyprefopt.data.store.segments import SegmentStore as SegmentStore
     from pyprefopt.data.store.segments import ValueStore as ValueStore
     from pyprefopt.data.tokenization.render import apply_chat_template as apply_chat_template

@@ -130,7 +130,7 @@ def _parquet(name: str, rows: Any, file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pyprefopt.data.reading.tables import as_tables, without_views
+    from pyprefopt.data.files.tables import as_tables, without_views
 
     try:
         tables = as_tables(rows)

@@ -90,7 +90,7 @@ def _texts(data: Artifact) -> Iterator[str]:
 
 def _chats(config: RunConfig) -> Iterator[dict[str, Any]]:
     """What apply_chat_template takes of the first rows; of a ready folder, which holds no texts, a made-up chat."""
-    from pyprefopt.data.reading.sources import parse_block
+    from pyprefopt.data.reading.blocks import parse_block
 
     yield {"conversation": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     for source in named_sources(config).values():

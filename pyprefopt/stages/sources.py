@@ -27,8 +27,8 @@ from pyprefopt.storage.hub import is_bare, resolve
 if TYPE_CHECKING:
     import polars as pl
 
+    from pyprefopt.data.files.data_file import DataFile
     from pyprefopt.data.preparation.job import Progress
-    from pyprefopt.data.reading.files import DataFile
     from pyprefopt.data.reading.sources import Source
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
@@ -115,7 +115,7 @@ class NamedSource:
 
     @cached_property
     def _files(self) -> Sequence[DataFile]:
-        from pyprefopt.data.reading.files import find_files
+        from pyprefopt.data.files.data_file import find_files
 
         is_made = self.folder is not None or self.path in embedded.ROWS
         return () if is_made else find_files(split_weights(self.names)[0])[0]
@@ -134,7 +134,7 @@ class NamedSource:
     def _columns(self) -> dict[str, str]:
         """The columns of other names that such rows can have, and, but for the training data, that are there."""
         from pyprefopt.data.reading.catalog import mapping_of, takes_field
-        from pyprefopt.data.reading.sources import columns_of
+        from pyprefopt.data.reading.detection import columns_of
 
         mapping = {ours: theirs for ours, theirs in mapping_of(self.columns).items() if takes_field(self.kind, ours)}
         if not mapping or self.setting == "data" or self.path in embedded.ROWS:
@@ -218,7 +218,7 @@ class NamedSource:
         """`row` and `prompt`, a hash, of every row that was read; of a folder's rows by the tokens of their prompts."""
         import polars as pl
 
-        from pyprefopt.data.reading.sources import parse_block
+        from pyprefopt.data.reading.blocks import parse_block
 
         if self.folder is not None:
             tables = (pl.DataFrame(table.select(["row", "segment", "ids"])) for table in store.tables())

@@ -198,8 +198,8 @@ def write_planted(source: Source, store: SegmentStore, target: Path) -> None:
     import polars as pl
 
     from pyprefopt.data.batching.alignment import spans_to_mask
+    from pyprefopt.data.reading.blocks import parse_block
     from pyprefopt.data.reading.extra_columns import carried_columns
-    from pyprefopt.data.reading.sources import parse_block
 
     if source.named(PLANTED) != [*PLANTED]:
         return

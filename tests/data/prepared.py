@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
 from pyprefopt.data.store.segments import SegmentStore
 
 TEMPLATE = (
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 def small_blocks() -> None:
     """Blocks of about eight rows."""
-    sources.BLOCK_BYTES, sources.BLOCK_ROWS = 600, 8
+    parts.BLOCK_BYTES, parts.BLOCK_ROWS = 600, 8
 
 
 def row(index: int) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from tests.data.preparation.test_memory import ROOT, write_long_pairs
 RUN = """
 import json, resource, sys
 from pathlib import Path
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
 from pyprefopt.data.store import shards
 from pyprefopt.settings.resolve import configure
 from tests.stages.made import build_data
 
 out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-sources.BLOCK_BYTES, shards.SHARD_TOKENS = 1 << 18, 1 << 17
+parts.BLOCK_BYTES, shards.SHARD_TOKENS = 1 << 18, 1 << 17
 facts = build_data(configure(method="simpo", model="embedded:tiny", output_dir=str(out), **settings), out)["facts"]
 print(facts["train"]["rows"] + facts["eval"]["rows"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

@@ -20,7 +20,7 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
-    from pyprefopt.data.reading.sources import Block
+    from pyprefopt.data.reading.blocks import Block
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 
@@ -119,9 +119,9 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
     """The segments with the column `user_weights`, where the input has weights."""
     import polars as pl
 
+    from pyprefopt.data.reading.blocks import parse_block
     from pyprefopt.data.reading.catalog import kind_of, weight_fields
     from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen
-    from pyprefopt.data.reading.sources import parse_block
     from pyprefopt.data.tokenization.token_columns import attach_weights
 
     if not config.user_weights:

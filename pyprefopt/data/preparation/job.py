@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pyprefopt.data.arrow import first_line
+from pyprefopt.data.files.tables import as_tables
 from pyprefopt.data.preparation.block import PrepareConfig, PreparedBlock, check_config
 from pyprefopt.data.preparation.runners import runner
 from pyprefopt.data.preparation.workspace import REJECTED, TOKENIZER, Workspace, logger
 from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.rejects import DROPPED, log_dropped
 from pyprefopt.data.reading.sources import Source, log_mixture, open_source
-from pyprefopt.data.reading.tables import as_tables
 from pyprefopt.data.renaming import as_words
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import SCHEMA_VERSION

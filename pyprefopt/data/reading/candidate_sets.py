@@ -8,10 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from pyprefopt.data.files.parts import table_part
+from pyprefopt.data.files.tables import as_tables
+from pyprefopt.data.reading.blocks import Block
 from pyprefopt.data.reading.frames import scan_sets
 from pyprefopt.data.reading.rejects import raise_for
-from pyprefopt.data.reading.sources import Block, Source, open_source, table_part
-from pyprefopt.data.reading.tables import as_tables
+from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.errors import ConfigError
 
 

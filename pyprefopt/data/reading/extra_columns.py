@@ -14,12 +14,13 @@ import pyarrow as pa
 from pyprefopt.data import _native
 from pyprefopt.data.arrow import MOST_COLUMNS
 from pyprefopt.data.columns import frame_of
+from pyprefopt.data.files.unfolding import MOST_BYTES, MOST_TIMES
 from pyprefopt.data.reading.formats import lines_bytes, texts_of
-from pyprefopt.data.reading.unfolding import MOST_BYTES, MOST_TIMES
 from pyprefopt.errors import DataError
 
 if TYPE_CHECKING:
-    from pyprefopt.data.reading.sources import Block, ParsedBlock, Source
+    from pyprefopt.data.reading.blocks import Block, ParsedBlock
+    from pyprefopt.data.reading.sources import Source
 
 
 CELL_BYTES = 16  # that a column takes for a value, whatever it is

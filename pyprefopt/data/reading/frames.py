@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from pyprefopt.data.columns import frame_of
+from pyprefopt.data.reading.blocks import ParsedBlock, parse_block
 from pyprefopt.data.reading.catalog import weight_fields
 from pyprefopt.data.reading.extra_columns import (
     carried_columns,
@@ -20,7 +21,7 @@ from pyprefopt.data.reading.extra_columns import (
     named_in_any_row,
 )
 from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
-from pyprefopt.data.reading.sources import ParsedBlock, Source, open_source, parse_block
+from pyprefopt.data.reading.sources import Source, open_source
 from pyprefopt.errors import DataError
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})

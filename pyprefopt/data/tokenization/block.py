@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.files.tables import to_table
+from pyprefopt.data.reading.blocks import Block, block_rejects, parse_block
 from pyprefopt.data.reading.formats import texts_of
-from pyprefopt.data.reading.sources import Block, block_rejects, parse_block
-from pyprefopt.data.reading.tables import to_table
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.identical_pairs import without_identical
 from pyprefopt.data.tokenization.notes import SpecialToken

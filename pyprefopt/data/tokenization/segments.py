@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, overload
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.files.tables import to_table
 from pyprefopt.data.parallel import in_threads
+from pyprefopt.data.reading.blocks import Block
 from pyprefopt.data.reading.frames import CHAT
 from pyprefopt.data.reading.rejects import OnError, check_on_error, report_rejects
-from pyprefopt.data.reading.sources import Block, open_source
-from pyprefopt.data.reading.tables import to_table
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.tokenization.block import tokenize_block
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes

@@ -24,10 +24,11 @@ from polars.io.plugins import register_io_source
 
 from pyprefopt.data import _native
 from pyprefopt.data.columns import frame_of
-from pyprefopt.data.reading.files import KNOWN, DataFile, Meter, data_file, find_files, pieces, reachable
-from pyprefopt.data.reading.sources import BLOCK_BYTES, ROW_BYTES, open_source
-from pyprefopt.data.reading.typed_files import batches, schema_of
-from pyprefopt.data.reading.unfolding import ROW_COST, Unfolding
+from pyprefopt.data.files.data_file import KNOWN, DataFile, Meter, data_file, find_files, pieces, reachable
+from pyprefopt.data.files.parts import BLOCK_BYTES, ROW_BYTES
+from pyprefopt.data.files.typed_files import batches, schema_of
+from pyprefopt.data.files.unfolding import ROW_COST, Unfolding
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table

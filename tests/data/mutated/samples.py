@@ -82,16 +82,16 @@ def parquets() -> dict[str, bytes]:
 
 def folder(directory: Path) -> Path:
     """A prepared folder of three shards with a tokenizer beside it."""
-    from pyprefopt.data.reading import sources
+    from pyprefopt.data.files import parts
 
-    before = sources.BLOCK_BYTES, sources.BLOCK_ROWS
-    sources.BLOCK_BYTES, sources.BLOCK_ROWS = 600, 8
+    before = parts.BLOCK_BYTES, parts.BLOCK_ROWS
+    parts.BLOCK_BYTES, parts.BLOCK_ROWS = 600, 8
     try:
         run(
             str(write_pairs(directory / "pairs.jsonl", 20)), write_tokenizer(directory / "tokenizer"), directory / "out"
         )
     finally:
-        sources.BLOCK_BYTES, sources.BLOCK_ROWS = before
+        parts.BLOCK_BYTES, parts.BLOCK_ROWS = before
     return directory / "out"
 
 

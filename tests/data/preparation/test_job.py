@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 from pyprefopt import data
+from pyprefopt.data.files import parts
 from pyprefopt.data.preparation import workspace
 from pyprefopt.data.preparation.job import Progress, identity
 from pyprefopt.data.preparation.report import inspect
-from pyprefopt.data.reading import sources
+from pyprefopt.data.reading import blocks
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from tests.data.prepared import contents, flip_a_bit, row, run, write_pairs, write_tokenizer
@@ -26,8 +27,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 600)
-    monkeypatch.setattr(sources, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 600)
+    monkeypatch.setattr(parts, "BLOCK_ROWS", 8)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_the_bytes_depend_on_input_and_settings_alone(tmp_path, small, tokenizer
 def test_a_finished_folder_is_opened_at_once(tmp_path, small, tokenizer, pairs, monkeypatch, caplog):
     caplog.set_level("INFO", logger="pyprefopt")
     before = run(str(pairs), tokenizer, tmp_path / "out")
-    monkeypatch.setattr(sources, "parse_block", lambda *_: pytest.fail("worked again"))
+    monkeypatch.setattr(blocks, "parse_block", lambda *_: pytest.fail("worked again"))
     calls: list[Progress] = []
     again = run(str(pairs), tokenizer, tmp_path / "out", progress=calls.append)
     assert again.fingerprint == before.fingerprint

@@ -16,11 +16,11 @@ from pyprefopt.data.embedded import filler_words, write_tokenizer
 ROOT = Path(__file__).parents[3]
 RUN = """
 import resource, sys
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
 from tests.data.prepared import run
 
 pairs, tokenizer, out, block = sys.argv[1:]
-sources.BLOCK_BYTES = int(block)
+parts.BLOCK_BYTES = int(block)
 store = run(pairs, tokenizer, out, on_error="skip")
 print(store.manifest["rows"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

@@ -61,8 +61,8 @@ def test_ray_gives_the_same_bytes_and_survives_a_worker(tmp_path, monkeypatch):
     command = [sys.executable, "-c", RAY, pairs, tokenizer, tmp_path / "out"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.stdout.endswith("done\n"), done.stderr[-3000:]
-    monkeypatch.setattr("pyprefopt.data.reading.sources.BLOCK_BYTES", 600)
-    monkeypatch.setattr("pyprefopt.data.reading.sources.BLOCK_ROWS", 8)
+    monkeypatch.setattr("pyprefopt.data.files.parts.BLOCK_BYTES", 600)
+    monkeypatch.setattr("pyprefopt.data.files.parts.BLOCK_ROWS", 8)
     run(str(pairs), tokenizer, tmp_path / "local", on_error="skip")
     assert contents(tmp_path / "out/ray") == contents(tmp_path / "local")
     assert small_blocks

@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from pyprefopt.data import load_tokenizer, prepare, tokenize
+from pyprefopt.data.reading.blocks import parse_block
 from pyprefopt.data.reading.candidate_sets import open_candidates
 from pyprefopt.data.reading.frames import scan_candidates, scan_preferences, scan_source
-from pyprefopt.data.reading.sources import open_source, parse_block
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.errors import DataError
 
 TOKENIZER = Path(__file__).parents[3] / "rust/fuzz/tiny-tokenizer.json"

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pyprefopt import data
-from pyprefopt.data.reading import sources
+from pyprefopt.data.reading import blocks
 from pyprefopt.data.reading.frames import read_preferences, scan_preferences
 from pyprefopt.data.reading.rejects import REJECTS, count_rejects, no_rejects, raise_for, write_rejected
 from pyprefopt.errors import ArtifactError, ConfigError, DataError, did_you_mean, on_command_line, option
@@ -125,12 +125,12 @@ def test_few_of_many_different_rows_are_looked_through_for_a_name_like_the_missi
         asked.append(name)
         return did_you_mean(name, known)
 
-    monkeypatch.setattr(sources, "did_you_mean", look)
+    monkeypatch.setattr(blocks, "did_you_mean", look)
     rows = ['{"prompt": "q", "chosen": "a", "rejected": "b"}'] * 3000
     rows += [f'{{"prompt": "q", "chosn": "a", "k{number}": 1, "rejected": "b"}}' for number in range(4000)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     rejects = scan_preferences(tmp_path / "a.jsonl").rejects
     assert rejects["row"].to_list() == list(range(3000, 7000))
-    assert len(asked) == sources.NEAR_NAMES
+    assert len(asked) == blocks.NEAR_NAMES
     hints = rejects["remedy"].str.contains("did you mean 'chosn'?", literal=True).to_list()
-    assert hints == [at < sources.NEAR_NAMES for at in range(4000)]
+    assert hints == [at < blocks.NEAR_NAMES for at in range(4000)]

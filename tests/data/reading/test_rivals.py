@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pyprefopt.data.reading.blocks import parse_block
 from pyprefopt.data.reading.frames import scan_candidates, scan_instructions, scan_preferences
-from pyprefopt.data.reading.sources import open_source, parse_block
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.tokenization.segments import tokenize
 from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 from pyprefopt.data.truncation.dispatch import truncate

@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
+from pyprefopt.data.reading.blocks import parse_block
 from pyprefopt.data.reading.formats import lines_bytes
 from pyprefopt.data.reading.frames import read_preferences, scan_candidates, scan_preferences
-from pyprefopt.data.reading.sources import open_source, parse_block
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.truncation.dispatch import truncate
 from pyprefopt.errors import ConfigError, DataError
 
@@ -175,7 +176,7 @@ def test_types_of_csv_columns_do_not_depend_on_blocks(tmp_path, monkeypatch):
     )
     frames = []
     for rows in (1, 100):
-        monkeypatch.setattr(sources, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(parts, "BLOCK_ROWS", rows)
         frames.append(read_preferences(path))
     assert frames[0].equals(frames[1])
     types = {"n": pl.Int64, "x": pl.Float64, "zip": pl.String, "flag": pl.Boolean, "t": pl.String}
@@ -286,7 +287,7 @@ def test_splits_and_streams_of_datasets_are_refused():
 
 
 def test_blocks_of_tables_do_not_depend_on_batches(monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 5000)
     table = pl.concat([FRAME] * 300).to_arrow()
     sizes = [
         [block.rows_in for block in open_source(table.to_reader(max_chunksize=size)).blocks()] for size in (1, 7, 5000)
@@ -308,7 +309,7 @@ def test_blocks_of_any_size_hold_the_same_rows(tmp_path, monkeypatch, name):
         WRITERS[name](source)
     expected = read_preferences(source)
     for size in (1, 150, 1 << 24):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+        monkeypatch.setattr(parts, "BLOCK_BYTES", size)
         blocks, frame, _ = all_rows(source)
         assert frame["row"].to_list() == list(range(5))
         assert [block.first_row for block in blocks] == [sum(b.rows_in for b in blocks[:i]) for i in range(len(blocks))]
@@ -390,7 +391,7 @@ ROW = st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT, "rejected": TEXT})
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROW, min_size=1, max_size=8), st.integers(1, 300))
 def test_parsing_has_a_twin_in_python(tmp_path, monkeypatch, rows, size):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", size)
     good = [row for row in rows if all(text.strip(WHITE) for text in row.values())]
     good = [(i, row) for i, row in enumerate(rows) if row in good and row["chosen"] != row["rejected"]]
     for source in (jsonl(tmp_path / "a.jsonl", rows), pl.DataFrame(rows)):
@@ -566,7 +567,7 @@ def test_a_byte_order_mark_and_crlf(tmp_path, name):
 
 @pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz"])
 def test_a_cut_member_is_an_error_after_whole_rows(tmp_path, ending, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(parts, "BLOCK_ROWS", 1)
     path = tmp_path / ("a.jsonl" + ending)
     data = PACK[ending](
         b"".join(json.dumps({**ROWS[0], "id": i * 7919 % 65_537}).encode() + b"\n" for i in range(4000))
@@ -641,7 +642,7 @@ def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
 
 
 def test_a_row_without_an_end_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(parts, "ROW_BYTES", 1 << 20)
     (tmp_path / "a.json").write_bytes(b'[{"a": "' + b"x" * (3 << 20))
     with pytest.raises(DataError, match="the row at line 1 is longer than 1 MiB"):
         scan_preferences(tmp_path / "a.json")

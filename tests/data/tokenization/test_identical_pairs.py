@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyprefopt import data
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
 from pyprefopt.data.tokenization import identical_pairs
 from pyprefopt.data.tokenization.identical_pairs import without_identical
 from pyprefopt.data.tokenization.segments import tokenize_rows
@@ -66,7 +66,7 @@ def test_prepare_leaves_them_out_and_counts_them(tmp_path, tokenizer, pairs, bud
     assert rejected(tmp_path / "out") == [(row, "identical_after_cut", str(pairs)) for row in SAME]
     run(str(pairs), tokenizer, tmp_path / "again", on_error="skip", **how)
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
-    monkeypatch.setattr(sources, "BLOCK_ROWS", 1)  # a shard a row; some of them are empty
+    monkeypatch.setattr(parts, "BLOCK_ROWS", 1)  # a shard a row; some of them are empty
     blocks = run(str(pairs), tokenizer, tmp_path / "blocks", on_error="skip", **how)
     assert len(blocks.manifest["shards"]) == 2
     assert blocks.table.combine_chunks().equals(store.table.combine_chunks())

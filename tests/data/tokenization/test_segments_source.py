@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 from transformers import AutoTokenizer
 
 from pyprefopt import data
-from pyprefopt.data.reading import sources
+from pyprefopt.data.files import parts
 from pyprefopt.data.reading.frames import scan_preferences
 from pyprefopt.data.tokenization.segments import SEGMENTS, load_tokenizer, tokenize, tokenize_rows
 from pyprefopt.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ def write(path, rows):
 @pytest.mark.parametrize("offsets", [True, False])
 @pytest.mark.parametrize("block_rows", [1, 2, 1000])
 def test_files_give_what_frames_give(tmp_path, toy, rows, offsets, block_rows, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(parts, "BLOCK_ROWS", block_rows)
     path = write(tmp_path / "pairs.jsonl", rows)
     read = scan_preferences(path)
     limits = {"max_prompt_tokens": 200, "max_tokens": 230}

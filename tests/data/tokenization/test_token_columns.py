@@ -314,10 +314,10 @@ def columns_of(segments):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize("truncation", [{}, {"ratio": 0.5, "cut_end": "eos"}])
 def test_prepared_folders_bring_the_weights_along(kind, truncation, tokenizer, tmp_path, monkeypatch):
-    from pyprefopt.data.reading import sources
+    from pyprefopt.data.files import parts
 
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 600)
-    monkeypatch.setattr(sources, "UNIT_ROWS", 4)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 600)
+    monkeypatch.setattr(parts, "UNIT_ROWS", 4)
     rows = weighted_pairs(20)
     rows[13]["rejected_weights"] = [1.0, 2.0]
     path = json_rows(tmp_path, rows)
@@ -343,9 +343,9 @@ def test_a_folder_without_weights_has_no_such_column(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("row", [PAIR, {"prompt": "why", "response": "b"}])
 def test_weights_that_only_later_rows_have_are_reported(row, tokenizer, tmp_path, monkeypatch):
-    from pyprefopt.data.reading import sources
+    from pyprefopt.data.files import parts
 
-    monkeypatch.setattr(sources, "HEAD_BYTES", 100)
+    monkeypatch.setattr(parts, "HEAD_BYTES", 100)
     name = "chosen_weights" if "chosen" in row else "response_weights"
     path = json_rows(tmp_path, [row] * 20 + [row | {name: [span(0, 1)]}])
     with pytest.raises(DataError, match=f"the field '{name}' is in rows after the first ones"):

@@ -15,7 +15,7 @@ import pytest
 from pyprefopt import data
 from pyprefopt.data.arrow import MOST_COLUMNS, MOST_LEVELS
 from pyprefopt.data.batching.selection import top_k_mask
-from pyprefopt.data.reading import tables, typed_files
+from pyprefopt.data.files import tables, typed_files
 from pyprefopt.data.reading.frames import read_preferences
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.truncation.dispatch import truncate, truncate_column

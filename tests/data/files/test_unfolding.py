@@ -11,10 +11,11 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from pyprefopt.data.reading import files, sources, typed_files, unfolding
+from pyprefopt.data.files import data_file, parts, typed_files, unfolding
+from pyprefopt.data.files.unfolding import unfolded_bytes
+from pyprefopt.data.reading.blocks import parse_block
 from pyprefopt.data.reading.frames import read_preferences
-from pyprefopt.data.reading.sources import open_source, parse_block
-from pyprefopt.data.reading.unfolding import unfolded_bytes
+from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.truncation.dispatch import truncate
 from pyprefopt.errors import DataError
 
@@ -28,7 +29,7 @@ def small(monkeypatch):
     monkeypatch.setattr(unfolding, "MOST_BYTES", MIB)
     monkeypatch.setattr(unfolding, "MOST_TIMES", 50)
     monkeypatch.setattr(typed_files, "MOST_BYTES", MIB)
-    monkeypatch.setattr(files, "PIECE_BYTES", 1 << 16)
+    monkeypatch.setattr(data_file, "PIECE_BYTES", 1 << 16)
 
 
 def read_all(path):
@@ -69,8 +70,8 @@ def test_texts_that_are_far_larger_than_their_file_are_refused(tmp_path, small, 
 def test_the_bytes_that_are_unpacked_are_bounded(tmp_path, small):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n" * (64 * MIB)))
-    meter, seen = files.Meter(), 0
-    pieces = files.pieces(files.data_file(path), meter)
+    meter, seen = data_file.Meter(), 0
+    pieces = data_file.pieces(data_file.data_file(path), meter)
     while seen <= 64 * MIB:
         try:
             seen += len(next(pieces))
@@ -143,7 +144,7 @@ def test_a_dictionary_is_not_unfolded_before_its_size_is_known(tmp_path, small, 
 
     monkeypatch.setattr(typed_files, "unfolded_bytes", look)
     with pytest.raises(DataError, match="must not unfold"):
-        list(typed_files.batches(files.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
+        list(typed_files.batches(data_file.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
     assert max(held) < MIB
 
 
@@ -170,7 +171,7 @@ def test_a_row_of_references_beside_whole_texts_is_not_unfolded(tmp_path, small,
 
     monkeypatch.setattr(typed_files, "unfolded_bytes", look)
     with pytest.raises(DataError, match=r"a.parquet, after row 0, must not unfold to more than 1 MiB"):
-        list(typed_files.batches(files.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
+        list(typed_files.batches(data_file.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
     assert max(held) < 4 * MIB
 
 
@@ -188,7 +189,7 @@ def test_a_row_that_alone_unfolds_to_far_too_much_is_named(tmp_path, monkeypatch
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
     with pytest.raises(DataError, match=rf"a.{suffix}, row 5, must not unfold to more than 8 MiB, got 1\d MiB; drop"):
-        list(typed_files.batches(files.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
+        list(typed_files.batches(data_file.data_file(path), ["prompt", "chosen", "rejected"], 1 << 24))
 
 
 def test_what_is_repeated_in_measure_is_read(tmp_path, monkeypatch):
@@ -201,14 +202,14 @@ def test_what_is_repeated_in_measure_is_read(tmp_path, monkeypatch):
     ])  # fmt: skip
     path = tmp_path / "a.parquet"
     pq.write_table(table.cast(plain), path, row_group_size=70)
-    found = list(typed_files.batches(files.data_file(path), table.column_names, 500))
+    found = list(typed_files.batches(data_file.data_file(path), table.column_names, 500))
     assert pa.Table.from_batches(found).equals(table.cast(plain))
     assert max(batch.num_rows for batch in found) < 70
     assert read_preferences(path).equals(read_preferences(table.cast(plain)))
 
 
 def test_rows_are_measured_unfolded(monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 1 << 20)
     table = pairs(repeated("x" * 10_000, 3000))
     blocks = list(open_source(table).blocks())
     assert 10 < len(blocks) < 60

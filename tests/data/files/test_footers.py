@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pyprefopt.data import _native
-from pyprefopt.data.reading import files, typed_files
+from pyprefopt.data.files import data_file, typed_files
 from tests.data.mutated.samples import parquets
 
 CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "ZSTD": 6}
@@ -70,7 +70,7 @@ def test_wide_values_are_read_in_small_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(typed_files, "BATCH_BYTES", 1 << 16)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"prompt": pa.array([b"p" * 1000] * 500, pa.binary(1000))}), path)
-    found = list(typed_files.batches(files.data_file(path), ["prompt"], 1 << 24))
+    found = list(typed_files.batches(data_file.data_file(path), ["prompt"], 1 << 24))
     assert sum(batch.num_rows for batch in found) == 500
     assert max(batch.num_rows for batch in found) <= 65
 

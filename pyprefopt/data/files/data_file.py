@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pyprefopt.data.arrow import first_line
-from pyprefopt.data.reading.unfolding import Unfolding
+from pyprefopt.data.files.unfolding import Unfolding
 from pyprefopt.errors import DataError, did_you_mean
 from pyprefopt.storage.files import check_name, explain_reading, system_number
 from pyprefopt.storage.hub import EMBEDDED_DATA

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pyprefopt.data import _native
 from pyprefopt.data.arrow import broken_name, check_schema, check_sound
-from pyprefopt.data.reading.files import PIECE_BYTES, DataFile, readable
-from pyprefopt.data.reading.unfolding import MOST_BYTES, ROW_COST, Unfolding, largest_row, unfolded_bytes
+from pyprefopt.data.files.data_file import PIECE_BYTES, DataFile, readable
+from pyprefopt.data.files.unfolding import MOST_BYTES, ROW_COST, Unfolding, largest_row, unfolded_bytes
 from pyprefopt.errors import DataError
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 30  # most of a Parquet file's batch, whatever its footer says
