@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if "--version" in words[:2]:
+    if "--version" in [word for word in words if not word.startswith("--local_rank")][:2]:
         print(f"pyprefopt {__version__}")
         return 0
     if words[0].startswith("-"):  # `pyprefopt --method sepo`

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.shuffling import permutation
 from pyprefopt.errors import ConfigError, check
 
-_WEIGHT = re.compile(r"(?s)(.+):([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)")
+_WEIGHT = re.compile(r"(?s)(.+):([-+]?(?:[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?|nan|inf))")
 OWN = 1 << 32  # epochs from here on are draws of mixtures, and no order of training
 
 
@@ -38,7 +38,8 @@ def split_weights(source: Any) -> tuple[Any, tuple[float, ...] | None]:
     remedy = f"write {without}:0.5, or leave out the others' weights"
     check(without is None, "data", str(without), "given with a weight, as the others are", remedy)
     if len(weights) == 1:
-        raise ConfigError(f"data must be several files where one has a weight, got {entries[0]!r}; leave it out")
+        remedy = "put spaces, not commas, between files" if "," in str(entries[0]) else "leave it out"
+        raise ConfigError(f"data must be several files where one has a weight, got {entries[0]!r}; {remedy}")
     for entry, weight in zip(entries, weights, strict=True):
         check(0 < weight < math.inf, "data", entry, "given with a weight > 0", "leave the file out to take none of it")
     return [name for name, _ in found], tuple(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pyprefopt.errors import ConfigError, check, did_you_mean, option
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ENTRIES = re.compile(r"[^,=]+(,[^,=]+=[^,=]+)+")  # good,rejected=bad: several entries in one
 Pairs = tuple[tuple[str, str], ...]  # a column's name in the file, and the new one
 
 
@@ -46,6 +48,9 @@ def _split(entries: Sequence[str]) -> dict[str, str]:
     pairs = [str(entry).partition("=")[::2] for entry in entries]
     for entry, (ours, theirs) in zip(entries, pairs, strict=True):
         check(bool(ours and theirs), "columns", entry, "ours=yours", "as prompt=question chosen=good rejected=bad")
+        check(
+            not _ENTRIES.fullmatch(theirs), "columns", entry, "one ours=yours each", "divide them by spaces, not commas"
+        )
     twice = next((ours for ours, _ in pairs if [name for name, _ in pairs].count(ours) > 1), None)
     check(twice is None, "columns", twice, "given once for each name of ours", "leave out one of the two")
     return dict(pairs)

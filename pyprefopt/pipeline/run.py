@@ -67,14 +67,16 @@ def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None 
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
     own = check_own(config)
     if config.check:
+        own.warn()
         return RunResult(output_dir, output_dir / POLICY, run_check(config))
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
+        own.warn()
         if ranks.is_main():
             check_output_dir(config)
         pipeline = Pipeline(config, replaces=_replaces(config))
         if ranks.is_main():
             atomic_write(pipeline.target / CONFIG, to_yaml(replace(config, overwrite=False)).encode())
-            for file in own:
+            for file in own.files:
                 file.copy_into(output_dir / INPUTS)
         check_room(pipeline)
         _ = pipeline.policy

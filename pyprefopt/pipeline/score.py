@@ -45,7 +45,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
         ArtifactError: `out` is there, and `config.overwrite` is not set.
         DataError: bad rows, or a reward that is not finite.
     """
-    check_own(config)
+    own = check_own(config)
     check_compatible(config)  # some of its settings may have been replaced
     target = Path(out)
     as_table = target.suffix == ".parquet"
@@ -62,6 +62,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
+        own.warn()
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)

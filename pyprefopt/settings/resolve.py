@@ -57,12 +57,13 @@ def naming(file: str | None) -> Iterator[None]:
         raise ConfigError(str(error) if file is None or file in str(error) else f"{file}: {error}") from None
 
 
-def configure(**settings: Any) -> RunConfig:
+def configure(file: str | os.PathLike[str] | None = None, /, **settings: Any) -> RunConfig:
     """Make a run from some of its settings.
 
     Args:
+        file: a YAML file whose settings the others go over; also as `config`.
         **settings: by the names of RunConfig's fields; a section (`loss`, `oracle`, …) is a mapping or its dataclass.
-            `config` is a YAML file whose settings the others go over. Paths may be `Path`s. `data` (and `eval_data`,
+            Paths may be `Path`s. `data` (and `eval_data`,
             `base.data`) may be rows in memory: a list of dicts, or a table as `data.open_source` takes them; and
             `tokenizer` one of transformers. They are written to `output_dir/inputs` under the hash of their content,
             and the run names these files.
@@ -79,9 +80,9 @@ def configure(**settings: Any) -> RunConfig:
         >>> config.loss.beta, config.output_dir
         (0.05, 'runs/dpo')
     """
-    file = settings.pop("config", None)
+    file = file or settings.pop("config", None)
     named, held = set_aside(settings)
-    config = resolve(file=read_yaml(file) if file else {}, given=without_dots(named), where=str(file))
+    config = resolve(file=read_yaml(os.fspath(file)) if file else {}, given=without_dots(named), where=str(file))
     return with_settings(config, write_aside(held, Path(config.output_dir) / INPUTS)) if held else config
 
 

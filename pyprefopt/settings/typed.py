@@ -119,6 +119,12 @@ def _joined(settings: Mapping[str, Any], more: Mapping[str, Any], prefix: str) -
         if isinstance(value, Mapping) and isinstance(found.get(name, {}), Mapping):
             found[name] = _joined(found.get(name, {}), value, f"{prefix}{name}.")
         elif name in found:
+            scalar, inside = (found[name], value) if isinstance(value, Mapping) else (value, found[name])
+            if isinstance(inside, Mapping) and inside and scalar is not None:
+                below = f"{prefix}{name}.{next(iter(inside))}"
+                raise ConfigError(
+                    f"{prefix}{name} is given as {scalar!r} and, by {below}, as a section; keep one of them"
+                )
             raise ConfigError(f"{prefix}{name} is given twice, nested and by its dotted name; keep one of the two")
         else:
             found[name] = value

@@ -27,6 +27,8 @@ def unused(config: RunConfig, file: Mapping[str, Any], given: Mapping[str, Any])
     if on_responses(config) or on_candidates(config) or needs(config, "reward_head"):
         found += _names("selection", file)
         config = replace(config, selection=Selection())
+    elif not config.selection.active:  # no ratio and no threshold: what else there is decides nothing
+        found += _names("selection", file)
     if not uses_oracle(config):
         found += _names("oracle", file)
         config = replace(config, oracle=OracleConfig())

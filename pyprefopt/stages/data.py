@@ -30,7 +30,7 @@ from pyprefopt.stages.splits import (
 )
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write, content_hash
-from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare, is_embedded
+from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_bare, is_embedded
 from pyprefopt.types import unkeyed
 from pyprefopt.version import __version__
 
@@ -67,7 +67,8 @@ def tokenizer_source(config: RunConfig) -> str:
     embedded = is_embedded(config.model, config.data)
     source = config.tokenizer or (EMBEDDED_DATA if embedded else config.model)
     if source is None or (config.tokenizer is None and is_bare(source)):
-        raise ConfigError("a config.json brings no tokenizer; set tokenizer to a folder or a tokenizer.json")
+        what = "a config.json brings" if source != EMBEDDED_MODEL else f"{source} alone brings"
+        raise ConfigError(f"{what} no tokenizer; set tokenizer to a folder or a tokenizer.json")
     return source
 
 

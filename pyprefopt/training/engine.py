@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.errors import ConfigError, TrainingError
+from pyprefopt.errors import ConfigError, TrainingError, counted
 from pyprefopt.ranks import is_main, local_rank, world_size
 from pyprefopt.settings.config import OptimConfig, RunConfig
 from pyprefopt.settings.deepspeed_file import SECTIONS, unknown_name, with_file
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NORM_PART = 1 << 22  # numbers whose squares exist at once
 _TAG = "deepspeed"  # DeepSpeed's name of the folder inside a checkpoint
+logger = logging.getLogger("pyprefopt")
+
 _NOT_READ = frozenset({  # of DeepSpeed's state, what it writes for other programs, or as objects
     "buffer_names", "ds_config", "frozen_param_shapes", "loss_scaler", "param_shapes", "param_slice_mappings",
     "shared_params",
@@ -41,6 +43,8 @@ def init_distributed() -> torch.device:
     import torch
 
     on_gpu = _on_gpu()
+    if not on_gpu and is_main() and "RANK" in os.environ and not torch.distributed.is_initialized():
+        logger.info("there is no GPU here: %s on the CPU", counted(world_size(), "rank"))
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in (alone | {"MASTER_PORT": "0"}).items():  # port 0: any free one, taken as it is found
         os.environ.setdefault(name, value)

@@ -158,4 +158,6 @@ def test_what_is_wrong_ends_the_training_or_is_said(
     margin = "self.margin(sums, batch)"
     file.write_text(right.replace(margin, f"{margin} + {margin}.mean()"))
     pyprefopt.train(small(inputs, tmp_path / "run", **given))
-    assert f"{file}:Hinge, packed as alone: row 0: the loss is" in caplog.text
+    said = f"{file}:Hinge, packed as alone: row 0: the loss is"
+    assert said in caplog.text
+    assert said in (tmp_path / "run" / "run.log").read_text()

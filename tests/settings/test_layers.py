@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pyprefopt.cli.options import parse_args
+from pyprefopt.data.batching.rule import Selection
 from pyprefopt.errors import ConfigError
 from pyprefopt.losses import DPO, METHODS
 from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig, RunConfig
@@ -47,13 +48,31 @@ def test_dotted_names(text: str, settings: dict[str, Any]) -> None:
         ("loss: {beta: 0.1}\nloss.beta: 0.1", "loss.beta"),
         ("oracle.loss: {beta: 1.0}\noracle.loss.beta: 2.0", "oracle.loss.beta"),
         ("loss: null\nloss.beta: 0.1", "loss"),
-        ("rewards: dpo\nrewards.beta: 0.1", "rewards"),
     ],
 )
 def test_a_setting_given_in_both_ways_is_an_error(text: str, name: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_yaml(text, "run.yaml")
     assert str(error.value) == f"run.yaml: {name} is given twice, nested and by its dotted name; keep one of the two"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rewards: dpo\nrewards.beta: 0.1", "rewards is given as 'dpo' and, by rewards.beta, as a section"),
+        ("method: dpo\nmethod.name: dpo", "method is given as 'dpo' and, by method.name, as a section"),
+    ],
+)
+def test_a_value_that_is_given_as_a_section_too(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"run.yaml: {says}; keep one"):
+        parse_yaml(text, "run.yaml")
+
+
+def test_a_selection_that_selects_nothing_is_left_aside_in_a_file(tmp_path: Path) -> None:
+    path = file_of(tmp_path, {"selection": {"excluded_ids": [3], "minimum": 2}, **OWN})
+    assert configure(path, method="simpo").selection == Selection()
+    with pytest.raises(ConfigError, match=r"need selection\.chosen_ratio"):
+        configure(method="simpo", selection={"excluded_ids": [3]}, **OWN)
 
 
 def test_dotted_names_of_files_and_python(tmp_path: Path) -> None:

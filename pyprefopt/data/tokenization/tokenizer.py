@@ -138,13 +138,13 @@ class Tokenizer:
         On a difference the library makes all further ids, and a warning names the text.
 
         Args:
-            texts: a column of strings.
+            texts: a column of strings, or a list of them.
             all: compare every text in full, every time.
 
         Returns:
             False where they differed.
         """
-        difference = self.native.prove(texts, all=all)
+        difference = self.native.prove(texts if isinstance(texts, pl.Series) else _texts(texts), all=all)
         if difference is not None:
             logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
         return difference is None
@@ -229,7 +229,14 @@ GivenTokenizer: TypeAlias = Tokenizer | str | Path | TransformersTokenizer
 
 def as_tokenizer(given: GivenTokenizer) -> Tokenizer:
     """A Tokenizer as it is, or the one that `load_tokenizer` makes of what was given."""
-    return given if isinstance(given, Tokenizer) else load_tokenizer(given)
+    if isinstance(given, Tokenizer):
+        return given
+    try:
+        return load_tokenizer(given)
+    except ConfigError as error:
+        if "eos_token" in str(error) or "chat_template" in str(error):  # what only load_tokenizer takes
+            raise ConfigError(f"{error} (to data.load_tokenizer; what it gives is taken here too)") from None
+        raise
 
 
 def load_tokenizer(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,6 +32,7 @@ from pyprefopt.modeling.checkpoints.configuration import (
     read_json,
     refuse_config,
 )
+from pyprefopt.modeling.checkpoints.noise import without_bars, without_load_report
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, check_packable, loading_options, take_over
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.checkpoints.weights import check_numbers, stored_tensors
@@ -323,7 +322,7 @@ def _build_model(
             return model
         options = (loading_options(dtype) if load_in_4bit else {}) | _generation_options(path, config)
         try:
-            with _without_load_report():
+            with without_load_report(), without_bars():
                 model, info = auto.from_pretrained(
                     path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
                     output_loading_info=True, attn_implementation=config._attn_implementation,
@@ -372,21 +371,6 @@ def _generation_options(path: Path, config: PreTrainedConfig) -> dict[str, Any]:
         )  # fmt: skip
         return {"generation_config": GenerationConfig.from_model_config(config)}
     return {}
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """transformers does not warn here of missing or unused weights: `_build_model` reports those that matter."""
-    reporter = logging.getLogger("transformers.modeling_utils")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    reporter.addFilter(keep)
-    try:
-        yield
-    finally:
-        reporter.removeFilter(keep)
 
 
 def _check_vocabulary(model: PreTrainedModel, vocab_size: int | None, source: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, PreTrainedModel
 
+from pyprefopt.modeling.checkpoints.noise import quiet
 from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear, dense_weights
 from pyprefopt.modeling.checkpoints.weights import stored_tensors
 from pyprefopt.modeling.packed_model import plain_attention
@@ -160,26 +159,6 @@ def _tensor_difference(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor])
         if not read.is_meta and not torch.equal(read, tensor.detach().to(read.device, read.dtype)):
             return f"reads other numbers in {name}"
     return None
-
-
-@contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
-    """Inside, these loggers and transformers tell errors alone, nothing is drawn, and no generator is disturbed."""
-    from transformers.utils import logging as theirs
-
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("transformers", *loggers))}
-    drawn = theirs.is_progress_bar_enabled()
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    theirs.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-        if drawn:
-            theirs.enable_progress_bar()
 
 
 def _adapted(base: PreTrainedModel, adapter: Path) -> tuple[PeftModel, list[str]]:

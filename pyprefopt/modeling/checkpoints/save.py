@@ -16,8 +16,9 @@ from pyprefopt.modeling.attention.packed import WAY_SETTING
 from pyprefopt.modeling.checkpoints.adapters import LoraSettings, is_lora, merged_state_dict, save_adapter
 from pyprefopt.modeling.checkpoints.configuration import read_config
 from pyprefopt.modeling.checkpoints.load import Head, load_model
+from pyprefopt.modeling.checkpoints.noise import quiet, without_bars
 from pyprefopt.modeling.checkpoints.quantized import TRAINED_IN_4BIT, QuantizedLinear
-from pyprefopt.modeling.checkpoints.read_back import Document, find_difference, quiet
+from pyprefopt.modeling.checkpoints.read_back import Document, find_difference
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.modeling.packed_model import PackedModel, causal_lm
 from pyprefopt.modeling.proof import proof_file, remember, with_large_weights
@@ -154,11 +155,13 @@ def _save_transformers(causal: PreTrainedModel, directory: Path, weights: dict[s
     """
     own = getattr(causal, "generation_config", None)
     if own is None:
-        causal.save_pretrained(directory, state_dict=weights)
+        with without_bars():
+            causal.save_pretrained(directory, state_dict=weights)
         return
     causal.generation_config = type(own)()
     try:
-        causal.save_pretrained(directory, state_dict=weights)
+        with without_bars():
+            causal.save_pretrained(directory, state_dict=weights)
     finally:
         causal.generation_config = own
     own.to_json_file(directory / GENERATION)

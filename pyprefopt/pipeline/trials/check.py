@@ -80,13 +80,27 @@ def check_method(name: str | Method | Reward, **settings: Any) -> Report:
     return Report(said, tuple(checks))
 
 
-def check_own(config: RunConfig) -> list[Named]:
-    """Try the method and the provider of a run that are the user's own, and give the files that they come from.
+@dataclass(frozen=True)
+class Own:
+    """A run's method and provider that are the user's own, tried."""
+
+    files: list[Named]  # that they come from
+    found: list[str]  # what differs, in a sentence each
+
+    def warn(self) -> None:
+        """Warn of what differs."""
+        if ranks.is_main():
+            for sentence in self.found:
+                logger.warning("%s (pyprefopt check-method)", sentence)
+
+
+def check_own(config: RunConfig) -> Own:
+    """Try the method and the provider of a run that are the user's own.
 
     Raises:
-        ConfigError: what they give has another shape than is read; warns of everything else that differs.
+        ConfigError: what they give has another shape than is read.
     """
-    files = []
+    files, found = [], []
     for name, made in ((config.method, config.loss), (config.rewards.name, config.rewards)):
         file = _file(made)
         if file is None:
@@ -95,9 +109,8 @@ def check_own(config: RunConfig) -> list[Named]:
         for check in check_method(made).failed:  # type: ignore[arg-type]
             if check.name == SHAPES:
                 raise ConfigError(f"{name}: {check.said}; pyprefopt check-method {name} tries it")
-            if ranks.is_main():
-                logger.warning("%s, %s: %s (pyprefopt check-method)", name, check.name, check.said)
-    return files
+            found.append(f"{name}, {check.name}: {check.said}")
+    return Own(files, found)
 
 
 def _file(made: object) -> Named | None:

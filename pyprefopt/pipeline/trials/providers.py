@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyprefopt.pipeline.trials.rows import SHAPES, Differs, as_tensor, find_worst
-from pyprefopt.rewards import Reward, Tokens, finished
+from pyprefopt.rewards import Reward, Tokens, check_reads, finished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,7 @@ def _values(provider: Reward, columns: dict[str, Tensor], tokens: Tokens) -> Ten
 
 
 def _shapes(provider: Reward, lengths: Sequence[int]) -> str:
+    check_reads(provider)
     _values(provider, _columns(provider, sum(lengths)), _tokens(lengths))
     return f"values [T] of {', '.join(provider.reads) or 'nothing'}"
 

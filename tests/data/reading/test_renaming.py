@@ -112,6 +112,7 @@ def test_bad_rows_keep_their_place(tmp_path: Path) -> None:
         (["promt=question"], r"columns: 'promt' is no name of ours, in 'promt=question'; did you mean 'prompt'\?"),
         (["question=prompt"], "columns: 'question' is no name of ours, in 'question=prompt'; write prompt=question"),
         (["prompt=a", "prompt=b"], "columns must be given once for each name of ours, got 'prompt'"),
+        (["prompt=a,chosen=b"], "columns must be one ours=yours each, got 'prompt=a,chosen=b'; divide them by spaces"),
         (["prompt=a", "chosen=a"], "columns must be a column for one name each, got 'a'"),
         ({"prompt": 3}, "columns must be ours=yours, two names, got 'prompt=3'"),
     ],
@@ -279,7 +280,11 @@ def test_a_bad_row_of_a_mixture_keeps_its_line(tmp_path: Path) -> None:
     [
         (["a.jsonl:0.5", "b.jsonl"], r"data must be given with a weight, as the others are, got 'b\.jsonl'"),
         (["a.jsonl:0.5"], r"data must be several files where one has a weight, got 'a\.jsonl:0\.5'"),
+        (["a.jsonl:0.5,b.jsonl:0.5"], r"got 'a\.jsonl:0\.5,b\.jsonl:0\.5'; put spaces, not commas, between files"),
         (["a.jsonl:0", "b.jsonl:1"], r"data must be given with a weight > 0, got 'a\.jsonl:0'"),
+        (["a.jsonl:-1", "b.jsonl:1"], r"data must be given with a weight > 0, got 'a\.jsonl:-1'"),
+        (["a.jsonl:nan", "b.jsonl:1"], r"data must be given with a weight > 0, got 'a\.jsonl:nan'"),
+        (["a.jsonl:inf", "b.jsonl:1"], r"data must be given with a weight > 0, got 'a\.jsonl:inf'"),
     ],
 )
 def test_weights_that_are_none(names: list[str], message: str) -> None:

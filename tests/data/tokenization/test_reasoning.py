@@ -99,8 +99,18 @@ def test_reasoning_is_scored_with_every_kind_of_template(folder, name, way, both
     chosen = marked(folder, unscored, "chosen")
     assert THOUGHT in chosen
     scored = "".join(part.split("»")[0] for part in chosen.split("«")[1:])
-    assert scored.lstrip().startswith("42")
+    assert scored.startswith("42")
     assert THOUGHT not in scored
+
+
+def test_reasoning_without_its_first_mark_is_reasoning(folder):
+    """Content of a model whose generation prompt wrote the first mark, with a template that writes none."""
+    chosen = answer(f"{THOUGHT}\n</think>\n\n42")
+    whole = tokenized(folder, "chatml", chosen, answer("41"))
+    assert whole.notes["reasoning"] == 1
+    assert marked(folder, whole, "chosen").startswith(f"«{THOUGHT}\n</think>\n\n42")
+    unscored = tokenized(folder, "chatml", chosen, answer("41"), score_reasoning=False)
+    assert marked(folder, unscored, "chosen").startswith(f"{THOUGHT}\n</think>\n\n«42")
 
 
 def test_what_each_shape_becomes(folder):

@@ -78,7 +78,7 @@ impl Answer {
                 self.shared.max(self.content.range.start)
             }
             Some(_) if score_reasoning => self.shared,
-            Some(answer) => answer,
+            Some(answer) => reasoning::skip_white(&self.text[..self.content.range.end], answer),
         }
     }
 

@@ -98,8 +98,7 @@ fn scored(
         }
         notes.without_end += usize::from(is_endless(shown, behind, work.eos));
     }
-    let begun = reasoning::begun(&text[..prompt]).is_some();
-    let Some(split) = reasoning::split(shown, begun) else {
+    let Some(split) = reasoning::split(shown, true) else {
         return Some(place.range.start);
     };
     let before = &text[prompt..place.range.start];
@@ -112,7 +111,7 @@ fn scored(
     let answer = if work.score_reasoning {
         0
     } else {
-        split.answer
+        reasoning::skip_white(shown, split.answer)
     };
     Some(place.range.start + answer)
 }

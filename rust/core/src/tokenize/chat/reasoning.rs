@@ -53,6 +53,12 @@ pub fn split(content: &str, unopened: bool) -> Option<Split> {
     })
 }
 
+/// Where the first visible character from `at` on stands; `at` where there is none.
+pub fn skip_white(text: &str, at: usize) -> usize {
+    let behind = text.get(at..).unwrap_or_default();
+    at + behind.find(|c: char| !c.is_whitespace()).unwrap_or(0)
+}
+
 /// The marks of the reasoning that a text has begun at its end.
 pub fn begun(text: &str) -> Option<Marks> {
     let text = text.trim_end();
@@ -89,6 +95,13 @@ mod tests {
         assert_eq!(split("say <think> or </think>", true), None);
         let endless = split("<think>a", false).expect("opened");
         assert_eq!((endless.inner, endless.answer), (7..8, 8));
+    }
+
+    #[test]
+    fn the_answer_begins_with_what_is_seen() {
+        assert_eq!(skip_white("<think>a</think>\n\n42", 16), 18);
+        assert_eq!(skip_white("a", 1), 1);
+        assert_eq!(skip_white("a \n", 1), 1);
     }
 
     #[test]
