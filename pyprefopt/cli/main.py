@@ -17,6 +17,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "prepare": "preference data to a folder of token segments that training reads",
     "score": "token rewards of a preference set, by any provider",
     "rank": "scores of all responses of a set by a reward model, beside its rows",
+    "pairs": "candidates with scores to preference pairs",
     "truncate": "keep the first part of every response of a file",
     "check-method": "tries a loss or a provider of token rewards of one's own: gradient, packing, edges",
     "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",

@@ -21,14 +21,12 @@ from pyprefopt.data.files.writing import (
     check_new,
     convert,
     known_file,
+    new_file,
     one_file,
-    open_writer,
-    scan_text,
     scan_typed,
-    temporaries,
+    write_rows,
 )
-from pyprefopt.errors import ArtifactError, ConfigError, DataError, counted
-from pyprefopt.storage.files import explain_writing
+from pyprefopt.errors import ConfigError, DataError, counted
 
 
 def check_target(path: Path, out: Path, *, overwrite: bool) -> None:
@@ -56,20 +54,14 @@ def add_columns(path: Path, out: Path, columns: pl.DataFrame, *, overwrite: bool
     """
     check_target(path, out, overwrite=overwrite)
     source, target = one_file(path), known_file(out)
-    parts = temporaries(target.path)
-    try:
+    with new_file(target) as parts:
         if source.container in ("json", "csv"):
-            done = _to_text(source, target, columns, parts, remedy)
+            done = write_rows(source.name, _with_fields(source, columns, remedy), target, parts)
         else:
-            rows = scan_typed(source)
-            _check_free(rows.collect_schema().names(), columns, source.name, remedy)
-            done = convert(path, partial(_beside, source, rows.collect_schema(), columns), target, parts)
+            schema = scan_typed(source).collect_schema()
+            _check_free(schema.names(), columns, source.name, remedy)
+            done = convert(path, partial(_beside, source, schema, columns), target, parts)
         done.replace(target.path)
-    except OSError as error:  # reading's own are DataErrors by now
-        raise ArtifactError(explain_writing(error, target.path)) from error
-    finally:
-        for temporary in parts:
-            temporary.unlink(missing_ok=True)
 
 
 def check_columns_free(path: Path, names: Sequence[str], remedy: str) -> None:
@@ -109,24 +101,6 @@ def _check_rows(count: int, columns: pl.DataFrame, name: str) -> None:
             f"{name} has {counted(count, 'row')} now, and values are there for {columns.height:,}: it has changed, "
             "run again"
         )
-
-
-def _to_text(source: DataFile, target: DataFile, columns: pl.DataFrame, parts: Sequence[Path], remedy: str) -> Path:
-    """The rows of a text file as JSON with the new fields; then, where the target is another kind, as that."""
-    is_json = target.container == "json"
-    with open_writer(parts[0], target.compression if is_json else None) as stream:
-        rows = _with_fields(source, columns, remedy)
-        if is_json and target.suffix == ".json":
-            first = next(rows)
-            stream.write(b"[\n" + first)
-            for row in rows:
-                stream.write(b",\n" + row)
-            stream.write(b"\n]\n")
-        else:
-            for row in rows:
-                stream.write(row + b"\n")
-    lines = DataFile(parts[0], "json", None)
-    return parts[0] if is_json else convert(source.path, partial(scan_text, parts[0], lines), target, parts)
 
 
 def _with_fields(source: DataFile, columns: pl.DataFrame, remedy: str) -> Iterator[bytes]:

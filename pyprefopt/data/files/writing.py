@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,43 @@ def known_file(path: Path) -> DataFile:
         raise
 
 
-def check_new(target: DataFile, source: Path, *, overwrite: bool) -> None:
+def check_new(target: DataFile, source: Path | None = None, *, overwrite: bool) -> None:
     """ConfigError where the target is the source, or is there and not to be replaced."""
-    check(target.path.resolve() != source.resolve(), "out", str(target.path), "another file than the input")
+    same = source is not None and target.path.resolve() == source.resolve()
+    check(not same, "out", str(target.path), "another file than the input")
     taken = target.path.exists() and not overwrite
     remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"
     check(not taken, "out", str(target.path), "a new file", remedy)
 
 
-def temporaries(target: Path) -> list[Path]:
+@contextmanager
+def new_file(target: DataFile) -> Iterator[list[Path]]:
+    """Places beside the target in which it is made; what is whole then takes its name. They are removed at the end."""
+    parts = _temporaries(target.path)
+    try:
+        yield parts
+    except OSError as error:  # reading's own are DataErrors by now
+        raise ArtifactError(explain_writing(error, target.path)) from error
+    finally:
+        for temporary in parts:
+            temporary.unlink(missing_ok=True)
+
+
+def write_rows(name: str, rows: Iterator[bytes], target: DataFile, parts: Sequence[Path]) -> Path:
+    """Write rows, each an object of JSON, as the target holds them; `name` is what messages call them."""
+    is_json = target.container == "json"
+    before, between, behind = (b"[\n", b",\n", b"\n]\n") if target.suffix == ".json" else (b"", b"\n", b"\n")
+    with open_writer(parts[0], target.compression if is_json else None) as stream:
+        first = next(rows, None)
+        stream.write(before + (b"" if first is None else first))
+        for row in rows:
+            stream.write(between + row)
+        stream.write(behind)
+    lines = DataFile(parts[0], "json", None)
+    return parts[0] if is_json else convert(name, partial(scan_text, parts[0], lines), target, parts)
+
+
+def _temporaries(target: Path) -> list[Path]:
     """Where the result is made: beside the target, whose folder is made, and cleared of what killed runs left."""
     folder, parts = target.parent, ("cut", "made", "packed")
     try:
@@ -96,7 +125,7 @@ def scan_typed(source: DataFile) -> pl.LazyFrame:
     return register_io_source(frames, schema=frame_of(row.cast(schema), source.name).schema)
 
 
-def convert(path: Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:
+def convert(path: str | Path, scan: Callable[[], pl.LazyFrame], target: DataFile, parts: Sequence[Path]) -> Path:
     """The frame that `scan` gives as a file of the target's kind."""
     made, packed = parts[1:]
     array = target.suffix == ".json"

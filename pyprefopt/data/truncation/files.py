@@ -21,18 +21,17 @@ from pyprefopt.data.files.writing import (
     check_new,
     convert,
     known_file,
+    new_file,
     one_file,
     open_writer,
     scan_text,
     scan_typed,
-    temporaries,
 )
 from pyprefopt.data.reading.sources import open_source
 from pyprefopt.data.truncation.frames import check_text_rule, counter
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.data.truncation.tables import truncate_table
-from pyprefopt.errors import ArtifactError, DataError, check, counted, option
-from pyprefopt.storage.files import explain_writing
+from pyprefopt.errors import DataError, check, counted, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
@@ -62,9 +61,9 @@ def rewrite(
     check_new(target, path, overwrite=overwrite)
     columns = (columns,) if isinstance(columns, str) else columns
     format, unknown = _format(source, columns, format)  # noqa: A001
-    parts, same = temporaries(target.path), list[int]()
+    same = list[int]()
     cutter = partial(_cutter, format=format, columns=columns, rule=rule, tokenizer=tokenizer)
-    try:
+    with new_file(target) as parts:
         if source.container in ("json", "csv"):
             check_text_rule(rule, tokenizer)
             form = target if target.container == source.container else source  # else converted from the source's form
@@ -78,11 +77,6 @@ def rewrite(
             rows = scan_typed(source)
             done = convert(path, lambda: truncate_table(rows, cutter=cutter, same=same, **how), target, parts)
         done.replace(target.path)
-    except OSError as error:  # reading's own are DataErrors by now
-        raise ArtifactError(explain_writing(error, target.path)) from error
-    finally:
-        for temporary in parts:
-            temporary.unlink(missing_ok=True)
     if any(same):
         logger.warning(
             "%s: the cut left chosen and rejected the same in %s, which reading takes as bad rows (identical_pair); "
