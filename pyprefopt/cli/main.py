@@ -18,6 +18,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "score": "token rewards of a preference set, by any provider",
     "rank": "scores of all responses of a set by a reward model, beside its rows",
     "pairs": "candidates with scores to preference pairs",
+    "evaluate": "numbers of models on given responses: rewardbench",
     "truncate": "keep the first part of every response of a file",
     "check-method": "tries a loss or a provider of token rewards of one's own: gradient, packing, edges",
     "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",

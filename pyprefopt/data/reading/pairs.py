@@ -146,12 +146,11 @@ def _read(candidates: Any, columns: Any, aspect: str | None, on_error: OnError) 
 
 def on_policy_columns(source: Any) -> dict[str, str] | None:
     """The columns of an on-policy set, where `source` is one; else None."""
-    is_named = isinstance(source, str | Path) or (
-        isinstance(source, list | tuple) and all(isinstance(s, str | Path) for s in source)
-    )
-    names = (
-        columns_of(source) if is_named else set(getattr(source, "columns", None) or getattr(source, "column_names", ()))
-    )
+    entries = source if isinstance(source, list | tuple) else [source]
+    if all(isinstance(entry, str | Path) for entry in entries):
+        names = columns_of(source)
+    else:
+        names = {*(getattr(source, "columns", None) or getattr(source, "column_names", []))}
     return ON_POLICY if set(ON_POLICY.values()) <= names and not {"responses", "scores"} & names else None
 
 

@@ -155,7 +155,7 @@ def test_ratings_of_an_aspect_are_the_scores(kind: str, tmp_path: Path) -> None:
 
 
 def test_what_has_no_aspects_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="aspect must be one of .*; did you mean 'honesty'"):
+    with pytest.raises(ConfigError, match=r"aspect must be one of .*; did you mean 'honesty'"):
         read_candidates(pl.DataFrame(ULTRAFEEDBACK), aspect="honest")
     with pytest.raises(DataError, match="needs rows of completions"):
         read_candidates(pl.DataFrame(made_up(2)), aspect="honesty")
