@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.modeling.checkpoints.adapters import trained_head
 from pyprefopt.modeling.logps import check_packing
 from pyprefopt.modeling.packed_model import PackedModel
 from pyprefopt.types import Outputs
@@ -41,7 +42,7 @@ class RewardModel(PackedModel):
 
     def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
         super().__init__(model)
-        head = getattr(self.causal, "score", None)
+        head = trained_head(getattr(self.causal, "score", None))
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ConfigError(
                 f"{type(self.causal).__name__} has no linear head `score` of one output, which a reward model is "

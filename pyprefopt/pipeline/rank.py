@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.data.tokenization.schema import Boundary
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ConfigError, DataError, counted
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.reading.sources import Source as Rows
+
+logger = logging.getLogger("pyprefopt")
 
 REMEDY = "give --prefix NAME_, which goes before the names of what is written, or drop the column"
 
@@ -77,6 +80,8 @@ class GivenSet:
         texts = pipeline.run(stage)
         if ranks.is_main():
             show_rejected(texts, pipeline.target)
+            if count := texts.facts["responses_cut"]:
+                logger.warning("%s cut to fit max_tokens = %d", counted(count, "response"), config.max_tokens)
         return texts
 
 
