@@ -58,9 +58,9 @@ def rewrite(
     source = one_file(path)
     endings = "".join(path.suffixes[-2:] if source.compression else path.suffixes[-1:])
     target = known_file(path.with_name(f"{path.name.removesuffix(endings)}.truncated{endings}") if out is None else out)
-    check_new(target, path, overwrite=overwrite)
     columns = (columns,) if isinstance(columns, str) else columns
     format, unknown = _format(source, columns, format)  # noqa: A001
+    check_new(target, path, overwrite=overwrite)
     same = list[int]()
     cutter = partial(_cutter, format=format, columns=columns, rule=rule, tokenizer=tokenizer)
     with new_file(target) as parts:
