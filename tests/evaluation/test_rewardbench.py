@@ -235,6 +235,19 @@ def test_the_second_from_files_to_numbers(
     assert again["score"].to_list() == pytest.approx(table["score"].to_list())
 
 
+def test_a_row_that_cannot_be_scored_is_named(
+    runs: tuple[RunResult, RunResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row_1("hep-go", 0, "says moo", "says meow"), row_1("hep-go", 1, "says moo", "")]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row | {"prompt": "cow"}) for row in rows))
+    assert evaluated([tmp_path / "a.jsonl"], tmp_path / "out", "--reward_model", str(runs[0].policy)) == 2
+    assert (
+        "a.jsonl, row 1: it could not be scored, and the benchmark's numbers are of all rows" in capsys.readouterr().err
+    )
+    assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["row"] == 1
+    assert not (tmp_path / "out" / "rewardbench.csv").exists()
+
+
 def test_one_of_two_kinds_of_models_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row_1("hep-go", 0)))
     for words, message in (

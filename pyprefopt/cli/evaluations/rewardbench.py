@@ -71,7 +71,8 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
     model = models["reward_model"] or models["policy"]
     if model is None:
         raise ConfigError("reward_model must be given, or policy and ref; pass --reward_model RM")
-    settings = {"output_dir": out, **WHOLE, **given, **FIXED, "data": files, "model": model}
+    fixed = {**FIXED, "on_error": "skip", "data": files, "model": model}  # a row without scores is refused at the end
+    settings = {"output_dir": out, **WHOLE, **given, **fixed}
     return configure(**nested(settings)), {"files": files, "out": out, **models}
 
 
