@@ -6,12 +6,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyprefopt.errors import ConfigError, PyprefoptError
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
@@ -101,6 +101,46 @@ def read_run(
     )  # fmt: skip
     settings = {name: value for name, value in given.items() if name not in ("config", "local_rank")}
     return RunLine(method, path, dotted(file), settings)
+
+
+def read_some(
+    command: str,
+    argv: Sequence[str],
+    own: type,
+    *,
+    names: Sequence[str],
+    sections: Sequence[str] = (),
+    fixed: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Read a command's own options beside some of a run's settings; other settings are refused with those there are.
+
+    Args:
+        command: its name.
+        argv: the words.
+        own: the class that declares its options.
+        names: the settings of a run that it takes.
+        sections: the sections of settings that it takes whole.
+        fixed: the settings that the command decides, method among them.
+
+    Returns:
+        What was given, by dotted name.
+
+    Raises:
+        ConfigError: an option that is none of these, or a value that breaks its rule.
+    """
+    from pyprefopt.settings.typed import hint_for
+
+    method, options = str(fixed["method"]), [f.name for f in fields(own) if "loose" not in f.metadata]
+
+    def unknown(given: Sequence[str]) -> ConfigError:
+        known = {name: name.partition(".")[0] in (*sections, *names) for name in given}
+        near = {name: did_you_mean(name, (*sections, *options, *names)) for name in given}
+        error = unknown_settings({name: hint_for(name, method) if known[name] else near[name] for name in given})
+        whole = f", and those of {', '.join(sections)}" if sections else ""
+        takes = f"; {command} takes {', '.join(names)}{whole}"
+        return error if all(known.values()) else ConfigError(f"{error}{takes}")
+
+    return read_run(command, argv, own, names=(*sections, *names), defaults=fixed, unknown=unknown).given
 
 
 def _rewards_named(argv: Sequence[str]) -> Iterator[str]:

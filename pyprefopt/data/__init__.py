@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyprefopt.data.reading.frames import read_candidates as read_candidates
     from pyprefopt.data.reading.frames import read_instructions as read_instructions
     from pyprefopt.data.reading.frames import read_preferences as read_preferences
+    from pyprefopt.data.reading.pairs import pick_pairs as pick_pairs
     from pyprefopt.data.reading.sources import open_source as open_source
     from pyprefopt.data.store.segments import SegmentStore as SegmentStore
     from pyprefopt.data.store.segments import ValueStore as ValueStore

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.modeling.checkpoints.adapters import trained_head
 from pyprefopt.modeling.logps import check_packing
 from pyprefopt.modeling.packed_model import PackedModel
 from pyprefopt.types import Outputs
@@ -41,7 +42,7 @@ class RewardModel(PackedModel):
 
     def __init__(self, model: nn.Module, *, probe: bool = True) -> None:
         super().__init__(model)
-        head = getattr(self.causal, "score", None)
+        head = trained_head(getattr(self.causal, "score", None))
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ConfigError(
                 f"{type(self.causal).__name__} has no linear head `score` of one output, which a reward model is "
@@ -67,3 +68,31 @@ class RewardModel(PackedModel):
         hidden = F.embedding(batch.last_index, self.hidden_states(batch))  # [R, H]
         scores: Tensor = self.causal.score(hidden)[:, 0]
         return Outputs(scores=scores.to(torch.promote_types(scores.dtype, torch.float32)))
+
+
+@torch.no_grad()
+def score_responses(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Compute a score of each response of a batch, without gradient and in evaluation mode.
+
+    Args:
+        model: a RewardModel; it is left in the mode in which it was.
+        batch: of torch tensors, on the model's device, from a Packer with `last_token=True`.
+
+    Returns:
+        Scores [R], in max(float32, the model's dtype).
+
+    Raises:
+        ConfigError: a language model, which has no scores.
+
+    Example:
+        >>> scores = score_responses(model, batch)  # doctest: +SKIP
+    """
+    training = model.training
+    model.eval()
+    try:
+        scores = Outputs.of(model(batch)).scores
+    finally:
+        model.train(training)
+    if scores is None:
+        raise ConfigError("a language model has no scores; score responses with a reward model")
+    return scores

@@ -73,7 +73,7 @@ def _stage_table(stages: dict[str, Any]) -> str:
         )
         for name, facts in stages.items()
     ]
-    return _align([("stage", "", "seconds", "peak memory (GiB)"), *rows])
+    return align([("stage", "", "seconds", "peak memory (GiB)"), *rows])
 
 
 def _training_table(name: str, facts: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _training_table(name: str, facts: dict[str, Any]) -> str:
         before, after = (facts[f"eval_{when}"].get(f"eval_{metric}") for when in ("before", "after"))
         if after is not None:
             rows.append((f"eval_{metric}", _number(before), _number(after)))
-    return _align(rows)
+    return align(rows)
 
 
 def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, rewards: dict[str, Any] | None) -> str:
@@ -108,14 +108,15 @@ def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, r
     ):
         if fact in selection["chosen"]:
             rows.append((title, *(_number(selection[side][fact]) for side in sides)))
-    return _align(rows)
+    return align(rows)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _align(rows: Iterable[tuple[str, ...]]) -> str:
+def align(rows: Iterable[tuple[str, ...]]) -> str:
+    """The rows as columns: the first is the head, texts of the first column stand left."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -69,6 +69,11 @@ def open_model(source: Source, data: Artifact, runtime: RunConfig, *, dtype: str
     return LogpsModel(_load(source, data, runtime, dtype=dtype, seed=source.seed), kernel=_kernel(runtime))
 
 
+def open_scorer(source: Source, data: Artifact, runtime: RunConfig, *, dtype: str) -> RewardModel:
+    """Load a reward model that scores; ConfigError where it has no trained head of one output."""
+    return RewardModel(_load(source, data, runtime, dtype=dtype, head="score"))
+
+
 def open_trained(
     source: Source,
     data: Artifact,

@@ -12,7 +12,7 @@ from pyprefopt import data
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import PyprefoptError
 from pyprefopt.modeling import load_model
-from pyprefopt.stages.logps import _read_part
+from pyprefopt.stages.scoring.parts import read_part
 from pyprefopt.types import PackedBatch
 from tests.evil import write_evil
 from tests.house.test_imports import PACKAGE, ROOT, imports_of
@@ -144,7 +144,7 @@ def test_a_pickle_as_shard_part_or_batch_is_not_run(tmp_path, embedded_store):
     with pytest.raises(PyprefoptError, match=r"segments-00000\.arrow"):
         SegmentStore.open(store, verify=True)
     write_evil(tmp_path / "part.safetensors", mark, "bare")
-    assert _read_part(tmp_path / "part.safetensors") is None
+    assert read_part(tmp_path / "part.safetensors") is None
     with pytest.raises(Exception, match="header"):
         PackedBatch.load(tmp_path / "part.safetensors")
     assert not mark.exists()

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling import LogpsModel, RewardModel, load_model, save_policy, score_logps
+from pyprefopt.modeling.reward_head import score_responses
 from tests.modeling.models import ARCHITECTURES, LAYOUTS, make_groups, packed_model, shake, write_config
 from tests.reference.packing import Group, Response, pack_groups
 
 NAMES = ["llama", "gpt_neox", "qwen2", "gemma2", "mistral"]
+QWEN3 = {**ARCHITECTURES["llama"], "model_type": "qwen3", "head_dim": 8}
 
 
 def reward_model(name: str, **options: object) -> RewardModel:
@@ -98,3 +100,42 @@ def test_what_does_not_fit_is_refused() -> None:
         RewardModel(packed_model("llama").model)
     with pytest.raises(ConfigError, match="no language model head"):
         LogpsModel(model.model)
+
+
+def write_classifier(directory: Path, name: str, num_labels: int = 1) -> Path:
+    """A sequence classifier as transformers saves it."""
+    settings = QWEN3 if name == "qwen3" else ARCHITECTURES[name]
+    config = AutoConfig.for_model(**settings, num_labels=num_labels, pad_token_id=0)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    shake(model)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", [*NAMES, "qwen3"])
+def test_given_classifiers_score_as_in_transformers(name: str, tmp_path: Path) -> None:
+    """In packs of one group, of four, and without packing."""
+    path, groups = write_classifier(tmp_path, name), make_groups(first_id=1)
+    model = RewardModel(load_model(path, head="score"))
+    packs = [[group] for group in groups], [groups]
+    one, four = (
+        torch.cat([score_responses(model, pack_groups(pack, last_token=True).to()) for pack in packing])
+        for packing in packs
+    )
+    theirs = alone(AutoModelForSequenceClassification.from_pretrained(path).eval(), groups)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(one, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(four, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_head_that_is_not_there_or_has_several_outputs_is_refused(tmp_path: Path) -> None:
+    several = write_classifier(tmp_path / "several", "llama", num_labels=3)
+    with pytest.raises(ConfigError, match=r"must have one output, got 3 \(num_labels\) in .*several"):
+        load_model(several, head="score")
+    language = save_policy(packed_model("llama"), tmp_path / "language")
+    with pytest.raises(ConfigError, match=r"must have the weights of its head \(score\.weight\), got no score"):
+        load_model(language, head="score")
+    with pytest.raises(ConfigError, match=r"which has no weights; give what method reward"):
+        load_model(write_config(tmp_path / "bare", ARCHITECTURES["llama"]), head="score")
+    with pytest.raises(ConfigError, match="a language model has no scores"):
+        score_responses(packed_model("llama"), pack_groups(make_groups()).to())

@@ -9,6 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import pyprefopt
@@ -18,6 +20,7 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.tokenization.tokenizer import load_tokenizer
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling import RewardModel, load_model
+from pyprefopt.settings.config import LoraConfig
 from tests.data.frames import byte_tokenizer
 from tests.pipeline.runs import losses, small, train, write_inputs
 from tests.training.ranks import run_ranks
@@ -182,3 +185,31 @@ def test_two_ranks_train_as_one_where_one_of_them_has_nothing_to_do(
 def test_a_check_takes_a_step(inputs: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     pyprefopt.train(small(inputs, tmp_path, **SETTINGS, oracle={}, method=method, check=True))
     assert "check passed" in capsys.readouterr().out
+
+
+def test_adapters_are_trained_with_a_whole_head(inputs: Path, tmp_path: Path) -> None:
+    """What PEFT and transformers make of the policy scores what the run scored; all else stays as it was."""
+    settings = {**SETTINGS, "oracle": {}, "method": "reward", "lora": {"r": 4}, "max_steps": 4, "save_steps": 2}
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
+    start = next((tmp_path / "run" / "stages").glob("base*/model"))
+    merged, bare = load_file(result.policy / "model.safetensors"), load_file(start / "model.safetensors")
+    moved = {name for name in merged if name not in bare or not torch.equal(merged[name], bare[name])}
+    assert "score.weight" in moved
+    assert moved - {"score.weight"} == {name for name in bare if name.endswith("_proj.weight")}
+    store = SegmentStore.open(next((tmp_path / "run" / "stages" / "data").rglob("eval")))
+    batch = Packer(store, last_token=True).pack(groups=None, max_tokens=10_000)[0].to()
+    scores = RewardModel(load_model(result.policy, head="score"))(batch).scores
+    base = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
+    with_adapter = PeftModel.from_pretrained(base, result.policy / "adapter").eval()
+    lines = store.table["ids"].to_pylist()
+    for line, segment, score in zip(
+        batch.response_line.tolist(), store.segments[batch.response_line], scores, strict=True
+    ):
+        ids = torch.tensor([lines[line - int(segment)] + lines[line]])
+        assert with_adapter(input_ids=ids).logits.item() == pytest.approx(score.item(), abs=1e-5)
+    right = (scores[batch.pair_chosen] > scores[batch.pair_rejected]).float().mean().item()
+    assert right == pytest.approx(result.summary["stages"]["policy"]["eval_after"]["eval_rewards/accuracies"])
+    with pytest.raises(
+        ConfigError, match=r"lora\.target_modules: score is the reward model's head, which is trained whole"
+    ):
+        load_model(start, head="reward", lora=LoraConfig(r=4, target_modules=("q_proj", "score")))

@@ -107,6 +107,7 @@ def read_candidates(
     *,
     format: str = "auto",  # noqa: A002
     columns: Columns = None,
+    aspect: str | None = None,
     on_error: OnError = "raise",
     rejected_path: str | Path | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
@@ -121,6 +122,7 @@ def read_candidates(
         source: as in `read_preferences`.
         format: one of candidates or of single responses with scores (see docs/data.md); auto: by schema.
         columns: as in `read_preferences`.
+        aspect: of UltraFeedback's raw set: the aspect whose ratings are the scores; see `open_source`.
         on_error: as in `read_preferences`.
         rejected_path: as in `read_preferences`.
 
@@ -138,12 +140,19 @@ def read_candidates(
         [[1.0, 0.0]]
     """
     check_on_error(on_error, rejected_path)
-    return _used(scan_candidates(source, format=format, columns=columns), source, on_error, rejected_path)
+    scanned = scan_candidates(source, format=format, columns=columns, aspect=aspect)
+    return _used(scanned, source, on_error, rejected_path)
 
 
-def scan_candidates(source: Any, *, format: str = "auto", columns: Columns = None) -> ReadResult:  # noqa: A002
+def scan_candidates(
+    source: Any,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Columns = None,
+    aspect: str | None = None,
+) -> ReadResult:
     """Like `read_candidates`, but bad rows are returned, not raised."""
-    opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns)
+    opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns, aspect=aspect)
     result = _scan(source, opened)
     return result if opened.kind == "candidates" else replace(result, frame=_grouped(result.frame))
 

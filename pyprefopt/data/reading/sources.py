@@ -32,6 +32,7 @@ from pyprefopt.data.files.data_file import Meter, find_files
 from pyprefopt.data.files.parts import Part, file_part, renamed_part, table_part
 from pyprefopt.data.files.tables import as_tables, without_views
 from pyprefopt.data.mixture import draw, kept_rows, largest_sizes, split_weights
+from pyprefopt.data.reading.aspects import aspect_part
 from pyprefopt.data.reading.blocks import Block, parse_block
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, kind_of, mapping_of
 from pyprefopt.data.reading.detection import KINDS, check_columns, detect_format, show_bad_row
@@ -197,6 +198,7 @@ def open_source(
     kind: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | Sequence[str] | None = None,
     seed: int = 0,
+    aspect: str | None = None,
 ) -> Source:
     """Open what holds preferences, candidates or instructions, as a stream.
 
@@ -211,6 +213,8 @@ def open_source(
         columns: a name that a format has -> the column of the data that is meant, or texts `ours=theirs`; None: the
             names are a format's.
         seed: which rows of a mixture are drawn.
+        aspect: of UltraFeedback's raw set: helpfulness, honesty, instruction_following or truthfulness, whose rating
+            becomes the score of each response (`N/A`: none); None: scores as they stand there.
 
     Returns:
         The source, whose format, kind and files are known, and whose `blocks` are read when they are asked for.
@@ -230,18 +234,24 @@ def open_source(
         if name not in FORMATS:
             raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {name!r}{did_you_mean(name, KINDS)}")
     mapping = mapping_of(columns)
+
+    def opened(parts: Sequence[Part], ignored: Sequence[str] = ()) -> Source:
+        rated = parts if aspect is None else [aspect_part(part, aspect) for part in parts]
+        return Source(rated, format, kinds, ignored, mapping)
+
     if isinstance(source, (list, tuple)) and len(source) == 1:
         (source,) = source
     if isinstance(source, str) and source in embedded.ROWS:
         rows = embedded.frame_of(source, kinds[0] if format == "auto" else kind_of(format))
-        return Source([table_part(as_tables(rows), source)], format, kinds)
+        mapping = {}
+        return opened([table_part(as_tables(rows), source)])
     if isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and not hasattr(source, "schema")):
         source, weights = split_weights(source)
         if weights is not None:
-            return Source(_mixture(source, weights, seed), format, kinds, columns=mapping)
+            return opened(_mixture(source, weights, seed))
         files, ignored = find_files(source)
-        return Source([file_part(file) for file in files], format, kinds, ignored, mapping)
-    return Source([table_part(as_tables(source))], format, kinds, columns=mapping)
+        return opened([file_part(file) for file in files], ignored)
+    return opened([table_part(as_tables(source))])
 
 
 def _mixture(entries: Sequence[Any], weights: Sequence[float], seed: int) -> list[Part]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+_SCORE = "score"  # the head of a reward model
+_ORIGINAL, _TRAINED = ".original_module.", ".modules_to_save.default."  # in names of weights of a head under PEFT
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +42,8 @@ class LoraSettings(Protocol):
 def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PreTrainedModel:
     """Wrap a model with PEFT and LoRA on `target_modules` (empty: every plain linear layer but the head).
 
-    The adapters start as the identity (B = 0) in the dtype of the model; torch's generator is left as it was.
+    The head of a reward model, `score`, is trained whole, and saved with the adapter. The adapters start as the
+    identity (B = 0) in the dtype of the model; torch's generator is left as it was.
 
     Args:
         model: from `load_model` without LoRA.
@@ -47,7 +51,8 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
         seed: of the adapters' first weights.
 
     Raises:
-        ConfigError: a target that does not exist, shares weights with the embeddings, or cannot be merged.
+        ConfigError: a target that does not exist, shares weights with the embeddings, is the head of a reward model, or
+            cannot be merged.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -66,12 +71,17 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     tied = {_last(name.removesuffix(".weight")) for name in getattr(model, "all_tied_weights_keys", None) or ()}
     if both := tied & {_last(target) for target in settings.target_modules}:
         raise ConfigError(f"lora.target_modules: {sorted(both)} share weights with the embeddings; leave them out")
+    scores = model.get_output_embeddings() is None and hasattr(model, _SCORE)
+    if scores and _SCORE in {_last(target) for target in settings.target_modules}:
+        raise ConfigError(
+            f"lora.target_modules: {_SCORE} is the reward model's head, which is trained whole; leave it out"
+        )
     targets: Any = list(settings.target_modules) or layers or "all-linear"  # what PEFT finds then is refused below
     if not settings.target_modules:
         _log_frozen(model, linear)
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
-        bias="none", task_type="CAUSAL_LM",
+        bias="none", task_type="SEQ_CLS" if scores else "CAUSAL_LM",
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks for it
@@ -95,7 +105,7 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of the layers that compute x W' + b and nothing else, but the head; a router that is one too does more."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or getattr(model, _SCORE, None)
     return [
         name
         for name, module in model.named_modules()
@@ -165,6 +175,24 @@ def base_layer(layer: nn.Module) -> nn.Module:
     return cast("nn.Module", layer.get_base_layer()) if hasattr(layer, "get_base_layer") else layer  # type: ignore[operator]
 
 
+def trained_head(head: nn.Module | None) -> nn.Module | None:
+    """The head that is trained whole beside adapters, without PEFT's wrapper around it."""
+    wrapped: Any = getattr(head, "modules_to_save", None)
+    return head if wrapped is None else cast("nn.Module", wrapped["default"])
+
+
+def base_name(name: str) -> str | None:
+    """What a weight of a PEFT model is called in the model that it wraps; None of the adapter's own."""
+    if is_adapter(name):
+        return None
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(_ORIGINAL, ".")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight of this name is in the adapter's file."""
+    return ".lora_" in name or _TRAINED in name
+
+
 def save_adapter(model: nn.Module, directory: Path, state_dict: dict[str, Tensor]) -> None:
     """Write the adapter alone, as PEFT reads it; `state_dict` has the PEFT model's names.
 
@@ -196,7 +224,6 @@ def merged_state_dict(model: nn.Module, state_dict: dict[str, Tensor] | None = N
             a, b = state[f"{name}.lora_A.{adapter}.weight"], state[f"{name}.lora_B.{adapter}.weight"]
             total = total + module.scaling[adapter] * (b.to(total) @ a.to(total))
         state[key] = total.to(weight.dtype)
-    plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
-    return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor for name, tensor in plain.items()
-    }
+    plain = {base_name(name): tensor for name, tensor in state.items()}
+    heads = {base_name(name.replace(_TRAINED, _ORIGINAL)): state[name] for name in state if _TRAINED in name}
+    return {name: tensor for name, tensor in (plain | heads).items() if name is not None}

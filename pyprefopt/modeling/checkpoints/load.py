@@ -46,13 +46,18 @@ from pyprefopt.storage.hub import EMBEDDED_MODEL, local
 
 logger = logging.getLogger(__name__)
 
-Head = Literal["language", "reward"]
+Head = Literal["language", "reward", "score"]
+_SCORE = "score.weight"  # of the head of a reward model
 # Head -> how transformers builds it, for which architectures, what it is called, weights that a checkpoint may lack.
 _HEADS: dict[str, tuple[Any, Any, str, frozenset[str]]] = {
     "language": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING, "causal language model", frozenset()),
     "reward": (
         AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-        "model with a sequence classification class", frozenset({"score.weight"}),
+        "model with a sequence classification class", frozenset({_SCORE}),
+    ),
+    "score": (
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "model with a sequence classification class", frozenset(),
     ),
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -91,9 +96,9 @@ def load_model(
         load_in_4bit: the linear layers but the head are stored as NF4 (QLoRA); `source` must have weights.
         vocab_size: number of ids of the tokenizer.
         head: `reward` puts one linear unit in the place of the language model's head, random from `seed` unless
-            `source` has it.
-        pad_token_id: with the head `reward`, the id that transformers skips at the end of padded texts (None: it
-            refuses padded ones), and must not be one that a response may end with.
+            `source` has it; `score` is the same of a `source` that must have it.
+        pad_token_id: with the heads `reward` and `score`, the id that transformers skips at the end of padded texts
+            (None: it refuses padded ones), and must not be one that a response may end with.
 
     Returns:
         The model on the CPU, in training mode.
@@ -183,7 +188,9 @@ def _configured(
 ) -> tuple[PreTrainedConfig, PreTrainedConfig, frozenset[str] | None]:
     """The configuration at `path`, prepared for packed batches, and as it was; and what `prove` gives."""
     config = read_config(path, trust_remote_code=trust_remote_code)
-    if head == "reward":
+    if head == "score":
+        _check_scores(path, config)
+    if head != "language":
         config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
         config.pad_token_id = pad_token_id
     original = copy.deepcopy(config)
@@ -201,6 +208,20 @@ def _configured(
         if way != UNPACKED:
             _warn_of_unpacked(config.model_type, proof.unpacked)
     return config, original, proof.unsteady
+
+
+def _check_scores(path: Path, config: PreTrainedConfig) -> None:
+    """ConfigError for what has no trained head of one output: a random one would give random scores."""
+    stored = stored_tensors(path) if path.is_dir() else {}
+    score, hidden = stored.get(_SCORE), getattr(config.get_text_config(), "hidden_size", None)
+    remedy = "give what method reward, or AutoModelForSequenceClassification with num_labels 1, has saved"
+    if score is None:
+        found = f"no {_SCORE} in {str(path)!r}" if stored else f"{str(path)!r}, which has no weights"
+        raise ConfigError(f"a reward model must have the weights of its head ({_SCORE}), got {found}; {remedy}")
+    if hidden and score.size != hidden:
+        raise ConfigError(
+            f"a reward model must have one output, got {score.size // hidden} (num_labels) in {str(path)!r}; {remedy}"
+        )
 
 
 @lru_cache

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, PreTrainedModel
 
+from pyprefopt.modeling.checkpoints.adapters import base_name, is_adapter
 from pyprefopt.modeling.checkpoints.noise import quiet
 from pyprefopt.modeling.checkpoints.quantized import QuantizedLinear, dense_weights
 from pyprefopt.modeling.checkpoints.weights import stored_tensors
@@ -176,16 +177,13 @@ def _adapted(base: PreTrainedModel, adapter: Path) -> tuple[PeftModel, list[str]
 
 def _adapter(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's weights alone."""
-    return {name: tensor for name, tensor in weights.items() if ".lora_" in name}
+    return {name: tensor for name, tensor in weights.items() if is_adapter(name)}
 
 
 def _base_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without the adapter, by the plain model's names."""
-    return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
-        for name, tensor in dense_weights(model, dict(weights)).items()
-        if ".lora_" not in name
-    }
+    named = {base_name(name): tensor for name, tensor in dense_weights(model, dict(weights)).items()}
+    return {name: tensor for name, tensor in named.items() if name is not None}
 
 
 class _Alone(nn.Module):

@@ -38,9 +38,9 @@ SELECTION_RULES: tuple[Rule, ...] = (
         "selection",
     ),
     Rule(
-        lambda c: needs(c, "reward_head") and c.lora.r > 0,
-        "lora.r does not apply to method {c.method}, whose new head an adapter cannot hold; leave lora out",
-        {"method": "reward", "lora": {"r": 8}},
+        lambda c: needs(c, "reward_head") and c.lora.load_in_4bit,
+        "lora.load_in_4bit does not apply to method {c.method}, whose head is new; set lora.load_in_4bit false",
+        {"method": "reward", "lora": {"r": 8, "load_in_4bit": True}},
         "lora",
     ),
     Rule(

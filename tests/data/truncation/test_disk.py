@@ -62,7 +62,7 @@ def test_the_systems_reason_is_told(tmp_path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, "system", "hidden")
 
-    monkeypatch.setattr(files, "_writer", refuse)
+    monkeypatch.setattr(files, "open_writer", refuse)
     with pytest.raises(ArtifactError, match=rf"a.truncated.jsonl: {reason}$"):
         truncate(path, length=1, unit="words")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.jsonl"]

@@ -1,0 +1,1 @@
+"""What `pyprefopt evaluate` can do, a file each."""

@@ -1,0 +1,1 @@
+"""Numbers computed from what models give responses; no model is run here."""

@@ -1,0 +1,103 @@
+"""`pyprefopt evaluate rewardbench`: the benchmark's responses scored by a reward model, or by a policy's rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pyprefopt import ranks
+from pyprefopt.data.reading.sources import open_source
+from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.evaluation.rewardbench import RewardBench, Scores, evaluate, row_credits
+from pyprefopt.log import run_log
+from pyprefopt.pipeline.lock import RunLock
+from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.rank import GivenSet
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
+
+NUMBERS, ROWS = "rewardbench.csv", "rewardbench.jsonl"
+
+
+def evaluate_rewardbench(
+    config: RunConfig,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    reward_model: str | None = None,
+    policy: str | None = None,
+    ref: str | None = None,
+) -> pl.DataFrame:
+    """Score RewardBench and write its numbers, `rewardbench.csv`, and the scores of its rows, `rewardbench.jsonl`.
+
+    The reward of a policy is the sum of log pi_policy - log pi_ref over a response's tokens. Each model reads the texts
+    with its own tokenizer and template. Stages are kept in `output_dir` and used again.
+
+    Args:
+        config: how texts are read, and where stages are kept; its data and model are not looked at.
+        files: of RewardBench 1 or of 2.
+        out: the folder.
+        reward_model: a sequence classifier with one output.
+        policy: in its place, a language model.
+        ref: the policy's reference.
+
+    Returns:
+        The numbers, as `evaluation.rewardbench.evaluate` gives them.
+
+    Raises:
+        ConfigError: neither a reward model nor a policy with its reference, or both.
+        DataError: the files are of no RewardBench, or a response cannot be scored.
+    """
+    if (reward_model is None) == (policy is None and ref is None) or (policy is None) != (ref is None):
+        raise ConfigError("rewardbench scores with a reward model, or with policy and ref: give one of the two")
+    paths = [str(Path(file).expanduser()) for file in files]
+    bench = RewardBench.read(paths)
+    identity = content_hash(["rewardbench", bench.version, [sha256_file(path) for path in paths]])
+    given = GivenSet(open_source(bench.candidates(), kind="candidates"), identity)
+    output_dir, target = Path(config.output_dir), Path(out)
+    ranks.set_threads(config.threads)
+    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
+        if ranks.is_main():
+            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+        pipeline = Pipeline(config)
+        if reward_model is not None:
+            frame = given.score(pipeline, reward_model)
+        else:
+            frame = _log_ratios(given, pipeline, str(policy), str(ref))
+        scores = _by_row(bench, frame)
+        numbers = evaluate(bench, scores)
+        if ranks.is_main():
+            target.mkdir(parents=True, exist_ok=True)
+            atomic_write(target / NUMBERS, numbers.write_csv().encode())
+            atomic_write(target / ROWS, _rows(bench, scores).write_ndjson().encode())
+    return numbers
+
+
+def _log_ratios(given: GivenSet, pipeline: Pipeline, policy: str, ref: str) -> pl.DataFrame:
+    """The policy's reward of each response: its log-probs less the reference's, summed."""
+    ours, theirs = (given.sum_logps(pipeline, model, name) for model, name in ((policy, "policy"), (ref, "ref")))
+    both = ours.join(theirs, on=["row", "segment"], suffix="_ref", maintain_order="left")
+    return both.select("row", "segment", score=pl.col("score") - pl.col("score_ref"))
+
+
+def _by_row(bench: RewardBench, frame: pl.DataFrame) -> Scores:
+    lists = dict(frame.group_by("row", maintain_order=True).agg("score").iter_rows())
+    missing = next((row for row in range(len(bench.ids)) if row not in lists), None)
+    if missing is not None:
+        raise DataError(
+            f"{bench.places[missing]}: it could not be scored, and the benchmark's numbers are of all rows; see the "
+            "reasons in rejected.jsonl, and raise max_prompt_tokens and max_tokens where it is too long"
+        )
+    return [np.array(lists[row], np.float64) for row in range(len(bench.ids))]
+
+
+def _rows(bench: RewardBench, scores: Scores) -> pl.DataFrame:
+    counted = [None if np.isnan(credit) else float(credit) for credit in row_credits(bench, scores)]
+    return pl.DataFrame(
+        {"id": bench.ids, "subset": bench.subsets, "scores": [values.tolist() for values in scores], "credit": counted},
+        schema_overrides={"credit": pl.Float64},
+    )

@@ -1,0 +1,1 @@
+"""Given responses under given models: their tokens, and a score of each."""
