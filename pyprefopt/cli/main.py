@@ -15,6 +15,7 @@ COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
     "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_tgdpo, alpha_treg",
     "prepare": "preference data to a folder of token segments that training reads",
+    "evaluate": "what a policy and its reference say of given pairs: accuracy by ratio and length, KL by position",
     "score": "token rewards of a preference set, by any provider",
     "truncate": "keep the first part of every response of a file",
     "check-method": "tries a loss or a provider of token rewards of one's own: gradient, packing, edges",

@@ -6,12 +6,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyprefopt.errors import ConfigError, PyprefoptError
+from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
 from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
@@ -101,6 +101,32 @@ def read_run(
     )  # fmt: skip
     settings = {name: value for name, value in given.items() if name not in ("config", "local_rank")}
     return RunLine(method, path, dotted(file), settings)
+
+
+def read_part(
+    command: str, argv: Sequence[str], own: type, *, names: Sequence[str], sections: Sequence[str] = (),
+    fixed: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Read a command's `own` options, and those of a run that it takes: some `names`, and whole `sections`.
+
+    Returns:
+        Dotted name -> what is given; `fixed` is what the command gives itself.
+
+    Raises:
+        ConfigError: as in `read_run`; an unknown option is told with those that the command takes.
+    """
+    from pyprefopt.settings.typed import hint_for
+
+    known = [f.metadata.get("loose", f.name) for f in fields(own)]
+
+    def unknown(given: Sequence[str]) -> ConfigError:
+        mine = {name: name.partition(".")[0] in (*sections, *names) for name in given}
+        near = {name: did_you_mean(name, (*sections, *known, *names)) for name in given}
+        error = unknown_settings({n: hint_for(n, fixed["method"]) if mine[n] else near[n] for n in given})
+        takes = f"; {command} takes {', '.join(names)}" + (f", and those of {', '.join(sections)}" if sections else "")
+        return error if all(mine.values()) else ConfigError(f"{error}{takes}")
+
+    return read_run(command, argv, own, names=(*sections, *names), defaults=fixed, unknown=unknown).given
 
 
 def _rewards_named(argv: Sequence[str]) -> Iterator[str]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_run
-from pyprefopt.errors import ConfigError, did_you_mean
+from pyprefopt.cli.options import on_all_ranks, read_options, read_part
 from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import loose_words, nested, unknown_settings
+from pyprefopt.settings.command_line import loose_words, nested
 
 if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
@@ -67,16 +66,8 @@ def run(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> tuple[RunConfig, str]:
     """The run's settings and where the rewards go."""
     from pyprefopt.settings.resolve import configure
-    from pyprefopt.settings.typed import hint_for
-
-    def unknown(names: Sequence[str]) -> ConfigError:
-        own = {name: name.partition(".")[0] in (*SECTIONS, *NAMES) for name in names}
-        near = {name: did_you_mean(name, (*SECTIONS, "out", *NAMES)) for name in names}
-        error = unknown_settings({name: hint_for(name, METHOD) if own[name] else near[name] for name in names})
-        takes = f"; score takes {', '.join(NAMES)}, and those of {', '.join(SECTIONS)}"
-        return error if all(own.values()) else ConfigError(f"{error}{takes}")
 
     fixed = {"method": METHOD, "eval_ratio": 0.0}
-    given = read_run("score", argv, Score, names=(*SECTIONS, *NAMES), defaults=fixed, unknown=unknown).given
+    given = read_part("score", argv, Score, names=NAMES, sections=SECTIONS, fixed=fixed)
     source, out = given.pop("input"), given.pop("out")
     return configure(**nested({"output_dir": "runs/score"} | given | fixed | {"data": source})), out
