@@ -229,7 +229,8 @@ def _kept(store: SegmentStore, rule: Truncation) -> NDArray[np.int64]:
 
     from pyprefopt.data.truncation.dispatch import truncate_by
 
-    frame = pl.DataFrame(store.table.select(["row", "segment", "kind", "ids", "mask"]))
+    read = [name for name in ("row", "segment", "ids", "mask", "starts") if name in store.table.column_names]
+    frame = pl.DataFrame(store.table.select(read))
     lengths: NDArray[np.int64] = truncate_by(frame, rule)["ids"].list.len().to_numpy().astype(np.int64)
     return lengths
 

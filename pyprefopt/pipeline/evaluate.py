@@ -194,9 +194,7 @@ def evaluate_kl(
         check(difference is None, "ref", str(ref), "of the policy's tokenizer", f"{difference}; {remedy}")
         made = pipeline.run(Divergence(data=pipeline.data, policy=pipeline.start, ref=other))
         store = SegmentStore.open(pipeline.data.directory / "train")
-        folders = {
-            name: made.directory / ("train" if key == "values" else f"train_{key}") for key, name in DIRECTIONS.items()
-        }
+        folders = {name: made.directory / folder for folder, name in DIRECTIONS.items()}
         values = {name: flat_values(folder) for name, folder in folders.items()}
         for name, flat in values.items():
             require_finite(store, flat, str(data), what=name, remedy=WHAT)

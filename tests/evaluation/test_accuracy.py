@@ -79,7 +79,10 @@ def test_against_responses_that_are_cut(made: tuple[pl.DataFrame, np.ndarray], c
             rows = cut.filter(kind=side)["values"].to_list()
             expected = [sum(row) / (len(row) if normalize == "mean" else 1) for row in rows]
             found = getattr(scores, side)[at]
-            same = [a == b for a, b in zip(*(cut.filter(kind=s)["ids"].to_list() for s in ("chosen", "rejected")))]
+            same = [
+                a == b
+                for a, b in zip(*(cut.filter(kind=s)["ids"].to_list() for s in ("chosen", "rejected")), strict=True)
+            ]
             for pair, tie in enumerate(same):
                 if tie:
                     assert scores.chosen[at, pair] == scores.rejected[at, pair]
