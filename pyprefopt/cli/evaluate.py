@@ -8,6 +8,8 @@ from importlib import import_module
 from pyprefopt.errors import ConfigError, did_you_mean
 
 EVALUATIONS = {  # name -> what it does; each is a module of `pyprefopt.cli.evaluations` with `run(argv)`
+    "accuracy": "how often the beginning of both responses ranks a pair as the data does, by ratio and by length",
+    "kl": "KL(policy || ref) and KL(ref || policy) over the vocabulary, by position in the responses",
     "rewardbench": "RewardBench 1 and 2, by a reward model or by a policy and its reference",
 }
 
@@ -28,4 +30,5 @@ def run(argv: Sequence[str]) -> None:
 def _overview() -> str:
     width = max(map(len, EVALUATIONS))
     lines = [f"  {name:{width}}  {text}" for name, text in EVALUATIONS.items()]
-    return "\n".join(["usage: pyprefopt evaluate NAME [options]", "", *lines])
+    usage = "usage: pyprefopt evaluate NAME …        (under DeepSpeed: deepspeed scripts/evaluate.py NAME …)"
+    return "\n".join([usage, "", *lines, "", "pyprefopt evaluate NAME --help lists the options of one."])

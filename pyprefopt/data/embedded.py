@@ -23,7 +23,7 @@ import random
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from pyprefopt.errors import check
 from pyprefopt.storage.hub import EMBEDDED_DATA
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
+Signal = Literal["even", "early", "late"]  # where in a response its sounds are: anywhere, in the first half, the last
 
 TEST = f"{EMBEDDED_DATA}/test"
 ROWS = {EMBEDDED_DATA: ("train", 2000), TEST: ("test", 400)}  # name of a set -> its split and rows
@@ -78,8 +79,9 @@ def filler_words() -> tuple[str, ...]:
 class _Writer:
     """Draws prompts and responses; one seeded source of randomness for a split."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, signal: Signal = "even") -> None:
         self._random = random.Random(seed)  # noqa: S311
+        self._signal = signal
         self._filler = filler_words()
         self._zipf = list(accumulate(1 / rank for rank in range(1, len(self._filler) + 1)))
 
@@ -93,7 +95,9 @@ class _Writer:
 
     def response(self, filler: list[str], sounds: list[str]) -> tuple[str, list[dict[str, int]]]:
         """The text, and the byte spans of the sounds in it."""
-        slots = sorted(self._random.sample(range(len(filler) + len(sounds)), len(sounds)))
+        half = (len(filler) + len(sounds)) // 2
+        places = {"even": (0, 2 * half), "early": (0, half), "late": (half, 2 * half)}[self._signal]
+        slots = sorted(self._random.sample(range(*places), len(sounds)))
         words: list[str] = []
         spans: list[dict[str, int]] = []
         position, rest = 0, iter(filler)
@@ -131,11 +135,11 @@ def partner(animal: int) -> int:
     return animal ^ 1
 
 
-def pairs(seed: str, rows: int) -> pl.DataFrame:
+def pairs(seed: str, rows: int, signal: Signal = "even") -> pl.DataFrame:
     """`rows` preference pairs: prompt, chosen, rejected str, and the planted byte spans of both responses."""
     import polars as pl
 
-    writer, records = _Writer(seed), []
+    writer, records = _Writer(seed, signal), []
     fillers = [writer.filler(RESPONSE_WORDS - 2 * CHOICES) for _ in range(rows)]
     for row, animal in enumerate(writer.animals(rows)):
         borrowed = fillers[row - 1][:BORROWED] + fillers[row][BORROWED:]
@@ -210,7 +214,10 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000) -> ToyPaths:
+def write_toy(
+    directory: str | Path, *, seed: int = 0, train: int = 2000, test: int = 400, sft: int = 2000,
+    signal: Signal = "even",
+) -> ToyPaths:  # fmt: skip
     """Write the embedded set into `directory`; the bytes depend on the arguments alone.
 
     Args:
@@ -219,23 +226,26 @@ def write_toy(directory: str | Path, *, seed: int = 0, train: int = 2000, test: 
         train: rows of the split; a multiple of the number of animals, so that word counts balance.
         test: likewise.
         sft: likewise.
+        signal: where in a response of a pair its sounds, which carry the preference, are: `even`, anywhere; `early`, in
+            the first half of its words; `late`, in the last.
 
     Returns:
         Where the files are.
 
     Raises:
-        ConfigError: a split's size is not a positive multiple of the number of animals.
+        ConfigError: a split's size is not a positive multiple of the number of animals, or there is no such signal.
 
     Example:
         >>> paths = write_toy("toy", train=8, test=8, sft=8)
         >>> pairs, tokenizer = read_preferences(paths.train), load_tokenizer(paths.tokenizer)
     """
     _check_rows(train=train, test=test, sft=sft)
+    check(signal in get_args(Signal), "signal", signal, f"one of {', '.join(get_args(Signal))}")
     root = Path(directory)
     paths = ToyPaths(root / "train.parquet", root / "test.parquet", root / "sft.parquet", root / "tokenizer")
     write_tokenizer(paths.tokenizer)
-    pairs(f"{seed}-train", train).write_parquet(paths.train)
-    pairs(f"{seed}-test", test).write_parquet(paths.test)
+    pairs(f"{seed}-train", train, signal).write_parquet(paths.train)
+    pairs(f"{seed}-test", test, signal).write_parquet(paths.test)
     instructions(f"{seed}-sft", sft).write_parquet(paths.sft)
     return paths
 

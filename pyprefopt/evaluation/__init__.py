@@ -1,1 +1,1 @@
-"""Numbers computed from what models give responses; no model is run here."""
+"""Numbers of models on given responses: what they score, and how sure that is."""

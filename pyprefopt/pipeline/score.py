@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
             store = SegmentStore.open(pipeline.data.directory / "train")
             values = ValueStore.open(rewards.directory / "train").check(store)
             if folder is None or as_table:
-                _write_table(store, values, target)
+                write_token_table(store, {"rewards": values.values}, target)
             elif not there:
                 ValueStore.write(target, SegmentStore.open(folder), values.values, key=values.key)
             else:  # what is there stays until the new values are whole
@@ -82,13 +83,15 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
     return rewards.facts
 
 
-def _write_table(store: SegmentStore, values: ValueStore, target: Path) -> None:
+def write_token_table(store: SegmentStore, values: Mapping[str, pa.ChunkedArray], target: Path) -> None:
+    """Write the responses with their tokens and, under their names, values of each token, a line a response."""
     names = [name for name in COLUMNS if name in store.table.column_names]
-    table = store.table.select(names).append_column("rewards", values.values)
+    table = store.table.select(names)
+    for name, lists in values.items():
+        table = table.append_column(name, lists)
     table = table.filter(pa.array(store.segments != 0))
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", use_byte_stream_split=["rewards.list.element"], use_dictionary=False
-    )
+    split = [f"{name}.list.element" for name in values]
+    pq.write_table(table, sink, compression="zstd", use_byte_stream_split=split, use_dictionary=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, sink.getvalue().to_pybytes())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pyprefopt.studies.plots import at_sizes, densities, dots, heatmap, line, panels, start
-from pyprefopt.studies.plots import curves as loss_curves
+from pyprefopt.plots import at_sizes, densities, dots, heatmap, line, panels, start
+from pyprefopt.plots import curves as loss_curves
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,15 @@ from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
 from pyprefopt.pipeline.summary import log_embedded
+from pyprefopt.plots import require_matplotlib, save
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import as_config, to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.storage.hub import EMBEDDED_MODEL
 from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study
-from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame, write_csv
+from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame
+from pyprefopt.tables import show_table, write_csv
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,7 +91,7 @@ def run_study(
     log_embedded(config)
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
-        _require_matplotlib()
+        require_matplotlib("plots false for tables alone")
     check_study(study, config)
     cells = grid(study, config, values or {}, quick=quick, seeds=seeds or [config.seed])
     runs = [with_settings(config, _settings(study, cell)) for cell in cells]
@@ -178,13 +179,6 @@ def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
             shutil.rmtree(artifact.directory / "checkpoints", ignore_errors=True)
 
 
-def _require_matplotlib() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ConfigError("plots need matplotlib: pip install 'pyprefopt[analysis]', or plots false for tables alone")
-
-
 def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) -> None:
     for table in ("cells", "summary", "curves", "scores"):
         frame = getattr(result, table)
@@ -198,9 +192,7 @@ def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) ->
             window=config.convergence_window, until=config.until_converged,
         )  # fmt: skip
         for title, figure in figures.items():
-            buffer = BytesIO()
-            figure.savefig(buffer, format="png", dpi=150)
-            atomic_write(result.output_dir / f"{title}.png", buffer.getvalue())
+            save(figure, result.output_dir / f"{title}.png")
 
 
 def format_summary(result: StudyResult) -> str:
@@ -218,12 +210,4 @@ def format_summary(result: StudyResult) -> str:
         )
     )
     table = shown.pivot("metric", index=points, values="value")
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=200,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-    ):
-        return str(table)
+    return show_table(table)

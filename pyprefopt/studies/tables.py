@@ -6,7 +6,6 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from safetensors import safe_open
 
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import atomic_write
 
 if TYPE_CHECKING:
     import polars as pl
@@ -141,10 +139,3 @@ def to_frame(rows: Sequence[Row]) -> pl.DataFrame:
     import polars as pl
 
     return pl.DataFrame(list(rows), infer_schema_length=None)
-
-
-def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table as CSV, whole or not at all."""
-    buffer = BytesIO()
-    frame.write_csv(buffer)
-    atomic_write(path, buffer.getvalue())

@@ -185,7 +185,7 @@ def test_a_killed_scoring_goes_on_in_another_run_on_other_ranks(inputs: Path, tm
     """Killed at its fourth part on one rank; two ranks of another run make only what is missing, to the same values."""
     cache = tmp_path / "cache"
     settings = {"cache": str(cache), "method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
-    die = ("pyprefopt.stages.logps", "score_part", 4)
+    die = ("pyprefopt.stages.scoring.tokens", "score_part", 4)
     assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, **settings) == [-9]
     (folder,) = cache.glob("logps-*")
     left = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
@@ -208,7 +208,7 @@ def test_a_part_that_is_not_as_written_is_scored_again(
     inputs: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {"method": "dpo", "oracle": {}, "max_steps": 1, "max_tokens_per_batch": 256}
-    die = ("pyprefopt.stages.logps", "score_part", 4)
+    die = ("pyprefopt.stages.scoring.tokens", "score_part", 4)
     cache = tmp_path / "cache"
     assert run_ranks(1, train, str(inputs), str(tmp_path / "a"), die, cache=str(cache), **settings) == [-9]
     part = min(cache.glob("logps-*/*.safetensors"))
@@ -227,15 +227,15 @@ def test_a_part_that_is_not_as_written_is_scored_again(
 def watch(directory: str, output_dir: str, notes: str, die: Any, **settings: Any) -> None:
     """`train` that writes how many parts this rank scored."""
     from pyprefopt import ranks
-    from pyprefopt.stages import logps
+    from pyprefopt.stages.scoring import tokens
 
-    original, calls = logps.score_part, [0]
+    original, calls = tokens.score_part, [0]
 
     def counted(*args: Any) -> Any:
         calls[0] += 1
         return original(*args)
 
-    logps.score_part = counted
+    tokens.score_part = counted
     train(directory, output_dir, die, **settings)
     Path(notes).mkdir(exist_ok=True)
     (Path(notes) / f"scored-{ranks.rank()}").write_text(str(calls[0]))

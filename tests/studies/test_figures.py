@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pyprefopt.plots import at_sizes, curves, densities, heatmap, line, panels
 from pyprefopt.studies.catalog import STUDIES
 from pyprefopt.studies.figures import FIGURES
-from pyprefopt.studies.plots import at_sizes, curves, densities, heatmap, line, panels
 
 
 def summary(point: dict[str, list[float]], metric: str, means: list[float], half: float | None = None) -> pl.DataFrame:

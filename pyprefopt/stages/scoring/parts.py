@@ -25,8 +25,8 @@ from pyprefopt.types import PackedBatch
 
 PART_BATCHES = 4  # micro-batches of a part, which a killed run computes again at most
 LEAST_PARTS = 16  # where there are as many micro-batches, so that ranks have equal shares
-COLUMNS = ("lines", "lengths", "values")  # of a part: lines of the segments, values of each, these one after another
 
+# Of a part: `lines` of the segments, `lengths` (values of each line), and under other names values, one after another.
 Columns = dict[str, np.ndarray]
 
 logger = logging.getLogger("pyprefopt")
@@ -41,7 +41,7 @@ def compute_parts(
     packing: Mapping[str, Any],
     *,
     title: str,
-) -> tuple[np.ndarray, ...] | None:
+) -> Columns | None:
     """Compute the values of a store's responses, a part at a time; every rank calls this and takes parts in turn.
 
     The ranks hand over through files, not through a collective. Parts are the same for any number of ranks, and those
@@ -57,7 +57,7 @@ def compute_parts(
         title: what messages call the work.
 
     Returns:
-        Lines, lengths and values of all parts, on rank 0; None on the others.
+        The columns of all parts, on rank 0; None on the others.
     """
     packer = Packer(store, budget_names=("max_tokens_per_batch", "max_tokens"), **packing)
     bins = packer.plan(max_tokens=runtime.max_tokens_per_batch)
@@ -74,6 +74,11 @@ def compute_parts(
             atomic_write(parts[part], save(columns, metadata={"sha256": _part_hash(columns)}))
             bar.advance(1)
     return _gather(parts) if ranks.is_main() else None
+
+
+def join_columns(columns: Sequence[Columns]) -> Columns:
+    """The columns of several micro-batches, one after another."""
+    return {name: np.concatenate([of_batch[name] for of_batch in columns]) for name in columns[0]}
 
 
 def remove_parts(directory: Path, split: str) -> None:
@@ -97,7 +102,7 @@ def read_part(path: Path) -> Columns | None:
     """A part's columns; None where it is not there, or not as it was written."""
     try:
         with safe_open(path, "np") as file:
-            arrays = {name: file.get_tensor(name) for name in COLUMNS}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
             written = file.metadata()["sha256"]
     except (FileNotFoundError, SafetensorError):
         return None
@@ -116,12 +121,12 @@ def _log_left(title: str, split: str, done: int, missing: Sequence[Path]) -> Non
 
 def _part_hash(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for name in COLUMNS:
-        digest.update(arrays[name].tobytes())
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
     return digest.hexdigest()
 
 
-def _gather(parts: list[Path]) -> tuple[np.ndarray, ...]:
+def _gather(parts: list[Path]) -> Columns:
     """The columns of all parts, as soon as the ranks have made them."""
     loaded = [ranks.wait_until(lambda part=part: read_part(part), part) for part in parts]  # type: ignore[misc]
-    return tuple(np.concatenate([arrays[name] for arrays in loaded]) for name in COLUMNS)
+    return join_columns(loaded)

@@ -14,7 +14,7 @@ from pyprefopt.errors import DataError
 from pyprefopt.modeling.reward_head import RewardModel, score_responses
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.models import Source, open_scorer, packing_for
-from pyprefopt.stages.scoring.parts import COLUMNS, Columns, compute_parts, remove_parts, with_room_for
+from pyprefopt.stages.scoring.parts import Columns, compute_parts, join_columns, remove_parts, with_room_for
 from pyprefopt.stages.scoring.texts import SPLIT
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
@@ -55,7 +55,7 @@ class ResponseScores(Stage):
 
             found = compute_parts(compute, store, directory, SPLIT, runtime, packing, title=self.title)
             if found is not None:
-                _write(store, found[0], found[2], directory / FILE)
+                _write(store, found["lines"], found["values"], directory / FILE)
                 remove_parts(directory, SPLIT)
         return {}
 
@@ -63,12 +63,16 @@ class ResponseScores(Stage):
 def score_part(model: RewardModel, batches: Sequence[PackedBatch]) -> Columns:
     """Scores of a part: which lines of the segments, and one value of each."""
     device = next(model.parameters()).device
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-    for batch in batches:
-        columns["lines"].append(np.asarray(batch.response_line))
-        columns["lengths"].append(np.ones(len(batch.response_line), np.int64))
-        columns["values"].append(score_responses(model, batch.to(device)).float().cpu().numpy())
-    return {name: np.concatenate(arrays) for name, arrays in columns.items()}
+    return join_columns(
+        [
+            {
+                "lines": np.asarray(batch.response_line),
+                "lengths": np.ones(len(batch.response_line), np.int64),
+                "values": score_responses(model, batch.to(device)).float().cpu().numpy(),
+            }
+            for batch in batches
+        ]
+    )
 
 
 def read_scores(artifact: Artifact) -> pl.DataFrame:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from pyprefopt.errors import ConfigError
+from pyprefopt.storage.files import atomic_write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import polars as pl
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABELS = {
     "ranking_accuracy": "ranking accuracy, test pairs", "reward_accuracy": "reward accuracy, test pairs",
@@ -23,8 +29,23 @@ LABELS = {
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
     """A figure of `count` plots side by side."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.2 * count, 4.0), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, as PNG or SVG by the suffix, whole or not at all."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
+    atomic_write(path, buffer.getvalue())
+
+
+def require_matplotlib(remedy: str) -> None:
+    """ConfigError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ConfigError(f"plots need matplotlib: pip install 'pyprefopt[analysis]', or {remedy}")
 
 
 def label(name: str) -> str:

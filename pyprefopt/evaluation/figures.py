@@ -1,0 +1,63 @@
+"""Figures of evaluations, from their tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyprefopt.plots import panels
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AXES = {"ratio": "share of each response's tokens", "length": "tokens of each response"}
+
+
+def accuracy_figure(table: pl.DataFrame) -> Figure:
+    """Accuracy with its 95 % interval by ratio and by length; a line a group where the first column names groups."""
+    import polars as pl
+
+    group = table.columns[0] if table.columns[0] != "kind" else None
+    kinds = [kind for kind in AXES if (table["kind"] == kind).any()]
+    figure, axes = panels(len(kinds))
+    for kind, part in zip(kinds, axes, strict=True):
+        points = table.filter(pl.col("kind") == kind)
+        if group is None:
+            _draw(part, points, "accuracy")
+            full = table.filter(pl.col("kind") == "ratio", pl.col("point") == 1)["accuracy"].item()
+            part.axhline(full, color="black", linestyle="--", linewidth=1, label=f"whole responses, {full:.3f}")
+        else:
+            for name in points[group].unique(maintain_order=True):
+                _draw(part, points.filter(pl.col(group) == name), str(name))
+        part.axhline(0.5, color="grey", linestyle=":", linewidth=1, label="chance")
+        part.set(xlabel=AXES[kind], ylabel="accuracy")
+        if kind == "length":
+            part.set_xscale("log", base=2)
+        part.legend(fontsize=8)
+    return figure
+
+
+def _draw(axes: Axes, points: pl.DataFrame, name: str) -> None:
+    x = points["point"].to_list()
+    drawn = axes.plot(x, points["accuracy"].to_list(), marker="o", markersize=4, label=name)[0]
+    axes.fill_between(x, points["low"].to_list(), points["high"].to_list(), color=drawn.get_color(), alpha=0.15)
+
+
+def kl_figure(table: pl.DataFrame) -> Figure:
+    """Both divergences by position, with 95 % intervals, a line a side; below 2 % of survivors they are left out."""
+    import polars as pl
+
+    directions = {"kl_policy_ref": "KL(policy || ref), nats", "kl_ref_policy": "KL(ref || policy), nats"}
+    figure, axes = panels(len(directions))
+    for (name, title), part in zip(directions.items(), axes, strict=True):
+        for side in ("chosen", "rejected"):
+            points = table.filter(pl.col("side") == side)
+            points = points.filter(pl.col("survivors") >= 0.02 * pl.col("survivors").max())
+            x = points["position"].to_list()
+            drawn = part.plot(x, points[name].to_list(), linewidth=1.2, label=side)[0]
+            low, high = (points[f"{name}_{end}"].to_list() for end in ("low", "high"))
+            part.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15)
+        part.set(xlabel="position in the response, tokens", ylabel=title)
+        part.legend(fontsize=8)
+    return figure
