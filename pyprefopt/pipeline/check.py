@@ -32,7 +32,7 @@ from pyprefopt.modeling.tiny_copy import parts_of, tiny_config
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.preflight import check_given, check_start, given_models
 from pyprefopt.pipeline.summary import TRAINED, summarize
-from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig, RunConfig
 from pyprefopt.stages.data import REJECTED, tokenizer_source
 from pyprefopt.stages.sources import NamedSource, named_sources
 from pyprefopt.storage.files import nearest, show_bytes
@@ -226,7 +226,7 @@ def _seconds(
     for name in TRAINED:
         if name in made:
             optim = sections[name]
-            share = rows * (config.oracle.fraction if name == "oracle" else 1)
+            share = rows * (optim.fraction if isinstance(optim, BaseConfig | OracleConfig) else 1)
             tokens[name] = (
                 total_steps(optim, -(-max(1, round(share)) // optim.global_batch_size))
                 * optim.global_batch_size
