@@ -97,11 +97,11 @@ def test_long_prompts_are_dropped_and_counted(inputs: Path, tmp_path: Path, capl
     settings["data"] = str(tmp_path / "pairs.parquet")
     run = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
     facts = run.summary["stages"]["data"]
-    assert facts["rows_dropped"] == facts["rows_rejected"] == 5
-    assert facts["rows_used"] == facts["rows_in"] - facts["rows_dropped"]
+    assert facts["rows_dropped"] == {"prompt_dropped": facts["rows_rejected"]} == {"prompt_dropped": 5}
+    assert facts["rows_used"] == facts["rows_in"] - 5
     store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
     assert int(store.lengths[store.segments == 0].max()) <= 12
-    told = f"with prompts longer than max_prompt_tokens: {facts['rows_dropped']} of {facts['rows_in']} rows"
+    told = f"5 of {facts['rows_in']} rows are left out, whose prompts are longer than max_prompt_tokens"
     assert told in caplog.text
     assert "left out as bad" not in caplog.text
     few = (

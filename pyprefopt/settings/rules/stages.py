@@ -17,7 +17,7 @@ STAGES_RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.oracle.path is not None and not only_path(c.oracle),
         "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
-        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}, "base": {"path": "base"}},
         "oracle.learning_rate",
     ),
     Rule(
