@@ -60,6 +60,12 @@ def test_the_oracle_starts_from_the_model_where_the_loss_reads_its_rewards(input
     np.testing.assert_allclose(ours, 0.5 * (oracle - reference), atol=1e-6)
 
 
+def test_a_check_looks_at_the_same_stages(inputs: Path, tmp_path: Path) -> None:
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN | {"method": "tgdpo", "check": True}))
+    assert "base" not in result.summary["stages"]
+    assert {"oracle", "base_logps", "rewards"} <= set(result.summary["stages"])
+
+
 def test_a_written_run_is_the_same_again(tmp_path: Path) -> None:
     config = configure(method="tgdpo", **OWN)
     (tmp_path / "config.yaml").write_text(to_yaml(config))

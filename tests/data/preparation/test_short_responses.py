@@ -51,7 +51,7 @@ def test_rows_are_those_of_which_all_responses_are_long_enough(
     small_blocks()
     whole = lengths(run(pairs, tokenizer, tmp_path / "whole"))
     assert len(whole) == len(PAIRS)
-    for least in sorted({count for row in whole.values() for count in row}):
+    for least in sorted({min(counts) for counts in whole.values()}):
         store = run(pairs, tokenizer, tmp_path / str(least), min_response_tokens=least)
         assert lengths(store) == {row: counts for row, counts in whole.items() if min(counts) >= least}
         left_out = len(whole) - store.num_rows
@@ -59,7 +59,7 @@ def test_rows_are_those_of_which_all_responses_are_long_enough(
         if left_out:
             words = f"{left_out} of 5 rows are left out, which have a response of fewer tokens than min_response_tokens"
             assert words in caplog.text
-    short = [json.loads(line) for line in (tmp_path / str(last) / "rejected.jsonl").read_text().splitlines()]
+    short = [json.loads(line) for line in (tmp_path / str(least) / "rejected.jsonl").read_text().splitlines()]
     assert {line["reason"] for line in short} == {"response_too_short"}
     first = short[0]
     assert (first["row"], first["field"], first["value"]) == (0, "chosen", f"{whole[0][0]} tokens")
