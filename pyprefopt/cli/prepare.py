@@ -36,6 +36,7 @@ class Prepare:
     # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
     prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int | None = 2048  # prompt plus response; longer ones are cut; tokens, or none
+    min_response_tokens: int = 1  # rows with a response of fewer tokens are left out and counted; SePO's code: 8
     boundary: Literal["split", "error", "join"] = "split"  # a token across prompt and response; join: for reward models
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)

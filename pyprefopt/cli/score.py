@@ -18,7 +18,8 @@ METHOD = "tgdpo"  # one that takes token rewards of any provider as they are; no
 SECTIONS = ("rewards", "base", "oracle")
 NAMES = (
     "model", "tokenizer", "eos_token", "chat_template", "trust_remote_code", "policy_init", "columns", "format",
-    "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite",
+    "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens", "min_response_tokens", "score_reasoning",
+    "output_dir", "overwrite",
     "cache", "seed", "dtype", "zero_stage", "max_tokens_per_batch", "layout", "attention", "threads", "log_level",
     "progress_bar",
 )  # fmt: skip

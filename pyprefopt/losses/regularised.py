@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,17 +20,28 @@ if TYPE_CHECKING:
 SequenceWeight = Literal["gradient", "static", "none"]
 
 
-def _check(alpha: float, sequence_weight: str) -> None:
-    check_scale("loss.alpha", alpha, "usual range 0.1 to 0.5; 0 leaves the term out", zero=True)
-    known = ("gradient", "static", "none")
-    check(sequence_weight in known, "loss.sequence_weight", sequence_weight, f"one of {', '.join(known)}")
+Alpha = float | Literal["inf"]
 
 
-def _regulariser(method: DPOReg | SimPOReg, margin: Tensor, sums: Sums, batch: PackedBatch) -> Tensor:
-    """alpha w (R_w + R_l), R = -beta * the second sum (T-REG, Eq. 1, 2), w = sigmoid(-margin), detached: [P]."""
+def _check(method: DPOReg | SimPOReg) -> None:
+    if method.alpha == math.inf:  # one spelling, as YAML and keys have it
+        object.__setattr__(method, "alpha", "inf")
+    if method.alpha != "inf":
+        remedy = "usual range 0.1 to 0.5; 0 leaves the term out, inf leaves all else out"
+        check_scale("loss.alpha", method.alpha, remedy, zero=True)
+    weight, known = method.sequence_weight, ("gradient", "static", "none")
+    check(weight in known, "loss.sequence_weight", weight, f"one of {', '.join(known)}")
+
+
+def _regularised(loss: Tensor, method: DPOReg | SimPOReg, margin: Tensor, sums: Sums, batch: PackedBatch) -> Tensor:
+    """The loss plus alpha w (R_w + R_l), R = -beta * the second sum (T-REG, Eq. 1, 2), w = sigmoid(-margin), [P].
+
+    No gradient flows through w. With alpha inf the regulariser w (R_w + R_l) stands alone.
+    """
     weight = torch.sigmoid(-margin.detach()) if method.sequence_weight == "gradient" else 1.0
     second = sums.policy[1]
-    return method.alpha * method.beta * (-weight * (second[batch.pair_chosen] + second[batch.pair_rejected]))
+    regulariser = method.beta * (-weight * (second[batch.pair_chosen] + second[batch.pair_rejected]))
+    return regulariser if method.alpha == "inf" else loss + method.alpha * regulariser
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class DPOReg(DPO):
     Source: T-REG (Zhou et al. 2024), Eq. 2.
     """
 
-    alpha: float = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is dpo
+    alpha: Alpha = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is dpo, inf the regulariser alone
     sequence_weight: SequenceWeight = "gradient"  # w: DPO's gradient weight, detached; static, none: 1 (the ablation)
 
     needs = frozenset({"ref_logps", "token_rewards"})
@@ -50,7 +62,7 @@ class DPOReg(DPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.alpha, self.sequence_weight)
+        _check(self)
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """1 for the margin, the token reward for the regulariser: [2, M]."""
@@ -59,7 +71,7 @@ class DPOReg(DPO):
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """DPO's loss and the weighted regulariser, [P]."""
         margin = self.margin(sums, batch)  # w is without label smoothing
-        return super().loss(sums, batch) + _regulariser(self, margin, sums, batch)
+        return _regularised(super().loss(sums, batch), self, margin, sums, batch)
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class SimPOReg(SimPO):
     Source: T-REG (Zhou et al. 2024), 4.1.
     """
 
-    alpha: float = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is simpo
+    alpha: Alpha = 0.1  # strength of the regulariser; usual 0.1 to 0.5, 0 is simpo, inf the regulariser alone
     sequence_weight: SequenceWeight = "gradient"  # w: SimPO's gradient weight, detached; static, none: 1 (the ablation)
     reg_length_norm: bool = True  # R divided by |y|, as SimPO's reward is; false: R is a sum, as in DPO-REG
 
@@ -80,7 +92,7 @@ class SimPOReg(SimPO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.alpha, self.sequence_weight)
+        _check(self)
 
     def token_weights(self, batch: PackedBatch, logps: Tensor) -> Tensor:
         """1 / |y| for the margin, the token reward (over |y|) for the regulariser: [2, M]."""
@@ -90,7 +102,7 @@ class SimPOReg(SimPO):
     def loss(self, sums: Sums, batch: PackedBatch) -> Tensor:
         """SimPO's loss and the weighted regulariser, [P]."""
         margin = self.margin(sums, batch) - self.gamma
-        return super().loss(sums, batch) + _regulariser(self, margin, sums, batch)
+        return _regularised(super().loss(sums, batch), self, margin, sums, batch)
 
 
 @dataclass(frozen=True)

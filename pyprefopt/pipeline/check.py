@@ -32,7 +32,8 @@ from pyprefopt.modeling.tiny_copy import parts_of, tiny_config
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.preflight import check_given, check_start, given_models
 from pyprefopt.pipeline.summary import TRAINED, summarize
-from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig, RunConfig
+from pyprefopt.settings.rules import uses_base
 from pyprefopt.stages.data import REJECTED, tokenizer_source
 from pyprefopt.stages.sources import NamedSource, named_sources
 from pyprefopt.storage.files import nearest, show_bytes
@@ -100,9 +101,11 @@ def _small(config: RunConfig, folder: Path, largest: int) -> RunConfig:
     rewards: Any = config.rewards
     if changed := {name: own[f"rewards.{name}"] for name in rewards.checkpoints if own[f"rewards.{name}"]}:
         rewards = replace(rewards, **changed)
+    base = config.base  # one that is not used stays as it is, which says that an oracle starts from the model
+    if uses_base(config):
+        base = replace(base, **shorter(base), path=own.get("base.path"))
     small = replace(
-        config, **shorter(config),
-        base=replace(config.base, **shorter(config.base), path=own.get("base.path")),
+        config, **shorter(config), base=base,
         oracle=replace(config.oracle, **shorter(config.oracle), path=own.get("oracle.path")),
         rewards=rewards, model=model, output_dir=str(folder / "run"), cache=None, save_steps=0, progress_bar=False,
     )  # fmt: skip
@@ -226,7 +229,7 @@ def _seconds(
     for name in TRAINED:
         if name in made:
             optim = sections[name]
-            share = rows * (config.oracle.fraction if name == "oracle" else 1)
+            share = rows * (optim.fraction if isinstance(optim, BaseConfig | OracleConfig) else 1)
             tokens[name] = (
                 total_steps(optim, -(-max(1, round(share)) // optim.global_batch_size))
                 * optim.global_batch_size

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
-from pyprefopt.losses import SFT, Method, SimPO
+from pyprefopt.losses import Method, SimPO
 from pyprefopt.pipeline.overwrite import REPLACEMENT, check_data, check_key
 from pyprefopt.pipeline.preflight import (
     check_excluded,
@@ -20,6 +20,7 @@ from pyprefopt.pipeline.preflight import (
 )
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, NoReward, SimPOReward
 from pyprefopt.settings.config import OptimConfig, RunConfig
+from pyprefopt.settings.rules import compares_oracle, oracle_starts_from, trains_oracle
 from pyprefopt.stages.data import Data, rows_hash, show_rejected
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source, start_model
@@ -79,21 +80,23 @@ class Pipeline:
         config = self.config.base
         if config.path is not None:
             return Source.given(config.path, self.config)
-        return self._train("base", config, SFT(), self.start)
+        drawn = {"fraction": config.fraction, "sample": config.sample}
+        return self._train("base", config, config.loss, self.start, **drawn)
 
     @cached_property
     def base_logps(self) -> Artifact:
-        """The base's log-probs in float32: what tokens are scored against."""
+        """Log-probs in float32 of what the oracle starts from: what tokens are scored against."""
         return self.logps_of("base_logps", self._oracle_start)
 
     @property
     def _oracle_start(self) -> Source:
-        """The base, as an oracle is trained from it; where the oracle is given, as it is."""
-        return self.base if self.config.oracle.path is not None else self.base.to_train(self.config)
+        """The base or the model, as an oracle is trained from it; where the oracle is given, as it is."""
+        source = self.start if oracle_starts_from(self.config) == "model" else self.base
+        return source if self.config.oracle.path is not None else source.to_train(self.config)
 
     @cached_property
     def oracle(self) -> Source:
-        """The oracle: `--oracle`, or trained from the base by DPO (for rewards simpo, by SimPO)."""
+        """The oracle: `--oracle`, or trained from the base or the model by DPO (for rewards simpo, by SimPO)."""
         config, provider, start = self.config.oracle, self.config.rewards, self._oracle_start
         if config.path is not None:
             return Source.given(config.path, self.config)
@@ -121,7 +124,9 @@ class Pipeline:
             self._check_revisions()
         columns = {name: self._column(name) for name in provider.reads if name != "noise"}
         warn_of_two_tokenizers(*columns.values())
-        return self.run(Rewards(data=self.data, provider=provider, columns=columns))
+        compared = trains_oracle(self.config) or compares_oracle(self.config)
+        oracle = (self.logps_of("oracle_logps", self.oracle), self.base_logps) if compared else None
+        return self.run(Rewards(data=self.data, provider=provider, columns=columns, oracle=oracle))
 
     def _check_revisions(self) -> None:
         check_differ(*(self.revision(direction) for direction in DIRECTIONS))

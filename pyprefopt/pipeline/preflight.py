@@ -13,7 +13,7 @@ from pyprefopt.data.reading.formats import detected
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
 from pyprefopt.modeling.attention.backends import check_here
 from pyprefopt.modeling.checkpoints.adapters import add_lora
-from pyprefopt.modeling.checkpoints.configuration import check_memory
+from pyprefopt.modeling.checkpoints.configuration import check_memory, read_config
 from pyprefopt.modeling.checkpoints.load import Head, sketch_model
 from pyprefopt.modeling.checkpoints.quantized import require_bitsandbytes
 from pyprefopt.modeling.checkpoints.save import rehearse_saving
@@ -22,7 +22,7 @@ from pyprefopt.modeling.head.choice import check_kernel
 from pyprefopt.modeling.logps import LogpsModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.rewards import DIRECTIONS, Column, Contrastive, Reward
-from pyprefopt.settings.rules import uses_oracle
+from pyprefopt.settings.rules import compares_oracle, oracle_starts_from, trains_oracle
 from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.models import check_vocabulary
 from pyprefopt.stages.sources import NamedSource, named_sources
@@ -36,16 +36,17 @@ if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
     from pyprefopt.stages.stage import Artifact
 
+_SIZES = ("hidden_size", "num_hidden_layers")  # that training changes in no model
+
 logger = logging.getLogger("pyprefopt")
 
 
 def of_one_vocabulary(config: RunConfig) -> set[str]:
     """Settings that name models which must read the policy's token ids: they are trained further, or read revisions."""
-    trains_oracle = config.oracle.path is None and uses_oracle(config)
     settings = {"rewards.model"}
     if isinstance(config.rewards, Contrastive):
         settings.add(f"{config.rewards.model}.path")  # of the base or the oracle, by name
-    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle else set())
+    return settings | ({"base.path"} if config.policy_init == "base" or trains_oracle(config) else set())
 
 
 def given_models(config: RunConfig) -> dict[str, str]:
@@ -74,6 +75,7 @@ def check_given(config: RunConfig) -> None:
     for setting, path in given_models(config).items():
         with _naming(setting):
             _sketch(config, path, trained=setting == "base.path" and setting in of_one_vocabulary(config))
+    _check_oracle(config)
     provider = config.rewards
     if isinstance(provider, Contrastive):
         for direction in DIRECTIONS:
@@ -82,6 +84,38 @@ def check_given(config: RunConfig) -> None:
         for source in named_sources(config).values():
             if source.kind == "preferences":
                 _check_column(source, provider.column)
+
+
+def _check_oracle(config: RunConfig) -> None:
+    """Log what a ready oracle is read against where no base says it; ConfigError where it cannot come from that."""
+    if config.oracle.path is None or not _against_model(config):
+        return
+    oracle, model = (_architecture(config, path) for path in (config.oracle.path, config.model))
+    if oracle != model:
+        raise ConfigError(
+            f"oracle.path {config.oracle.path} ({oracle}) was not trained from model {config.model} ({model}), so that "
+            "the difference of their log-probs is no token score; set base.path to the model that the oracle was "
+            "trained from"
+        )
+    if ranks.is_main():
+        logger.info(
+            "tokens are scored by oracle.path %s against model %s: without base.path, that is taken as what the oracle "
+            "was trained from", config.oracle.path, config.model,
+        )  # fmt: skip
+
+
+def _against_model(config: RunConfig) -> bool:
+    """Whether an oracle's log-probs are read against the model's."""
+    return compares_oracle(config) and oracle_starts_from(config) == "model"
+
+
+def _architecture(config: RunConfig, path: str) -> str:
+    """What training leaves as it is: kind, width and depth of a model, in words."""
+    resolved = resolve_source(path, trust_remote_code=config.trust_remote_code)
+    read = read_config(resolved, trust_remote_code=config.trust_remote_code)
+    text = read.get_text_config()
+    sizes = [f"{name} {value}" for name in _SIZES if (value := getattr(text, name, None)) is not None]
+    return ", ".join([read.model_type, *sizes])
 
 
 def check_start(config: RunConfig) -> None:
@@ -152,6 +186,11 @@ def check_tokenizers(config: RunConfig, data: Artifact) -> dict[str, Tokenizer |
             check_vocabulary(setting, path, data)
         else:  # it scores only
             own[path] = own_tokenizer(path, data)
+            if setting == "oracle.path" and own[path] is not None and _against_model(config):
+                raise ConfigError(
+                    f"oracle.path {path} has another tokenizer than model {config.model}, from which it was not "
+                    "trained then; set base.path to the model that the oracle was trained from"
+                )
     return own
 
 

@@ -58,8 +58,8 @@ def format_table(summary: dict[str, Any]) -> str:
     parts += [EMBEDDED] if summary["embedded"] else []
     parts.append(_stage_table(stages))
     parts += [_training_table(name, stages[name]) for name in TRAINED if name in stages]
-    if "selection" in stages:
-        parts.append(_selection_table(stages["selection"], stages.get("scores"), stages.get("rewards")))
+    if "selection" in stages or "rewards" in stages:
+        parts.append(_token_table(stages.get("selection", {}), stages.get("scores"), stages.get("rewards")))
     return "\n\n".join(parts)
 
 
@@ -91,12 +91,13 @@ def _training_table(name: str, facts: dict[str, Any]) -> str:
     return align(rows)
 
 
-def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, rewards: dict[str, Any] | None) -> str:
+def _token_table(selection: dict[str, Any], scores: dict[str, Any] | None, rewards: dict[str, Any] | None) -> str:
     sides = ("chosen", "rejected")
     title = "oracle's selection" if scores else "selection by token rewards" if rewards else "random selection"
-    rows: list[tuple[str, ...]] = [(title, *sides)]
-    if scores:
-        rows.append(("mean oracle score of a token", *(f"{scores[side]['mean_score']:+.3f}" for side in sides)))
+    rows: list[tuple[str, ...]] = [(title if selection else "token rewards", *sides)]
+    health = scores or rewards or {}
+    if "mean_score" in health.get("chosen", {}):
+        rows.append(("mean oracle score of a token", *(f"{health[side]['mean_score']:+.3f}" for side in sides)))
     if rewards:
         rows.append(("mean reward of a token", *(f"{rewards[side]['mean_reward']:+.3f}" for side in sides)))
     for fact, title in (
@@ -106,7 +107,7 @@ def _selection_table(selection: dict[str, Any], scores: dict[str, Any] | None, r
         ("planted_precision", "selected tokens planted (precision)"),
         ("planted_precision_by_chance", "  by chance"),
     ):
-        if fact in selection["chosen"]:
+        if fact in selection.get("chosen", {}):
             rows.append((title, *(_number(selection[side][fact]) for side in sides)))
     return align(rows)
 

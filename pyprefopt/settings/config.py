@@ -10,7 +10,7 @@ from pyprefopt.data.reading.catalog import TABLE, mapping_of, unknown_format
 from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import check
 from pyprefopt.log import Level
-from pyprefopt.losses import DPO, METHODS, Method
+from pyprefopt.losses import DPO, METHODS, SFT, Method
 from pyprefopt.rewards import NoReward, Reward
 from pyprefopt.settings.values import check_types
 from pyprefopt.types import unkeyed
@@ -59,13 +59,26 @@ class OptimConfig:
         return ""
 
 
+def check_share(section: str, fraction: float, sample: int) -> None:
+    """ConfigError for a share of rows that is none, or a number of a sample that no draw has."""
+    check(0 < fraction <= 1, f"{section}.fraction", fraction, "in (0, 1]")
+    check(0 <= sample < 2**64, f"{section}.sample", sample, "in [0, 2^64)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig(OptimConfig):
     """The SFT base: trained on the chosen responses, or an existing checkpoint."""
 
     path: str | None = None  # use this checkpoint directory instead of training the base (alias: --base)
     data: str | tuple[str, ...] = "chosen"  # what SFT trains on: `chosen` responses of --data, or instruction files
+    fraction: float = 1.0  # share of what SFT trains on that the base sees; that of oracle.fraction: the same pairs
+    sample: int = 0  # which random share of that size, numbered from 0, as oracle.sample
     learning_rate: float = 5e-6  # peak learning rate of AdamW; usual 1e-6 to 2e-5, toy models 1e-3 to 1e-2
+    loss: SFT = field(default_factory=SFT)  # base.loss.normalization sequence: sums over tokens (SePO Eq. 23)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("base", self.fraction, self.sample)
 
     def _prefix(self) -> str:
         return "base."
@@ -82,8 +95,7 @@ class OracleConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(0 < self.fraction <= 1, "oracle.fraction", self.fraction, "in (0, 1]")
-        check(0 <= self.sample < 2**64, "oracle.sample", self.sample, "in [0, 2^64)")
+        check_share("oracle", self.fraction, self.sample)
 
     def _prefix(self) -> str:
         return "oracle."
@@ -145,6 +157,7 @@ class RunConfig(OptimConfig):
     # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
     prompt_overflow: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     max_tokens: int = 2048  # prompt plus response; longer responses are cut; tokens
+    min_response_tokens: int = 1  # rows with a response of fewer tokens are left out and counted; SePO's code: 8
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
     # stages
@@ -192,6 +205,8 @@ class RunConfig(OptimConfig):
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,
             f"> max_prompt_tokens ({self.max_prompt_tokens})", "it counts prompt and response",
         )  # fmt: skip
+        least, most = self.min_response_tokens, self.max_tokens
+        check(0 < least <= most, "min_response_tokens", least, f"in 1 to max_tokens ({most})", "1 leaves out no row")
         check(self.max_tokens_per_batch > 0, "max_tokens_per_batch", self.max_tokens_per_batch, "> 0")
         for name in ("eval_steps", "save_steps"):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")

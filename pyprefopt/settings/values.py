@@ -99,6 +99,8 @@ def _shortened(value: Any) -> str:
 
 def _match(value: Any, hint: Any) -> tuple[bool, Any]:
     if get_origin(hint) is Literal:
+        if "inf" in get_args(hint) and isinstance(value, float) and value == math.inf:  # `.inf` in YAML
+            return True, "inf"
         matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
         return matches, value
     if get_origin(hint) is tuple:

@@ -21,6 +21,7 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.sources import NamedSource, boundary_of, kind_of_rows, named_sources
 from pyprefopt.stages.splits import (
     Part,
+    as_candidates,
     best_responses,
     cut_responses,
     unranked,
@@ -148,10 +149,10 @@ class _Sources:
         return stores
 
     def _rankable(self, setting: str) -> Part:
-        """All rows; of candidates those that can be ranked."""
+        """All rows; of candidates those that can be ranked, as pairs can."""
         source, store = self.named[setting], self.stores[setting]
         part = Part.whole(store)
-        if source.kind != "candidates":
+        if source.kind != "candidates" or source.holds_pairs:
             return part
         bad = unranked(store, source.path)
         self.rejects.append(bad)
@@ -176,6 +177,7 @@ class _Sources:
             source.folder is not None
             and part.is_whole(self.first)
             and not part.store.manifest["settings"]["user_weights"]
+            and not source.holds_pairs
         ):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.folder, target_is_directory=True)
@@ -183,6 +185,8 @@ class _Sources:
         tables = part.tables()
         if name == "train" and config.truncation.active and source.folder is None:
             tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
+        if source.holds_pairs:
+            tables = as_candidates(tables)
         store = write_split(tables, target, self.first)
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
@@ -203,17 +207,18 @@ class _Sources:
             raise_for(rejects, self.counts()["rows_in"], command=skip_command(), recorded=REJECTED)
         write_rejected(self.directory / REJECTED, rejects)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Rows, responses and tokens, for the manifest and the final table; those of ready folders too."""
         from pyprefopt.data.reading.rejects import DROPPED
 
         manifests = [store.manifest for store in self.stores.values()]
         later = sum(frame.height for frame in self.rejects)
+        dropped = {name: sum(manifest["rejected"].get(name, 0) for manifest in manifests) for name in DROPPED}
         return {
             "rows_in": sum(manifest["rows_in"] for manifest in manifests),
             "rows_used": sum(manifest["rows"] for manifest in manifests) - later,
             "rows_rejected": sum(sum(manifest["rejected"].values()) for manifest in manifests) + later,
-            "rows_dropped": sum(manifest["rejected"].get(DROPPED, 0) for manifest in manifests),
+            "rows_dropped": {name: count for name, count in dropped.items() if count},
             "responses_cut": sum(manifest["responses_cut"] for manifest in manifests),
             "tokens_read": sum(manifest["tokens"] for manifest in manifests),
         }
@@ -226,14 +231,12 @@ def show_rejected(data: Artifact, output_dir: Path) -> None:
         target.unlink(missing_ok=True)  # of earlier data
         return
     atomic_write(target, (data.directory / REJECTED).read_bytes())
-    dropped, rows = data.facts["rows_dropped"], counted(data.facts["rows_in"], "row")
-    if bad := data.facts["rows_rejected"] - dropped:
-        logger.warning("left out as bad: %d of %s; reasons in %s", bad, rows, target)
-    if dropped:
-        logger.warning(
-            "left out by prompt_overflow drop, with prompts longer than max_prompt_tokens: %d of %s; they are in %s",
-            dropped, rows, target,
-        )  # fmt: skip
+    from pyprefopt.data.reading.rejects import log_dropped
+
+    dropped, rows_in = data.facts["rows_dropped"], data.facts["rows_in"]
+    if bad := data.facts["rows_rejected"] - sum(dropped.values()):
+        logger.warning("left out as bad: %d of %s; reasons in %s", bad, counted(rows_in, "row"), target)
+    log_dropped(dropped, rows_in, f"; they are in {target}")
 
 
 def skip_command() -> str | None:
@@ -263,6 +266,7 @@ class Data(Stage):
     max_prompt_tokens: int
     prompt_overflow: str
     max_tokens: int
+    min_response_tokens: int
     score_reasoning: bool
     truncation: Truncation
     tokenizer: Tokenizer
@@ -279,7 +283,7 @@ class Data(Stage):
         """The data of a run."""
         named = (
             "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
-            "score_reasoning", "seed",
+            "min_response_tokens", "score_reasoning", "seed",
         )  # fmt: skip
         sources = named_sources(config)
         return cls(

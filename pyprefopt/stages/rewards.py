@@ -14,12 +14,13 @@ import torch
 
 from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
-from pyprefopt.rewards import DIRECTIONS, Reward, Tokens, finished, seeded_normal
+from pyprefopt.rewards import DIRECTIONS, Reward, SimPOReward, Tokens, finished, seeded_normal
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
-from pyprefopt.stages.scores import flat_values, require_finite, response_sides
+from pyprefopt.stages.scores import flat_values, oracle_health, require_finite, response_sides
 from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.types import unkeyed
 from pyprefopt.version import __version__
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class Rewards(Stage):
     data: Artifact
     provider: Reward
     columns: Mapping[str, Artifact]  # what the provider reads, by its names
+    oracle: tuple[Artifact, Artifact] | None = unkeyed(None)  # log-probs of the run's oracle and of its beginning
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
-        """Write the rewards of every split. Facts: their mean and deviation by side, of the training pairs."""
+        """Write the rewards of every split. Facts: mean and deviation by side, and the oracle's health."""
         facts: dict[str, Any] = {}
         provider, seed = self.provider, self.provider.noise_seed
         for split, store in open_splits(self.data):
@@ -56,7 +58,17 @@ class Rewards(Stage):
             ValueStore.write(directory / split, store, flat, key=f"rewards {provider.name}")
             if split == "train":
                 facts = {side: _spread(flat[own]) for side, own in response_sides(store).items()}
+                for side, health in self._health(store).items():
+                    facts[side] |= health
         return {"facts": facts}
+
+    def _health(self, store: SegmentStore) -> dict[str, dict[str, float]]:
+        """Of the oracle behind the rewards, where there is one."""
+        if self.oracle is None:
+            return {}
+        after, before = (flat_values(logps.directory / "train") for logps in self.oracle)
+        simpo = isinstance(self.provider, SimPOReward)
+        return oracle_health(store, after - before, scale="rewards.beta" if simpo else "oracle.loss.beta")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,27 +31,33 @@ class Scores(Stage):
     base: Artifact  # log-probs
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:  # noqa: ARG002
-        """Write the scores. Facts: the mean score of chosen and of rejected tokens.
-
-        An oracle whose chosen mean is far below 0 has lowered its chosen responses too, and then the highest scores of
-        a chosen response are filler.
-        """
-        facts: dict[str, Any] = {"chosen": {}, "rejected": {}}
+        """Write the scores. Facts: the oracle's health."""
+        facts: dict[str, Any] = {}
         for split, store in open_splits(self.data):
             scores = flat_values(self.oracle.directory / split) - flat_values(self.base.directory / split)
             remedy = "look for NaN in the weights of oracle.path and base.path, or train the oracle less hard"
             require_finite(store, scores, split, what="the oracle's score", remedy=remedy)
             ValueStore.write(directory / split, store, scores, key="log pi_oracle - log pi_base")
             if split == "train":
-                for side, tokens in response_sides(store).items():
-                    facts[side]["mean_score"] = float(scores[tokens].mean(dtype=np.float64))
-        if facts["chosen"]["mean_score"] < 0:
-            logger.warning(
-                "the oracle lowers its chosen responses too (mean token score %.3f): their highest scores may be "
-                "filler; train it less hard (oracle.learning_rate, oracle.num_train_epochs), or raise oracle.loss.beta",
-                facts["chosen"]["mean_score"],
-            )
+                facts = oracle_health(store, scores, scale="oracle.loss.beta")
         return {"facts": facts}
+
+
+def oracle_health(store: SegmentStore, scores: np.ndarray, *, scale: str) -> dict[str, dict[str, float]]:
+    """The mean score of chosen and of rejected tokens, the oracle's log-prob less its beginning's.
+
+    An oracle whose chosen mean is below 0 has lowered its chosen responses too, and then the highest scores of a chosen
+    response are filler: a warning says so, and names the setting `scale` beside those of the oracle's training.
+    """
+    sides = response_sides(store).items()
+    facts = {side: {"mean_score": float(scores[tokens].mean(dtype=np.float64))} for side, tokens in sides}
+    if facts["chosen"]["mean_score"] < 0:
+        logger.warning(
+            "the oracle lowers its chosen responses too (mean token score %.3f): their highest scores may be "
+            "filler; train it less hard (oracle.learning_rate, oracle.num_train_epochs), or raise %s",
+            facts["chosen"]["mean_score"], scale,
+        )  # fmt: skip
+    return facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ OFFSETS = ("starts", "ends", "turns")
 _REMEDIES = {  # of a folder of this kind where another is needed
     "instructions": "give it as base.data, which SFT learns from",
     "candidates": "give it as data of method rrhf, which trains on candidates",
-    "preferences": "give it as data of a method on pairs, such as dpo",
+    "preferences": "give it as data of a method on pairs, such as dpo, or of rrhf",
 }
 
 logger = logging.getLogger("pyprefopt")
@@ -131,12 +131,12 @@ class NamedSource:
             parts.append(list(self.rows.mixture))
         return content_hash(parts)
 
-    def _columns(self) -> dict[str, str]:
+    def _columns(self, kind: str) -> dict[str, str]:
         """The columns of other names that such rows can have, and, but for the training data, that are there."""
         from pyprefopt.data.reading.catalog import mapping_of, takes_field
         from pyprefopt.data.reading.detection import columns_of
 
-        mapping = {ours: theirs for ours, theirs in mapping_of(self.columns).items() if takes_field(self.kind, ours)}
+        mapping = {ours: theirs for ours, theirs in mapping_of(self.columns).items() if takes_field(kind, ours)}
         if not mapping or self.setting == "data" or self.path in embedded.ROWS:
             return mapping
         there = columns_of(self.names)
@@ -150,28 +150,56 @@ class NamedSource:
             DataError: they are not of its kind. ConfigError: they are what other methods train on; a folder does not
             lead back to its texts.
         """
+        from pyprefopt.data.reading.catalog import kind_of
+
         if self.folder is not None:
             files, form, columns = self._inputs()
-            return _open(files, form, self.kind, columns)
+            return _open(files, form, kind_of(form), columns)
+        if self.kind != "candidates":
+            return self._open_pairs()
+        if self.format != "auto":
+            return self._open("preferences" if kind_of(self.format) == "preferences" else "candidates")
         try:
-            return _open(self.names, self.format, self.kind, self._columns(), self.seed, self.first)
+            return self._open("candidates")
+        except DataError as no_candidates:
+            try:
+                return self._open("preferences")
+            except DataError:
+                raise no_candidates from None
+
+    def _open_pairs(self) -> Source:
+        """Pairs or instructions; ConfigError for candidates where a method trains on pairs."""
+        try:
+            return self._open(self.kind)
         except DataError:
-            if self.format == "auto" and self.kind != "instructions":
-                self._check_kind()
+            if self.format == "auto" and self.kind == "preferences" and self._holds_candidates():
+                raise ConfigError(
+                    f"method dpo trains on preferences, and '{self.path}' holds candidates; give it preferences, or "
+                    "take method rrhf"
+                ) from None
             raise
 
-    def _check_kind(self) -> None:
-        method, found, remedy = "dpo", "candidates", "method rrhf"
-        if self.kind == "candidates":
-            method, found, remedy = "rrhf", "preferences", "a method on pairs, such as dpo"
+    def _holds_candidates(self) -> bool:
         try:
-            _open(self.names, "auto", found, first=1)
+            _open(self.names, "auto", "candidates", first=1)
         except DataError:
-            return
-        raise ConfigError(
-            f"method {method} trains on {self.kind}, and '{self.path}' holds {found}; give it {self.kind}, or take "
-            f"{remedy}"
-        )
+            return False
+        return True
+
+    def _open(self, kind: str) -> Source:
+        return _open(self.names, self.format, kind, self._columns(kind), self.seed, self.first)
+
+    @property
+    def holds_pairs(self) -> bool:
+        """Whether it holds pairs where candidates are asked for."""
+        return self.kind == "candidates" and self.found == "preferences"
+
+    @cached_property
+    def found(self) -> str:
+        """What its rows are: of its kind, or preferences where candidates are asked for: each is two candidates."""
+        from pyprefopt.data.reading.catalog import kind_of
+
+        return self.rows.kind if self.folder is None else kind_of(self.store.manifest["settings"]["format"])
 
     def prepared(
         self,
@@ -197,7 +225,7 @@ class NamedSource:
         from pyprefopt.data.renaming import as_words
         from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 
-        weights = named_in_any_row(self.rows, weight_fields(self.kind))
+        weights = named_in_any_row(self.rows, weight_fields(self.found))
         if weights:
             logger.info("%s: the weights of %s multiply the method's", self.path, " and ".join(weights))
         log_mixture(self.rows)
@@ -208,6 +236,7 @@ class NamedSource:
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
+            min_response_tokens=config.min_response_tokens,
             score_reasoning=config.score_reasoning,
             boundary=boundary_of(config),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
@@ -240,12 +269,11 @@ class NamedSource:
 
     def _check(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """ConfigError where the run asks for something that the folder was not made with; ArtifactError for damage."""
-        from pyprefopt.data.reading.catalog import kind_of
         from pyprefopt.data.tokenization.coverage import Coverage
 
         manifest, again = self.store.manifest, "prepare the folder again with it, or pass the raw data"
-        settings, found = manifest["settings"], kind_of(manifest["settings"]["format"])
-        if found != self.kind:
+        settings, found = manifest["settings"], self.found
+        if found != self.kind and not self.holds_pairs:
             raise ConfigError(
                 f"{self.setting} must hold {self.kind}, got '{self.folder}' of {found}; {_REMEDIES[found]}"
             )
@@ -256,10 +284,7 @@ class NamedSource:
             self._refuse("format", self.format, f"'{settings['format']}'", again)
         if self.setting == "data" and self.columns and sorted(self.columns) != sorted(settings["columns"]):
             self._refuse("columns", list(self.columns), f"{settings['columns']}", again)
-        for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
-            wanted, there = getattr(config, name), manifest[longest]
-            if there > wanted:
-                self._refuse(name, wanted, f">= {there}, the longest there", f"raise --{name}, or {again}")
+        self._check_lengths(config, again)
         overflow = settings["prompt_overflow"]
         fits = {"error": True, "drop": overflow in ("error", "drop")}  # neither cuts, and none is too long here
         if not fits.get(config.prompt_overflow, config.prompt_overflow == overflow):
@@ -274,7 +299,7 @@ class NamedSource:
         if self.first is None:
             SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
             self._check_tokens(tokenizer)
-        if self.kind == "candidates":
+        if found == "candidates":
             bad = unranked(self.store, "")
             if bad.height:
                 first = bad.row(0, named=True)
@@ -283,6 +308,16 @@ class NamedSource:
                     f"{self.setting} '{self.folder}', row {first['row']} (and {more} more): {first['rule']}; "
                     f"{first['remedy']}"
                 )
+
+    def _check_lengths(self, config: RunConfig, again: str) -> None:
+        """ConfigError where prompts, rows or responses of the folder are not as long as the run asks."""
+        for name, longest in (("max_prompt_tokens", "longest_prompt"), ("max_tokens", "longest_row")):
+            wanted, there = getattr(config, name), self.store.manifest[longest]
+            if there > wanted:
+                self._refuse(name, wanted, f">= {there}, the longest there", f"raise --{name}, or {again}")
+        fewest = self.store.manifest["settings"]["min_response_tokens"]
+        if fewest < config.min_response_tokens:
+            self._refuse("min_response_tokens", config.min_response_tokens, f"at most {fewest}", again)
 
     def _check_tokens(self, tokenizer: Tokenizer) -> None:
         """ArtifactError where the folder does not hold what its manifest counts, or ids that no tokenizer gave."""

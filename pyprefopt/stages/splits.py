@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyprefopt.data.shuffling import permutation
@@ -133,6 +134,18 @@ def cut_responses(
         kept, identical = without_identical(truncate_by(table, rule, tokenizer=tokenizer), file)
         rejects.append(identical)
         yield kept
+
+
+def as_candidates(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The segments of pairs as those of two candidates a prompt: the chosen one scores 1, the rejected one 0."""
+    for table in tables:
+        kind = table["kind"]
+        scores = pc.if_else(pc.equal(kind, "prompt"), None, pc.cast(pc.equal(kind, "chosen"), pa.float32()))
+        kinds = pc.if_else(pc.equal(kind, "prompt"), kind, pa.scalar("response", kind.type))
+        for name, column in (("kind", kinds), ("score", scores)):
+            there = table.schema.get_field_index(name)
+            table = table.append_column(name, column) if there < 0 else table.set_column(there, name, column)  # noqa: PLW2901
+        yield table
 
 
 def best_responses(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

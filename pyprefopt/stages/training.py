@@ -65,7 +65,7 @@ class Training(Stage):
     selection: Artifact | None = None
     token_rewards: Artifact | None = None
     user_weights: Mapping[str, str] | None = None  # hashes of those of the data, which multiply the method's
-    fraction: float = 1.0  # of the training pairs
+    fraction: float = 1.0  # of the rows that are trained on
     sample: int = 0  # which such share
     output_dir: Path | None = unkeyed(None)  # the run's, for metrics and policy; None: they stay with the artifact
 
@@ -202,7 +202,7 @@ class Training(Stage):
         )  # fmt: skip
         return StepLoader(
             packer,
-            groups=draw(store.num_rows, self.fraction if split == "train" else 1.0, self.seed, self.sample),
+            groups=draw(store.num_rows, self.fraction if split == self.split else 1.0, self.seed, self.sample),
             global_batch_size=self.optim.global_batch_size,
             max_tokens=runtime.max_tokens_per_batch,
             max_groups=runtime.per_device_train_batch_size,

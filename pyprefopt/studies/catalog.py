@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,20 @@ def run_cell(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[
     run = pipeline(config)
     _ = run.policy
     return run.made
+
+
+def run_share(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:
+    """Run the cell's settings with a base that sees the pairs that its oracle sees.
+
+    That is so where the base learns the pairs' chosen responses and the policy does not start from it.
+    """
+    if config.policy_init == "model" and config.base.path is None and config.base.data == "chosen":
+        config = with_settings(config, {"base": replace(config.base, **_share(values))})
+    return run_cell(pipeline, config, values)
+
+
+def _share(values: Values) -> dict[str, Any]:
+    return {name: values[name] for name in ("fraction", "sample")}
 
 
 def run_weak_to_strong(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:
@@ -136,7 +150,9 @@ STUDIES = {
             Axis("samples", "sample", "oracle.sample", (0, 1, 2), (0, 1, 2)),
         ),
         settings=SELECTED,
+        excludes=("base.fraction", "base.sample"),
         repeats=("seed", "sample"),
+        run=run_share,
         keep=lambda values: values["fraction"] < 1 or values["sample"] == 0,  # all pairs are one sample
     ),
     "oracle_size": Study(

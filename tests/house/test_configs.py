@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from pyprefopt.rewards import DPOReward, SimPOReward
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure, load_config
+from pyprefopt.settings.rules import oracle_starts_from
 from pyprefopt.settings.typed import parse_yaml, typed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,6 +84,30 @@ TGDPO = {
 }
 
 
+# Tables 2 to 4, of Llama3-8B-Instruct PairRM: settings that differ from those of Tables 8 to 10.
+TGDPO_ANALYSIS = {
+    "dpo-converged": ("dpo", {"beta": 0.01}, 0.1),
+    "simpo-converged": ("simpo", {"beta": 2.5, "gamma": 1.4}, 0.1),
+    "alpha1.0": ("tgdpo", {"beta": 0.1, "alpha": 1.0}, 0.1),
+    "alpha2.0": ("tgdpo", {"beta": 0.1, "alpha": 2.0}, 0.1),
+    "dpo-beta0.1": ("dpo", {"beta": 0.1}, None),
+    "reward-beta0.1": ("tgdpo", {"beta": 0.1, "alpha": 0.5}, None),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TGDPO_ANALYSIS))
+def test_tgdpos_analysis(name):
+    method, loss, until = TGDPO_ANALYSIS[name]
+    config = load_config(CONFIGS / "paper" / f"tgdpo-llama3-8b-pairrm-{name}.yaml")
+    plain = load_config(CONFIGS / "paper" / f"tgdpo-llama3-8b-pairrm{'' if method == 'tgdpo' else f'-{method}'}.yaml")
+    assert (config.method, config.until_converged) == (method, until)
+    assert {setting: getattr(config.loss, setting) for setting in loss} == loss
+    assert (config.learning_rate, config.model, config.global_batch_size) == (plain.learning_rate, plain.model, 128)
+    if method == "tgdpo":
+        beta = 0.1 if name == "reward-beta0.1" else 0.01
+        assert (config.rewards.beta, config.oracle.loss.beta) == (beta, beta)
+
+
 @pytest.mark.parametrize("name", sorted(TGDPO))
 def test_tgdpos_tables(name):
     rate, loss, rewards = TGDPO[name]
@@ -92,7 +118,7 @@ def test_tgdpos_tables(name):
     assert (config.max_tokens, config.lr_scheduler_type) == (2048, "cosine")
     if rewards is not None:
         assert config.rewards == rewards
-        assert config.base.path == config.model  # the oracle starts where the policy does
+        assert oracle_starts_from(config) == "model"  # where the policy does
         if config.rewards.name == "dpo":
             assert config.oracle.loss.beta == config.rewards.beta
 
@@ -132,18 +158,57 @@ def test_t_regs_settings(name, regularised):
         assert (rewards.name, rewards.transform, rewards.model) == ("contrastive", "sigmoid_centered", "reference")
 
 
+# T-REG, Table 2 and Fig. 4, of Llama-3-8B-Instruct.
+ABLATIONS = {
+    "dpo-sft": {"method": "dpo-sft"},
+    "dpo-reg-static": {"loss.sequence_weight": "static", "loss.alpha": 0.1, "rewards.name": "contrastive"},
+    "dpo-reg-dpo-reward": {"loss.sequence_weight": "gradient", "loss.alpha": 0.1, "rewards.name": "dpo"},
+    "dpo-reg-alpha-0.25": {"loss.alpha": 0.25, "rewards.name": "contrastive"},
+    "dpo-reg-alpha-inf": {"loss.alpha": "inf", "rewards.name": "contrastive"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(ABLATIONS))
+def test_t_regs_ablations(name):
+    config = load_config(CONFIGS / "paper" / f"t-reg-llama3-8b-{name}.yaml")
+    assert (config.learning_rate, config.loss.beta) == (3e-7, 0.01)
+    for setting, value in ABLATIONS[name].items():
+        assert reduce(getattr, setting.split("."), config) == value
+    if config.rewards.name == "dpo":
+        assert oracle_starts_from(config) == "model"
+        assert config.rewards.transform == "sigmoid_centered"
+
+
 def test_sepos_settings():
-    """Table 1: 30 % of both sides for every policy; what the paper does not print is from its authors' code."""
-    files = sorted((CONFIGS / "paper").glob("sepo-*.yaml"))
-    assert len(files) == 5
-    for file in files:
-        config = load_config(file)
+    """Tables 1 and 2: 30 % of both sides for every policy; the rest is from its authors' code, of its baselines too."""
+    files = {file: load_config(file) for file in sorted((CONFIGS / "paper").glob("sepo-*.yaml"))}
+    assert sorted(config.method for config in files.values()) == sorted(["dpo", "ipo", "rrhf", "sepo", "simpo"] * 6)
+    for config in files.values():
+        assert (config.learning_rate, config.global_batch_size, config.num_train_epochs) == (5e-7, 128, 1)
+        assert (config.max_prompt_tokens, config.prompt_overflow, config.min_response_tokens) == (1900, "drop", 8)
+    for file in (file for file, config in files.items() if config.method == "sepo"):
+        config = files[file]
         assert config.selection.ratios == (0.3, 0.3)
-        assert (config.learning_rate, config.global_batch_size, config.max_tokens) == (5e-7, 128, 4096)
+        assert config.max_tokens == 2048  # all that TinyLLaMA and Pythia read, of the code's 4096
         assert (config.warmup_ratio, config.adam_beta1, config.adam_beta2) == (0.03, 0.9, 0.95)
         oracle = config.oracle
         assert (oracle.learning_rate, oracle.global_batch_size, oracle.loss.beta) == (5e-7, 256, 0.1)
         assert (oracle.fraction, oracle.adam_beta2, oracle.num_train_epochs) == (1.0, 0.95, 1)
+    assert "hh" in str(load_config(CONFIGS / "paper" / "sepo-llama2-13b-hh.yaml").data)
+
+
+def test_the_settings_of_shallow_preference_signals():
+    """RLHFlow's for the reward models, and DPO as in OpenRLHF's script."""
+    rewards = [load_config(file) for file in sorted((CONFIGS / "paper").glob("shallow-gemma-2b-reward-*.yaml"))]
+    assert len(rewards) == 8
+    for config in rewards:
+        assert (config.method, config.model) == ("reward", "google/gemma-2b-it")
+        assert (config.learning_rate, config.weight_decay, config.warmup_ratio) == (1e-5, 0.001, 0.03)
+        assert (config.max_tokens, config.num_train_epochs, config.lr_scheduler_type) == (4096, 1, "cosine")
+        assert not config.truncation.active
+    assert sum(config.eval_data is not None for config in rewards) == 4  # Table 2 is accuracy on its own test pairs
+    dpo = load_config(CONFIGS / "paper" / "shallow-llama3.1-8b-dpo-skywork.yaml")
+    assert (dpo.model, dpo.loss.beta, dpo.learning_rate) == ("meta-llama/Llama-3.1-8B-Instruct", 0.1, 5e-7)
 
 
 def test_the_other_papers_settings():
@@ -152,6 +217,7 @@ def test_the_other_papers_settings():
     assert (rrhf.loss.rank_weight, rrhf.loss.sft_weight) == (1, 1)
     assert (tdpo1.loss.beta, tdpo1.loss.kl_scale) == (0.1, 1)
     assert (tdpo2.loss.beta, tdpo2.loss.alpha) == (0.1, 0.5)
+    assert (tdpo1.policy_init, tdpo2.policy_init) == ("base", "base")  # they start after SFT
 
 
 def test_no_paper_file_falls_back_to_the_toy_set():

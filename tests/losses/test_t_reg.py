@@ -45,6 +45,30 @@ def test_simpo_reg_like_reference(dtype, weight, length_norm, select):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("select", [False, True])
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("method", [DPOReg, SimPOReg])
+def test_with_alpha_inf_the_regulariser_stands_alone(method, weight, select, dtype):
+    """Its limit: the loss over alpha, for alpha without end."""
+
+    def twin(chosen, rejected):
+        gamma = None if method is DPOReg else 0.5
+        w = reference.gradient_weight(chosen, rejected, 2.0, gamma) if weight == "gradient" else 1.0
+        nothing = (0.0, [0.0] * len(chosen.policy), [0.0] * len(rejected.policy))
+        return reference.regularized(chosen, rejected, nothing, w, 1.0, 2.0, method is SimPOReg)
+
+    own = {} if method is DPOReg else {"gamma": 0.5}
+    assert_like_reference(method(beta=2.0, alpha="inf", sequence_weight=weight, **own), twin, dtype, select=select)
+    assert method(alpha=math.inf) == method(alpha="inf")
+
+
+def test_the_limit_of_a_large_alpha_is_inf():
+    batch, logps = batch_of(random_pairs(4), torch.float64)
+    large, alone = (losses(DPOReg(alpha=alpha), batch, logps) for alpha in (1e12, "inf"))
+    torch.testing.assert_close(large / 1e12, alone, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("select", [False, True])
 def test_dpo_sft_like_reference(dtype, select):
     method = DPOSFT(beta=0.3, alpha=0.2)
     assert_like_reference(

@@ -286,7 +286,7 @@ def test_altered_inputs_change_the_key_of_a_prepared_folder(here: Path, tmp_path
 
 SETTINGS: dict[str, Any] = {
     "max_prompt_tokens": 100, "prompt_overflow": "keep_end", "max_tokens": 1500, "boundary": "error", "offsets": False,
-    "truncation": {"ratio": 0.5}, "columns": {"chosen": "rejected", "rejected": "chosen"},
+    "min_response_tokens": 4, "truncation": {"ratio": 0.5}, "columns": {"chosen": "rejected", "rejected": "chosen"},
 }  # fmt: skip
 
 
@@ -321,7 +321,7 @@ def test_of_what_the_stage_data_is_made_is_listed() -> None:
     assert {field.name for field in fields(Data)} == {
         "name", "label", "version", "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens",
         "prompt_overflow", "max_tokens", "truncation", "tokenizer", "first", "seed", "kind", "boundary", "best",
-        "files", "inputs", "score_reasoning",
+        "files", "inputs", "score_reasoning", "min_response_tokens",
     }  # fmt: skip
 
 

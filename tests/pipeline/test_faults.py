@@ -97,11 +97,11 @@ def test_long_prompts_are_dropped_and_counted(inputs: Path, tmp_path: Path, capl
     settings["data"] = str(tmp_path / "pairs.parquet")
     run = pyprefopt.train(small(inputs, tmp_path / "run", **settings))
     facts = run.summary["stages"]["data"]
-    assert facts["rows_dropped"] == facts["rows_rejected"] == 5
-    assert facts["rows_used"] == facts["rows_in"] - facts["rows_dropped"]
+    assert facts["rows_dropped"] == {"prompt_dropped": facts["rows_rejected"]} == {"prompt_dropped": 5}
+    assert facts["rows_used"] == facts["rows_in"] - 5
     store = SegmentStore.open(tmp_path / "run" / "stages" / "data" / "train")
     assert int(store.lengths[store.segments == 0].max()) <= 12
-    told = f"with prompts longer than max_prompt_tokens: {facts['rows_dropped']} of {facts['rows_in']} rows"
+    told = f"5 of {facts['rows_in']} rows are left out, whose prompts are longer than max_prompt_tokens"
     assert told in caplog.text
     assert "left out as bad" not in caplog.text
     few = (
@@ -133,8 +133,9 @@ def test_a_nan_score_names_its_row(inputs: Path, sepo: RunResult, tmp_path: Path
 
 @pytest.mark.parametrize("section", ["base", "oracle"])
 def test_ready_checkpoints_are_looked_at_first(section: str, inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"{section}\.path"):
-        pyprefopt.train(small(inputs, tmp_path, **{section: {"path": str(tmp_path / "absent")}}))
+    given = {"policy_init": "model", "base": {}, section: {"path": str(tmp_path / "absent")}}
+    with pytest.raises(ConfigError, match=rf"^{section}\.path: model must exist"):
+        pyprefopt.train(small(inputs, tmp_path, **given))
     assert not (tmp_path / "stages").exists()
 
 
@@ -142,7 +143,7 @@ def test_ready_checkpoints_are_looked_at_first(section: str, inputs: Path, tmp_p
     ("settings", "message"),
     [
         (
-            {"oracle": {"path": "{tmp}"}, "rewards": {"beta": 1.0}},
+            {"oracle": {"path": "{tmp}"}, "rewards": {"beta": 1.0}, "policy_init": "model", "base": {}},
             r"oracle\.path: model must be a directory with a con",
         ),
         ({"rewards": {"name": "strong_weak", "strong": "./no", "weak": "./no"}}, r"rewards\.strong: model must exist"),
@@ -182,7 +183,8 @@ def test_damaged_weights_are_told_before_the_data(setting: str, inputs: Path, se
     file.write_bytes(file.read_bytes()[:-1])
     cut = str(tmp_path / "cut")
     settings: dict[str, Any] = {
-        "model": {"model": cut}, "base.path": {"base": {"path": cut}}, "oracle.path": {"oracle": {"path": cut}},
+        "model": {"model": cut}, "base.path": {"base": {"path": cut}},
+        "oracle.path": {"oracle": {"path": cut}, "base": {}, "policy_init": "model"},
         "rewards.strong": {
             "method": "tgdpo", "oracle": {},
             "rewards": {"name": "strong_weak", "strong": cut, "weak": str(sepo.output_dir / "policy")},
@@ -220,7 +222,7 @@ def test_a_way_that_this_machine_cannot_go_is_told_before_the_data(way: str, inp
         ),
         (
             OWN_ATTENTION,
-            {"oracle": {"path": GIVEN}, "attention": "loop"},
+            {"oracle": {"path": GIVEN}, "attention": "loop", "base": {}, "policy_init": "model"},
             r"^oracle\.path: MadeUpForCausalLM .* does not take another atten",
         ),
         (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyprefopt.data.batching.rule import Selection
-from pyprefopt.losses import DPO, SFT
+from pyprefopt.losses import DPO
 from pyprefopt.rewards import Contrastive
 from pyprefopt.settings.config import LoraConfig, RunConfig
 from pyprefopt.settings.resolve import configure
@@ -38,6 +38,7 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
     "columns": (("prompt=question",), DATA), "format": ("hh", DATA), "on_error": ("skip", DATA),
     "max_prompt_tokens": (16, DATA),
+    "min_response_tokens": (8, DATA),
     "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA), "score_reasoning": (False, DATA),
     "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
     "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),
@@ -47,6 +48,7 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "lora.r": (8, TRAINED), "lora.alpha": (32, TRAINED), "lora.dropout": (0.1, TRAINED),
     "lora.target_modules": (("q_proj",), TRAINED), "lora.load_in_4bit": (True, TRAINED),
     "loss.reward_scale": (2.0, {"policy"}), "loss.normalizer": ("selected", {"policy"}),
+    "base.fraction": (0.5, {"base"}), "base.sample": (1, {"base"}), "base.loss.normalization": ("sequence", {"base"}),
     "oracle.fraction": (0.5, {"oracle"}), "oracle.sample": (1, {"oracle"}), "oracle.loss.beta": (0.3, {"oracle"}),
     "oracle.loss.label_smoothing": (0.1, {"oracle"}),
     "selection.chosen_ratio": (0.5, {"selection"}), "selection.rejected_ratio": (0.5, {"selection"}),
@@ -92,7 +94,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     """The keys of all stages of a SePO run, as if every input had the same content."""
     data = Artifact("data", Path("data"), {"key": "data", "vocab_size": 10}, reused=False)
     scores = Artifact("scores", Path("scores"), {"key": "scores"}, reused=False)
-    source, oracle = Source("model", "model"), config.oracle
+    source, base, oracle = Source("model", "model"), config.base, config.oracle
     given: dict[str, Any] = {"data": data, "start": source}
     given |= {"dtype": config.dtype, "lora": config.lora, "seed": config.seed}
     stages = {
@@ -101,7 +103,9 @@ def keys(config: RunConfig) -> dict[str, str]:
         "selection": SelectedTokens(
             data=data, rule=config.selection, scores=scores if config.selection.needs_scores else None, seed=0
         ),
-        "base": Training(name="base", method=SFT(), optim=optim_of(config.base), **given),
+        "base": Training(
+            name="base", method=base.loss, optim=optim_of(base), fraction=base.fraction, sample=base.sample, **given
+        ),
         "oracle": Training(
             name="oracle", method=oracle.loss, optim=optim_of(oracle), fraction=oracle.fraction, sample=oracle.sample,
             **given,

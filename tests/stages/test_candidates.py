@@ -119,22 +119,56 @@ def test_candidates_without_scores_to_rank_are_bad_rows(inputs: Path, sets: tupl
     assert (facts["rows_in"], facts["rows_used"], facts["rows_rejected"]) == (48, 45, 3)
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ("rrhf", r"method rrhf trains on candidates, and '.*train\.parquet' holds preferences; .* such as dpo"),
-        (
-            "dpo",
-            r"method dpo trains on preferences, and '.*candidates-train\.parquet' holds candidates; .* method rrhf",
-        ),
-    ],
-)
-def test_rows_for_other_methods_are_told(
-    method: str, message: str, inputs: Path, sets: tuple[Path, Path], tmp_path: Path
-) -> None:
-    path = inputs / "train.parquet" if method == "rrhf" else sets[0]
+def test_rows_for_other_methods_are_told(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    message = r"method dpo trains on preferences, and '.*candidates-train\.parquet' holds candidates; .* method rrhf"
     with pytest.raises(ConfigError, match=message):
-        build_data(config(inputs, tmp_path / "run", sets, method=method, data=str(path)), tmp_path / "stage")
+        build_data(config(inputs, tmp_path / "run", sets, method="dpo", data=str(sets[0])), tmp_path / "stage")
+
+
+@pytest.mark.parametrize("source", ["files", "other columns", "a prepared folder"])
+def test_pairs_are_sets_of_two(source: str, inputs: Path, tmp_path: Path) -> None:
+    """A pair trains as the same two responses do that are given as candidates with scores 1 and 0."""
+    paths = {name: inputs / f"{name}.parquet" for name in ("train", "test")}
+    settings: dict[str, Any] = {}
+    for name, path in paths.items():
+        frame = pl.read_parquet(path)
+        both = pl.concat_list("chosen", "rejected")
+        frame.select("prompt", responses=both, scores=pl.lit([1.0, 0.0])).write_parquet(
+            tmp_path / f"{name}-sets.parquet"
+        )
+    if source == "a prepared folder":
+        for name, path in paths.items():
+            made = prepare(path, data.load_tokenizer(inputs / "tokenizer"), tmp_path / name, max_tokens=128,
+                           max_prompt_tokens=64)  # fmt: skip
+            assert set(made.kinds.tolist()) == {0, 1, 2}
+            paths[name] = tmp_path / name
+    if source == "other columns":
+        settings["columns"] = ("chosen=good", "rejected=bad")
+        for name, path in paths.items():
+            paths[name] = tmp_path / f"{name}-named.parquet"
+            pl.read_parquet(path, columns=["prompt", "chosen", "rejected"]).rename(
+                {"chosen": "good", "rejected": "bad"}
+            ).write_parquet(paths[name])
+    pairs = (paths["train"], paths["test"])
+    sets = (tmp_path / "train-sets.parquet", tmp_path / "test-sets.parquet")
+    build_data(config(inputs, tmp_path / "run", pairs, **settings), tmp_path / "pairs")
+    build_data(config(inputs, tmp_path / "run", sets), tmp_path / "sets")
+    for split in ("train", "eval"):
+        ours, theirs = (SegmentStore.open(tmp_path / name / split) for name in ("pairs", "sets"))
+        columns = ["row", "segment", "kind", "ids", "mask"]
+        assert ours.table.select(columns).equals(theirs.table.select(columns))
+        np.testing.assert_array_equal(ours.scores[ours.segments > 0], theirs.scores[theirs.segments > 0])
+        assert np.isnan(ours.scores[ours.segments == 0]).all()
+
+
+def test_rrhf_trains_on_pairs_and_its_base_learns_the_chosen(inputs: Path, tmp_path: Path) -> None:
+    pairs = (inputs / "train.parquet", inputs / "test.parquet")
+    base = {"learning_rate": 1e-3, "global_batch_size": 16}
+    result = pyprefopt.train(config(inputs, tmp_path, pairs, base=base, policy_init="base"))
+    assert set(result.summary["stages"]) == {"data", "base", "policy"}
+    assert all(np.isfinite(loss) for *_, loss in losses(tmp_path))
+    table, learned = (SegmentStore.open(tmp_path / "stages/data" / name).table for name in ("train", "sft"))
+    assert learned["ids"].to_pylist() == [i for n, i in enumerate(table["ids"].to_pylist()) if n % 3 < 2]
 
 
 def test_one_response_a_row_is_the_same_as_sets(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
@@ -174,9 +208,9 @@ def test_a_prepared_folder_is_the_raw_file(inputs: Path, sets: tuple[Path, Path]
 
 
 def test_a_folder_of_another_kind_is_refused(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
-    pairs = prepared(inputs, inputs / "train.parquet", tmp_path / "pairs")
-    with pytest.raises(ConfigError, match=r"data must hold candidates, got .* preferences; .* such as dpo"):
-        build_data(config(inputs, tmp_path / "run", sets, data=pairs), tmp_path / "stage")
+    learned = prepared(inputs, inputs / "sft.parquet", tmp_path / "sft")
+    with pytest.raises(ConfigError, match=r"data must hold candidates, got .* of instructions; give it as base\.data"):
+        build_data(config(inputs, tmp_path / "run", sets, data=learned), tmp_path / "stage")
     ranked = prepared(inputs, sets[0], tmp_path / "ranked")
     with pytest.raises(ConfigError, match=r"data must hold preferences, got .* of candidates; .* method rrhf"):
         build_data(config(inputs, tmp_path / "run", sets, method="dpo", data=ranked), tmp_path / "stage")

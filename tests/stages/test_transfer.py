@@ -68,12 +68,13 @@ def pipeline(inputs: Path, output_dir: Path, **settings: Any) -> Pipeline:
 
 def test_sepo_with_an_oracle_of_another_tokenizer(inputs: Path, tmp_path: Path) -> None:
     other = write_other(tmp_path / "pieces", "wordpiece")
-    result = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN, oracle={"path": str(other)}))
+    ready = {"oracle": {"path": str(other)}, "base": {"path": str(inputs / "config.json")}}
+    result = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN | ready))
     stages = result.summary["stages"]
     assert {"oracle_logps: tokens", "oracle_logps: own", "oracle_logps", "scores", "selection", "policy"} <= set(stages)
     assert stages["selection"]["chosen"]["selected_share"] == pytest.approx(0.3, abs=0.02)
     assert all(math.isfinite(loss) for *_, loss in losses(tmp_path / "run"))
-    again = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN, oracle={"path": str(other)}))
+    again = pyprefopt.train(small(inputs, tmp_path / "run", **GIVEN | ready))
     assert all(stage["reused"] for stage in again.summary["stages"].values())
 
 
@@ -174,7 +175,7 @@ def test_candidates_are_read_too_but_not_cut_ones(inputs: Path, bytewise: Path, 
 
 
 def test_the_embedded_set(tmp_path: Path, bytewise: Path) -> None:
-    run = Pipeline(configure(method="sepo", output_dir=str(tmp_path), oracle={"path": str(bytewise)}))
+    run = Pipeline(configure(method="dpo", output_dir=str(tmp_path)))
     assert run.data.facts["train"]["rows"] == 2000
     tokenizer = data.load_tokenizer(bytewise)
     directory = tmp_path / "tokens"
@@ -303,11 +304,12 @@ def test_tokenizers_that_cannot_be_read_are_told_before_anything_is_trained(inpu
     (slow / "tokenizer.json").rename(slow / "tokenizer.model")
     nameless = write_other(tmp_path / "nameless", "byte_bpe")
     (nameless / "tokenizer_config.json").write_text(json.dumps({}))
+    base = {"path": str(inputs / "config.json")}
     for model, words in (
         (slow, r"has tokenizer\.model and no tokenizer\.json"),
         (nameless, "names no EOS token; write"),
     ):
-        run = pipeline(inputs, tmp_path / f"run-{model.name}", oracle={"path": str(model)})
+        run = pipeline(inputs, tmp_path / f"run-{model.name}", oracle={"path": str(model)}, base=base)
         with pytest.raises(ConfigError, match=words):
             _ = run.data
         assert set(run.made) == {"data"}

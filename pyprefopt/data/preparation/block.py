@@ -16,8 +16,9 @@ from pyprefopt.data.tokenization.block import TokenizedBlock, drop_identical, to
 from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import SpecialToken
 from pyprefopt.data.tokenization.schema import OFFSETS, SEGMENTS, check_options
+from pyprefopt.data.tokenization.short_responses import without_short
 from pyprefopt.data.truncation.rule import Truncation
-from pyprefopt.errors import DataError
+from pyprefopt.errors import DataError, check, check_number
 
 if TYPE_CHECKING:
     from pyprefopt.data.reading.blocks import Block
@@ -34,6 +35,7 @@ class PrepareConfig:
     max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens; None: no limit
     prompt_overflow: str = "error"  # of longer prompts: error (a bad row), drop, keep_start or keep_end
     max_tokens: int | None = 2048  # prompt plus response; longer responses are cut; tokens; None: no limit
+    min_response_tokens: int = 1  # rows with a response of fewer tokens are left out and counted
     boundary: str = "split"  # a token across the boundary of prompt and response: split, error (a bad row) or join
     score_reasoning: bool = True  # the assistant's reasoning is scored as its answer is
     truncation: Truncation = field(default_factory=Truncation)  # what is kept of each response
@@ -91,7 +93,10 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
 
     offsets = config.offsets or config.truncation.active or bool(config.user_weights)
     made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
-    segments, rejects = _cut(made.segments, config, tokenizer), made.rejects
+    whole, short = without_short(made.segments, config.min_response_tokens, block.file)
+    segments, rejects = _cut(whole, config, tokenizer), made.rejects
+    if short.height:
+        rejects = rejects.vstack(short).sort("row")
     if config.truncation.active:
         segments, rejects = drop_identical(segments, rejects, block.file)
     table = _columns(segments, config)
@@ -140,6 +145,8 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
     """ConfigError where a setting breaks a rule of `tokenize` or `truncate`, before anything is read."""
     check_options(**config.limits)
+    check_number("min_response_tokens", config.min_response_tokens, whole=True)
+    check(config.min_response_tokens > 0, "min_response_tokens", config.min_response_tokens, "> 0", "1 leaves out none")
     _cut(SEGMENTS.to_frame().to_arrow(), config, tokenizer)
 
 

@@ -62,6 +62,7 @@ def prepare(
     max_prompt_tokens: int | None = 1024,
     prompt_overflow: str = "error",
     max_tokens: int | None = 2048,
+    min_response_tokens: int = 1,
     boundary: str = "split",
     score_reasoning: bool = True,
     truncation: Mapping[str, Any] | None = None,
@@ -87,6 +88,7 @@ def prepare(
         max_prompt_tokens: as in `tokenize`.
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
+        min_response_tokens: rows with a response of fewer tokens are left out and counted, whatever `on_error` says.
         boundary: as in `tokenize`.
         score_reasoning: as in `tokenize`.
         truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
@@ -122,6 +124,7 @@ def prepare(
         max_prompt_tokens=max_prompt_tokens,
         prompt_overflow=prompt_overflow,
         max_tokens=max_tokens,
+        min_response_tokens=min_response_tokens,
         boundary=boundary,
         score_reasoning=score_reasoning,
         truncation=of_segments(truncation or {}),
@@ -293,7 +296,7 @@ class _Job:
             "special_token": special and special._asdict(),
         }
         if on_error is not None:
-            log_dropped(rejected[DROPPED], rows_in)
+            log_dropped(rejected, rows_in)
             log_notes(facts["notes"], special, score_reasoning=self.config.score_reasoning)
         self.workspace.finish(facts | totals | longest | coverage._asdict())
 
@@ -323,8 +326,8 @@ class _Job:
 
 
 def _has_bad(rejected: Mapping[str, int]) -> bool:
-    """Whether rows were left out for more than the length of their prompts, where that is asked for."""
-    return any(reason != DROPPED for reason in rejected)
+    """Whether rows were left out that no setting asks to leave out."""
+    return any(reason not in DROPPED for reason in rejected)
 
 
 def _raise(rejected: Iterable[Path], rows_in: int, command: str | None) -> None:

@@ -217,6 +217,7 @@ _FACTS: Shape = SegmentStore.written | {  # of the whole folder
         **dict.fromkeys(("format", "prompt_overflow", "boundary"), str),
         **dict.fromkeys(("max_prompt_tokens", "max_tokens"), (int, None)),
         "truncation": {...: (str, float, None)},
+        "min_response_tokens": int,
         "score_reasoning": bool,
         "offsets": bool,
         "user_weights": [str],

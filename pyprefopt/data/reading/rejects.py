@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,11 @@ REJECTS = pl.Schema(
 )
 EXAMPLES = 3  # shown for each reason
 
-DROPPED = "prompt_dropped"  # the reason of rows that prompt_overflow drop leaves out: they are counted, and not bad
+TOO_SHORT = "response_too_short"
+DROPPED = {  # the reasons of rows that a setting leaves out: they are counted, and not bad -> what they are
+    "prompt_dropped": "whose prompts are longer than max_prompt_tokens (prompt_overflow drop)",
+    TOO_SHORT: "which have a response of fewer tokens than min_response_tokens",
+}
 
 OnError = Literal["raise", "skip"]
 
@@ -53,7 +58,7 @@ def report_rejects(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejec
     """Raise for bad rows, or warn how many are left out and why, and record them where a path is given."""
     if on_error == "raise":
         raise_for(rejects, rows_in)
-        log_dropped(bad_and_dropped(rejects)[1], rows_in)
+        log_dropped(count_rejects(rejects), rows_in)
         return
     if rejected_path is not None:
         write_rejected(rejected_path, rejects)
@@ -68,23 +73,21 @@ def report_rejects(rejects: pl.DataFrame, rows_in: int, on_error: OnError, rejec
 
 def bad_and_dropped(rejects: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """The rows that are bad, and how many a setting leaves out that are not."""
-    bad = rejects.filter(pl.col("reason") != DROPPED)
+    bad = rejects.filter(~pl.col("reason").is_in(list(DROPPED)))
     return bad, rejects.height - bad.height
 
 
-def log_dropped(count: int, rows_in: int) -> None:
-    """Warn how many rows `prompt_overflow` leaves out, if any."""
-    if count:
-        logger.warning(
-            "%s of %s are left out, whose prompts are longer than max_prompt_tokens (prompt_overflow drop)",
-            f"{count:,}", counted(rows_in, "row"),
-        )  # fmt: skip
+def log_dropped(counts: Mapping[str, int], rows_in: int, where: str = "") -> None:
+    """Warn how many rows settings leave out, if any, and `where` they are recorded."""
+    for reason, what in DROPPED.items():
+        if count := counts.get(reason, 0):
+            logger.warning("%s of %s are left out, %s%s", f"{count:,}", counted(rows_in, "row"), what, where)
 
 
 def raise_for(rejects: pl.DataFrame, rows_in: int, *, command: str | None = None, recorded: str | None = None) -> None:
     """Raise a DataError that counts the bad rows by reason and shows the first of each; nothing if there are none.
 
-    Rows that `prompt_overflow` drops are not bad.
+    Rows that a setting leaves out are not bad.
 
     Args:
         rejects: frame of schema REJECTS.

@@ -6,12 +6,12 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.rules.data import DATA_RULES
 from pyprefopt.settings.rules.rewards import REWARDS_RULES
-from pyprefopt.settings.rules.rule import Rule, uses_oracle
+from pyprefopt.settings.rules.rule import Rule, compares_oracle, oracle_starts_from, trains_oracle, uses_base
 from pyprefopt.settings.rules.running import RUNNING_RULES
 from pyprefopt.settings.rules.selection import SELECTION_RULES
 from pyprefopt.settings.rules.stages import STAGES_RULES
 
-__all__ = ["RULES", "check_compatible", "uses_oracle"]
+__all__ = ["RULES", "check_compatible", "compares_oracle", "oracle_starts_from", "trains_oracle", "uses_base"]
 
 RULES: tuple[Rule, ...] = (*SELECTION_RULES, *REWARDS_RULES, *STAGES_RULES, *DATA_RULES, *RUNNING_RULES)
 

@@ -20,7 +20,7 @@ DATA_RULES: tuple[Rule, ...] = (
         "eval_data",
     ),
     Rule(
-        lambda c: c.eval_data is not None and c.eval_ratio != RunConfig.eval_ratio,
+        lambda c: c.eval_data is not None and c.eval_ratio not in (0, RunConfig.eval_ratio),
         "eval_ratio holds out a share of data and does not apply beside eval_data; leave out either of them",
         {"model": "model", "data": "train.jsonl", "eval_data": "test.jsonl", "eval_ratio": 0.1},
         "eval_ratio",

@@ -39,7 +39,12 @@ REWARDS_RULES: tuple[Rule, ...] = (
             isinstance(c.rewards, SimPOReward) and c.rewards.gamma != SimPOReward.gamma and c.oracle.path is not None
         ),
         "rewards.gamma is a setting of the oracle's training, and oracle.path names a ready one; leave out either",
-        {"method": "sepo", "rewards": {"name": "simpo", "beta": 2.5, "gamma": 1.0}, "oracle": {"path": "oracle"}},
+        {
+            "method": "sepo",
+            "rewards": {"name": "simpo", "beta": 2.5, "gamma": 1.0},
+            "oracle": {"path": "oracle"},
+            "base": {"path": "base"},
+        },
         "rewards.gamma",
     ),
     Rule(

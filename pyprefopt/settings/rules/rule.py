@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.losses import METHODS
@@ -41,6 +41,27 @@ def uses_oracle(c: RunConfig) -> bool:
     return bool(c.rewards.asks & {"oracle", "simpo"}) or (c.rewards.name is None and c.selection.needs_scores)
 
 
+def trains_oracle(c: RunConfig) -> bool:
+    """Whether the run trains the oracle that scores its tokens."""
+    return uses_oracle(c) and c.oracle.path is None
+
+
+def compares_oracle(c: RunConfig) -> bool:
+    """Whether the oracle's log-probs are read against those of the model that it was trained from."""
+    return uses_oracle(c) and ("base" in c.rewards.asks or c.rewards.name is None)
+
+
+def oracle_starts_from(c: RunConfig) -> Literal["base", "model"]:
+    """What an oracle is trained from, and its log-probs are read against.
+
+    It is the model itself, the policy's own reference, where the loss reads token rewards, or where the oracle is given
+    and no base is: no base that the run trained could have been its beginning. Settings of the base ask for the base.
+    """
+    if c.policy_init == "base" or c.base != BaseConfig():
+        return "base"
+    return "model" if uses_oracle(c) and (needs(c, "token_rewards") or c.oracle.path is not None) else "base"
+
+
 def on_candidates(c: RunConfig) -> bool:
     """Whether the method trains on any number of responses a prompt."""
     return METHODS[c.method].trains_on == "candidates"
@@ -48,7 +69,8 @@ def on_candidates(c: RunConfig) -> bool:
 
 def uses_base(c: RunConfig) -> bool:
     """Whether something asks for the base."""
-    return "base" in c.rewards.asks or uses_oracle(c) or c.policy_init == "base" or on_responses(c)
+    asked = trains_oracle(c) or compares_oracle(c) if uses_oracle(c) else "base" in c.rewards.asks
+    return (asked and oracle_starts_from(c) == "base") or c.policy_init == "base" or on_responses(c)
 
 
 def starts_from_weights(c: RunConfig) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig
-from pyprefopt.settings.rules.rule import Rule, only_path, uses_base, uses_oracle
+from pyprefopt.settings.rules.rule import Rule, compares_oracle, only_path, oracle_starts_from, uses_base, uses_oracle
 
 STAGES_RULES: tuple[Rule, ...] = (
     Rule(
@@ -17,8 +17,18 @@ STAGES_RULES: tuple[Rule, ...] = (
     Rule(
         lambda c: c.oracle.path is not None and not only_path(c.oracle),
         "oracle.path names a ready checkpoint, so no other oracle.* setting applies; leave out either of them",
-        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}},
+        {"method": "sepo", "oracle": {"path": "oracle", "learning_rate": 1e-6}, "base": {"path": "base"}},
         "oracle.learning_rate",
+    ),
+    Rule(
+        lambda c: (
+            c.oracle.path is not None and compares_oracle(c) and oracle_starts_from(c) == "base" and c.base.path is None
+        ),
+        "oracle.path names a ready oracle, whose log-probs are read against those of the model that it was trained "
+        "from, and this run would train another base; set base.path to the model that the oracle was trained from "
+        "(where that is model itself, policy_init model with base left out will do)",
+        {"method": "sepo", "model": "model", "data": "d.jsonl", "oracle": {"path": "oracle"}, "policy_init": "base"},
+        "policy_init",
     ),
     Rule(
         lambda c: not uses_base(c) and c.base != BaseConfig(),
@@ -34,9 +44,9 @@ STAGES_RULES: tuple[Rule, ...] = (
         "base.data",
     ),
     Rule(
-        lambda c: c.oracle.sample > 0 and c.oracle.fraction == 1,
-        "oracle.sample says which share of the pairs the oracle sees, and with oracle.fraction 1 it sees all; set "
-        "oracle.fraction below 1 or leave oracle.sample out",
+        lambda c: any(part.sample > 0 and part.fraction == 1 for part in (c.base, c.oracle)),
+        "oracle.sample (base.sample) says which share of the pairs the oracle (the base) sees, and with fraction 1 it "
+        "sees all; set oracle.fraction (base.fraction) below 1 or leave the sample out",
         {"oracle": {"sample": 1}},
         "oracle.sample",
     ),

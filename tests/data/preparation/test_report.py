@@ -19,7 +19,7 @@ OUT: 11 rows, 33 segments, 461 tokens, 1 shard, 0.0 MiB
 input      pairs.jsonl (preference): 12 rows in, 11 used, 1 rejected
   empty_response: 1
 settings   boundary split, format preference, max_prompt_tokens 1024, max_tokens 2048, \
-offsets True, prompt_overflow error, score_reasoning True
+min_response_tokens 1, offsets True, prompt_overflow error, score_reasoning True
 tokenizer  eos_token </s>, tokenizer.json sha256 HASH, chat template sha256 HASH
 rows       0 responses cut to fit max_tokens, 0 with a token across the boundary
 
