@@ -132,6 +132,8 @@ def _matrix(layer: nn.Module) -> float:
 
 def _attention_width(config: Any) -> float:
     """Layers x heads x size of a head."""
-    heads = getattr(config, "num_attention_heads", None) or 0
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:  # a model without attention
+        return 0.0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return float(config.num_hidden_layers * heads * size)

@@ -127,7 +127,7 @@ def _small(name: str, value: int, hidden: int, ratio: float) -> int:
         small = 0
     elif has("vocab"):
         small = min(value, _VOCABULARY)
-    elif has("window", "chunk", "local_attention") and not has("layer"):
+    elif has("window", "chunk", "local_attention", "floor_scale") and not has("layer"):
         small = min(value, _WINDOW)
     elif has("first_k"):  # layers before the first with experts
         small = 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pyprefopt.modeling import LogpsModel, load_model
 from pyprefopt.modeling.cost import count_flops
 from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.settings.config import LoraConfig
@@ -44,6 +45,14 @@ def test_below_lora_no_weight_gradient_is_counted():
     assert low.token == pytest.approx(whole.token * 4 / 6 + 6 * adapters)
     assert low.scored == whole.scored * 4 / 6
     assert low.context == whole.context
+
+
+def test_a_model_without_attention_has_no_context(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 32}')
+    flops = count_flops(LogpsModel(load_model(file)))
+    assert flops.context == 0
+    assert flops.token > 0
 
 
 def test_windows_are_left_out_and_other_models_refused():
