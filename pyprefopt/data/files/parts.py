@@ -74,9 +74,19 @@ def table_part(source: TableSource, name: str = FRAME) -> Part:
 
     def blocks(columns: Sequence[str] | None, size: int) -> Iterator[tuple[pa.Table, int, None]]:
         wanted = [name for name in source.schema.names if columns is None or name in columns]
-        return _table_blocks((batch.select(wanted) for batch in source.batches()), size)
+        return _table_blocks((batch.select(wanted) for batch in _bounded(source, name)), size)
 
     return Part(name, blocks, list(source.schema.names), rows=source.rows)
+
+
+def _bounded(source: TableSource, name: str) -> Iterator[pa.RecordBatch | pa.Table]:
+    """The batches of a table; DataError where its rows share so much that it stands for a far larger one."""
+    unfolding, rows = Unfolding(name, 0), 0
+    for batch in source.batches():
+        rows += batch.num_rows
+        unfolding.size += batch.nbytes
+        unfolding.add(unfolded_bytes(batch), f"with row {rows - 1}")
+        yield batch
 
 
 def renamed_part(part: Part, pairs: Pairs) -> Part:

@@ -23,7 +23,7 @@ class Unfolding:
     """What a file has unfolded to so far; DataError where that is more than a data set's."""
 
     name: str
-    size: int  # of the file, in bytes
+    size: int  # of the file, or of what was seen of a table, in bytes
     unfolded: int = 0
 
     def add(self, amount: int, place: str = "") -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from pyprefopt.data import _native
 from pyprefopt.data.columns import to_series
 from pyprefopt.data.truncation.rule import Truncation, Unit, check_unit
-from pyprefopt.errors import ConfigError, DataError, check, did_you_mean
+from pyprefopt.errors import ConfigError, DataError, check, did_you_mean, option
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import GivenTokenizer
@@ -42,9 +42,14 @@ def truncate_frame(
     columns = (columns,) if isinstance(columns, str) else columns
     check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
     check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
+    encoded = [name for name in (*columns, "prompt") if isinstance(schema.get(name), pl.Categorical | pl.Enum)]
+    if encoded:  # texts, each kept once
+        frame = frame.with_columns(pl.col(encoded).cast(pl.String))
+        schema = frame.collect_schema()
     for name in columns:
         if name not in schema:
-            raise DataError(f"truncate: the frame has no column '{name}'{did_you_mean(name, schema)}; pass columns=(…)")
+            remedy = f"pass {option('columns', '…')}, the columns to cut; there are {', '.join(schema)}"
+            raise DataError(f"truncate: there is no column '{name}'{did_you_mean(name, schema)}; {remedy}")
         if not is_text(schema[name]):
             raise DataError(
                 f"truncate: column '{name}' must hold strings or lists of {{role, content}}, got {schema[name]}"

@@ -237,3 +237,17 @@ def test_sizes_of_elements(name):
     assert unfolding._sizes(array[1:]).tolist() == sizes[1:]
     if unfolding._folds(array.type):
         assert [unfolding._total(part) for part in (array, array[1:], array[:0])] == [sum(sizes), sum(sizes[1:]), 0]
+
+
+def test_a_table_in_memory_that_stands_for_a_far_larger_one() -> None:
+    text = pa.array(["x" * MIB])
+
+    def table(rows: int) -> pa.Table:
+        repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), text)
+        return pa.table({"prompt": repeated, "chosen": repeated, "rejected": [str(row) for row in range(rows)]})
+
+    assert read_preferences(table(4)).height == 4
+    large = table(1_000)
+    for made in (table(20_000), large, pa.RecordBatchReader.from_batches(large.schema, large.to_batches())):
+        with pytest.raises(DataError, match=r"^<frame>, with row \d+, must not unfold to more than 256 MiB"):
+            read_preferences(made)

@@ -467,3 +467,23 @@ def test_columns_of_other_names_are_cut_as_reading_takes_them(suffix, tmp_path):
     assert named["question", "good", "bad"].row(0) == ("a b c", "a b", "a")
     with pytest.raises(ConfigError, match="columns must be with a response, got"):
         truncate(path, ratio=0.5, unit="words", columns=["prompt=question"], overwrite=True)
+
+
+def test_texts_that_are_kept_once_are_texts(tmp_path):
+    pairs = pl.DataFrame(
+        {"prompt": ["a", "a"], "chosen": ["b c d", "e"], "rejected": ["f g", "f g"], "kind": ["x", "y"]}
+    )
+    encoded = pairs.with_columns(pl.all().cast(pl.Categorical))
+    cut = truncate(encoded, ratio=0.5, unit="words")
+    assert cut.drop("kind").equals(truncate(pairs, ratio=0.5, unit="words").drop("kind"))
+    assert cut["kind"].dtype == pl.Categorical
+    encoded.write_parquet(tmp_path / "pairs.parquet")
+    written = pl.read_parquet(truncate(tmp_path / "pairs.parquet", ratio=0.5, unit="words"))
+    assert written["chosen"].cast(pl.String).to_list() == cut["chosen"].to_list()
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(
+        DataError, match=r"no column 'chosen'; did you mean 'chose'\?; pass columns='…', .* there are chose"
+    ):
+        truncate(pl.DataFrame({"chose": ["a"], "rejected": ["b"]}), ratio=0.5, unit="words")
