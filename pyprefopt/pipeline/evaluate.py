@@ -52,6 +52,7 @@ class AccuracyResult:
         import polars as pl
 
         shown = self.table.with_columns(pl.col(pl.Float64).round(4))
+        shown = shown.with_columns(pl.col("point").map_elements("{:g}".format, pl.String))
         return f"{show_table(shown)}\n{format_depth(self.depth, self.within)}"
 
 

@@ -42,7 +42,8 @@ def truncate_frame(
     columns = (columns,) if isinstance(columns, str) else columns
     check(isinstance(columns, Sequence), "columns", columns, "the names of the columns to cut")
     check(len(columns) > 0, "columns", columns, "the names of the columns to cut, or left out")
-    encoded = [name for name in (*columns, "prompt") if isinstance(schema.get(name), pl.Categorical | pl.Enum)]
+    looked_at = {"prompt"}.union(columns)
+    encoded = [n for n, dtype in schema.items() if n in looked_at and isinstance(dtype, pl.Categorical | pl.Enum)]
     if encoded:  # texts, each kept once
         frame = frame.with_columns(pl.col(encoded).cast(pl.String))
         schema = frame.collect_schema()
