@@ -277,7 +277,8 @@ def refuse_what_fails(model: PreTrainedModel) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{type(model).__name__} does not run on a made-up text ({_first_line(error)}); {_REMEDY}"
+            f"{type(model).__name__} does not run on a made-up text ({_first_line(error)}); look for numbers of its "
+            f"config.json that do not fit together (0 experts, more of them used than there are), or {_REMEDY}"
         ) from error
 
 

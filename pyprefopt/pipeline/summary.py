@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
-from pyprefopt.errors import option
+from pyprefopt.errors import counted, option
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.stage import Artifact
@@ -78,7 +78,7 @@ def _stage_table(stages: dict[str, Any]) -> str:
 
 def _training_table(name: str, facts: dict[str, Any]) -> str:
     ended = {True: ", converged", False: ", not converged", None: ""}[facts.get("converged")]
-    rows = [(f"{name}, {facts['steps']} steps{ended}", "before", "after")]
+    rows = [(f"{name}, {counted(facts['steps'], 'step')}{ended}", "before", "after")]
     if facts.get("train_loss") is not None:
         first, last = facts["train_loss"]
         rows.append(("loss of the first and last step", _number(first), _number(last)))

@@ -193,7 +193,7 @@ class CheckpointStore:
                 if not good
             ]
         if wrong:
-            return f"{wrong[0]} in its manifest is not as it was written"
+            return f"'{wrong[0]}' in its manifest is not as it was written"
         if manifest["key"] != self.key:
             return "it belongs to other settings or data"
         for name, ours in {"world_size": world_size(), "zero_stage": self.zero_stage}.items():

@@ -240,7 +240,7 @@ def test_a_state_that_is_none_is_named_and_the_one_before_is_taken(tmp_path, cap
         store.save(FakeEngine(), 1, good)
         store.save(FakeEngine(), 2, state)
         assert store.resume(FakeEngine(), Progress.is_state) == good
-    assert caplog.text.count("state in its manifest is not as it was written") == len(bad)
+    assert caplog.text.count("'state' in its manifest is not as it was written") == len(bad)
 
 
 @pytest.mark.parametrize(
