@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
-from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def require_matplotlib(remedy: str) -> None:
     """ConfigError where matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
+    if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f"plots need matplotlib: pip install 'pyprefopt[analysis]', or {remedy}")
 
 

@@ -27,6 +27,8 @@ _WARMUP = "use warmup_ratio (a share of the steps in [0, 1), not their number)"
 
 FOREIGN = {
     # what is trained, and how
+    "generate_during_eval": "nothing is generated while a policy is trained, leave it out",
+    "sequence_parallel_size": "a document is on one rank, leave it out (max_tokens_per_batch makes room)",
     "base_model": "use model", "model_name": "use model", "model_name_or_path": "use model", "pretrain": "use model",
     "model_id": "use model",
     "stage": _METHOD, "rl": _METHOD, "loss_type": _METHOD, "pref_loss": _METHOD,
@@ -57,7 +59,10 @@ FOREIGN = {
     "cpo_alpha": "simpo is without it (0 there), leave it out",
     "margin_loss": "use method reward with loss.margin_scale (times score_chosen - score_rejected)",
     "tgdpo_alpha": "use loss.alpha, which is tgdpo_alpha * loss.beta / rewards.beta",
+    "reference_free": "use method simpo, which has no reference, or leave it out",
     # optimisation
+    "cosine_min_lr_ratio": "the learning rate falls to 0, leave it out",
+    "steps": "use max_steps",
     "lr": "use learning_rate", "critic_learning_rate": "use learning_rate",
     "epochs": _EPOCHS, "num_epochs": _EPOCHS, "max_epochs": _EPOCHS,
     "batch_size": _BATCH, "train_batch_size": _BATCH,

@@ -191,7 +191,7 @@ def test_what_cannot_be_is_told_at_once(
         ),
         ({"policy_init": "base"}, r"does not apply where the run trains its base.*set base\.path to a checkpoint"),
         ({"method": "sepo"}, r"does not apply where the run trains its base"),
-        ({"method": "reward", "policy_init": "model"}, r"lora\.r does not apply to method reward"),
+        ({"method": "reward", "policy_init": "model"}, r"lora\.load_in_4bit does not apply to method reward"),
     ):
         with pytest.raises(ConfigError, match=message):
             pyprefopt.train(small(inputs, tmp_path, **{**given, **changes}))

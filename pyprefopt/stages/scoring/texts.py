@@ -82,7 +82,7 @@ class Texts(Stage):
         log_notes(notes, special, score_reasoning=self.score_reasoning, source=source)
         store = writer.finish(groups=writer.groups, tokens=writer.tokens)
         longest = int(store.longest_rows.argmax())
-        dropped = bad.filter(reason=DROPPED).height
+        dropped = {reason: count for reason in DROPPED if (count := bad.filter(reason=reason).height)}
         return {
             "facts": {
                 "rows_in": rows_in, "rows": store.num_rows, "tokens": int(store.lengths.sum()),

@@ -14,7 +14,7 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.modeling import LogpsModel, load_model, save_policy
 from pyprefopt.modeling.checkpoints.adapters import add_lora
 from pyprefopt.modeling.checkpoints.load import sketch_model
-from tests.modeling.models import _GROUPED, eager_twin, make_groups, plain_logps, shake, write_config
+from tests.modeling.models import _GROUPED, VOCAB, eager_twin, make_groups, plain_logps, shake, write_config
 from tests.reference.packing import pack_groups
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -58,6 +58,24 @@ def test_default_targets_are_every_plain_linear_layer_but_the_head(tmp_path: Pat
     model = load_model(write_config(tmp_path, {**_GROUPED, "model_type": "llama"}), lora=lora())
     adapted = {n.rsplit(".", 1)[-1] for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")}
     assert adapted == _ATTENTION | {"gate_proj", "up_proj", "down_proj"}
+
+
+def test_layers_of_a_class_of_their_own_that_are_linear(tmp_path: Path) -> None:
+    config = {
+        "model_type": "falcon",
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "vocab_size": VOCAB,
+    }
+    model = load_model(write_config(tmp_path, config), lora=lora())
+    adapted = {n.rsplit(".", 1)[-1] for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")}
+    assert adapted == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    shake(model)
+    groups = make_groups()
+    logps = LogpsModel(model)(pack_groups(groups, layout="separate").to())
+    merged = load_model(save_policy(model, tmp_path / "policy"))
+    assert (logps - LogpsModel(merged)(pack_groups(groups, layout="separate").to())).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize(
