@@ -35,11 +35,12 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure, as PNG or SVG by the suffix, whole or not at all."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
-    atomic_write(path, buffer.getvalue())
+def save(figure: Figure, path: Path, kinds: Sequence[str]) -> None:
+    """Write a figure in files of these kinds (png, svg), whole or not at all; their suffix goes behind `path`."""
+    for kind in kinds:
+        buffer = BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150)
+        atomic_write(path.with_name(f"{path.name}.{kind}"), buffer.getvalue())
 
 
 def require_matplotlib(remedy: str) -> None:

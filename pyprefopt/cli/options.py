@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprefopt.errors import ConfigError, PyprefoptError, did_you_mean
+from pyprefopt.log import show_log
 from pyprefopt.settings.command_line import dotted, nested, peek, read, unknown_settings
 from pyprefopt.settings.values import from_words
 
@@ -141,6 +142,22 @@ def read_some(
         return error if all(known.values()) else ConfigError(f"{error}{takes}")
 
     return read_run(command, argv, own, names=(*sections, *names), defaults=fixed, unknown=unknown).given
+
+
+def start_command(
+    own: type, about: str, argv: Sequence[str], parse: Callable[[Sequence[str]], tuple[RunConfig, T]]
+) -> tuple[RunConfig, T]:
+    """The run's settings and what a command takes besides, parsed on all ranks; the log is shown from here on.
+
+    --help prints the options of `own` and ends, without what loads the settings of a run.
+    """
+    if {"-h", "--help"} & set(argv):
+        read_options(own, ["--help"], about=about)
+    show_log()
+    with on_all_ranks():
+        config, besides = parse(argv)
+    show_log(config.log_level)
+    return config, besides
 
 
 def _rewards_named(argv: Sequence[str]) -> Iterator[str]:

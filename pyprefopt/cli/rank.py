@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_some
-from pyprefopt.log import show_log
+from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
 
@@ -48,12 +47,7 @@ and, as for pyprefopt train (pyprefopt train --help explains each; defaults here
 
 def run(argv: Sequence[str]) -> None:
     """Score by the options."""
-    if {"-h", "--help"} & set(argv):  # without what loads the settings of a run
-        read_options(Rank, ["--help"], about=USAGE)
-    show_log()
-    with on_all_ranks():
-        config, out, prefix = parse(argv)
-    show_log(config.log_level)
+    config, (out, prefix) = start_command(Rank, USAGE, argv, parse)
 
     from pyprefopt.pipeline.rank import rank
 
@@ -68,12 +62,12 @@ def run(argv: Sequence[str]) -> None:
         print(told)
 
 
-def parse(argv: Sequence[str]) -> tuple[RunConfig, str, str]:
-    """The run's settings, where the rows go, and what their new columns' names begin with."""
+def parse(argv: Sequence[str]) -> tuple[RunConfig, tuple[str, str]]:
+    """The run's settings; and where the rows go, with what their new columns' names begin with."""
     from pyprefopt.settings.resolve import configure
 
     given = read_some("rank", argv, Rank, names=NAMES, fixed=FIXED)
     own = {name: given.pop(name) for name in ("input", "reward_model", "out")}
     prefix = given.pop("prefix", "")
     named = {"data": own["input"], "model": own["reward_model"]}
-    return configure(**nested({"output_dir": "runs/rank", **WHOLE, **given, **FIXED, **named})), own["out"], prefix
+    return configure(**nested({"output_dir": "runs/rank", **WHOLE, **given, **FIXED, **named})), (own["out"], prefix)

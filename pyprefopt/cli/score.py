@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_some
-from pyprefopt.log import show_log
+from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
 
@@ -48,12 +47,7 @@ and, as for pyprefopt train (pyprefopt train --help explains each):
 
 def run(argv: Sequence[str]) -> None:
     """Score by the options."""
-    if {"-h", "--help"} & set(argv):  # without what loads the settings of a run
-        read_options(Score, ["--help"], about=USAGE)
-    show_log()
-    with on_all_ranks():
-        config, out = parse(argv)
-    show_log(config.log_level)
+    config, out = start_command(Score, USAGE, argv, parse)
 
     from pyprefopt.pipeline.score import score
 

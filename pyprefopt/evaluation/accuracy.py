@@ -8,7 +8,7 @@ Source: shallow preference signals, Fig. 2 and 5: the implicit reward log π −
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.store.segments import KINDS, SegmentStore
 from pyprefopt.data.truncation.rule import RatioBase, Rounding, Truncation
 from pyprefopt.errors import DataError, check, check_number
-from pyprefopt.evaluation.intervals import interval, resample_means
+from pyprefopt.evaluation.intervals import LEVEL, SAMPLES, interval, resample_means
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,7 +95,7 @@ class PrefixScores:
         if not len(chosen):
             raise DataError("there must be pairs of a chosen and a rejected response, and there is none")
         rejected = np.flatnonzero(store.kinds == KINDS.index("rejected"))
-        ends = np.stack([_kept(store, cuts.rule(*point)) for point in cuts.points])
+        ends = np.stack([*_kept(store, [cuts.rule(*point) for point in cuts.points])])
         values = np.where(store.response_mask, signal, 0).astype(np.float64)
         better, worse = (_prefix_sums(store, values, lines, ends[:, lines]) for lines in (chosen, rejected))
         if normalize == "mean":
@@ -116,7 +116,7 @@ class PrefixScores:
         """1 where chosen scores higher, 1/2 for a tie, 0 else: [points, pairs]."""
         return (np.sign(self.chosen - self.rejected) + 1) / 2
 
-    def table(self, prompts: NDArray[np.int64], *, samples: int = 2000, seed: int = 0) -> pl.DataFrame:
+    def table(self, prompts: NDArray[np.int64], *, samples: int = SAMPLES, seed: int = 0) -> pl.DataFrame:
         """A line a point.
 
         Args:
@@ -150,7 +150,7 @@ class PrefixScores:
         )
 
     def depth(
-        self, prompts: NDArray[np.int64], *, within: float = WITHIN, samples: int = 2000, seed: int = 0
+        self, prompts: NDArray[np.int64], *, within: float = WITHIN, samples: int = SAMPLES, seed: int = 0
     ) -> dict[str, dict[str, float | None]]:
         """How early the decision is made: the smallest ratio and length whose accuracy is that of whole responses.
 
@@ -174,7 +174,7 @@ class PrefixScores:
             values = np.array([self.points[index][1] for index in own] + [np.inf])
             hit = np.concatenate([enough[:, own], np.ones((len(draws), 1), bool)], axis=1)
             first = values[hit.argmax(1)]
-            low, high = np.quantile(first[1:], [0.025, 0.975], method="inverted_cdf")
+            low, high = np.quantile(first[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
             ends = {"point": first[0], "low": low, "high": high}
             found[kind] = {name: None if np.isinf(value) else float(value) for name, value in ends.items()}
         return found
@@ -223,16 +223,16 @@ def format_depth(depth: Mapping[str, Mapping[str, float | None]], within: float)
     return f"depth: {' or '.join(parts)} decide within {within:g} of whole responses"
 
 
-def _kept(store: SegmentStore, rule: Truncation) -> NDArray[np.int64]:
-    """Tokens of each line that a truncation keeps, [lines]: counted by the truncation itself."""
+def _kept(store: SegmentStore, rules: Sequence[Truncation]) -> Iterator[NDArray[np.int64]]:
+    """Tokens of each line that each truncation keeps, [lines]: counted by the truncation itself."""
     import polars as pl
 
     from pyprefopt.data.truncation.dispatch import truncate_by
 
     read = [name for name in ("row", "segment", "ids", "mask", "starts") if name in store.table.column_names]
     frame = pl.DataFrame(store.table.select(read))
-    lengths: NDArray[np.int64] = truncate_by(frame, rule)["ids"].list.len().to_numpy().astype(np.int64)
-    return lengths
+    for rule in rules:
+        yield truncate_by(frame, rule)["ids"].list.len().to_numpy().astype(np.int64)
 
 
 def _prefix_sums(store: SegmentStore, values: Floats, lines: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:

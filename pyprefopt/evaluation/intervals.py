@@ -17,7 +17,7 @@ def resample_means(
 
     Args:
         sums: of each prompt, a column a quantity, [prompts, quantities].
-        counts: that the sums are divided by, [prompts] or [prompts, quantities].
+        counts: that the sums are divided by, [prompts].
         samples: how often prompts are drawn.
         seed: of the draws; all quantities are seen on the same ones.
 
@@ -29,7 +29,6 @@ def resample_means(
         array([1., 1., 1.])
     """
     prompts = len(sums)
-    counts = np.broadcast_to(counts if counts.ndim == 2 else counts[:, None], sums.shape)
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWN // max(1, prompts))
     found = []
@@ -38,7 +37,7 @@ def resample_means(
         drawn = generator.integers(0, prompts, (size, prompts))
         times = np.stack([np.bincount(row, minlength=prompts) for row in drawn]).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found.append((times @ sums) / (times @ counts))
+            found.append((times @ sums) / (times @ counts)[:, None])
     return np.concatenate(found)
 
 

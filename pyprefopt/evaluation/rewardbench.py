@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pyprefopt.data.files.data_file import DataFile, find_files
-from pyprefopt.data.files.parts import file_part
+from pyprefopt.data.files.parts import file_part, lines_of
 from pyprefopt.errors import DataError
 
 SECTIONS = {  # of RewardBench 1: section -> its subsets, each with its weight in the section
@@ -264,7 +264,7 @@ def _rows(file: DataFile) -> Iterator[tuple[str, dict[str, Any]]]:
         if hasattr(rows, "to_pylist") and hasattr(rows, "column_names"):
             found = rows.to_pylist()
         else:
-            found = [json.loads(line) for line in rows.to_numpy().tobytes().split(b"\n") if line.strip()]
+            found = [json.loads(line) for line in lines_of(rows)]
         for row in found:
             yield f"{file.name}, row {number}", row
             number += 1

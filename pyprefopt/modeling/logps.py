@@ -14,7 +14,7 @@ from pyprefopt.modeling.checkpoints.weights import not_finite
 from pyprefopt.modeling.head.choice import Kernel
 from pyprefopt.modeling.head.outputs import Readout, token_logps, token_outputs
 from pyprefopt.modeling.head.transform import HeadTransform
-from pyprefopt.modeling.packed_model import PackedModel, body, plain_attention, run_pack
+from pyprefopt.modeling.packed_model import PackedModel, body, outputs_in_evaluation, plain_attention, run_pack
 from pyprefopt.modeling.proof import (
     TOLERANCE,
     packing_differences,
@@ -90,7 +90,6 @@ class LogpsModel(PackedModel):
         return Readout(self.causal.get_output_embeddings(), hidden, self.transform, self.kernel)
 
 
-@torch.no_grad()
 def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Compute a batch's log-probs without gradient and in evaluation mode.
 
@@ -107,12 +106,7 @@ def score_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     Example:
         >>> ref_logps = score_logps(model, batch)  # doctest: +SKIP
     """
-    training = model.training
-    model.eval()
-    try:
-        logps = Outputs.of(model(batch)).logps
-    finally:
-        model.train(training)
+    logps = outputs_in_evaluation(model, batch).logps
     if logps is None:
         raise ConfigError("a reward model has no log-probs; score tokens with a causal language model")
     return logps

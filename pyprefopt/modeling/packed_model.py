@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor, nn
 
 from pyprefopt.errors import ConfigError
@@ -13,6 +14,7 @@ from pyprefopt.modeling.attention.backends import PLAIN, UNPACKED
 from pyprefopt.modeling.attention.layout import Pack, PackedLayout
 from pyprefopt.modeling.attention.packed import ATTENTION_NAME, WAY_SETTING
 from pyprefopt.modeling.documents import run_documents
+from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,4 +118,15 @@ def plain_attention(model: nn.Module) -> Iterator[None]:
     finally:
         for config, way in wanted:
             setattr(config, WAY_SETTING, way)
+        model.train(training)
+
+
+@torch.no_grad()
+def outputs_in_evaluation(model: nn.Module, batch: PackedBatch) -> Outputs:
+    """What a model or an engine gives for a batch in evaluation mode; it is left in the mode in which it was."""
+    training = model.training
+    model.eval()
+    try:
+        return Outputs.of(model(batch))
+    finally:
         model.train(training)

@@ -11,7 +11,7 @@ from torch import nn
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.modeling.checkpoints.adapters import trained_head
 from pyprefopt.modeling.logps import check_packing
-from pyprefopt.modeling.packed_model import PackedModel
+from pyprefopt.modeling.packed_model import PackedModel, outputs_in_evaluation
 from pyprefopt.types import Outputs
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ class RewardModel(PackedModel):
         return Outputs(scores=scores.to(torch.promote_types(scores.dtype, torch.float32)))
 
 
-@torch.no_grad()
 def score_responses(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Compute a score of each response of a batch, without gradient and in evaluation mode.
 
@@ -87,12 +86,7 @@ def score_responses(model: nn.Module, batch: PackedBatch) -> Tensor:
     Example:
         >>> scores = score_responses(model, batch)  # doctest: +SKIP
     """
-    training = model.training
-    model.eval()
-    try:
-        scores = Outputs.of(model(batch)).scores
-    finally:
-        model.train(training)
+    scores = outputs_in_evaluation(model, batch).scores
     if scores is None:
         raise ConfigError("a language model has no scores; score responses with a reward model")
     return scores

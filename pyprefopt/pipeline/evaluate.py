@@ -213,25 +213,21 @@ def evaluate_kl(
             if plots:
                 from pyprefopt.evaluation.figures import kl_figure
 
-                for suffix in ("png", "svg"):
-                    save(kl_figure(result.table), result.output_dir / f"kl.{suffix}")
+                save(kl_figure(result.table), result.output_dir / "kl", ("png", "svg"))
     return result
 
 
 def _write_accuracy(result: AccuracyResult, record: dict[str, Any], *, plots: bool) -> None:
-    folder = result.output_dir
-    write_csv(result.table, folder / "accuracy.csv")
-    if result.by is not None:
-        write_csv(result.by, folder / f"accuracy_by_{result.by.columns[0]}.csv")
-    atomic_write(folder / "accuracy.json", json.dumps(record, indent=2).encode())
-    if plots:
-        from pyprefopt.evaluation.figures import accuracy_figure
+    from pyprefopt.evaluation.figures import accuracy_figure
 
-        for name, table in (("accuracy", result.table), ("accuracy_by", result.by)):
-            if table is not None:
-                title = name if name == "accuracy" else f"accuracy_by_{table.columns[0]}"
-                for suffix in ("png", "svg"):
-                    save(accuracy_figure(table), folder / f"{title}.{suffix}")
+    tables = {"accuracy": result.table}
+    if result.by is not None:
+        tables[f"accuracy_by_{result.by.columns[0]}"] = result.by
+    atomic_write(result.output_dir / "accuracy.json", json.dumps(record, indent=2).encode())
+    for title, table in tables.items():
+        write_csv(table, result.output_dir / f"{title}.csv")
+        if plots:
+            save(accuracy_figure(table), result.output_dir / title, ("png", "svg"))
 
 
 @contextmanager

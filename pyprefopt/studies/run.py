@@ -192,7 +192,7 @@ def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) ->
             window=config.convergence_window, until=config.until_converged,
         )  # fmt: skip
         for title, figure in figures.items():
-            save(figure, result.output_dir / f"{title}.png")
+            save(figure, result.output_dir / title, ("png",))
 
 
 def format_summary(result: StudyResult) -> str:

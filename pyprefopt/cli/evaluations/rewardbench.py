@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pyprefopt.cli.options import on_all_ranks, read_options, read_some
+from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.cli.rank import FIXED, NAMES, WHOLE
 from pyprefopt.errors import ConfigError
-from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
 
@@ -47,12 +46,7 @@ and, as for pyprefopt train (pyprefopt train --help explains each; defaults here
 
 def run(argv: Sequence[str]) -> None:
     """Evaluate by the options, and print the numbers."""
-    if {"-h", "--help"} & set(argv):  # without what loads the settings of a run
-        read_options(RewardBench, ["--help"], about=USAGE)
-    show_log()
-    with on_all_ranks():
-        config, own = parse(argv)
-    show_log(config.log_level)
+    config, own = start_command(RewardBench, USAGE, argv, parse)
 
     from pyprefopt.pipeline.rewardbench import evaluate_rewardbench
 

@@ -15,7 +15,7 @@ from polars.io.plugins import register_io_source
 
 from pyprefopt.data.columns import frame_of
 from pyprefopt.data.files.data_file import DataFile
-from pyprefopt.data.files.parts import BLOCK_BYTES, file_part
+from pyprefopt.data.files.parts import BLOCK_BYTES, file_part, lines_of
 from pyprefopt.data.files.typed_files import batches
 from pyprefopt.data.files.writing import (
     check_new,
@@ -70,7 +70,7 @@ def check_columns_free(path: Path, names: Sequence[str], remedy: str) -> None:
     taken = part.columns
     if taken is None:
         first = next(part.small_blocks(), None)
-        taken = [] if first is None else [name for line in _lines(first[0]) for name in json.loads(line)]
+        taken = [] if first is None else [name for line in lines_of(first[0]) for name in json.loads(line)]
     _check_free(taken, pl.DataFrame(schema=names), str(path), remedy)
 
 
@@ -108,7 +108,7 @@ def _with_fields(source: DataFile, columns: pl.DataFrame, remedy: str) -> Iterat
     texts = [[_json(value) for value in _values(column)] for column in columns]
     names = [json.dumps(name) for name in columns.columns]
     count = 0
-    for line in chain.from_iterable(_lines(rows) for rows, _, _ in file_part(source).blocks()):
+    for line in chain.from_iterable(lines_of(rows) for rows, _, _ in file_part(source).blocks()):
         row = json.loads(line)
         if not isinstance(row, dict):
             raise DataError(f"{source.name}, row {count}: it must be an object, got {type(row).__name__}; mend the row")
@@ -118,11 +118,6 @@ def _with_fields(source: DataFile, columns: pl.DataFrame, remedy: str) -> Iterat
             yield line.rstrip()[:-1].rstrip() + f"{', ' if row else ''}{fields}}}".encode()
         count += 1
     _check_rows(count, columns, source.name)
-
-
-def _lines(rows: Any) -> Iterator[bytes]:
-    """The rows of a block of a text file."""
-    return (line for line in rows.to_numpy().tobytes().split(b"\n") if line.strip())
 
 
 def _values(column: pl.Series) -> list[Any]:

@@ -89,6 +89,11 @@ def _bounded(source: TableSource, name: str) -> Iterator[pa.RecordBatch | pa.Tab
         yield batch
 
 
+def lines_of(rows: pa.Array) -> Iterator[bytes]:
+    """The rows of a block of a text file, each as JSON."""
+    return (line for line in rows.to_numpy().tobytes().split(b"\n") if line.strip())
+
+
 def renamed_part(part: Part, pairs: Pairs) -> Part:
     """The part with its columns under the new names."""
     names = None if part.columns is None else renamed(part.columns, pairs)

@@ -128,7 +128,7 @@ class Tokenizer:
             >>> load_tokenizer("embedded:toy").encode(["cat says meow"]).to_list()
             [[37, 310, 200]]
         """
-        column = texts if isinstance(texts, pl.Series) else _texts(texts)
+        column = _texts(texts)
         self.prove(column)
         return encoded(self.native, column)
 
@@ -144,7 +144,7 @@ class Tokenizer:
         Returns:
             False where they differed.
         """
-        difference = self.native.prove(texts if isinstance(texts, pl.Series) else _texts(texts), all=all)
+        difference = self.native.prove(_texts(texts), all=all)
         if difference is not None:
             logger.warning("%s: %s; the tokenizers library makes all further ids", self.path, difference)
         return difference is None
@@ -314,7 +314,9 @@ def encoded(native: _native.Tokenizer, texts: pl.Series) -> pl.Series:
 
 
 def _texts(texts: Any) -> pl.Series:
-    """Strings of any library as a column; DataError for anything else."""
+    """Strings of any library as a column, a column as it is; DataError for anything else."""
+    if isinstance(texts, pl.Series):
+        return texts
     rule = "texts must be strings, as a list or a column, got {}; for one text write [text]"
     if isinstance(texts, str | bytes):
         raise DataError(rule.format("one text"))
