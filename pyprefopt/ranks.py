@@ -115,6 +115,19 @@ def all_sum(values: Tensor) -> Tensor:
     return values
 
 
+def all_rows(values: Tensor) -> Tensor:
+    """The rows of all ranks, [n, columns] each, one rank after another, on every rank."""
+    if world_size() == 1:
+        return values
+    counts = values.new_zeros(world_size())
+    counts[rank()] = len(values)
+    counts = all_sum(counts)
+    whole = values.new_zeros(int(counts.sum()), *values.shape[1:])
+    first = int(counts[: rank()].sum())
+    whole[first : first + len(values)] = values
+    return all_sum(whole)
+
+
 def _sum_of(value: int) -> int:
     if world_size() == 1:
         return value

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pyprefopt.cli.options import read_given
 from pyprefopt.data.reading.catalog import names_of
-from pyprefopt.data.truncation.rule import Truncation
+from pyprefopt.data.truncation.rule import AMOUNTS, Truncation
 from pyprefopt.errors import ConfigError, check, counted
 from pyprefopt.log import Bar, Level, show_log
 from pyprefopt.settings.command_line import loose_words
@@ -58,8 +58,8 @@ def run(argv: Sequence[str]) -> None:
     if options.describe:
         _describe(options.input, options.format, options.columns)
         return
-    for name in ("rounding", "ratio_base", "cut_end") if not {"ratio", "tokens"} & {*cut} else ():
-        rule = "left out without --truncation.ratio or --truncation.tokens"
+    for name in cut if not {*AMOUNTS} & {*cut} else ():
+        rule = "left out without --truncation.ratio or --truncation.length"
         check(name not in cut, f"truncation.{name}", cut.get(name), rule)
     if options.tokenizer is None or options.out is None:
         missing = "tokenizer must be given; pass --tokenizer DIR_OR_FILE"

@@ -18,7 +18,7 @@ from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL, is_embedded
 
 TRAINED = ("base", "oracle", "policy")
 SHOWN = ("loss", "ranking_accuracy", "rewards/accuracies", "rewards/margins")  # of the evaluations, in this order
-SPLITS = (("train", "training"), ("eval", "test"))
+SPLITS = (("train", "training"), ("eval", "test"), ("eval_cut", "cut test"))
 GIB = 2**30
 EMBEDDED = f"the embedded run: a tiny model of random weights ({EMBEDDED_MODEL}) on a toy set ({EMBEDDED_DATA})"
 
@@ -84,10 +84,10 @@ def _training_table(name: str, facts: dict[str, Any]) -> str:
         rows.append(("loss of the first and last step", _number(first), _number(last)))
     if "weightless" in facts:
         rows.append(("rows without a weighted token", f"{facts['weightless']:,}", ""))
-    for metric in SHOWN:
-        before, after = (facts[f"eval_{when}"].get(f"eval_{metric}") for when in ("before", "after"))
+    for metric in (f"{split}_{metric}" for split, _ in SPLITS[1:] for metric in SHOWN):
+        before, after = (facts[f"eval_{when}"].get(metric) for when in ("before", "after"))
         if after is not None:
-            rows.append((f"eval_{metric}", _number(before), _number(after)))
+            rows.append((metric, _number(before), _number(after)))
     return align(rows)
 
 

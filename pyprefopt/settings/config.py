@@ -160,6 +160,8 @@ class RunConfig(OptimConfig):
     min_response_tokens: int = 1  # rows with a response of fewer tokens are left out and counted; SePO's code: 8
     score_reasoning: bool = True  # the assistant's reasoning (<think>…</think>, reasoning_content) is scored too
     truncation: Truncation = field(default_factory=Truncation)
+    # test pairs: as they are (none), cut as the training pairs are (same), or both, one after the other
+    eval_truncation: tuple[Literal["none", "same"], ...] = ("none",)
     # stages
     base: BaseConfig = field(default_factory=BaseConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
@@ -200,6 +202,8 @@ class RunConfig(OptimConfig):
         check(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
+        tests, known = self.eval_truncation, (("none",), ("same",), ("none", "same"))
+        check(tests in known, "eval_truncation", " ".join(tests), "none, same, or none same")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
         check(
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,

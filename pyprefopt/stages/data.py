@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pyprefopt.storage.files import HashedFile
 
 REJECTED = "rejected.jsonl"  # rows that were left out, and why: in the artifact, and from there in output_dir
+TEST_SPLITS = ("eval", "eval_cut")  # test rows as `eval_truncation` asks; the second where it asks for both
 PREPARED = "prepared"  # folder of the sources' segments while the splits are made of them
 
 logger = logging.getLogger("pyprefopt")
@@ -80,8 +81,8 @@ def wants_best(config: RunConfig) -> bool:
 
 
 def open_splits(data: Artifact) -> Iterator[tuple[str, SegmentStore]]:
-    """The splits that hold pairs or candidates, `train` and `eval`, by name."""
-    for name in ("train", "eval"):
+    """The splits that hold pairs or candidates, `train` and those of test rows, by name."""
+    for name in ("train", *TEST_SPLITS):
         if (data.directory / name).exists():
             yield name, SegmentStore.open(data.directory / name)
 
@@ -97,6 +98,7 @@ class _Sources:
     first: int | None  # rows of a split that a check takes
     named: dict[str, NamedSource] = field(init=False)
     stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
+    cut_texts: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> segments of texts that were cut
     rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
 
     def __post_init__(self) -> None:
@@ -111,10 +113,14 @@ class _Sources:
                 def show(progress: Progress, before: int = done, name: str = Path(source.path).name) -> None:
                     bar.advance(before + progress.rows - bar.done, preparing=name)
 
-                target = self.directory / PREPARED / setting
-                inputs = self.inputs[setting]
-                store = self.stores[setting] = source.prepared(self.config, self.tokenizer, target, show, inputs)
+                where, inputs = self.directory / PREPARED, self.inputs[setting]
+                store = source.prepared(self.config, self.tokenizer, where / setting, show, inputs)
+                self.stores[setting] = store
                 done += store.manifest["rows_in"]
+                if self._cuts_texts(setting):
+                    rule = self.config.truncation
+                    cut = source.prepared(self.config, self.tokenizer, where / f"{setting}_cut", show, inputs, rule)
+                    self.cut_texts[setting] = cut
                 limits, count = store.manifest["settings"], store.manifest["responses_cut"]
                 if count:  # the limit of a ready folder may be another
                     facts = (source.path, counted(count, "response"), limits["max_tokens"])
@@ -123,6 +129,12 @@ class _Sources:
                 log_notes(notes, special, score_reasoning=limits["score_reasoning"], source=source.path)
                 if setting == "base.data" and limits["user_weights"]:
                     self._check_used()
+
+    def _cuts_texts(self, setting: str) -> bool:
+        """Whether texts of this source are cut, which are tokenized anew then."""
+        if not self.config.truncation.of_texts or self.named[setting].folder is not None:
+            return False
+        return setting == "data" or (setting == "eval_data" and "same" in self.config.eval_truncation)
 
     def _check_used(self) -> None:
         """ConfigError for weights that nothing would read: a base learns without weights."""
@@ -139,9 +151,11 @@ class _Sources:
             held_out = self._rankable("eval_data")
         elif self.config.eval_ratio > 0:
             train, held_out = self._hold_out(train)
-        stores = {"train": self._write("train", "data", train)}
+        stores = {"train": self._write("train", "data", train, cut=self.config.truncation.active)}
         if held_out is not None:
-            stores["eval"] = self._write("eval", "eval_data" if "eval_data" in self.named else "data", held_out)
+            setting = "eval_data" if "eval_data" in self.named else "data"
+            for name, truncation in zip(TEST_SPLITS, self.config.eval_truncation, strict=False):
+                stores[name] = self._write(name, setting, held_out, cut=truncation == "same")
         if "base.data" in self.named:
             stores["sft"] = self._write("sft", "base.data", Part.whole(self.stores["base.data"]))
         elif wants_best(self.config) and (best := stores["train"]) is not None:
@@ -165,11 +179,11 @@ class _Sources:
             keys = keys.filter(~keys["row"].is_in(bad["row"].implode()))
         train, held_out = part.hold_out(keys, self.config.eval_ratio, self.config.seed)
         if held_out.keep.any():
-            source.check_whole()
+            source.check_as_asked(self.config)
         return train, held_out
 
-    def _write(self, name: str, setting: str, part: Part) -> SegmentStore | None:
-        """Write a split, of a check its first rows; a ready folder of the same segments is linked."""
+    def _write(self, name: str, setting: str, part: Part, *, cut: bool = False) -> SegmentStore | None:
+        """Write a split, cut or not, of a check its first rows; a ready folder of the same segments is linked."""
         config, source, target = self.config, self.named[setting], self.directory / name
         if target.is_symlink():  # of an earlier try
             target.unlink()
@@ -183,7 +197,9 @@ class _Sources:
             target.symlink_to(source.folder, target_is_directory=True)
             return part.store
         tables = part.tables()
-        if name == "train" and config.truncation.active and source.folder is None:
+        if cut and setting in self.cut_texts:
+            tables = self._cut_texts_of(setting, part).tables()
+        elif cut and source.folder is None:
             tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
         if source.holds_pairs:
             tables = as_candidates(tables)
@@ -191,6 +207,18 @@ class _Sources:
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
         return store
+
+    def _cut_texts_of(self, setting: str, part: Part) -> Part:
+        """The same rows with their texts cut; those that cannot be used so are put to the rejects."""
+        import polars as pl
+
+        from pyprefopt.data.reading.rejects import REJECTS
+
+        rows = pl.Series(part.rows[part.keep])
+        path = self.directory / PREPARED / f"{setting}_cut" / REJECTED
+        if path.exists():
+            self.rejects.append(pl.read_ndjson(path, schema=REJECTS).filter(pl.col("row").is_in(rows.implode())))
+        return Part.whole(self.cut_texts[setting]).only(rows)
 
     def report_rejects(self) -> None:
         """Raise for bad rows, or record them in `rejected.jsonl`, and those that were dropped by a setting."""
@@ -269,6 +297,7 @@ class Data(Stage):
     min_response_tokens: int
     score_reasoning: bool
     truncation: Truncation
+    eval_truncation: tuple[str, ...]
     tokenizer: Tokenizer
     first: int | None  # rows of a split that a check takes
     seed: int
@@ -289,6 +318,7 @@ class Data(Stage):
         return cls(
             **{name: getattr(config, name) for name in named},
             truncation=config.truncation,
+            eval_truncation=config.eval_truncation,
             tokenizer=open_tokenizer(config),
             first=2 * config.global_batch_size if config.check else None,  # enough to try a few steps
             kind=kind_of_rows(config),
@@ -299,7 +329,7 @@ class Data(Stage):
         )
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
-        """Prepare, check, hold out, truncate; write the stores `train`, `eval` and `sft` (where they have rows)."""
+        """Prepare, check, hold out, truncate; write `train`, `sft` and those of test rows (where they have rows)."""
         tokenizer = self.tokenizer
         sources = _Sources(runtime, tokenizer, directory, self.inputs, self.first)
         sources.prepare()

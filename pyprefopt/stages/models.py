@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
 from pyprefopt.modeling.checkpoints.load import load_model
@@ -23,6 +22,7 @@ from pyprefopt.modeling.reference import ReferencedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.modeling.rotary import longest_alike
 from pyprefopt.settings.config import LoraConfig, RunConfig
+from pyprefopt.stages.data import open_splits
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import content_hash
 from pyprefopt.storage.hub import is_bare, resolve
@@ -152,12 +152,10 @@ def _padding(data: Artifact) -> int | None:
 def _last_tokens(data: Artifact) -> set[int]:
     """The tokens that end responses."""
     found: set[int] = set()
-    for name in ("train", "eval"):
-        if (data.directory / name).exists():
-            store = SegmentStore.open(data.directory / name)
-            lists = [chunk for chunk in store.table["ids"].chunks if len(chunk)]
-            ends = [chunk.values.to_numpy()[chunk.offsets.to_numpy()[1:] - 1] for chunk in lists]
-            found.update(np.unique(np.concatenate(ends)[store.segments > 0]).tolist())
+    for _, store in open_splits(data):
+        lists = [chunk for chunk in store.table["ids"].chunks if len(chunk)]
+        ends = [chunk.values.to_numpy()[chunk.offsets.to_numpy()[1:] - 1] for chunk in lists]
+        found.update(np.unique(np.concatenate(ends)[store.segments > 0]).tolist())
     return found
 
 

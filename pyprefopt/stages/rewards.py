@@ -16,7 +16,7 @@ from pyprefopt.data.store.segments import USER_WEIGHTS, SegmentStore, ValueStore
 from pyprefopt.errors import ConfigError, DataError, did_you_mean
 from pyprefopt.rewards import DIRECTIONS, Reward, SimPOReward, Tokens, finished, seeded_normal
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.data import open_splits
+from pyprefopt.stages.data import TEST_SPLITS, open_splits
 from pyprefopt.stages.scores import flat_values, oracle_health, require_finite, response_sides
 from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-SPLITS = ("train", "eval")  # a split's place is its stream of noise
+SPLITS = ("train", *TEST_SPLITS)  # a split's place is its stream of noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.preparation.workspace import check_manifest
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.data.store.shards import damaged
-from pyprefopt.data.truncation.rule import of_segments
+from pyprefopt.data.truncation.rule import Truncation, make_truncation
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
@@ -68,9 +68,9 @@ def named_sources(config: RunConfig) -> dict[str, NamedSource]:
 
 
 def source_of(config: RunConfig, split: str) -> NamedSource:
-    """What the rows of a split (train or eval) come from."""
+    """What the rows of a split come from."""
     named = named_sources(config)
-    return named["eval_data" if split == "eval" and "eval_data" in named else "data"]
+    return named["eval_data" if split != "train" and "eval_data" in named else "data"]
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,11 @@ class NamedSource:
         target: Path,
         progress: Callable[[Progress], object],
         inputs: Sequence[HashedFile],
+        truncation: Truncation | None = None,
     ) -> SegmentStore:
         """Its segments: a folder's own, or prepared in `target` of the `inputs`, bad rows being left out there.
+
+        Responses are whole, or cut by `truncation`.
 
         Raises:
             ConfigError: the run asks for something that a ready folder was not made with. ArtifactError: it is damaged.
@@ -239,6 +242,7 @@ class NamedSource:
             min_response_tokens=config.min_response_tokens,
             score_reasoning=config.score_reasoning,
             boundary=boundary_of(config),
+            truncation=truncation or Truncation(),
             user_weights=(*weights, *named_in_any_row(self.rows, CUT_COUNTS)) if weights else (),
         )
         return prepare_source(self.rows, tokenizer, target, settings, on_error=None, progress=progress, inputs=inputs)
@@ -291,11 +295,11 @@ class NamedSource:
             self._refuse("prompt_overflow", config.prompt_overflow, f"'{overflow}'", again)
         if settings["score_reasoning"] and not config.score_reasoning:
             self._refuse("score_reasoning", False, "true", again)
-        made, asked = of_segments(settings["truncation"]), config.truncation
-        if self.setting == "data" and asked.active and asked != made:
+        made, asked = make_truncation(settings["truncation"]), config.truncation
+        if self.setting == "data" and asked.active and asked.given != made.given:
             self._refuse("truncation", vars(asked), str(made.given or "off"), again)
         if self.setting == "eval_data":
-            self.check_whole()
+            self.check_as_asked(config)
         if self.first is None:
             SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
             self._check_tokens(tokenizer)
@@ -376,12 +380,19 @@ class NamedSource:
                     f"{(self.folder or Path()) / 'tokenizer'} if the model is to learn the other one"
                 )
 
-    def check_whole(self) -> None:
-        """ConfigError for a ready folder where responses were truncated: test pairs must be whole."""
-        if self.folder is not None and self.store.manifest["settings"]["truncation"]:
+    def check_as_asked(self, config: RunConfig) -> None:
+        """ConfigError for a ready folder of test pairs that are not cut as `eval_truncation` asks."""
+        if self.folder is None:
+            return
+        made, asked = make_truncation(self.store.manifest["settings"]["truncation"]), config.truncation
+        if "none" in config.eval_truncation and made.active:
             raise ConfigError(
-                f"{self.setting} '{self.folder}' was prepared with truncation, but test pairs must be "
-                "whole; give eval_data with pairs that are not truncated, or set eval_ratio to 0"
+                f"{self.setting} '{self.folder}' was prepared with truncation, but test pairs must be whole; give "
+                "eval_data with pairs that are not truncated, or set eval_ratio to 0, or eval_truncation to same"
+            )
+        if "same" in config.eval_truncation and made.given != asked.given:
+            self._refuse(
+                "eval_truncation", list(config.eval_truncation), "none", "pass the raw data, which is cut here"
             )
 
     def _inputs(self) -> tuple[list[str], str, list[str]]:

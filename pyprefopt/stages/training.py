@@ -22,13 +22,15 @@ from pyprefopt.modeling.checkpoints.save import save_policy
 from pyprefopt.modeling.checkpoints.source import model_hash
 from pyprefopt.modeling.logps import score_logps
 from pyprefopt.settings.config import LoraConfig, OptimConfig, RunConfig
+from pyprefopt.stages.data import TEST_SPLITS
 from pyprefopt.stages.models import Source, open_trained, packing_for
 from pyprefopt.stages.saved_tokenizer import tokenizer_files
 from pyprefopt.stages.stage import Artifact, Stage
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.metrics import last_step
 from pyprefopt.training.schedule import total_steps
-from pyprefopt.training.trainer import FitResult, Job, fit
+from pyprefopt.training.trainer import FitResult, Job, HeldOut, fit
 from pyprefopt.types import unkeyed, unkeyed_names
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 # Mean difference a token, in nats, of log-probs computed in two packings.
 REFERENCE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
+TEST_PAIRS = "test_pairs.parquet"  # what each test pair got
 FEW_STEPS = 10  # optimizer steps of a training below which it is said to be short
 STILL = 3e-3  # share of the loss that it must move by
 LINES = 6  # of the segments table, whose documents a saved model is compared on
@@ -105,6 +108,7 @@ class Training(Stage):
         with tokenizer_files(self.start.path, runtime, self.data) as files:
             documents = sample_documents(SegmentStore.open(self.data.directory / "train"))
             save_policy(job.model, target, files, state_dict=result.weights, documents=documents)
+        write_margins(result, directory / TEST_PAIRS)
         facts = training_facts(result, job.output_dir / "metrics.jsonl", self.name) | weightless
         facts |= convergence_facts(job, result)
         warn_of_still_loss(job, facts)
@@ -124,14 +128,12 @@ class Training(Stage):
     def _job(self, directory: Path, runtime: RunConfig) -> Job:
         model = self.open_model(runtime)
         packing = packing_for(model, self.data, runtime)
-        evaluation, ranking = self.eval_loaders(runtime, packing)
         return Job(
             stage=self.name,
             model=model,
             method=self.method,
             train=self.train_loader(runtime, packing),
-            eval=evaluation,
-            ranking=ranking,
+            tests=self.test_sets(runtime, packing),
             optim=self.optim,
             run=replace(runtime, output_dir=str(self.output_dir or directory)),
             directory=directory,
@@ -157,21 +159,21 @@ class Training(Stage):
         only = None if split == "sft" else "chosen"
         return self._loader(runtime, split, {"only": only, **self._weights(split)}, packing)
 
-    def eval_loaders(
-        self, runtime: RunConfig, packing: Mapping[str, Any]
-    ) -> tuple[StepLoader | None, StepLoader | None]:
-        """The test rows, with what the method needs and as whole responses; None without a test split, and in a check.
+    def test_sets(self, runtime: RunConfig, packing: Mapping[str, Any]) -> dict[str, HeldOut]:
+        """The test rows of each split, with what the method needs and without selection; none in a check.
 
         Candidates have no chosen response: SFT is then judged by the ranking alone.
         """
-        if runtime.check or not (self.data.directory / "eval").exists():
-            return None, None
-        ranking = self._loader(runtime, "eval", {}, packing)
+        there = [name for name in TEST_SPLITS if (self.data.directory / name).exists()]
+        return {} if runtime.check else {name: self._test_set(runtime, name, packing) for name in there}
+
+    def _test_set(self, runtime: RunConfig, split: str, packing: Mapping[str, Any]) -> HeldOut:
+        ranking = self._loader(runtime, split, {}, packing)
         if self.method.trains_on != "responses":
-            return self._loader(runtime, "eval", self._columns("eval"), packing), ranking
+            return HeldOut(self._loader(runtime, split, self._columns(split), packing), ranking)
         if KINDS.index("chosen") not in ranking.packer.store.kinds:
-            return None, ranking
-        return self._loader(runtime, "eval", {"only": "chosen", **self._weights("eval")}, packing), ranking
+            return HeldOut(None, ranking)
+        return HeldOut(self._loader(runtime, split, {"only": "chosen", **self._weights(split)}, packing), ranking)
 
     def _weights(self, split: str) -> dict[str, Any]:
         path = self.data.directory / f"{split}_weights"
@@ -328,6 +330,20 @@ def warn_of_still_loss(job: Job, facts: Mapping[str, Any]) -> None:
             "%slearning_rate (%g) or %snum_train_epochs",
             job.stage, facts["steps"], before, after, where, job.optim.learning_rate, where,
         )  # fmt: skip
+
+
+def write_margins(result: FitResult, path: Path) -> None:
+    """Write what each test pair got in the end: `split`, `row`, `reward_margin`, `ranking_margin` (nats a token)."""
+    import polars as pl
+
+    frames = [
+        pl.DataFrame({"row": found.rows, "reward_margin": found.reward, "ranking_margin": found.ranking})
+        .select(pl.lit(split).alias("split"), pl.col("row").cast(pl.UInt64), pl.exclude("row"))
+        .fill_nan(None)
+        for split, found in result.margins.items()
+    ]
+    if frames:
+        atomic_write(path, pl.concat(frames).write_parquet)
 
 
 def convergence_facts(job: Job, result: FitResult) -> dict[str, Any]:

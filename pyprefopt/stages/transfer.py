@@ -66,7 +66,7 @@ class Tokens(Stage):
         """Write the splits `train` and `eval`.
 
         Raises:
-            DataError: a row cannot be tokenized by it, or (candidates) was cut.
+            DataError: a row cannot be tokenized by it.
         """
         facts: dict[str, Any] = {}
         prints: dict[str, str] = {}
@@ -107,25 +107,16 @@ def _cut_as(policy: SegmentStore, frame: pl.DataFrame, split: str) -> pl.DataFra
         ended=pl.col("ends").list.last().is_null() & pl.col("mask").list.last(),
     )
     if "responses" in frame:
-        _refuse_cut(lines, split)
-        return frame
+        chats = _cut_chats(frame["responses"].explode(), lines["cut"], lines["bytes"])
+        flat = lines.select("row", chats.alias("responses"), responses_complete="ended")
+        return frame.drop("responses", "responses_complete", strict=False).join(
+            flat.group_by("row", maintain_order=True).agg(pl.all()), on="row", maintain_order="left"
+        )
     for number, side in enumerate(SIDES, start=1):
         part = lines.filter(segment=number)
         chats = _cut_chats(frame[side], part["cut"], part["bytes"])
         frame = frame.with_columns(chats, part["ended"].alias(f"{side}_complete"))
     return frame
-
-
-def _refuse_cut(lines: pl.DataFrame, split: str) -> None:
-    """Candidates have no mark for a response that was cut."""
-    import polars as pl
-
-    cut = lines.filter((pl.col("cut") > 0) | ~pl.col("ended")).head(1)
-    if cut.height:
-        raise DataError(
-            f"{split} row {cut['row'][0]}, response {cut['segment'][0]}: it was cut, and candidates that are cut "
-            "cannot be read by a model of another tokenizer; raise max_tokens, leave truncation out, or drop the row"
-        )
 
 
 def _cut_chats(chats: pl.Series, cut: pl.Series, ends: pl.Series) -> pl.Series:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, SupportsInt
+from typing import TYPE_CHECKING, NamedTuple, Protocol, SupportsInt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pyprefopt.losses import Method
     from pyprefopt.settings.config import OptimConfig, RunConfig
-    from pyprefopt.training.metrics import Metrics
+    from pyprefopt.training.metrics import Margins, Metrics
     from pyprefopt.types import PackedBatch
 
 
@@ -34,6 +34,13 @@ class Loader(Protocol):
         """This rank's micro-batches over the whole set in order; with `pad` as many on every rank."""
 
 
+class HeldOut(NamedTuple):
+    """Rows that a model is tested on."""
+
+    loader: Loader | None  # as the method reads them; None: without the method's metrics
+    ranking: Loader | None = None  # the same rows without selection, for the ranking accuracy
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: `model` maps a PackedBatch to log-probs [M] or Outputs, `train` and `eval` bring the rest."""
@@ -46,8 +53,7 @@ class Job:
     run: RunConfig
     directory: Path  # the stage's; checkpoints/ is made in it
     key: str  # the stage's; a checkpoint of another key is never resumed
-    eval: Loader | None = None  # evaluated before, after and every run.eval_steps
-    ranking: Loader | None = None  # the same pairs without selection, for eval_ranking_accuracy
+    tests: Mapping[str, HeldOut] = field(default_factory=dict)  # by name; before, after and every run.eval_steps
 
     @property
     def output_dir(self) -> Path:
@@ -68,3 +74,4 @@ class FitResult:
     seconds: float  # of this call; a resumed training took longer
     moving_loss: float = math.nan  # mean training loss of the last `convergence_window` steps
     converged: bool = False  # whether that was below `until_converged`, and ended the training
+    margins: Mapping[str, Margins] = field(default_factory=dict)  # test set of pairs -> what each got in the end

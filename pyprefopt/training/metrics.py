@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pyprefopt.losses import count_units, weighted_sums
 from pyprefopt.storage.files import append, atomic_write
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from pyprefopt.types import PackedBatch
 
 Metrics = dict[str, float]
+
+
+class Margins(NamedTuple):
+    """What each pair of a split got, chosen less rejected; NaN where it was not computed."""
+
+    rows: NDArray[np.int64]  # [pairs], ascending: the input rows
+    reward: NDArray[np.float64]  # [pairs], of the method's rewards
+    ranking: NDArray[np.float64]  # [pairs], of the mean log-probs, nats a token; of a reward model the scores
+
 
 # Place in a tally -> what is summed. `pairs` and `units` are the counts that the sums are divided by.
 TALLY = (
@@ -135,15 +146,15 @@ def averages(totals: Tensor) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if not (name in FROM_LOGPS and math.isnan(mean))}
 
 
-def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
-    """Count the pairs that a model ranks right, by mean log-prob of scored tokens or by its score; a tie is 1/2.
+def ranking_margins(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
+    """By how much a model ranks each pair right: its mean log-prob of scored tokens, or its score.
 
     Args:
         batch: the micro-batch.
         given: what the model gave: log-probs [M], or Outputs.
 
     Returns:
-        Pairs ranked right, and pairs, f64 [2].
+        The better response's less the worse one's, f64 [pairs] in the order of `ranked_pairs`.
     """
     outputs = Outputs.of(given)
     if outputs.scores is not None:
@@ -152,8 +163,7 @@ def ranking_tally(batch: PackedBatch, given: Tensor | Outputs) -> Tensor:
         assert outputs.logps is not None  # noqa: S101  (a model gives one of them)
         values = _plain_sums(batch, outputs.logps) / batch.scored_length.double().clamp(min=1)
     better, worse = ranked_pairs(batch)
-    difference = values[better] - values[worse]
-    return torch.stack([((difference.sign() + 1) / 2).sum(), difference.new_tensor(difference.numel())])
+    return values[better] - values[worse]
 
 
 def append_line(path: Path, line: Mapping[str, object]) -> None:

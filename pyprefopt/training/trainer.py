@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from pyprefopt.ranks import any_rank, is_main, runner_has_ended
 from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.training.engine import Engine
-from pyprefopt.training.evaluation import evaluate
-from pyprefopt.training.job import FitResult, Job, Loader
+from pyprefopt.training.evaluation import Evaluation, evaluate
+from pyprefopt.training.job import FitResult, Job, Loader, HeldOut
+from pyprefopt.training.metrics import Margins
 from pyprefopt.training.progress import Progress
 from pyprefopt.training.schedule import learning_rate, total_steps
 from pyprefopt.training.step import accumulate, require_finite_gradient
@@ -28,7 +29,7 @@ from pyprefopt.training.usage import peak_memory
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["FitResult", "Job", "Loader", "evaluate", "fit", "peak_memory"]
+__all__ = ["FitResult", "Job", "Loader", "HeldOut", "evaluate", "fit", "peak_memory"]
 ONE_STROKE = 0.5  # seconds within which a launcher passes on what the terminal has sent already
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
         progress.restore(store.resume(engine, Progress.is_state))
         for watcher in watchers:
             watcher.on_start(progress)
+        margins: dict[str, Margins] | None = None
         if not progress.resumed:
             _evaluate(job, engine, progress, watchers)
 
@@ -80,7 +82,7 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
             for watcher in watchers:
                 watcher.on_step(progress, metrics)
             if progress.due(run.eval_steps):
-                _evaluate(job, engine, progress, watchers)
+                margins = _evaluate(job, engine, progress, watchers)
             stopping = any_rank(stop.asked)
             if stopping or (run.save_steps and progress.step % run.save_steps == 0):
                 store.save(engine, progress.step, progress.state(), progress.score())
@@ -88,18 +90,32 @@ def fit(job: Job, callbacks: Sequence[Callback] = ()) -> FitResult:
             if stopping:
                 raise TrainingError(_stopped(job, progress, stop))
 
+        if margins is None:  # a killed run had done all steps
+            margins = _margins_of(_test(job, engine))
         return FitResult(
             steps=progress.step, metrics=progress.last, eval_before=progress.eval_before,
             eval_after=progress.eval_last, weights=engine.export_state_dict(), peak_memory=peak_memory(),
             seconds=time.monotonic() - started, moving_loss=progress.moving_loss, converged=progress.converged,
+            margins=margins,
         )  # fmt: skip
 
 
-def _evaluate(job: Job, engine: Engine, progress: Progress, watchers: Sequence[Callback]) -> None:
-    if job.eval is not None or job.ranking is not None:
-        progress.evaluated(evaluate(engine, job.method, job.eval, job.ranking))
+def _evaluate(job: Job, engine: Engine, progress: Progress, watchers: Sequence[Callback]) -> dict[str, Margins]:
+    """Evaluate on every test set; what each pair got."""
+    found = _test(job, engine)
+    if found:
+        progress.evaluated({name: value for test in found.values() for name, value in test.metrics.items()})
         for watcher in watchers:
             watcher.on_evaluation(progress, progress.eval_last)
+    return _margins_of(found)
+
+
+def _test(job: Job, engine: Engine) -> dict[str, Evaluation]:
+    return {name: evaluate(engine, job.method, *test, name=name) for name, test in job.tests.items()}
+
+
+def _margins_of(found: Mapping[str, Evaluation]) -> dict[str, Margins]:
+    return {name: test.margins for name, test in found.items() if test.margins is not None}
 
 
 @contextmanager

@@ -41,6 +41,7 @@ FLIPS: dict[str, tuple[Any, set[str]]] = {
     "min_response_tokens": (8, DATA),
     "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA), "score_reasoning": (False, DATA),
     "truncation.ratio": (0.5, DATA), "truncation.tokens": (5, DATA), "truncation.rounding": ("floor", DATA),
+    "truncation.length": (5, DATA), "truncation.unit": ("characters", DATA), "eval_truncation": (("same",), DATA),
     "truncation.ratio_base": ("shared_min", DATA), "truncation.cut_end": ("template", DATA),
     "tokenizer": ("other.json", DATA), "eos_token": ("<end>", DATA), "chat_template": ("chatml", DATA),
     "base.data": ("sft.jsonl", DATA), "check": (True, DATA),

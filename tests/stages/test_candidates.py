@@ -22,7 +22,7 @@ from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.losses import RRHF
 from pyprefopt.losses.method import weighted_sums
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.training.metrics import ranked_pairs, ranking_tally
+from pyprefopt.training.metrics import ranked_pairs, ranking_margins
 from tests.pipeline.runs import losses, small
 from tests.stages.made import build_data
 
@@ -262,4 +262,4 @@ def test_ranked_pairs_of_candidates_by_hand() -> None:
     better, worse = ranked_pairs(batch)
     assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(1, 0), (1, 2), (3, 4)]
     logps = torch.tensor([-2.0, -1.0, -3.0, -1.0, -5.0, -5.0])  # means: -2, -2, -1; -5, -5
-    assert ranking_tally(batch, logps).tolist() == [0.5 + 0 + 0.5, 3]
+    assert ranking_margins(batch, logps).tolist() == [0, -1, 0]

@@ -185,7 +185,14 @@ def test_the_limit_that_cut_is_told(inputs, tmp_path, caplog):
     assert f"train.parquet: {were} cut to fit max_tokens = {longest - 1}" in caplog.text
 
 
-@pytest.mark.parametrize("cut", [{"truncation": {"tokens": 1}}, {"max_tokens": 65, "prompt_overflow": "keep_end"}])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"truncation": {"tokens": 1}},
+        {"truncation": {"length": 1, "unit": "words"}},
+        {"max_tokens": 65, "prompt_overflow": "keep_end"},
+    ],
+)
 def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_path, cut):
     from pyprefopt.data import read_preferences
 
@@ -208,6 +215,8 @@ def test_pairs_that_a_cut_makes_the_same_are_left_out_either_way(inputs, tmp_pat
     prepare(config.data, tokenizer, tmp_path / "folder", **made)
     build_data(replace(config, data=str(tmp_path / "folder")), tmp_path / "prepared")
     assert same(tmp_path / "raw/train", tmp_path / "prepared/train")
+    reasons = {json.loads(line)["reason"] for line in (tmp_path / "raw/rejected.jsonl").read_text().splitlines()}
+    assert reasons == {"identical_after_cut"}
 
 
 def test_a_model_with_another_tokenizer_is_refused(inputs, tmp_path):

@@ -161,7 +161,7 @@ def test_rewards_of_models_of_another_tokenizer(inputs: Path, bytewise: Path, tm
         assert values[key]["values"] == pytest.approx(apart, abs=1e-5)
 
 
-def test_candidates_are_read_too_but_not_cut_ones(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+def test_candidates_are_read_too(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
     train, test = write_candidates(tmp_path, train=16, test=16)
     rows = {"method": "rrhf", "data": str(train), "eval_data": str(test), "policy_init": None, "base": {}, "oracle": {}}
     ours, theirs, _ = moved(pipeline(inputs, tmp_path / "run", **rows), bytewise)
@@ -169,9 +169,17 @@ def test_candidates_are_read_too_but_not_cut_ones(inputs: Path, bytewise: Path, 
     for key in [key for key in ours if key[1]]:
         wanted = transfer(theirs[key]["values"], places(theirs[key]), places(ours[key]))
         assert ours[key]["values"] == pytest.approx(wanted, abs=1e-4)
-    cut = pipeline(inputs, tmp_path / "cut", **rows, max_tokens=40, max_prompt_tokens=39)
-    with pytest.raises(DataError, match=r"train row 0, response 1: it was cut, and candidates that are cut cannot"):
-        moved(cut, bytewise)
+
+
+def test_cut_candidates_are_cut_at_the_same_byte(inputs: Path, bytewise: Path, tmp_path: Path) -> None:
+    train, test = write_candidates(tmp_path, train=16, test=16)
+    rows = {"method": "rrhf", "data": str(train), "eval_data": str(test), "policy_init": None, "base": {}, "oracle": {}}
+    texts = data.read_candidates(str(train))["responses"].to_list()
+    tokenizer = data.load_tokenizer(bytewise)
+    for number, cut in enumerate(CUTS):
+        ours, theirs, _ = moved(pipeline(inputs, tmp_path / str(number), **rows, **cut), bytewise)
+        assert any(line["cut"] for line in ours.values())
+        check_cut_alike(ours, theirs, tokenizer, lambda row, segment: texts[row][segment - 1])
 
 
 def test_the_embedded_set(tmp_path: Path, bytewise: Path) -> None:
@@ -190,6 +198,8 @@ CUTS = [
     {"truncation": {"ratio": 0.4, "cut_end": "eos"}},
     {"truncation": {"tokens": 7, "cut_end": "template"}},
     {"max_tokens": 40, "max_prompt_tokens": 39},
+    {"truncation": {"ratio": 0.3, "unit": "characters", "rounding": "floor"}},
+    {"truncation": {"length": 25, "unit": "characters", "cut_end": "template"}},
 ]
 
 
@@ -202,10 +212,15 @@ def test_a_cut_response_is_cut_at_the_same_byte(
     assert any(line["cut"] for line in ours.values())
     tokenizer = data.load_tokenizer(bytewise)
     texts = data.read_preferences(str(inputs / "train.parquet"))
+    check_cut_alike(ours, theirs, tokenizer, lambda row, segment: texts[("chosen", "rejected")[segment - 1]][row])
+
+
+def check_cut_alike(ours: dict[str, Any], theirs: dict[str, Any], tokenizer: Any, chat: Any) -> None:
+    """Every response of both ends at the same byte, with an end of turn or without."""
     for (row, segment), line in ours.items():
         if segment == 0:
             continue
-        content = texts[("chosen", "rejected")[segment - 1]][row][-1]["content"].encode()
+        content = chat(row, segment)[-1]["content"].encode()
         end = max(end for end in line["ends"] if end is not None)
         ended = line["ends"][-1] is None
         wanted = tokenizer.encode([content[:end].decode()])[0].to_list() + [tokenizer.eos_token_id] * ended

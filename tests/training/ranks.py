@@ -78,7 +78,7 @@ def train(
     from pyprefopt.settings.resolve import configure
     from pyprefopt.training import checkpoint
     from pyprefopt.training.callbacks import Callback
-    from pyprefopt.training.trainer import Job, fit
+    from pyprefopt.training.trainer import HeldOut, Job, fit
     from tests.training.toy import ToyLoader, ToyModel, make_groups, with_ref_logps
 
     where, when = die or ("nowhere", -1)
@@ -118,7 +118,8 @@ def train(
     )
     groups = with_ref_logps(make_groups(20), ToyModel())
     loader = ToyLoader(groups, batch=6, per_batch=per_batch, rank=ranks.rank(), world=ranks.world_size())
-    job = Job("policy", ToyModel(dropout=dropout), DPO(), loader, run, run, directory / "policy", "key", loader, loader)
+    tests = {"eval": HeldOut(loader, loader)}
+    job = Job("policy", ToyModel(dropout=dropout), DPO(), loader, run, run, directory / "policy", "key", tests)
     result = fit(job, [Watch()])
     if result.weights is not None:
         digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.settings.resolve import configure
 from pyprefopt.training.metrics import TALLY
 from pyprefopt.training.progress import Progress
-from pyprefopt.training.trainer import Job, fit
+from pyprefopt.training.trainer import HeldOut, Job, fit
 from tests.training.test_trainer import GROUPS, lines, losses, make_job
 from tests.training.toy import ToyLoader
 
@@ -41,7 +41,7 @@ def test_ends_at_the_first_step_whose_window_is_below(tmp_path, window):
 def test_the_last_step_is_logged_and_evaluated(tmp_path):
     job = make_job(tmp_path, **LONG, until_converged=0.5, convergence_window=2, logging_steps=1000)
     held_out = ToyLoader(GROUPS[:5], batch=5, per_batch=2)
-    result = fit(Job(**{**job.__dict__, "eval": held_out, "ranking": held_out}))
+    result = fit(Job(**{**job.__dict__, "tests": {"eval": HeldOut(held_out, held_out)}}))
     assert [line["step"] for line in lines(tmp_path)] == [0, result.steps, result.steps]
     assert result.eval_after != result.eval_before
 

@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pyprefopt.losses import DPO, SFT, TGDPO, SimPO
 from pyprefopt.training.callbacks import NegativeWeights
 from pyprefopt.training.evaluation import evaluate
-from pyprefopt.training.metrics import TALLY, append_line, averages, drop_lines_after, ranking_tally, tally
+from pyprefopt.training.metrics import TALLY, append_line, averages, drop_lines_after, ranking_margins, tally
 from pyprefopt.training.progress import Progress
 from pyprefopt.training.step import method_sums
 from pyprefopt.types import Outputs
@@ -57,7 +58,7 @@ def test_a_tied_reward_is_a_miss_and_a_tied_rank_is_half():
     batch = batch_of([pair(2, 2), pair(1, 3)])
     logps = torch.tensor([-1.0, -3.0, -2.0, -2.0, -1.0, -5.0, -1.0, -1.0])  # means: -2, -2; -1, -7/3
     assert averages(counts(SimPO(gamma=0.0), batch, logps))["rewards/accuracies"] == 0.5
-    assert ranking_tally(batch, logps).tolist() == [1.5, 2]
+    assert ranking_margins(batch, logps).tolist() == pytest.approx([0, 4 / 3])
 
 
 def test_tallies_add_up_over_any_packing():
@@ -146,7 +147,7 @@ def test_evaluate_needs_no_engine_and_leaves_the_mode():
     groups = with_ref_logps(make_groups(9), model)
     loader = ToyLoader(groups, batch=4, per_batch=2)
     model.train()
-    metrics = evaluate(model, DPO(), loader, ranking=loader)
+    metrics, margins = evaluate(model, DPO(), loader, ranking=loader)
     assert model.training
     assert metrics["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert metrics["eval_rewards/accuracies"] == 0  # all ties
@@ -157,6 +158,10 @@ def test_evaluate_needs_no_engine_and_leaves_the_mode():
             logps = model(batch)
             means.append([float(logps[batch.response_index == r].double().mean()) for r in (0, 1)])
     assert metrics["eval_ranking_accuracy"] == sum(a > b for a, b in means) / len(means)
+    assert margins is not None
+    assert margins.rows.tolist() == list(range(9))
+    assert margins.ranking == pytest.approx([a - b for a, b in means], abs=1e-12)
+    assert margins.reward == pytest.approx(np.zeros(9), abs=1e-6)
 
 
 def test_lines_after_a_checkpoint_are_dropped(tmp_path):

@@ -53,7 +53,7 @@ def test_a_micro_batchs_weights_are_asked_for_once() -> None:
             return -super().token_weights(batch, logps)
 
     groups = make_groups(9)
-    metrics = evaluate(ToyModel(), Watched(), ToyLoader(groups, batch=4, per_batch=2))
+    metrics, _ = evaluate(ToyModel(), Watched(), ToyLoader(groups, batch=4, per_batch=2))
     assert sum(asked) == sum(len(response.ids) for group in groups for response in group.responses)
     assert metrics["eval_weights/negative"] == 1
 

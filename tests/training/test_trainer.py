@@ -19,7 +19,7 @@ from pyprefopt.training import trainer
 from pyprefopt.training.callbacks import Callback
 from pyprefopt.training.engine import Engine
 from pyprefopt.training.schedule import learning_rate
-from pyprefopt.training.trainer import Job, fit
+from pyprefopt.training.trainer import HeldOut, Job, fit
 from tests.reference.packing import pack_groups
 from tests.training.toy import ToyLoader, ToyModel, make_groups, with_ref_logps
 
@@ -130,7 +130,7 @@ def test_methods_without_a_reference_learn(tmp_path, method):
 def test_metrics_file_and_result(tmp_path):
     job = make_job(tmp_path, eval_steps=4, logging_steps=4)
     held_out = ToyLoader(GROUPS[:5], batch=5, per_batch=2)
-    result = fit(Job(**{**job.__dict__, "eval": held_out, "ranking": held_out}))
+    result = fit(Job(**{**job.__dict__, "tests": {"eval": HeldOut(held_out, held_out)}}))
     found = [(line["step"], "loss" in line, "eval_ranking_accuracy" in line) for line in lines(tmp_path)]
     assert found == [(0, False, True), (4, True, False), (4, False, True), (6, True, False), (6, False, True)]
     train = lines(tmp_path)[3]

@@ -21,6 +21,8 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import DataError, check, check_number
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pyprefopt.data.reading.blocks import Block
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
@@ -92,12 +94,19 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
     from pyprefopt.data.reading.rejects import count_rejects
 
     offsets = config.offsets or config.truncation.active or bool(config.user_weights)
-    made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, offsets=offsets, **config.limits))
-    whole, short = without_short(made.segments, config.min_response_tokens, block.file)
+    limits = {"offsets": offsets, **config.limits}
+    if config.truncation.of_texts:
+        made = _cut_and_tokenized(block, config, tokenizer, **limits)
+    else:
+        made = _weighted(block, config, tokenize_block(block, config.format, tokenizer, **limits))
+    uncut = made.segments
+    if config.truncation.of_texts and config.min_response_tokens > 1:
+        uncut = tokenize_block(block, config.format, tokenizer, **limits).segments
+    whole, short = without_short(uncut, config.min_response_tokens, block.file, made.segments)
     segments, rejects = _cut(whole, config, tokenizer), made.rejects
     if short.height:
         rejects = rejects.vstack(short).sort("row")
-    if config.truncation.active:
+    if config.truncation.active and not config.truncation.of_texts:
         segments, rejects = drop_identical(segments, rejects, block.file)
     table = _columns(segments, config)
     return PreparedBlock(
@@ -122,24 +131,43 @@ def prepare_block(block: Block, config: PrepareConfig, tokenizer: Tokenizer) -> 
 
 def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> TokenizedBlock:
     """The segments with the column `user_weights`, where the input has weights."""
-    import polars as pl
-
     from pyprefopt.data.reading.blocks import parse_block
     from pyprefopt.data.reading.catalog import kind_of, weight_fields
     from pyprefopt.data.reading.extra_columns import carried_columns, check_unseen
-    from pyprefopt.data.tokenization.token_columns import attach_weights
 
     if not config.user_weights:
         check_unseen(block, weight_fields(kind_of(config.format)))
         return made
     parsed = parse_block(block, config.format, carry=True)
-    rows = parsed.frame.hstack(carried_columns(parsed, config.user_weights))
+    return _with_weights(block, made, parsed.frame.hstack(carried_columns(parsed, config.user_weights)))
+
+
+def _with_weights(block: Block, made: TokenizedBlock, rows: pl.DataFrame) -> TokenizedBlock:
+    """The segments with the weights of the rows that they were made of."""
+    import polars as pl
+
+    from pyprefopt.data.tokenization.token_columns import attach_weights
+
     try:
         segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
     except DataError as error:
         raise DataError(f"{block.file}: {error}") from None
     rejects = pl.concat([made.rejects, bad.with_columns(file=pl.lit(block.file))]).sort("row")
     return made._replace(segments=segments.to_arrow(), rejects=rejects)
+
+
+def _cut_and_tokenized(block: Block, config: PrepareConfig, tokenizer: Tokenizer, **limits: Any) -> TokenizedBlock:
+    """Segments of the rows' texts, cut first."""
+    from pyprefopt.data.preparation.cut_texts import count_cuts, tokenize_cut
+    from pyprefopt.data.reading.catalog import kind_of, weight_fields
+    from pyprefopt.data.reading.extra_columns import check_unseen
+
+    if not config.user_weights:
+        check_unseen(block, weight_fields(kind_of(config.format)))
+    carried = config.user_weights
+    made, rows = tokenize_cut(block, config.format, tokenizer, config.truncation, carried=carried, **limits)
+    made = _with_weights(block, made, rows) if config.user_weights else made
+    return made._replace(segments=count_cuts(made.segments, rows))
 
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:
@@ -154,7 +182,11 @@ def _cut(segments: pa.Table, config: PrepareConfig, tokenizer: Tokenizer) -> pa.
     if not config.truncation.active:
         return segments
     from pyprefopt.data.truncation.dispatch import truncate_by
+    from pyprefopt.data.truncation.frames import check_text_rule
 
+    if config.truncation.of_texts:  # they were cut before
+        check_text_rule(config.truncation, None)
+        return segments
     return truncate_by(segments, config.truncation, tokenizer=tokenizer)
 
 

@@ -29,7 +29,7 @@ from pyprefopt.data.tokenization.coverage import Coverage
 from pyprefopt.data.tokenization.notes import SpecialToken, add_notes, log_notes
 from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, as_tokenizer
-from pyprefopt.data.truncation.rule import of_segments
+from pyprefopt.data.truncation.rule import make_truncation
 from pyprefopt.errors import ArtifactError, DataError, check, counted, option
 from pyprefopt.storage.files import HashedFile, content_hash, explain_writing, hash_files
 from pyprefopt.storage.locks import FolderLock
@@ -91,7 +91,7 @@ def prepare(
         min_response_tokens: rows with a response of fewer tokens are left out and counted, whatever `on_error` says.
         boundary: as in `tokenize`.
         score_reasoning: as in `tokenize`.
-        truncation: settings of `truncate` (ratio or length, rounding, ratio_base, cut_end); every row is cut.
+        truncation: settings of `truncate` (ratio or length, unit, rounding, ratio_base, cut_end); every row is cut.
         offsets: keep `starts`, `ends` and `turns` of every token, which `transfer_values` and cuts by text need.
         on_error: raise: read everything, then report all bad rows; skip: drop them, recorded in `out/rejected.jsonl`.
         seed: which rows of a mixture are drawn, as in `open_source`.
@@ -127,7 +127,7 @@ def prepare(
         min_response_tokens=min_response_tokens,
         boundary=boundary,
         score_reasoning=score_reasoning,
-        truncation=of_segments(truncation or {}),
+        truncation=make_truncation(truncation or {}),
         offsets=offsets,
         user_weights=(*weights, *opened.named(CUT_COUNTS)) if weights else (),
     )

@@ -28,7 +28,13 @@ MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String
 CHAT = pl.List(MESSAGE)
 _PLACE = ""  # a column that only counts rows
 Columns = Mapping[str, str] | Sequence[str] | None
-_OPTIONAL = ("score_chosen", "score_rejected", "tools", "template_kwargs")  # only where the input has them
+_OPTIONAL = (
+    "score_chosen",
+    "score_rejected",
+    "responses_complete",
+    "tools",
+    "template_kwargs",
+)  # only where the input has them
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,8 @@ def read_candidates(
 
     Returns:
         Columns `row` u64, `prompt` list<message>, `responses` list<list<message>>, `scores` list<f32> (null where the
-        row has none), where given `tools`, `template_kwargs`, and every other column of the input; eager or lazy as in
-        `read_preferences`.
+        row has none), where given `responses_complete` list<bool> (false: cut, without an end of turn), `tools`,
+        `template_kwargs`, and every other column of the input; eager or lazy as in `read_preferences`.
 
     Raises:
         ConfigError, DataError: as in `read_preferences`.

@@ -30,6 +30,7 @@ REASONS = {  # why a pair, or a prompt, is left out
 ON_POLICY = {"responses": "all_generated_responses", "scores": "all_rm_scores"}  # as on-policy sets name them
 
 _ROUNDING = 2.0**-23  # of a float32, which scores are
+_COMPLETE = "responses_complete"  # false: a response was cut, and no end of turn follows it
 _Choice = tuple[int, int]  # positions of the chosen and of the rejected response
 
 
@@ -67,7 +68,8 @@ def pick_pairs(
     Returns:
         `pairs`: `row` u64 from 0, `prompt`, `chosen`, `rejected` list<message>, `score_chosen`, `score_rejected` f32,
         `candidates_row` u64 (the row of the candidates), `chosen_index`, `rejected_index` u32 (positions in
-        `responses`), and every other column of the candidates. `left_out`: reason -> count.
+        `responses`), where given `chosen_complete`, `rejected_complete`, and every other column of the candidates.
+        `left_out`: reason -> count.
 
     Raises:
         ConfigError: a setting breaks its rule.
@@ -164,9 +166,14 @@ class _Picker:
     def pairs(self) -> pl.DataFrame:
         """All pairs, in the order of the rows."""
         frame = self.frame.with_row_index("_place")
-        long = frame.select("_place", "row", "responses", "scores").filter(pl.col("responses").list.len() > 0)
+        flags = [name for name in (_COMPLETE,) if name in frame.columns]
+        long = frame.select("_place", "row", "responses", "scores", *flags).filter(pl.col("responses").list.len() > 0)
         empty = pl.col("responses").list.eval(pl.lit(None, pl.Float32))
-        long = long.with_columns(pl.coalesce("scores", empty)).explode("responses", "scores")
+        long = long.with_columns(pl.coalesce("scores", empty))
+        if flags:
+            ends = pl.col("responses").list.eval(pl.lit(value=True))
+            long = long.with_columns(pl.coalesce(_COMPLETE, ends))
+        long = long.explode("responses", "scores", *flags)
         texts = long.select(pl.struct("responses").struct.json_encode().rank("dense")).to_series().to_numpy()
         scores = long["scores"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         places, rows = long["_place"].to_numpy(), long["row"].to_numpy()
@@ -219,7 +226,9 @@ class _Picker:
     ) -> pl.DataFrame:
         index = long.select(pl.int_range(pl.len(), dtype=pl.UInt32).over("_place")).to_series()
         sets = frame.select(pl.all().gather(long["_place"].gather(chosen)))
-        further = [name for name in frame.columns if name not in ("_place", "row", "prompt", "responses", "scores")]
+        own = ("_place", "row", "prompt", "responses", "scores", _COMPLETE)
+        further = [name for name in frame.columns if name not in own]
+        ends = {"chosen_complete": chosen, "rejected_complete": rejected} if _COMPLETE in long.columns else {}
         return pl.DataFrame(
             {
                 "row": pl.Series(range(len(chosen)), dtype=pl.UInt64),
@@ -231,5 +240,6 @@ class _Picker:
                 "candidates_row": sets["row"],
                 "chosen_index": index.gather(chosen),
                 "rejected_index": index.gather(rejected),
+                **{name: long[_COMPLETE].gather(places) for name, places in ends.items()},
             }
         ).hstack(sets.select(name for name in further))

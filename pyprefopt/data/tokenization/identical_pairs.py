@@ -11,6 +11,12 @@ from pyprefopt.data.reading.rejects import REJECTS, no_rejects
 
 Segments = TypeVar("Segments", pl.DataFrame, pa.Table)
 
+IDENTICAL = "identical_after_cut"
+_SAME = {
+    "reason": pl.lit(IDENTICAL),
+    "rule": pl.lit("chosen and rejected must differ in what the cut keeps"),
+    "remedy": pl.lit("cut less (truncation, max_tokens), or drop the row"),
+}
 _PAIRS = 1 << 14  # compared together
 _SHOWN = 10  # tokens of a response
 
@@ -49,11 +55,13 @@ def _rejects(segments: pl.DataFrame, file: str) -> pl.DataFrame:
     shown = pl.col("ids").list.head(_SHOWN).cast(pl.List(pl.String)).list.join(" ")
     more = pl.when(pl.col("length") > _SHOWN).then(pl.lit(" …")).otherwise(pl.lit(""))
     return pairs.with_columns(ids.gather(pairs["line"])).select(
-        file=pl.lit(file),
-        row="row",
-        field=pl.lit("rejected"),
-        value=pl.format("ids {}{}", shown, more),
-        reason=pl.lit("identical_after_cut"),
-        rule=pl.lit("chosen and rejected must differ in what the cut keeps"),
-        remedy=pl.lit("cut less (truncation, max_tokens), or drop the row"),
+        file=pl.lit(file), row="row", field=pl.lit("rejected"), value=pl.format("ids {}{}", shown, more), **_SAME
     ).cast(REJECTS)  # fmt: skip
+
+
+def mark_after_cut(rejects: pl.DataFrame, cut: pl.Series) -> pl.DataFrame:
+    """The rejects; identical pairs among the rows that were cut, as texts, are so by the cut."""
+    is_same = (pl.col("reason") == "identical_pair") & pl.col("row").is_in(cut.implode())
+    return rejects.with_columns(
+        pl.when(is_same).then(value).otherwise(pl.col(name)).alias(name) for name, value in _SAME.items()
+    )

@@ -288,7 +288,8 @@ def _needed(frame: pl.DataFrame) -> pl.DataFrame:
                 "make such frames"
             )
     chats = [pl.col(name) for name in ("prompt", *responses)]
-    flags = [pl.col(name).cast(pl.Boolean) for name in (f"{side}_complete" for side in responses) if name in names]
+    boolean = pl.List(pl.Boolean) if responses == ["responses"] else pl.Boolean()
+    flags = [pl.col(name).cast(boolean) for name in (f"{side}_complete" for side in responses) if name in names]
     scores = [pl.col(name).cast(pl.Float32) for name in (f"score_{side}" for side in responses) if name in names]
     texts = [pl.col(name).cast(pl.String) for name in ("tools", "template_kwargs") if name in names]
     if responses == ["responses"] and "scores" in names:

@@ -30,7 +30,11 @@ from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.store.segments import USER_WEIGHTS
 from pyprefopt.errors import DataError
 
-CUT_COUNTS = ("chosen_cut", "rejected_cut")  # units that were cut off a text: spans may then reach beyond its end
+CUT_COUNTS = (
+    "chosen_cut",
+    "rejected_cut",
+    "responses_cut",
+)  # units that were cut off a text: spans may then reach beyond its end
 RESPONSES = ("chosen", "rejected", "response", "responses")
 _LINES = 2048  # responses that are worked on at a time: their bytes lie in memory as numbers
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
@@ -145,14 +149,13 @@ def _lists(values: NDArray[np.float32], counts: NDArray[Any], nulls: NDArray[np.
 
 def _lines(frame: pl.DataFrame, name: str, side: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One line a response with weights: row, segment, field, text, shortened, weights; and rejects."""
-    whole = pl.col(f"{side}_complete") if f"{side}_complete" in frame.columns else pl.lit(value=True)
-    counted = f"{side}_cut" in frame.columns and side != "responses"
-    was_cut = pl.col(f"{side}_cut").fill_null(0) > 0 if counted else pl.lit(value=False)
+    whole = pl.col(f"{side}_complete") if f"{side}_complete" in frame.columns else pl.lit(None)
+    gone = pl.col(f"{side}_cut") if f"{side}_cut" in frame.columns else pl.lit(None)
     if side != "responses":
         number = 2 if side == "rejected" else 1
         lines = frame.select(
             "row", segment=pl.lit(number, pl.UInt16), field=pl.lit(name), text=_text(pl.col(side)),
-            shortened=~whole.cast(pl.Boolean).fill_null(value=True) | was_cut, weights=pl.col(name),
+            shortened=_shortened(whole, gone), weights=pl.col(name),
         )  # fmt: skip
         return lines.filter(pl.col("weights").is_not_null()), REJECTS.to_frame()
     _check_nested(frame.schema[name], name)
@@ -165,11 +168,23 @@ def _lines(frame: pl.DataFrame, name: str, side: str) -> tuple[pl.DataFrame, pl.
         for row, entry, count in map(shown.row, range(shown.height))
     )  # fmt: skip
     good = given.filter(pl.col(name).list.len() == pl.col(side).list.len(), pl.col(side).list.len() > 0)
-    lines = good.select("row", pl.col(side).alias("text"), pl.col(name).alias("weights")).explode("text", "weights")
+    unknown = pl.col(side).list.eval(pl.lit(None))
+    lines = good.select(
+        "row",
+        text=pl.col(side),
+        weights=pl.col(name),
+        whole=pl.coalesce(whole, unknown),
+        gone=pl.coalesce(gone, unknown),
+    ).explode("text", "weights", "whole", "gone")
     place = pl.int_range(pl.len()).over("row")
     lines = lines.with_columns(segment=(place + 1).cast(pl.UInt16), field=pl.format(name + "[{}]", place))
-    lines = lines.with_columns(text=_text(pl.col("text")), shortened=pl.lit(value=False))
+    lines = lines.with_columns(text=_text(pl.col("text")), shortened=_shortened(pl.col("whole"), pl.col("gone")))
     return lines.filter(pl.col("weights").is_not_null()), rejects
+
+
+def _shortened(whole: pl.Expr, gone: pl.Expr) -> pl.Expr:
+    """Whether a text was cut: it has no end of turn, or units of it are counted as gone."""
+    return ~whole.cast(pl.Boolean).fill_null(value=True) | (gone.cast(pl.UInt32).fill_null(0) > 0)
 
 
 def _text(chat: pl.Expr) -> pl.Expr:

@@ -111,7 +111,7 @@ def _results(name: str, schema: pl.Schema, rule: Truncation) -> list[pl.Expr]:
         before = pl.col(flag)
         if nested:
             both = pl.concat_list(before.cast(pl.List(pl.UInt8)) * whole.cast(pl.List(pl.UInt8)))
-            whole = both.cast(pl.List(pl.Boolean))
+            whole = pl.coalesce(both.cast(pl.List(pl.Boolean)), whole)  # null: the row says nothing
         else:
             known = before if schema[flag] == pl.Boolean else before.cast(pl.String).str.to_lowercase() != "false"
             whole = known & whole

@@ -45,10 +45,43 @@ DATA_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda c: c.truncation.cut_end != "none" and not c.truncation.active,
-        "truncation.cut_end says what follows a cut, and nothing is cut; set truncation.ratio or truncation.tokens, or "
+        "truncation.cut_end says what follows a cut, and nothing is cut; set truncation.ratio or truncation.length, or "
         "leave cut_end out",
         {"truncation": {"cut_end": "eos"}},
         "truncation",
+    ),
+    Rule(
+        lambda c: c.truncation.unit != "tokens" and not c.truncation.active,
+        "truncation.unit says what is counted, and nothing is cut; set truncation.ratio or truncation.length, or leave "
+        "unit out",
+        {"truncation": {"unit": "characters"}},
+        "truncation",
+    ),
+    Rule(
+        lambda c: c.truncation.cut_end == "eos" and c.truncation.of_texts,
+        "truncation.cut_end eos needs truncation.unit tokens: texts of {c.truncation.unit} are cut before there are "
+        "tokens; take cut_end template or none",
+        {"truncation": {"ratio": 0.5, "unit": "characters", "cut_end": "eos"}},
+        "truncation.cut_end",
+    ),
+    Rule(
+        lambda c: "same" in c.eval_truncation and not c.truncation.active,
+        "eval_truncation same cuts test pairs as the training pairs are, and nothing is cut; set truncation.ratio or "
+        "truncation.length, or leave eval_truncation out",
+        {"eval_truncation": ["same"]},
+        "eval_truncation",
+    ),
+    Rule(
+        lambda c: "same" in c.eval_truncation and c.data != EMBEDDED_DATA and c.eval_data is None and c.eval_ratio == 0,
+        "eval_truncation needs test pairs; set eval_data or eval_ratio > 0",
+        {
+            "model": "model",
+            "data": "train.jsonl",
+            "eval_ratio": 0.0,
+            "eval_truncation": ["same"],
+            "truncation": {"ratio": 0.5},
+        },
+        "eval_truncation",
     ),
     Rule(
         lambda c: c.trust_remote_code and c.model == EMBEDDED_MODEL,

@@ -71,7 +71,7 @@ fn of_candidates<'a>(set: &'a Candidates, row: u64) -> Row<'a> {
         field: "responses",
         kind: "response",
         messages: Cow::Borrowed(messages),
-        complete: true,
+        complete: set.complete.as_ref().is_none_or(|flags| flags[index]),
         score: set.scores.as_ref().and_then(|scores| scores[index]),
     };
     Row {

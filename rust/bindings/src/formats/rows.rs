@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
+use arrow_array::builder::{BooleanBuilder, Float32Builder, LargeListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use pyprefopt_core::Reject;
@@ -38,6 +38,7 @@ pub fn schema(format: Format) -> SchemaRef {
         Kind::Candidates => fields.extend([
             column("responses", list_of(chat_type()), false),
             column("scores", list_of(DataType::Float32), true),
+            column("responses_complete", list_of(DataType::Boolean), true),
         ]),
         Kind::Instructions => {
             fields.push(column("response", chat_type(), false));
@@ -161,6 +162,8 @@ fn candidates(
         (ChatColumn::default(), ChatColumn::default(), Vec::new());
     let item = Field::new("item", DataType::Float32, true);
     let mut scores = LargeListBuilder::new(Float32Builder::new()).with_field(item);
+    let item = Field::new("item", DataType::Boolean, true);
+    let mut complete = LargeListBuilder::new(BooleanBuilder::new()).with_field(item);
     for (row, text) in (first..).zip(rows) {
         let outcome = parse_candidates(text, plan.rows, plan.carry, |set, others| {
             prompts.push(&set.prompt);
@@ -169,6 +172,8 @@ fn candidates(
                 .for_each(|response| responses.push(response));
             counts.push(set.responses.len());
             scores.append_option(set.scores.as_ref().map(|scores| scores.iter().copied()));
+            let flags = set.complete.as_ref();
+            complete.append_option(flags.map(|flags| flags.iter().copied().map(Some)));
             books.enter(
                 row,
                 set.tools.as_deref(),
@@ -183,6 +188,7 @@ fn candidates(
         prompts.finish()?,
         responses.finish_lists(counts)?,
         Arc::new(scores.finish()),
+        Arc::new(complete.finish()),
     ])
 }
 

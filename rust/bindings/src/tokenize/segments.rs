@@ -163,6 +163,7 @@ struct Candidates<'a> {
     lists: Lists<&'a ArrayRef>,
     chats: Chats<'a>,
     scores: Option<(Lists<&'a ArrayRef>, &'a Float32Array)>,
+    complete: Option<(Lists<&'a ArrayRef>, &'a BooleanArray)>,
 }
 
 impl<'a> Source<'a> {
@@ -192,7 +193,7 @@ impl<'a> Source<'a> {
                 .collect::<PyResult<_>>()?,
             candidates: batch
                 .column_by_name("responses")
-                .map(|responses| Candidates::new(responses, batch.column_by_name("scores")))
+                .map(|responses| Candidates::new(responses, batch))
                 .transpose()?,
         })
     }
@@ -247,30 +248,36 @@ impl<'a> Side<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    fn new(responses: &'a ArrayRef, scores: Option<&'a ArrayRef>) -> PyResult<Self> {
+    fn new(responses: &'a ArrayRef, batch: &'a RecordBatch) -> PyResult<Self> {
         let lists = Lists::new("responses", responses)?;
         let chats = Chats::new("responses", lists.values)?;
-        let scores = match scores {
-            None => None,
-            Some(column) => {
-                let lists = Lists::new("scores", column)?;
-                let values = lists
-                    .values
-                    .as_primitive_opt::<Float32Type>()
-                    .ok_or_else(|| PyTypeError::new_err("scores must be a list of f32"))?;
-                Some((lists, values))
-            }
-        };
+        let lists_of = |name| batch.column_by_name(name).map(|c| Lists::new(name, c));
+        let wrong = |what: &str| PyTypeError::new_err(what.to_owned());
+        let scores = lists_of("scores").transpose()?.map(|lists| {
+            let values = lists.values.as_primitive_opt::<Float32Type>();
+            values.map(|values| (lists, values))
+        });
+        let complete = lists_of("responses_complete").transpose()?.map(|lists| {
+            let values = lists.values.as_boolean_opt();
+            values.map(|values| (lists, values))
+        });
+        let not_scores = || wrong("scores must be a list of f32");
+        let not_flags = || wrong("responses_complete must be a list of booleans");
         Ok(Self {
             lists,
             chats,
-            scores,
+            scores: scores.map(|s| s.ok_or_else(not_scores)).transpose()?,
+            complete: complete.map(|c| c.ok_or_else(not_flags)).transpose()?,
         })
     }
 
     fn responses(&self, index: usize) -> impl Iterator<Item = Response<'a>> + '_ {
         let first_score = self
             .scores
+            .as_ref()
+            .map(|(lists, values)| (lists.range(index), *values));
+        let flags = self
+            .complete
             .as_ref()
             .map(|(lists, values)| (lists.range(index), *values));
         let Range { start, end } = self.lists.range(index);
@@ -280,7 +287,10 @@ impl<'a> Candidates<'a> {
                 field: "responses",
                 kind: "response",
                 messages: self.chats.get(place).into(),
-                complete: true,
+                complete: flags.as_ref().is_none_or(|(range, values)| {
+                    let at = range.start + number;
+                    at >= range.end || values.is_null(at) || values.value(at)
+                }),
                 score: first_score.as_ref().and_then(|(range, values)| {
                     let at = range.start + number;
                     (at < range.end && values.is_valid(at)).then(|| values.value(at))

@@ -8,7 +8,8 @@ use super::chat::{Said, text_or_chat};
 use super::checks::{check_prompt, check_response};
 use super::detect::of_format;
 use super::fields::{
-    json_text, missing, number, number_of, others, spelled_lists, system, with_lists, with_system,
+    json_text, missing, number, number_of, others, spelled_lists, system, truth, with_lists,
+    with_system,
 };
 use super::json::Fields;
 use super::message::{Message, Origin, is_same_chat};
@@ -23,12 +24,19 @@ pub struct Candidates<'a> {
     pub prompt: Vec<Message<'a>>,
     pub responses: Vec<Vec<Message<'a>>>,
     pub scores: Option<Vec<Option<f32>>>,
+    pub complete: Option<Vec<bool>>, // false: the response was cut, and no turn end follows it; None: all end
     pub tools: Option<Cow<'a, str>>,
     pub template_kwargs: Option<Cow<'a, str>>,
 }
 
 const RESPONSES: [&str; 3] = ["responses", "completions", "candidates"];
 const SCORES: [&str; 2] = ["scores", "ratings"];
+/// Beside the responses of these names.
+const COMPLETE: [&str; 3] = [
+    "responses_complete",
+    "completions_complete",
+    "candidates_complete",
+];
 /// In a response that is an object with its score.
 pub const TEXT: [&str; 3] = ["response", "completion", "text"];
 const SCORE: [&str; 3] = ["overall_score", "score", "rating"];
@@ -42,7 +50,10 @@ pub fn parse_candidates<T>(
 ) -> Result<T, Reject> {
     let fields = Fields::of_row(row)?;
     let others = others(&fields, Format::Candidates, carry)?;
-    let lists = spelled_lists(&fields, &[&RESPONSES[..], &SCORES[..]].concat());
+    let lists = spelled_lists(
+        &fields,
+        &[&RESPONSES[..], &SCORES[..], &COMPLETE[..]].concat(),
+    );
     let fields = with_lists(fields, &lists);
     match parse(&fields, rows) {
         Ok(set) => Ok(found(&set, others.as_deref())),
@@ -92,6 +103,7 @@ fn parse<'a>(fields: &Fields<'a>, rows: Rows) -> Result<Candidates<'a>, Reject> 
     })?;
     Ok(Candidates {
         scores: scores(fields, name, own)?,
+        complete: complete(fields, name, responses.len())?,
         prompt,
         responses,
         tools: json_text(fields, &["tools"], origin)?,
@@ -192,6 +204,20 @@ fn scores(
     Ok(Some(scores))
 }
 
+/// Which of the responses end, where the row says so.
+fn complete(fields: &Fields, responses: &str, count: usize) -> Result<Option<Vec<bool>>, Reject> {
+    let at = RESPONSES.iter().position(|name| *name == responses);
+    let found = at.and_then(|at| fields.get(COMPLETE[at]).map(|raw| (COMPLETE[at], raw)));
+    let Some((name, raw)) = found else {
+        return Ok(None);
+    };
+    let remedy = "give each response true or false (null where it ends)";
+    let items = as_many(raw, name, (responses, count), ("flags_mismatch", remedy))?;
+    let flag = |(index, item)| truth(item, &format!("{name}[{index}]"));
+    let flags = items.into_iter().enumerate().map(flag);
+    flags.collect::<Result<_, _>>().map(Some)
+}
+
 /// A list of as many scores as there are responses.
 fn scores_of(
     raw: Raw,
@@ -199,24 +225,36 @@ fn scores_of(
     responses: &str,
     count: usize,
 ) -> Result<Vec<Option<f32>>, Reject> {
-    let items = list(raw, name)?;
-    if items.len() != count {
-        return Err(Reject {
-            reason: "scores_mismatch",
-            field: name.to_owned(),
-            value: shorten(raw.get()),
-            rule: format!(
-                "{name} must be as many as {responses}, {count}; got {}",
-                items.len()
-            ),
-            remedy: "give each response one score (null where it has none)",
-        });
-    }
+    let remedy = "give each response one score (null where it has none)";
+    let items = as_many(raw, name, (responses, count), ("scores_mismatch", remedy))?;
     let score = |(index, item): (usize, Raw)| match item.get() {
         "null" => Ok(None),
         _ => number_of(item, &format!("{name}[{index}]")).map(Some),
     };
     items.into_iter().enumerate().map(score).collect()
+}
+
+/// The items of a list that has one for each response.
+fn as_many<'a>(
+    raw: Raw<'a>,
+    name: &str,
+    (responses, count): (&str, usize),
+    (reason, remedy): (&'static str, &'static str),
+) -> Result<Vec<Raw<'a>>, Reject> {
+    let items = list(raw, name)?;
+    if items.len() == count {
+        return Ok(items);
+    }
+    Err(Reject {
+        reason,
+        field: name.to_owned(),
+        value: shorten(raw.get()),
+        rule: format!(
+            "{name} must be as many as {responses}, {count}; got {}",
+            items.len()
+        ),
+        remedy,
+    })
 }
 
 fn list<'a>(raw: Raw<'a>, field: &str) -> Result<Vec<Raw<'a>>, Reject> {

@@ -49,8 +49,13 @@ pub fn number_of(raw: Raw, field: &str) -> Result<f32, Reject> {
 }
 
 pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
-    let truth = |raw: Raw| match unquoted(raw) {
-        "true" | "True" | "TRUE" => Ok(true),
+    fields.get(name).map_or(Ok(true), |raw| truth(raw, name))
+}
+
+/// A boolean, in JSON or as text; null is true.
+pub fn truth(raw: Raw<'_>, name: &str) -> Result<bool, Reject> {
+    match unquoted(raw) {
+        "true" | "True" | "TRUE" | "null" => Ok(true),
         "false" | "False" | "FALSE" => Ok(false),
         _ => Err(wrong_type(
             "not_a_boolean",
@@ -58,8 +63,7 @@ pub fn flag(fields: &Fields, name: &str) -> Result<bool, Reject> {
             raw,
             "true, false or null",
         )),
-    };
-    fields.get(name).map_or(Ok(true), truth)
+    }
 }
 
 /// A value without the quotes and spaces around it.

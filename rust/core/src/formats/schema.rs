@@ -223,13 +223,14 @@ impl Entry {
 
     /// All fields that the format takes; those of its usual form first, each once.
     pub fn fields(&self) -> Vec<&'static Field> {
-        let of_pairs: &'static [Field] = match self.kind {
+        let of_kind: &'static [Field] = match self.kind {
             Kind::Preferences => &OF_PAIRS,
+            Kind::Candidates => &OF_CANDIDATES,
             _ => &[],
         };
         let forms = self.forms.iter().flat_map(|form| form.fields);
         let mut found: Vec<&'static Field> = Vec::new();
-        for field in forms.chain(&EVERYWHERE).chain(of_pairs) {
+        for field in forms.chain(&EVERYWHERE).chain(of_kind) {
             if found.iter().all(|before| before.name != field.name) {
                 found.push(field);
             }
@@ -256,6 +257,12 @@ static OF_PAIRS: [Field; 8] = [
     may("rejected-rating", Role::Scores, &[Shape::Number]).meaning(REJECTED_SCORE),
     may("chosen_complete", Role::Other, &[]).meaning("whether the response ends"),
     may("rejected_complete", Role::Other, &[]).meaning("whether the response ends"),
+];
+/// Fields that every format of candidates takes.
+static OF_CANDIDATES: [Field; 3] = [
+    may("responses_complete", Role::Other, &[]).meaning("whether each response ends"),
+    may("completions_complete", Role::Other, &[]).meaning("whether each response ends"),
+    may("candidates_complete", Role::Other, &[]).meaning("whether each response ends"),
 ];
 const CHOSEN_SCORE: &str = "score of the chosen response";
 const REJECTED_SCORE: &str = "score of the rejected response";
