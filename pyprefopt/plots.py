@@ -89,6 +89,13 @@ def line(axes: Axes, summary: pl.DataFrame, x: str, metric: str, *, even: bool =
     axes.set(xlabel=label(x), ylabel=label(metric))
 
 
+def band(axes: Axes, points: pl.DataFrame, x: str, y: str, low: str, high: str, *, label: str) -> None:
+    """Draw y over x as a line, with a band from `low` to `high`."""
+    places = points[x].to_list()
+    drawn = axes.plot(places, points[y].to_list(), marker="o", markersize=4, label=label)[0]
+    axes.fill_between(places, points[low].to_list(), points[high].to_list(), color=drawn.get_color(), alpha=0.15)
+
+
 def at_sizes(axes: Axes, sizes: Sequence[int]) -> None:
     """A logarithmic x axis, marked at these sizes and nowhere else: marks of both kinds would overlap."""
     axes.set_xscale("log")

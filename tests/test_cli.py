@@ -58,6 +58,7 @@ def every_option() -> list[tuple[str, object]]:
     special = {
         "method": "dpo", "max_tokens": 9999, "loss.label_smoothing": 0.25, "oracle.loss.label_smoothing": 0.25,
         "rewards.column": "some_name", "format": "hh", "columns": ["prompt=question", "chosen=good"],
+        "eval_truncation": ["none", "same"],
     }  # fmt: skip
     return [(name, special.get(name, another_value(hint))) for name, hint in dotted_names(RunConfig, "dpo")]
 
@@ -69,7 +70,7 @@ def together(provider: str) -> list[tuple[str, object]]:
     return [
         (name, provider if name == "rewards.name" else value)
         for name, value in fit
-        if name != "truncation.tokens"  # excludes truncation.ratio
+        if name not in ("truncation.tokens", "truncation.length")  # exclude truncation.ratio
     ]
 
 
@@ -423,7 +424,7 @@ def test_one_of_a_thing_is_said_as_one(capsys, tmp_path):
             "error: on_error must be one of 'raise', 'skip', got 'skp'; did you mean 'skip'?",
         ),
         (["truncate", "x.jsonl", "--ratio", "2"], "error: ratio must be in (0, 1], got 2.0"),
-        (["truncate", "x.jsonl"], "given exactly one of ratio and length (or tokens), got neither"),
+        (["truncate", "x.jsonl"], "given exactly one of ratio, length and tokens, got none"),
         (
             ["inspect", "nowhere"],
             "error: nowhere must be a prepared folder, but it is not there; make one: pyprefopt prepare",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
+from pyprefopt.stages.scoring.limits import WHOLE
 
 if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
 
 FIXED = {"method": "reward", "eval_ratio": 0.0}  # nothing is trained
-WHOLE = {"max_prompt_tokens": 8192, "max_tokens": 16384}  # texts are scored whole, where the model reads so much
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "format", "on_error",
     "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite", "cache",

@@ -10,10 +10,10 @@ from pyprefopt.cli.options import on_all_ranks, read_run
 from pyprefopt.errors import ConfigError, did_you_mean
 from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
-from pyprefopt.settings.command_line import nested
+from pyprefopt.settings.command_line import nested, option_name
 
 if TYPE_CHECKING:
-    from pyprefopt.studies.catalog import Study
+    from pyprefopt.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,18 @@ def run(argv: Sequence[str]) -> None:
 def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The settings that all runs share, and the study's own options, as `run_study` takes them."""
     from pyprefopt.settings.resolve import resolve
-    from pyprefopt.studies.catalog import check_method
 
     defaults = {"method": study.methods[0], "output_dir": f"runs/study-{name}", **study.settings}
     about = (
         f"{study.title}. The settings of pyprefopt train apply to every run ({', '.join(study.methods)} as --method)."
     )
     axes = _axes(study)
-    line = read_run(f"study {name}", argv, axes, _Grid, defaults=defaults | _varied(study, {}), about=about)
-    own = {f.name: line.given.pop(f.name) for cls in (axes, _Grid) for f in fields(cls) if f.name in line.given}
+    classes = (axes, _Grid, study.options)
+    line = read_run(f"study {name}", argv, *classes, defaults=defaults | _varied(study, {}), about=about)
+    names = {cls: [option_name(f) for f in fields(cls)] for cls in classes}
+    own = {name: line.given.pop(name) for cls in classes for name in names[cls] if name in line.given}
+    options = {name: own.pop(name) for name in names[study.options] if name in own}
+    implied = study.settings_of(options)
     lists = {option: list(values) for option, values in own.items() if isinstance(values, tuple)}
     for option, values in lists.items():
         if not values:
@@ -66,16 +69,21 @@ def read(name: str, study: Study, argv: Sequence[str]) -> tuple[Any, dict[str, A
         del line.file["overwrite"]
     user = line.file | line.given
     _refuse_varied(name, study, user)
-    check_method(study, line.method)
+    for setting, value in implied.items():
+        if user.get(setting, value) != value:
+            words = " ".join(f"--{option} {options[option]}" for option in ("as", "unit") if options.get(option))
+            raise ConfigError(f"{setting} must be {value} with {words}, got {user[setting]}; leave one of them out")
+    study.check_method(line.method)
     seeds = lists.pop("seeds", None)
-    below = nested(defaults | _varied(study, lists))
+    below = nested(defaults | implied | _varied(study, lists))
     config = resolve(below=below, file=nested(line.file), given=nested(line.given), where=str(line.path))
-    return config, {"values": lists, "quick": own.get("quick", False), "plots": own.get("plots", True), "seeds": seeds}
+    grid = {"values": lists, "quick": own.get("quick", False), "plots": own.get("plots", True), "seeds": seeds}
+    return config, grid | {"options": options}
 
 
 def _axes(study: Study) -> type:
     """The options that give the values of what a study varies."""
-    shown = {axis: " ".join(map(str, axis.quick)) for axis in study.axes}
+    shown = {axis: " ".join(map(str, axis.quick)) or "none" for axis in study.axes}
     texts = {axis: f"values of {axis.setting or axis.column}; --quick: {shown[axis]}" for axis in study.axes}
     columns = [
         (axis.option, tuple[axis.kind, ...], field(default=axis.values, metadata={"help": texts[axis]}))  # type: ignore[name-defined]
@@ -86,7 +94,9 @@ def _axes(study: Study) -> type:
 
 def _varied(study: Study, values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The first point of the grid, as settings: a run's own settings are checked with it."""
-    return {axis.setting: (values.get(axis.option) or axis.values)[0] for axis in study.axes if axis.setting}
+    first = next(study.points({axis.column: values.get(axis.option) or axis.values for axis in study.axes}))
+    found = {axis.setting: first[axis.column] for axis in study.axes if axis.setting}
+    return {setting: value for setting, value in found.items() if value is not None}
 
 
 def _refuse_varied(name: str, study: Study, named: Collection[str]) -> None:

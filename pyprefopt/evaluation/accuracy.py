@@ -180,10 +180,10 @@ class PrefixScores:
         return found
 
 
-def prompts_of(store: SegmentStore) -> NDArray[np.int64]:
-    """A number for each pair's prompt, the same for the same tokens: [pairs]."""
+def prompts_of(store: SegmentStore, seen: dict[bytes, int] | None = None) -> NDArray[np.int64]:
+    """A number for each pair's prompt, equal for equal tokens: [pairs]; `seen` keeps those of other stores."""
     prompts = store.table["ids"].filter(pa.array(store.segments == 0))
-    seen: dict[bytes, int] = {}
+    seen = {} if seen is None else seen
     return np.array(
         [
             seen.setdefault(ids.values.to_numpy().tobytes(), len(seen))

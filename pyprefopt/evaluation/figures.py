@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyprefopt.plots import panels
+from pyprefopt.plots import band, panels
 
 if TYPE_CHECKING:
     import polars as pl
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES = {"ratio": "share of each response's tokens", "length": "tokens of each response"}
@@ -24,24 +23,19 @@ def accuracy_figure(table: pl.DataFrame) -> Figure:
     for kind, part in zip(kinds, axes, strict=True):
         points = table.filter(pl.col("kind") == kind)
         if group is None:
-            _draw(part, points, "accuracy")
+            band(part, points, "point", "accuracy", "low", "high", label="accuracy")
             full = table.filter(pl.col("kind") == "ratio", pl.col("point") == 1)["accuracy"].item()
             part.axhline(full, color="black", linestyle="--", linewidth=1, label=f"whole responses, {full:.3f}")
         else:
             for name in points[group].unique(maintain_order=True):
-                _draw(part, points.filter(pl.col(group) == name), str(name))
+                own = points.filter(pl.col(group) == name)
+                band(part, own, "point", "accuracy", "low", "high", label=str(name))
         part.axhline(0.5, color="grey", linestyle=":", linewidth=1, label="chance")
         part.set(xlabel=AXES[kind], ylabel="accuracy")
         if kind == "length":
             part.set_xscale("log", base=2)
         part.legend(fontsize=8)
     return figure
-
-
-def _draw(axes: Axes, points: pl.DataFrame, name: str) -> None:
-    x = points["point"].to_list()
-    drawn = axes.plot(x, points["accuracy"].to_list(), marker="o", markersize=4, label=name)[0]
-    axes.fill_between(x, points["low"].to_list(), points["high"].to_list(), color=drawn.get_color(), alpha=0.15)
 
 
 def kl_figure(table: pl.DataFrame) -> Figure:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from pyprefopt.data.files.data_file import DataFile, find_files
 from pyprefopt.data.files.parts import file_part, lines_of
 from pyprefopt.errors import DataError
+from pyprefopt.evaluation.intervals import SAMPLES, interval, resample_means
+from pyprefopt.evaluation.ties import Scores, Ties
 
 SECTIONS = {  # of RewardBench 1: section -> its subsets, each with its weight in the section
     "Chat": {
@@ -42,7 +44,6 @@ BASELINES = ("longest", "shortest")  # the response of most or of fewest charact
 _NEEDED = ("prompt", "chosen", "rejected", "subset", "id")
 
 Version = Literal[1, 2]
-Scores = Sequence[NDArray[np.float64]]  # of each row, one a response
 
 logger = logging.getLogger("pyprefopt")
 
@@ -105,15 +106,16 @@ def evaluate(bench: RewardBench, scores: Scores) -> pl.DataFrame:
 
     RewardBench 1: a row counts where the right response has the higher score; a subset has the share of its rows, a
     section the weighted mean of its subsets. RewardBench 2: a row counts 1 / n where the right response has the highest
-    score together with n - 1 others; Ties has its own formula (`ties_score`).
+    score together with n - 1 others; Ties has its own formula (`evaluation.ties`).
 
     Args:
         bench: the rows.
         scores: of each row, one for each of its responses.
 
     Returns:
-        A line a number: `kind` (subset, section, mean), `name`, `rows`, `score`, `longest`, `shortest`, and `ties`, the
-        rows whose best right response has the score of the best wrong one.
+        A line a number: `kind` (subset, section, mean), `name`, `rows`, `score` with its 95 % interval `low` to `high`
+        (a bootstrap over the rows of each subset), `longest`, `shortest`, and `ties`, the rows whose best right
+        response has the score of the best wrong one.
 
     Raises:
         DataError: a score is missing or not finite; a row of Ties has no partner.
@@ -121,13 +123,26 @@ def evaluate(bench: RewardBench, scores: Scores) -> pl.DataFrame:
     _check(bench, scores)
     given = {"score": scores, "longest": bench.lengths(1), "shortest": bench.lengths(-1)}
     columns = {name: dict(_numbers(bench, values)) for name, values in given.items()}
+    drawn = dict(_numbers(bench, scores, SAMPLES))
     counts, tied = _counts(bench), _tied(bench, scores)
     lines = []
     for kind, name in columns["score"]:
         subsets = _subsets_of(kind, name, counts)
-        values = {column: numbers[kind, name] for column, numbers in columns.items()}
+        values = {column: float(numbers[kind, name]) for column, numbers in columns.items()}
+        low, high = (float(end[0]) for end in interval(drawn[kind, name][:, None]))
         rows, ties = (sum(of_subset[subset] for subset in subsets) for of_subset in (counts, tied))
-        lines.append({"kind": kind, "name": name, "rows": rows, **values, "ties": ties})
+        lines.append(
+            {
+                "kind": kind,
+                "name": name,
+                "rows": rows,
+                "score": values.pop("score"),
+                "low": low,
+                "high": high,
+                **values,
+                "ties": ties,
+            }
+        )
     return pl.DataFrame(lines)
 
 
@@ -143,81 +158,45 @@ def row_credits(bench: RewardBench, scores: Scores) -> NDArray[np.float64]:
     return found
 
 
-def ties_score(ids: Sequence[str], scores: Scores, right: Sequence[int]) -> float:
-    """The score of the subset Ties of RewardBench 2.
-
-    Rows are `ref:N`, with one right response, and `tied:N`, with several. A row is accurate where its worst right
-    response is above the best wrong one; the difference is its gap. The spread of a tied row is the difference of its
-    best and worst right response. The score is 0.3 times the accuracy of tied rows, and of ref rows, 0.2 times the
-    share of N whose tied gap is above the spread, 0.2 times the share where the lower of both gaps is, and 0.01 times
-    the mean of tanh(lower gap / spread - 1), where 0 / 0 counts 0.
-
-    Args:
-        ids: of the rows.
-        scores: of each row, those of right responses first.
-        right: how many these are.
-
-    Returns:
-        The score, from -0.01 to 1.01.
-
-    Raises:
-        DataError: an id of another form; no N has both rows; a tied row has one right response, or a row no wrong one.
-
-    Example:
-        >>> scores = [np.array([2.0, 0.0]), np.array([2.0, 1.5, 0.0])]
-        >>> round(ties_score(["ref:1", "tied:1"], scores, [1, 2]), 4)
-        1.0096
-    """
-    gaps: dict[str, dict[int, float]] = {"ref": {}, "tied": {}}
-    spreads: dict[int, float] = {}
-    for name, values, count in zip(ids, scores, right, strict=True):
-        kind, _, number = name.partition(":")
-        if kind not in gaps or not number.isdecimal():
-            raise DataError(f"a row of Ties must have an id such as ref:7 or tied:7, got {name!r}")
-        if not (2 if kind == "tied" else 1) <= count < len(values):
-            raise DataError(
-                f"row {name} of Ties must have {'several' if kind == 'tied' else 'a'} right and a wrong response, got "
-                f"{count} and {len(values) - count}"
-            )
-        gaps[kind][int(number)] = float(values[:count].min() - values[count:].max())
-        if kind == "tied":
-            spreads[int(number)] = float(np.ptp(values[:count]))
-    both = sorted(gaps["ref"].keys() & gaps["tied"].keys())
-    if not both:
-        raise DataError("Ties must have rows ref:N and tied:N of the same N, and no N has both; give the file whole")
-    spread, tied, ref = (np.array([part[n] for n in both]) for part in (spreads, gaps["tied"], gaps["ref"]))
-    lower = np.minimum(tied, ref)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        margins = np.nan_to_num(np.tanh(lower / spread - 1), nan=0.0)
-    accuracy = {kind: np.mean([gap > 0 for gap in found.values()]) for kind, found in gaps.items()}
-    parts = (accuracy["tied"], accuracy["ref"], (tied > spread).mean(), (lower > spread).mean(), margins.mean())
-    return float(np.dot((0.3, 0.3, 0.2, 0.2, 0.01), parts))
-
-
-def _numbers(bench: RewardBench, scores: Scores) -> Iterator[tuple[tuple[str, str], float]]:
-    """(kind, name) -> number: subsets, sections, means."""
-    values, of_subset = row_credits(bench, scores), np.array(bench.subsets)
-    subsets: dict[str, float] = {}
-    for name in _counts(bench):
-        own = np.flatnonzero(of_subset == name).tolist()
-        if np.isnan(values[own]).any():
-            picked = [bench.ids[row] for row in own], [scores[row] for row in own], bench.right[own].tolist()
-            subsets[name] = ties_score(*picked)
-        else:
-            subsets[name] = float(values[own].mean())
+def _numbers(
+    bench: RewardBench, scores: Scores, samples: int = 0
+) -> Iterator[tuple[tuple[str, str], NDArray[np.float64]]]:
+    """(kind, name) -> number, 0-dim: subsets, sections, means; on rows that are drawn again, [samples]."""
+    values, counts = row_credits(bench, scores), _counts(bench)
+    subsets = {name: _subset_number(bench, scores, values, name, samples, seed) for seed, name in enumerate(counts)}
     yield from ((("subset", name), score) for name, score in subsets.items())
     if bench.version == 2:
-        yield ("mean", "subsets"), float(np.mean([*subsets.values()]))
+        yield ("mean", "subsets"), _mean(subsets, dict.fromkeys(subsets, 1.0))
         return
     sections = {}
     for section, weights in SECTIONS.items():
-        there = {name: weight for name, weight in weights.items() if name in subsets}
+        there = {name: float(weight) for name, weight in weights.items() if name in subsets}
         if there:
-            sections[section] = sum(subsets[name] * weight for name, weight in there.items()) / sum(there.values())
+            sections[section] = _mean(subsets, there)
     yield from ((("section", name), score) for name, score in sections.items())
     if sections:
-        yield ("mean", "sections"), float(np.mean([*sections.values()]))
-    yield ("mean", "instances"), float(values.mean())
+        yield ("mean", "sections"), _mean(sections, dict.fromkeys(sections, 1.0))
+    yield ("mean", "instances"), _mean(subsets, {name: float(count) for name, count in counts.items()})
+
+
+def _subset_number(
+    bench: RewardBench, scores: Scores, values: NDArray[np.float64], name: str, samples: int, seed: int
+) -> NDArray[np.float64]:
+    """The number of one subset; on its rows drawn again, [samples]."""
+    own = np.flatnonzero(np.array(bench.subsets) == name).tolist()
+    if not np.isnan(values[own]).any():
+        return (
+            resample_means(values[own][:, None], np.ones(len(own)), samples=samples, seed=seed)[:, 0]
+            if samples
+            else (np.asarray(values[own].mean()))
+        )
+    ties = Ties.of([bench.ids[row] for row in own], [scores[row] for row in own], bench.right[own].tolist())
+    count = len(ties.ref)
+    return ties.score(np.random.default_rng(seed).integers(0, count, (samples, count)) if samples else slice(None))
+
+
+def _mean(numbers: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float]) -> NDArray[np.float64]:
+    return np.asarray(sum(numbers[name] * weight for name, weight in weights.items()) / sum(weights.values()))
 
 
 def _subsets_of(kind: str, name: str, counts: Mapping[str, int]) -> Iterable[str]:

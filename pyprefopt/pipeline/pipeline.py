@@ -147,7 +147,7 @@ class Pipeline:
     def _eval_model(self, provider: Contrastive) -> Source:
         """The model that contrastive prompts are put to."""
         if provider.model == "reference":
-            return self._first
+            return self.reference
         if provider.model == "base":
             return self.base
         return self.oracle if provider.model == "oracle" else Source.given(provider.model, self.config)
@@ -160,7 +160,7 @@ class Pipeline:
         return self.made.get(stage.title) or self.run(stage)
 
     @property
-    def _first(self) -> Source:
+    def reference(self) -> Source:
         """What the policy starts from; its reference."""
         return (self.base if self.config.policy_init == "base" else self.start).to_train(self.config)
 
@@ -186,7 +186,7 @@ class Pipeline:
         """The run's method, trained from `--model` or from the base."""
         self.checked  # noqa: B018
         config = self.config
-        start, selection, needs = self._first, self.selection, config.loss.needs
+        start, selection, needs = self.reference, self.selection, config.loss.needs
         rewards = self.rewards if "token_rewards" in needs else None
         ref = self._logps("ref_logps", start, dtype=config.dtype) if "ref_logps" in needs else None
         return self._train(

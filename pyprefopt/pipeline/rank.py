@@ -19,8 +19,9 @@ from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.data import show_rejected
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source
+from pyprefopt.stages.scoring.limits import LIMITS
 from pyprefopt.stages.scoring.scores import ResponseScores, read_scores, summed_logps
-from pyprefopt.stages.scoring.texts import LIMITS, Texts
+from pyprefopt.stages.scoring.texts import Texts
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
 from pyprefopt.storage.hub import is_bare
@@ -51,18 +52,17 @@ class GivenSet:
         rows = open_source(path, format=config.format, kind=kinds, columns=config.columns)
         return cls(rows, content_hash([[file.kind for file in rows.data_files], sha256_file(path)]))
 
-    def score(self, pipeline: Pipeline, model: str) -> pl.DataFrame:
+    def score(self, pipeline: Pipeline, model: Source) -> pl.DataFrame:
         """The score that a reward model gives each response: `row`, `segment` from 1, `score`."""
-        texts = self._tokens(pipeline, model, "join")
-        config, source = pipeline.config, Source.given(model, pipeline.config)
-        if is_bare(model):
-            raise ConfigError(f"a reward model must have weights, got '{model}'; give the folder of a trained one")
-        return read_scores(pipeline.run(ResponseScores(label="scores", data=texts, model=source, dtype=config.dtype)))
+        if is_bare(model.path):
+            raise ConfigError(f"a reward model must have weights, got '{model.path}'; give the folder of a trained one")
+        texts, dtype = self._tokens(pipeline, model.path, "join"), pipeline.config.dtype
+        return read_scores(pipeline.run(ResponseScores(label="scores", data=texts, model=model, dtype=dtype)))
 
-    def sum_logps(self, pipeline: Pipeline, model: str, name: str) -> pl.DataFrame:
+    def sum_logps(self, pipeline: Pipeline, model: Source, name: str) -> pl.DataFrame:
         """The sum of the log-probs that a language model gives each response, in nats, in its own tokens."""
-        texts, source = self._tokens(pipeline, model, "split"), Source.given(model, pipeline.config)
-        logps = pipeline.run(Logps(label=f"{name}_logps", data=texts, model=source, dtype=pipeline.config.dtype))
+        texts = self._tokens(pipeline, model.path, "split")
+        logps = pipeline.run(Logps(label=f"{name}_logps", data=texts, model=model, dtype=pipeline.config.dtype))
         return summed_logps(texts, logps)
 
     def _tokens(self, pipeline: Pipeline, model: str, boundary: Boundary) -> Artifact:
@@ -121,7 +121,7 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)
-        scores = given.score(pipeline, config.model)
+        scores = given.score(pipeline, Source.given(config.model, config))
         count = next(artifact.facts["rows_in"] for artifact in pipeline.made.values() if "rows_in" in artifact.facts)
         columns = _as_columns(scores, count, names)
         if ranks.is_main():

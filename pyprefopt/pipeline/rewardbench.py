@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import polars as pl
 from pyprefopt import ranks
 from pyprefopt.data.reading.sources import open_source
 from pyprefopt.errors import ConfigError, DataError
-from pyprefopt.evaluation.rewardbench import RewardBench, Scores, evaluate, row_credits
+from pyprefopt.evaluation.rewardbench import RewardBench, evaluate, row_credits
+from pyprefopt.evaluation.ties import Scores
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.rank import GivenSet
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.stages.models import Source
 from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
 
 NUMBERS, ROWS = "rewardbench.csv", "rewardbench.jsonl"
@@ -54,30 +57,57 @@ def evaluate_rewardbench(
     """
     if (reward_model is None) == (policy is None and ref is None) or (policy is None) != (ref is None):
         raise ConfigError("rewardbench scores with a reward model, or with policy and ref: give one of the two")
-    paths = [str(Path(file).expanduser()) for file in files]
-    bench = RewardBench.read(paths)
-    identity = content_hash(["rewardbench", bench.version, [sha256_file(path) for path in paths]])
-    given = GivenSet(open_source(bench.candidates(), kind="candidates"), identity)
+    opened = OpenBench.read(files)
     output_dir, target = Path(config.output_dir), Path(out)
     ranks.set_threads(config.threads)
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
-        pipeline = Pipeline(config)
-        if reward_model is not None:
-            frame = given.score(pipeline, reward_model)
-        else:
-            frame = _log_ratios(given, pipeline, str(policy), str(ref))
-        scores = _by_row(bench, frame)
-        numbers = evaluate(bench, scores)
+        named = {"reward_model": reward_model, "policy": policy, "ref": ref}
+        models = {name: Source.given(path, config) for name, path in named.items() if path is not None}
+        numbers, scores = opened.measure(Pipeline(config), **models)
         if ranks.is_main():
             target.mkdir(parents=True, exist_ok=True)
             atomic_write(target / NUMBERS, numbers.write_csv().encode())
-            atomic_write(target / ROWS, _rows(bench, scores).write_ndjson().encode())
+            atomic_write(target / ROWS, _rows(opened.bench, scores).write_ndjson().encode())
     return numbers
 
 
-def _log_ratios(given: GivenSet, pipeline: Pipeline, policy: str, ref: str) -> pl.DataFrame:
+@dataclass(frozen=True)
+class OpenBench:
+    """A benchmark, and its responses as they are scored."""
+
+    bench: RewardBench
+    given: GivenSet
+
+    @classmethod
+    def read(cls, files: Sequence[str | Path]) -> OpenBench:
+        """Read the published files, all of one benchmark."""
+        paths = [str(Path(file).expanduser()) for file in files]
+        bench = RewardBench.read(paths)
+        identity = content_hash(["rewardbench", bench.version, [sha256_file(path) for path in paths]])
+        return cls(bench, GivenSet(open_source(bench.candidates(), kind="candidates"), identity))
+
+    def measure(
+        self,
+        pipeline: Pipeline,
+        *,
+        reward_model: Source | None = None,
+        policy: Source | None = None,
+        ref: Source | None = None,
+    ) -> tuple[pl.DataFrame, Scores]:
+        """The benchmark's numbers, and the scores that they are of; of a reward model, or of a policy and its ref."""
+        if reward_model is not None:
+            frame = self.given.score(pipeline, reward_model)
+        else:
+            assert policy is not None  # noqa: S101  (one of the two is given)
+            assert ref is not None  # noqa: S101
+            frame = _log_ratios(self.given, pipeline, policy, ref)
+        scores = _by_row(self.bench, frame)
+        return evaluate(self.bench, scores), scores
+
+
+def _log_ratios(given: GivenSet, pipeline: Pipeline, policy: Source, ref: Source) -> pl.DataFrame:
     """The policy's reward of each response: its log-probs less the reference's, summed."""
     ours, theirs = (given.sum_logps(pipeline, model, name) for model, name in ((policy, "policy"), (ref, "ref")))
     both = ours.join(theirs, on=["row", "segment"], suffix="_ref", maintain_order="left")

@@ -30,6 +30,11 @@ def loose_words(name: str) -> Any:
     return field(metadata={"loose": name, "metavar": name})
 
 
+def option_name(of: Field[Any]) -> str:
+    """What an option is called; a field cannot have the name of a keyword."""
+    return str(of.metadata.get("option", of.name))
+
+
 def types_of(cls: type) -> dict[str, Any]:
     """Field name -> type."""
     found = get_type_hints(cls)
@@ -170,13 +175,14 @@ class _Line:
         specs: list[StructFieldSpec] = []
         for cls in info.type.settings_classes:
             of = {f.name: f for f in fields(cls)}
-            for name, hint in self.types(cls).items():
+            for field_name, hint in self.types(cls).items():
+                name = option_name(of[field_name])
                 full = f"{info.type.prefix}{name}"
                 if is_dataclass(hint):
                     specs.append(StructFieldSpec(name, _section([hint], f"{full}."), MISSING_NONPROP))  # type: ignore[list-item]
                 else:
-                    self.options[full] = hint, of[name]
-                    text = partial(_text, of[name].metadata.get("declared", cls), of[name])
+                    self.options[full] = hint, of[field_name]
+                    text = partial(_text, of[field_name].metadata.get("declared", cls), of[field_name])
                     specs.append(StructFieldSpec(name, self._keeping_words(full), None, text))
         return StructConstructorSpec(lambda **found: found, tuple(specs))
 

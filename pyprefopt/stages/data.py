@@ -100,6 +100,7 @@ class _Sources:
     stores: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> its segments
     cut_texts: dict[str, SegmentStore] = field(default_factory=dict)  # setting -> segments of texts that were cut
     rejects: list[pl.DataFrame] = field(default_factory=list)  # of rows that were prepared and then left out
+    identical: dict[str, int] = field(default_factory=dict)  # split that was cut -> pairs that are the same by it
 
     def __post_init__(self) -> None:
         self.named = named_sources(self.config)
@@ -184,6 +185,10 @@ class _Sources:
 
     def _write(self, name: str, setting: str, part: Part, *, cut: bool = False) -> SegmentStore | None:
         """Write a split, cut or not, of a check its first rows; a ready folder of the same segments is linked."""
+        import polars as pl
+
+        from pyprefopt.data.tokenization.identical_pairs import IDENTICAL
+
         config, source, target = self.config, self.named[setting], self.directory / name
         if target.is_symlink():  # of an earlier try
             target.unlink()
@@ -196,19 +201,27 @@ class _Sources:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.folder, target_is_directory=True)
             return part.store
-        tables = part.tables()
+        tables, rejects = part.tables(), list[pl.DataFrame]()
         if cut and setting in self.cut_texts:
-            tables = self._cut_texts_of(setting, part).tables()
+            tables = self._cut_texts_of(setting, part, rejects).tables()
         elif cut and source.folder is None:
-            tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, self.rejects)
+            tables = cut_responses(tables, config.truncation, self.tokenizer, source.path, rejects)
         if source.holds_pairs:
             tables = as_candidates(tables)
         store = write_split(tables, target, self.first)
+        if cut and source.folder is None:
+            count = self.identical[name] = sum(bad.filter(reason=IDENTICAL).height for bad in rejects)
+            if name != "eval_cut":
+                self.rejects += rejects
+            elif count:  # the rows are used, whole
+                logger.warning(
+                    "eval_cut: %s are left out, which the cut has made the same", counted(count, "test pair")
+                )
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
         return store
 
-    def _cut_texts_of(self, setting: str, part: Part) -> Part:
+    def _cut_texts_of(self, setting: str, part: Part, rejects: list[pl.DataFrame]) -> Part:
         """The same rows with their texts cut; those that cannot be used so are put to the rejects."""
         import polars as pl
 
@@ -217,7 +230,7 @@ class _Sources:
         rows = pl.Series(part.rows[part.keep])
         path = self.directory / PREPARED / f"{setting}_cut" / REJECTED
         if path.exists():
-            self.rejects.append(pl.read_ndjson(path, schema=REJECTS).filter(pl.col("row").is_in(rows.implode())))
+            rejects.append(pl.read_ndjson(path, schema=REJECTS).filter(pl.col("row").is_in(rows.implode())))
         return Part.whole(self.cut_texts[setting]).only(rows)
 
     def report_rejects(self) -> None:
@@ -346,8 +359,12 @@ class Data(Stage):
             for name in whole
             if weights_of(directory / name).exists()
         }
+        from pyprefopt.data.tokenization.identical_pairs import IDENTICAL
+
         facts: dict[str, Any] = sources.counts()
         facts |= {name: {"rows": store.num_rows, "tokens": int(store.lengths.sum())} for name, store in whole.items()}
+        for name, count in sources.identical.items():
+            facts.setdefault(name, {"rows": 0, "tokens": 0})[IDENTICAL] = count
         fingerprint = content_hash([{name: store.fingerprint for name, store in whole.items()}, tokenizer.fingerprint])
         longest = max(int(store.longest_rows.max()) for store in whole.values())  # tokens of a prompt and one response
         sizes = {"vocab_size": tokenizer.vocab_size, "longest": longest}

@@ -30,7 +30,7 @@ from pyprefopt.storage.files import atomic_write
 from pyprefopt.training.engine import init_distributed
 from pyprefopt.training.metrics import last_step
 from pyprefopt.training.schedule import total_steps
-from pyprefopt.training.trainer import FitResult, Job, HeldOut, fit
+from pyprefopt.training.trainer import FitResult, HeldOut, Job, fit
 from pyprefopt.types import unkeyed, unkeyed_names
 
 if TYPE_CHECKING:

@@ -1,14 +1,15 @@
-"""The studies: what each one varies, on which grid, and which runs stand behind one point of it."""
+"""The studies: what each one varies, and on which grid."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyprefopt.errors import check
+from pyprefopt.losses import METHODS
 from pyprefopt.modeling.checkpoints.load import toy_config
 from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -16,35 +17,9 @@ from pyprefopt.settings.config import BaseConfig, OracleConfig, RunConfig
 from pyprefopt.settings.resolve import with_settings
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import atomic_write
-from pyprefopt.storage.hub import EMBEDDED_DATA, is_bare
-
-Values = Mapping[str, Any]  # column -> value, of one cell
-OpenPipeline = Callable[[RunConfig], Pipeline]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Something that a study varies."""
-
-    option: str  # its values on the command line, `--alphas 0 0.5`
-    column: str  # its name in the tables
-    setting: str | None  # the run's setting that takes the value; None: `Study.run` knows what to do with it
-    values: tuple[Any, ...]  # the paper's grid
-    quick: tuple[Any, ...]  # a few points of it
-    embedded_only: bool = False  # the values are for the embedded model; with --model, the user gives others
-    check: Callable[[Any], None] | None = None  # ConfigError for a value that no setting refuses
-
-    @property
-    def kind(self) -> type:
-        """The type of its values: float, int or str."""
-        return type(self.values[0])
-
-
-def run_cell(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:  # noqa: ARG001
-    """Run the cell's settings once, and give the stages that it made or found."""
-    run = pipeline(config)
-    _ = run.policy
-    return run.made
+from pyprefopt.storage.hub import is_bare
+from pyprefopt.studies.study import Axis, OpenPipeline, Study, Values, run_cell
+from pyprefopt.studies.truncation import TruncationStudy
 
 
 def run_share(pipeline: OpenPipeline, config: RunConfig, values: Values) -> dict[str, Artifact]:
@@ -110,20 +85,6 @@ class ModelConfig(Stage):
         return {}
 
 
-@dataclass(frozen=True)
-class Study:
-    """One question, as a grid of runs."""
-
-    title: str
-    methods: tuple[str, ...]  # --method: the first one, or another of these
-    axes: tuple[Axis, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of every run, where the user gives no others
-    excludes: tuple[str, ...] = ()  # settings that the study gives itself, beside those of its axes
-    repeats: tuple[str, ...] = ("seed",)  # columns that the means and intervals go over
-    run: Callable[[OpenPipeline, RunConfig, Values], dict[str, Artifact]] = run_cell
-    keep: Callable[[Values], bool] = lambda values: True  # noqa: ARG005  (which points of the grid are runs)
-
-
 SELECTING = ("sepo", "simpo", "dpo")  # methods that train on selected tokens; the first is the papers'
 SELECTED = {"selection.chosen_ratio": 0.3, "selection.rejected_ratio": 0.3}
 
@@ -147,7 +108,7 @@ STUDIES = {
                 "fractions", "fraction", "oracle.fraction", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
                 (0.1, 0.4, 1.0),
             ),
-            Axis("samples", "sample", "oracle.sample", (0, 1, 2), (0, 1, 2)),
+            Axis("samples", "sample", "oracle.sample", (0, 1, 2), (0, 1, 2), kind=int),
         ),
         settings=SELECTED,
         excludes=("base.fraction", "base.sample"),
@@ -159,7 +120,7 @@ STUDIES = {
         "size of the model that the oracle is trained from, and how its scores are distributed (SePO, Fig. 6)",
         SELECTING,
         (Axis("oracle_models", "oracle", None, ("16", "32", "64", "128", "256"), ("16", "64", "128"), True,
-                   check_oracle_model),),
+                   check_oracle_model, str),),
         settings=SELECTED,
         excludes=("oracle.path", "base.path"),
         run=run_weak_to_strong,
@@ -175,23 +136,14 @@ STUDIES = {
         ("dpo-reg", "simpo-reg"),
         (Axis("alphas", "alpha", "loss.alpha", (0.0, 0.1, 0.25, 0.5, 1.0, 10.0, 1000.0), (0.0, 0.1, 0.5, 10.0)),),
     ),
+    "truncation": TruncationStudy(
+        "share of each response that is trained on (shallow preference signals, Tables 1 to 4)",
+        ("reward", *(name for name in METHODS if METHODS[name].trains_on == "pairs" and name != "reward")),
+        (
+            Axis("ratios", "ratio", "truncation.ratio", (1.0, 0.5, 0.4, 0.33, 0.25, 0.1), (1.0, 0.5, 0.1)),
+            Axis("lengths", "length", "truncation.length", (), (), kind=int),
+        ),
+        settings={"on_error": "skip", "eval_truncation": ("none", "same")},
+        excludes=("truncation.tokens",),
+    ),
 }  # fmt: skip
-
-
-def check_method(study: Study, *methods: str) -> None:
-    """ConfigError for a method that the study is not about."""
-    for method in methods:
-        known = f"one of {', '.join(study.methods)} in this study"
-        check(method in study.methods, "method", method, known, "leave it out for the first of them")
-
-
-def check_study(study: Study, config: RunConfig) -> None:
-    """Check what a study asks of its runs, besides what each run asks of its settings.
-
-    Raises:
-        ConfigError: another method than the study's, nothing to compare the runs on, or `--check`.
-    """
-    check_method(study, config.method)
-    held_out = config.data == EMBEDDED_DATA or config.eval_data is not None or config.eval_ratio > 0
-    check(held_out, "eval_ratio", config.eval_ratio, "> 0 in a study without eval_data", "runs are compared on it")
-    check(not config.check, "check", config.check, "false in a study", "check a single run: pyprefopt train --check")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pyprefopt.plots import at_sizes, densities, dots, heatmap, line, panels, start
+from pyprefopt.plots import at_sizes, band, densities, dots, heatmap, line, panels, start
 from pyprefopt.plots import curves as loss_curves
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
     from matplotlib.figure import Figure
 
 
 class Figures(Protocol):
-    """Takes all tables of a study; `window` and `until` are those of its training to convergence."""
+    """Takes all tables of a study, `further` its own ones; `window` and `until` are of its training to convergence."""
 
     def __call__(
         self, *, cells: pl.DataFrame, summary: pl.DataFrame, curves: pl.DataFrame, scores: pl.DataFrame,
-        window: int, until: float | None,
+        further: Mapping[str, pl.DataFrame], window: int, until: float | None,
     ) -> dict[str, Figure]:  # fmt: skip
         """The figures by name."""
 
@@ -86,10 +88,35 @@ def alpha_treg(*, cells: pl.DataFrame, summary: pl.DataFrame, **_: object) -> di
     return {"alpha_treg": figure}
 
 
+def truncation(*, further: Mapping[str, pl.DataFrame], **_: object) -> dict[str, Figure]:
+    """Accuracy of what was trained on the beginning of each response, by ratio and by length: whole and cut pairs."""
+    import polars as pl
+
+    table = further["accuracy"].filter(pl.col("pairs_of") == "all")
+    axes = {"ratio": "share of each response that is kept", "length": "units of each response that are kept"}
+    kinds = [kind for kind in axes if table[kind].null_count() < table.height]
+    figure, parts = panels(len(kinds))
+    for kind, part in zip(kinds, parts, strict=True):
+        points = table.filter(pl.col(kind).is_not_null()).sort(kind)
+        for test in points["test"].unique(maintain_order=True):
+            own = points.filter(pl.col("test") == test)
+            band(part, own, kind, "accuracy", "low", "high", label=f"tested on {test} responses")
+        full = table.filter((pl.col("ratio") == 1) & (pl.col("test") == "whole"))
+        if full.height:
+            part.axhline(
+                full["accuracy"].item(), color="black", linestyle="--", linewidth=1, label="trained on whole ones"
+            )
+        part.axhline(0.5, color="grey", linestyle=":", linewidth=1, label="chance")
+        part.set(xlabel=axes[kind], ylabel="accuracy, test pairs")
+        part.legend(fontsize=8)
+    return {"truncation": figure}
+
+
 FIGURES: dict[str, Figures] = {
     "ratios": ratios,
     "oracle_data": oracle_data,
     "oracle_size": oracle_size,
     "alpha_tgdpo": alpha_tgdpo,
     "alpha_treg": alpha_treg,
+    "truncation": truncation,
 }

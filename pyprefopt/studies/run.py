@@ -6,14 +6,12 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
-from pyprefopt.errors import ConfigError, check, did_you_mean
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -24,15 +22,17 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import as_config, to_yaml, with_settings
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write, explaining
-from pyprefopt.storage.hub import EMBEDDED_MODEL
-from pyprefopt.studies.catalog import STUDIES, Study, Values, check_study
+from pyprefopt.studies.catalog import STUDIES
+from pyprefopt.studies.study import Cell, Values
 from pyprefopt.studies.tables import cell_row, curve_rows, score_rows, summarize_cells, to_frame
 from pyprefopt.tables import show_table, write_csv
 
 if TYPE_CHECKING:
     import polars as pl
 
-SHOWN = ("ranking_accuracy_before", "ranking_accuracy", "reward_accuracy", "reward_margin", "steps")  # on the terminal
+SHOWN = (  # on the terminal
+    "ranking_accuracy_before", "ranking_accuracy", "reward_accuracy", "reward_margin", "steps", "train_pairs_equal",
+)  # fmt: skip
 
 logger = logging.getLogger("pyprefopt")
 
@@ -49,6 +49,7 @@ class StudyResult:
     summary: pl.DataFrame  # a line a point of the grid and metric: mean, and its 95 % interval over the repeats
     curves: pl.DataFrame  # a line a run and step: training loss
     scores: pl.DataFrame  # histograms of the token scores or rewards of each run that has some
+    further: Mapping[str, pl.DataFrame] = field(default_factory=dict)  # the study's own tables, by name
 
 
 def run_study(
@@ -59,6 +60,7 @@ def run_study(
     quick: bool = False,
     seeds: Sequence[int] | None = None,
     plots: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> StudyResult:
     """Run every cell of a study that is not done yet.
 
@@ -73,6 +75,8 @@ def run_study(
         quick: a few points of each axis instead of the whole grid.
         seeds: of weights, order and hold-out, one after another; None: the config's.
         plots: figures as PNG; needs matplotlib.
+        options: what a study takes besides, by the names of the command line: of `truncation` common_pairs and
+            rewardbench.
 
     Returns:
         The study's folder, and its tables as Polars frames.
@@ -92,22 +96,26 @@ def run_study(
     study, root = STUDIES[name], Path(config.output_dir)
     if plots:
         require_matplotlib("plots false for tables alone")
-    check_study(study, config)
-    cells = grid(study, config, values or {}, quick=quick, seeds=seeds or [config.seed])
-    runs = [with_settings(config, _settings(study, cell)) for cell in cells]
+    options = options or {}
+    study.check(config, options)
+    cells = study.grid(config, values or {}, quick=quick, seeds=seeds or [config.seed])
+    runs = [with_settings(config, study.settings_at(cell)) for cell in cells]
     ranks.set_threads(config.threads)
     with RunLock(root), run_log(root, config.log_level), explaining(root):
         if ranks.is_main():
             atomic_write(root / "config.yaml", to_yaml(config).encode())
         rows: dict[str, list[dict[str, Any]]] = {"cells": [], "curves": [], "scores": []}
+        done = []
         for number, (cell, run) in enumerate(zip(cells, runs, strict=True), start=1):
             logger.info("study %s: run %d of %d: %s", name, number, len(cells), _format_cell(cell))
             made = study.run(partial(_open_pipeline, root), run, cell)
-            _collect(rows, cell, made)
+            done.append(Cell(cell, made, study.measure(root, run, made, options)))
+            _collect(rows, done[-1])
             _drop_checkpoints(made)
         points = [axis.column for axis in study.axes if axis.column not in study.repeats]
         frames = {table: to_frame(found) for table, found in rows.items()}
-        result = StudyResult(root, summary=to_frame(summarize_cells(rows["cells"], points)), **frames)
+        summary, further = to_frame(summarize_cells(rows["cells"], points)), study.tables(done, options)
+        result = StudyResult(root, summary=summary, further=further, **frames)
         if ranks.is_main():
             _write(name, config, result, plots=plots)
     return result
@@ -119,57 +127,17 @@ def _open_pipeline(root: Path, config: RunConfig) -> Pipeline:
     return pipeline
 
 
-def grid(
-    study: Study, config: RunConfig, given: Mapping[str, Sequence[Any]], *, quick: bool, seeds: Sequence[int]
-) -> list[dict[str, Any]]:
-    """The cells of a study, seeds outermost.
-
-    Args:
-        study: what is varied.
-        config: what all runs have in common.
-        given: option of an axis -> its values; other axes take their grid.
-        quick: a few points of each axis instead of the whole grid.
-        seeds: of the repeats.
-
-    Returns:
-        Each cell as column -> value.
-
-    Raises:
-        ConfigError: an unknown axis, values that are not allowed or repeated, or models that must be named.
-    """
-    known = [axis.option for axis in study.axes]
-    for option in given:
-        if option not in known:
-            raise ConfigError(f"unknown setting '{option}'{did_you_mean(option, known)}; there are {', '.join(known)}")
-    columns: dict[str, Sequence[Any]] = {"seed": seeds}
-    for axis in study.axes:
-        if axis.embedded_only and config.model != EMBEDDED_MODEL and axis.option not in given:
-            raise ConfigError(f"{axis.option} must be given with model: name the models, --{axis.option} PATH PATH …")
-        columns[axis.column] = given.get(axis.option) or (axis.quick if quick else axis.values)
-        if axis.check is not None:
-            for value in columns[axis.column]:
-                axis.check(value)
-    for option, values in zip(["seeds", *known], columns.values(), strict=True):
-        check(len(set(values)) == len(values), option, list(values), "different values", "leave out the repeated ones")
-    cells = [dict(zip(columns, point, strict=True)) for point in product(*columns.values())]
-    return [cell for cell in cells if study.keep(cell)]
-
-
-def _settings(study: Study, cell: Values) -> dict[str, Any]:
-    varied = {axis.setting: cell[axis.column] for axis in study.axes if axis.setting is not None}
-    return {"seed": cell["seed"], **varied}
-
-
 def _format_cell(cell: Values) -> str:
     return ", ".join(f"{column} {value}" for column, value in cell.items())
 
 
-def _collect(rows: dict[str, list[dict[str, Any]]], cell: Values, made: Mapping[str, Artifact]) -> None:
-    rows["cells"].append(cell_row(cell, made))
-    rows["curves"] += curve_rows(cell, made["policy"])
+def _collect(rows: dict[str, list[dict[str, Any]]], cell: Cell) -> None:
+    made, measured = cell.made, {name: value for name, value in cell.measured.items() if isinstance(value, float)}
+    rows["cells"].append(cell_row(cell.values, made, measured))
+    rows["curves"] += curve_rows(cell.values, made["policy"])
     values = made.get("scores") or made.get("rewards")
     if values is not None:
-        rows["scores"] += score_rows(cell, made["data"], values)
+        rows["scores"] += score_rows(cell.values, made["data"], values)
 
 
 def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
@@ -180,8 +148,8 @@ def _drop_checkpoints(made: Mapping[str, Artifact]) -> None:
 
 
 def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) -> None:
-    for table in ("cells", "summary", "curves", "scores"):
-        frame = getattr(result, table)
+    own = {table: getattr(result, table) for table in ("cells", "summary", "curves", "scores")}
+    for table, frame in {**own, **result.further}.items():
         if not frame.is_empty():
             write_csv(frame, result.output_dir / f"{table}.csv")
     if plots:
@@ -189,16 +157,17 @@ def _write(name: str, config: RunConfig, result: StudyResult, *, plots: bool) ->
 
         figures = FIGURES[name](
             cells=result.cells, summary=result.summary, curves=result.curves, scores=result.scores,
-            window=config.convergence_window, until=config.until_converged,
+            further=result.further, window=config.convergence_window, until=config.until_converged,
         )  # fmt: skip
         for title, figure in figures.items():
             save(figure, result.output_dir / title, ("png",))
 
 
 def format_summary(result: StudyResult) -> str:
-    """The headline metrics at every point of the grid, for a terminal."""
+    """The headline metrics at every point of the grid, and the study's own tables, for a terminal."""
     import polars as pl
 
+    own = [f"\n{name}\n{show_table(_rounded(table))}" for name, table in result.further.items()]
     points = [name for name in result.summary.columns if name not in ("metric", "mean", "low", "high", "n")]
     shown = result.summary.filter(pl.col("metric").is_in(SHOWN)).with_columns(
         value=pl.format(
@@ -210,4 +179,16 @@ def format_summary(result: StudyResult) -> str:
         )
     )
     table = shown.pivot("metric", index=points, values="value")
-    return show_table(table)
+    return "\n".join([show_table(table), *own])
+
+
+def _rounded(table: pl.DataFrame) -> pl.DataFrame:
+    """Numbers in few digits, an interval beside what it is of; of a benchmark no subsets."""
+    import polars as pl
+
+    table = table.filter(pl.col("kind") != "subset") if "kind" in table.columns else table
+    shown = table.with_columns(pl.col(pl.Float64).round(4))
+    for name, low, high in (("accuracy", "low", "high"), ("score", "low", "high"), ("change", "change_low", "change_high")):
+        if {name, low, high} <= set(shown.columns):
+            shown = shown.with_columns(pl.format("{} ({} to {})", name, low, high).alias(name)).drop(low, high)
+    return shown

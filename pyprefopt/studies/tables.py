@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from safetensors import safe_open
 
 from pyprefopt.data.store.segments import KINDS, SegmentStore, ValueStore
+from pyprefopt.data.tokenization.identical_pairs import IDENTICAL
 from pyprefopt.stages.stage import Artifact
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ranking_accuracy": ("policy", "eval_after", "eval_ranking_accuracy"),
     "reward_accuracy": ("policy", "eval_after", "eval_rewards/accuracies"),
     "reward_margin": ("policy", "eval_after", "eval_rewards/margins"),
+    "ranking_accuracy_cut": ("policy", "eval_after", "eval_cut_ranking_accuracy"),
+    "reward_accuracy_cut": ("policy", "eval_after", "eval_cut_rewards/accuracies"),
+    "reward_margin_cut": ("policy", "eval_after", "eval_cut_rewards/margins"),
+    "train_pairs": ("data", "train", "rows"),
+    "train_pairs_equal": ("data", "train", IDENTICAL),
+    "test_pairs_equal": ("data", "eval_cut", IDENTICAL),
     "logps_chosen": ("policy", "eval_after", "eval_logps/chosen"),
     "logps_rejected": ("policy", "eval_after", "eval_logps/rejected"),
     "eval_loss": ("policy", "eval_after", "eval_loss"),
@@ -45,6 +53,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "recall_chosen": ("selection", "chosen", "planted_recall"),
     "recall_rejected": ("selection", "rejected", "planted_recall"),
 }
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 BINS = 60  # of a histogram of scores
 
 # Student's t for two-sided 95 % intervals, by degrees of freedom 1 to 30; with more, the last one (a little too wide).
@@ -54,14 +63,15 @@ T95 = (
 )  # fmt: skip
 
 
-def cell_row(cell: Mapping[str, Any], made: Mapping[str, Artifact]) -> Row:
-    """What was varied, what came out, and where the policy is."""
+def cell_row(cell: Mapping[str, Any], made: Mapping[str, Artifact], measured: Mapping[str, float] = _NOTHING) -> Row:
+    """What was varied, what came out, what was measured besides, and where the policy is."""
     row: Row = dict(cell)
     for column, (stage, *path) in METRICS.items():
         value: Any = made[stage].facts if stage in made else None
         for name in path:
             value = value.get(name) if value is not None else None
         row[column] = value
+    row |= measured
     model = made["oracle"].directory / "model" if "oracle" in made else None
     row["oracle_parameters"] = count_parameters(model) if model is not None else None
     row["policy"] = str(made["policy"].directory / "model")
@@ -112,11 +122,12 @@ def summarize_cells(cells: Sequence[Row], points: Sequence[str]) -> list[Row]:
     One repeat has no interval: its bounds are null. `n` counts the values that there are.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
+    measured = [name for name in cells[0] if name.startswith("rewardbench")] if cells else []
     for cell in cells:
         groups.setdefault(tuple(cell[name] for name in points), []).append(cell)
     rows = []
     for point, members in groups.items():
-        for metric in METRICS:
+        for metric in (*METRICS, *measured):
             found = [float(member[metric]) for member in members if member[metric] is not None]
             if found:
                 mean, low, high = interval(found)

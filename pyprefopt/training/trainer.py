@@ -18,7 +18,7 @@ from pyprefopt.training.callbacks import Callback, default_callbacks
 from pyprefopt.training.checkpoint import CheckpointStore, seed_rng
 from pyprefopt.training.engine import Engine
 from pyprefopt.training.evaluation import Evaluation, evaluate
-from pyprefopt.training.job import FitResult, Job, Loader, HeldOut
+from pyprefopt.training.job import FitResult, HeldOut, Job, Loader
 from pyprefopt.training.metrics import Margins
 from pyprefopt.training.progress import Progress
 from pyprefopt.training.schedule import learning_rate, total_steps
@@ -29,7 +29,7 @@ from pyprefopt.training.usage import peak_memory
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["FitResult", "Job", "Loader", "HeldOut", "evaluate", "fit", "peak_memory"]
+__all__ = ["FitResult", "HeldOut", "Job", "Loader", "evaluate", "fit", "peak_memory"]
 ONE_STROKE = 0.5  # seconds within which a launcher passes on what the terminal has sent already
 
 logger = logging.getLogger(__name__)

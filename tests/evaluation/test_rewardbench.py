@@ -15,7 +15,8 @@ import pytest
 import pyprefopt
 from pyprefopt.cli import main
 from pyprefopt.errors import DataError
-from pyprefopt.evaluation.rewardbench import SECTIONS, RewardBench, evaluate, row_credits, ties_score
+from pyprefopt.evaluation.rewardbench import SECTIONS, RewardBench, evaluate, row_credits
+from pyprefopt.evaluation.ties import ties_score
 from pyprefopt.pipeline.run import RunResult
 from tests.pipeline.runs import small
 
@@ -197,7 +198,8 @@ def test_pairs_score_as_rank_and_as_the_run_scores_them(
     reward, dpo = runs
     assert evaluated([tmp_path / "filtered.parquet"], tmp_path / "rm", "--reward_model", str(reward.policy)) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["in", "percent", "rows", "score", "longest", "shortest", "ties"]
+    head = ["in", "percent", "rows", "score", "95", "%", "interval", "longest", "shortest", "ties"]
+    assert printed[0].split() == head
     found = pl.read_csv(tmp_path / "rm" / "rewardbench.csv")
     accuracy = reward.summary["stages"]["policy"]["eval_after"]["eval_rewards/accuracies"]
     assert found.filter(kind="mean", name="instances")["score"].item() == pytest.approx(accuracy)

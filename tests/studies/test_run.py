@@ -24,12 +24,12 @@ from pyprefopt.errors import ConfigError
 from pyprefopt.losses import METHODS
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import configure
+from pyprefopt.settings.resolve import configure, with_settings
 from pyprefopt.settings.typed import as_dict, dotted_names, dump_yaml
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.training import Training, draw
-from pyprefopt.studies.catalog import STUDIES, with_settings
-from pyprefopt.studies.run import StudyResult, format_summary, grid, run_study
+from pyprefopt.studies.catalog import STUDIES
+from pyprefopt.studies.run import StudyResult, format_summary, run_study
 from pyprefopt.studies.tables import METRICS, T95, interval, summarize_cells
 from tests.pipeline.runs import digest, small
 
@@ -262,13 +262,13 @@ def test_a_metric_that_no_run_has_is_left_out():
 def test_grids():
     config = configure(method="sepo")
     study = STUDIES["ratios"]
-    whole = grid(study, config, {}, quick=False, seeds=[3])
+    whole = study.grid(config, {}, quick=False, seeds=[3])
     assert len(whole) == 25
     assert whole[0] == {"seed": 3, "chosen_ratio": 0.1, "rejected_ratio": 0.1}
-    assert len(grid(study, config, {}, quick=True, seeds=[0, 1])) == 18
-    given = grid(study, config, {"chosen_ratios": [0.2]}, quick=True, seeds=[0])
+    assert len(study.grid(config, {}, quick=True, seeds=[0, 1])) == 18
+    given = study.grid(config, {"chosen_ratios": [0.2]}, quick=True, seeds=[0])
     assert {cell["chosen_ratio"] for cell in given} == {0.2}
-    samples = grid(STUDIES["oracle_data"], config, {}, quick=False, seeds=[0])
+    samples = STUDIES["oracle_data"].grid(config, {}, quick=False, seeds=[0])
     assert len(samples) == 9 * 3 + 1
 
 
@@ -297,7 +297,13 @@ def test_options_go_to_the_study_and_to_its_runs(tmp_path):
     words = ["--chosen_ratios", "0.2", "0.4", "--quick", "--seeds", "4", "5", "--plots", "false", "--loss.reward_scale",
              "2", "--config", str(tmp_path / "run.yaml")]  # fmt: skip
     config, own = read("ratios", STUDIES["ratios"], words)
-    assert own == {"values": {"chosen_ratios": [0.2, 0.4]}, "quick": True, "plots": False, "seeds": [4, 5]}
+    assert own == {
+        "values": {"chosen_ratios": [0.2, 0.4]},
+        "quick": True,
+        "plots": False,
+        "seeds": [4, 5],
+        "options": {},
+    }
     assert (config.method, config.output_dir, config.learning_rate) == ("sepo", "runs/study-ratios", 2e-4)
     assert (config.loss.reward_scale, config.oracle.learning_rate) == (2.0, 3e-5)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.cli.options import read_some, start_command
-from pyprefopt.cli.rank import FIXED, NAMES, WHOLE
+from pyprefopt.cli.rank import FIXED, NAMES
 from pyprefopt.errors import ConfigError
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
+from pyprefopt.stages.scoring.limits import WHOLE
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,9 +75,10 @@ def _format(numbers: pl.DataFrame) -> str:
     """The numbers as a table, in percent."""
     from pyprefopt.pipeline.summary import align
 
-    rows: list[tuple[str, ...]] = [("in percent", "rows", "score", "longest", "shortest", "ties")]
+    rows: list[tuple[str, ...]] = [("in percent", "rows", "score", "95 % interval", "longest", "shortest", "ties")]
     for line in numbers.iter_rows(named=True):
-        shares = (f"{100 * line[name]:.2f}" for name in ("score", "longest", "shortest"))
+        shares = [f"{100 * line[name]:.2f}" for name in ("score", "longest", "shortest")]
+        shares.insert(1, f"{100 * line['low']:.2f} to {100 * line['high']:.2f}")
         title = line["name"] if line["kind"] == "subset" else f"{line['kind']} {line['name']}"
         rows.append((title, f"{line['rows']:,}", *shares, f"{line['ties']:,}"))
     return align(rows)

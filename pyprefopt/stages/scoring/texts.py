@@ -13,6 +13,7 @@ from pyprefopt.data.tokenization.schema import Boundary
 from pyprefopt.errors import DataError
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import REJECTED, skip_command
+from pyprefopt.stages.scoring.limits import LIMITS
 from pyprefopt.stages.stage import Stage
 from pyprefopt.storage.files import content_hash
 from pyprefopt.types import unkeyed
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 SPLIT = "train"  # the name of a set that is scored whole, as stages call it
-LIMITS = ("max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning")
 
 
 @dataclass(frozen=True, kw_only=True)
