@@ -103,8 +103,6 @@ def _match(value: Any, hint: Any) -> tuple[bool, Any]:
             return True, "inf"
         matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
         return matches, value
-    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
-        return "a list, each " + _describe(get_args(hint)[0], far=False)
     if get_origin(hint) is tuple:
         is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
         return is_list, tuple(value) if is_list else None

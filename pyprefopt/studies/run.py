@@ -188,7 +188,11 @@ def _rounded(table: pl.DataFrame) -> pl.DataFrame:
 
     table = table.filter(pl.col("kind") != "subset") if "kind" in table.columns else table
     shown = table.with_columns(pl.col(pl.Float64).round(4))
-    for name, low, high in (("accuracy", "low", "high"), ("score", "low", "high"), ("change", "change_low", "change_high")):
+    for name, low, high in (
+        ("accuracy", "low", "high"),
+        ("score", "low", "high"),
+        ("change", "change_low", "change_high"),
+    ):
         if {name, low, high} <= set(shown.columns):
             shown = shown.with_columns(pl.format("{} ({} to {})", name, low, high).alias(name)).drop(low, high)
     return shown
