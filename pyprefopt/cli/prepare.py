@@ -31,6 +31,9 @@ class Prepare:
     chat_template: str | None = None  # plain, chatml, a Jinja file or the name of one of the tokenizer's; None: its own
     eos_token: str | None = None  # the text of the end token, for bare tokenizers
     columns: tuple[str, ...] = ()  # columns of other names, as prompt=question chosen=good rejected=bad (ours=yours)
+    # of UltraFeedback's raw set: helpfulness, honesty, instruction_following or truthfulness, whose ratings are the
+    # scores of its completions
+    aspect: str | None = None
     format: str = field(default="auto", metadata={"help": f"of the rows: {FORMATS}; auto: by schema"})
     max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens, or none
     # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them

@@ -152,6 +152,8 @@ class RunConfig(OptimConfig):
     eval_ratio: float = 0.05  # share of the prompts held out for evaluation where --eval_data is not given
     columns: tuple[str, ...] = ()  # columns of other names, as prompt=question chosen=good rejected=bad (ours=yours)
     format: str = "auto"  # preference, hh, sharegpt, ultrafeedback, shp, alpaca or candidates; auto: by its fields
+    # of UltraFeedback's raw set: whose ratings are the scores of its completions
+    aspect: Literal["helpfulness", "honesty", "instruction_following", "truthfulness"] | None = None
     on_error: Literal["raise", "skip"] = "raise"  # bad rows: report all and stop, or drop and record them
     max_prompt_tokens: int = 1024  # longer prompts: see prompt_overflow; tokens
     # longer prompts: bad rows (error), rows that are left out and counted (drop), or what is kept of them
@@ -202,8 +204,8 @@ class RunConfig(OptimConfig):
         check(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
         check(0 <= self.eval_ratio < 1, "eval_ratio", self.eval_ratio, "in [0, 1)", "usual 0.01 to 0.1")
-        tests, known = self.eval_truncation, (("none",), ("same",), ("none", "same"))
-        check(tests in known, "eval_truncation", " ".join(tests), "none, same, or none same")
+        tests = self.eval_truncation
+        check(0 < len(tests) == len({*tests}), "eval_truncation", " ".join(tests), "none, same, or none same")
         check(self.max_prompt_tokens > 0, "max_prompt_tokens", self.max_prompt_tokens, "> 0", "usual 512 to 2048")
         check(
             self.max_tokens > self.max_prompt_tokens, "max_tokens", self.max_tokens,

@@ -155,7 +155,7 @@ class _Sources:
         stores = {"train": self._write("train", "data", train, cut=self.config.truncation.active)}
         if held_out is not None:
             setting = "eval_data" if "eval_data" in self.named else "data"
-            for name, truncation in zip(TEST_SPLITS, self.config.eval_truncation, strict=False):
+            for name, truncation in zip(TEST_SPLITS, sorted(self.config.eval_truncation), strict=False):
                 stores[name] = self._write(name, setting, held_out, cut=truncation == "same")
         if "base.data" in self.named:
             stores["sft"] = self._write("sft", "base.data", Part.whole(self.stores["base.data"]))
@@ -303,6 +303,7 @@ class Data(Stage):
     eval_ratio: float
     columns: tuple[str, ...]
     format: str
+    aspect: str | None
     on_error: str
     max_prompt_tokens: int
     prompt_overflow: str
@@ -324,14 +325,14 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         named = (
-            "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
+            "eval_ratio", "columns", "format", "aspect", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
             "min_response_tokens", "score_reasoning", "seed",
         )  # fmt: skip
         sources = named_sources(config)
         return cls(
             **{name: getattr(config, name) for name in named},
             truncation=config.truncation,
-            eval_truncation=config.eval_truncation,
+            eval_truncation=tuple(sorted(config.eval_truncation)),
             tokenizer=open_tokenizer(config),
             first=2 * config.global_batch_size if config.check else None,  # enough to try a few steps
             kind=kind_of_rows(config),

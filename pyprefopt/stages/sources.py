@@ -62,7 +62,16 @@ def named_sources(config: RunConfig) -> dict[str, NamedSource]:
     named = {setting: path for setting, path in given.items() if path is not None and path != "chosen"}
     first = CHECKED_ROWS if config.check else None
     return {
-        setting: NamedSource(setting, path, rows[setting], forms[setting], config.columns, config.seed, first)
+        setting: NamedSource(
+            setting,
+            path,
+            rows[setting],
+            forms[setting],
+            config.columns,
+            config.seed,
+            first,
+            aspect=None if setting == "base.data" else config.aspect,
+        )
         for setting, path in named.items()
     }
 
@@ -84,6 +93,7 @@ class NamedSource:
     columns: Sequence[str] = ()  # ours=theirs
     seed: int = 0  # of the rows of a mixture
     first: int | None = None  # rows that a check looks at; None: all
+    aspect: str | None = None  # whose ratings are the scores of candidates
 
     @property
     def path(self) -> str:
@@ -187,7 +197,7 @@ class NamedSource:
         return True
 
     def _open(self, kind: str) -> Source:
-        return _open(self.names, self.format, kind, self._columns(kind), self.seed, self.first)
+        return _open(self.names, self.format, kind, self._columns(kind), self.seed, self.first, self.aspect)
 
     @property
     def holds_pairs(self) -> bool:
@@ -235,6 +245,7 @@ class NamedSource:
         settings = PrepareConfig(
             format=self.rows.format,
             columns=as_words(self.rows.columns),
+            aspect=self.aspect,
             mixture=self.rows.mixture,
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
@@ -288,6 +299,8 @@ class NamedSource:
             self._refuse("format", self.format, f"'{settings['format']}'", again)
         if self.setting == "data" and self.columns and sorted(self.columns) != sorted(settings["columns"]):
             self._refuse("columns", list(self.columns), f"{settings['columns']}", again)
+        if self.aspect is not None and settings.get("aspect") != self.aspect:
+            self._refuse("aspect", self.aspect, str(settings.get("aspect") or "left out"), again)
         self._check_lengths(config, again)
         overflow = settings["prompt_overflow"]
         fits = {"error": True, "drop": overflow in ("error", "drop")}  # neither cuts, and none is too long here
@@ -428,12 +441,13 @@ def _open(
     columns: Mapping[str, str] | Sequence[str] = (),
     seed: int = 0,
     first: int | None = None,
+    aspect: str | None = None,
 ) -> Source:
     from pyprefopt.data.reading.candidate_sets import open_candidates
     from pyprefopt.data.reading.sources import open_source
 
     if kind == "candidates":
-        return open_candidates(names, format=format, columns=columns, seed=seed, first=first)
+        return open_candidates(names, format=format, columns=columns, aspect=aspect, seed=seed, first=first)
     source = open_source(names, format=format, kind=kind, columns=columns, seed=seed)
     return source if first is None else source.head(first)
 

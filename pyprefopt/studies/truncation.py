@@ -85,7 +85,7 @@ class TruncationStudy(Study):
         """Check the settings; runs are compared on whole test pairs."""
         super().check(config, options)
         tests = config.eval_truncation
-        check(tests[0] == "none", "eval_truncation", " ".join(tests), "none, or none same", "whole pairs compare all")
+        check("none" in tests, "eval_truncation", " ".join(tests), "none, or none same", "whole pairs compare all")
         if options.get("rewardbench"):
             OpenBench.read(options["rewardbench"])  # before anything is trained
         common = options.get("common_pairs") and "same" not in tests

@@ -13,11 +13,13 @@ import polars as pl
 import pytest
 
 import pyprefopt
+from pyprefopt import data
 from pyprefopt.cli import main
 from pyprefopt.errors import DataError
 from pyprefopt.evaluation.rewardbench import SECTIONS, RewardBench, evaluate, row_credits
-from pyprefopt.evaluation.ties import ties_score
+from pyprefopt.evaluation.ties import Ties, ties_score
 from pyprefopt.pipeline.run import RunResult
+from tests.pipeline.other import write_other
 from tests.pipeline.runs import small
 
 
@@ -140,6 +142,43 @@ def test_ties_as_written_plainly(seed: int) -> None:
     assert found == pytest.approx(plain_ties(rows), abs=1e-12)
 
 
+def test_ties_of_drawn_numbers_are_those_of_the_drawn_rows() -> None:
+    """A draw scores as the file that has its rows, each number that comes twice under two names."""
+    chance = np.random.default_rng(0)
+    rows: dict[str, tuple[list[float], int]] = {}
+    for n in range(6):
+        rows[f"ref:{n}"] = (chance.integers(-2, 4, 5).astype(float).tolist(), 1)
+        rows[f"tied:{n}"] = (chance.integers(-2, 4, 5).astype(float).tolist(), int(chance.integers(2, 4)))
+    ties = Ties.of([*rows], [np.array(s) for s, _ in rows.values()], [right for _, right in rows.values()])
+    drawn = chance.integers(0, 6, (10, 6))
+    again = [
+        plain_ties({f"{kind}:{place}": rows[f"{kind}:{n}"] for place, n in enumerate(draw) for kind in ("ref", "tied")})
+        for draw in drawn.tolist()
+    ]
+    assert ties.score(drawn).tolist() == pytest.approx(again, abs=1e-12)
+
+
+def test_intervals_are_over_the_rows_of_each_subset(tmp_path: Path) -> None:
+    """Of n rows of which a share p is right the interval is nearly p ± 1.96 sqrt(p (1 - p) / n)."""
+    shares = {"hep-go": (400, 0.5), "alpacaeval-easy": (100, 0.9), "donotanswer": (50, 1.0)}
+    subsets = [name for name, (count, _) in shares.items() for _ in range(count)]
+    right = [k < count * share for count, share in shares.values() for k in range(count)]
+    bench = read([row_1(subset, n) for n, subset in enumerate(subsets)], tmp_path)
+    found = numbers(bench, [[1, 0] if good else [0, 1] for good in right])
+    variance = {name: share * (1 - share) / count for name, (count, share) in shares.items()}
+    wanted = {f"subset {name}": value for name, value in variance.items()}
+    wanted["mean sections"] = sum(variance.values()) / 9
+    wanted["mean instances"] = sum(variance[name] * (count / 550) ** 2 for name, (count, _) in shares.items())
+    for name, value in wanted.items():
+        line, half = found[name], 1.96 * math.sqrt(value)
+        assert (line["low"], line["high"]) == pytest.approx(
+            (max(0, line["score"] - half), min(1, line["score"] + half)), abs=0.02
+        )
+    assert (found["subset donotanswer"]["low"], found["subset donotanswer"]["high"]) == (1, 1)
+    second = numbers(read(ROWS_2, tmp_path), [[1, 1, 0, 1], [0, 1, 1, 0], [3, 1, 2, 2], [1, 0], [2, 1.5, 0, -1]])
+    assert all(line["low"] <= line["score"] <= line["high"] for line in second.values())
+
+
 def test_what_is_no_row_of_it_is_refused(tmp_path: Path) -> None:
     for rows, message in (
         (
@@ -214,6 +253,36 @@ def test_pairs_score_as_rank_and_as_the_run_scores_them(
     rows = pl.read_ndjson(tmp_path / "dpo" / "rewardbench.jsonl")["scores"].list
     margin = (rows.get(0) - rows.get(1)).mean()
     assert 0.1 * margin == pytest.approx(after["eval_rewards/margins"], abs=1e-5)  # beta 0.1
+
+
+def test_policy_and_ref_of_two_tokenizers(
+    inputs: Path, runs: tuple[RunResult, RunResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each model reads the texts in its own tokens; both sums are those of transformers, one text at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    pairs = pl.read_parquet(inputs / "test.parquet", columns=["prompt", "chosen", "rejected"]).head(4)
+    file = tmp_path / "filtered.parquet"
+    pairs.with_columns(subset=pl.lit("hep-go"), id=pl.int_range(pl.len())).write_parquet(file)
+    policy, ref = runs[1].policy, write_other(tmp_path / "other", "byte_bpe")
+    assert evaluated([file], tmp_path / "out", "--policy", str(policy), "--ref", str(ref)) == 0
+    sums = []
+    for model in (policy, ref):
+        segments = data.tokenize(str(file), data.load_tokenizer(model)).sort("row", "segment")
+        causal, found = AutoModelForCausalLM.from_pretrained(model), []
+        for row in range(4):
+            prompt, *responses = segments.filter(row=row).iter_rows(named=True)
+            for response in responses:
+                ids = torch.tensor([prompt["ids"] + response["ids"]])
+                with torch.no_grad():
+                    logps = causal(ids).logits[0, :-1].double().log_softmax(-1)
+                own = logps.gather(1, ids[0, 1:, None])[len(prompt["ids"]) - 1 :, 0]
+                found.append(float(own[torch.tensor(response["mask"])].sum()))
+        sums.append(np.array(found))
+    written = pl.read_ndjson(tmp_path / "out" / "rewardbench.jsonl")["scores"].explode().to_numpy()
+    assert len({len(data.load_tokenizer(model).json) for model in (policy, ref)}) == 2
+    assert written == pytest.approx(sums[0] - sums[1], abs=2e-3)
 
 
 def test_the_second_from_files_to_numbers(

@@ -37,6 +37,7 @@ TRAINED = {"base", "oracle", "policy"}
 FLIPS: dict[str, tuple[Any, set[str]]] = {
     "data": ("other.jsonl", DATA), "eval_data": ("eval.jsonl", DATA), "eval_ratio": (0.2, DATA),
     "columns": (("prompt=question",), DATA), "format": ("hh", DATA), "on_error": ("skip", DATA),
+    "aspect": ("honesty", DATA),
     "max_prompt_tokens": (16, DATA),
     "min_response_tokens": (8, DATA),
     "prompt_overflow": ("keep_end", DATA), "max_tokens": (4096, DATA), "score_reasoning": (False, DATA),

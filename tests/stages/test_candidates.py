@@ -263,3 +263,49 @@ def test_ranked_pairs_of_candidates_by_hand() -> None:
     assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(1, 0), (1, 2), (3, 4)]
     logps = torch.tensor([-2.0, -1.0, -3.0, -1.0, -5.0, -5.0])  # means: -2, -2, -1; -5, -5
     assert ranking_margins(batch, logps).tolist() == [0, -1, 0]
+
+
+def test_ratings_of_an_aspect_are_the_scores(inputs: Path, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """UltraFeedback's raw set with `aspect`, and the same set with the ratings as its scores."""
+    rows = data.read_candidates(str(sets[0]))
+    raw, plain = [], []
+    for number, (prompt, responses) in enumerate(zip(rows["prompt"], rows["responses"], strict=True)):
+        ratings = [str(1 + (number + place) % 5) for place in range(len(responses))]
+        texts = [chat[-1]["content"] for chat in responses.to_list()]
+        completions = [
+            {"response": text, "overall_score": 5.0, "annotations": {"honesty": {"Rating": rating}}}
+            for text, rating in zip(texts, ratings, strict=True)
+        ]
+        raw.append({"instruction": prompt[-1]["content"], "completions": completions})
+        plain.append({"prompt": prompt[-1]["content"], "responses": texts, "scores": [*map(float, ratings)]})
+    files = {}
+    for name, lines in (("raw", raw), ("plain", plain)):
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings: dict[str, Any] = {"eval_data": None, "eval_ratio": 0.2}
+    tables = {}
+    for name, aspect in (("raw", "honesty"), ("plain", None)):
+        given = config(inputs, tmp_path / "run", sets, data=str(files[name]), aspect=aspect, **settings)
+        build_data(given, tmp_path / name)
+        tables[name] = SegmentStore.open(tmp_path / name / "train").table.select(["row", "ids", "score"])
+        folder = tmp_path / f"{name}-folder"
+        limits = {"max_prompt_tokens": 64, "max_tokens": 128}
+        prepare(str(files[name]), data.load_tokenizer(inputs / "tokenizer"), folder, aspect=aspect, **limits)
+    assert tables["raw"].equals(tables["plain"])
+    assert len(set(tables["raw"]["score"].drop_null().to_pylist())) == 5
+    ready = [SegmentStore.open(tmp_path / f"{name}-folder").table["score"].to_pylist() for name in tables]
+    assert ready[0] == ready[1]
+
+    def again(aspect: str | None, name: str = "raw-folder") -> Any:
+        given = config(inputs, tmp_path / "run", sets, data=str(tmp_path / name), aspect=aspect, **settings)
+        return build_data(given, tmp_path / "again")
+
+    assert again("honesty")["facts"]["rows_in"] == again(None)["facts"]["rows_in"]
+    with pytest.raises(ConfigError, match=r"aspect must be honesty for the prepared data .*got 'helpfulness'"):
+        again("helpfulness")
+    with pytest.raises(ConfigError, match="aspect must be left out for the prepared data"):
+        again("honesty", "plain-folder")
+    with pytest.raises(
+        ConfigError, match=r"method dpo trains on pairs; make them first, pyprefopt pairs FILE --aspect"
+    ):
+        config(inputs, tmp_path / "run", sets, method="dpo", aspect="honesty", policy_init="model")

@@ -33,6 +33,7 @@ class PrepareConfig:
 
     format: str  # of the rows
     columns: tuple[str, ...] = ()  # ours=theirs: a name that the format has, and the column that is meant
+    aspect: str | None = None  # of UltraFeedback's raw set: whose ratings are the scores
     mixture: tuple[str, ...] = ()  # the shares of rows that were drawn, and the seed; (): all rows
     max_prompt_tokens: int | None = 1024  # longer prompts: see prompt_overflow; tokens; None: no limit
     prompt_overflow: str = "error"  # of longer prompts: error (a bad row), drop, keep_start or keep_end

@@ -59,6 +59,7 @@ def prepare(
     *,
     format: str = "auto",  # noqa: A002
     columns: Mapping[str, str] | Sequence[str] | None = None,
+    aspect: str | None = None,
     max_prompt_tokens: int | None = 1024,
     prompt_overflow: str = "error",
     max_tokens: int | None = 2048,
@@ -85,6 +86,7 @@ def prepare(
         out: a new or empty folder, or one that this function made.
         format: as in `open_source`.
         columns: as in `open_source`.
+        aspect: as in `open_source`.
         max_prompt_tokens: as in `tokenize`.
         prompt_overflow: as in `tokenize`.
         max_tokens: as in `tokenize`.
@@ -114,12 +116,13 @@ def prepare(
     """
     check(on_error in ("raise", "skip"), "on_error", on_error, "'raise' or 'skip'")
     tokenizer = as_tokenizer(tokenizer)
-    opened = open_source(_rereadable(source), format=format, columns=columns, seed=seed)
+    opened = open_source(_rereadable(source), format=format, columns=columns, aspect=aspect, seed=seed)
     log_mixture(opened)
     weights = opened.named(weight_fields(opened.kind))
     config = PrepareConfig(
         format=opened.format,
         columns=as_words(opened.columns),
+        aspect=aspect,
         mixture=opened.mixture,
         max_prompt_tokens=max_prompt_tokens,
         prompt_overflow=prompt_overflow,

@@ -41,11 +41,13 @@ def open_candidates(
     *,
     format: str = "auto",  # noqa: A002
     columns: Mapping[str, str] | Sequence[str] | None = None,
+    aspect: str | None = None,
     seed: int = 0,
     first: int | None = None,
 ) -> Source:
     """`open_source` for candidates, of either format; `first`: its head alone."""
-    opened = open_source(source, format=format, kind=("candidates", "ranked"), columns=columns, seed=seed)
+    kinds = ("candidates", "ranked")
+    opened = open_source(source, format=format, kind=kinds, columns=columns, aspect=aspect, seed=seed)
     opened = opened if first is None else opened.head(first)
     if opened.kind == "candidates":
         return opened

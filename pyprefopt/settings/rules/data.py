@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyprefopt.settings.config import BaseConfig, RunConfig
-from pyprefopt.settings.rules.rule import Rule
+from pyprefopt.settings.rules.rule import Rule, on_candidates
 from pyprefopt.storage.hub import EMBEDDED_DATA, EMBEDDED_MODEL
 
 DATA_RULES: tuple[Rule, ...] = (
@@ -30,6 +30,13 @@ DATA_RULES: tuple[Rule, ...] = (
         "eval_steps needs something to evaluate on; set eval_data or eval_ratio > 0",
         {"model": "model", "data": "train.jsonl", "eval_ratio": 0.0, "eval_steps": 10},
         "eval_steps",
+    ),
+    Rule(
+        lambda c: c.aspect is not None and not on_candidates(c),
+        "aspect gives candidates their scores, and method {c.method} trains on pairs; make them first, pyprefopt pairs "
+        "FILE --aspect {c.aspect}, or leave aspect out",
+        {"method": "dpo", "model": "model", "data": "raw.jsonl", "aspect": "honesty"},
+        "aspect",
     ),
     Rule(
         lambda c: c.truncation.rounding != "ceil" and c.truncation.ratio is None,
