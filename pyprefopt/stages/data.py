@@ -325,8 +325,8 @@ class Data(Stage):
     def of(cls, config: RunConfig) -> Data:
         """The data of a run."""
         named = (
-            "eval_ratio", "columns", "format", "aspect", "on_error", "max_prompt_tokens", "prompt_overflow", "max_tokens",
-            "min_response_tokens", "score_reasoning", "seed",
+            "eval_ratio", "columns", "format", "aspect", "on_error", "max_prompt_tokens", "prompt_overflow",
+            "max_tokens", "min_response_tokens", "score_reasoning", "seed",
         )  # fmt: skip
         sources = named_sources(config)
         return cls(

@@ -30,11 +30,8 @@ from pyprefopt.data.reading.rejects import REJECTS
 from pyprefopt.data.store.segments import USER_WEIGHTS
 from pyprefopt.errors import DataError
 
-CUT_COUNTS = (
-    "chosen_cut",
-    "rejected_cut",
-    "responses_cut",
-)  # units that were cut off a text: spans may then reach beyond its end
+# Units that were cut off a text: spans may then reach beyond its end.
+CUT_COUNTS = ("chosen_cut", "rejected_cut", "responses_cut")
 RESPONSES = ("chosen", "rejected", "response", "responses")
 _LINES = 2048  # responses that are worked on at a time: their bytes lie in memory as numbers
 _SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))

@@ -108,3 +108,48 @@ def test_the_rule_has_a_twin(rows):
             kept, rejects = without_identical(given_as, "file")
         assert rejects["row"].to_list() == wanted
         assert pl.DataFrame(kept).equals(segments.filter(~pl.col("row").is_in(wanted)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(
+            st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=2), st.sampled_from([None, 1.0, 2.0]),
+                      st.integers(0, 1)),
+            min_size=1, max_size=4,
+        ),
+        min_size=1, max_size=5,
+    )
+)  # fmt: skip
+def test_the_rule_of_candidates_has_a_twin(rows):
+    groups = [
+        Group([1], [Response(ids=ids, kind="response", score=score) for ids, score, _ in row], 3 * number)
+        for number, row in enumerate(rows)
+    ]
+    cut = [count for row in rows for count in (0, *(gone for *_, gone in row))]
+    segments = frame(groups).with_columns(cut=pl.Series(cut, dtype=pl.UInt32))
+    wanted = []
+    for number, row in enumerate(rows):
+        for ids in {tuple(ids) for ids, *_ in row}:
+            own = [(score, gone) for other, score, gone in row if tuple(other) == ids]
+            if len({score for score, _ in own if score is not None}) > 1 and any(gone for _, gone in own):
+                wanted.append(3 * number)
+                break
+    kept, rejects = without_identical(segments, "file")
+    assert rejects["row"].to_list() == wanted
+    assert set(rejects["rule"]) <= {"responses of different scores must differ in what the cut keeps"}
+    assert kept.equals(segments.filter(~pl.col("row").is_in(wanted)))
+
+
+@pytest.mark.parametrize("cut", [{"tokens": 2}, {"length": 2, "unit": "characters"}])
+def test_candidates_that_a_cut_makes_the_same_are_left_out(tmp_path, tokenizer, cut):
+    path = tmp_path / "sets.jsonl"
+    sets = [(["pqrs", "pqxy"], [1, 0]), (["pqrs", "pqxy"], [1, 1]), (["pqrs", "xyrs"], [1, 0])]
+    path.write_text("".join(json.dumps({"prompt": "p", "responses": r, "scores": s}) + "\n" for r, s in sets))
+    store = run(str(path), tokenizer, tmp_path / "out", truncation=cut, on_error="skip")
+    assert store.rows.tolist() == [1, 2]
+    assert rejected(tmp_path / "out") == [(0, "identical_after_cut", str(path))]
+    (line,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (line["field"], line["rule"]) == (
+        "responses", "responses of different scores must differ in what the cut keeps",
+    )  # fmt: skip
