@@ -15,7 +15,7 @@ Blocks depend on the input alone: not on threads, nor on how a file was read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -199,6 +199,7 @@ def open_source(
     columns: Mapping[str, str] | Sequence[str] | None = None,
     seed: int = 0,
     aspect: str | None = None,
+    change: Callable[[Part], Part] | None = None,
 ) -> Source:
     """Open what holds preferences, candidates or instructions, as a stream.
 
@@ -215,6 +216,7 @@ def open_source(
         seed: which rows of a mixture are drawn.
         aspect: of UltraFeedback's raw set: helpfulness, honesty, instruction_following or truthfulness, whose rating
             becomes the score of each response (`N/A`: none); None: scores as they stand there.
+        change: what is read in the place of each file or table.
 
     Returns:
         The source, whose format, kind and files are known, and whose `blocks` are read when they are asked for.
@@ -236,8 +238,9 @@ def open_source(
     mapping = mapping_of(columns)
 
     def opened(parts: Sequence[Part], ignored: Sequence[str] = ()) -> Source:
-        rated = parts if aspect is None else [aspect_part(part, aspect) for part in parts]
-        return Source(rated, format, kinds, ignored, mapping)
+        parts = parts if aspect is None else [aspect_part(part, aspect) for part in parts]
+        parts = parts if change is None else [change(part) for part in parts]
+        return Source(parts, format, kinds, ignored, mapping)
 
     if isinstance(source, (list, tuple)) and len(source) == 1:
         (source,) = source

@@ -1,0 +1,1 @@
+"""Text from a policy, or from a policy and its reference together."""

@@ -1,0 +1,156 @@
+"""Decoders: which distribution the next token is drawn from, given what policy and reference say.
+
+Source: shallow preference signals, section 3.3. Each is a logits processor in transformers' form beside that
+(`generation.processor`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyprefopt.errors import check, check_number
+
+POLICY, REF, MIXTURE = range(3)  # `led_by`: whose distribution a token was drawn from
+LEADERS = ("policy", "ref", "mixing")
+
+Below = Literal["ref", "mixing"]
+
+
+class Step(NamedTuple):
+    """What is known before one token of each row."""
+
+    policy: Tensor  # [R, V] logits
+    ref: Tensor | None  # [R, V] logits; None where the decoder needs none
+    kl: Tensor | None  # [R] KL(policy || ref) of the two distributions, nats
+    position: Tensor  # [R] tokens generated before
+
+
+class Choice(NamedTuple):
+    """What the next token of each row is drawn from."""
+
+    logits: Tensor  # [R, V]
+    led_by: Tensor  # [R] index into LEADERS
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A rule of decoding. Its fields are its settings."""
+
+    needs_ref: ClassVar[bool] = True
+    needs_kl: ClassVar[bool] = False
+    greedy: ClassVar[bool] = False  # the most probable token, whatever the random numbers are
+
+    def choose(self, step: Step) -> Choice:
+        """The distributions of the next tokens."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sample(Decoder):
+    """Tokens are drawn from the policy."""
+
+    needs_ref: ClassVar[bool] = False
+
+    def choose(self, step: Step) -> Choice:
+        """The policy's own."""
+        return Choice(step.policy, torch.full_like(step.position, POLICY))
+
+
+@dataclass(frozen=True)
+class Greedy(Sample):
+    """The policy's most probable token is taken; of equal ones the first."""
+
+    greedy: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Mixing(Decoder):
+    """Tokens are drawn from softmax(a log pi_policy + (1 - a) log pi_ref)."""
+
+    a: float = 0.5  # 1: the policy, 0: the reference, between them both; above 1 away from the reference
+
+    def __post_init__(self) -> None:
+        check_number("a", self.a)
+        check(self.a >= 0, "a", self.a, ">= 0", "usual 0 to 1; above 1 goes beyond the policy")
+
+    def choose(self, step: Step) -> Choice:
+        """The mixture."""
+        return Choice(mix(step, self.a), torch.full_like(step.position, MIXTURE))
+
+
+@dataclass(frozen=True)
+class LengthControl(Decoder):
+    """The first t tokens are drawn from the policy, the others from the reference."""
+
+    t: int = 10  # tokens
+
+    def __post_init__(self) -> None:
+        check_number("t", self.t, whole=True)
+        check(self.t >= 0, "t", self.t, ">= 0", "usual 5 to 15")
+
+    def choose(self, step: Step) -> Choice:
+        """The policy's or the reference's, by position."""
+        return _switch(step, step.position < self.t, _ref_of(step), REF)
+
+
+@dataclass(frozen=True)
+class KLThreshold(Decoder):
+    """Tokens are drawn from the policy where KL(policy || ref) > b at that step, else from the reference.
+
+    With `below` mixing from the mixture of `a` there, as the authors' code does.
+    """
+
+    needs_kl: ClassVar[bool] = True
+
+    b: float = 0.5  # nats
+    below: Below = "ref"  # what leads where the divergence is not above b
+    a: float = 0.5  # of the mixture
+
+    def __post_init__(self) -> None:
+        check_number("b", self.b)
+        check(self.below in ("ref", "mixing"), "below", self.below, "ref or mixing")
+        Mixing(self.a)
+
+    def choose(self, step: Step) -> Choice:
+        """The policy's where the models differ by more than b."""
+        assert step.kl is not None  # noqa: S101  (needs_kl)
+        below, leader = (_ref_of(step), REF) if self.below == "ref" else (mix(step, self.a), MIXTURE)
+        return _switch(step, step.kl > self.b, below, leader)
+
+
+def mix(step: Step, a: float) -> Tensor:
+    """Logits of softmax(a log pi_policy + (1 - a) log pi_ref), [R, V]: exactly a model's own where a is 0 or 1.
+
+    A token that either model excludes (a logit of minus infinity) is excluded where both count.
+    """
+    ref = _ref_of(step)
+    if a in (0, 1):
+        return step.policy if a == 1 else ref
+    mixed = torch.lerp(ref, step.policy, a)
+    return mixed.masked_fill(torch.isneginf(step.policy) | torch.isneginf(ref), -torch.inf)
+
+
+def _switch(step: Step, by_policy: Tensor, other: Tensor, leader: int) -> Choice:
+    led_by = torch.where(by_policy, POLICY, leader)
+    return Choice(torch.where(by_policy[:, None], step.policy, other), led_by)
+
+
+def _ref_of(step: Step) -> Tensor:
+    assert step.ref is not None  # noqa: S101  (needs_ref)
+    return step.ref
+
+
+def kl_of(policy: Tensor, ref: Tensor) -> Tensor:
+    """KL(policy || ref) of distributions by their logits [R, V], over the whole vocabulary, nats: [R]."""
+    ours, theirs = policy.double().log_softmax(-1), ref.double().log_softmax(-1)
+    terms = torch.where(torch.isneginf(ours), 0.0, ours.exp() * (ours - theirs))
+    return terms.sum(-1).clamp(min=0)
+
+
+DECODERS: dict[str, type[Decoder]] = {
+    "sample": Sample, "greedy": Greedy, "mixing": Mixing, "length_control": LengthControl, "kl_threshold": KLThreshold,
+}  # fmt: skip

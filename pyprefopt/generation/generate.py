@@ -1,0 +1,186 @@
+"""Samples of many prompts, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pyprefopt.data.reading.frames import CHAT
+from pyprefopt.data.tokenization.render import apply_chat_template
+from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
+from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder, Sample
+from pyprefopt.generation.models import Models, open_models
+from pyprefopt.generation.prompts import read_prompts
+from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, sample_batch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, Tokenizer
+
+SCHEMA: dict[str, Any] = {
+    "row": pl.UInt64,  # of the prompt, in the input
+    "sample": pl.UInt32,  # its number among the prompt's samples
+    "messages": CHAT,  # the prompt, and the sample as the assistant's answer
+    "ids": pl.List(pl.UInt32),  # of the sample, its end token too
+    "finished": pl.Boolean,  # it ended by itself, before max_new_tokens
+    "logp_policy": pl.List(pl.Float64),  # nats, of each token under the policy
+    "logp_ref": pl.List(pl.Float64),  # under the reference; null without one
+    "logp_sampled": pl.List(pl.Float64),  # under what was drawn from: after temperature and top_p
+    "kl": pl.List(pl.Float64),  # KL(policy || ref) at each step, over the whole vocabulary; null without a reference
+    "led_by": pl.List(pl.Enum(LEADERS)),  # whose distribution a token was drawn from
+}
+
+
+def generate(
+    policy: str | Path | nn.Module,
+    prompts: Any,
+    *,
+    ref: str | Path | nn.Module | None = None,
+    decode: str | Decoder = "sample",
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    tokenizer: GivenTokenizer | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    max_tokens_per_batch: int = 16384,
+    trust_remote_code: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> pl.DataFrame:
+    """Generate answers to prompts with a policy, or with a policy and its reference together.
+
+    A sample depends on its prompt, its row, its number and the seed alone, not on the batch that it stands in.
+
+    Args:
+        policy: a directory, a hub name, or a model of `load_model`.
+        prompts: a list of texts or of chats (lists of {role, content}), or what `read_prompts` takes.
+        ref: the reference, of the same vocabulary; needed by decoders of two models. Where it is given, its log-probs
+            and the divergence at every step are recorded.
+        decode: sample, greedy, or a decoder with its settings: `Mixing(a=0.5)`, `LengthControl(t=10)`,
+            `KLThreshold(b=0.5)`.
+        samples: of each prompt.
+        temperature: the logits that are drawn from are divided by it.
+        top_p: tokens are drawn from the most probable ones that together have so much.
+        max_new_tokens: of a sample.
+        seed: of the random numbers.
+        tokenizer: None: the policy's own.
+        dtype: float32, bfloat16 or float64, of models that are loaded here.
+        device: where they go.
+        max_tokens_per_batch: tokens of prompts and samples that are worked on at once; changes no sample.
+        trust_remote_code: whether code that comes with a model may run.
+        progress: called with the samples that are done, and all.
+
+    Returns:
+        A line a sample, of schema SCHEMA, by row and sample.
+
+    Raises:
+        ConfigError: a setting breaks its rule, a model that is not there, or a prompt that is longer than the context.
+        DataError: bad prompts.
+
+    Example:
+        >>> table = generate("runs/dpo/policy", ["Hi"], ref="models/base", decode=Mixing(a=0.5))  # doctest: +SKIP
+        >>> table["messages"][0][-1]["content"]  # doctest: +SKIP
+        'Hello!'
+    """
+    decoder = as_decoder(decode)
+    check_number("samples", samples, whole=True)
+    check(samples > 0, "samples", samples, "> 0")
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    if decoder.needs_ref and ref is None:
+        raise ConfigError(f"decode {type(decoder).__name__} draws from two models; give ref, the reference")
+    given = pl.DataFrame({"prompt": list(prompts)}) if isinstance(prompts, list | tuple) else prompts
+    read = read_prompts(given)
+    models = open_models(
+        policy, ref, tokenizer=tokenizer, dtype=dtype, trust_remote_code=trust_remote_code, device=device
+    )
+    ids = encode_prompts(read, models.tokenizer)
+    wanted = [Wanted(row, number, ids[row]) for row in ids for number in range(samples)]
+    done: list[Generated] = []
+    for batch in batches_by_tokens(wanted, max_new_tokens=max_new_tokens, budget=max_tokens_per_batch):
+        done += generate_batch(batch, decoder, models, sampling)
+        if progress is not None:
+            progress(len(done), len(wanted))
+    return as_table(done, read, models.tokenizer)
+
+
+def as_decoder(given: str | Decoder) -> Decoder:
+    """A decoder, or the one of that name with its usual settings."""
+    if isinstance(given, Decoder):
+        return given
+    if given not in DECODERS:
+        raise ConfigError(
+            f"decode must be one of {', '.join(DECODERS)}, got {given!r}{did_you_mean(str(given), DECODERS)}"
+        )
+    return DECODERS[given]()
+
+
+def generate_batch(batch: Sequence[Wanted], decoder: Decoder, models: Models, sampling: Sampling) -> list[Generated]:
+    """`sample_batch` with opened models."""
+    return sample_batch(
+        batch, decoder, models.policy, models.ref, sampling=sampling, end_ids=models.end_ids, context=models.context
+    )
+
+
+def encode_prompts(prompts: pl.DataFrame, tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """Row -> the tokens of a prompt, with what begins the assistant's turn."""
+    found: dict[int, list[int]] = {}
+    texts = []
+    for row in prompts.iter_rows(named=True):
+        messages = [as_message(said) for said in row["prompt"]]
+        tools, kwargs = (_parsed(row.get(name)) for name in ("tools", "template_kwargs"))
+        try:
+            texts.append(
+                apply_chat_template(messages, tokenizer, add_generation_prompt=True, tools=tools, **(kwargs or {}))
+            )
+        except ConfigError as error:
+            raise DataError(f"row {row['row']}, prompt: {error}") from None
+    for row, ids in zip(prompts["row"].to_list(), tokenizer.encode(texts).to_list(), strict=True):
+        if not ids:
+            raise DataError(f"row {row}, prompt: the tokenizer makes no token of it; write a longer prompt")
+        found[row] = ids
+    return found
+
+
+def _parsed(text: str | None) -> Any:
+    import json
+
+    return None if text is None else json.loads(text)
+
+
+def as_message(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as the chat template reads it, of {role, content, extra}."""
+    return {"role": said["role"], "content": said["content"], **(_parsed(said["extra"]) or {})}
+
+
+def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokenizer) -> pl.DataFrame:
+    """The samples as a table of schema SCHEMA, by row and sample."""
+    chats = dict(zip(prompts["row"].to_list(), prompts["prompt"].to_list(), strict=True))
+    ordered = sorted(done, key=lambda sample: (sample.row, sample.sample))
+    texts = decode_texts([sample.ids[:-1] if sample.finished else sample.ids for sample in ordered], tokenizer)
+    rows = [
+        {
+            "row": sample.row, "sample": sample.sample,
+            "messages": [*chats[sample.row], {"role": "assistant", "content": text, "extra": None}],
+            "ids": sample.ids, "finished": sample.finished, "logp_policy": sample.logp_policy,
+            "logp_ref": sample.logp_ref or None, "logp_sampled": sample.logp_sampled, "kl": sample.kl or None,
+            "led_by": [LEADERS[leader] for leader in sample.led_by],
+        }
+        for sample, text in zip(ordered, texts, strict=True)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
+    """The texts that tokens spell, without special tokens."""
+    from tokenizers import Tokenizer as Library
+
+    return list(Library.from_str(tokenizer.json.decode()).decode_batch([list(own) for own in ids]))
+
+
+__all__ = ["Sample", "generate"]

@@ -1,0 +1,190 @@
+"""The loop of generation: batches of prompts, one token a row at a time, until each row has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyprefopt.errors import ConfigError, check, check_number
+from pyprefopt.generation.cached_model import CachedModel
+from pyprefopt.generation.decoders import Decoder, Step, kl_of
+from pyprefopt.generation.draws import token_draws
+
+
+class Wanted(NamedTuple):
+    """One sample that is asked for."""
+
+    row: int  # of the prompt, in the input
+    sample: int  # its number among those of the prompt
+    ids: Sequence[int]  # the prompt's tokens
+
+
+@dataclass
+class Generated:
+    """One sample, token by token."""
+
+    row: int
+    sample: int
+    ids: list[int] = field(default_factory=list)  # the end token too
+    finished: bool = False  # ended by an end token
+    logp_policy: list[float] = field(default_factory=list)  # nats, of the policy's own distribution
+    logp_ref: list[float] = field(default_factory=list)  # empty without a reference
+    logp_sampled: list[float] = field(default_factory=list)  # of the distribution that was drawn from
+    kl: list[float] = field(default_factory=list)  # KL(policy || ref) at each step; empty without a reference
+    led_by: list[int] = field(default_factory=list)  # index into decoders.LEADERS
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn from a decoder's distributions."""
+
+    temperature: float = 1.0  # logits are divided by it
+    top_p: float = 1.0  # the most probable tokens that together have so much are drawn from
+    max_new_tokens: int = 512  # of a sample
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p"):
+            check_number(name, getattr(self, name))
+        check(self.temperature > 0, "temperature", self.temperature, "> 0", "decode greedy takes the best token")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]", "1 draws from all tokens")
+        check_number("max_new_tokens", self.max_new_tokens, whole=True)
+        check(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "> 0")
+        check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
+
+
+@torch.no_grad()
+def sample_batch(
+    wanted: Sequence[Wanted],
+    decoder: Decoder,
+    policy: CachedModel,
+    ref: CachedModel | None = None,
+    *,
+    sampling: Sampling,
+    end_ids: Collection[int],
+    context: int | None = None,
+) -> list[Generated]:
+    """Generate one batch of samples; a row leaves the batch when it has ended.
+
+    What a sample becomes depends on its prompt, its number and the seed, and on nothing else of the batch.
+
+    Args:
+        wanted: the samples.
+        decoder: what tokens are drawn from.
+        policy: the policy.
+        ref: its reference; needed by a decoder that reads it. Where it is given, log-probs and KL are recorded.
+        sampling: how tokens are drawn.
+        end_ids: the tokens that end a sample.
+        context: the most tokens of prompt and sample together; None: no limit.
+
+    Returns:
+        The samples, in the order in which they were asked for.
+
+    Raises:
+        ConfigError: the decoder needs a reference, or a prompt leaves no room in the context.
+    """
+    if decoder.needs_ref and ref is None:
+        raise ConfigError(f"{type(decoder).__name__} reads a reference; give ref")
+    for item in wanted:
+        if context is not None and len(item.ids) >= context:
+            raise ConfigError(
+                f"prompt {item.row} has {len(item.ids)} tokens, the model reads {context}; shorten it, or leave it out"
+            )
+    done = [Generated(item.row, item.sample) for item in wanted]
+    draws = np.stack([token_draws(sampling.seed, item.row, item.sample, sampling.max_new_tokens) for item in wanted])
+    live = list(range(len(wanted)))
+    models = [policy] if ref is None else [policy, ref]
+    logits = [model.start([item.ids for item in wanted]) for model in models]
+    for position in range(sampling.max_new_tokens):
+        tokens = _draw(done, live, position, decoder, logits, draws, sampling)
+        going = []
+        for place, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
+            done[index].finished = token in end_ids
+            room = context is None or len(wanted[index].ids) + position + 1 < context
+            if not done[index].finished and room and position + 1 < sampling.max_new_tokens:
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(live):
+            rows = torch.tensor(going, device=policy.device)
+            for model in models:
+                model.keep(rows)
+            live, tokens = [live[place] for place in going], tokens[rows]
+        logits = [model.step(tokens) for model in models]
+    return done
+
+
+def _draw(
+    done: Sequence[Generated],
+    live: Sequence[int],
+    position: int,
+    decoder: Decoder,
+    logits: Sequence[Tensor],
+    draws: NDArray[np.float64],
+    sampling: Sampling,
+) -> Tensor:
+    """Draw the next token of every live row, and record what is known of it; [R]."""
+    policy, ref = logits[0].double(), logits[1].double() if len(logits) > 1 else None
+    kl = None if ref is None else kl_of(policy, ref)
+    places = torch.full((len(live),), position, device=policy.device)
+    choice = decoder.choose(Step(policy, ref, kl, places))
+    if decoder.greedy:
+        tokens = choice.logits.argmax(-1)
+        logps = choice.logits.log_softmax(-1)
+    else:
+        logps = nucleus(choice.logits / sampling.temperature, sampling.top_p).log_softmax(-1)
+        tokens = inverse_cdf(logps, torch.from_numpy(draws[list(live), position]).to(policy.device))
+    columns = {"logp_policy": policy.log_softmax(-1), "logp_sampled": logps}
+    if ref is not None:
+        columns["logp_ref"] = ref.log_softmax(-1)
+    found = {name: values.gather(1, tokens[:, None])[:, 0].tolist() for name, values in columns.items()}
+    for place, index in enumerate(live):
+        sample = done[index]
+        sample.ids.append(int(tokens[place]))
+        for name, values in found.items():
+            getattr(sample, name).append(values[place])
+        sample.led_by.append(int(choice.led_by[place]))
+        if kl is not None:
+            sample.kl.append(float(kl[place]))
+    return tokens
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """The logits of the most probable tokens that together have `top_p`, the others minus infinity: [R, V].
+
+    The token that reaches `top_p` is among them. Of equal ones the first come first.
+    """
+    if top_p >= 1:
+        return logits
+    probs, order = torch.sort(logits.softmax(-1), dim=-1, descending=True, stable=True)
+    before = probs.cumsum(-1) - probs
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def inverse_cdf(logps: Tensor, numbers: Tensor) -> Tensor:
+    """The tokens at numbers in [0, 1) of the summed distributions [R, V], in the order of their ids: [R]."""
+    sums = logps.exp().cumsum(-1)
+    at = numbers[:, None] * sums[:, -1:]
+    tokens = torch.searchsorted(sums, at, right=True)[:, 0]
+    last = (logps > -torch.inf).long().mul(torch.arange(1, logps.shape[1] + 1, device=logps.device)).amax(-1) - 1
+    return torch.minimum(tokens, last)  # rounding may leave the sum below the number
+
+
+def batches_by_tokens(wanted: Sequence[Wanted], *, max_new_tokens: int, budget: int) -> Iterator[list[Wanted]]:
+    """The samples in batches of at most `budget` tokens, were all as long as they may be; like prompts together."""
+    batch: list[Wanted] = []
+    for item in sorted(wanted, key=lambda item: (len(item.ids), item.row, item.sample)):
+        size = len(item.ids) + max_new_tokens
+        if batch and size * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
