@@ -195,7 +195,10 @@ def prompts_of(store: SegmentStore, seen: dict[bytes, int] | None = None) -> NDA
 
 
 def tables_by(scores: PrefixScores, prompts: NDArray[np.int64], groups: Sequence[object], column: str) -> pl.DataFrame:
-    """`PrefixScores.table` of every group of pairs, under the name of the column that groups them."""
+    """`PrefixScores.table` of every group of pairs, behind the column that groups them.
+
+    That has its own name, or `by_NAME` where the table has such a column.
+    """
     import polars as pl
 
     names = np.array([str(group) for group in groups])
@@ -204,7 +207,8 @@ def tables_by(scores: PrefixScores, prompts: NDArray[np.int64], groups: Sequence
         own = names == name
         _, numbers = np.unique(prompts[own], return_inverse=True)
         table = scores.take(own).table(numbers.astype(np.int64))
-        tables.append(table.select(pl.lit(name).alias(column), pl.all()))
+        title = f"by_{column}" if column in table.columns else column
+        tables.append(table.select(pl.lit(name).alias(title), pl.all()))
     return pl.concat(tables)
 
 
@@ -220,7 +224,7 @@ def format_depth(depth: Mapping[str, Mapping[str, float | None]], within: float)
             continue
         ends = " to ".join("more" if end is None else f"{end:g}" for end in (low, high))
         parts.append(f"{point:g} {unit} ({ends})")
-    return f"depth: {' or '.join(parts)} decide within {within:g} of whole responses"
+    return f"depth: {' or '.join(parts)}: as right as whole responses, or at most {within:g} less"
 
 
 def _kept(store: SegmentStore, rules: Sequence[Truncation]) -> Iterator[NDArray[np.int64]]:

@@ -147,6 +147,8 @@ def test_intervals_are_over_prompts() -> None:
 def test_groups_have_tables_of_their_own() -> None:
     store = SegmentStore.from_frame(segments([([1], [1], [2]), ([2], [1], [2]), ([3], [1], [2])]))
     scores = PrefixScores.of(store, np.array([1.0, 0, 0, 1, 1, 0]), Cuts(ratios=(), lengths=()))
+    taken = tables_by(scores, prompts_of(store), ["a", None, "a"], "pairs")
+    assert taken.columns[:2] == ["by_pairs", "kind"]
     table = tables_by(scores, prompts_of(store), ["a", None, "a"], "source")
     assert table.select("source", "accuracy", "pairs").rows() == [("None", 0.0, 1), ("a", 1.0, 2)]
 

@@ -95,6 +95,10 @@ def test_by_a_column(run: Run, tmp_path: Path) -> None:
     assert whole["pairs"].to_list() == [16, 16]
     assert whole["accuracy"].mean() == found.table.filter(kind="ratio")["accuracy"].item()
     assert (tmp_path / "out" / "accuracy_by_source.csv").is_file()
+    renamed = tmp_path / "renamed.parquet"
+    pairs.rename({"source": "kind"}).write_parquet(renamed)
+    again = evaluate(run._replace(test=str(renamed)), tmp_path / "out", by="kind", cuts=Cuts((), (4,)), plots=True)
+    assert again.by.rename({"by_kind": "source"}).equals(found.by)
     with pytest.raises(Exception, match="sourc"):
         evaluate(test, tmp_path / "out", by="sourc")
 
