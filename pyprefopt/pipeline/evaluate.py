@@ -122,7 +122,7 @@ def evaluate_accuracy(
         store = SegmentStore.open(pipeline.data.directory / "train")
         values = {name: flat_values(artifact.directory / "train") for name, artifact in scored.items()}
         for name, logps in values.items():
-            require_finite(store, logps, str(data), what=f"a log-prob of {name}", remedy=WHAT)
+            require_finite(store, logps, _name_data(data), what=f"a log-prob of {name}", remedy=WHAT)
         difference = values["policy"].astype(float)
         difference = difference - values["ref"] if ref is not None else difference
         scores, prompts = PrefixScores.of(store, difference, cuts, normalize=normalize), prompts_of(store)
@@ -133,8 +133,8 @@ def evaluate_accuracy(
         result = AccuracyResult(Path(out), table, grouped, scores.depth(prompts, within=within), within)
         if ranks.is_main():
             record = {
-                "policy": str(policy), "ref": None if ref is None else str(ref), "data": _name_data(data), "signal": signal,
-                "normalize": normalize, **asdict(cuts), "within": within, "pairs": len(prompts),
+                "policy": str(policy), "ref": None if ref is None else str(ref), "data": _name_data(data),
+                "signal": signal, "normalize": normalize, **asdict(cuts), "within": within, "pairs": len(prompts),
                 "prompts": int(prompts.max()) + 1, "depth": result.depth,
             }  # fmt: skip
             _write_accuracy(result, record, plots=plots)
@@ -225,7 +225,7 @@ def evaluate_kl(
         folders = {name: made.directory / folder for folder, name in DIRECTIONS.items()}
         values = {name: flat_values(folder) for name, folder in folders.items()}
         for name, flat in values.items():
-            require_finite(store, flat, str(data), what=name, remedy=WHAT)
+            require_finite(store, flat, _name_data(data), what=name, remedy=WHAT)
         prompts = prompts_of(store)
         result = KlResult(Path(out), kl_by_position(store, values, prompts), kl_of_responses(store, values, prompts))
         if ranks.is_main():
