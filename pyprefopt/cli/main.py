@@ -13,7 +13,7 @@ from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module here with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
-    "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_tgdpo, alpha_treg",
+    "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_…, truncation",
     "prepare": "preference data to a folder of token segments that training reads",
     "evaluate": "what models say of given responses: accuracy by ratio and length, KL by position, RewardBench",
     "score": "token rewards of a preference set, by any provider",

@@ -33,8 +33,9 @@ def read_given(cls: type, argv: Sequence[str], about: str | None = None) -> dict
 
 
 def _command(cls: type) -> str:
-    """Its name in lower case, with dashes."""
-    return re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+    """Its name in lower case, with dashes; of an evaluation behind `evaluate`."""
+    own = re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+    return f"evaluate {own.replace('-', '')}" if ".evaluations." in cls.__module__ else own
 
 
 def read_options(cls: type[T], argv: Sequence[str], about: str | None = None) -> T:

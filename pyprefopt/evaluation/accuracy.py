@@ -43,6 +43,7 @@ class Cuts:
     rounding: Rounding = "ceil"  # of ratio times tokens
 
     def __post_init__(self) -> None:
+        Truncation(ratio=1, ratio_base=self.ratio_base, rounding=self.rounding)
         for ratio in self.ratios:
             check_number("ratios", ratio)
             check(0 < ratio <= 1, "ratios", ratio, "in (0, 1]")
@@ -52,7 +53,7 @@ class Cuts:
 
     @property
     def points(self) -> list[tuple[str, float]]:
-        """`ratio` or `length` with its value, each once and in order; ratio 1, the whole responses, is the last."""
+        """`ratio` or `length` with its value, each once and in order; ratio 1 is the last."""
         lengths = [("length", float(length)) for length in sorted(set(self.lengths))]
         return lengths + [("ratio", float(ratio)) for ratio in sorted({*self.ratios, 1.0})]
 
@@ -67,9 +68,9 @@ class Cuts:
 class PrefixScores:
     """What the prefixes of every pair score, at every point of some cuts."""
 
-    points: list[tuple[str, float]]  # the last is the whole response
-    chosen: Floats  # [points, pairs]
-    rejected: Floats  # [points, pairs]
+    points: list[tuple[str, float]]
+    chosen: Floats  # [points + 1, pairs]; the last are the whole responses
+    rejected: Floats  # [points + 1, pairs]
     uncut: NDArray[np.bool_]  # whether a point leaves both responses whole, [points, pairs]
 
     @classmethod
@@ -95,7 +96,7 @@ class PrefixScores:
         if not len(chosen):
             raise DataError("there must be pairs of a chosen and a rejected response, and there is none")
         rejected = np.flatnonzero(store.kinds == KINDS.index("rejected"))
-        ends = np.stack([*_kept(store, [cuts.rule(*point) for point in cuts.points])])
+        ends = np.stack([*_kept(store, [cuts.rule(*point) for point in cuts.points]), store.lengths])
         values = np.where(store.response_mask, signal, 0).astype(np.float64)
         better, worse = (_prefix_sums(store, values, lines, ends[:, lines]) for lines in (chosen, rejected))
         if normalize == "mean":
@@ -113,7 +114,7 @@ class PrefixScores:
 
     @property
     def right(self) -> Floats:
-        """1 where chosen scores higher, 1/2 for a tie, 0 else: [points, pairs]."""
+        """1 where chosen scores higher, 1/2 for a tie, 0 else: [points + 1, pairs]."""
         return (np.sign(self.chosen - self.rejected) + 1) / 2
 
     def table(self, prompts: NDArray[np.int64], *, samples: int = SAMPLES, seed: int = 0) -> pl.DataFrame:
@@ -131,7 +132,7 @@ class PrefixScores:
         """
         import polars as pl
 
-        right = self.right
+        right, whole = self.right[:-1], self.right[-1]
         low, high = interval(_resampled(right, prompts, samples, seed))
         kinds, values = zip(*self.points, strict=True)
         return pl.DataFrame(
@@ -143,9 +144,9 @@ class PrefixScores:
                 "high": high,
                 "ties": (right == 0.5).sum(1),
                 "pairs": np.full(len(values), right.shape[1]),
-                "uncut": self.uncut.sum(1),
-                "mean_margin": (self.chosen - self.rejected).mean(1),
-                "agreement": (right == right[-1]).mean(1),
+                "uncut": self.uncut[:-1].sum(1),
+                "mean_margin": (self.chosen - self.rejected)[:-1].mean(1),
+                "agreement": (right == whole).mean(1),
             }
         )
 
@@ -195,16 +196,20 @@ def prompts_of(store: SegmentStore, seen: dict[bytes, int] | None = None) -> NDA
 
 
 def tables_by(scores: PrefixScores, prompts: NDArray[np.int64], groups: Sequence[object], column: str) -> pl.DataFrame:
-    """`PrefixScores.table` of every group of pairs, under the name of the column that groups them."""
+    """`PrefixScores.table` of every group of pairs, behind the column that groups them.
+
+    That has its own name, or `by_NAME` where the table has such a column.
+    """
     import polars as pl
 
-    names = np.array([str(group) for group in groups])
+    names = np.array(["(none)" if group is None else str(group) for group in groups])
     tables = []
     for name in sorted(set(names)):
         own = names == name
         _, numbers = np.unique(prompts[own], return_inverse=True)
         table = scores.take(own).table(numbers.astype(np.int64))
-        tables.append(table.select(pl.lit(name).alias(column), pl.all()))
+        title = f"by_{column}" if column in table.columns else column
+        tables.append(table.select(pl.lit(name).alias(title), pl.all()))
     return pl.concat(tables)
 
 
@@ -216,11 +221,11 @@ def format_depth(depth: Mapping[str, Mapping[str, float | None]], within: float)
             continue
         point, low, high = (depth[kind][name] for name in ("point", "low", "high"))
         if point is None:
-            parts.append("none of the lengths")
+            parts.append(f"none of the {kind}s")
             continue
         ends = " to ".join("more" if end is None else f"{end:g}" for end in (low, high))
         parts.append(f"{point:g} {unit} ({ends})")
-    return f"depth: {' or '.join(parts)} decide within {within:g} of whole responses"
+    return f"depth: {' or '.join(parts)}: as right as whole responses, or at most {within:g} less"
 
 
 def _kept(store: SegmentStore, rules: Sequence[Truncation]) -> Iterator[NDArray[np.int64]]:

@@ -25,7 +25,7 @@ def accuracy_figure(table: pl.DataFrame) -> Figure:
         if group is None:
             band(part, points, "point", "accuracy", "low", "high", label="accuracy")
             full = table.filter(pl.col("kind") == "ratio", pl.col("point") == 1)["accuracy"].item()
-            part.axhline(full, color="black", linestyle="--", linewidth=1, label=f"whole responses, {full:.3f}")
+            part.axhline(full, color="black", linestyle="--", linewidth=1, label=f"ratio 1, {full:.3f}")
         else:
             for name in points[group].unique(maintain_order=True):
                 own = points.filter(pl.col(group) == name)

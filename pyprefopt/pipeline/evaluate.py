@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
-from pyprefopt.errors import ArtifactError, check
+from pyprefopt.errors import ArtifactError, DataError, check, did_you_mean
 from pyprefopt.evaluation.accuracy import WITHIN, Cuts, Normalize, PrefixScores, format_depth, prompts_of, tables_by
 from pyprefopt.evaluation.kl import kl_by_position, kl_of_responses
 from pyprefopt.log import run_log
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, POLICY
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -25,13 +26,15 @@ from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.models import Source, vocabulary_difference
 from pyprefopt.stages.scores import flat_values, require_finite
 from pyprefopt.stages.scoring.divergence import DIRECTIONS, Divergence
-from pyprefopt.stages.sources import texts_of
+from pyprefopt.stages.sources import source_of, texts_of
 from pyprefopt.stages.transfer import warn_of_two_tokenizers
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.tables import show_table, write_csv
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from pyprefopt.data.reading.sources import Source as Rows
 
 Signal = Literal["logratio", "logprob"]
 FIXED = {"method": "dpo", "eval_ratio": 0.0}  # settings of every evaluation: all pairs are scored, nothing is trained
@@ -109,7 +112,9 @@ def evaluate_accuracy(
     if plots:
         require_matplotlib("plots false for tables alone")
     cuts = cuts or Cuts()
-    with _evaluation(data, policy, out, settings) as pipeline:
+    with _evaluation(data, policy, ref, out, settings) as pipeline:
+        if by is not None:
+            _check_column(source_of(pipeline.config, "train").rows, by)
         scored = {"policy": pipeline.logps_of("policy_logps", pipeline.start)}
         if ref is not None:
             scored["ref"] = pipeline.logps_of("ref_logps", Source.given(str(ref), pipeline.config))
@@ -117,7 +122,7 @@ def evaluate_accuracy(
         store = SegmentStore.open(pipeline.data.directory / "train")
         values = {name: flat_values(artifact.directory / "train") for name, artifact in scored.items()}
         for name, logps in values.items():
-            require_finite(store, logps, str(data), what=f"a log-prob of {name}", remedy=WHAT)
+            require_finite(store, logps, _name_data(data), what=f"a log-prob of {name}", remedy=WHAT)
         difference = values["policy"].astype(float)
         difference = difference - values["ref"] if ref is not None else difference
         scores, prompts = PrefixScores.of(store, difference, cuts, normalize=normalize), prompts_of(store)
@@ -128,12 +133,34 @@ def evaluate_accuracy(
         result = AccuracyResult(Path(out), table, grouped, scores.depth(prompts, within=within), within)
         if ranks.is_main():
             record = {
-                "policy": str(policy), "ref": None if ref is None else str(ref), "data": str(data), "signal": signal,
-                "normalize": normalize, **asdict(cuts), "within": within, "pairs": len(prompts),
+                "policy": str(policy), "ref": None if ref is None else str(ref), "data": _name_data(data),
+                "signal": signal, "normalize": normalize, **asdict(cuts), "within": within, "pairs": len(prompts),
                 "prompts": int(prompts.max()) + 1, "depth": result.depth,
             }  # fmt: skip
             _write_accuracy(result, record, plots=plots)
     return result
+
+
+def _name_data(data: Any) -> str:
+    """What was evaluated, as records have it: the names of files; of a table its type."""
+    names = data if isinstance(data, list | tuple) else [data]
+    return " ".join(str(name) if isinstance(name, str | Path) else type(name).__name__ for name in names)
+
+
+def _check_column(rows: Rows, by: str) -> None:
+    """DataError, before anything is scored, for a column that is not there, or that the pairs are made of."""
+    from pyprefopt.data.reading.catalog import format_of
+    from pyprefopt.data.reading.extra_columns import named_in_any_row
+
+    own = format_of(rows.format).names
+    there = [name for name in rows.fields if name not in own]
+    remedy = f"take one of {', '.join(there)}" if there else "add a column to the data"
+    if by in own:
+        raise DataError(
+            f"by must be a further column of {rows.files[0]}, got {by!r}, which the pairs are read from; {remedy}"
+        )
+    if not named_in_any_row(rows, (by,)):
+        raise DataError(f"{rows.files[0]}: there is no column {by!r} for by{did_you_mean(by, there)}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +215,7 @@ def evaluate_kl(
     """
     if plots:
         require_matplotlib("plots false for tables alone")
-    with _evaluation(data, policy, out, settings) as pipeline:
+    with _evaluation(data, policy, ref, out, settings) as pipeline:
         other = Source.given(str(ref), pipeline.config)
         difference = vocabulary_difference(other.path, pipeline.data)
         remedy = "evaluate accuracy compares models of two tokenizers"
@@ -198,12 +225,12 @@ def evaluate_kl(
         folders = {name: made.directory / folder for folder, name in DIRECTIONS.items()}
         values = {name: flat_values(folder) for name, folder in folders.items()}
         for name, flat in values.items():
-            require_finite(store, flat, str(data), what=name, remedy=WHAT)
+            require_finite(store, flat, _name_data(data), what=name, remedy=WHAT)
         prompts = prompts_of(store)
         result = KlResult(Path(out), kl_by_position(store, values, prompts), kl_of_responses(store, values, prompts))
         if ranks.is_main():
             write_csv(result.table, result.output_dir / "kl.csv")
-            record = {"policy": str(policy), "ref": str(ref), "data": str(data), "pairs": len(prompts)}
+            record = {"policy": str(policy), "ref": str(ref), "data": _name_data(data), "pairs": len(prompts)}
             atomic_write(result.output_dir / "kl.json", json.dumps(record | result.responses, indent=2).encode())
             write_token_table(
                 store,
@@ -231,10 +258,15 @@ def _write_accuracy(result: AccuracyResult, record: dict[str, Any], *, plots: bo
 
 
 @contextmanager
-def _evaluation(data: Any, policy: str | Path, out: str | Path, settings: dict[str, Any]) -> Iterator[Pipeline]:
+def _evaluation(
+    data: Any, policy: str | Path, ref: str | Path | None, out: str | Path, settings: dict[str, Any]
+) -> Iterator[Pipeline]:
     """The stages of an evaluation, in its own folder, whose name and settings it checks."""
     for name, value in settings.items():
         check(name not in FIXED, name, value, "left out of an evaluation", "it trains nothing")
+    for setting, model in (("policy", policy), ("ref", ref)):
+        if model is not None:
+            resolve_source(model, trust_remote_code=bool(settings.get("trust_remote_code")), setting=setting)
     config: RunConfig = configure(**settings, **FIXED, data=data, model=policy, output_dir=out)
     folder = Path(out)
     if any((folder / name).exists() for name in (CONFIG, POLICY)):

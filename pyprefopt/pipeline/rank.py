@@ -121,7 +121,7 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)
-        scores = given.score(pipeline, Source.given(config.model, config))
+        scores = given.score(pipeline, Source.given(config.model, config, setting="reward_model"))
         count = next(artifact.facts["rows_in"] for artifact in pipeline.made.values() if "rows_in" in artifact.facts)
         columns = _as_columns(scores, count, names)
         if ranks.is_main():

@@ -64,7 +64,7 @@ def evaluate_rewardbench(
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         named = {"reward_model": reward_model, "policy": policy, "ref": ref}
-        models = {name: Source.given(path, config) for name, path in named.items() if path is not None}
+        models = {name: Source.given(path, config, setting=name) for name, path in named.items() if path is not None}
         numbers, scores = opened.measure(Pipeline(config), **models)
         if ranks.is_main():
             target.mkdir(parents=True, exist_ok=True)

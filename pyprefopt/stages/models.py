@@ -13,7 +13,7 @@ import numpy as np
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
 from pyprefopt.modeling.checkpoints.load import load_model
-from pyprefopt.modeling.checkpoints.source import model_hash
+from pyprefopt.modeling.checkpoints.source import model_hash, resolve_source
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel
@@ -47,8 +47,9 @@ class Source:
     in_4bit: bool = False  # loaded as QLoRA trains it: another model, with another fingerprint
 
     @classmethod
-    def given(cls, path: str, config: RunConfig) -> Source:
+    def given(cls, path: str, config: RunConfig, *, setting: str = "model") -> Source:
         """A user's directory, hub name or config.json (whose random weights follow from the seed)."""
+        resolve_source(path, trust_remote_code=config.trust_remote_code, setting=setting)
         content = model_hash(path, trust_remote_code=config.trust_remote_code)
         return cls(path, content_hash([content, config.seed]) if is_bare(path) else content, config.seed)
 

@@ -121,7 +121,7 @@ def test_tokens_outside_the_mask_count_nothing() -> None:
     mask = pl.Series("mask", [[False], [True, False, True], [True, True]])
     store = SegmentStore.from_frame(frame.with_columns(mask))
     scores = PrefixScores.of(store, np.array([1.0, np.nan, 2.0, 3.0, 4.0]), Cuts(ratios=(), lengths=()))
-    assert (scores.chosen.tolist(), scores.rejected.tolist()) == ([[3.0]], [[7.0]])
+    assert (scores.chosen.tolist(), scores.rejected.tolist()) == ([[3.0], [3.0]], [[7.0], [7.0]])  # ratio 1, and whole
 
 
 def test_intervals_are_over_prompts() -> None:
@@ -147,8 +147,10 @@ def test_intervals_are_over_prompts() -> None:
 def test_groups_have_tables_of_their_own() -> None:
     store = SegmentStore.from_frame(segments([([1], [1], [2]), ([2], [1], [2]), ([3], [1], [2])]))
     scores = PrefixScores.of(store, np.array([1.0, 0, 0, 1, 1, 0]), Cuts(ratios=(), lengths=()))
+    taken = tables_by(scores, prompts_of(store), ["a", None, "a"], "pairs")
+    assert taken.columns[:2] == ["by_pairs", "kind"]
     table = tables_by(scores, prompts_of(store), ["a", None, "a"], "source")
-    assert table.select("source", "accuracy", "pairs").rows() == [("None", 0.0, 1), ("a", 1.0, 2)]
+    assert table.select("source", "accuracy", "pairs").rows() == [("(none)", 0.0, 1), ("a", 1.0, 2)]
 
 
 @pytest.mark.parametrize("signal", ["early", "late", "even"])
@@ -203,3 +205,20 @@ def test_bad_cuts_and_bad_data() -> None:
     )
     with pytest.raises(DataError, match="there must be pairs"):
         PrefixScores.of(store, np.zeros(2), Cuts())
+
+
+def test_agreement_and_depth_are_against_whole_responses_whatever_ratio_1_is() -> None:
+    """Of the longer response ratio 1 of the pair's shorter one keeps two tokens, and its third decides the pair."""
+    store = SegmentStore.from_frame(segments([([9], [1, 2, 3], [4, 5])] * 3))
+    values = np.array([0.0, 0.0, 5.0, 1.0, 1.0] * 3)
+    scores = PrefixScores.of(store, values, Cuts(ratios=(), lengths=(2,), ratio_base="shared_min"))
+    table = scores.table(np.zeros(3, np.int64), samples=5)
+    assert table.select("kind", "accuracy", "uncut", "agreement").rows() == [("length", 0, 0, 0), ("ratio", 0, 0, 0)]
+    assert scores.depth(np.zeros(3, np.int64), samples=5)["ratio"]["point"] is None
+    own = PrefixScores.of(store, values, Cuts(ratios=(), lengths=())).table(np.zeros(3, np.int64), samples=5)
+    assert own.select("accuracy", "uncut", "agreement").row(0) == (1, 3, 1)
+
+
+def test_a_rounding_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="rounding must be one of ceil, floor, got 'up'"):
+        Cuts(rounding="up")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pyprefopt
 from pyprefopt import cli
 from pyprefopt.data.store.segments import SegmentStore
-from pyprefopt.errors import ArtifactError, ConfigError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.evaluation.accuracy import Cuts
 from pyprefopt.evaluation.kl import kl_by_position, kl_of_responses
 from pyprefopt.pipeline.evaluate import evaluate_accuracy, evaluate_kl
@@ -57,6 +57,7 @@ def test_whole_responses_are_ranked_as_in_the_run(run: Run, tmp_path: Path) -> N
     assert whole["accuracy"].item() == policy["eval_rewards/accuracies"]
     assert 0.1 * whole["mean_margin"].item() == pytest.approx(policy["eval_rewards/margins"], abs=1e-4)  # beta 0.1
     record = json.loads((tmp_path / "accuracy.json").read_text())
+    assert record["data"] == run.test
     assert record["pairs"] == 32
     assert record["depth"] == found.depth
     assert pl.read_csv(tmp_path / "accuracy.csv").equals(found.table)
@@ -95,8 +96,17 @@ def test_by_a_column(run: Run, tmp_path: Path) -> None:
     assert whole["pairs"].to_list() == [16, 16]
     assert whole["accuracy"].mean() == found.table.filter(kind="ratio")["accuracy"].item()
     assert (tmp_path / "out" / "accuracy_by_source.csv").is_file()
-    with pytest.raises(Exception, match="sourc"):
-        evaluate(test, tmp_path / "out", by="sourc")
+    renamed = tmp_path / "renamed.parquet"
+    pairs.rename({"source": "kind"}).write_parquet(renamed)
+    again = evaluate(run._replace(test=str(renamed)), tmp_path / "out", by="kind", cuts=Cuts((), (4,)), plots=True)
+    assert again.by.rename({"by_kind": "source"}).equals(found.by)
+    for by, words in (
+        ("sourc", r"there is no column 'sourc' for by; did you mean 'source'\?; take one of .*source"),
+        ("chosen", r"by must be a further column of .*, got 'chosen', which the pairs are read from"),
+    ):
+        with pytest.raises(DataError, match=words):
+            evaluate(test, tmp_path / "none", by=by)
+        assert not (tmp_path / "none" / "stages").exists()  # nothing was scored
 
 
 def test_kl_is_that_of_transformers(run: Run, tmp_path: Path) -> None:

@@ -13,22 +13,27 @@ from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.hub import local
 
 
-def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache)."""
+def resolve_source(source: str | Path, *, trust_remote_code: bool = False, setting: str = "model") -> Path:
+    """The local directory or config file of `source`; a hub name is downloaded (or found in the local cache).
+
+    Errors name the `setting`.
+    """
     path = local(source)
     try:
         if path.is_dir():
-            _check_directory(path)
+            _check_directory(path, setting)
             return path
         if path.is_file():
             if path.suffix != ".json":
-                raise ConfigError(f"model must be a directory, a hub name or a config.json, got {str(source)!r}")
+                raise ConfigError(f"{setting} must be a directory, a hub name or a config.json, got {str(source)!r}")
             return path
     except OSError as error:  # a folder on the way that is closed, a name that is too long
         raise unreadable(path, error) from error
     name = str(source)
     if not _is_hub_name(name):
-        raise ConfigError(f"model must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json")
+        raise ConfigError(
+            f"{setting} must exist, got {name!r}; give a directory, a hub name (owner/name) or a config.json"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -37,10 +42,10 @@ def resolve_source(source: str | Path, *, trust_remote_code: bool = False) -> Pa
         path = Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ConfigError(
-            f"model must be a local path or a model that can be reached on the hub, got {name!r}: "
+            f"{setting} must be a local path or a model that can be reached on the hub, got {name!r}: "
             f"{type(error).__name__}; download it first and give its directory"
         ) from error
-    _check_directory(path)
+    _check_directory(path, setting)
     return path
 
 
@@ -79,13 +84,13 @@ def _is_hub_name(name: str) -> bool:
     return bool(name) and not looks_local and name.count("/") <= 1
 
 
-def _check_directory(path: Path) -> None:
+def _check_directory(path: Path, setting: str) -> None:
     if (path / "adapter_config.json").is_file():
         raise ConfigError(
-            f"model must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
+            f"{setting} must be a whole model, but {str(path)!r} is a LoRA adapter; merge it into its model first"
         )
     if not (path / "config.json").is_file():
-        raise ConfigError(f"model must be a directory with a config.json, got {str(path)!r}")
+        raise ConfigError(f"{setting} must be a directory with a config.json, got {str(path)!r}")
     next(path.iterdir())  # a folder whose files cannot be listed looks empty to `glob`
     stored_tensors(path)
 
