@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from pyprefopt.data.reading.frames import CHAT
 from pyprefopt.data.tokenization.render import apply_chat_template
 from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
-from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder, Sample
+from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder
 from pyprefopt.generation.models import Models, open_models
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, sample_batch
@@ -46,6 +46,8 @@ def generate(
     top_p: float = 1.0,
     max_new_tokens: int = 512,
     seed: int = 0,
+    kl: Literal["exact", "monte_carlo"] = "exact",
+    kl_samples: int = 1000,
     tokenizer: GivenTokenizer | None = None,
     dtype: str = "float32",
     device: str = "cpu",
@@ -69,6 +71,8 @@ def generate(
         top_p: tokens are drawn from the most probable ones that together have so much.
         max_new_tokens: of a sample.
         seed: of the random numbers.
+        kl: of a step: exact over the whole vocabulary, or the mean log-ratio of tokens drawn of the policy.
+        kl_samples: tokens of such an estimate.
         tokenizer: None: the policy's own.
         dtype: float32, bfloat16 or float64, of models that are loaded here.
         device: where they go.
@@ -91,7 +95,9 @@ def generate(
     decoder = as_decoder(decode)
     check_number("samples", samples, whole=True)
     check(samples > 0, "samples", samples, "> 0")
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    sampling = Sampling(
+        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, kl=kl, kl_samples=kl_samples
+    )
     if decoder.needs_ref and ref is None:
         raise ConfigError(f"decode {type(decoder).__name__} draws from two models; give ref, the reference")
     given = pl.DataFrame({"prompt": list(prompts)}) if isinstance(prompts, list | tuple) else prompts
@@ -181,6 +187,3 @@ def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str
     from tokenizers import Tokenizer as Library
 
     return list(Library.from_str(tokenizer.json.decode()).decode_batch([list(own) for own in ids]))
-
-
-__all__ = ["Sample", "generate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyprefopt.errors import ConfigError, check, check_number
 from pyprefopt.generation.cached_model import CachedModel
 from pyprefopt.generation.decoders import Decoder, Step, kl_of
-from pyprefopt.generation.draws import token_draws
+from pyprefopt.generation.draws import kl_draws, token_draws
 
 
 class Wanted(NamedTuple):
@@ -48,6 +48,8 @@ class Sampling:
     top_p: float = 1.0  # the most probable tokens that together have so much are drawn from
     max_new_tokens: int = 512  # of a sample
     seed: int = 0
+    kl: Literal["exact", "monte_carlo"] = "exact"  # of a step: over the whole vocabulary, or of tokens drawn
+    kl_samples: int = 1000  # tokens drawn of the policy, each step, for monte_carlo
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p"):
@@ -57,6 +59,9 @@ class Sampling:
         check_number("max_new_tokens", self.max_new_tokens, whole=True)
         check(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "> 0")
         check(0 <= self.seed < 2**64, "seed", self.seed, "in [0, 2^64)")
+        check(self.kl in ("exact", "monte_carlo"), "kl", self.kl, "exact or monte_carlo")
+        check_number("kl_samples", self.kl_samples, whole=True)
+        check(self.kl_samples > 0, "kl_samples", self.kl_samples, "> 0")
 
 
 @torch.no_grad()
@@ -131,7 +136,7 @@ def _draw(
 ) -> Tensor:
     """Draw the next token of every live row, and record what is known of it; [R]."""
     policy, ref = logits[0].double(), logits[1].double() if len(logits) > 1 else None
-    kl = None if ref is None else kl_of(policy, ref)
+    kl = None if ref is None else _divergence(policy, ref, [done[index] for index in live], position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
     if decoder.greedy:
@@ -153,6 +158,19 @@ def _draw(
         if kl is not None:
             sample.kl.append(float(kl[place]))
     return tokens
+
+
+def _divergence(policy: Tensor, ref: Tensor, rows: Sequence[Generated], position: int, sampling: Sampling) -> Tensor:
+    """KL(policy || ref) before a token of each row, [R] nats: exact, or the mean log-ratio of drawn tokens."""
+    if sampling.kl == "exact":
+        return kl_of(policy, ref)
+    ours, theirs = policy.log_softmax(-1), ref.log_softmax(-1)
+    count = sampling.kl_samples
+    numbers = [kl_draws(sampling.seed, row.row, row.sample, position, count) for row in rows]
+    sums = ours.exp().cumsum(-1)
+    at = torch.from_numpy(np.stack(numbers)).to(policy.device) * sums[:, -1:]
+    tokens = torch.searchsorted(sums, at, right=True).clamp(max=policy.shape[1] - 1)
+    return (ours.gather(1, tokens) - theirs.gather(1, tokens)).mean(-1)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
