@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SCHEMA: dict[str, Any] = {
     "row": pl.UInt64,  # of the prompt, in the input
     "sample": pl.UInt32,  # its number among the prompt's samples
+    "prompt": CHAT,
+    "response": pl.String,  # the text of the sample, without its end token
+    "response_complete": pl.Boolean,  # as `finished`: false, and no end of turn follows where it is trained on
     "messages": CHAT,  # the prompt, and the sample as the assistant's answer
     "ids": pl.List(pl.UInt32),  # of the sample, its end token too
     "finished": pl.Boolean,  # it ended by itself, before max_new_tokens
@@ -172,6 +175,7 @@ def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokeni
     rows = [
         {
             "row": sample.row, "sample": sample.sample,
+            "prompt": chats[sample.row], "response": text, "response_complete": sample.finished,
             "messages": [*chats[sample.row], {"role": "assistant", "content": text, "extra": None}],
             "ids": sample.ids, "finished": sample.finished, "logp_policy": sample.logp_policy,
             "logp_ref": sample.logp_ref or None, "logp_sampled": sample.logp_sampled, "kl": sample.kl or None,

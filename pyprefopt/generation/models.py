@@ -39,6 +39,7 @@ def open_models(
     dtype: str = "float32",
     trust_remote_code: bool = False,
     device: str | torch.device = "cpu",
+    seed: int = 0,
 ) -> Models:
     """Open a policy and its reference.
 
@@ -50,6 +51,7 @@ def open_models(
         dtype: of models that are loaded here.
         trust_remote_code: whether code that comes with a model may run.
         device: where the models go.
+        seed: of the weights of a model that is a config.json.
 
     Returns:
         The models, ready for `sample_batch`.
@@ -61,7 +63,12 @@ def open_models(
         check(isinstance(policy, str | Path), "tokenizer", None, "given with a model that is open", "pass tokenizer=…")
         tokenizer = str(policy)
     opened = as_tokenizer(tokenizer)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "vocab_size": opened.vocab_size}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "vocab_size": opened.vocab_size,
+        "seed": seed,
+    }
 
     def load(model: str | Path | nn.Module) -> nn.Module:
         found = load_model(model, attention="unpacked", **options) if isinstance(model, str | Path) else model

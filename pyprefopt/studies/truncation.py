@@ -18,8 +18,8 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.evaluation.accuracy import prompts_of
 from pyprefopt.evaluation.intervals import interval, resample_means
+from pyprefopt.pipeline.evaluations.rewardbench import OpenBench
 from pyprefopt.pipeline.pipeline import Pipeline
-from pyprefopt.pipeline.rewardbench import OpenBench
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import TEST_SPLITS
 from pyprefopt.stages.models import Source

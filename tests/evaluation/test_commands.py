@@ -18,7 +18,7 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.evaluation.accuracy import Cuts
 from pyprefopt.evaluation.kl import kl_by_position, kl_of_responses
-from pyprefopt.pipeline.evaluate import evaluate_accuracy, evaluate_kl
+from pyprefopt.pipeline.evaluations.compare import evaluate_accuracy, evaluate_kl
 from tests.evaluation.test_accuracy import segments
 from tests.pipeline.runs import small, write_inputs
 

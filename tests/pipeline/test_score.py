@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pyprefopt.cli import main
-from pyprefopt.cli.score import parse
+from pyprefopt.cli.scoring.score import parse
 from pyprefopt.data.preparation.job import prepare
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.segments import load_tokenizer

@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     """Measure by the options, and print the means."""
     given = read_compared("kl", Kl, EXAMPLE, argv)
 
-    from pyprefopt.pipeline.evaluate import evaluate_kl
+    from pyprefopt.pipeline.evaluations.compare import evaluate_kl
 
     found = evaluate_kl(**given)
     if is_main():

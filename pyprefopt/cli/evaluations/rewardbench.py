@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt.cli.options import read_some, start_command
-from pyprefopt.cli.rank import FIXED, NAMES
+from pyprefopt.cli.scoring.rank import FIXED, NAMES
 from pyprefopt.errors import ConfigError
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
     """Evaluate by the options, and print the numbers."""
     config, own = start_command(RewardBench, USAGE, argv, parse)
 
-    from pyprefopt.pipeline.rewardbench import evaluate_rewardbench
+    from pyprefopt.pipeline.evaluations.rewardbench import evaluate_rewardbench
 
     numbers = evaluate_rewardbench(config, **own)
     if is_main():

@@ -146,9 +146,12 @@ pub static TABLE: [Entry; 11] = [
             needs("completion", Response, TEXT_OR_CHAT),
             needs("score", Scores, &[Number]),
             needs("rating", Scores, &[Number]),
+            needs("sample", Scores, &[Number])
+                .meaning("number among the samples of the prompt, which are not scored yet"),
         ])],
         compared: &["instruction", "conversations", "messages", "output"],
-        looks: "one response a row: `prompt`, `response` or `completion`, `score` or `rating`; only `read_candidates` \
+        looks: "one response a row: `prompt`, `response` or `completion`, `score` or `rating` (or, as `pyprefopt \
+                generate` writes them, `sample`, its number among those of the prompt); only `read_candidates` \
                 takes it, and makes one set of each prompt. To `prepare` and training such rows are `prompt_response`: \
                 every one an SFT example, whatever its score (`--describe` says so)",
         example: r#"{"prompt": "Hi", "response": "Hello.", "score": 2}"#,

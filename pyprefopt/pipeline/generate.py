@@ -1,0 +1,103 @@
+"""`pyprefopt generate`: answers to a set of prompts, as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyprefopt import ranks
+from pyprefopt.data.tokenization.segments import load_tokenizer
+from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
+from pyprefopt.generation.decoders import Decoder
+from pyprefopt.generation.prompts import read_prompts
+from pyprefopt.generation.sampler import Sampling
+from pyprefopt.log import run_log
+from pyprefopt.pipeline.lock import RunLock
+from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.settings.config import RunConfig
+from pyprefopt.settings.resolve import to_yaml
+from pyprefopt.stages.data import tokenizer_source
+from pyprefopt.stages.generation.samples import Samples, describe_decoders, read_samples
+from pyprefopt.stages.models import Source
+from pyprefopt.storage.files import atomic_write, content_hash, explaining
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def generate_file(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    ref: str | None = None,
+    decoders: Sequence[Decoder],
+    sampling: Sampling,
+    samples: int = 1,
+) -> pl.DataFrame:
+    """Generate answers to the prompts of `config.data` with the model `config.model`, and write them to `out`.
+
+    Parts are kept in `output_dir`: a killed call goes on where it was, and the same call again generates nothing. The
+    file's bytes depend on neither the number of ranks nor the batches.
+
+    Args:
+        config: the prompts, the policy, and how texts are read.
+        out: a .parquet file: a line a sample.
+        ref: the policy's reference.
+        decoders: one or several; of several the file has a column for each setting in which they differ.
+        sampling: how tokens are drawn.
+        samples: of each prompt and decoder.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: a decoder needs a reference, or a setting breaks a rule.
+        ArtifactError: `out` is there, and `config.overwrite` is not set.
+        DataError: bad prompts.
+    """
+    target = Path(out)
+    check(target.suffix == ".parquet", "out", str(target), "a .parquet file")
+    if target.exists() and not config.overwrite:
+        raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
+    check_number("samples", samples, whole=True)
+    check(samples > 0, "samples", samples, "> 0")
+    for decoder in decoders:
+        if decoder.needs_ref and ref is None:
+            raise ConfigError(f"decode {type(decoder).__name__} draws from two models; give ref, the reference")
+    output_dir = Path(config.output_dir)
+    ranks.set_threads(config.threads)
+    policy = Source.given(config.model, config, setting="policy")
+    given = None if ref is None else Source.given(ref, config, setting="ref")
+    tokenizer = load_tokenizer(
+        tokenizer_source(config), eos_token=config.eos_token, chat_template=config.chat_template,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
+        if ranks.is_main():
+            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+        prompts = read_prompts(config.data, columns=config.columns, on_error=config.on_error)
+        stage = Samples(
+            prompts=content_hash(prompts.write_json()), tokenizer=tokenizer, policy=policy, ref=given,
+            decoders=describe_decoders(decoders), sampling=sampling, samples=samples, dtype=config.dtype, rows=prompts,
+            rules=tuple(decoders),
+        )  # fmt: skip
+        found = with_settings_of(decoders, read_samples(Pipeline(config).run(stage)))
+        if ranks.is_main():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, found.write_parquet)
+    return found
+
+
+def with_settings_of(decoders: Sequence[Decoder], samples: pl.DataFrame) -> pl.DataFrame:
+    """The samples with the settings in which their decoders differ, in the place of the decoder's number."""
+    import polars as pl
+
+    columns: dict[str, list[Any]] = {
+        f.name: [getattr(decoder, f.name) for decoder in decoders] for f in fields(decoders[0])
+    }
+    differ = {name: values for name, values in columns.items() if len({*values}) > 1}
+    settings = pl.DataFrame({"decoder": range(len(decoders)), **differ}, schema_overrides={"decoder": pl.UInt32})
+    joined = samples.join(settings, on="decoder", maintain_order="left").drop("decoder")
+    return joined.select("row", *differ, pl.exclude("row", *differ))
