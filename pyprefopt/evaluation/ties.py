@@ -63,6 +63,8 @@ class Ties:
                     f"row {name} of Ties must have {'several' if kind == 'tied' else 'a'} right and a wrong response, "
                     f"got {count} and {len(values) - count}"
                 )
+            if int(number) in found[kind]:
+                raise DataError(f"row {name} of Ties must be there once; leave out the other one")
             found[kind][int(number)] = float(values[:count].min() - values[count:].max())
             if kind == "tied":
                 found["spread"][int(number)] = float(np.ptp(values[:count]))

@@ -305,6 +305,9 @@ def test_ratings_of_an_aspect_are_the_scores(inputs: Path, sets: tuple[Path, Pat
         again("helpfulness")
     with pytest.raises(ConfigError, match="aspect must be left out for the prepared data"):
         again("honesty", "plain-folder")
+    pairs = config(inputs, tmp_path / "run", sets, data=str(inputs / "train.parquet"), aspect="honesty", **settings)
+    with pytest.raises(DataError, match="aspect"):
+        build_data(pairs, tmp_path / "again")
     with pytest.raises(
         ConfigError, match=r"method dpo trains on pairs; make them first, pyprefopt pairs FILE --aspect"
     ):
