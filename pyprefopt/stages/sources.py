@@ -317,7 +317,7 @@ class NamedSource:
         if self.first is None:
             SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
             self._check_tokens(tokenizer)
-        if found == "candidates":
+        if found == "candidates" and config.on_error == "raise":
             bad = unranked(self.store, "")
             if bad.height:
                 first = bad.row(0, named=True)
