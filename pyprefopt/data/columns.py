@@ -127,3 +127,23 @@ def numbers(column: pl.Series, dtype: Any) -> NDArray[Any]:
 def to_series(name: str, column: Any, dtype: Any) -> pl.Series:
     """The column under `name`, in `dtype` (a cast where Arrow's type is a variant of it)."""
     return pl.Series(column).alias(name).cast(dtype)
+
+
+def check_flags(flag: str, dtype: pl.DataType) -> None:
+    """DataError for flags of candidates that are no lists of booleans."""
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    if dtype != pl.Null and not (isinstance(dtype, pl.List) and inner in (pl.Boolean, pl.Null)):
+        raise DataError(f"column '{flag}' must hold lists of booleans, a flag a response, got {dtype}; mend or drop it")
+
+
+def check_flag_counts(flags: pl.Series, responses: pl.Series, rows: pl.Series | None = None) -> None:
+    """DataError where a line has not as many flags as responses; a null line stands for none."""
+    wrong = (flags.list.len() != responses.list.len()).fill_null(value=False)
+    if wrong.any():
+        at = int(wrong.arg_max() or 0)
+        where = f"row {rows[at]}" if rows is not None else f"line {at}"
+        counts = int(responses.list.len()[at]), int(flags.list.len()[at])
+        raise DataError(
+            f"{where}: column '{flags.name}' must have a flag for each of the {counts[0]} responses, got {counts[1]}; "
+            "null stands for one that ends"
+        )

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ENTRIES = re.compile(r"[^,=]+(,[^,=]+=[^,=]+)+")  # good,rejected=bad: several entries in one
+CUT = (
+    "chosen",
+    "rejected",
+    "responses",
+    "completions",
+    "candidates",
+)  # columns of responses that a cut is noted beside
 Pairs = tuple[tuple[str, str], ...]  # a column's name in the file, and the new one
 
 
@@ -71,10 +78,18 @@ def written_as_option(mapping: Mapping[str, str]) -> str:
 
 
 def pairs_of(mapping: Mapping[str, str]) -> Pairs:
-    """The new names; a column that has a name of ours without being meant is then `source_NAME`."""
+    """The new names; a column that has a name of ours without being meant is then `source_NAME`.
+
+    What `data.truncate` has written beside a response (`good_cut`, `good_complete`) goes with it.
+    """
     meant = {theirs: ours for ours, theirs in mapping.items() if ours != theirs}
     hidden = {ours: f"source_{ours}" for ours, theirs in mapping.items() if ours != theirs and ours not in meant}
-    return tuple((meant | hidden).items())
+    beside = {
+        f"{theirs}_{what}": f"{ours}_{what}"
+        for theirs, ours in meant.items() for what in ("cut", "complete")
+        if ours in CUT and f"{ours}_{what}" not in mapping and f"{theirs}_{what}" not in meant
+    }  # fmt: skip
+    return tuple((beside | meant | hidden).items())
 
 
 def renamed_rows(rows: pa.Array | pa.Table, pairs: Pairs) -> pa.Array | pa.Table:

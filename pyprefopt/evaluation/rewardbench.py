@@ -20,7 +20,7 @@ from pyprefopt.data.files.data_file import DataFile, find_files
 from pyprefopt.data.files.parts import file_part, lines_of
 from pyprefopt.errors import DataError
 from pyprefopt.evaluation.intervals import SAMPLES, interval, resample_means
-from pyprefopt.evaluation.ties import Scores, Ties
+from pyprefopt.evaluation.ties import Scores, Ties, check_row
 
 SECTIONS = {  # of RewardBench 1: section -> its subsets, each with its weight in the section
     "Chat": {
@@ -281,4 +281,9 @@ def _read_2(place: str, row: Mapping[str, Any]) -> tuple[list[str], int]:
         )
     if count != 1 and str(row["subset"]).lower() != TIES:
         raise DataError(f"{place}: one response must be right in subset {row['subset']}, got {count} (num_correct)")
+    if str(row["subset"]).lower() == TIES:
+        try:
+            check_row(str(row["id"]), int(count), len(responses))
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
     return responses, int(count)

@@ -42,6 +42,18 @@ def ties_score(ids: Sequence[str], scores: Scores, right: Sequence[int]) -> floa
     return float(Ties.of(ids, scores, right).score())
 
 
+def check_row(name: str, right: int, responses: int) -> None:
+    """DataError for a row of Ties of another id, or without right and wrong responses enough."""
+    kind, _, number = name.partition(":")
+    if kind not in ("ref", "tied") or not number.isdecimal():
+        raise DataError(f"a row of Ties must have an id such as ref:7 or tied:7, got {name!r}")
+    if not (2 if kind == "tied" else 1) <= right < responses:
+        raise DataError(
+            f"row {name} of Ties must have {'several' if kind == 'tied' else 'a'} right and a wrong response, got "
+            f"{right} and {responses - right}"
+        )
+
+
 @dataclass(frozen=True)
 class Ties:
     """The rows of Ties by their number N, NaN where there is none."""
@@ -55,14 +67,10 @@ class Ties:
         """The rows, checked as `ties_score` says."""
         found: dict[str, dict[int, float]] = {"ref": {}, "tied": {}, "spread": {}}
         for name, values, count in zip(ids, scores, right, strict=True):
+            check_row(name, count, len(values))
             kind, _, number = name.partition(":")
-            if kind not in ("ref", "tied") or not number.isdecimal():
-                raise DataError(f"a row of Ties must have an id such as ref:7 or tied:7, got {name!r}")
-            if not (2 if kind == "tied" else 1) <= count < len(values):
-                raise DataError(
-                    f"row {name} of Ties must have {'several' if kind == 'tied' else 'a'} right and a wrong response, "
-                    f"got {count} and {len(values) - count}"
-                )
+            if int(number) in found[kind]:
+                raise DataError(f"row {name} of Ties must be there once; leave out the other one")
             found[kind][int(number)] = float(values[:count].min() - values[count:].max())
             if kind == "tied":
                 found["spread"][int(number)] = float(np.ptp(values[:count]))

@@ -104,6 +104,9 @@ def _match(value: Any, hint: Any) -> tuple[bool, Any]:
         matches = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
         return matches, value
     if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        if get_origin(inner) is Literal and isinstance(value, str):  # one choice stands for a list of it
+            value = [value]
         is_list = isinstance(value, list | tuple) and all(_match(v, get_args(hint)[0])[0] for v in value)
         return is_list, tuple(value) if is_list else None
     if hint in (int, float):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.data.tokenization.notes import SpecialToken, log_notes
 from pyprefopt.data.truncation.rule import Truncation
-from pyprefopt.errors import ConfigError, DataError, counted
+from pyprefopt.errors import ConfigError, DataError, agreeing, counted
 from pyprefopt.log import Bar
 from pyprefopt.losses import METHODS
 from pyprefopt.settings.config import RunConfig
@@ -187,6 +187,7 @@ class _Sources:
         """Write a split, cut or not, of a check its first rows; a ready folder of the same segments is linked."""
         import polars as pl
 
+        from pyprefopt.data.reading.rejects import no_rejects
         from pyprefopt.data.tokenization.identical_pairs import IDENTICAL
 
         config, source, target = self.config, self.named[setting], self.directory / name
@@ -210,16 +211,25 @@ class _Sources:
             tables = as_candidates(tables)
         store = write_split(tables, target, self.first)
         if cut and source.folder is None:
-            count = self.identical[name] = sum(bad.filter(reason=IDENTICAL).height for bad in rejects)
+            self.identical[name] = sum(bad.filter(reason=IDENTICAL).height for bad in rejects)
             if name != "eval_cut":
                 self.rejects += rejects
-            elif count:  # the rows are used, whole
-                logger.warning(
-                    "eval_cut: %s are left out, which the cut has made the same", counted(count, "test pair")
-                )
+            else:
+                self._warn_of_lost(pl.concat([no_rejects(), *rejects]))
         if store is not None and source.folder is None and source.kind == "preferences":
             write_planted(source.rows, store, target.with_name(f"{name}_planted"))
         return store
+
+    def _warn_of_lost(self, rejects: pl.DataFrame) -> None:
+        """Warn of test rows that are used, whole, and are not among the cut ones."""
+        from pyprefopt.data.reading.rejects import count_rejects
+
+        if rejects.height:
+            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in count_rejects(rejects).items())
+            logger.warning(
+                "eval_cut: %s %s left out of the cut test rows (%s); whole they are used",
+                counted(rejects.height, "row"), agreeing(rejects.height, "are"), reasons,
+            )  # fmt: skip
 
     def _cut_texts_of(self, setting: str, part: Part, rejects: list[pl.DataFrame]) -> Part:
         """The same rows with their texts cut; those that cannot be used so are put to the rejects."""

@@ -18,7 +18,7 @@ from pyprefopt.rewards import DIRECTIONS, Reward, SimPOReward, Tokens, finished,
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import TEST_SPLITS, open_splits
 from pyprefopt.stages.scores import flat_values, oracle_health, require_finite, response_sides
-from pyprefopt.stages.sources import source_of, texts_of
+from pyprefopt.stages.sources import cuts_texts, source_of, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.types import unkeyed
 from pyprefopt.version import __version__
@@ -105,7 +105,7 @@ class DataColumn(Stage):
             sides = [f"{side}_{self.column}" for side in ("chosen", "rejected")]
             rows = texts_of(runtime, split, store, [*sides, *CUT_COUNTS])
             _check_columns(rows, sides, source.rows.fields, where)
-            values = _attach(segments, rows, self.column, where)
+            values = _attach(segments, rows, self.column, where, by_texts=cuts_texts(runtime, split))
             ValueStore.write(directory / split, store, values, key=f"column {self.column}")
         return {}
 
@@ -161,13 +161,13 @@ def _check_columns(rows: pl.DataFrame, columns: Sequence[str], fields: Sequence[
             )
 
 
-def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str) -> pl.Series:
+def _attach(segments: pl.DataFrame, rows: pl.DataFrame, name: str, where: str, *, by_texts: bool) -> pl.Series:
     """The rewards of each token."""
     from pyprefopt.data.tokenization.token_columns import TokenColumn, attach_weights
 
     kind = TokenColumn(name, noun="reward", default=0.0, signed=True)
     try:
-        rewarded, rejects = attach_weights(segments, rows, kind)
+        rewarded, rejects = attach_weights(segments, rows, kind, by_texts=by_texts)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if rejects.height:

@@ -239,9 +239,10 @@ class NamedSource:
         from pyprefopt.data.tokenization.token_columns import CUT_COUNTS
 
         weights = named_in_any_row(self.rows, weight_fields(self.found))
-        if weights:
+        if weights and truncation is None:
             logger.info("%s: the weights of %s multiply the method's", self.path, " and ".join(weights))
-        log_mixture(self.rows)
+        if truncation is None:
+            log_mixture(self.rows)
         settings = PrepareConfig(
             format=self.rows.format,
             columns=as_words(self.rows.columns),
@@ -250,7 +251,7 @@ class NamedSource:
             max_prompt_tokens=config.max_prompt_tokens,
             prompt_overflow=config.prompt_overflow,
             max_tokens=config.max_tokens,
-            min_response_tokens=config.min_response_tokens,
+            min_response_tokens=config.min_response_tokens if truncation is None else 1,  # of whole responses
             score_reasoning=config.score_reasoning,
             boundary=boundary_of(config),
             truncation=truncation or Truncation(),
@@ -316,7 +317,7 @@ class NamedSource:
         if self.first is None:
             SegmentStore.open(self.folder or self.path, verify=True)  # before anything reads the tokens
             self._check_tokens(tokenizer)
-        if found == "candidates":
+        if found == "candidates" and config.on_error == "raise":
             bad = unranked(self.store, "")
             if bad.height:
                 first = bad.row(0, named=True)
@@ -448,7 +449,7 @@ def _open(
 
     if kind == "candidates":
         return open_candidates(names, format=format, columns=columns, aspect=aspect, seed=seed, first=first)
-    source = open_source(names, format=format, kind=kind, columns=columns, seed=seed)
+    source = open_source(names, format=format, kind=kind, columns=columns, aspect=aspect, seed=seed)
     return source if first is None else source.head(first)
 
 
@@ -460,6 +461,15 @@ def texts_of(config: RunConfig, split: str, policy: SegmentStore, columns: Seque
 
     rows = scan_source(source_of(config, split).rows, columns).frame
     return rows.filter(pl.col("row").is_in(pl.Series(policy.rows).implode())).sort("row")
+
+
+def cuts_texts(config: RunConfig, split: str) -> bool:
+    """Whether the responses of a split were cut as texts: in a ready folder, or as the run says."""
+    source = source_of(config, split)
+    if source.folder is not None:
+        return make_truncation(source.store.manifest["settings"]["truncation"]).of_texts
+    whole = split == "eval" and "none" in config.eval_truncation
+    return config.truncation.of_texts and not whole
 
 
 def scores_reasoning(config: RunConfig, split: str) -> bool:

@@ -90,7 +90,8 @@ class Training(Stage):
 
     def build(self, directory: Path, runtime: RunConfig) -> dict[str, Any]:
         """Train, or go on from the folder's last checkpoint; save the model. Every rank calls this."""
-        if "reward_head" in self.method.needs and runtime.truncation.active and runtime.truncation.cut_end == "none":
+        cut = runtime.truncation
+        if "reward_head" in self.method.needs and cut.active and cut.ratio != 1 and cut.cut_end == "none":
             logger.warning(
                 "a reward model reads the last token, and cut responses end in the middle; truncation.cut_end template "
                 "ends them as whole ones do"

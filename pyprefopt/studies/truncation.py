@@ -18,10 +18,12 @@ from pyprefopt.data.truncation.rule import Truncation
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.evaluation.accuracy import prompts_of
 from pyprefopt.evaluation.intervals import interval, resample_means
+from pyprefopt.modeling.checkpoints.configuration import read_config
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.evaluations.rewardbench import OpenBench
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.data import TEST_SPLITS
+from pyprefopt.stages.data import TEST_SPLITS, open_tokenizer
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.scoring.limits import WHOLE
 from pyprefopt.stages.training import TEST_PAIRS
@@ -86,8 +88,8 @@ class TruncationStudy(Study):
         super().check(config, options)
         tests = config.eval_truncation
         check("none" in tests, "eval_truncation", " ".join(tests), "none, or none same", "whole pairs compare all")
-        if options.get("rewardbench"):
-            OpenBench.read(options["rewardbench"])  # before anything is trained
+        if options.get("rewardbench"):  # before anything is trained
+            OpenBench.read(options["rewardbench"]).check(open_tokenizer(config), _limits(config))
         common = options.get("common_pairs") and "same" not in tests
         check(
             not common, "common_pairs", True, "left out with eval_truncation none", "equal pairs are those of the cut"
@@ -125,8 +127,8 @@ def score_bench(bench: OpenBench, root: Path, config: RunConfig, made: Mapping[s
     """The numbers of a cell's policy: a reward model's scores, or log-ratios against what it started from."""
     plain = replace(
         config, tokenizer=str(made["data"].directory / "tokenizer"), eos_token=None, chat_template=None, columns=(),
-        format="auto", truncation=Truncation(), eval_truncation=("none",), on_error="skip", prompt_overflow="error",
-        max_prompt_tokens=WHOLE["max_prompt_tokens"], max_tokens=WHOLE["max_tokens"],
+        format="auto", aspect=None, truncation=Truncation(), eval_truncation=("none",), on_error="skip",
+        prompt_overflow="error", output_dir=str(root / "rewardbench"), **_limits(config),
     )  # fmt: skip
     policy = Source(str(made["policy"].directory / "model"), made["policy"].fingerprint)
     pipeline = Pipeline(plain, root / "stages")
@@ -134,6 +136,15 @@ def score_bench(bench: OpenBench, root: Path, config: RunConfig, made: Mapping[s
         return bench.measure(pipeline, reward_model=policy)[0]
     start = Pipeline(config, root / "stages").reference
     return bench.measure(pipeline, policy=policy, ref=start)[0]
+
+
+def _limits(config: RunConfig) -> dict[str, Any]:
+    """How long the benchmark's texts may be: whole, as far as the model reads; what is behind is cut off."""
+    path = resolve_source(config.model, trust_remote_code=config.trust_remote_code)
+    text = read_config(path, trust_remote_code=config.trust_remote_code).get_text_config()
+    context = getattr(text, "max_position_embeddings", None) or WHOLE["max_tokens"]
+    longest = min(WHOLE["max_tokens"], context)
+    return {"max_tokens": longest, "max_prompt_tokens": min(WHOLE["max_prompt_tokens"], longest - 1)}
 
 
 @dataclass(frozen=True)
@@ -179,7 +190,7 @@ def accuracy_table(cells: Sequence[Cell], *, common: bool = False) -> pl.DataFra
     for split, test in TESTS.items():
         sets = {"all": [found for found in tests[split] if found is not None]}
         if common:
-            shared = _shared_rows(tests["eval_cut"])
+            shared = _shared_rows(cells, tests["eval_cut"])
             sets["common"] = [pairs.only(shared[pairs.seed]) for pairs in sets["all"]]
         for name, own in sets.items():
             full = [pairs for pairs in own if pairs.point[0] == 1]
@@ -206,12 +217,12 @@ def _read_pairs(cell: Cell, split: str, seen: dict[bytes, int]) -> _Pairs | None
     )  # fmt: skip
 
 
-def _shared_rows(tests: Iterable[_Pairs | None]) -> dict[int, NDArray[np.uint64]]:
-    """Seed -> the rows that every cell of it has."""
+def _shared_rows(cells: Iterable[Cell], tests: Iterable[_Pairs | None]) -> dict[int, NDArray[np.uint64]]:
+    """Seed -> the rows that every cell of it has; a cell whose cut left no pair has none."""
     shared: dict[int, NDArray[np.uint64]] = {}
-    for pairs in tests:
-        if pairs is not None:
-            shared[pairs.seed] = np.intersect1d(shared.get(pairs.seed, pairs.rows), pairs.rows)
+    for cell, pairs in zip(cells, tests, strict=True):
+        seed, rows = cell.values["seed"], np.empty(0, np.uint64) if pairs is None else pairs.rows
+        shared[seed] = np.intersect1d(shared.get(seed, rows), rows)
     return shared
 
 
@@ -229,7 +240,8 @@ def _line(members: Sequence[_Pairs], full: Sequence[_Pairs]) -> dict[str, Any]:
     return {
         **dict(zip(("accuracy", "low", "high"), accuracy, strict=True)),
         **dict(zip(("change", "change_low", "change_high"), change, strict=True)),
-        "ties": int((margins == 0).sum()), "pairs": len(margins), "mean_margin": float(margins.mean()),
+        "ties": int((margins == 0).sum()), "pairs": len(margins),
+        "mean_margin": float(margins.mean()) if len(margins) else None,
     }  # fmt: skip
 
 

@@ -191,6 +191,7 @@ def test_what_is_no_row_of_it_is_refused(tmp_path: Path) -> None:
         ),
         ([row_1("hep-go", 0) | {"chosen": None}], "must be texts"),
         ([row_2("Safety", "1", ["a"], ["b"]) | {"num_correct": 2}], r"chosen must be 2 texts \(num_correct\)"),
+        ([row_2("Ties", "first", ["a"], ["b"])], "rows.jsonl, row 0: a row of Ties must have an id such as ref:7"),
         ([row_2("Safety", "1", ["a", "b"], ["c"])], "one response must be right in subset Safety, got 2"),
     ):
         with pytest.raises(DataError, match=message):

@@ -305,7 +305,23 @@ def test_ratings_of_an_aspect_are_the_scores(inputs: Path, sets: tuple[Path, Pat
         again("helpfulness")
     with pytest.raises(ConfigError, match="aspect must be left out for the prepared data"):
         again("honesty", "plain-folder")
+    pairs = config(inputs, tmp_path / "run", sets, data=str(inputs / "train.parquet"), aspect="honesty", **settings)
+    with pytest.raises(DataError, match="aspect"):
+        build_data(pairs, tmp_path / "again")
     with pytest.raises(
         ConfigError, match=r"method dpo trains on pairs; make them first, pyprefopt pairs FILE --aspect"
     ):
         config(inputs, tmp_path / "run", sets, method="dpo", aspect="honesty", policy_init="model")
+
+
+def test_a_prepared_set_that_cannot_be_ranked_is_left_out_where_that_is_asked(
+    inputs: Path, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = pl.read_parquet(sets[0])
+    scores = [None if row == 3 else own for row, own in enumerate(rows["scores"].to_list())]
+    rows.with_columns(scores=pl.Series(scores)).write_parquet(tmp_path / "sets.parquet")
+    folder = prepared(inputs, tmp_path / "sets.parquet", tmp_path / "folder")
+    with pytest.raises(DataError, match="row 3"):
+        build_data(config(inputs, tmp_path / "run", sets, data=folder), tmp_path / "raise")
+    facts = build_data(config(inputs, tmp_path / "run", sets, data=folder, on_error="skip"), tmp_path / "skip")["facts"]
+    assert (facts["train"]["rows"], facts["rows_rejected"]) == (31, 1)

@@ -66,6 +66,27 @@ def test_pairs_that_a_cut_makes_equal_are_counted_apart(inputs: Path, tmp_path: 
     assert facts["rows_rejected"] == facts["train"]["identical_after_cut"]  # the test pairs are used, whole
 
 
+def test_every_test_pair_is_among_the_cut_ones_or_told(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"prompt": ["cow"] * 6, "chosen": ["says moo"] * 4 + ["    says moo"] * 2, "rejected": ["meow says"] * 6}
+    pl.DataFrame(rows).write_parquet(tmp_path / "test.parquet")
+    cut: dict[str, Any] = {"truncation": {"length": 4, "unit": "characters"}, "on_error": "skip"}
+    both = small(
+        inputs, tmp_path / "run", eval_data=str(tmp_path / "test.parquet"), **cut, eval_truncation=("none", "same")
+    )
+    facts = build_data(both, tmp_path / "both")["facts"]
+    lost = facts["eval"]["rows"] - facts["eval_cut"]["rows"]
+    assert lost > 0
+    assert (
+        f"eval_cut: {lost} rows are left out of the cut test rows (empty_after_cut: {lost}); whole they" in caplog.text
+    )
+    same = small(inputs, tmp_path / "run", eval_data=str(tmp_path / "test.parquet"), **cut, eval_truncation="same")
+    found = build_data(same, tmp_path / "same")["facts"]
+    assert found["eval"]["rows"] == facts["eval_cut"]["rows"]
+    assert found["rows_rejected"] == facts["rows_rejected"] + lost
+
+
 def test_both_are_in_the_summary_and_in_metrics(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -260,3 +260,13 @@ def test_a_folder_that_does_not_hold_what_it_says_is_told(inputs, tmp_path):
         ArtifactError, match=rf"token {vocabulary:,} is in it, and the tokenizer has {vocabulary:,}; del"
     ):
         build_data(config, tmp_path / "stage")
+
+
+def test_a_check_of_a_prepared_folder_passes(inputs, tmp_path, capsys):
+    folder = prepared(inputs, tmp_path / "folder")
+    config = small(
+        inputs, tmp_path / "run", method="dpo", data=str(folder), check=True, base={}, oracle={}, policy_init=None
+    )
+    pyprefopt.train(config)
+    assert "check passed" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()

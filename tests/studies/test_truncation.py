@@ -137,6 +137,22 @@ def test_the_accuracy_table_by_hand(tmp_path: Path) -> None:
     assert (alone["change"], alone["change_low"], alone["change_high"]) == (None, None, None)
 
 
+def test_common_pairs_are_none_where_a_cut_leaves_none(inputs: Path, tmp_path: Path) -> None:
+    test = pl.DataFrame({"prompt": ["cow", "cat"], "chosen": ["says moo", "says meow"], "rejected": ["says low"] * 2})
+    test.write_parquet(tmp_path / "test.parquet")
+    for values, places in (({"ratios": [1.0], "lengths": [1]}, 3), ({"ratios": [0.01]}, 1)):
+        folder = tmp_path / str(places)
+        config = config_of(
+            inputs, folder, "dpo", on_error="skip", eval_data=str(tmp_path / "test.parquet"), max_steps=1
+        )
+        table = run_study("truncation", config, values=values, options={"common_pairs": True}).further["accuracy"]
+        assert table.height == 2 * places
+        common = table.filter(pairs_of="common")
+        assert set(common["pairs"]) == {0}
+        assert common["accuracy"].null_count() == common.height
+        assert table.filter(pairs_of="all", test="whole")["pairs"].unique().to_list() == [2]
+
+
 def test_presets_are_settings_of_the_runs(tmp_path: Path) -> None:
     code, own = read("truncation", STUDY, ["--as", "code", "--lengths", "5", "--common_pairs"])
     assert own["options"] == {"as": "code", "common_pairs": True}
@@ -209,6 +225,15 @@ def test_rewardbench_of_every_cell(inputs: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(["study", "truncation", *words]) == 2
     assert "RewardBench has the columns" in capsys.readouterr().err
     assert not (tmp_path / "bad").exists()
+    long = pairs.with_columns(subset=pl.lit("hep-go"), id=pl.int_range(pl.len()), chosen=pl.lit("says moo " * 300))
+    long.write_parquet(tmp_path / "long.parquet")
+    config = config_of(inputs, tmp_path / "cut", "reward")  # the model reads 256 tokens: what is behind is cut off
+    options = {"rewardbench": [str(tmp_path / "long.parquet")]}
+    result = run_study("truncation", config, values={"ratios": [1.0]}, options=options, plots=False)
+    assert result.cells["rewardbench_instances"].item() is not None
+    long.with_columns(prompt=pl.lit("cow " * 300)).write_parquet(tmp_path / "prompt.parquet")
+    with pytest.raises(DataError, match=r"row 0, prompt: .*max_prompt_tokens"):
+        run_study("truncation", config, options={"rewardbench": [str(tmp_path / "prompt.parquet")]})
     config = config_of(inputs, tmp_path / "bad", "reward")
     with pytest.raises(DataError, match="RewardBench has the columns"):
         run_study("truncation", config, options={"rewardbench": [str(tmp_path / "bad.jsonl")]})

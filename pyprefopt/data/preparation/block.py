@@ -143,14 +143,14 @@ def _weighted(block: Block, config: PrepareConfig, made: TokenizedBlock) -> Toke
     return _with_weights(block, made, parsed.frame.hstack(carried_columns(parsed, config.user_weights)))
 
 
-def _with_weights(block: Block, made: TokenizedBlock, rows: pl.DataFrame) -> TokenizedBlock:
-    """The segments with the weights of the rows that they were made of."""
+def _with_weights(block: Block, made: TokenizedBlock, rows: pl.DataFrame, *, by_texts: bool = False) -> TokenizedBlock:
+    """The segments with the weights of the rows that they were made of, whose texts may have been cut."""
     import polars as pl
 
     from pyprefopt.data.tokenization.token_columns import attach_weights
 
     try:
-        segments, bad = attach_weights(pl.DataFrame(made.segments), rows)
+        segments, bad = attach_weights(pl.DataFrame(made.segments), rows, by_texts=by_texts)
     except DataError as error:
         raise DataError(f"{block.file}: {error}") from None
     rejects = pl.concat([made.rejects, bad.with_columns(file=pl.lit(block.file))]).sort("row")
@@ -167,8 +167,8 @@ def _cut_and_tokenized(block: Block, config: PrepareConfig, tokenizer: Tokenizer
         check_unseen(block, weight_fields(kind_of(config.format)))
     carried = config.user_weights
     made, rows = tokenize_cut(block, config.format, tokenizer, config.truncation, carried=carried, **limits)
-    made = _with_weights(block, made, rows) if config.user_weights else made
-    return made._replace(segments=count_cuts(made.segments, rows))
+    made = made._replace(segments=count_cuts(made.segments, rows))
+    return _with_weights(block, made, rows, by_texts=True) if carried else made
 
 
 def check_config(config: PrepareConfig, tokenizer: Tokenizer) -> None:

@@ -57,7 +57,9 @@ def tokenize_cut(
     if carried:
         further = carried_columns(parsed, carried)
         both = [name for name in further.columns if name in rows.columns]  # what an earlier cut has counted
-        rows = rows.with_columns(pl.col(name) + further[name].cast(pl.UInt32).fill_null(0) for name in both)
+        rows = rows.with_columns(
+            pl.coalesce(pl.col(name) + further[name].cast(rows.schema[name]), name) for name in both
+        )
         rows = rows.hstack(further.drop(both))
     return tokenized, rows
 

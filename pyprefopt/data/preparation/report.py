@@ -183,7 +183,8 @@ def _segment(store: SegmentStore, line: int, row: int, selected: ValueStore | No
     ]
     text = "".join(_paint(part, style, color) for part, style in _runs(ids, styles, decode))
     if entry.get("cut"):
-        note = f"[... {counted(entry['cut'], 'token')} cut]"
+        unit = store.manifest.get("settings", {}).get("truncation", {}).get("unit", "tokens")
+        note = f"[... {counted(entry['cut'], unit.removesuffix('s'))} cut]"
         text += f"\x1b[{_COLORS['cut']}m{note}\x1b[0m" if color else note
     return f"row {row}, {kind} ({', '.join(facts)})\n{text}"
 

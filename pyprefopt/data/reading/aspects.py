@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +78,7 @@ def _rated_table(rows: pa.Table, aspect: str, name: str, first: int) -> pa.Table
         None if completions is None else _rated(completions, aspect, f"{name}, row {first + number}")
         for number, completions in enumerate(lists)
     ]
-    kind = pa.list_(pa.struct({"response": pa.string(), "score": pa.float64()}))
+    kind = pa.list_(pa.struct({"response": pa.string(), "score": pa.string()}))
     return rows.set_column(rows.column_names.index(COMPLETIONS), COMPLETIONS, pa.array(rated, kind))
 
 
@@ -91,19 +90,48 @@ def _rated(completions: Sequence[Any], aspect: str, place: str) -> list[dict[str
         if not isinstance(completion, dict) or not isinstance(completion.get("annotations"), dict):
             raise _without(where, list(completion) if isinstance(completion, dict) else [])
         rating = (completion["annotations"].get(aspect) or {}).get("Rating")
-        rated.append({"response": completion.get("response"), "score": _number(rating, f"{where}, {aspect}")})
+        none = rating is None or str(rating).strip() == _NONE
+        rated.append({"response": completion.get("response"), "score": None if none else str(rating)})
     return rated
 
 
-def _number(rating: Any, place: str) -> float | None:
-    if rating is None or str(rating).strip() == _NONE:
-        return None
-    try:
-        number = float(rating)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(
-            f"{place}: a rating must be a number or {_NONE}, got {str(rating)[:80]!r}; mend it, or write {_NONE}"
-        )
-    return number
+def without_scores(part: Part, names: Sequence[str]) -> Part:
+    """The part with responses that are objects without the scores beside them, where the row's own are meant.
+
+    `names` are the fields that the responses may stand in.
+    """
+
+    def bare(entry: Any) -> Any:
+        return {"response": entry.get("response")} if isinstance(entry, dict) and "response" in entry else entry
+
+    def of_line(line: bytes) -> bytes:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # reading says what is wrong with it
+            return line
+        for name in names if isinstance(row, dict) else ():
+            if isinstance(row.get(name), list):
+                row[name] = [bare(entry) for entry in row[name]]
+        return json.dumps(row, ensure_ascii=False).encode()
+
+    def of_table(rows: pa.Table) -> pa.Table:
+        for name in names:
+            kind: Any = rows.schema.field(name).type if name in rows.column_names else pa.null()
+            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            if is_list and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("response") >= 0:
+                lists = without_views(rows.select([name]))[name].to_pylist()
+                texts = [None if entries is None else [bare(entry) for entry in entries] for entries in lists]
+                only = pa.list_(pa.struct({"response": pa.string()}))
+                rows = rows.set_column(rows.column_names.index(name), name, pa.array(texts, only))
+        return rows
+
+    def blocks(columns: Sequence[str] | None, size: int) -> Iterator[Piece]:
+        for rows, count, line in part.blocks(columns, size):
+            yield (of_table(rows) if isinstance(rows, pa.Table) else _by_line(rows, of_line)), count, line
+
+    return replace(part, read=blocks)
+
+
+def _by_line(rows: pa.Array, change: Callable[[bytes], bytes]) -> pa.Array:
+    made = b"\n".join(change(line) if line.strip() else line for line in rows.to_numpy().tobytes().split(b"\n"))
+    return pa.Array.from_buffers(pa.uint8(), len(made), [None, pa.py_buffer(made)])

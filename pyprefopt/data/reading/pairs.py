@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pyprefopt.data.columns import check_flag_counts, check_flags
 from pyprefopt.data.files.writing import check_new, known_file, new_file, write_rows
 from pyprefopt.data.reading.detection import columns_of
 from pyprefopt.data.reading.frames import CHAT, read_candidates
@@ -171,6 +172,9 @@ class _Picker:
         empty = pl.col("responses").list.eval(pl.lit(None, pl.Float32))
         long = long.with_columns(pl.coalesce("scores", empty))
         if flags:
+            check_flags(_COMPLETE, frame.schema[_COMPLETE])
+            long = long.with_columns(pl.col(_COMPLETE).cast(pl.List(pl.Boolean)))
+            check_flag_counts(long[_COMPLETE], long["responses"], long["row"])
             ends = pl.col("responses").list.eval(pl.lit(value=True))
             long = long.with_columns(pl.coalesce(_COMPLETE, ends))
         long = long.explode("responses", "scores", *flags)

@@ -32,7 +32,7 @@ from pyprefopt.data.files.data_file import Meter, find_files
 from pyprefopt.data.files.parts import Part, file_part, renamed_part, table_part
 from pyprefopt.data.files.tables import as_tables, without_views
 from pyprefopt.data.mixture import draw, kept_rows, largest_sizes, split_weights
-from pyprefopt.data.reading.aspects import aspect_part
+from pyprefopt.data.reading.aspects import aspect_part, without_scores
 from pyprefopt.data.reading.blocks import Block, parse_block
 from pyprefopt.data.reading.catalog import FORMATS, TABLE, kind_of, mapping_of
 from pyprefopt.data.reading.detection import KINDS, check_columns, detect_format, show_bad_row
@@ -239,6 +239,9 @@ def open_source(
 
     def opened(parts: Sequence[Part], ignored: Sequence[str] = ()) -> Source:
         parts = parts if aspect is None else [aspect_part(part, aspect) for part in parts]
+        if "scores" in mapping and aspect is None:  # those are meant, and none that stand in the responses
+            names = [mapping.get(name, name) for name in ("responses", "completions", "candidates")]
+            parts = [without_scores(part, names) for part in parts]
         parts = parts if change is None else [change(part) for part in parts]
         return Source(parts, format, kinds, ignored, mapping)
 

@@ -84,8 +84,9 @@ class ShardedTable:
 
     def tables(self) -> Iterator[pa.Table]:
         """All lines, a shard at a time, each mapped into memory only while it is looked at."""
-        if not self._paths:
+        if not self._paths:  # in memory
             yield self.table
+            return
         for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
             yield self._map(path, shard["lines"])
 

@@ -19,6 +19,11 @@ _SAME = {
     .otherwise(pl.lit("chosen and rejected must differ in what the cut keeps")),
     "remedy": pl.lit("cut less (truncation, max_tokens), or drop the row"),
 }
+_EMPTY = {
+    "reason": pl.lit("empty_after_cut"),
+    "rule": pl.lit("a response must have content, and an answer that is scored, in what the cut keeps"),
+    "remedy": pl.lit("cut less (truncation), or drop the row"),
+}
 _PAIRS = 1 << 14  # compared together
 _SHOWN = 10  # tokens of a response
 
@@ -77,8 +82,11 @@ def _rejects(same: pl.DataFrame, file: str) -> pl.DataFrame:
 
 
 def mark_after_cut(rejects: pl.DataFrame, cut: pl.Series) -> pl.DataFrame:
-    """The rejects; identical pairs among the rows that were cut, as texts, are so by the cut."""
-    is_same = (pl.col("reason") == "identical_pair") & pl.col("row").is_in(cut.implode())
+    """The rejects; what is the same, or empty, among the rows that were cut, as texts, is so by the cut."""
+    was_cut = pl.col("row").is_in(cut.implode())
+    is_same = (pl.col("reason") == "identical_pair") & was_cut
+    is_empty = pl.col("reason").is_in(["empty_response", "no_answer"]) & was_cut
     return rejects.with_columns(
-        pl.when(is_same).then(value).otherwise(pl.col(name)).alias(name) for name, value in _SAME.items()
+        pl.when(is_same).then(_SAME[name]).when(is_empty).then(_EMPTY[name]).otherwise(pl.col(name)).alias(name)
+        for name in _SAME
     )

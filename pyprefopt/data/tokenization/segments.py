@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, overload
 import polars as pl
 import pyarrow as pa
 
+from pyprefopt.data.columns import check_flag_counts, check_flags
 from pyprefopt.data.files.tables import to_table
 from pyprefopt.data.parallel import in_threads
 from pyprefopt.data.reading.blocks import Block
@@ -289,6 +290,10 @@ def _needed(frame: pl.DataFrame) -> pl.DataFrame:
             )
     chats = [pl.col(name) for name in ("prompt", *responses)]
     boolean = pl.List(pl.Boolean) if responses == ["responses"] else pl.Boolean()
+    if responses == ["responses"] and "responses_complete" in names:
+        check_flags("responses_complete", frame.schema["responses_complete"])
+        flags_given = frame["responses_complete"].cast(boolean)
+        check_flag_counts(flags_given, frame["responses"], frame["row"])
     flags = [pl.col(name).cast(boolean) for name in (f"{side}_complete" for side in responses) if name in names]
     scores = [pl.col(name).cast(pl.Float32) for name in (f"score_{side}" for side in responses) if name in names]
     texts = [pl.col(name).cast(pl.String) for name in ("tools", "template_kwargs") if name in names]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def weight_columns(names: Sequence[str], kind: TokenColumn = WEIGHTS) -> list[st
 
 
 def attach_weights(
-    segments: pl.DataFrame, frame: pl.DataFrame, kind: TokenColumn = WEIGHTS
+    segments: pl.DataFrame, frame: pl.DataFrame, kind: TokenColumn = WEIGHTS, *, by_texts: bool = False
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Add the column `user_weights` (list<f32>, null for prompts) to segments.
 
@@ -84,6 +84,8 @@ def attach_weights(
         segments: of `tokenize_rows`, with offsets, before any truncation, which then cuts the weights along.
         frame: the rows that they were made of.
         kind: which columns of `frame` are taken, and what holds for their values.
+        by_texts: what is left out of a response was cut off its text, before there were tokens: a list of one value a
+            token is then refused where something was cut.
 
     Returns:
         The segments without the rows of bad weights, and rejects of schema REJECTS: each bad row's first fault.
@@ -104,7 +106,7 @@ def attach_weights(
         lines, wrong = _lines(frame, name, name.removesuffix(f"_{kind.name}"))
         bad.append(wrong)
         for shape, part in _by_shape(lines.join(tokens.lines, on=("row", "segment"), maintain_order="left"), name):
-            fill = _fill_tokens if shape == "tokens" else _fill_spans
+            fill = partial(_fill_tokens, by_texts=by_texts) if shape == "tokens" else _fill_spans
             bad += [_rejects(some, fill(some, tokens, weights, kind)) for some in part.iter_slices(_LINES)]
     rejects = pl.concat([REJECTS.to_frame(), *bad]).unique("row", keep="first", maintain_order=True).sort("row")
     counts = np.where(segments["segment"].to_numpy() == 0, 0, segments["ids"].list.len().to_numpy())
@@ -219,7 +221,7 @@ _ENDS = ("start", "end")
 
 
 def _fill_tokens(
-    lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32], kind: TokenColumn
+    lines: pl.DataFrame, tokens: _Tokens, weights: NDArray[np.float32], kind: TokenColumn, *, by_texts: bool
 ) -> dict[int, Problem]:
     """Write lists of weights onto the content tokens; what is wrong, by line."""
     lists = lines["weights"].to_arrow()
@@ -231,7 +233,12 @@ def _fill_tokens(
         line = int(np.searchsorted(starts + counts, at, side="right"))
         token = int(at - starts[line])
         problems[line] = (f"[{token}]", lines["weights"][line][token], kind.rule, kind.remedy)
-    wanted = kept + lines["left_out"].to_numpy().astype(np.int64)
+    left_out = lines["left_out"].to_numpy().astype(np.int64)
+    for line in map(int, np.flatnonzero(left_out > 0)) if by_texts else ():
+        rule = f"a {kind.noun} for each token has no place where the text was cut (truncation.unit)"
+        remedy = "give spans {start, end, weight}, or cut tokens: truncation.unit tokens"
+        problems[line] = ("", lines.select("weights").row(line)[0], rule, remedy)
+    wanted = np.where(left_out > 0, counts, kept) if by_texts else kept + left_out
     for line in map(int, np.flatnonzero(counts != wanted)):
         rule = f"there must be one {kind.noun} for each of the {wanted[line]} tokens of the content, not {counts[line]}"
         remedy = "count the tokens with `starts` in data.tokenize's segments, or give spans {start, end, weight}"

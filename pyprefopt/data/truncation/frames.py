@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from pyprefopt.data import _native
-from pyprefopt.data.columns import to_series
+from pyprefopt.data.columns import check_flag_counts, check_flags, to_series
 from pyprefopt.data.truncation.rule import Truncation, Unit, check_unit
 from pyprefopt.errors import ConfigError, DataError, check, did_you_mean, option
 
@@ -110,14 +110,25 @@ def _results(name: str, schema: pl.Schema, rule: Truncation) -> list[pl.Expr]:
     if flag in schema:
         before = pl.col(flag)
         if nested:
-            both = pl.concat_list(before.cast(pl.List(pl.UInt8)) * whole.cast(pl.List(pl.UInt8)))
-            whole = pl.coalesce(both.cast(pl.List(pl.Boolean)), whole)  # null: the row says nothing
+            check_flags(flag, schema[flag])
+            both = partial(_both_lists, flag=flag, name=name)
+            whole = pl.map_batches([before, whole], both, return_dtype=pl.List(pl.Boolean), is_elementwise=True)
         else:
             known = before if schema[flag] == pl.Boolean else before.cast(pl.String).str.to_lowercase() != "false"
             whole = known & whole
     if count in schema:
         cut = pl.col(count).cast(_piece(schema[name]).fields[1].dtype) + cut
     return [piece.field("text").alias(name), cut.alias(count), whole.alias(flag)]
+
+
+def _both_lists(columns: Sequence[pl.Series], flag: str, name: str) -> pl.Series:
+    """Whether a response was whole before and is now; null, of a row or of a response, was whole."""
+    before, now = columns[0].cast(pl.List(pl.Boolean)).alias(flag), columns[1]
+    check_flag_counts(before, now.alias(name))
+    known = before.list.eval(pl.element().fill_null(value=True))
+    frame = pl.DataFrame({"before": known, "now": now})
+    both = pl.concat_list(pl.col("before").cast(pl.List(pl.UInt8)) * pl.col("now").cast(pl.List(pl.UInt8)))
+    return frame.select(pl.coalesce(both.cast(pl.List(pl.Boolean)), "now").alias(flag)).to_series()
 
 
 def _piece(dtype: pl.DataType) -> pl.Struct:

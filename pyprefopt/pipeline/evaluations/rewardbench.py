@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,9 @@ from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.models import Source
 from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
+
+if TYPE_CHECKING:
+    from pyprefopt.data.tokenization.tokenizer import Tokenizer
 
 NUMBERS, ROWS = "rewardbench.csv", "rewardbench.jsonl"
 
@@ -87,6 +91,20 @@ class OpenBench:
         bench = RewardBench.read(paths)
         identity = content_hash(["rewardbench", bench.version, [sha256_file(path) for path in paths]])
         return cls(bench, GivenSet(open_source(bench.candidates(), kind="candidates"), identity))
+
+    def check(self, tokenizer: Tokenizer, limits: Mapping[str, Any]) -> None:
+        """DataError for a row that these limits leave out, before anything is scored."""
+        from pyprefopt.data.reading.frames import scan_source
+        from pyprefopt.data.tokenization.segments import tokenize_rows
+
+        parsed = scan_source(self.given.rows)
+        made = tokenize_rows(parsed.frame.drop("scores", strict=False), tokenizer, refuse_identical=False, **limits)
+        for bad in (parsed.rejects, made.rejects):
+            if bad.height:
+                first = bad.sort("row").row(0, named=True)
+                raise DataError(
+                    f"{self.bench.places[first['row']]}, {first['field']}: {first['rule']}; {first['remedy']}"
+                )
 
     def measure(
         self,

@@ -120,7 +120,7 @@ def test_spans_of_weights_end_with_a_cut_text(side: str, end: str, tokenizer: Pa
 def test_weights_of_tokens_are_refused_where_texts_are_cut(tokenizer: Path, tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "abcd", "rejected": "xy", "chosen_weights": [1.0, 1.0, 1.0, 2.0]}
     path = write(tmp_path / "rows.jsonl", [row])
-    with pytest.raises(DataError, match=r"one weight for each of the 1 tokens of the content, not 4; .*or give spans"):
+    with pytest.raises(DataError, match=r"a weight for each token has no place where the text was cut .*; give spans"):
         run(path, tokenizer, tmp_path / "out", truncation={"length": 2, "unit": "characters"})
 
 
@@ -155,3 +155,82 @@ def test_flags_of_candidates_are_as_many_as_responses(tokenizer: Path, tmp_path:
     csv = tmp_path / "rows.csv"
     csv.write_text('prompt,responses,scores,responses_complete\np,"[""abc"", ""de""]","[1, 0]","[false, true]"\n')
     assert data.read_candidates(str(csv))["responses_complete"].to_list() == [[False, True]]
+
+
+def test_null_flags_of_candidates_are_whole_until_they_are_cut(tokenizer: Path, tmp_path: Path) -> None:
+    sets = {"prompt": ["p", "q"], "responses": [["abcd", "xy"]] * 2, "scores": [[1.0, 2.0]] * 2}
+    frame = pl.DataFrame(sets | {"responses_complete": [[None, False], None]})
+    cut = data.truncate(frame, length=2, unit="characters")
+    assert cut["responses_complete"].to_list() == [[False, False], [False, True]]
+    whole = data.truncate(frame, length=2, unit="characters", cut_end="template")
+    assert whole["responses_complete"].to_list() == [[True, False], [True, True]]
+    frame.write_parquet(tmp_path / "sets.parquet")
+    there = data.truncate(tmp_path / "sets.parquet", length=2, unit="characters")
+    eos = data.load_tokenizer(tokenizer).eos_token_id
+    ends = data.tokenize(there, tokenizer).filter(pl.col("segment") > 0)["ids"].list.last().to_list()
+    assert [end == eos for end in ends] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([[True]], r"column 'responses_complete' must have a flag for each of the 2 responses, got 1"),
+        ([["yes", "no"]], r"column 'responses_complete' must hold lists of booleans"),
+        ([True], r"column 'responses_complete' must hold lists of booleans"),
+    ],
+)
+def test_flags_of_a_frame_are_looked_at_wherever_it_goes(flags: list[Any], message: str, tokenizer: Path) -> None:
+    frame = data.read_candidates(pl.DataFrame({"prompt": ["p"], "responses": [["abc", "de"]], "scores": [[1.0, 2.0]]}))
+    frame = frame.with_columns(responses_complete=pl.Series(flags))
+    for step in (
+        lambda: data.truncate(frame, length=1, unit="characters"),
+        lambda: data.tokenize(frame, tokenizer),
+        lambda: data.pick_pairs(frame, pick="all"),
+    ):
+        with pytest.raises(DataError, match=message):
+            step()
+
+
+def test_flags_under_another_name_are_read(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "responses": ["abc", "de"], "scores": [1, 0], "completions_complete": [False, True]}]
+    assert data.read_candidates(write(tmp_path / "a.jsonl", rows))["responses_complete"].to_list() == [[False, True]]
+    named = [{"prompt": "p", "answers": ["abcd", "d"], "scores": [1, 0]}]
+    there = data.truncate(
+        write(tmp_path / "b.jsonl", named), length=2, unit="characters", columns={"responses": "answers"}
+    )
+    columns = {"responses": "answers"}
+    assert data.read_candidates(there, columns=columns)["responses_complete"].to_list() == [[False, True]]
+    pairs = [{"prompt": "p", "good": "abcd", "bad": "x"}]
+    columns = {"chosen": "good", "rejected": "bad"}
+    for name in ("c.jsonl", "c.parquet", "c.csv"):
+        if name == "c.jsonl":
+            write(tmp_path / name, pairs)
+        else:
+            getattr(pl.DataFrame(pairs), f"write_{name[2:]}")(tmp_path / name)
+        cut = data.truncate(tmp_path / name, length=2, unit="characters", columns=columns)
+        read = data.read_preferences(cut, columns=columns)
+        assert read.select("chosen_complete", "rejected_complete").row(0) == (False, True), name
+        assert read["chosen_cut"].cast(pl.Int64).item() == 2
+    plain = [{"prompt": "p", "good": "ab", "bad": "x", "chosen_complete": False}]  # ours, of their response
+    assert data.read_preferences(write(tmp_path / "d.jsonl", plain), columns=columns)["chosen_complete"].item() is False
+
+
+def test_what_a_cut_leaves_empty_is_so_by_the_cut(tokenizer: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "chosen": "  abcd", "rejected": "xyz"}, {"prompt": "p", "chosen": "ab", "rejected": "xyz"}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    store = run(path, tokenizer, tmp_path / "out", truncation={"length": 2, "unit": "characters"}, on_error="skip")
+    line = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())
+    assert (line["row"], line["field"], line["reason"]) == (0, "chosen", "empty_after_cut")
+    assert "in what the cut keeps" in line["rule"]
+    assert store.num_rows == 1
+
+
+def test_counts_of_an_earlier_cut_of_candidates_add_up(tokenizer: Path, tmp_path: Path) -> None:
+    row = {
+        "prompt": "p", "responses": ["qzxj", "xyzw"], "scores": [3, 2], "responses_complete": [False, True],
+        "responses_weights": [[{"start": 0, "end": 9, "weight": 2.0}], None], "responses_cut": [5, 0],
+    }  # fmt: skip
+    path = write(tmp_path / "rows.jsonl", [row])
+    found = lines(run(path, tokenizer, tmp_path / "out", truncation={"length": 3, "unit": "characters"}))
+    assert found["user_weights"].to_list()[1] == [2.0] * len(found["ids"][1])
+    assert found["cut"].to_list() == [0, 6, 1]

@@ -164,9 +164,26 @@ def test_what_has_no_aspects_is_refused(tmp_path: Path) -> None:
         read_candidates(tmp_path / "a.jsonl", aspect="honesty")
     bad = [{"instruction": "q", "completions": [rated(honesty="good")]}]
     with pytest.raises(
-        DataError, match=r"row 0, completions\[0\], honesty: a rating must be a number or N/A, got 'good'"
+        DataError, match=r'row 0, completions\[0\].score: "good" - score must be a finite number or null'
     ):
         read_candidates(pl.DataFrame(bad), aspect="honesty")
+    both = pl.DataFrame([*bad, ULTRAFEEDBACK[1]])
+    assert read_candidates(both, aspect="honesty", on_error="skip")["row"].to_list() == [1]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_scores_that_are_named_stand_for_those_in_the_responses(kind: str, tmp_path: Path) -> None:
+    """As `pyprefopt rank --prefix rm_` leaves UltraFeedback's raw set."""
+    rows = [row | {"rm_scores": [float(k) for k in range(len(row["completions"]))]} for row in ULTRAFEEDBACK]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pl.DataFrame(rows).write_parquet(path)
+    found = read_candidates(path, columns={"scores": "rm_scores"})
+    assert found["scores"].to_list() == [row["rm_scores"] for row in rows]
+    texts = [[chat[-1]["content"] for chat in row] for row in found["responses"].to_list()]
+    assert texts == [[entry["response"] for entry in row["completions"]] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet", "pairs.jsonl.gz", "pairs.json"])

@@ -206,8 +206,12 @@ fn scores(
 
 /// Which of the responses end, where the row says so.
 fn complete(fields: &Fields, responses: &str, count: usize) -> Result<Option<Vec<bool>>, Reject> {
-    let at = RESPONSES.iter().position(|name| *name == responses);
-    let found = at.and_then(|at| fields.get(COMPLETE[at]).map(|raw| (COMPLETE[at], raw)));
+    let own = COMPLETE
+        .iter()
+        .filter(|name| name.strip_suffix("_complete") == Some(responses));
+    let found = own
+        .chain(&COMPLETE)
+        .find_map(|name| fields.get(name).map(|raw| (*name, raw)));
     let Some((name, raw)) = found else {
         return Ok(None);
     };
