@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from pyprefopt.errors import check, check_scale
+from pyprefopt.errors import check, check_number, check_scale
 from pyprefopt.losses.dpo import DPO
 from pyprefopt.losses.simpo import SimPO
 
@@ -28,7 +28,8 @@ def _check(method: DPOReg | SimPOReg) -> None:
         object.__setattr__(method, "alpha", "inf")
     if method.alpha != "inf":
         remedy = "usual range 0.1 to 0.5; 0 leaves the term out, inf leaves all else out"
-        check_scale("loss.alpha", method.alpha, remedy, zero=True)
+        check_number("loss.alpha", method.alpha, remedy=remedy)
+        check(method.alpha >= 0, "loss.alpha", method.alpha, ">= 0, or inf", remedy)
     weight, known = method.sequence_weight, ("gradient", "static", "none")
     check(weight in known, "loss.sequence_weight", weight, f"one of {', '.join(known)}")
 

@@ -51,7 +51,7 @@ def oracle_health(store: SegmentStore, scores: np.ndarray, *, scale: str) -> dic
     """
     sides = response_sides(store).items()
     facts = {side: {"mean_score": float(scores[tokens].mean(dtype=np.float64))} for side, tokens in sides}
-    if facts["chosen"]["mean_score"] < 0:
+    if round(facts["chosen"]["mean_score"], 3) < 0:
         logger.warning(
             "the oracle lowers its chosen responses too (mean token score %.3f): their highest scores may be "
             "filler; train it less hard (oracle.learning_rate, oracle.num_train_epochs), or raise %s",

@@ -86,6 +86,18 @@ def test_a_model_against_itself_and_alone(run: Run, tmp_path: Path) -> None:
     assert accuracy == run.summary["ranking_accuracy"]["after"]
 
 
+def test_a_folder_that_was_prepared_with_truncation_is_told(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pyprefopt import data
+
+    tokenizer = data.load_tokenizer(run.folder / "tokenizer")
+    lengths = {name: value for name, value in LIMITS.items() if name in ("max_prompt_tokens", "max_tokens")}
+    data.prepare(run.test, tokenizer, tmp_path / "half", truncation={"ratio": 0.5}, **lengths)
+    evaluate(run._replace(test=str(tmp_path / "half")), tmp_path / "out", cuts=Cuts((), (4,)), tokenizer=None)
+    assert "was prepared with truncation (ratio 0.5): whole responses are here what that has left" in caplog.text
+
+
 def test_by_a_column(run: Run, tmp_path: Path) -> None:
     pairs = pl.read_parquet(run.test).with_columns(source=pl.Series(["a", "b"] * 16))
     pairs.write_parquet(tmp_path / "pairs.parquet")

@@ -144,7 +144,7 @@ def test_rewards_of_zero_leave_the_plain_loss():
 
 @pytest.mark.parametrize("method", [DPOReg, SimPOReg])
 def test_settings_are_checked(method):
-    with pytest.raises(ConfigError, match=r"loss\.alpha must be >= 0 and finite, got -1; usual range 0\.1 to 0\.5"):
+    with pytest.raises(ConfigError, match=r"loss\.alpha must be >= 0, or inf, got -1; usual range 0\.1 to 0\.5"):
         method(alpha=-1)
     with pytest.raises(ConfigError, match=r"loss\.sequence_weight must be one of gradient, static, none, got 'mean'"):
         method(sequence_weight="mean")

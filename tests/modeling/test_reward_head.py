@@ -71,7 +71,7 @@ def test_it_starts_from_a_language_model_and_goes_on_from_itself(tmp_path: Path)
     assert not torch.equal(first.causal.score.weight, other.causal.score.weight)
     resumed = RewardModel(load_model(save_policy(first, tmp_path / "reward"), head="reward", seed=5))
     assert torch.equal(resumed(batch).scores, first(batch).scores)
-    with pytest.raises(ConfigError, match=r"1 are missing \(first: lm_head"):
+    with pytest.raises(ConfigError, match=r"model must be a language model, got a reward model"):
         load_model(tmp_path / "reward")
 
 

@@ -190,6 +190,11 @@ def _configured(
     config = read_config(path, trust_remote_code=trust_remote_code)
     if head == "score":
         _check_scores(path, config)
+    if head == "language" and path.is_dir() and _SCORE in stored_tensors(path):
+        raise ConfigError(
+            f"model must be a language model, got a reward model in {str(path)!r} (it has {_SCORE}); reward models are "
+            "for method reward, and for --reward_model of rank and evaluate rewardbench"
+        )
     if head != "language":
         config.num_labels, config.get_text_config().pad_token_id = 1, pad_token_id
         config.pad_token_id = pad_token_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.data.reading.sources import Source as Rows
+
+logger = logging.getLogger("pyprefopt")
 
 Signal = Literal["logratio", "logprob"]
 FIXED = {"method": "dpo", "eval_ratio": 0.0}  # settings of every evaluation: all pairs are scored, nothing is trained
@@ -273,4 +276,10 @@ def _evaluation(
         raise ArtifactError(f"out must not be the folder of a run, got '{folder}'; choose another folder")
     ranks.set_threads(config.threads)
     with RunLock(folder), run_log(folder, config.log_level), explaining(folder):
+        given = source_of(config, "train")
+        if given.folder is not None and given.store.manifest["settings"]["truncation"] and ranks.is_main():
+            logger.warning(
+                "%s was prepared with truncation (%s): whole responses are here what that has left", given.path,
+                ", ".join(f"{name} {value}" for name, value in given.store.manifest["settings"]["truncation"].items()),
+            )  # fmt: skip
         yield Pipeline(config)
