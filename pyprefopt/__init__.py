@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neith
     from pyprefopt import modeling as modeling
     from pyprefopt import rewards as rewards
     from pyprefopt import stages as stages
+    from pyprefopt.generation.generate import generate as generate
     from pyprefopt.pipeline.evaluations.compare import evaluate_accuracy as evaluate_accuracy
     from pyprefopt.pipeline.evaluations.compare import evaluate_kl as evaluate_kl
     from pyprefopt.pipeline.run import RunResult as RunResult
