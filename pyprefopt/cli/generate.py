@@ -104,14 +104,19 @@ def make_decoders(given: dict[str, Any]) -> list[Any]:
 
 
 def summarize(samples: pl.DataFrame, out: str) -> str:
-    """How many samples there are, how many ended, how long they are, and what they cost in divergence."""
+    """How many samples there are, how many ended, how long they are and what they cost: a line a point of a grid."""
     import polars as pl
 
-    length = pl.col("ids").list.len()
-    told = samples.select(pl.len(), pl.col("finished").mean().alias("finished"), length.mean().alias("tokens"))
-    count, finished, tokens = told.row(0)
-    parts = [f"{out}: {count:,} samples, {finished:.1%} finished, {tokens:.1f} tokens each"]
+    from pyprefopt.tables import show_table
+
+    points = samples.columns[1 : samples.columns.index("sample")]
+    numbers = [
+        pl.len().alias("samples"),
+        pl.col("finished").mean().round(4),
+        pl.col("ids").list.len().mean().round(1).alias("tokens"),
+    ]
     if samples["logp_ref"].null_count() < samples.height:
-        cost = samples.select((pl.col("logp_sampled").list.sum() - pl.col("logp_ref").list.sum()).mean()).item()
-        parts.append(f"log-ratio to the reference {cost:.3f} nats a sample")
-    return ", ".join(parts)
+        cost = pl.col("logp_sampled").list.sum() - pl.col("logp_ref").list.sum()
+        numbers += [cost.mean().round(3).alias("logratio"), pl.col("kl").list.sum().mean().round(3)]
+    told = samples.group_by(points, maintain_order=True).agg(numbers) if points else samples.select(numbers)
+    return f"{show_table(told)}\n{out}: {samples.height:,} samples"
