@@ -321,7 +321,7 @@ def test_of_what_the_stage_data_is_made_is_listed() -> None:
     assert {field.name for field in fields(Data)} == {
         "name", "label", "version", "eval_ratio", "columns", "format", "on_error", "max_prompt_tokens",
         "prompt_overflow", "max_tokens", "truncation", "tokenizer", "first", "seed", "kind", "boundary", "best",
-        "files", "inputs", "score_reasoning", "min_response_tokens",
+        "files", "inputs", "score_reasoning", "min_response_tokens", "aspect", "eval_truncation",
     }  # fmt: skip
 
 

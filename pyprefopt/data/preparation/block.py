@@ -47,8 +47,11 @@ class PrepareConfig:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The settings as a manifest has them: of the truncation, those that are given."""
-        return asdict(self) | {"truncation": self.truncation.given}
+        """The settings as a manifest has them: an aspect, and settings of the truncation, where they are given."""
+        written = asdict(self) | {"truncation": self.truncation.given}
+        if self.aspect is None:
+            del written["aspect"]
+        return written
 
     @property
     def limits(self) -> dict[str, Any]:
