@@ -184,6 +184,16 @@ def test_the_depth_of_a_planted_signal(tmp_path, signal: str) -> None:
     assert depth["low"] <= depth["point"] <= depth["high"]
 
 
+@pytest.mark.parametrize(("within", "point"), [(0.25, 2), (0.2, 3), (0.0, 3)])
+def test_the_depth_may_be_as_much_less_right(within: float, point: int) -> None:
+    """Of four pairs one token ranks 2, two tokens 3 and three tokens 4 right."""
+    store = SegmentStore.from_frame(segments([([9], [1, 1, 1], [2, 2, 2])] * 4))
+    decided = [[1, 1, 1], [1, 1, 1], [-1, 2, 1], [-2, 1, 3]]  # the chosen response's values; the rejected one's are 0
+    values = np.array([value for row in decided for value in (*row, 0, 0, 0)], np.float64)
+    scores = PrefixScores.of(store, values, Cuts(ratios=(), lengths=(1, 2, 3)))
+    assert scores.depth(np.arange(4), within=within, samples=5)["length"]["point"] == point
+
+
 def test_depth_without_a_point_that_is_enough() -> None:
     store = SegmentStore.from_frame(segments([([1], [1, 1], [2, 2])]))
     scores = PrefixScores.of(store, np.array([-1.0, 5, 1, 1]), Cuts(ratios=(), lengths=(1,)))

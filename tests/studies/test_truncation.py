@@ -127,6 +127,8 @@ def test_the_accuracy_table_by_hand(tmp_path: Path) -> None:
     assert (full["accuracy"], full["ties"], full["pairs"], full["mean_margin"]) == ((1 + 0 + 0.5 + 1 + 1) / 5, 1, 5, 1)
     assert (half["accuracy"], half["pairs"]) == (2 / 3, 3)
     assert half["change"] == pytest.approx(((1 - 1) + (1 - 0) + (0 - 1)) / 3)  # rows 0, 1 and 3, of one seed
+    # Of prompts 7 (rows 0 and 1: 0 and 1) and 9 (row 3: -1), drawn twice: both of 9, one of each, both of 7.
+    assert (half["change_low"], half["change_high"]) == (-1, 0.5)
     # Three prompts of sums 1, .5 + 1 and 1 over 2, 2 and 1 pairs; the interval is that of the 27 draws of three.
     sums, counts = np.array([1.0, 1.5, 1.0]), np.array([2, 2, 1])
     draws = np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T
