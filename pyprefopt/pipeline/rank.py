@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pyprefopt")
 
+WRITTEN = {"preferences": ("score_chosen", "score_rejected"), "candidates": ("scores",)}  # by kind; else one score
 REMEDY = "give --prefix NAME_, which goes before the names of what is written, or drop the column"
 
 
@@ -45,10 +46,10 @@ class GivenSet:
 
     @classmethod
     def of_file(cls, path: Path, config: RunConfig) -> GivenSet:
-        """Pairs or candidates of one file."""
+        """Pairs, candidates, or rows of one response, of one file."""
         from pyprefopt.data.reading.sources import open_source
 
-        kinds = ("preferences", "candidates")
+        kinds = ("preferences", "candidates", "ranked", "instructions")
         rows = open_source(path, format=config.format, kind=kinds, columns=config.columns)
         return cls(rows, content_hash([[file.kind for file in rows.data_files], sha256_file(path)]))
 
@@ -91,13 +92,13 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
     Stages are kept in `output_dir` and used again, as in a training run. A row that could not be scored has null.
 
     Args:
-        config: the file of pairs or candidates, the reward model, and how texts are read.
-        out: the file to write: the rows of the data with `score_chosen` and `score_rejected`, or `scores`.
+        config: the file of pairs, candidates or single responses, the reward model, and how texts are read.
+        out: the file to write: the rows of the data with `score_chosen` and `score_rejected`, `scores` or `score`.
         prefix: goes before these names.
 
     Returns:
         `rows`, `scored`, `columns`; of pairs `accuracy`, the share whose chosen response has the higher score (a tie
-        counts 1/2), `ties`, and `mean_margin`; of candidates `responses`.
+        counts 1/2), `ties`, and `mean_margin`; of candidates and single responses `responses`.
 
     Raises:
         ConfigError: a setting breaks a rule, the model has no trained head of one output, or `out` or a column of the
@@ -107,13 +108,14 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
     from pyprefopt.data.files.added_columns import add_columns, check_columns_free, check_target
 
     if not isinstance(config.data, str) or not Path(config.data).expanduser().is_file():
-        raise DataError(f"rank takes one file of pairs or candidates, got {config.data!r}; call it once for each file")
+        raise DataError(
+            f"rank takes one file of pairs, candidates or single responses, got {config.data!r}; call it once for each"
+        )
     path, target = Path(config.data).expanduser(), Path(out)
     if ranks.is_main():  # it is rank 0 that writes
         check_target(path, target, overwrite=config.overwrite)
     given = GivenSet.of_file(path, config)
-    is_pairs = given.rows.kind == "preferences"
-    names = [f"{prefix}{name}" for name in (("score_chosen", "score_rejected") if is_pairs else ("scores",))]
+    names = [f"{prefix}{name}" for name in WRITTEN.get(given.rows.kind, ("score",))]
     check_columns_free(path, names, REMEDY)
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
@@ -123,20 +125,20 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
         pipeline = Pipeline(config)
         scores = given.score(pipeline, Source.given(config.model, config, setting="reward_model"))
         count = next(artifact.facts["rows_in"] for artifact in pipeline.made.values() if "rows_in" in artifact.facts)
-        columns = _as_columns(scores, count, names)
+        columns = _as_columns(scores, count, names, given.rows.kind)
         if ranks.is_main():
             add_columns(path, target, columns, overwrite=config.overwrite, remedy=REMEDY)
     return {"rows": count, "columns": names, **_facts(columns)}
 
 
-def _as_columns(scores: pl.DataFrame, count: int, names: list[str]) -> pl.DataFrame:
-    """A line a row of the input: the two scores of a pair, or the list of those of candidates; null where none are."""
+def _as_columns(scores: pl.DataFrame, count: int, names: list[str], kind: str) -> pl.DataFrame:
+    """A line a row of the input: its scores, or the list of those of candidates; null where none are."""
     import polars as pl
 
     rows = pl.DataFrame({"row": pl.Series(range(count), dtype=pl.UInt64)})
     lists = scores.group_by("row", maintain_order=True).agg("score")
     columns = rows.join(lists, on="row", how="left", maintain_order="left").drop("row")
-    if len(names) == 1:
+    if kind == "candidates":
         return columns.rename({"score": names[0]})
     return columns.select(pl.col("score").list.get(side).alias(name) for side, name in enumerate(names))
 
@@ -146,7 +148,8 @@ def _facts(columns: pl.DataFrame) -> Mapping[str, Any]:
 
     there = columns.drop_nulls()
     if len(columns.columns) == 1:
-        return {"scored": there.height, "responses": int(there.to_series().list.len().sum())}
+        scores = there.to_series().explode()  # lists of candidates, or a score a row
+        return {"scored": there.height, "responses": scores.len()}
     margin = there.select(pl.nth(0).cast(pl.Float64) - pl.nth(1)).to_series()
     right, ties = int((margin > 0).sum()), int((margin == 0).sum())
     share = (right + ties / 2) / there.height

@@ -116,9 +116,14 @@ def test_the_command_writes_what_candidates_are_read_from(
     out = tmp_path / "samples.parquet"
     assert command(prompts, models, out, "--samples", "3", "--temperature", "0.8", "--top_p", "0.9") == 0
     printed = capsys.readouterr().out
-    assert "12 samples, " in printed
-    assert "log-ratio to the reference" in printed
+    assert "samples.parquet: 12 samples" in printed
     written = pl.read_parquet(out)
+    shown = [cell.strip() for cell in printed.splitlines()[2].split("|")[1:-1]]
+    sums = [written[name].list.sum() for name in ("logp_sampled", "logp_ref", "kl")]
+    cost, divergence = (sums[0] - sums[1]).mean(), sums[2].mean()
+    assert [float(cell) for cell in shown] == pytest.approx(
+        [12, written["finished"].mean(), written["ids"].list.len().mean(), cost, divergence], abs=0.06
+    )
     plain = pyprefopt.generate(
         models[0], str(prompts), ref=models[1], samples=3, temperature=0.8, top_p=0.9, max_new_tokens=8
     )
@@ -126,6 +131,8 @@ def test_the_command_writes_what_candidates_are_read_from(
     sets = data.read_candidates(str(out))
     assert sets["responses"].list.len().to_list() == [3] * 4
     assert [chat[-1]["content"] for row in sets["responses"].to_list() for chat in row] == written["response"].to_list()
+    assert main(["pairs", str(out), "--out", str(tmp_path / "pairs.jsonl")]) == 2
+    assert "responses without a score: 12" in capsys.readouterr().err  # `sample` is no score
     assert command(prompts, models, out) == 2
     assert "is there already; choose another --out" in capsys.readouterr().err
     assert command(prompts, models, out, "--overwrite") == 0

@@ -102,6 +102,32 @@ def test_candidates_get_a_score_each_and_bad_rows_none(reward: RunResult, tmp_pa
     assert first[1] == pytest.approx(plain_score(reward.policy, "cat", "says moo"), abs=1e-5)
 
 
+def test_a_row_of_one_response_gets_a_score_and_pairs_are_picked_by_it(
+    reward: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"cat": ["says meow", "says moo"], "cow": ["says woof", "says moo"]}
+    sets = [{"prompt": prompt, "responses": answers} for prompt, answers in said.items()]
+    single = [{"prompt": p, "response": text, "sample": n} for p, own in said.items() for n, text in enumerate(own)]
+    alone = [{"messages": [{"role": r, "content": row[n]} for r, n in (("user", "prompt"), ("assistant", "response"))]}
+             for row in single]  # fmt: skip
+    found = {}
+    for name, rows in {"sets": sets, "single": single, "alone": alone}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert rank(tmp_path / f"{name}.jsonl", reward.policy, tmp_path / f"{name}-o.jsonl") == 0
+        found[name] = [json.loads(line) for line in (tmp_path / f"{name}-o.jsonl").read_text().splitlines()]
+    assert "score; 4 of 4 rows scored" in capsys.readouterr().out
+    scores = [row["score"] for row in found["single"]]
+    assert scores == pytest.approx([score for row in found["sets"] for score in row["scores"]], abs=1e-6)
+    assert [row["score"] for row in found["alone"]] == pytest.approx(scores, abs=1e-6)
+    assert [{name: row[name] for name in ("prompt", "response", "sample")} for row in found["single"]] == single
+    assert main(["pairs", str(tmp_path / "single-o.jsonl"), "--out", str(tmp_path / "pairs.jsonl")]) == 0
+    for line, (best, other) in zip(
+        (tmp_path / "pairs.jsonl").read_text().splitlines(), (scores[:2], scores[2:]), strict=True
+    ):
+        pair = json.loads(line)
+        assert [pair["score_chosen"], pair["score_rejected"]] == pytest.approx([max(best, other), min(best, other)])
+
+
 def test_two_ranks_score_as_one_and_the_stages_are_used_again(
     inputs: Path, reward: RunResult, tmp_path: Path, monkeypatch, caplog
 ) -> None:
@@ -135,7 +161,7 @@ def test_refusals(inputs: Path, reward: RunResult, sepo: RunResult, tmp_path: Pa
     assert rank(scored, reward.policy, out, "--prefix", "rm_") == 0
     assert {"score_chosen", "rm_score_chosen", "rm_score_rejected"} <= {*json.loads(out.read_text().splitlines()[0])}
     assert "out must be a new file" in refused(pairs, reward.policy, out)
-    assert "rank takes one file of pairs or candidates" in refused(inputs, reward.policy, tmp_path / "p.jsonl")
+    assert "rank takes one file of pairs, candidates or" in refused(inputs, reward.policy, tmp_path / "p.jsonl")
     assert "unknown setting 'reward_mode'; did you mean 'reward_model'?" in refused(
         pairs, reward.policy, out, "--reward_mode", "x"
     )

@@ -26,12 +26,12 @@ NAMES = (
 class Rank:
     """Scores of all responses of a file by a reward model: pyprefopt rank IN --reward_model RM --out OUT [settings]."""
 
-    input: str = loose_words("IN")  # a file of pairs or candidates, in any known format
+    input: str = loose_words("IN")  # a file of pairs, of candidates, or of a response a row, in any known format
     # directory or hub name of a sequence classifier with one output: of --method reward, or of transformers'
     # AutoModelForSequenceClassification; with its own tokenizer and chat template
     reward_model: str = field(metadata={"metavar": "RM"})
     # the file to write, .jsonl, .json, .csv, .tsv, .parquet or .arrow: the rows of IN as they are, and behind them
-    # score_chosen and score_rejected, or (candidates) scores
+    # score_chosen and score_rejected, or scores (candidates), or score
     out: str = field(metadata={"metavar": "OUT"})
     prefix: str = ""  # before the names of what is written, where IN has such columns: --prefix rm_
 

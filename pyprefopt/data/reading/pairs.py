@@ -118,7 +118,9 @@ def write_pairs(picked: PickedPairs, out: str | Path, *, overwrite: bool = False
     check_new(target, overwrite=overwrite)
     if picked.pairs.is_empty():
         why = ", ".join(f"{REASONS[reason]}: {count:,}" for reason, count in picked.left_out.items())
-        raise DataError(f"no pair is left to write ({why}); choose another pick or margin")
+        raise DataError(
+            f"no pair is left to write ({why}); choose another pick or margin, or score the responses: pyprefopt rank"
+        )
     rows = (_plain(row) for row in picked.pairs.drop("row").iter_rows(named=True))
     with new_file(target) as parts:
         write_rows(str(out), rows, target, parts).replace(target.path)
