@@ -1,6 +1,9 @@
-"""Random numbers of generation: one stream for each (seed, prompt, sample), whatever the batch and the order."""
+"""Random numbers of generation: one stream for each (seed, prompt, sample), wherever the prompt stands."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +11,23 @@ from numpy.typing import NDArray
 _TOKENS, _KL = 0, 1  # what a stream is for
 
 
+def prompt_number(ids: Sequence[int]) -> int:
+    """The number of a prompt by its tokens, in [0, 2^64).
+
+    Example:
+        >>> prompt_number([1, 2]) == prompt_number((1, 2)) != prompt_number([2, 1])
+        True
+    """
+    return int.from_bytes(blake2b(np.asarray(ids, "<u4").tobytes(), digest_size=8).digest(), "little")
+
+
 def token_draws(seed: int, prompt: int, sample: int, count: int) -> NDArray[np.float64]:
     """Numbers in [0, 1) that decide the tokens of one sample, one a token, from the first on.
 
     Args:
         seed: of the call, in [0, 2^64).
-        prompt: the row of the prompt.
-        sample: its number among the prompt's samples.
+        prompt: the prompt's number, in [0, 2^64).
+        sample: the sample's number among those of the prompt, in [0, 2^64).
         count: how many; a longer stream begins with a shorter one.
 
     Returns:
@@ -34,4 +47,8 @@ def kl_draws(seed: int, prompt: int, sample: int, step: int, count: int) -> NDAr
 
 def _stream(seed: int, use: int, prompt: int, sample: int) -> np.random.Generator:
     """Philox counts in the first word of its counter; the others tell the streams apart."""
-    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, use, prompt, sample]))
+    return np.random.Generator(np.random.Philox(key=_words(seed, 0), counter=_words(0, use, prompt, sample)))
+
+
+def _words(*values: int) -> NDArray[np.uint64]:
+    return np.array(values, np.uint64)  # of a list NumPy would make floats

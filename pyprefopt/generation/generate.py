@@ -14,7 +14,7 @@ from pyprefopt.errors import ConfigError, DataError, check, check_number, did_yo
 from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder
 from pyprefopt.generation.models import Models, open_models
 from pyprefopt.generation.prompts import read_prompts
-from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, sample_batch
+from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, sample_batch, wanted_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,8 @@ def generate(
 ) -> pl.DataFrame:
     """Generate answers to prompts with a policy, or with a policy and its reference together.
 
-    A sample depends on its prompt, its row, its number and the seed alone, not on the batch that it stands in.
+    A sample depends on its prompt, its number and the seed alone (of equal prompts also on which it is), not on the
+    prompts beside it.
 
     Args:
         policy: a directory, a hub name, or a model of `load_model`.
@@ -109,7 +110,7 @@ def generate(
         policy, ref, tokenizer=tokenizer, dtype=dtype, trust_remote_code=trust_remote_code, device=device
     )
     ids = encode_prompts(read, models.tokenizer)
-    wanted = [Wanted(row, number, ids[row]) for row in ids for number in range(samples)]
+    wanted = wanted_of(ids, samples)
     done: list[Generated] = []
     for batch in batches_by_tokens(wanted, max_new_tokens=max_new_tokens, budget=max_tokens_per_batch):
         done += generate_batch(batch, decoder, models, sampling)

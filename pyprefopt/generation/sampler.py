@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from pyprefopt.errors import ConfigError, check, check_number
 from pyprefopt.generation.cached_model import CachedModel
 from pyprefopt.generation.decoders import Decoder, Step, kl_of
-from pyprefopt.generation.draws import kl_draws, token_draws
+from pyprefopt.generation.draws import kl_draws, prompt_number, token_draws
 
 
 class Wanted(NamedTuple):
@@ -23,6 +24,22 @@ class Wanted(NamedTuple):
     row: int  # of the prompt, in the input
     sample: int  # its number among those of the prompt
     ids: Sequence[int]  # the prompt's tokens
+    again: int = 0  # how many rows before hold the same prompt
+
+    @property
+    def stream(self) -> tuple[int, int]:
+        """What its random numbers follow from, beside the seed: the prompt, and the number of the sample."""
+        return prompt_number(self.ids), self.again << 32 | self.sample
+
+
+def wanted_of(prompts: Mapping[int, Sequence[int]], samples: int) -> list[Wanted]:
+    """So many samples of each prompt, row -> its tokens."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for row, ids in prompts.items():
+        found += [Wanted(row, number, ids, seen[tuple(ids)]) for number in range(samples)]
+        seen[tuple(ids)] += 1
+    return found
 
 
 @dataclass
@@ -77,7 +94,8 @@ def sample_batch(
 ) -> list[Generated]:
     """Generate one batch of samples; a row leaves the batch when it has ended.
 
-    What a sample becomes depends on its prompt, its number and the seed, and on nothing else of the batch.
+    What a sample becomes depends on its prompt, its number and the seed (of equal prompts also on which it is), and on
+    nothing else of the batch.
 
     Args:
         wanted: the samples.
@@ -102,12 +120,13 @@ def sample_batch(
                 f"prompt {item.row} has {len(item.ids)} tokens, the model reads {context}; shorten it, or leave it out"
             )
     done = [Generated(item.row, item.sample) for item in wanted]
-    draws = np.stack([token_draws(sampling.seed, item.row, item.sample, sampling.max_new_tokens) for item in wanted])
+    streams = [item.stream for item in wanted]
+    draws = np.stack([token_draws(sampling.seed, *stream, sampling.max_new_tokens) for stream in streams])
     live = list(range(len(wanted)))
     models = [policy] if ref is None else [policy, ref]
     logits = [model.start([item.ids for item in wanted]) for model in models]
     for position in range(sampling.max_new_tokens):
-        tokens = _draw(done, live, position, decoder, logits, draws, sampling)
+        tokens = _draw(done, live, position, decoder, logits, streams, draws, sampling)
         going = []
         for place, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
             done[index].finished = token in end_ids
@@ -131,12 +150,13 @@ def _draw(
     position: int,
     decoder: Decoder,
     logits: Sequence[Tensor],
+    streams: Sequence[tuple[int, int]],
     draws: NDArray[np.float64],
     sampling: Sampling,
 ) -> Tensor:
     """Draw the next token of every live row, and record what is known of it; [R]."""
     policy, ref = logits[0].double(), logits[1].double() if len(logits) > 1 else None
-    kl = None if ref is None else _divergence(policy, ref, [done[index] for index in live], position, sampling)
+    kl = None if ref is None else _divergence(policy, ref, [streams[index] for index in live], position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
     if decoder.greedy:
@@ -160,13 +180,15 @@ def _draw(
     return tokens
 
 
-def _divergence(policy: Tensor, ref: Tensor, rows: Sequence[Generated], position: int, sampling: Sampling) -> Tensor:
+def _divergence(
+    policy: Tensor, ref: Tensor, streams: Sequence[tuple[int, int]], position: int, sampling: Sampling
+) -> Tensor:
     """KL(policy || ref) before a token of each row, [R] nats: exact, or the mean log-ratio of drawn tokens."""
     if sampling.kl == "exact":
         return kl_of(policy, ref)
     ours, theirs = policy.log_softmax(-1), ref.log_softmax(-1)
     count = sampling.kl_samples
-    numbers = [kl_draws(sampling.seed, row.row, row.sample, position, count) for row in rows]
+    numbers = [kl_draws(sampling.seed, *stream, position, count) for stream in streams]
     sums = ours.exp().cumsum(-1)
     at = torch.from_numpy(np.stack(numbers)).to(policy.device) * sums[:, -1:]
     tokens = torch.searchsorted(sums, at, right=True).clamp(max=policy.shape[1] - 1)

@@ -73,6 +73,10 @@ def test_samples_from_python(models: tuple[Path, Path]) -> None:
     assert alone["logp_ref"].null_count() == alone.height
     again = pyprefopt.generate(policy, PROMPTS[:2], samples=2, max_new_tokens=8, max_tokens_per_batch=20)
     assert again["ids"].to_list() == alone["ids"].to_list()[:4]
+    turned = pyprefopt.generate(policy, [*PROMPTS[::-1], PROMPTS[0]], samples=2, max_new_tokens=8)
+    by_prompt = [turned["ids"].to_list()[2 * place : 2 * place + 2] for place in range(5)]
+    assert [ids for own in by_prompt[3::-1] for ids in own] == alone["ids"].to_list()
+    assert by_prompt[4] != by_prompt[3]  # the same prompt again
     other = pyprefopt.generate(policy, PROMPTS, samples=2, max_new_tokens=8, seed=1)
     assert other["ids"].to_list() != alone["ids"].to_list()
     same = pyprefopt.generate(policy, PROMPTS, ref=policy, decode=KLThreshold(b=0.5), max_new_tokens=8)

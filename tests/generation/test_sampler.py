@@ -34,6 +34,7 @@ from pyprefopt.generation.sampler import (
     inverse_cdf,
     nucleus,
     sample_batch,
+    wanted_of,
 )
 from pyprefopt.modeling import LogpsModel, load_model, score_logps
 from tests.generation.models import FAMILIES, NAMES, plain_logits, prompts, tiny
@@ -212,6 +213,17 @@ def test_streams_are_their_own() -> None:
     others = [token_draws(0, 2, 3, 50), token_draws(1, 3, 3, 50), token_draws(1, 2, 2, 50), kl_draws(1, 2, 3, 0, 50)]
     assert all(not np.isin(first, other).any() for other in others)
     assert ((first >= 0) & (first < 1)).all()
+    high = [token_draws(2**64 - 1, 2**64 - 1 - place, 2**63 + 5, 5).tolist() for place in (0, 0, 1)]
+    assert high[0] == high[1] != high[2]
+
+
+def test_a_stream_is_of_the_prompt_wherever_it_stands() -> None:
+    asked = wanted_of({4: [1, 2], 5: [3], 6: [1, 2]}, 2)
+    assert [(item.row, item.sample, item.again) for item in asked] == [
+        (4, 0, 0), (4, 1, 0), (5, 0, 0), (5, 1, 0), (6, 0, 1), (6, 1, 1)
+    ]  # fmt: skip
+    assert len({item.stream for item in asked}) == 6
+    assert [item.stream for item in wanted_of({0: [3]}, 2)] == [item.stream for item in asked[2:4]]
 
 
 def test_nucleus_by_hand() -> None:

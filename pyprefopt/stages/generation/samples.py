@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt import ranks
 from pyprefopt.errors import ConfigError
 from pyprefopt.generation.decoders import Decoder
-from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens
+from pyprefopt.generation.sampler import Generated, Sampling, batches_by_tokens, wanted_of
 from pyprefopt.log import Bar
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.models import Source
@@ -65,10 +65,7 @@ class Samples(Stage):
             return {}
         device = init_distributed()  # by every rank, also those that find nothing to do
         ids = encode_prompts(self.rows, self.tokenizer)
-        asked = [
-            (index, Wanted(row, number, own))
-            for index in range(len(self.rules)) for row, own in ids.items() for number in range(self.samples)
-        ]  # fmt: skip
+        asked = [(index, item) for index in range(len(self.rules)) for item in wanted_of(ids, self.samples)]
         parts = [asked[first : first + PART_SAMPLES] for first in range(0, len(asked), PART_SAMPLES)]
         files = [directory / f"part-{number:06d}-of-{len(parts)}.parquet" for number in range(len(parts))]
         own = range(ranks.rank(), len(parts), ranks.world_size())
