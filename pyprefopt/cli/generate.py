@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyprefopt.cli.options import read_some, start_command
@@ -21,7 +21,6 @@ NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "on_error", "output_dir", "overwrite",
     "seed", "dtype", "max_tokens_per_batch", "threads", "log_level", "progress_bar",
 )  # fmt: skip
-GRID = {"mixing": ("a",), "length_control": ("t",), "kl_threshold": ("b", "a", "below")}  # settings of decoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def make_decoders(given: dict[str, Any]) -> list[Any]:
     from pyprefopt.generation.decoders import DECODERS
 
     decode = given.pop("decode", "sample")
-    own = GRID.get(decode, ())
+    own = [setting.name for setting in fields(DECODERS[decode])]
     for name in ("a", "t", "b", "below"):
         if name in given and name not in own:
             takes = f"takes {', '.join(own)}" if own else "takes none of a, t, b"

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pyprefopt.errors import check, check_number
+from pyprefopt.errors import ConfigError, check, check_number
 
 POLICY, REF, MIXTURE = range(3)  # `led_by`: whose distribution a token was drawn from
 LEADERS = ("policy", "ref", "mixing")
@@ -41,8 +41,12 @@ class Decoder:
     """A rule of decoding. Its fields are its settings."""
 
     needs_ref: ClassVar[bool] = True
-    needs_kl: ClassVar[bool] = False
     greedy: ClassVar[bool] = False  # the most probable token, whatever the random numbers are
+
+    def check_ref(self, ref: object) -> None:
+        """ConfigError where the reference that is needed is None."""
+        if self.needs_ref and ref is None:
+            raise ConfigError(f"decode {type(self).__name__} draws from two models; give ref, the reference")
 
     def choose(self, step: Step) -> Choice:
         """The distributions of the next tokens."""
@@ -104,8 +108,6 @@ class KLThreshold(Decoder):
     With `below` mixing from the mixture of `a` there, as the authors' code does.
     """
 
-    needs_kl: ClassVar[bool] = True
-
     b: float = 0.5  # nats
     below: Below = "ref"  # what leads where the divergence is not above b
     a: float = 0.5  # of the mixture
@@ -117,7 +119,7 @@ class KLThreshold(Decoder):
 
     def choose(self, step: Step) -> Choice:
         """The policy's where the models differ by more than b."""
-        assert step.kl is not None  # noqa: S101  (needs_kl)
+        assert step.kl is not None  # noqa: S101  (there with a reference)
         below, leader = (_ref_of(step), REF) if self.below == "ref" else (mix(step, self.a), MIXTURE)
         return _switch(step, step.kl > self.b, below, leader)
 

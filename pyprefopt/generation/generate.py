@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from pyprefopt.data.reading.frames import CHAT
+from pyprefopt.data.reading.frames import CHAT, plain_messages, template_options
 from pyprefopt.data.tokenization.render import apply_chat_template
 from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
 from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder
@@ -102,8 +103,7 @@ def generate(
     sampling = Sampling(
         temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, kl=kl, kl_samples=kl_samples
     )
-    if decoder.needs_ref and ref is None:
-        raise ConfigError(f"decode {type(decoder).__name__} draws from two models; give ref, the reference")
+    decoder.check_ref(ref)
     given = pl.DataFrame({"prompt": list(prompts)}) if isinstance(prompts, list | tuple) else prompts
     read = read_prompts(given)
     models = open_models(
@@ -142,12 +142,9 @@ def encode_prompts(prompts: pl.DataFrame, tokenizer: Tokenizer) -> dict[int, lis
     found: dict[int, list[int]] = {}
     texts = []
     for row in prompts.iter_rows(named=True):
-        messages = [as_message(said) for said in row["prompt"]]
-        tools, kwargs = (_parsed(row.get(name)) for name in ("tools", "template_kwargs"))
+        messages, options = plain_messages(row["prompt"]), template_options(row)
         try:
-            texts.append(
-                apply_chat_template(messages, tokenizer, add_generation_prompt=True, tools=tools, **(kwargs or {}))
-            )
+            texts.append(apply_chat_template(messages, tokenizer, add_generation_prompt=True, **options))
         except ConfigError as error:
             raise DataError(f"row {row['row']}, prompt: {error}") from None
     for row, ids in zip(prompts["row"].to_list(), tokenizer.encode(texts).to_list(), strict=True):
@@ -155,17 +152,6 @@ def encode_prompts(prompts: pl.DataFrame, tokenizer: Tokenizer) -> dict[int, lis
             raise DataError(f"row {row}, prompt: the tokenizer makes no token of it; write a longer prompt")
         found[row] = ids
     return found
-
-
-def _parsed(text: str | None) -> Any:
-    import json
-
-    return None if text is None else json.loads(text)
-
-
-def as_message(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as the chat template reads it, of {role, content, extra}."""
-    return {"role": said["role"], "content": said["content"], **(_parsed(said["extra"]) or {})}
 
 
 def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokenizer) -> pl.DataFrame:
@@ -189,6 +175,11 @@ def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokeni
 
 def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
     """The texts that tokens spell, without special tokens."""
+    return list(_open_library(tokenizer.json).decode_batch([list(own) for own in ids]))
+
+
+@lru_cache(maxsize=1)
+def _open_library(file: bytes) -> Any:
     from tokenizers import Tokenizer as Library
 
-    return list(Library.from_str(tokenizer.json.decode()).decode_batch([list(own) for own in ids]))
+    return Library.from_str(file.decode())

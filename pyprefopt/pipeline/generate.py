@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.data.tokenization.segments import load_tokenizer
-from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
+from pyprefopt.errors import ArtifactError, check, check_number
 from pyprefopt.generation.decoders import Decoder
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Sampling
@@ -64,8 +64,7 @@ def generate_file(
     check_number("samples", samples, whole=True)
     check(samples > 0, "samples", samples, "> 0")
     for decoder in decoders:
-        if decoder.needs_ref and ref is None:
-            raise ConfigError(f"decode {type(decoder).__name__} draws from two models; give ref, the reference")
+        decoder.check_ref(ref)
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
     policy = Source.given(config.model, config, setting="policy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
@@ -91,6 +90,7 @@ def _texts(data: Artifact) -> Iterator[str]:
 def _chats(config: RunConfig) -> Iterator[dict[str, Any]]:
     """What apply_chat_template takes of the first rows; of a ready folder, which holds no texts, a made-up chat."""
     from pyprefopt.data.reading.blocks import parse_block
+    from pyprefopt.data.reading.frames import plain_messages, template_options
 
     yield {"conversation": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     for source in named_sources(config).values():
@@ -99,18 +99,7 @@ def _chats(config: RunConfig) -> Iterator[dict[str, Any]]:
             for row in rows.iter_rows(named=True):
                 side = next(name for name in ("chosen", "response", "responses") if name in row)
                 response = row[side][0] if side == "responses" else row[side]
-                yield {"conversation": [*_messages(row["prompt"]), *_messages(response)], **_options(row)}
-
-
-def _messages(messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        more = json.loads(message["extra"]) if message.get("extra") else {}
-        yield {"role": message["role"], "content": message["content"], **more}
-
-
-def _options(row: dict[str, Any]) -> dict[str, Any]:
-    tools, more = row.get("tools"), row.get("template_kwargs")
-    return ({"tools": json.loads(tools)} if tools else {}) | (json.loads(more) if more else {})
+                yield {"conversation": plain_messages([*row["prompt"], *response]), **template_options(row)}
 
 
 def _rendered(tokenizer: Tokenizer, chats: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:

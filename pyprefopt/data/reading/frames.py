@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -314,3 +315,19 @@ def _grouped(frame: pl.DataFrame) -> pl.DataFrame:
     )
     named = {"response_weights": "responses_weights"}
     return sets.select("row", "prompt", "responses", "scores", *key[1:], *own).rename(named, strict=False)
+
+
+def plain_messages(chat: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages {role, content, extra} of a frame as they were read, and as chat templates take them.
+
+    Example:
+        >>> plain_messages([{"role": "user", "content": "Hi", "extra": '{"name": "Ann"}'}])
+        [{'role': 'user', 'content': 'Hi', 'name': 'Ann'}]
+    """
+    return [{"role": m["role"], "content": m["content"], **json.loads(m.get("extra") or "{}")} for m in chat]
+
+
+def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `apply_chat_template` takes besides the messages of a frame's row: its tools and template_kwargs."""
+    tools, more = row.get("tools"), row.get("template_kwargs")
+    return ({"tools": json.loads(tools)} if tools else {}) | (json.loads(more) if more else {})

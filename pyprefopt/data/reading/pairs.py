@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyprefopt.data.columns import check_flag_counts, check_flags
 from pyprefopt.data.files.writing import check_new, known_file, new_file, write_rows
 from pyprefopt.data.reading.detection import columns_of
-from pyprefopt.data.reading.frames import CHAT, read_candidates
+from pyprefopt.data.reading.frames import CHAT, plain_messages, read_candidates
 from pyprefopt.data.reading.rejects import OnError
 from pyprefopt.errors import DataError, check, check_number, did_you_mean
 
@@ -129,10 +129,7 @@ def write_pairs(picked: PickedPairs, out: str | Path, *, overwrite: bool = False
 def _plain(row: dict[str, Any]) -> bytes:
     """A pair as JSON, its messages as they were read."""
     for name in ("prompt", "chosen", "rejected"):
-        row[name] = [
-            {"role": said["role"], "content": said["content"], **json.loads(said["extra"] or "{}")}
-            for said in row[name]
-        ]
+        row[name] = plain_messages(row[name])
     return json.dumps(row, ensure_ascii=False, default=str).encode()
 
 
