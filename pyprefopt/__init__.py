@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # loaded on first use, so that `import pyprefopt` needs neith
     from pyprefopt import rewards as rewards
     from pyprefopt import stages as stages
     from pyprefopt.generation.generate import generate as generate
-    from pyprefopt.pipeline.evaluations.compare import evaluate_accuracy as evaluate_accuracy
-    from pyprefopt.pipeline.evaluations.compare import evaluate_kl as evaluate_kl
+    from pyprefopt.pipeline.evaluations.accuracy import evaluate_accuracy as evaluate_accuracy
+    from pyprefopt.pipeline.evaluations.kl import evaluate_kl as evaluate_kl
     from pyprefopt.pipeline.run import RunResult as RunResult
     from pyprefopt.pipeline.run import train as train
     from pyprefopt.pipeline.trials.check import check_method as check_method

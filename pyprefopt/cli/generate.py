@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     config, (out, given) = start_command(Generate, USAGE, argv, parse)
 
     from pyprefopt.generation.sampler import Sampling
-    from pyprefopt.pipeline.generate import generate_file
+    from pyprefopt.pipeline.generation.generate import generate_file
 
     names = ("temperature", "top_p", "max_new_tokens", "kl", "kl_samples")
     sampling = Sampling(seed=config.seed, **{name: given.pop(name) for name in names if name in given})

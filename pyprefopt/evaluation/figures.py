@@ -8,6 +8,7 @@ from pyprefopt.plots import band, panels
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES = {"ratio": "share of each response's tokens", "length": "tokens of each response"}
@@ -39,13 +40,17 @@ def accuracy_figure(table: pl.DataFrame) -> Figure:
 
 
 def kl_figure(table: pl.DataFrame) -> Figure:
-    """Both divergences by position, with 95 % intervals, a line a side; below 2 % of survivors they are left out."""
+    """Both divergences by position, with 95 % intervals, a line a side; below 2 % of survivors they are left out.
+
+    Survivors, the responses that are so long, are on the right axis.
+    """
     import polars as pl
 
     directions = {"kl_policy_ref": "KL(policy || ref), nats", "kl_ref_policy": "KL(ref || policy), nats"}
     figure, axes = panels(len(directions))
     for (name, title), part in zip(directions.items(), axes, strict=True):
-        for side in ("chosen", "rejected"):
+        sides = table["side"].unique(maintain_order=True).to_list()
+        for side in sides[1:] or sides:
             points = table.filter(pl.col("side") == side)
             points = points.filter(pl.col("survivors") >= 0.02 * pl.col("survivors").max())
             x = points["position"].to_list()
@@ -54,4 +59,13 @@ def kl_figure(table: pl.DataFrame) -> Figure:
             part.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15)
         part.set(xlabel="position in the response, tokens", ylabel=title)
         part.legend(fontsize=8)
+        _draw_survivors(part, table.filter(pl.col("side") == sides[0]))
     return figure
+
+
+def _draw_survivors(axes: Axes, points: pl.DataFrame) -> None:
+    """The share of responses that have each position, on an axis of its own."""
+    right = axes.twinx()
+    share = points["survivors"] / points["survivors"].max()
+    right.plot(points["position"].to_list(), share.to_list(), color="grey", linestyle=":", linewidth=1)
+    right.set(ylabel="share of responses so long (dotted)", ylim=(0, 1.05))

@@ -1,6 +1,6 @@
 """Divergence of two models by position in the responses, from its values at every token.
 
-Source: shallow preference signals, Fig. 3, along given responses.
+Source: shallow preference signals, Fig. 3.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyprefopt.data.store.segments import KINDS, SegmentStore
 if TYPE_CHECKING:
     import polars as pl
 
-SIDES = ("all", "chosen", "rejected")
+SIDES = ("chosen", "rejected")
 Z95 = 1.959964  # standard errors on each side of a 95 % interval
 
 
@@ -26,19 +26,20 @@ def kl_by_position(
     """Average values of tokens at each position.
 
     Args:
-        store: segments of pairs.
+        store: segments of pairs, or of single responses, which have no sides.
         values: name -> of every response token, in the order of `store.response_offsets`.
         prompts: number of each pair's prompt, [pairs]; responses of one prompt count as one draw in the intervals.
 
     Returns:
-        A line a side (all, chosen, rejected) and position: `side`, `position` (scored tokens before it, from 0),
-        `survivors` (responses that have it), and for each name its mean, `NAME_low` and `NAME_high` (95 %, normal).
+        A line a side (all; of pairs chosen, rejected too) and position: `side`, `position` (scored tokens before it,
+        from 0), `survivors` (responses that have it), and for each name its mean, `NAME_low` and `NAME_high` (95 %,
+        normal).
     """
     import polars as pl
 
     lines, places, groups = _scored_tokens(store, prompts)
     tables = []
-    for side in SIDES:
+    for side in sides_of(store):
         own = np.ones(len(lines), bool) if side == "all" else store.kinds[lines] == KINDS.index(side)
         place = places[own]
         survivors = np.bincount(place)
@@ -54,6 +55,11 @@ def kl_by_position(
     return pl.concat(tables)
 
 
+def sides_of(store: SegmentStore) -> tuple[str, ...]:
+    """Sides of which there are responses, all of them first."""
+    return ("all", *(side for side in SIDES if (store.kinds == KINDS.index(side)).any()))
+
+
 def kl_of_responses(
     store: SegmentStore, values: Mapping[str, NDArray[np.floating]], prompts: NDArray[np.int64]
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -63,7 +69,7 @@ def kl_of_responses(
     group_of = np.zeros(store.num_lines, np.int64)
     group_of[lines] = groups
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for side in SIDES:
+    for side in sides_of(store):
         own = responses if side == "all" else responses[store.kinds[responses] == KINDS.index(side)]
         zeros, count = np.zeros(len(own), np.int64), np.array([len(own)])
         found[side] = {}

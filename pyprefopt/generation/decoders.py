@@ -146,10 +146,9 @@ def _ref_of(step: Step) -> Tensor:
     return step.ref
 
 
-def kl_of(policy: Tensor, ref: Tensor) -> Tensor:
-    """KL(policy || ref) of distributions by their logits [R, V], over the whole vocabulary, nats: [R]."""
-    ours, theirs = policy.double().log_softmax(-1), ref.double().log_softmax(-1)
-    terms = torch.where(torch.isneginf(ours), 0.0, ours.exp() * (ours - theirs))
+def kl_of(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """KL(p || ref) of distributions by their log-probs [R, V], over the whole vocabulary, nats: [R]."""
+    terms = torch.where(torch.isneginf(logps), 0.0, logps.exp() * (logps - ref_logps))
     return terms.sum(-1).clamp(min=0)
 
 

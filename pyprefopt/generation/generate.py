@@ -35,6 +35,7 @@ SCHEMA: dict[str, Any] = {
     "logp_ref": pl.List(pl.Float64),  # under the reference; null without one
     "logp_sampled": pl.List(pl.Float64),  # under what was drawn from: after temperature and top_p
     "kl": pl.List(pl.Float64),  # KL(policy || ref) at each step, over the whole vocabulary; null without a reference
+    "kl_sampled": pl.List(pl.Float64),  # KL(what was drawn from || ref), exact
     "led_by": pl.List(pl.Enum(LEADERS)),  # whose distribution a token was drawn from
 }
 
@@ -65,7 +66,8 @@ def generate(
     prompts beside it.
 
     Args:
-        policy: a directory, a hub name, or a model of `load_model`.
+        policy: a directory, a hub name, or a model of `load_model`. Or the folder of a LoRA adapter, which is put on
+            `ref`: one model serves both.
         prompts: a list of texts or of chats (lists of {role, content}), or what `read_prompts` takes.
         ref: the reference, of the same vocabulary; needed by decoders of two models. Where it is given, its log-probs
             and the divergence at every step are recorded.
@@ -166,7 +168,7 @@ def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokeni
             "messages": [*chats[sample.row], {"role": "assistant", "content": text, "extra": None}],
             "ids": sample.ids, "finished": sample.finished, "logp_policy": sample.logp_policy,
             "logp_ref": sample.logp_ref or None, "logp_sampled": sample.logp_sampled, "kl": sample.kl or None,
-            "led_by": [LEADERS[leader] for leader in sample.led_by],
+            "kl_sampled": sample.kl_sampled or None, "led_by": [LEADERS[leader] for leader in sample.led_by],
         }
         for sample, text in zip(ordered, texts, strict=True)
     ]  # fmt: skip

@@ -11,8 +11,9 @@ import torch
 from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, Tokenizer, as_tokenizer
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.generation.cached_model import CachedModel
-from pyprefopt.modeling.checkpoints.adapters import adapters_off, is_lora
+from pyprefopt.modeling.checkpoints.adapters import adapters_off, is_lora, load_adapter
 from pyprefopt.modeling.checkpoints.load import load_model
+from pyprefopt.modeling.checkpoints.source import find_adapter
 from pyprefopt.modeling.packed_model import causal_lm
 from pyprefopt.modeling.rotary import longest_alike
 
@@ -45,7 +46,7 @@ def open_models(
 
     Args:
         policy: a directory, a hub name, or a model of `load_model` (with LoRA its reference is the policy without its
-            adapter, where `ref` is None).
+            adapter, where `ref` is None). Or the folder of an adapter, which is put on `ref`: one model serves both.
         ref: the same of the reference; None: no reference.
         tokenizer: None: the policy's own.
         dtype: of models that are loaded here.
@@ -59,9 +60,13 @@ def open_models(
     Raises:
         ConfigError: a model that is not there, no tokenizer, or vocabularies of different sizes.
     """
+    adapter = find_adapter(policy) if isinstance(policy, str | Path) else None
+    if adapter is not None:
+        check(ref is not None, "ref", None, "the model that the adapter was trained on", f"{adapter} is an adapter")
     if tokenizer is None:
-        check(isinstance(policy, str | Path), "tokenizer", None, "given with a model that is open", "pass tokenizer=…")
-        tokenizer = str(policy)
+        brings = policy if adapter is None else ref
+        check(isinstance(brings, str | Path), "tokenizer", None, "given with a model that is open", "pass tokenizer=…")
+        tokenizer = str(brings)
     opened = as_tokenizer(tokenizer)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -74,8 +79,8 @@ def open_models(
         found = load_model(model, attention="unpacked", **options) if isinstance(model, str | Path) else model
         return found.eval().to(device)
 
-    ours = load(policy)
-    if ref is None:
+    ours = load(policy) if adapter is None else load_adapter(load(ref), adapter)  # type: ignore[arg-type]
+    if ref is None or adapter is not None:
         theirs = CachedModel(causal_lm(ours), lambda: adapters_off(ours)) if is_lora(ours) else None
     else:
         theirs = CachedModel(causal_lm(load(ref)))

@@ -48,5 +48,6 @@ class DecoderProcessor:
         self._seen = input_ids
         policy, ref = scores.double(), ref.double()
         position = torch.full((len(scores),), input_ids.shape[1] - self._prompt, device=scores.device)
-        choice = self.decoder.choose(Step(policy, ref, kl_of(policy, ref), position))
+        kl = kl_of(policy.log_softmax(-1), ref.log_softmax(-1))
+        choice = self.decoder.choose(Step(policy, ref, kl, position))
         return choice.logits.to(scores.dtype)

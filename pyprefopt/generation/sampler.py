@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyprefopt.errors import ConfigError, check, check_number
 from pyprefopt.generation.cached_model import CachedModel
-from pyprefopt.generation.decoders import Decoder, Step, kl_of
+from pyprefopt.generation.decoders import Choice, Decoder, Step, kl_of
 from pyprefopt.generation.draws import kl_draws, prompt_number, token_draws
 
 
@@ -54,6 +54,7 @@ class Generated:
     logp_ref: list[float] = field(default_factory=list)  # empty without a reference
     logp_sampled: list[float] = field(default_factory=list)  # of the distribution that was drawn from
     kl: list[float] = field(default_factory=list)  # KL(policy || ref) at each step; empty without a reference
+    kl_sampled: list[float] = field(default_factory=list)  # KL(what was drawn from || ref), exact; likewise
     led_by: list[int] = field(default_factory=list)  # index into decoders.LEADERS
 
 
@@ -155,44 +156,54 @@ def _draw(
     sampling: Sampling,
 ) -> Tensor:
     """Draw the next token of every live row, and record what is known of it; [R]."""
-    policy, ref = logits[0].double(), logits[1].double() if len(logits) > 1 else None
-    kl = None if ref is None else _divergence(policy, ref, [streams[index] for index in live], position, sampling)
+    models = [values.double() for values in logits]
+    logps = [values.log_softmax(-1) for values in models]
+    policy, ref, kl = models[0], None, None
+    if len(models) > 1:
+        ref = models[1]
+        kl = _divergence(logps[0], logps[1], [streams[index] for index in live], position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
     if decoder.greedy:
+        drawn = logps[0]
         tokens = choice.logits.argmax(-1)
-        logps = choice.logits.log_softmax(-1)
     else:
-        logps = nucleus(choice.logits / sampling.temperature, sampling.top_p).log_softmax(-1)
-        tokens = inverse_cdf(logps, torch.from_numpy(draws[list(live), position]).to(policy.device))
-    columns = {"logp_policy": policy.log_softmax(-1), "logp_sampled": logps}
-    if ref is not None:
-        columns["logp_ref"] = ref.log_softmax(-1)
+        drawn = logps[0] if _is_as_it_is(choice, policy, sampling) else _drawn_from(choice, sampling)
+        tokens = inverse_cdf(drawn, torch.from_numpy(draws[list(live), position]).to(policy.device))
+    columns = dict(zip(("logp_policy", "logp_ref"), logps, strict=False)) | {"logp_sampled": drawn}
     found = {name: values.gather(1, tokens[:, None])[:, 0].tolist() for name, values in columns.items()}
-    for place, index in enumerate(live):
-        sample = done[index]
-        sample.ids.append(int(tokens[place]))
+    found["led_by"] = choice.led_by.tolist()
+    if kl is not None:
+        found |= {"kl": kl.tolist(), "kl_sampled": kl_of(drawn, logps[1]).tolist()}
+    for place, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
+        done[index].ids.append(token)
         for name, values in found.items():
-            getattr(sample, name).append(values[place])
-        sample.led_by.append(int(choice.led_by[place]))
-        if kl is not None:
-            sample.kl.append(float(kl[place]))
+            getattr(done[index], name).append(values[place])
     return tokens
+
+
+def _is_as_it_is(choice: Choice, policy: Tensor, sampling: Sampling) -> bool:
+    """Whether the policy's own distribution is drawn from, whose log-probs are there already."""
+    return choice.logits is policy and sampling.temperature == 1 and sampling.top_p == 1
+
+
+def _drawn_from(choice: Choice, sampling: Sampling) -> Tensor:
+    """Log-probs of what tokens are drawn from, after temperature and top_p, [R, V]."""
+    return nucleus(choice.logits / sampling.temperature, sampling.top_p).log_softmax(-1)
 
 
 def _divergence(
     policy: Tensor, ref: Tensor, streams: Sequence[tuple[int, int]], position: int, sampling: Sampling
 ) -> Tensor:
-    """KL(policy || ref) before a token of each row, [R] nats: exact, or the mean log-ratio of drawn tokens."""
+    """KL(policy || ref) before a token of each row, of log-probs [R, V], [R] nats: exact, or of tokens drawn."""
     if sampling.kl == "exact":
         return kl_of(policy, ref)
-    ours, theirs = policy.log_softmax(-1), ref.log_softmax(-1)
     count = sampling.kl_samples
     numbers = [kl_draws(sampling.seed, *stream, position, count) for stream in streams]
-    sums = ours.exp().cumsum(-1)
+    sums = policy.exp().cumsum(-1)
     at = torch.from_numpy(np.stack(numbers)).to(policy.device) * sums[:, -1:]
     tokens = torch.searchsorted(sums, at, right=True).clamp(max=policy.shape[1] - 1)
-    return (ours.gather(1, tokens) - theirs.gather(1, tokens)).mean(-1)
+    return (policy.gather(1, tokens) - ref.gather(1, tokens)).mean(-1)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from pyprefopt.errors import ConfigError
 from pyprefopt.modeling.checkpoints.adapters import is_lora
 from pyprefopt.modeling.checkpoints.load import load_model
-from pyprefopt.modeling.checkpoints.source import model_hash, resolve_source
+from pyprefopt.modeling.checkpoints.source import adapter_hash, model_hash, resolve_source
 from pyprefopt.modeling.compile import compile_layers
 from pyprefopt.modeling.head.choice import Kernel, check_kernel
 from pyprefopt.modeling.logps import LogpsModel
@@ -52,6 +52,11 @@ class Source:
         resolve_source(path, trust_remote_code=config.trust_remote_code, setting=setting)
         content = model_hash(path, trust_remote_code=config.trust_remote_code)
         return cls(path, content_hash([content, config.seed]) if is_bare(path) else content, config.seed)
+
+    @classmethod
+    def adapted(cls, adapter: Path, base: Source) -> Source:
+        """A LoRA adapter alone, which is put on `base`."""
+        return cls(str(adapter), content_hash([base.fingerprint, adapter_hash(adapter)]))
 
     def to_train(self, config: RunConfig) -> Source:
         """What a training starts from, and so its reference: these weights, or (lora.load_in_4bit) these in 4 bits."""
@@ -236,7 +241,7 @@ def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
     Raises:
         ConfigError: its tokenizer gives a token another id (first difference named).
     """
-    difference = vocabulary_difference(model, data)
+    difference = vocabulary_difference(model, tokenizer_json(data))
     if difference is not None:
         raise ConfigError(
             f"{setting} must be a model with the policy's vocabulary, got {model}: {difference}; give a model of the "
@@ -244,14 +249,23 @@ def check_vocabulary(setting: str, model: str, data: Artifact) -> None:
         )
 
 
-def vocabulary_difference(model: str, data: Artifact) -> str | None:
-    """The first token that the tokenizer of `model` gives another id than the policy's; None where ids are the same.
+def tokenizer_json(data: Artifact) -> bytes:
+    """The content of the policy's tokenizer.json."""
+    return (data.directory / "tokenizer" / "tokenizer.json").read_bytes()
+
+
+def vocabulary_difference(model: str, tokenizer: bytes) -> str | None:
+    """The first token that the tokenizer of `model` gives another id than this one; None where ids are the same.
+
+    Args:
+        model: directory or hub name.
+        tokenizer: a tokenizer.json that can be read.
 
     Raises:
         ConfigError: the model's tokenizer has no tokenizer.json, so that its ids cannot be compared.
     """
     folder = resolve(model)
-    path, own = folder / "tokenizer.json", data.directory / "tokenizer" / "tokenizer.json"
+    path = folder / "tokenizer.json"
     if not path.exists():
         slow = [name for name in SLOW_TOKENIZERS if (folder / name).exists()]
         if slow:
@@ -264,9 +278,9 @@ def vocabulary_difference(model: str, data: Artifact) -> str | None:
     from pyprefopt.data.tokenization.tokenizer_files import read_tokenizer
 
     content = read_tokenizer(folder)
-    if content == own.read_bytes():
+    if content == tokenizer:
         return None
-    ours, theirs = _vocabulary(own, own.read_bytes()), _vocabulary(path, content)
+    ours, theirs = _vocabulary(Path("tokenizer.json"), tokenizer), _vocabulary(path, content)
     for token, index in sorted(ours.items(), key=lambda item: item[1]):
         if theirs.get(token) != index:
             return f"token {token!r} is {theirs.get(token, 'absent')} there and {index} here"

@@ -19,7 +19,7 @@ from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import DataError
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import open_splits
-from pyprefopt.stages.models import vocabulary_difference
+from pyprefopt.stages.models import tokenizer_json, vocabulary_difference
 from pyprefopt.stages.sources import OFFSETS, scores_reasoning, texts_of
 from pyprefopt.stages.stage import Artifact, Stage
 from pyprefopt.storage.files import content_hash
@@ -44,7 +44,7 @@ def own_tokenizer(model: str, data: Artifact) -> Tokenizer | None:
     """
     from pyprefopt.data.tokenization.tokenizer import load_own_tokenizer
 
-    difference = vocabulary_difference(model, data)
+    difference = vocabulary_difference(model, tokenizer_json(data))
     if difference is None:
         return None
     logger.info("%s reads the texts with its own tokenizer (%s)", model, difference)

@@ -18,7 +18,8 @@ from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.evaluation.accuracy import Cuts
 from pyprefopt.evaluation.kl import kl_by_position, kl_of_responses
-from pyprefopt.pipeline.evaluations.compare import evaluate_accuracy, evaluate_kl
+from pyprefopt.pipeline.evaluations.accuracy import evaluate_accuracy
+from pyprefopt.pipeline.evaluations.kl import evaluate_kl
 from tests.evaluation.test_accuracy import segments
 from tests.pipeline.runs import small, write_inputs
 
@@ -198,3 +199,35 @@ def test_what_is_refused(run: Run, tmp_path: Path) -> None:
         evaluate(run, run.folder / "run")
     with pytest.raises(ConfigError, match="nowhere"):
         evaluate(run, tmp_path / "x", ref="nowhere")
+
+
+@pytest.mark.parametrize("along", ["policy", "ref"])
+def test_kl_along_generated_responses(run: Run, tmp_path: Path, along: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine's divergences of the very tokens that were drawn are those that the sampler recorded."""
+    words = ["evaluate", "kl", run.test, "--policy", str(run.policy), "--ref", str(run.ref), "--threads", "1"]
+    short = [
+        "--along",
+        along,
+        "--max_new_tokens",
+        "9",
+        "--samples",
+        "2",
+        "--out",
+        str(tmp_path / "k"),
+        "--plots",
+        "false",
+    ]
+    assert cli.main([*words, *short]) == 0, capsys.readouterr().err
+    samples, tokens = (pl.read_parquet(tmp_path / "k" / f"{name}.parquet") for name in ("samples", "tokens"))
+    assert samples["ids"].to_list() == tokens["ids"].to_list()
+    drawn, engine = samples["kl"].explode(), tokens["kl_policy_ref"].explode()
+    assert drawn.to_list() == pytest.approx(engine.to_list(), abs=1e-5)
+    assert {*samples["led_by"].explode()} == ({"policy"} if along == "policy" else {"mixing"})
+    logps = samples[f"logp_{along}"].explode().to_list()
+    assert samples["logp_sampled"].explode().to_list() == logps
+    table = pl.read_csv(tmp_path / "k" / "kl.csv")
+    assert {*table["side"]} == {"all"}
+    sums = (table["survivors"] * table["kl_policy_ref"]).sum() / samples.height
+    assert sums == pytest.approx(tokens["kl_policy_ref"].list.sum().mean(), abs=1e-5)
+    assert cli.main([*words, "--out", str(tmp_path / "d"), "--samples", "2"]) == 2
+    assert "samples applies to generated responses; add --along policy or ref" in capsys.readouterr().err

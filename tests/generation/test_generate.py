@@ -213,3 +213,30 @@ def test_decoders_of_the_options() -> None:
 def test_prompts_that_are_too_long_are_named(models: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match=r"prompt 1 has 30\d tokens, .*reads 256"):
         pyprefopt.generate(models[0], ["cow", "cow " * 300], max_new_tokens=4)
+
+
+def test_an_adapter_is_put_on_its_reference(
+    inputs: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One model serves as both, and says what the merged policy says beside the model that was trained."""
+    settings: dict[str, Any] = {"base": {"max_steps": 2}, "oracle": {}, "max_steps": 3, "learning_rate": 0.05}
+    run = pyprefopt.train(small(inputs, tmp_path / "run", method="dpo", lora={"r": 4}, **settings))
+    base, adapter = next((tmp_path / "run" / "stages").glob("base*/model")), run.policy / "adapter"
+    made, names = {}, ("logp_policy", "logp_ref", "kl")
+    for name, policy in (("merged", run.policy), ("apart", adapter)):
+        out = tmp_path / name / "out.parquet"
+        out.parent.mkdir()
+        assert command(prompts, (policy, base), out, "--tokenizer", str(run.policy)) == 0
+        made[name] = pl.read_parquet(out)
+    assert made["apart"]["ids"].to_list() == made["merged"]["ids"].to_list()
+    for name in names:
+        flat = [made[way][name].explode().to_list() for way in ("apart", "merged")]
+        assert flat[0] == pytest.approx(flat[1], abs=1e-4)
+    assert made["apart"]["kl"].explode().max() > 1e-3
+    assert command(prompts, (adapter, base), tmp_path / "x.parquet", ref=False) == 2
+    assert "give ref, the model that it was trained on" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="ref must be the model that the adapter was trained on"):
+        pyprefopt.generate(adapter, ["cow"])
+    (adapter / "adapter_model.safetensors").unlink()
+    assert command(prompts, (adapter, base), tmp_path / "x.parquet", "--tokenizer", str(run.policy)) == 2
+    assert "has no adapter_model.safetensors" in capsys.readouterr().err

@@ -118,6 +118,8 @@ def test_who_led_and_what_it_cost(models: Any) -> None:
         assert sample.led_by == [0] * min(3, len(sample.ids)) + [1] * max(0, len(sample.ids) - 3)
         after = zip(sample.logp_sampled[3:], sample.logp_ref[3:], strict=True)
         assert all(drawn == ref for drawn, ref in after)  # exactly no divergence from the reference after t
+        assert set(sample.kl_sampled[3:]) <= {0.0}
+        assert sample.kl_sampled[:3] == sample.kl[:3]
         assert sample.logp_sampled[:3] == sample.logp_policy[:3]
     threshold = float(np.median([kl for sample in run(Sample(), models) for kl in sample.kl]))
     led = run(KLThreshold(threshold), models)
@@ -239,14 +241,15 @@ def test_nucleus_by_hand() -> None:
 
 def test_mixing_and_divergence_by_hand() -> None:
     policy, ref = (torch.tensor([p], dtype=torch.float64).log() for p in ([0.8, 0.2], [0.5, 0.5]))
-    step = Step(policy, ref, kl_of(policy, ref), torch.zeros(1))
+    step = Step(policy, ref, kl_of(policy.log_softmax(-1), ref.log_softmax(-1)), torch.zeros(1))
     root = math.sqrt(0.8 * 0.5), math.sqrt(0.2 * 0.5)
     assert mix(step, 0.5).softmax(-1)[0].tolist() == pytest.approx([root[0] / sum(root), root[1] / sum(root)])
     assert kl_of(policy, ref).item() == pytest.approx(0.8 * math.log(1.6) + 0.2 * math.log(0.4))
     masked = Step(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[1.0, 2.0]]), None, torch.zeros(1))
     assert mix(masked, 0.5)[0].tolist() == [0.5, -math.inf]
     assert mix(masked, 0)[0].tolist() == [1, 2]
-    assert kl_of(masked.policy, torch.tensor([[1.0, 1.0]])).item() == pytest.approx(math.log(2))
+    halves = torch.tensor([[0.5, 0.5]]).log()
+    assert kl_of(masked.policy.log_softmax(-1), halves).item() == pytest.approx(math.log(2))
 
 
 def test_batches_hold_what_was_asked_once() -> None:

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
     with on_all_ranks():
         cuts = Cuts(**{name: given.pop(name) for name in Cuts.__dataclass_fields__ if name in given})
 
-    from pyprefopt.pipeline.evaluations.compare import evaluate_accuracy
+    from pyprefopt.pipeline.evaluations.accuracy import evaluate_accuracy
 
     found = evaluate_accuracy(**given, cuts=cuts)
     if is_main():
@@ -68,7 +68,7 @@ def read_compared(name: str, own: type, example: str, argv: Sequence[str]) -> di
         read_options(own, ["--help"], about=f"{about}\n\nand, {names}")
     show_log()
 
-    from pyprefopt.pipeline.evaluations.compare import FIXED
+    from pyprefopt.pipeline.evaluations.opening import FIXED
 
     with on_all_ranks():
         given = nested(read_some(f"evaluate {name}", argv, own, names=NAMES, fixed=FIXED))

@@ -104,6 +104,42 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> P
     return cast("PreTrainedModel", wrapped)
 
 
+def load_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Put a trained adapter on the model that it was trained on.
+
+    Args:
+        model: from `load_model` without LoRA.
+        adapter: a folder as PEFT writes it, with adapter_model.safetensors.
+
+    Returns:
+        The model behind PEFT, in evaluation mode; `adapters_off` turns the adapter off.
+
+    Raises:
+        ConfigError: no safetensors, or an adapter of another model.
+    """
+    from peft import LoraConfig, PeftModel
+    from safetensors.torch import load_file
+
+    file = adapter / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"{adapter} has no {file.name}; save the adapter as safetensors")
+    config = LoraConfig.from_pretrained(str(adapter))
+    try:
+        wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
+    except (ValueError, AttributeError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{adapter} does not fit the model: {reason}; give the model that it was trained on"
+        ) from error
+    own = {name: value for name, value in wrapped.state_dict().items() if is_adapter(name)}
+    stored = {name.replace(".weight", ".default.weight"): value for name, value in load_file(file).items()}
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in stored.items()}:
+        raise ConfigError(f"{adapter} has other tensors than an adapter of this model; give the model that it is of")
+    for name, value in stored.items():
+        own[name].copy_(value)
+    return cast("PreTrainedModel", wrapped.eval())
+
+
 def _linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of the layers that compute x W' + b and nothing else, but the head; a router that is one too does more."""
     head = model.get_output_embeddings() or getattr(model, _SCORE, None)

@@ -78,6 +78,24 @@ def model_hash(source: str | Path, *, trust_remote_code: bool = False) -> str:
     return digest.hexdigest()
 
 
+def find_adapter(source: str | Path) -> Path | None:
+    """The folder of a LoRA adapter alone, as PEFT writes it; None where `source` is no such folder.
+
+    Example:
+        >>> find_adapter("runs/dpo/policy/adapter")  # doctest: +SKIP
+        PosixPath('runs/dpo/policy/adapter')
+    """
+    path = local(source)
+    return path if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file() else None
+
+
+def adapter_hash(adapter: Path) -> str:
+    """Hash what makes an adapter: its settings and its tensors."""
+    files = sorted(file for file in adapter.iterdir() if file.suffix == ".safetensors")
+    settings = _settings(adapter / "adapter_config.json")
+    return content_hash([settings, *([file.name, sha256_file(file)] for file in files)])
+
+
 def _is_hub_name(name: str) -> bool:
     """`name` or `owner/name`; anything that looks like a path is not."""
     looks_local = name.startswith((".", "~", "/")) or name.endswith((".json", ".safetensors", "/")) or "\\" in name

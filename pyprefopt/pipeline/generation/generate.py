@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.data.tokenization.segments import load_tokenizer
-from pyprefopt.errors import ArtifactError, check, check_number
+from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
 from pyprefopt.generation.decoders import Decoder
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Sampling
 from pyprefopt.log import run_log
+from pyprefopt.modeling.checkpoints.source import find_adapter
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.generation.samples import Samples, describe_decoders, read_samples
-from pyprefopt.stages.models import Source
+from pyprefopt.stages.models import Source, vocabulary_difference
+from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write, content_hash, explaining
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def generate_file(
     file's bytes depend on neither the number of ranks nor the batches.
 
     Args:
-        config: the prompts, the policy, and how texts are read.
+        config: the prompts, the policy (or a LoRA adapter, which is put on `ref`), and how texts are read.
         out: a .parquet file: a line a sample.
         ref: the policy's reference.
         decoders: one or several; of several the file has a column for each setting in which they differ.
@@ -67,26 +69,57 @@ def generate_file(
         decoder.check_ref(ref)
     output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
-    policy = Source.given(config.model, config, setting="policy")
-    given = None if ref is None else Source.given(ref, config, setting="ref")
-    tokenizer = load_tokenizer(
-        tokenizer_source(config), eos_token=config.eos_token, chat_template=config.chat_template,
-        trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
     with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
         if ranks.is_main():
             atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
-        prompts = read_prompts(config.data, columns=config.columns, on_error=config.on_error)
-        stage = Samples(
-            prompts=content_hash(prompts.write_json()), tokenizer=tokenizer, policy=policy, ref=given,
-            decoders=describe_decoders(decoders), sampling=sampling, samples=samples, dtype=config.dtype, rows=prompts,
-            rules=tuple(decoders),
-        )  # fmt: skip
-        found = with_settings_of(decoders, read_samples(Pipeline(config).run(stage)))
+        found = with_settings_of(
+            decoders, read_samples(sample(Pipeline(config), config.model, ref, decoders, sampling, samples)[0])
+        )
         if ranks.is_main():
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(target, found.write_parquet)
     return found
+
+
+def sample(
+    pipeline: Pipeline, policy: str, ref: str | None, decoders: Sequence[Decoder], sampling: Sampling, samples: int
+) -> tuple[Artifact, Samples]:
+    """The samples of the prompts in the run's data, found or made, and the stage that makes them.
+
+    Args:
+        pipeline: of the run whose data, dtype and tokenizer settings count.
+        policy: a model; or a LoRA adapter, which is put on `ref`.
+        ref: its reference.
+        decoders: rules; `read_samples` numbers their samples in this order.
+        sampling: how tokens are drawn.
+        samples: of each prompt and decoder.
+
+    Raises:
+        ConfigError: a model that is not there, or a reference of another vocabulary. DataError: bad prompts.
+    """
+    config = pipeline.config
+    given = None if ref is None else Source.given(ref, config, setting="ref")
+    adapter, brings = find_adapter(policy), policy
+    if adapter is None:
+        ours = Source.given(policy, config, setting="policy")
+    elif given is None:
+        raise ConfigError(f"policy is the adapter {adapter}; give ref, the model that it was trained on")
+    else:
+        ours, brings = Source.adapted(adapter, given), given.path
+    tokenizer = load_tokenizer(
+        tokenizer_source(replace(config, model=brings)), eos_token=config.eos_token,
+        chat_template=config.chat_template, trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    if given is not None and adapter is None:
+        difference = vocabulary_difference(given.path, tokenizer.json)
+        check(difference is None, "ref", ref, "of the policy's tokenizer", difference or "")
+    prompts = read_prompts(config.data, columns=config.columns, on_error=config.on_error)
+    stage = Samples(
+        prompts=content_hash(prompts.write_json()), tokenizer=tokenizer, policy=ours, ref=given,
+        decoders=describe_decoders(decoders), sampling=sampling, samples=samples, dtype=config.dtype, rows=prompts,
+        rules=tuple(decoders),
+    )  # fmt: skip
+    return pipeline.run(stage), stage
 
 
 def with_settings_of(decoders: Sequence[Decoder], samples: pl.DataFrame) -> pl.DataFrame:

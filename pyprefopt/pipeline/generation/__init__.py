@@ -1,0 +1,1 @@
+"""What policies generate: samples as a file, pairs of them, and rounds of both."""
