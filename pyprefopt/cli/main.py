@@ -13,18 +13,18 @@ from pyprefopt.version import __version__
 
 COMMANDS = {  # name -> what it does; each is a module with `run(argv)`
     "train": "train a policy from preference data (under DeepSpeed: deepspeed scripts/train.py)",
-    "study": "a grid of runs, with tables and plots: ratios, oracle_data, oracle_size, alpha_…, truncation",
+    "study": "a grid of runs or decoders, with tables and plots: ratios, oracle_data, alpha_…, truncation, decoding",
     "prepare": "preference data to a folder of token segments that training reads",
     "evaluate": "what models say of given responses: accuracy by ratio and length, KL by position, RewardBench",
     "score": "token rewards of a preference set, by any provider",
     "rank": "scores of all responses of a set by a reward model, beside its rows",
     "generate": "answers to prompts, by a policy or by a policy and its reference together",
-    "pairs": "candidates with scores to preference pairs",
+    "pairs": "candidates with scores to preference pairs; with --model, of what it generates to prompts",
     "truncate": "keep the first part of every response of a file",
     "check-method": "tries a loss or a provider of token rewards of one's own: gradient, packing, edges",
     "inspect": "what a prepared folder holds: counts, lengths, rejected rows, a sample",
 }
-SCORING = ("score", "rank")  # commands whose modules stand in the folder `scoring`
+HOMES = {"score": "scoring.", "rank": "scoring.", "generate": "generation.", "pairs": "generation."}  # folders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unknown command '{words[0]}'{did_you_mean(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}"
             )
         with on_command_line():
-            home = "scoring." if words[0] in SCORING else ""
+            home = HOMES.get(words[0], "")
             import_module(f"pyprefopt.cli.{home}{words[0].replace('-', '_')}").run(words[1:])
     except PyprefoptError as error:
         return _explain(error)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pyprefopt.studies.study import Study
 
 
+DECODING = "decoding"  # the study that trains nothing
+ABOUT_DECODING = "reward against divergence from the reference, by decoder (shallow preference signals, Fig. 4)"
+
+
 @dataclass(frozen=True)
 class _Grid:
     seeds: tuple[int, ...] = (0,)  # the whole grid for each of these seeds; means and 95 % intervals are over them
@@ -32,10 +36,16 @@ def run(argv: Sequence[str]) -> None:
         print(_overview(STUDIES))
         return
     name = words[0]
+    if name == DECODING:
+        from pyprefopt.cli.generation.decoding import run as run_decoding
+
+        run_decoding(words[1:])
+        return
     show_log()
     with on_all_ranks():
         if name not in STUDIES:
-            raise ConfigError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}; there are {', '.join(STUDIES)}")
+            known = (*STUDIES, DECODING)
+            raise ConfigError(f"unknown study '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}")
         config, own = read(name, STUDIES[name], words[1:])
     show_log(config.log_level)
 
@@ -112,8 +122,9 @@ def _refuse_varied(name: str, study: Study, named: Collection[str]) -> None:
 
 
 def _overview(studies: Mapping[str, Study]) -> str:
-    width = max(map(len, studies))
-    lines = [f"  {name:{width}}  {study.title}" for name, study in studies.items()]
+    titles = {name: study.title for name, study in studies.items()} | {DECODING: ABOUT_DECODING}
+    width = max(map(len, titles))
+    lines = [f"  {name:{width}}  {title}" for name, title in titles.items()]
     return "\n".join(
         [
             "usage: pyprefopt study NAME [options]        (under DeepSpeed: deepspeed scripts/study.py NAME [options])",

@@ -25,7 +25,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
-from pyprefopt.errors import check
+from pyprefopt.errors import DataError, check
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
 if TYPE_CHECKING:
@@ -180,6 +180,27 @@ def instructions(seed: str, rows: int) -> pl.DataFrame:
         text, _ = writer.response(writer.filler(RESPONSE_WORDS - 2 * CHOICES), sounds)
         records.append((writer.prompt(animal), text))
     return pl.DataFrame(records, {"prompt": pl.String, "response": pl.String}, orient="row")
+
+
+def score_response(prompt: str, response: str) -> float:
+    """The rule of the set: right sounds less wrong ones, over CHOICES; of a chosen response 1, of a rejected one -1.
+
+    Args:
+        prompt: a text with one of ANIMALS.
+        response: any text; the sounds of other animals than the prompt's and its partner do not count.
+
+    Raises:
+        DataError: a prompt without an animal.
+
+    Example:
+        >>> score_response("bada cat dede", "says meow fufu says woof says meow")
+        0.08333333333333333
+    """
+    animal = next((ANIMALS.index(word) for word in prompt.split() if word in ANIMALS), None)
+    if animal is None:
+        raise DataError(f"the rule is of prompts with one of {', '.join(ANIMALS)}, got {prompt[:80]!r}")
+    words = response.split()
+    return (words.count(SOUNDS[animal]) - words.count(SOUNDS[partner(animal)])) / CHOICES
 
 
 def frame_of(name: str, kind: str) -> pl.DataFrame:

@@ -69,3 +69,37 @@ def _draw_survivors(axes: Axes, points: pl.DataFrame) -> None:
     share = points["survivors"] / points["survivors"].max()
     right.plot(points["position"].to_list(), share.to_list(), color="grey", linestyle=":", linewidth=1)
     right.set(ylabel="share of responses so long (dotted)", ylim=(0, 1.05))
+
+
+MARKS = {"mixing": ("o", "tab:blue"), "length_control": ("^", "tab:red"), "kl_threshold": ("s", "tab:green")}
+
+
+def decoding_figure(table: pl.DataFrame) -> Figure:
+    """Reward, and length, against accumulated divergence, with 95 % intervals; mixing is joined to a curve."""
+    import polars as pl
+
+    figure, axes = panels(2)
+    titles = {"reward": "reward", "tokens": "length, tokens"}
+    for part, (name, title) in zip(axes, titles.items(), strict=True):
+        for decoder, (mark, colour) in MARKS.items():
+            points = table.filter(pl.col("decoder") == decoder).sort("kl")
+            if points.is_empty():
+                continue
+            x, y = points["kl"].to_numpy(), points[name].to_numpy()
+            x_ends, y_ends = (
+                [v - points[f"{column}_low"].to_numpy(), points[f"{column}_high"].to_numpy() - v]
+                for column, v in (("kl", x), (name, y))
+            )
+            line = "-" if decoder == "mixing" else "none"
+            part.errorbar(
+                x, y, xerr=x_ends, yerr=y_ends, marker=mark, color=colour, linestyle=line, linewidth=1, markersize=5,
+                elinewidth=0.6, label=decoder.replace("_", " "),
+            )  # fmt: skip
+            for place, height, setting, value in zip(x, y, points["setting"], points["value"], strict=True):
+                part.annotate(
+                    f"{setting} {value:g}", (place, height), xytext=(4, -9), textcoords="offset points", fontsize=7,
+                    color=colour,
+                )  # fmt: skip
+        part.set(xlabel="KL(decoder || ref) of a response, nats", ylabel=title)
+    axes[0].legend(fontsize=8, loc="lower right")
+    return figure

@@ -11,6 +11,7 @@ from typing import Any
 from pyprefopt import ranks
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.check import run_check
+from pyprefopt.pipeline.generation.rounds import train_rounds
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.overwrite import CONFIG, POLICY, check_output_dir, replaces, take_place
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -43,7 +44,8 @@ def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None 
     Args:
         config: the run: complete, of `configure` or `load_config`, or a YAML file. With `check` each stage takes one
             micro-batch of the first rows, nothing is written, and rank 0 prints what it saw and what the run will take.
-        **settings: the run's settings by name, as `configure` takes them; over those of the file, if one is given.
+        **settings: the run's settings by name, as `configure` takes them; over those of the file, if one is given. With
+            `on_policy_rounds` each round is a run of its own below `output_dir`, and the summary has their samples.
 
     Returns:
         The folders of the run and of its policy, and the final table.
@@ -62,8 +64,15 @@ def train(config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None 
     config = as_config(config, settings)
     log_embedded(config)
     check_compatible(config)  # some of its settings may have been replaced
-    output_dir = Path(config.output_dir)
     ranks.set_threads(config.threads)
+    if config.on_policy_rounds > 0:
+        rounds = train_rounds(config, lambda own: _train_once(own).policy)
+        return RunResult(Path(config.output_dir), rounds.policy, {"rounds": rounds.facts})
+    return _train_once(config)
+
+
+def _train_once(config: RunConfig) -> RunResult:
+    output_dir = Path(config.output_dir)
     deepspeed_config(config, config)  # a file that is missing or contradicts ours is reported before anything is made
     own = check_own(config)
     if config.check:

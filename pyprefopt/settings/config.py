@@ -119,6 +119,31 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig:
+    """Pairs that a policy generates itself: samples to every prompt, ranked by a reward model, and picked."""
+
+    # directory or hub name of a reward model with its own tokenizer, which ranks the samples; embedded:rule, the rule
+    # by which the embedded set was made
+    reward_model: str | None = None
+    samples: int = 5  # of each prompt; usual 2 to 8
+    temperature: float = 0.8  # logits are divided by it; usual 0.6 to 1
+    top_p: float = 0.95  # tokens are drawn from the most probable ones that together have so much; (0, 1]
+    max_new_tokens: int = 512  # of a sample
+    pick: Literal["best_worst", "best_random", "all", "margin"] = "best_worst"  # which samples become pairs
+    margin: float | None = None  # least difference of a pair's scores; None: any but 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "on_policy.")
+        check(self.samples > 1, "on_policy.samples", self.samples, "> 1", "a pair is made of two; usual 5")
+        check(self.temperature > 0, "on_policy.temperature", self.temperature, "> 0", "usual 0.8")
+        check(0 < self.top_p <= 1, "on_policy.top_p", self.top_p, "in (0, 1]", "usual 0.95")
+        check(self.max_new_tokens > 0, "on_policy.max_new_tokens", self.max_new_tokens, "> 0", "usual 512")
+        known = self.margin is None or self.margin > 0
+        check(known, "on_policy.margin", self.margin, "> 0", "leave it out to take all pairs but ties")
+        check(self.margin is not None or self.pick != "margin", "on_policy.margin", None, "given for pick margin")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(OptimConfig):
     """One run, complete: what is trained, on what, how.
 
@@ -169,6 +194,9 @@ class RunConfig(OptimConfig):
     oracle: OracleConfig = field(default_factory=OracleConfig)
     selection: Selection = field(default_factory=Selection)
     rewards: Reward | NoReward = field(default_factory=NoReward)
+    # rounds of pairs that the policy generates to the prompts of data, and a training on them; 0: data as it is
+    on_policy_rounds: int = 0
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
     # how it runs
     output_dir: str = unkeyed(_LEFT_OUT)  # everything the run writes; None: runs/METHOD
     overwrite: bool = unkeyed(False)  # replace the finished policy of other settings or data that output_dir holds
@@ -213,6 +241,7 @@ class RunConfig(OptimConfig):
         )  # fmt: skip
         least, most = self.min_response_tokens, self.max_tokens
         check(0 < least <= most, "min_response_tokens", least, f"in 1 to max_tokens ({most})", "1 leaves out no row")
+        check(self.on_policy_rounds >= 0, "on_policy_rounds", self.on_policy_rounds, ">= 0", "usual 1 to 3")
         check(self.max_tokens_per_batch > 0, "max_tokens_per_batch", self.max_tokens_per_batch, "> 0")
         for name in ("eval_steps", "save_steps"):
             check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")

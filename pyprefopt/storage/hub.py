@@ -8,6 +8,7 @@ from pyprefopt.errors import ConfigError
 
 # Names of what ships with the package: preference data with its tokenizer, and a tiny model of random weights.
 EMBEDDED_DATA, EMBEDDED_MODEL = "embedded:toy", "embedded:tiny"
+EMBEDDED_RULE = "embedded:rule"  # in the place of a reward model: what the preferences of the data were made by
 
 # A model's files without its weights: what the tokenizer and the config need.
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")

@@ -12,32 +12,15 @@ import pytest
 
 import pyprefopt
 from pyprefopt import data
-from pyprefopt.cli.generate import make_decoders
+from pyprefopt.cli.generation.generate import make_decoders
 from pyprefopt.cli.main import main
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.generation.decoders import Greedy, KLThreshold, LengthControl, Mixing
 from pyprefopt.generation.generate import SCHEMA
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.stages.generation import samples as stage
+from tests.generation.conftest import PROMPTS
 from tests.pipeline.runs import small
-
-PROMPTS = ["cow", "cat", "duck says", "dog"]
-
-
-@pytest.fixture(scope="module")
-def models(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A policy, and what it was trained from."""
-    folder = tmp_path_factory.mktemp("run")
-    settings: dict[str, Any] = {"base": {"max_steps": 2, "learning_rate": 1e-3}, "oracle": {}, "max_steps": 3}
-    run = pyprefopt.train(small(inputs, folder, method="dpo", **settings))
-    return run.policy, next((folder / "stages").glob("base*/model"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
-    return path
 
 
 def command(prompts: Path, models: tuple[Path, Path], out: Path, *words: str, ref: bool = True) -> int:

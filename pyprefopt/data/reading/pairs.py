@@ -23,6 +23,7 @@ from pyprefopt.errors import DataError, check, check_number, did_you_mean
 Pick = Literal["best_worst", "best_random", "all", "margin"]
 REASONS = {  # why a pair, or a prompt, is left out
     "no_score": "responses without a score",
+    "no_text": "responses without text",  # of samples: a model that ended at once
     "one_response": "prompts with fewer than two responses that have scores",
     "tie": "pairs of equal scores",
     "equal_texts": "pairs of equal texts",

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig
-from pyprefopt.settings.rules.rule import Rule, compares_oracle, only_path, oracle_starts_from, uses_base, uses_oracle
+from pyprefopt.losses import METHODS
+from pyprefopt.settings.config import BaseConfig, OnPolicyConfig, OptimConfig, OracleConfig
+from pyprefopt.settings.rules.rule import (
+    Rule,
+    compares_oracle,
+    on_responses,
+    only_path,
+    oracle_starts_from,
+    uses_base,
+    uses_oracle,
+)
 
 STAGES_RULES: tuple[Rule, ...] = (
     Rule(
@@ -69,5 +78,19 @@ STAGES_RULES: tuple[Rule, ...] = (
         "max_steps or lower convergence_window (of base.* and oracle.* too)",
         {"until_converged": 0.1, "max_steps": 3},
         "max_steps",
+    ),
+    Rule(
+        lambda c: c.on_policy_rounds == 0 and c.on_policy != OnPolicyConfig(),
+        "on_policy.* is about pairs that the policy generates, in rounds; set on_policy_rounds (usual 2), or leave it "
+        "out",
+        {"on_policy": {"samples": 3}},
+        "on_policy",
+    ),
+    Rule(
+        lambda c: c.on_policy_rounds > 0 and (on_responses(c) or "reward_head" in METHODS[c.method].needs),
+        "on_policy_rounds trains a policy on pairs of its own samples, and method {c.method} trains no policy on "
+        "pairs; leave it out, or choose another method",
+        {"method": "reward", "on_policy_rounds": 1},
+        "on_policy_rounds",
     ),
 )

@@ -1,0 +1,1 @@
+"""The commands that generate: `generate`, `pairs`, and `study decoding`."""
