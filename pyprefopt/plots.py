@@ -93,7 +93,7 @@ def band(axes: Axes, points: pl.DataFrame, x: str, y: str, low: str, high: str, 
     """Draw y over x as a line, with a band from `low` to `high`."""
     places = points[x].to_list()
     drawn = axes.plot(places, points[y].to_list(), marker="o", markersize=4, label=label)[0]
-    axes.fill_between(places, points[low].to_list(), points[high].to_list(), color=drawn.get_color(), alpha=0.15)
+    axes.fill_between(places, points[low].to_numpy(), points[high].to_numpy(), color=drawn.get_color(), alpha=0.15)
 
 
 def at_sizes(axes: Axes, sizes: Sequence[int]) -> None:

@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> None:
     cut = given.pop("truncation", {})
     options = Prepare(**given)
     if options.describe:
-        _describe(options.input, options.format, options.columns)
+        _describe(options.input, options.format, options.columns, options.aspect)
         return
     for name in cut if not {*AMOUNTS} & {*cut} else ():
         rule = "left out without --truncation.ratio or --truncation.length"
@@ -119,10 +119,10 @@ class _Meter:
         )
 
 
-def _describe(source: Sequence[str], format: str, columns: Sequence[str]) -> None:  # noqa: A002
+def _describe(source: Sequence[str], format: str, columns: Sequence[str], aspect: str | None) -> None:  # noqa: A002
     from pyprefopt.data.reading.sources import open_source
 
-    seen = open_source(list(source), format=format, columns=columns).describe()
+    seen = open_source(list(source), format=format, columns=columns, aspect=aspect).describe()
     seen["rows"] = "known when all of them are read" if seen["rows"] is None else seen["rows"]
     print("\n".join(_outline(seen)))
 

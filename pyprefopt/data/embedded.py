@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
-Signal = Literal["even", "early", "late"]  # where in a response its sounds are: anywhere, in the first half, the last
+Signal = Literal["even", "early", "late"]  # where in a response its sounds are
 
 TEST = f"{EMBEDDED_DATA}/test"
 ROWS = {EMBEDDED_DATA: ("train", 2000), TEST: ("test", 400)}  # name of a set -> its split and rows
@@ -247,8 +247,8 @@ def write_toy(
         train: rows of the split; a multiple of the number of animals, so that word counts balance.
         test: likewise.
         sft: likewise.
-        signal: where in a response of a pair its sounds, which carry the preference, are: `even`, anywhere; `early`, in
-            the first half of its words; `late`, in the last.
+        signal: where in a response of a pair its sounds, which carry the preference, are: `even`, anywhere; `early`,
+            all within its first 26 words; `late`, all behind its first 14 (of 40; a sound and its marker are two).
 
     Returns:
         Where the files are.

@@ -43,6 +43,10 @@ class Cuts:
     rounding: Rounding = "ceil"  # of ratio times tokens
 
     def __post_init__(self) -> None:
+        for name in ("ratios", "lengths"):
+            values = getattr(self, name)
+            listed = isinstance(values, Sequence) and not isinstance(values, str)
+            check(listed, name, values, "a list of numbers", "write [0.5] for one")
         Truncation(ratio=1, ratio_base=self.ratio_base, rounding=self.rounding)
         for ratio in self.ratios:
             check_number("ratios", ratio)
@@ -126,14 +130,16 @@ class PrefixScores:
             seed: of the resampling.
 
         Returns:
-            `kind` (ratio or length), `point`, `accuracy` (a tie is 1/2), its 95 % interval `low` and `high`, `ties`,
-            `pairs`, `uncut` (pairs that the point leaves whole), `mean_margin` (chosen less rejected), `agreement` (the
-            share of pairs that are decided as whole responses are).
+            `kind` (ratio or length), `point`, `accuracy` (a tie is 1/2), its 95 % interval `low` to `high` (null of one
+            prompt), `ties`, `pairs`, `uncut` (pairs that the point leaves whole), `mean_margin` (chosen less rejected),
+            `agreement` (the share of pairs that are decided as whole responses are).
         """
         import polars as pl
 
         right, whole = self.right[:-1], self.right[-1]
         low, high = interval(_resampled(right, prompts, samples, seed))
+        if not prompts.any():  # one prompt says nothing of others
+            low = high = np.full(len(low), np.nan)
         kinds, values = zip(*self.points, strict=True)
         return pl.DataFrame(
             {
@@ -148,7 +154,7 @@ class PrefixScores:
                 "mean_margin": (self.chosen - self.rejected)[:-1].mean(1),
                 "agreement": (right == whole).mean(1),
             }
-        )
+        ).with_columns(pl.col("low", "high").fill_nan(None))
 
     def depth(
         self, prompts: NDArray[np.int64], *, within: float = WITHIN, samples: int = SAMPLES, seed: int = 0
@@ -162,7 +168,8 @@ class PrefixScores:
             seed: as in `table`.
 
         Returns:
-            `ratio` and `length`, each with `point`, `low`, `high` (95 % interval); None where no length is enough.
+            `ratio` and `length`, each with `point`, `low`, `high` (95 % interval, None of one prompt); None where no
+            length is enough.
         """
         right = self.right
         draws = np.concatenate([right.mean(1)[None], _resampled(right, prompts, samples, seed)])
@@ -176,6 +183,8 @@ class PrefixScores:
             hit = np.concatenate([enough[:, own], np.ones((len(draws), 1), bool)], axis=1)
             first = values[hit.argmax(1)]
             low, high = np.quantile(first[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+            if not prompts.any():
+                low = high = np.inf
             ends = {"point": first[0], "low": low, "high": high}
             found[kind] = {name: None if np.isinf(value) else float(value) for name, value in ends.items()}
         return found
@@ -224,7 +233,7 @@ def format_depth(depth: Mapping[str, Mapping[str, float | None]], within: float)
             parts.append(f"none of the {kind}s")
             continue
         ends = " to ".join("more" if end is None else f"{end:g}" for end in (low, high))
-        parts.append(f"{point:g} {unit} ({ends})")
+        parts.append(f"{point:g} {unit}" + ("" if low is None else f" ({ends})"))
     return f"depth: {' or '.join(parts)}: as right as whole responses, or at most {within:g} less"
 
 

@@ -35,9 +35,10 @@ def tradeoff_table(
         seed: of the draws.
 
     Returns:
-        A line a point: its columns but `point`, `samples`, `unscored` (samples without a reward), `reward`, `kl` and `tokens` each with `_low` and `_high`,
-        `kl_exact`, `finished`, and `gain`: its reward less that of the curve at the same `kl`, linearly between the
-        curve's points; null for points of the curve, and where its `kl` is not between theirs.
+        A line a point: its columns but `point`, `samples`, `unscored` (samples without a reward), `reward`, `kl` and
+        `tokens` each with `_low` and `_high`, `kl_exact`, `finished`, and `gain`: its reward less that of the curve at
+        the same `kl`, linearly between the curve's points; null for points of the curve, and where its `kl` is not
+        between theirs.
     """
     import polars as pl
 

@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES = {"ratio": "share of each response's tokens", "length": "tokens of each response"}
+AXES = {"ratio": "share of the tokens", "length": "tokens of each response"}
 
 
-def accuracy_figure(table: pl.DataFrame) -> Figure:
-    """Accuracy with its 95 % interval by ratio and by length; a line a group where the first column names groups."""
+_NAMED = 12  # groups that a legend has room for
+
+
+def accuracy_figure(table: pl.DataFrame, whole: float | None = None) -> Figure:
+    """Accuracy with its 95 % interval by ratio and by length; a line a group where the first column names groups.
+
+    `whole` is the accuracy of whole responses.
+    """
     import polars as pl
 
     group = table.columns[0] if table.columns[0] != "kind" else None
@@ -23,15 +29,19 @@ def accuracy_figure(table: pl.DataFrame) -> Figure:
     figure, axes = panels(len(kinds))
     for kind, part in zip(kinds, axes, strict=True):
         points = table.filter(pl.col("kind") == kind)
+        names = [] if group is None else points[group].unique(maintain_order=True).to_list()
         if group is None:
             band(part, points, "point", "accuracy", "low", "high", label="accuracy")
-            full = table.filter(pl.col("kind") == "ratio", pl.col("point") == 1)["accuracy"].item()
-            part.axhline(full, color="black", linestyle="--", linewidth=1, label=f"ratio 1, {full:.3f}")
+            if whole is not None:
+                part.axhline(whole, color="black", linestyle="--", linewidth=1, label=f"whole responses, {whole:.3f}")
         else:
-            for name in points[group].unique(maintain_order=True):
+            for place, name in enumerate(names):
                 own = points.filter(pl.col(group) == name)
-                band(part, own, "point", "accuracy", "low", "high", label=str(name))
+                named = str(name) if place < _NAMED or len(names) <= _NAMED + 1 else "_"
+                band(part, own, "point", "accuracy", "low", "high", label=named)
         part.axhline(0.5, color="grey", linestyle=":", linewidth=1, label="chance")
+        if len(names) > _NAMED + 1:
+            part.plot([], [], " ", label=f"and {len(names) - _NAMED} more")
         part.set(xlabel=AXES[kind], ylabel="accuracy")
         if kind == "length":
             part.set_xscale("log", base=2)
@@ -55,7 +65,7 @@ def kl_figure(table: pl.DataFrame) -> Figure:
             points = points.filter(pl.col("survivors") >= 0.02 * pl.col("survivors").max())
             x = points["position"].to_list()
             drawn = part.plot(x, points[name].to_list(), linewidth=1.2, label=side)[0]
-            low, high = (points[f"{name}_{end}"].to_list() for end in ("low", "high"))
+            low, high = (points[f"{name}_{end}"].to_numpy() for end in ("low", "high"))
             part.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15)
         part.set(xlabel="position in the response, tokens", ylabel=title)
         part.legend(fontsize=8)

@@ -33,7 +33,7 @@ def kl_by_position(
     Returns:
         A line a side (all; of pairs chosen, rejected too) and position: `side`, `position` (scored tokens before it,
         from 0), `survivors` (responses that have it), and for each name its mean, `NAME_low` and `NAME_high` (95 %,
-        normal).
+        normal; null where one prompt alone has it).
     """
     import polars as pl
 
@@ -51,7 +51,7 @@ def kl_by_position(
             mean = np.bincount(place, scored) / survivors
             spread = Z95 * _standard_errors(scored - mean[place], place, groups[own], survivors)
             columns |= {name: mean, f"{name}_low": mean - spread, f"{name}_high": mean + spread}
-        tables.append(pl.DataFrame(columns))
+        tables.append(pl.DataFrame(columns).fill_nan(None))
     return pl.concat(tables)
 
 
@@ -62,13 +62,16 @@ def sides_of(store: SegmentStore) -> tuple[str, ...]:
 
 def kl_of_responses(
     store: SegmentStore, values: Mapping[str, NDArray[np.floating]], prompts: NDArray[np.int64]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Average over responses the sum of a response's scored tokens: side -> name -> mean, low, high."""
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Average over responses the sum of a response's scored tokens: side -> name -> mean, low, high.
+
+    Of one prompt low and high are None.
+    """
     lines, _, groups = _scored_tokens(store, prompts)
     responses = np.flatnonzero(store.segments != 0)
     group_of = np.zeros(store.num_lines, np.int64)
     group_of[lines] = groups
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for side in sides_of(store):
         own = responses if side == "all" else responses[store.kinds[responses] == KINDS.index(side)]
         zeros, count = np.zeros(len(own), np.int64), np.array([len(own)])
@@ -77,7 +80,8 @@ def kl_of_responses(
             sums = np.bincount(lines, flat[store.response_mask].astype(np.float64), minlength=store.num_lines)[own]
             spread = Z95 * float(_standard_errors(sums - sums.mean(), zeros, group_of[own], count)[0])
             mean = float(sums.mean())
-            found[side][name] = {"mean": mean, "low": mean - spread, "high": mean + spread}
+            ends = (None, None) if np.isnan(spread) else (mean - spread, mean + spread)
+            found[side][name] = dict(zip(("mean", "low", "high"), (mean, *ends), strict=True))
     return found
 
 
@@ -100,4 +104,5 @@ def _standard_errors(
     sums = np.bincount(index, residuals)
     places = keys // (int(groups.max(initial=0)) + 1)
     errors: NDArray[np.float64] = np.sqrt(np.bincount(places, sums**2, minlength=len(counts))) / counts
+    errors[np.bincount(places, minlength=len(counts)) < 2] = np.nan  # one prompt says nothing of others
     return errors

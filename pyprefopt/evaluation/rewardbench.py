@@ -40,6 +40,7 @@ SECTIONS = {  # of RewardBench 1: section -> its subsets, each with its weight i
     },
 }  # fmt: skip
 TIES = "ties"  # the subset of RewardBench 2 with a formula of its own
+SUBSETS_2 = ("factuality", "precise if", "math", "safety", "focus", TIES)  # of RewardBench 2
 BASELINES = ("longest", "shortest")  # the response of most or of fewest characters is taken as the best
 _NEEDED = ("prompt", "chosen", "rejected", "subset", "id")
 
@@ -72,12 +73,16 @@ class RewardBench:
         """
         rows = [(place, row) for file in find_files(files)[0] for place, row in _rows(file)]
         if not rows:
-            raise DataError(f"{files}: there are no rows")
+            named = files if isinstance(files, list | tuple) else [files]
+            raise DataError(f"{' '.join(map(str, named))}: there are no rows; give the published files")
         versions = {_version(place, row): place for place, row in rows}
         if len(versions) > 1:
             raise DataError(f"{versions[1]} is of RewardBench 1 and {versions[2]} of 2; evaluate them apart")
         (version,) = versions
         read = _read_1 if version == 1 else _read_2
+        others = {row["subset"] for _, row in rows if version == 2 and row["subset"].lower() not in SUBSETS_2}
+        if others:
+            logger.warning("subsets that RewardBench 2 does not have count in its mean: %s", ", ".join(sorted(others)))
         responses, right = zip(*(read(place, row) for place, row in rows), strict=True)
         texts = {name: [str(row[name]) for _, row in rows] for name in ("id", "subset", "prompt")}
         return cls(
@@ -137,8 +142,8 @@ def evaluate(bench: RewardBench, scores: Scores) -> pl.DataFrame:
                 "name": name,
                 "rows": rows,
                 "score": values.pop("score"),
-                "low": low,
-                "high": high,
+                "low": low if rows > 1 else None,
+                "high": high if rows > 1 else None,
                 **values,
                 "ties": ties,
             }
@@ -258,6 +263,8 @@ def _version(place: str, row: Any) -> Version:
             f"{place}: RewardBench has the columns {', '.join(_NEEDED)}, and 2 also num_correct; missing here: "
             f"{', '.join(missing)}; the columns are {', '.join(names) or 'none'}"
         )
+    if not isinstance(row["subset"], str) or not row["subset"].strip():
+        raise DataError(f"{place}: subset must be the name of one, got {row['subset']!r}")
     if isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
         return 1
     if isinstance(row["chosen"], list) and isinstance(row["rejected"], list) and "num_correct" in names:
@@ -274,10 +281,12 @@ def _read_1(place: str, row: Mapping[str, Any]) -> tuple[list[str], int]:  # noq
 def _read_2(place: str, row: Mapping[str, Any]) -> tuple[list[str], int]:
     chosen, rejected, count = row["chosen"], row["rejected"], row["num_correct"]
     responses = [*chosen, *rejected]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise DataError(f"{place}: num_correct must be a whole number > 0, got {count!r}; it counts the chosen texts")
     if len(chosen) != count or not rejected or not all(isinstance(text, str) for text in responses):
         raise DataError(
-            f"{place}: chosen must be {count} texts (num_correct) and rejected one or more, got {len(chosen)} and "
-            f"{len(rejected)}"
+            f"{place}: chosen must have as many texts as num_correct says ({count}) and rejected one or more, got "
+            f"{len(chosen)} and {len(rejected)}"
         )
     if count != 1 and str(row["subset"]).lower() != TIES:
         raise DataError(f"{place}: one response must be right in subset {row['subset']}, got {count} (num_correct)")

@@ -47,9 +47,10 @@ def check_row(name: str, right: int, responses: int) -> None:
     kind, _, number = name.partition(":")
     if kind not in ("ref", "tied") or not number.isdecimal():
         raise DataError(f"a row of Ties must have an id such as ref:7 or tied:7, got {name!r}")
-    if not (2 if kind == "tied" else 1) <= right < responses:
+    fits = right > 1 if kind == "tied" else right == 1
+    if not fits or right >= responses:
         raise DataError(
-            f"row {name} of Ties must have {'several' if kind == 'tied' else 'a'} right and a wrong response, got "
+            f"row {name} of Ties must have {'several' if kind == 'tied' else 'one'} right and a wrong response, got "
             f"{right} and {responses - right}"
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyprefopt.errors import ConfigError, check, check_number
@@ -23,8 +24,8 @@ Below = Literal["ref", "mixing"]
 class Step(NamedTuple):
     """What is known before one token of each row."""
 
-    policy: Tensor  # [R, V] logits
-    ref: Tensor | None  # [R, V] logits; None where the decoder needs none
+    policy: Tensor  # [R, V] log-probs
+    ref: Tensor | None  # [R, V] log-probs; None where the decoder needs none
     kl: Tensor | None  # [R] KL(policy || ref) of the two distributions, nats
     position: Tensor  # [R] tokens generated before
 
@@ -33,7 +34,7 @@ class Choice(NamedTuple):
     """What the next token of each row is drawn from."""
 
     logits: Tensor  # [R, V]
-    led_by: Tensor  # [R] index into LEADERS
+    led_by: Tensor  # [R] index into LEADERS; where that is a model, the logits are its log-probs
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def mix(step: Step, a: float) -> Tensor:
     if a in (0, 1):
         return step.policy if a == 1 else ref
     mixed = torch.lerp(ref, step.policy, a)
+    if torch.isfinite(mixed.sum()):
+        return mixed
     return mixed.masked_fill(torch.isneginf(step.policy) | torch.isneginf(ref), -torch.inf)
 
 
@@ -148,8 +151,11 @@ def _ref_of(step: Step) -> Tensor:
 
 def kl_of(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """KL(p || ref) of distributions by their log-probs [R, V], over the whole vocabulary, nats: [R]."""
-    terms = torch.where(torch.isneginf(logps), 0.0, logps.exp() * (logps - ref_logps))
-    return terms.sum(-1).clamp(min=0)
+    sums = F.kl_div(ref_logps, logps, log_target=True, reduction="none").sum(-1)
+    if torch.isnan(sums).any():  # what p excludes counts nothing
+        terms = torch.where(torch.isneginf(logps), 0.0, logps.exp() * (logps - ref_logps))
+        sums = terms.sum(-1)
+    return sums.clamp(min=0)
 
 
 DECODERS: dict[str, type[Decoder]] = {

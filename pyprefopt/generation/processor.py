@@ -46,8 +46,7 @@ class DecoderProcessor:
                 raise ConfigError("the rows of generate must stay as they are; leave num_beams at 1")
             ref = self.ref.step(input_ids[:, -1])
         self._seen = input_ids
-        policy, ref = scores.double(), ref.double()
+        policy, ref = scores.double().log_softmax(-1), ref.double().log_softmax(-1)
         position = torch.full((len(scores),), input_ids.shape[1] - self._prompt, device=scores.device)
-        kl = kl_of(policy.log_softmax(-1), ref.log_softmax(-1))
-        choice = self.decoder.choose(Step(policy, ref, kl, position))
+        choice = self.decoder.choose(Step(policy, ref, kl_of(policy, ref), position))
         return choice.logits.to(scores.dtype)

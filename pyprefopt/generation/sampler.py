@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyprefopt.errors import ConfigError, check, check_number
 from pyprefopt.generation.cached_model import CachedModel
-from pyprefopt.generation.decoders import Choice, Decoder, Step, kl_of
+from pyprefopt.generation.decoders import MIXTURE, POLICY, Decoder, Step, kl_of
 from pyprefopt.generation.draws import kl_draws, prompt_number, token_draws
 
 
@@ -156,40 +156,32 @@ def _draw(
     sampling: Sampling,
 ) -> Tensor:
     """Draw the next token of every live row, and record what is known of it; [R]."""
-    models = [values.double() for values in logits]
-    logps = [values.log_softmax(-1) for values in models]
-    policy, ref, kl = models[0], None, None
-    if len(models) > 1:
-        ref = models[1]
-        kl = _divergence(logps[0], logps[1], [streams[index] for index in live], position, sampling)
+    policy = logits[0].double().log_softmax(-1)
+    ref = logits[1].double().log_softmax(-1) if len(logits) > 1 else None
+    own = [streams[index] for index in live]
+    kl = None if ref is None else _divergence(policy, ref, own, position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
+    as_it_is = decoder.greedy or (sampling.temperature == 1 and sampling.top_p == 1)
+    normal = as_it_is and not bool((choice.led_by == MIXTURE).any())  # the log-probs of a model
+    drawn = choice.logits if as_it_is else nucleus(choice.logits / sampling.temperature, sampling.top_p)
+    drawn = drawn if normal else drawn.log_softmax(-1)
     if decoder.greedy:
-        drawn = logps[0]
-        tokens = choice.logits.argmax(-1)
+        tokens = drawn.argmax(-1)
     else:
-        drawn = logps[0] if _is_as_it_is(choice, policy, sampling) else _drawn_from(choice, sampling)
         tokens = inverse_cdf(drawn, torch.from_numpy(draws[list(live), position]).to(policy.device))
-    columns = dict(zip(("logp_policy", "logp_ref"), logps, strict=False)) | {"logp_sampled": drawn}
+    columns = {"logp_policy": policy, "logp_sampled": drawn} | ({} if ref is None else {"logp_ref": ref})
     found = {name: values.gather(1, tokens[:, None])[:, 0].tolist() for name, values in columns.items()}
     found["led_by"] = choice.led_by.tolist()
-    if kl is not None:
-        found |= {"kl": kl.tolist(), "kl_sampled": kl_of(drawn, logps[1]).tolist()}
+    if kl is not None and ref is not None:
+        known = normal and sampling.kl == "exact"
+        cost = torch.where(choice.led_by == POLICY, kl, 0.0) if known else kl_of(drawn, ref)
+        found |= {"kl": kl.tolist(), "kl_sampled": cost.tolist()}
     for place, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
         done[index].ids.append(token)
         for name, values in found.items():
             getattr(done[index], name).append(values[place])
     return tokens
-
-
-def _is_as_it_is(choice: Choice, policy: Tensor, sampling: Sampling) -> bool:
-    """Whether the policy's own distribution is drawn from, whose log-probs are there already."""
-    return choice.logits is policy and sampling.temperature == 1 and sampling.top_p == 1
-
-
-def _drawn_from(choice: Choice, sampling: Sampling) -> Tensor:
-    """Log-probs of what tokens are drawn from, after temperature and top_p, [R, V]."""
-    return nucleus(choice.logits / sampling.temperature, sampling.top_p).log_softmax(-1)
 
 
 def _divergence(
@@ -223,9 +215,11 @@ def inverse_cdf(logps: Tensor, numbers: Tensor) -> Tensor:
     """The tokens at numbers in [0, 1) of the summed distributions [R, V], in the order of their ids: [R]."""
     sums = logps.exp().cumsum(-1)
     at = numbers[:, None] * sums[:, -1:]
-    tokens = torch.searchsorted(sums, at, right=True)[:, 0]
-    last = (logps > -torch.inf).long().mul(torch.arange(1, logps.shape[1] + 1, device=logps.device)).amax(-1) - 1
-    return torch.minimum(tokens, last)  # rounding may leave the sum below the number
+    tokens = torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logps.shape[1] - 1)
+    if torch.isneginf(logps.gather(1, tokens[:, None])).any():  # rounding may leave the sum below the number
+        last = (logps > -torch.inf).long().mul(torch.arange(1, logps.shape[1] + 1, device=logps.device)).amax(-1) - 1
+        tokens = torch.minimum(tokens, last)
+    return tokens
 
 
 def batches_by_tokens(wanted: Sequence[Wanted], *, max_new_tokens: int, budget: int) -> Iterator[list[Wanted]]:

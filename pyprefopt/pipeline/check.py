@@ -184,6 +184,8 @@ def _expected(
         sketch, tokens=config.max_tokens_per_batch, gradient_checkpointing=config.gradient_checkpointing
     )
     own = _of_one_rank(memory, config)
+    if "ref_kl" in config.loss.needs and config.lora.r == 0:
+        own["reference"] = memory.parameters  # a frozen second copy, whole on every rank
     shown = ", ".join(f"{name} {show_bytes(size)}" for name, size in own.items())
     lines.append(
         f"memory of one rank, estimated for {config.max_tokens_per_batch} tokens a micro-batch: "
@@ -245,7 +247,9 @@ def _seconds(
         pace = flops.total(1, length / 2, 1) / rate
         speed = f"by {SHARE:.0%} of {device.type}'s speed at large products, {rate / SHARE / 1e12:.3g} TFLOP/s"
     found = {name: count * pace for name, count in tokens.items()}
-    scored = {name: rows * length * pace / 3 for name in made if name.endswith(("_logps", "_ref"))}
+    scored = {
+        name: rows * length * pace / 3 for name in made if name.endswith(("_logps", "_ref")) and not made[name].reused
+    }
     return found | scored, speed
 
 

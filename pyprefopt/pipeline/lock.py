@@ -15,9 +15,9 @@ class RunLock(FolderLock):
     ...     train()
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
+    def __init__(self, output_dir: str | Path, *, setting: str = "output_dir") -> None:
         remedy = (
-            "that is another run, or a worker left over from one: wait for it, end it, or choose another output_dir"
+            f"that is another run, or a worker left over from one: wait for it, end it, or choose another {setting}"
         )
         name = LOCK if ranks.is_main() else f"{LOCK}-{ranks.rank()}"
-        super().__init__(output_dir, name=name, setting="output_dir", remedy=remedy)
+        super().__init__(output_dir, name=name, setting=setting, remedy=remedy)

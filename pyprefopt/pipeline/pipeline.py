@@ -212,7 +212,7 @@ class Pipeline:
         check_key(self.config, stage)
         log_reward_strength(self.config)
 
-    def logps_of(self, name: str, source: Source) -> Artifact:
+    def logps_of(self, name: str, source: Source, dtype: str = "float32") -> Artifact:
         """Log-probs of any model on the policy's tokens, called `name` in messages and in the summary.
 
         A model of another tokenizer reads the same texts in its own tokens; its log-probs are then moved to the
@@ -220,11 +220,11 @@ class Pipeline:
         """
         tokenizer, data = self._tokenizer(source), self.data
         if tokenizer is None:
-            return self._logps(name, source)
+            return self._logps(name, source, dtype=dtype)
         tokens = self.run(
             Tokens(label=f"{name}: tokens", data=data, rows=rows_hash(data), tokenizer=tokenizer, model=source.path)
         )
-        own = self._logps(f"{name}: own", source, tokens)
+        own = self._logps(f"{name}: own", source, tokens, dtype)
         return self.run(Moved(label=name, data=data, tokens=tokens, logps=own))
 
     def _tokenizer(self, source: Source) -> Tokenizer | None:

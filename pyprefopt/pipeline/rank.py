@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt import ranks
 from pyprefopt.data.tokenization.schema import Boundary
 from pyprefopt.errors import ConfigError, DataError, counted
-from pyprefopt.log import run_log
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.data import show_rejected
 from pyprefopt.stages.logps import Logps
 from pyprefopt.stages.models import Source
@@ -23,7 +21,7 @@ from pyprefopt.stages.scoring.limits import LIMITS
 from pyprefopt.stages.scoring.scores import ResponseScores, read_scores, summed_logps
 from pyprefopt.stages.scoring.texts import Texts
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
+from pyprefopt.storage.files import content_hash, sha256_file
 from pyprefopt.storage.hub import is_bare
 
 if TYPE_CHECKING:
@@ -47,10 +45,12 @@ class GivenSet:
     @classmethod
     def of_file(cls, path: Path, config: RunConfig) -> GivenSet:
         """Pairs, candidates, or rows of one response, of one file."""
+        from pyprefopt.data.reading.pairs import on_policy_columns
         from pyprefopt.data.reading.sources import open_source
 
         kinds = ("preferences", "candidates", "ranked", "instructions")
-        rows = open_source(path, format=config.format, kind=kinds, columns=config.columns)
+        columns = config.columns or on_policy_columns(path) or ()
+        rows = open_source(path, format=config.format, kind=kinds, columns=columns)
         return cls(rows, content_hash([[file.kind for file in rows.data_files], sha256_file(path)]))
 
     def score(self, pipeline: Pipeline, model: Source) -> pl.DataFrame:
@@ -109,7 +109,8 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
 
     if not isinstance(config.data, str) or not Path(config.data).expanduser().is_file():
         raise DataError(
-            f"rank takes one file of pairs, candidates or single responses, got {config.data!r}; call it once for each"
+            f"rank takes one file of pairs, candidates or single responses, and there is none called {config.data!r}; "
+            "name a file, and call rank once for each of several"
         )
     path, target = Path(config.data).expanduser(), Path(out)
     if ranks.is_main():  # it is rank 0 that writes
@@ -117,11 +118,7 @@ def rank(config: RunConfig, out: str | Path, *, prefix: str = "") -> dict[str, A
     given = GivenSet.of_file(path, config)
     names = [f"{prefix}{name}" for name in WRITTEN.get(given.rows.kind, ("score",))]
     check_columns_free(path, names, REMEDY)
-    output_dir = Path(config.output_dir)
-    ranks.set_threads(config.threads)
-    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
-        if ranks.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+    with work_folder(config):
         pipeline = Pipeline(config)
         scores = given.score(pipeline, Source.given(config.model, config, setting="reward_model"))
         count = next(artifact.facts["rows_in"] for artifact in pipeline.made.values() if "rows_in" in artifact.facts)

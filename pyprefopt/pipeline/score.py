@@ -12,16 +12,14 @@ import pyarrow.parquet as pq
 from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore, ValueStore
 from pyprefopt.errors import ArtifactError, ConfigError
-from pyprefopt.log import run_log
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.room import check_room
 from pyprefopt.pipeline.trials.check import check_own
+from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible
 from pyprefopt.stages.sources import named_sources
-from pyprefopt.storage.files import atomic_write, explaining
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.storage.folders import Folder, replacing
 from pyprefopt.storage.hub import EMBEDDED_DATA
 
@@ -60,12 +58,8 @@ def score(config: RunConfig, out: str | Path) -> dict[str, Any]:
     there = target.is_file() or Folder(target).is_finished
     if there and not config.overwrite:
         raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
-    output_dir = Path(config.output_dir)
-    ranks.set_threads(config.threads)
-    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
+    with work_folder(config):
         own.warn()
-        if ranks.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
         pipeline = Pipeline(config)
         check_room(pipeline, policy=False)
         rewards = pipeline.rewards

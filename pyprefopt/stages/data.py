@@ -6,6 +6,7 @@ import logging
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,6 +259,15 @@ class _Sources:
             raise_for(rejects, self.counts()["rows_in"], command=skip_command(), recorded=REJECTED)
         write_rejected(self.directory / REJECTED, rejects)
 
+    def reasons(self) -> dict[str, int]:
+        """Why rows were left out: reason -> how many."""
+        found: Counter[str] = Counter()
+        for store in self.stores.values():
+            found.update(store.manifest["rejected"])
+        for frame in self.rejects:
+            found.update(frame["reason"].to_list())
+        return dict(found)
+
     def counts(self) -> dict[str, Any]:
         """Rows, responses and tokens, for the manifest and the final table; those of ready folders too."""
         from pyprefopt.data.reading.rejects import DROPPED
@@ -361,7 +371,9 @@ class Data(Stage):
         sources.report_rejects()
         for name in ("train", "sft"):
             if name in stores and stores[name] is None:
-                raise DataError(f"no row is left for '{name}'; see the reasons in {runtime.output_dir}/{REJECTED}")
+                counts = ", ".join(f"{reason}: {count:,}" for reason, count in sources.reasons().items())
+                where = "" if runtime.check else f"; each is in {directory / REJECTED}"
+                raise DataError(f"no row is left for '{name}' ({counts}){where}")
         shutil.rmtree(directory / PREPARED, ignore_errors=True)
         tokenizer.save(directory / "tokenizer")
         whole = {name: store for name, store in stores.items() if store is not None}

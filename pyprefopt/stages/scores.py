@@ -50,6 +50,11 @@ def oracle_health(store: SegmentStore, scores: np.ndarray, *, scale: str) -> dic
     response are filler: a warning says so, and names the setting `scale` beside those of the oracle's training.
     """
     sides = response_sides(store).items()
+    if not scores.any():
+        logger.warning(
+            "every token scores exactly 0: the oracle says what its beginning says, and the selection is by position "
+            "alone; give an oracle that was trained"
+        )
     facts = {side: {"mean_score": float(scores[tokens].mean(dtype=np.float64))} for side, tokens in sides}
     if round(facts["chosen"]["mean_score"], 3) < 0:
         logger.warning(

@@ -415,7 +415,9 @@ class NamedSource:
         Raises:
             ConfigError: they are not there as they were; or the folder has no offsets.
         """
-        needed = f"{self.setting} '{self.folder}' holds tokens, and a model of another tokenizer needs the texts"
+        needed = (
+            f"{self.setting} '{self.folder}' holds tokens, and a column or a model of another tokenizer needs the texts"
+        )
         if not set(OFFSETS) <= set(self.store.table.column_names):
             raise ConfigError(f"{needed} and the tokens' places in them; prepare it again with offsets")
         if self.store.manifest["settings"]["mixture"]:

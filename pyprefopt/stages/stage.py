@@ -204,7 +204,9 @@ def run_stage(stage: Stage, directory: Path, runtime: RunConfig, *, run: str | N
         else:
             manifest = finished(stage, directory, report=run is None)
             if manifest is None and run is not None:
-                turn.enter_context(FolderLock(directory.parent, name=f".lock-{directory.name}", wait=True))
+                turn.enter_context(
+                    FolderLock(directory.parent, name=f".lock-{directory.name}", setting="cache", wait=True)
+                )
                 manifest = finished(stage, directory)  # another run may have made it meanwhile
         if manifest is None:
             return _make(stage, directory, runtime, pending)

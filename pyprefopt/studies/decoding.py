@@ -15,16 +15,14 @@ from pyprefopt.errors import check
 from pyprefopt.evaluation.decoding import tradeoff_table
 from pyprefopt.generation.decoders import Below, Decoder, KLThreshold, LengthControl, Mixing
 from pyprefopt.generation.sampler import Sampling
-from pyprefopt.log import run_log
 from pyprefopt.pipeline.generation.generate import sample
 from pyprefopt.pipeline.generation.judging import judge_samples
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.plots import require_matplotlib, save
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.generation.samples import FILE, read_samples
-from pyprefopt.storage.files import atomic_write, explaining
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.tables import show_table, write_csv
 
 if TYPE_CHECKING:
@@ -124,11 +122,7 @@ def run_decoding(
     sampling = sampling or Sampling(seed=config.seed)
     if plots:
         require_matplotlib("plots false for tables alone")
-    root = Path(config.output_dir)
-    ranks.set_threads(config.threads)
-    with RunLock(root), run_log(root, config.log_level), explaining(root):
-        if ranks.is_main():
-            atomic_write(root / "config.yaml", to_yaml(config).encode())
+    with work_folder(config) as root:
         pipeline = Pipeline(config)
         made, _ = sample(pipeline, config.model, ref, decoders.rules, sampling, samples)
         if ranks.is_main():

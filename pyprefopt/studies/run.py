@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
+from pyprefopt.errors import ArtifactError
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
@@ -101,6 +102,9 @@ def run_study(
     cells = study.grid(config, values or {}, quick=quick, seeds=seeds or [config.seed])
     runs = [with_settings(config, study.settings_at(cell)) for cell in cells]
     ranks.set_threads(config.threads)
+    other = next((name for name in ("accuracy.json", "kl.json", "rewardbench.csv") if (root / name).exists()), None)
+    if other is not None:
+        raise ArtifactError(f"output_dir {root} holds an evaluation ({other}); choose another output_dir")
     with RunLock(root), run_log(root, config.log_level), explaining(root):
         if ranks.is_main():
             atomic_write(root / "config.yaml", to_yaml(config).encode())

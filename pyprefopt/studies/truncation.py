@@ -248,11 +248,15 @@ def _line(members: Sequence[_Pairs], full: Sequence[_Pairs]) -> dict[str, Any]:
 def _mean_over_prompts(
     parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
 ) -> tuple[float | None, float | None, float | None]:
-    """Mean of values, and its interval where the prompts are drawn again; None where there is no value."""
+    """Mean of values, and its interval where the prompts are drawn again; None where there is no value (of one
+    prompt no interval).
+    """
     if not sum(len(values) for _, values in parts):
         return None, None, None
     prompts, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, numbers = np.unique(prompts, return_inverse=True)
+    if not numbers.any():  # one prompt says nothing of others
+        return float(values.mean()), None, None
     sums, counts = np.bincount(numbers, values).astype(np.float64), np.bincount(numbers).astype(np.float64)
     low, high = interval(resample_means(sums[:, None], counts))
     return float(values.mean()), float(low[0]), float(high[0])

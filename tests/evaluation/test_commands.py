@@ -231,3 +231,54 @@ def test_kl_along_generated_responses(run: Run, tmp_path: Path, along: str, caps
     assert sums == pytest.approx(tokens["kl_policy_ref"].list.sum().mean(), abs=1e-5)
     assert cli.main([*words, "--out", str(tmp_path / "d"), "--samples", "2"]) == 2
     assert "samples applies to generated responses; add --along policy or ref" in capsys.readouterr().err
+
+
+def test_in_bfloat16_and_a_folder_that_is_used_again(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A precision is an option of every evaluation; what an earlier call alone would have written is gone."""
+    test = str(tmp_path / "test.parquet")
+    pl.read_parquet(run.test).with_columns(half=pl.int_range(pl.len()) % 2).write_parquet(test)
+    cuts = Cuts((0.5, 1), (4,))
+    exact = evaluate(run._replace(test=test), tmp_path / "o", cuts=cuts, by="half", plots=True)
+    assert (tmp_path / "o" / "accuracy_by_half.png").exists()
+    again = evaluate(run._replace(test=test), tmp_path / "o", cuts=cuts, dtype="bfloat16")
+    assert not [*(tmp_path / "o").glob("accuracy*.png"), *(tmp_path / "o").glob("accuracy_by*")]
+    assert again.table["mean_margin"].to_list() != exact.table["mean_margin"].to_list()
+    assert again.table["mean_margin"].to_list() == pytest.approx(exact.table["mean_margin"].to_list(), abs=0.3)
+    words = [run.test, "--policy", run.policy, "--ref", run.ref, "--tokenizer", str(run.folder / "tokenizer")]
+    limits = [word for name, value in LIMITS.items() for word in (f"--{name}", str(value))]
+    means = []
+    for dtype in ("float32", "bfloat16"):
+        out = ["--out", str(tmp_path / dtype), "--dtype", dtype, "--plots", "false"]
+        assert cli.main(["evaluate", "kl", *words, *limits, *out]) == 0, capsys.readouterr().err
+        means.append(json.loads((tmp_path / dtype / "kl.json").read_text())["all"]["kl_policy_ref"]["mean"])
+    assert means[0] != means[1]
+
+
+def test_one_prompt_has_no_interval(run: Run, tmp_path: Path) -> None:
+    one = str(tmp_path / "one.parquet")
+    pl.read_parquet(run.test).head(1).write_parquet(one)
+    found = evaluate(run._replace(test=one), tmp_path / "a", cuts=Cuts((0.5, 1), (4,)), plots=True)
+    assert found.table["low"].null_count() == found.table.height
+    assert "(" not in str(found).split("depth:")[1]
+    options = {"tokenizer": str(run.folder / "tokenizer"), **LIMITS}
+    kl = evaluate_kl(one, run.policy, run.ref, out=tmp_path / "k", **options)
+    assert kl.responses["chosen"]["kl_policy_ref"]["low"] is None
+    assert kl.table["kl_policy_ref_low"].null_count() == kl.table.height
+    assert " to " not in str(kl)
+
+
+def test_what_is_no_pair_is_said(run: Run, tmp_path: Path) -> None:
+    sets = tmp_path / "sets.jsonl"
+    sets.write_text(json.dumps({"prompt": "cat", "responses": ["meow", "woof"], "scores": [1, 0]}) + "\n")
+    with pytest.raises(ConfigError, match=r"data must be pairs in an evaluation, and '.*' holds candidates"):
+        evaluate(run._replace(test=str(sets)), tmp_path / "o")
+    with pytest.raises(ConfigError, match="ratios must be a list of numbers"):
+        Cuts(ratios=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cuts must be made by Cuts"):
+        evaluate(run, tmp_path / "o", cuts={"ratios": (0.5,)})
+    with pytest.raises(ConfigError, match="policy must be a directory"):
+        evaluate(run._replace(policy=object()), tmp_path / "o")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="ref must be given"):
+        evaluate_kl(run.test, run.policy, None, out=tmp_path / "o")  # type: ignore[arg-type]

@@ -57,6 +57,35 @@ def numbers(bench: RewardBench, scores: list[list[float]]) -> dict[str, dict[str
     return {f"{line['kind']} {line['name']}": line for line in lines}
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**row_1("hep-go", 1), "subset": None}, "subset must be the name of one, got None"),
+        ({**row_2("Focus", "1", ["a"], ["b"]), "num_correct": "one"}, "must be a whole number > 0, got 'one'"),
+        ({**row_2("Focus", "1", ["a"], ["b"]), "num_correct": -1}, "num_correct must be a whole number > 0, got -1"),
+        (row_2("Ties", "ref:1", ["a", "c"], ["b"]), "must have one right and a wrong response"),
+    ],
+)
+def test_a_row_that_is_none_is_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"rows\.jsonl, row 0: .*{message}"):
+        read([row], tmp_path)
+
+
+def test_a_subset_of_one_row_has_no_interval_and_others_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row_2("Focus", "1", ["a"], ["b"]), *(row_2("Poems", str(n), ["a"], ["b"]) for n in (2, 3))]
+    bench = read(rows, tmp_path)
+    assert "subsets that RewardBench 2 does not have count in its mean: Poems" in caplog.text
+    table = evaluate(bench, [np.array([1.0, 0.0])] * 3)
+    lows = dict(table.filter(kind="subset").select("name", "low").rows())
+    assert lows["Focus"] is None
+    assert lows["Poems"] == 1
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty\.jsonl"):
+        RewardBench.read(str(tmp_path / "empty.jsonl"))
+
+
 def test_sections_of_the_first_by_hand(tmp_path: Path) -> None:
     subsets = ["math-prm", "math-prm", "hep-go", "alpacaeval-easy", "mt-bench-med", "mt-bench-med", "donotanswer"]
     bench = read([row_1(subset, n) for n, subset in enumerate(subsets)], tmp_path)
@@ -176,7 +205,9 @@ def test_intervals_are_over_the_rows_of_each_subset(tmp_path: Path) -> None:
         )
     assert (found["subset donotanswer"]["low"], found["subset donotanswer"]["high"]) == (1, 1)
     second = numbers(read(ROWS_2, tmp_path), [[1, 1, 0, 1], [0, 1, 1, 0], [3, 1, 2, 2], [1, 0], [2, 1.5, 0, -1]])
-    assert all(line["low"] <= line["score"] <= line["high"] for line in second.values())
+    ends = [(line["low"], line["score"], line["high"]) for line in second.values() if line["rows"] > 1]
+    assert ends
+    assert all(low <= score <= high for low, score, high in ends)
 
 
 def test_what_is_no_row_of_it_is_refused(tmp_path: Path) -> None:
@@ -190,7 +221,7 @@ def test_what_is_no_row_of_it_is_refused(tmp_path: Path) -> None:
             "is of RewardBench 1 and .* of 2; evaluate them apart",
         ),
         ([row_1("hep-go", 0) | {"chosen": None}], "must be texts"),
-        ([row_2("Safety", "1", ["a"], ["b"]) | {"num_correct": 2}], r"chosen must be 2 texts \(num_correct\)"),
+        ([row_2("Safety", "1", ["a"], ["b"]) | {"num_correct": 2}], r"as many texts as num_correct says \(2\)"),
         ([row_2("Ties", "first", ["a"], ["b"])], "rows.jsonl, row 0: a row of Ties must have an id such as ref:7"),
         ([row_2("Safety", "1", ["a", "b"], ["c"])], "one response must be right in subset Safety, got 2"),
     ):
@@ -207,7 +238,7 @@ def test_what_is_no_row_of_it_is_refused(tmp_path: Path) -> None:
         (["ref:0", "tied:1"], [one, two], [1, 2], "no N has both"),
         (["first"], [one], [1], "must have an id such as ref:7"),
         (["tied:0"], [one], [1], "several right and a wrong response, got 1 and 1"),
-        (["ref:0"], [one], [2], "a right and a wrong response, got 2 and 0"),
+        (["ref:0"], [one], [2], "one right and a wrong response, got 2 and 0"),
     ):
         with pytest.raises(DataError, match=message):
             ties_score(ids, scores, right)

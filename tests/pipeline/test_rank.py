@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -172,3 +173,13 @@ def test_help(capsys) -> None:
         main(["rank", "--help"])
     assert stop.value.code == 0
     assert re.search(r"pyprefopt rank IN --reward_model RM --out OUT", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("row", [{"foo": 1, "bar": "x"}, {"prompt": "hello"}])
+def test_rows_of_no_schema_are_said(row: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["--reward_model", "nowhere", "--out", str(tmp_path / "o.jsonl"), "--output_dir", str(tmp_path / "r")]
+    assert main(["rank", str(tmp_path / "a.jsonl"), *words]) == 2
+    assert re.search(r"a\.jsonl: no known schema; its fields are", capsys.readouterr().err)
+    assert main(["rank", str(tmp_path / "none.jsonl"), *words]) == 2
+    assert "there is none called" in capsys.readouterr().err

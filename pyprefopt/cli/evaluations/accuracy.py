@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pyprefopt.cli.options import on_all_ranks, read_options, read_some
 from pyprefopt.evaluation.accuracy import LENGTHS, RATIOS, WITHIN, Cuts
@@ -35,10 +35,10 @@ class Accuracy(Compared):
     ref: str | None = None  # what the policy is compared with; left out for signal logprob
     ratios: tuple[float, ...] = RATIOS  # shares of each response's tokens
     lengths: tuple[int, ...] = LENGTHS  # tokens of each response
-    signal: str = "logratio"  # of a token: logratio is log π - log π_ref, logprob is log π
-    ratio_base: str = "own"  # ratio of each response's length, or (shared_min) of the pair's shorter one
-    rounding: str = "ceil"  # of ratio times length: ceil or floor
-    normalize: str = "sum"  # of a response's tokens: sum or mean
+    signal: Literal["logratio", "logprob"] = "logratio"  # of a token: logratio is log π - log π_ref, logprob is log π
+    ratio_base: Literal["own", "shared_min"] = "own"  # ratio of each response's length, or of the pair's shorter one
+    rounding: Literal["ceil", "floor"] = "ceil"  # of ratio times length
+    normalize: Literal["sum", "mean"] = "sum"  # of a response's tokens
     within: float = WITHIN  # accuracy that may be missing where a prefix is enough
     by: str | None = None  # column of the data; the same table for each of its values
     plots: bool = True  # figures as PNG and SVG, which need matplotlib (pip install 'pyprefopt[analysis]')

@@ -78,7 +78,7 @@ def _format(numbers: pl.DataFrame) -> str:
     rows: list[tuple[str, ...]] = [("in percent", "rows", "score", "95 % interval", "longest", "shortest", "ties")]
     for line in numbers.iter_rows(named=True):
         shares = [f"{100 * line[name]:.2f}" for name in ("score", "longest", "shortest")]
-        shares.insert(1, f"{100 * line['low']:.2f} to {100 * line['high']:.2f}")
+        shares.insert(1, "" if line["low"] is None else f"{100 * line['low']:.2f} to {100 * line['high']:.2f}")
         title = line["name"] if line["kind"] == "subset" else f"{line['kind']} {line['name']}"
         rows.append((title, f"{line['rows']:,}", *shares, f"{line['ties']:,}"))
     return align(rows)

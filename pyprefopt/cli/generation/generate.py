@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyprefopt.settings.config import RunConfig
 
-FIXED = {"method": "dpo", "eval_ratio": 0.0}  # nothing is trained
+FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1}  # nothing is trained
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "on_error", "output_dir", "overwrite",
     "seed", "dtype", "max_tokens_per_batch", "threads", "log_level", "progress_bar",

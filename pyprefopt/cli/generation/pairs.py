@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pyprefopt.cli.options import on_all_ranks, read_options, read_some
@@ -12,7 +13,7 @@ from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
 
-FIXED = {"method": "dpo", "eval_ratio": 0.0, "on_policy_rounds": 1}  # nothing is trained
+FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1, "on_policy_rounds": 1}  # nothing is trained
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "output_dir", "dtype", "max_tokens_per_batch",
     "layout", "attention", "threads", "log_level", "progress_bar",
@@ -81,10 +82,12 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _pick(given: dict[str, Any]) -> None:
+    from pyprefopt.data.files.writing import check_new, known_file
     from pyprefopt.data.reading.pairs import REASONS, pick_pairs, write_pairs
 
     out, overwrite, scores = given.pop("out"), given.pop("overwrite"), given.pop("scores")
     source, columns = list(given.pop("input")), given.pop("columns") or None
+    check_new(known_file(Path(out)), *map(Path, source), overwrite=overwrite)
     if scores is None:
         picked = pick_pairs(source, columns=columns, **given)
     else:

@@ -14,7 +14,7 @@ from pyprefopt.stages.scoring.limits import WHOLE
 if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
 
-FIXED = {"method": "reward", "eval_ratio": 0.0}  # nothing is trained
+FIXED = {"method": "reward", "eval_ratio": 0.0, "zero_stage": 1}  # nothing is trained
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "format", "on_error",
     "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite", "cache",

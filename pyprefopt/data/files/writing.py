@@ -44,9 +44,9 @@ def known_file(path: Path) -> DataFile:
         raise
 
 
-def check_new(target: DataFile, source: Path | None = None, *, overwrite: bool) -> None:
-    """ConfigError where the target is the source, or is there and not to be replaced."""
-    same = source is not None and target.path.resolve() == source.resolve()
+def check_new(target: DataFile, *sources: Path, overwrite: bool) -> None:
+    """ConfigError where the target is one of the sources, or is there and not to be replaced."""
+    same = target.path.resolve() in {source.expanduser().resolve() for source in sources}
     check(not same, "out", str(target.path), "another file than the input")
     taken = target.path.exists() and not overwrite
     remedy = f"choose another {option('out')}, or replace it: {option('overwrite', True)}"

@@ -89,7 +89,12 @@ def _rated(completions: Sequence[Any], aspect: str, place: str) -> list[dict[str
         where = f"{place}, {COMPLETIONS}[{index}]"
         if not isinstance(completion, dict) or not isinstance(completion.get("annotations"), dict):
             raise _without(where, list(completion) if isinstance(completion, dict) else [])
-        rating = (completion["annotations"].get(aspect) or {}).get("Rating")
+        given = completion["annotations"].get(aspect)
+        if given is not None and not isinstance(given, dict):
+            raise DataError(
+                f"{where}.annotations.{aspect} must be an object with Rating, got {str(given)[:80]!r}; mend the row"
+            )
+        rating = (given or {}).get("Rating")
         none = rating is None or str(rating).strip() == _NONE
         rated.append({"response": completion.get("response"), "score": None if none else str(rating)})
     return rated

@@ -46,7 +46,7 @@ def detect_format(part: Part, wanted: str, kinds: Sequence[str]) -> tuple[str, B
     found, names, advice = detected(block.rows, tried, part.columns)
     if wanted == "auto":
         others = [name for names in FORMATS.values() for name in names if name not in known]
-        other = None if found else detected(block.rows, others, part.columns)[0]
+        other = None if found or not others else detected(block.rows, others, part.columns)[0]
         if (single := found or other) in FORMATS["instructions"]:
             check_unlabelled(block.rows, part.name, single)
         if other is not None:

@@ -94,6 +94,7 @@ def pick_pairs(
         check_number("margin", margin)
         check(margin > 0, "margin", margin, "> 0", "leave it out to take all pairs but ties")
     check(margin is not None or pick != "margin", "margin", None, "given for pick margin", "a difference of scores")
+    check_number("seed", seed, whole=True)
     check(0 <= seed < 2**64, "seed", seed, "in [0, 2^64)")
     frame = candidates if _is_read(candidates) else _read(candidates, columns, aspect, on_error)
     if "scores" not in frame.columns or frame["scores"].null_count() == frame.height:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -123,7 +124,8 @@ def load_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     file = adapter / "adapter_model.safetensors"
     if not file.is_file():
         raise ConfigError(f"{adapter} has no {file.name}; save the adapter as safetensors")
-    config = LoraConfig.from_pretrained(str(adapter))
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = LoraConfig(**{f.name: settings[f.name] for f in fields(LoraConfig) if f.init and f.name in settings})
     try:
         wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
     except (ValueError, AttributeError, TypeError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from pyprefopt import ranks
 from pyprefopt.data.store.segments import SegmentStore
 from pyprefopt.errors import DataError, check, did_you_mean
 from pyprefopt.evaluation.accuracy import WITHIN, Cuts, Normalize, PrefixScores, format_depth, prompts_of, tables_by
-from pyprefopt.pipeline.evaluations.opening import WHAT, name_data, open_evaluation
+from pyprefopt.pipeline.evaluations.opening import WHAT, clear_results, name_data, open_evaluation
 from pyprefopt.plots import require_matplotlib, save
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.scores import flat_values, require_finite
@@ -37,6 +37,7 @@ class AccuracyResult:
     by: pl.DataFrame | None  # the same by group, behind the column that groups
     depth: dict[str, dict[str, float | None]]  # ratio and length: point, low, high
     within: float
+    whole: float  # accuracy of whole responses
 
     def __str__(self) -> str:
         import polars as pl
@@ -99,12 +100,14 @@ def evaluate_accuracy(
     if plots:
         require_matplotlib("plots false for tables alone")
     cuts = cuts or Cuts()
+    check(isinstance(cuts, Cuts), "cuts", cuts, "made by Cuts(ratios=…, lengths=…)")
     with open_evaluation(data, policy, ref, out, settings) as pipeline:
         if by is not None:
             _check_column(source_of(pipeline.config, "train").rows, by)
-        scored = {"policy": pipeline.logps_of("policy_logps", pipeline.start)}
+        dtype = pipeline.config.dtype
+        scored = {"policy": pipeline.logps_of("policy_logps", pipeline.start, dtype)}
         if ref is not None:
-            scored["ref"] = pipeline.logps_of("ref_logps", Source.given(str(ref), pipeline.config))
+            scored["ref"] = pipeline.logps_of("ref_logps", Source.given(str(ref), pipeline.config), dtype)
         warn_of_two_tokenizers(*scored.values())
         store = SegmentStore.open(pipeline.data.directory / "train")
         values = {name: flat_values(artifact.directory / "train") for name, artifact in scored.items()}
@@ -117,12 +120,14 @@ def evaluate_accuracy(
         if by is not None:
             groups = texts_of(pipeline.config, "train", store, (by,))[by].to_list()
             grouped = tables_by(scores, prompts, groups, by)
-        result = AccuracyResult(Path(out), table, grouped, scores.depth(prompts, within=within), within)
+        result = AccuracyResult(
+            Path(out), table, grouped, scores.depth(prompts, within=within), within, float(scores.right[-1].mean())
+        )
         if ranks.is_main():
             record = {
                 "policy": str(policy), "ref": None if ref is None else str(ref), "data": name_data(data),
                 "signal": signal, "normalize": normalize, **asdict(cuts), "within": within, "pairs": len(prompts),
-                "prompts": int(prompts.max()) + 1, "depth": result.depth,
+                "prompts": int(prompts.max()) + 1, "whole": result.whole, "depth": result.depth,
             }  # fmt: skip
             _write_accuracy(result, record, plots=plots)
     return result
@@ -147,6 +152,7 @@ def _check_column(rows: Rows, by: str) -> None:
 def _write_accuracy(result: AccuracyResult, record: dict[str, Any], *, plots: bool) -> None:
     from pyprefopt.evaluation.figures import accuracy_figure
 
+    clear_results(result.output_dir, "accuracy")
     tables = {"accuracy": result.table}
     if result.by is not None:
         tables[f"accuracy_by_{result.by.columns[0]}"] = result.by
@@ -154,4 +160,5 @@ def _write_accuracy(result: AccuracyResult, record: dict[str, Any], *, plots: bo
     for title, table in tables.items():
         write_csv(table, result.output_dir / f"{title}.csv")
         if plots:
-            save(accuracy_figure(table), result.output_dir / title, ("png", "svg"))
+            figure = accuracy_figure(table, result.whole if title == "accuracy" else None)
+            save(figure, result.output_dir / title, ("png", "svg"))

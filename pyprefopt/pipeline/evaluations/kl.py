@@ -14,7 +14,7 @@ from pyprefopt.evaluation.accuracy import prompts_of
 from pyprefopt.evaluation.kl import kl_by_position, kl_of_responses
 from pyprefopt.generation.decoders import Mixing, Sample
 from pyprefopt.generation.sampler import Sampling
-from pyprefopt.pipeline.evaluations.opening import WHAT, name_data, open_evaluation
+from pyprefopt.pipeline.evaluations.opening import WHAT, clear_results, name_data, open_evaluation
 from pyprefopt.pipeline.generation.generate import sample
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.score import write_token_table
@@ -41,7 +41,7 @@ class KlResult:
 
     output_dir: Path  # kl.csv, kl.json, tokens.parquet, kl.png, kl.svg
     table: pl.DataFrame  # a line a side and position, of `evaluation.kl.kl_by_position`
-    responses: dict[str, dict[str, dict[str, float]]]  # side -> direction -> mean, low, high of a whole response, nats
+    responses: dict[str, dict[str, dict[str, float | None]]]  # side -> direction -> mean, low, high of a response, nats
 
     def __str__(self) -> str:
         import polars as pl
@@ -49,11 +49,15 @@ class KlResult:
         rows = [
             {
                 "side": side,
-                **{name: "{mean:.4g} ({low:.4g} to {high:.4g})".format(**ends) for name, ends in found.items()},
+                **{name: _with_ends(**ends) for name, ends in found.items()},
             }
             for side, found in self.responses.items()
         ]
         return f"KL of a whole response, nats\n{show_table(pl.DataFrame(rows))}"
+
+
+def _with_ends(mean: float | None, low: float | None, high: float | None) -> str:
+    return f"{mean:.4g}" if low is None else f"{mean:.4g} ({low:.4g} to {high:.4g})"
 
 
 def evaluate_kl(
@@ -99,6 +103,7 @@ def evaluate_kl(
         >>> evaluate_kl("prompts.jsonl", "runs/dpo/policy", "base", out="kl", along="policy")  # doctest: +SKIP
     """
     check(along in ("data", *DRAWN), "along", along, "data, policy or ref")
+    check(ref is not None, "ref", None, "given", "it is what the policy is compared with")
     if along == "data":
         check(samples == 1 and sampling is None, "samples", samples, "left out along data", "nothing is generated")
     if plots:
@@ -113,7 +118,7 @@ def evaluate_kl(
         else:
             drawn = replace(sampling or Sampling(), seed=pipeline.config.seed)
             tokens = _generate(pipeline, str(ref), along, drawn, samples, Path(out))
-        made = pipeline.run(Divergence(data=tokens, policy=pipeline.start, ref=other))
+        made = pipeline.run(Divergence(data=tokens, policy=pipeline.start, ref=other, dtype=pipeline.config.dtype))
         store = SegmentStore.open(tokens.directory / "train")
         folders = {name: made.directory / folder for folder, name in DIRECTIONS.items()}
         values = {name: flat_values(folder) for name, folder in folders.items()}
@@ -122,6 +127,9 @@ def evaluate_kl(
         prompts = prompts_of(store)
         result = KlResult(Path(out), kl_by_position(store, values, prompts), kl_of_responses(store, values, prompts))
         if ranks.is_main():
+            if along == "data":
+                (result.output_dir / "samples.parquet").unlink(missing_ok=True)
+            clear_results(result.output_dir, "kl")
             record = {"policy": str(policy), "ref": str(ref), "data": name_data(data), "along": along}
             write_csv(result.table, result.output_dir / "kl.csv")
             counted = {"pairs" if along == "data" else "samples": len(prompts)}

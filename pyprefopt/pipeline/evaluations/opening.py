@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from pyprefopt import ranks
-from pyprefopt.errors import ArtifactError, check
-from pyprefopt.log import run_log
+from pyprefopt.errors import ConfigError, check
 from pyprefopt.modeling.checkpoints.source import resolve_source
-from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.overwrite import CONFIG, POLICY
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.work_folder import check_own_folder, work_folder
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.stages.sources import source_of
-from pyprefopt.storage.files import explaining
 
 logger = logging.getLogger("pyprefopt")
 
-FIXED = {"method": "dpo", "eval_ratio": 0.0}  # settings of every evaluation: all pairs are scored, nothing is trained
+# Settings of every evaluation: all pairs are scored, nothing is trained (so that no precision needs a ZeRO stage).
+FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1}
 WHAT = "look for NaN in the weights of policy and ref"
 
 
@@ -36,16 +34,28 @@ def open_evaluation(
         check(name not in FIXED, name, value, "left out of an evaluation", "it trains nothing")
     for setting, model in (("policy", policy), ("ref", ref)):
         if model is not None:
+            check(isinstance(model, str | Path), setting, type(model).__name__, "a directory, hub name or config.json")
             resolve_source(model, trust_remote_code=bool(settings.get("trust_remote_code")), setting=setting)
+    check_own_folder(out, "out")
     config: RunConfig = configure(**settings, **FIXED, data=data, model=policy, output_dir=out)
-    folder = Path(out)
-    if any((folder / name).exists() for name in (CONFIG, POLICY)):
-        raise ArtifactError(f"out must not be the folder of a run, got '{folder}'; choose another folder")
-    ranks.set_threads(config.threads)
-    with RunLock(folder), run_log(folder, config.log_level), explaining(folder):
+    with work_folder(config, setting="out", record=False):
         if not prompts_only:
-            _warn_of_truncation(source_of(config, "train"))
+            _warn_of_truncation(_pairs_of(config))
         yield Pipeline(config)
+
+
+def _pairs_of(config: RunConfig) -> Any:
+    source = source_of(config, "train")
+    try:
+        _ = source.rows if source.folder is None else None
+    except ConfigError as error:
+        if "holds candidates" not in str(error):
+            raise
+        raise ConfigError(
+            f"data must be pairs in an evaluation, and '{source.path}' holds candidates; make pairs of them: "
+            "pyprefopt pairs"
+        ) from None
+    return source
 
 
 def _warn_of_truncation(given: Any) -> None:
@@ -54,6 +64,13 @@ def _warn_of_truncation(given: Any) -> None:
             "%s was prepared with truncation (%s): whole responses are here what that has left", given.path,
             ", ".join(f"{name} {value}" for name, value in given.store.manifest["settings"]["truncation"].items()),
         )  # fmt: skip
+
+
+def clear_results(folder: Path, name: str) -> None:
+    """Remove tables and figures of an earlier call, which may have made others than this one will."""
+    for path in folder.glob(f"{name}*"):
+        if path.suffix in (".csv", ".json", ".png", ".svg") and path.is_file():
+            path.unlink()
 
 
 def name_data(data: Any) -> str:

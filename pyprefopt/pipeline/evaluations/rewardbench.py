@@ -15,14 +15,12 @@ from pyprefopt.data.reading.sources import open_source
 from pyprefopt.errors import ConfigError, DataError
 from pyprefopt.evaluation.rewardbench import RewardBench, evaluate, row_credits
 from pyprefopt.evaluation.ties import Scores
-from pyprefopt.log import run_log
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.rank import GivenSet
+from pyprefopt.pipeline.work_folder import check_own_folder, work_folder
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.models import Source
-from pyprefopt.storage.files import atomic_write, content_hash, explaining, sha256_file
+from pyprefopt.storage.files import atomic_write, content_hash, sha256_file
 
 if TYPE_CHECKING:
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
@@ -62,11 +60,9 @@ def evaluate_rewardbench(
     if (reward_model is None) == (policy is None and ref is None) or (policy is None) != (ref is None):
         raise ConfigError("rewardbench scores with a reward model, or with policy and ref: give one of the two")
     opened = OpenBench.read(files)
-    output_dir, target = Path(config.output_dir), Path(out)
-    ranks.set_threads(config.threads)
-    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
-        if ranks.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+    target = Path(out)
+    check_own_folder(out, "out")
+    with work_folder(config):
         named = {"reward_model": reward_model, "policy": policy, "ref": ref}
         models = {name: Source.given(path, config, setting=name) for name, path in named.items() if path is not None}
         numbers, scores = opened.measure(Pipeline(config), **models)

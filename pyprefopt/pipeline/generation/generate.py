@@ -13,17 +13,15 @@ from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
 from pyprefopt.generation.decoders import Decoder
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Sampling
-from pyprefopt.log import run_log
 from pyprefopt.modeling.checkpoints.source import find_adapter
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.generation.samples import Samples, describe_decoders, read_samples
 from pyprefopt.stages.models import Source, vocabulary_difference
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import atomic_write, content_hash, explaining
+from pyprefopt.storage.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,17 +59,15 @@ def generate_file(
     """
     target = Path(out)
     check(target.suffix == ".parquet", "out", str(target), "a .parquet file")
+    inputs = {path.expanduser().resolve() for path in files_named(config.data)}
+    check(target.resolve() not in inputs, "out", str(target), "another file than the prompts")
     if target.exists() and not config.overwrite:
         raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
     check_number("samples", samples, whole=True)
     check(samples > 0, "samples", samples, "> 0")
     for decoder in decoders:
         decoder.check_ref(ref)
-    output_dir = Path(config.output_dir)
-    ranks.set_threads(config.threads)
-    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
-        if ranks.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+    with work_folder(config):
         found = with_settings_of(
             decoders, read_samples(sample(Pipeline(config), config.model, ref, decoders, sampling, samples)[0])
         )
@@ -120,6 +116,12 @@ def sample(
         rules=tuple(decoders),
     )  # fmt: skip
     return pipeline.run(stage), stage
+
+
+def files_named(data: Any) -> list[Path]:
+    """The paths by which data is named; none of a table."""
+    names = data if isinstance(data, list | tuple) else [data]
+    return [Path(name) for name in names if isinstance(name, str | Path)]
 
 
 def with_settings_of(decoders: Sequence[Decoder], samples: pl.DataFrame) -> pl.DataFrame:

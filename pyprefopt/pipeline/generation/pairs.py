@@ -13,16 +13,14 @@ from pyprefopt.data.reading.pairs import PickedPairs, write_pairs
 from pyprefopt.errors import counted
 from pyprefopt.generation.decoders import Sample
 from pyprefopt.generation.sampler import Sampling
-from pyprefopt.log import run_log
-from pyprefopt.pipeline.generation.generate import sample
+from pyprefopt.pipeline.generation.generate import files_named, sample
 from pyprefopt.pipeline.generation.judging import judge_samples
-from pyprefopt.pipeline.lock import RunLock
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.stages.generation.pairs import FILE, OnPolicyPairs
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import atomic_write, explaining
+from pyprefopt.storage.files import atomic_write
 from pyprefopt.tables import show_table
 
 TABLE = (  # facts of the stage that are shown, with what they are called
@@ -65,12 +63,8 @@ def make_on_policy_pairs(
     """
     target = known_file(Path(out))
     if ranks.is_main():
-        check_new(target, overwrite=overwrite)
-    output_dir = Path(config.output_dir)
-    ranks.set_threads(config.threads)
-    with RunLock(output_dir), run_log(output_dir, config.log_level), explaining(output_dir):
-        if ranks.is_main():
-            atomic_write(output_dir / "config.yaml", to_yaml(config).encode())
+        check_new(target, *files_named(config.data), overwrite=overwrite)
+    with work_folder(config):
         made = on_policy_pairs(Pipeline(config), config.model, scores=scores)
         if ranks.is_main():
             if target.path.suffix == ".parquet":

@@ -217,3 +217,25 @@ def test_messages_keep_their_further_fields(tmp_path: Path) -> None:
     direct = read_candidates(tmp_path / "a.jsonl")["responses"][0][0].to_list()
     assert read_preferences(tmp_path / "o.jsonl")["chosen"][0].to_list() == direct
     assert math.isclose(json.loads((tmp_path / "o.jsonl").read_text())["score_chosen"], 2)
+
+
+def test_the_candidates_are_not_replaced_by_their_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "responses": ["a", "b"], "scores": [1, 0]}))
+    before = path.read_bytes()
+    assert main(["pairs", str(path), "--out", str(tmp_path / "." / "a.jsonl"), "--overwrite"]) == 2
+    assert "another file than the input" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    with pytest.raises(ConfigError, match="seed must be a whole number"):
+        pick_pairs(str(path), seed=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rating", ["4", 4, ["4"]])
+def test_a_rating_that_is_no_object_is_said(rating: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = {"honesty": rating, "helpfulness": {"Rating": "4"}}
+    row = {"instruction": "q", "completions": [{"response": "a", "annotations": annotations}] * 2}
+    (tmp_path / "u.jsonl").write_text(json.dumps(row))
+    given = ["pairs", str(tmp_path / "u.jsonl"), "--out", str(tmp_path / "o.jsonl"), "--aspect", "honesty"]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert "u.jsonl, row 0, completions[0].annotations.honesty must be an object with Rating, got" in said
