@@ -45,6 +45,11 @@ def kl_draws(seed: int, prompt: int, sample: int, step: int, count: int) -> NDAr
     return _stream(seed, _KL + step, prompt, sample).random(count)
 
 
+def stream_seed(seed: int, prompt: int, sample: int) -> int:
+    """One number of a stream, in [0, 2^63), for a program that draws by itself."""
+    return int(_stream(seed, _TOKENS, prompt, sample).integers(0, 2**63))
+
+
 def _stream(seed: int, use: int, prompt: int, sample: int) -> np.random.Generator:
     """Philox counts in the first word of its counter; the others tell the streams apart."""
     return np.random.Generator(np.random.Philox(key=_words(seed, 0), counter=_words(0, use, prompt, sample)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from pyprefopt.data.batching.rule import Selection
 from pyprefopt.losses import DPO
 from pyprefopt.rewards import Contrastive
-from pyprefopt.settings.config import LoraConfig, RunConfig
+from pyprefopt.settings.config import LoraConfig, OnPolicyConfig, RunConfig
 from pyprefopt.settings.resolve import configure
 from pyprefopt.settings.typed import dotted_names
 from pyprefopt.stages import data as stages_data
@@ -77,6 +77,8 @@ REWARD_SOURCES = {"strong", "weak", "model", "better_prompt", "worse_prompt"}  #
 
 # Settings that change which stages there are, or where a model comes from, or nothing in the results.
 STRUCTURAL = {"method", "model", "base.path", "oracle.path", "policy_init"}
+# Of rounds, each of which is a run without them: which stages there are.
+ROUNDS = {"on_policy_rounds", *(f"on_policy.{f.name}" for f in fields(OnPolicyConfig))}
 RECORDED = set(unkeyed_names(RunConfig))
 
 
@@ -130,7 +132,7 @@ def base_config() -> RunConfig:
 def test_every_setting_is_listed() -> None:
     known = {name for name, _ in dotted_names(RunConfig, "sepo")}
     rewards = {f"rewards.{name}" for name in set(REWARD_FLIPS) | REWARD_SOURCES}
-    assert known == set(FLIPS) | rewards | STRUCTURAL | RECORDED
+    assert known == set(FLIPS) | rewards | STRUCTURAL | ROUNDS | RECORDED
 
 
 @pytest.mark.usefixtures("names_stand_for_content")

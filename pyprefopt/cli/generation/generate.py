@@ -42,6 +42,7 @@ class Generate:
     max_new_tokens: int = 512  # of a sample
     kl: Literal["exact", "monte_carlo"] = "exact"  # of a step: over the whole vocabulary, or of tokens drawn
     kl_samples: int = 1000  # tokens of such an estimate
+    engine: Literal["own", "vllm"] = "own"  # vllm: plain sampling of one model, by vLLM where it is installed
     out: str = field(metadata={"metavar": "FILE"})  # a .parquet file: a line a sample
 
 

@@ -278,7 +278,7 @@ class _Job:
         if not rows and on_error is not None:
             self.workspace.abandon()
             reasons = ", ".join(f"{name}: {count:,}" for name, count in rejected.items())
-            remedy = "" if on_error == "raise" else "; --on_error raise (in Python on_error='raise') shows bad ones"
+            remedy = "" if on_error == "raise" else "; --on_error raise (in Python on_error='raise') shows them"
             raise DataError(f"no row is left; {reasons}{remedy}")
         if on_error is not None:
             self.tokenizer.save(self.workspace.path / TOKENIZER)

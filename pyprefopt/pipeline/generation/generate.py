@@ -13,12 +13,13 @@ from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
 from pyprefopt.generation.decoders import Decoder
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Sampling
+from pyprefopt.generation.vllm_engine import require_vllm
 from pyprefopt.modeling.checkpoints.source import find_adapter
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.data import tokenizer_source
-from pyprefopt.stages.generation.samples import Samples, describe_decoders, read_samples
+from pyprefopt.stages.generation.samples import Engine, Samples, describe_decoders, read_samples
 from pyprefopt.stages.models import Source, vocabulary_difference
 from pyprefopt.stages.stage import Artifact
 from pyprefopt.storage.files import atomic_write, content_hash
@@ -35,6 +36,7 @@ def generate_file(
     decoders: Sequence[Decoder],
     sampling: Sampling,
     samples: int = 1,
+    engine: Engine = "own",
 ) -> pl.DataFrame:
     """Generate answers to the prompts of `config.data` with the model `config.model`, and write them to `out`.
 
@@ -48,6 +50,7 @@ def generate_file(
         decoders: one or several; of several the file has a column for each setting in which they differ.
         sampling: how tokens are drawn.
         samples: of each prompt and decoder.
+        engine: own; or vllm, plain sampling of one model where vLLM is installed.
 
     Returns:
         What was written.
@@ -67,9 +70,12 @@ def generate_file(
     check(samples > 0, "samples", samples, "> 0")
     for decoder in decoders:
         decoder.check_ref(ref)
+    if engine == "vllm":
+        require_vllm(decoders, ref)
+        check(ranks.world_size() == 1, "engine", engine, "own on several ranks", "vLLM uses all GPUs by itself")
     with work_folder(config):
         found = with_settings_of(
-            decoders, read_samples(sample(Pipeline(config), config.model, ref, decoders, sampling, samples)[0])
+            decoders, read_samples(sample(Pipeline(config), config.model, ref, decoders, sampling, samples, engine)[0])
         )
         if ranks.is_main():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +84,13 @@ def generate_file(
 
 
 def sample(
-    pipeline: Pipeline, policy: str, ref: str | None, decoders: Sequence[Decoder], sampling: Sampling, samples: int
+    pipeline: Pipeline,
+    policy: str,
+    ref: str | None,
+    decoders: Sequence[Decoder],
+    sampling: Sampling,
+    samples: int,
+    engine: Engine = "own",
 ) -> tuple[Artifact, Samples]:
     """The samples of the prompts in the run's data, found or made, and the stage that makes them.
 
@@ -89,6 +101,7 @@ def sample(
         decoders: rules; `read_samples` numbers their samples in this order.
         sampling: how tokens are drawn.
         samples: of each prompt and decoder.
+        engine: what generates.
 
     Raises:
         ConfigError: a model that is not there, or a reference of another vocabulary. DataError: bad prompts.
@@ -112,8 +125,8 @@ def sample(
     prompts = read_prompts(config.data, columns=config.columns, on_error=config.on_error)
     stage = Samples(
         prompts=content_hash(prompts.write_json()), tokenizer=tokenizer, policy=ours, ref=given,
-        decoders=describe_decoders(decoders), sampling=sampling, samples=samples, dtype=config.dtype, rows=prompts,
-        rules=tuple(decoders),
+        decoders=describe_decoders(decoders), sampling=sampling, samples=samples, engine=engine, dtype=config.dtype,
+        rows=prompts, rules=tuple(decoders),
     )  # fmt: skip
     return pipeline.run(stage), stage
 

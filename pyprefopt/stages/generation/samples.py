@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyprefopt import ranks
 from pyprefopt.errors import ConfigError
 from pyprefopt.generation.decoders import Decoder
-from pyprefopt.generation.sampler import Generated, Sampling, batches_by_tokens, wanted_of
+from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, wanted_of
 from pyprefopt.log import Bar
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.stages.models import Source
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     import torch
 
     from pyprefopt.data.tokenization.tokenizer import Tokenizer
-    from pyprefopt.generation.models import Models
 
 FILE = Path("samples") / "samples.parquet"
 PART_SAMPLES = 64  # of a part, which a killed run generates again at most
+PART_OF_VLLM = 4096  # likewise: vLLM fills its batches from a part
+
+Engine = Literal["own", "vllm"]
+Draw = Callable[[Sequence[Wanted], Decoder], list[Generated]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Samples(Stage):
     decoders: tuple[dict[str, Any], ...]  # name and settings of each
     sampling: Sampling
     samples: int  # of each prompt and decoder
+    engine: Engine = "own"
     dtype: str
     rows: pl.DataFrame = unkeyed()  # the prompts, of `read_prompts`
     rules: tuple[Decoder, ...] = unkeyed()  # the decoders themselves
@@ -59,30 +63,27 @@ class Samples(Stage):
         """
         import polars as pl
 
-        from pyprefopt.generation.generate import as_table, encode_prompts, generate_batch
+        from pyprefopt.generation.generate import as_table, encode_prompts
 
         if (directory / FILE).exists():
             return {}
         device = init_distributed()  # by every rank, also those that find nothing to do
+        size = PART_SAMPLES if self.engine == "own" else PART_OF_VLLM
         ids = encode_prompts(self.rows, self.tokenizer)
         asked = [(index, item) for index in range(len(self.rules)) for item in wanted_of(ids, self.samples)]
-        parts = [asked[first : first + PART_SAMPLES] for first in range(0, len(asked), PART_SAMPLES)]
+        parts = [asked[first : first + size] for first in range(0, len(asked), size)]
         files = [directory / f"part-{number:06d}-of-{len(parts)}.parquet" for number in range(len(parts))]
         own = range(ranks.rank(), len(parts), ranks.world_size())
         missing = [number for number in own if not files[number].exists()]
-        models: Models | None = None
+        draw: Draw | None = None
         began, tokens = time.monotonic(), 0
         with Bar(self.title, len(own), unit="part", done=len(own) - len(missing), shown=runtime.progress_bar) as bar:
             for number in missing:
-                models = models or self._open(runtime, device, max(map(len, ids.values())))
+                draw = draw or self._open(runtime, device, max(map(len, ids.values())))
                 tables = []
                 for index in sorted({index for index, _ in parts[number]}):
                     wanted = [item for decoder, item in parts[number] if decoder == index]
-                    done: list[Generated] = []
-                    for batch in batches_by_tokens(
-                        wanted, max_new_tokens=self.sampling.max_new_tokens, budget=runtime.max_tokens_per_batch
-                    ):
-                        done += generate_batch(batch, self.rules[index], models, self.sampling)
+                    done = draw(wanted, self.rules[index])
                     tokens += sum(len(sample.ids) for sample in done)
                     table = as_table(done, self.rows, self.tokenizer)
                     tables.append(table.insert_column(0, pl.lit(index, pl.UInt32).alias("decoder")))
@@ -96,19 +97,41 @@ class Samples(Stage):
                 file.unlink(missing_ok=True)
         return {}
 
-    def _open(self, runtime: RunConfig, device: torch.device, longest: int) -> Models:
+    def _open(self, runtime: RunConfig, device: torch.device, longest: int) -> Draw:
+        """Load what generates."""
+        if self.engine == "vllm":
+            return self._open_vllm(runtime, longest)
+        from pyprefopt.generation.generate import generate_batch
         from pyprefopt.generation.models import open_models
 
         models = open_models(
             self.policy.path, None if self.ref is None else self.ref.path, tokenizer=self.tokenizer, dtype=self.dtype,
             trust_remote_code=runtime.trust_remote_code, device=device, seed=self.policy.seed,
         )  # fmt: skip
-        if models.context is not None and longest >= models.context:
-            raise ConfigError(
-                f"the longest prompt has {longest} tokens, and the models read {models.context}; shorten it, or leave "
-                "it out"
-            )
-        return models
+        _check_longest(longest, models.context)
+        budget = {"max_new_tokens": self.sampling.max_new_tokens, "budget": runtime.max_tokens_per_batch}
+
+        def draw(wanted: Sequence[Wanted], decoder: Decoder) -> list[Generated]:
+            batches = batches_by_tokens(wanted, **budget)
+            return [sample for batch in batches for sample in generate_batch(batch, decoder, models, self.sampling)]
+
+        return draw
+
+    def _open_vllm(self, runtime: RunConfig, longest: int) -> Draw:
+        from pyprefopt.generation.vllm_engine import VllmEngine, find_limits
+
+        trusted = {"trust_remote_code": runtime.trust_remote_code}
+        end_ids, context = find_limits(self.policy.path, self.tokenizer, **trusted)
+        _check_longest(longest, context)
+        engine = VllmEngine(self.policy.path, dtype=self.dtype, end_ids=end_ids, **trusted)
+        return lambda wanted, decoder: engine.sample(wanted, decoder, self.sampling)
+
+
+def _check_longest(longest: int, context: int | None) -> None:
+    if context is not None and longest >= context:
+        raise ConfigError(
+            f"the longest prompt has {longest} tokens, and the models read {context}; shorten it, or leave it out"
+        )
 
 
 def _read(file: Path) -> pl.DataFrame | None:
