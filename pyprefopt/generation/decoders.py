@@ -34,7 +34,8 @@ class Choice(NamedTuple):
     """What the next token of each row is drawn from."""
 
     logits: Tensor  # [R, V]
-    led_by: Tensor  # [R] index into LEADERS; where that is a model, the logits are its log-probs
+    led_by: Tensor  # [R] index into LEADERS
+    normal: bool = False  # whether the logits are log-probs, which add up to 1; a model's own are
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Sample(Decoder):
 
     def choose(self, step: Step) -> Choice:
         """The policy's own."""
-        return Choice(step.policy, torch.full_like(step.position, POLICY))
+        return Choice(step.policy, torch.full_like(step.position, POLICY), normal=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Mixing(Decoder):
 
     def choose(self, step: Step) -> Choice:
         """The mixture."""
-        return Choice(mix(step, self.a), torch.full_like(step.position, MIXTURE))
+        return Choice(mix(step, self.a), torch.full_like(step.position, MIXTURE), normal=self.a in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def mix(step: Step, a: float) -> Tensor:
 
 def _switch(step: Step, by_policy: Tensor, other: Tensor, leader: int) -> Choice:
     led_by = torch.where(by_policy, POLICY, leader)
-    return Choice(torch.where(by_policy[:, None], step.policy, other), led_by)
+    return Choice(torch.where(by_policy[:, None], step.policy, other), led_by, normal=leader == REF)
 
 
 def _ref_of(step: Step) -> Tensor:
@@ -151,10 +152,10 @@ def _ref_of(step: Step) -> Tensor:
 
 def kl_of(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """KL(p || ref) of distributions by their log-probs [R, V], over the whole vocabulary, nats: [R]."""
-    sums = F.kl_div(ref_logps, logps, log_target=True, reduction="none").sum(-1)
+    sums = F.kl_div(ref_logps, logps, log_target=True, reduction="none").sum(-1, dtype=torch.float64)
     if torch.isnan(sums).any():  # what p excludes counts nothing
         terms = torch.where(torch.isneginf(logps), 0.0, logps.exp() * (logps - ref_logps))
-        sums = terms.sum(-1)
+        sums = terms.sum(-1, dtype=torch.float64)
     return sums.clamp(min=0)
 
 

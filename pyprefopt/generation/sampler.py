@@ -156,14 +156,15 @@ def _draw(
     sampling: Sampling,
 ) -> Tensor:
     """Draw the next token of every live row, and record what is known of it; [R]."""
-    policy = logits[0].double().log_softmax(-1)
-    ref = logits[1].double().log_softmax(-1) if len(logits) > 1 else None
+    precision = torch.promote_types(logits[0].dtype, torch.float32)
+    policy = logits[0].to(precision).log_softmax(-1)
+    ref = logits[1].to(precision).log_softmax(-1) if len(logits) > 1 else None
     own = [streams[index] for index in live]
     kl = None if ref is None else _divergence(policy, ref, own, position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
     as_it_is = decoder.greedy or (sampling.temperature == 1 and sampling.top_p == 1)
-    normal = as_it_is and not bool((choice.led_by == MIXTURE).any())  # the log-probs of a model
+    normal = as_it_is and choice.normal
     drawn = choice.logits if as_it_is else nucleus(choice.logits / sampling.temperature, sampling.top_p)
     drawn = drawn if normal else drawn.log_softmax(-1)
     if decoder.greedy:
@@ -174,7 +175,7 @@ def _draw(
     found = {name: values.gather(1, tokens[:, None])[:, 0].tolist() for name, values in columns.items()}
     found["led_by"] = choice.led_by.tolist()
     if kl is not None and ref is not None:
-        known = normal and sampling.kl == "exact"
+        known = normal and sampling.kl == "exact" and not bool((choice.led_by == MIXTURE).any())
         cost = torch.where(choice.led_by == POLICY, kl, 0.0) if known else kl_of(drawn, ref)
         found |= {"kl": kl.tolist(), "kl_sampled": cost.tolist()}
     for place, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
@@ -192,10 +193,10 @@ def _divergence(
         return kl_of(policy, ref)
     count = sampling.kl_samples
     numbers = [kl_draws(sampling.seed, *stream, position, count) for stream in streams]
-    sums = policy.exp().cumsum(-1)
+    sums = policy.exp().cumsum(-1, dtype=torch.float64)
     at = torch.from_numpy(np.stack(numbers)).to(policy.device) * sums[:, -1:]
     tokens = torch.searchsorted(sums, at, right=True).clamp(max=policy.shape[1] - 1)
-    return (policy.gather(1, tokens) - ref.gather(1, tokens)).mean(-1)
+    return (policy.gather(1, tokens) - ref.gather(1, tokens)).double().mean(-1)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
@@ -213,7 +214,7 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 def inverse_cdf(logps: Tensor, numbers: Tensor) -> Tensor:
     """The tokens at numbers in [0, 1) of the summed distributions [R, V], in the order of their ids: [R]."""
-    sums = logps.exp().cumsum(-1)
+    sums = logps.exp().cumsum(-1, dtype=torch.float64)
     at = numbers[:, None] * sums[:, -1:]
     tokens = torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logps.shape[1] - 1)
     if torch.isneginf(logps.gather(1, tokens[:, None])).any():  # rounding may leave the sum below the number

@@ -76,7 +76,7 @@ class DecodingResult:
             pl.format("{} {}", "setting", pl.col("value").map_elements("{:g}".format, pl.String)).alias("at")
         )
         for name, digits in (("reward", 3), ("kl", 3), ("tokens", 1), ("gain", 3)):
-            ends = [pl.col(column).round(digits) for column in (name, f"{name}_low", f"{name}_high")]
+            ends = [pl.col(column).round(digits) + 0.0 for column in (name, f"{name}_low", f"{name}_high")]
             shown = shown.with_columns(pl.format("{} ({} to {})", *ends).alias(name))
         if (shown["unscored"] == 0).all():
             shown = shown.drop("unscored")

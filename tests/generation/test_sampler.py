@@ -285,3 +285,13 @@ def test_what_cannot_be_generated_is_said(tmp_path: Path) -> None:
     (sample,) = sample_batch(WANTED[:1], Sample(), policy, sampling=SAMPLING, end_ids=[], context=13)
     assert (len(sample.ids), sample.finished) == (2, False)
     assert set(DECODERS) == {"sample", "greedy", "mixing", "length_control", "kl_threshold"}
+
+
+def test_the_ends_of_mixing_cost_exactly_what_they_are(models: Any) -> None:
+    """a = 0 is the reference bit for bit, whose divergence from itself is 0; a = 1 costs what the policy does."""
+    for sample in run(Mixing(0), models):
+        assert sample.logp_sampled == sample.logp_ref
+        assert set(sample.kl_sampled) == {0.0}
+    for sample in run(Mixing(1), models):
+        assert sample.logp_sampled == sample.logp_policy
+        assert sample.kl_sampled == pytest.approx(sample.kl, abs=1e-12)
