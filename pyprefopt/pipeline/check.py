@@ -30,7 +30,7 @@ from pyprefopt.modeling.packed_model import PackedModel
 from pyprefopt.modeling.reward_head import RewardModel
 from pyprefopt.modeling.tiny_copy import parts_of, tiny_config
 from pyprefopt.pipeline.pipeline import Pipeline
-from pyprefopt.pipeline.preflight import check_given, check_start, given_models
+from pyprefopt.pipeline.preflight import check_given, check_start, describe_scores, given_models
 from pyprefopt.pipeline.summary import TRAINED, summarize
 from pyprefopt.settings.config import BaseConfig, OptimConfig, OracleConfig, RunConfig
 from pyprefopt.settings.rules import uses_base
@@ -152,6 +152,8 @@ def _seen(config: RunConfig, pipeline: Pipeline, seconds: float) -> str:
         if rows > facts["rows_in"]:
             lines.append(f"{setting} has about {counted(rows, 'row')}, of which the first were read")
     lines.append(f"one micro-batch of each stage ran: {', '.join(pipeline.made)}")
+    if scored := describe_scores(config):
+        lines.append(scored)
     return "\n".join(lines)
 
 

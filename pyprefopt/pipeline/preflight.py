@@ -104,6 +104,17 @@ def _check_oracle(config: RunConfig) -> None:
         )  # fmt: skip
 
 
+def describe_scores(config: RunConfig) -> str | None:
+    """What the tokens of a run are scored by, and against what; None where no oracle is read against its beginning."""
+    if not (trains_oracle(config) or compares_oracle(config)):
+        return None
+    against = f"model {config.model}" if oracle_starts_from(config) == "model" else "the base that is trained"
+    if oracle_starts_from(config) == "base" and config.base.path is not None:
+        against = f"base.path {config.base.path}"
+    oracle = "an oracle that is trained from it" if config.oracle.path is None else f"oracle.path {config.oracle.path}"
+    return f"tokens are scored by {oracle}, against {against}"
+
+
 def _against_model(config: RunConfig) -> bool:
     """Whether an oracle's log-probs are read against the model's."""
     return compares_oracle(config) and oracle_starts_from(config) == "model"
@@ -143,7 +154,7 @@ def _sketch(config: RunConfig, path: str, *, trained: bool, head: Head = "langua
             attention=config.attention,
         )
         (RewardModel if head == "reward" else LogpsModel)(model, probe=False)
-        if is_bare(path):
+        if is_bare(path) and not config.check:  # which may look at what another machine will run
             check_memory(model, local(path))
         if trained and config.lora.r > 0:
             add_lora(model, config.lora)

@@ -43,15 +43,28 @@ def test_every_stage_takes_a_step_and_nothing_is_left(
     assert re.match(r"check passed in .*: 96 rows read, 96 used, 0 rejected, 0 responses cut to max_tokens$", told[0])
     stages = "data, base, base_logps, oracle, oracle_logps, scores, selection, policy"
     assert told[1] == f"one micro-batch of each stage ran: {stages}"
+    assert told[2] == "tokens are scored by an oracle that is trained from it, against the base that is trained"
     assert re.match(
-        r"time, estimated by the step that was taken: .* \(base .*, oracle .*, policy .*, base_logps", told[2]
+        r"time, estimated by the step that was taken: .* \(base .*, oracle .*, policy .*, base_logps", told[3]
     )
     assert re.match(
-        r"memory of one rank, estimated for 512 tokens .*MiB \(parameters .*; this machine has .* GiB", told[3]
+        r"memory of one rank, estimated for 512 tokens .*MiB \(parameters .*; this machine has .* GiB", told[4]
     )
     assert left(tmp_path) == ["temporary"]
     assert os.environ["PYPREFOPT_CACHE"] == str(cache)
     assert set(result.summary["check"]["seconds"]) == {"base", "oracle", "policy", "base_logps", "oracle_logps"}
+
+
+def test_a_frozen_second_copy_is_in_the_memory(
+    cache: Path, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TDPO compares whole distributions with a reference that every rank holds; with LoRA it is the model itself."""
+    plain: dict[str, Any] = {"policy_init": None, "base": {}, "oracle": {}, "check": True}
+    for method, more, extra in (("dpo", {}, 0), ("tdpo2", {}, 1), ("tdpo2", {"lora": {"r": 4}}, 0)):
+        result = pyprefopt.train(small(inputs, tmp_path / "run", method=method, **plain, **more))
+        memory = result.summary["check"]["memory"]
+        assert memory.get("reference", 0) == extra * memory["parameters"]
+    assert "reference" in capsys.readouterr().out
 
 
 def test_a_run_that_is_there_is_left_as_it_is(cache: Path, sepo: RunResult, inputs: Path, tmp_path: Path) -> None:
