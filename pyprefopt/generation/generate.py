@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +16,7 @@ from pyprefopt.data.tokenization.render import apply_chat_template
 from pyprefopt.errors import ConfigError, DataError, check, check_number, did_you_mean
 from pyprefopt.generation.decoders import DECODERS, LEADERS, Decoder
 from pyprefopt.generation.models import Models, open_models
+from pyprefopt.generation.opening import find_opening
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Generated, Sampling, Wanted, batches_by_tokens, sample_batch, wanted_of
 
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 
     from pyprefopt.data.tokenization.tokenizer import GivenTokenizer, Tokenizer
 
+logger = logging.getLogger("pyprefopt")
+
 SCHEMA: dict[str, Any] = {
     "row": pl.UInt64,  # of the prompt, in the input
     "sample": pl.UInt32,  # its number among the prompt's samples
     "prompt": CHAT,
-    "response": pl.String,  # the text of the sample, without its end token
+    "response": pl.String,  # the text of the sample, without its end token; with a <think> that the prompt ends with
     "response_complete": pl.Boolean,  # as `finished`: false, and no end of turn follows where it is trained on
     "messages": CHAT,  # the prompt, and the sample as the assistant's answer
     "ids": pl.List(pl.UInt32),  # of the sample, its end token too
@@ -111,14 +116,14 @@ def generate(
     models = open_models(
         policy, ref, tokenizer=tokenizer, dtype=dtype, trust_remote_code=trust_remote_code, device=device
     )
-    ids = encode_prompts(read, models.tokenizer)
+    ids, openings = encode_prompts(read, models.tokenizer)
     wanted = wanted_of(ids, samples)
     done: list[Generated] = []
     for batch in batches_by_tokens(wanted, max_new_tokens=max_new_tokens, budget=max_tokens_per_batch):
         done += generate_batch(batch, decoder, models, sampling)
         if progress is not None:
             progress(len(done), len(wanted))
-    return as_table(done, read, models.tokenizer)
+    return as_table(done, read, models.tokenizer, openings)
 
 
 def as_decoder(given: str | Decoder) -> Decoder:
@@ -139,28 +144,33 @@ def generate_batch(batch: Sequence[Wanted], decoder: Decoder, models: Models, sa
     )
 
 
-def encode_prompts(prompts: pl.DataFrame, tokenizer: Tokenizer) -> dict[int, list[int]]:
-    """Row -> the tokens of a prompt, with what begins the assistant's turn."""
+def encode_prompts(prompts: pl.DataFrame, tokenizer: Tokenizer) -> tuple[dict[int, list[int]], dict[int, str]]:
+    """Row -> the tokens of a prompt, with what begins the assistant's turn; row -> what of that is the answer's."""
     found: dict[int, list[int]] = {}
+    openings: dict[int, str] = {}
     texts = []
     for row in prompts.iter_rows(named=True):
         messages, options = plain_messages(row["prompt"]), template_options(row)
         try:
             texts.append(apply_chat_template(messages, tokenizer, add_generation_prompt=True, **options))
+            openings[row["row"]] = find_opening(messages, texts[-1], tokenizer, options)
         except ConfigError as error:
             raise DataError(f"row {row['row']}, prompt: {error}") from None
     for row, ids in zip(prompts["row"].to_list(), tokenizer.encode(texts).to_list(), strict=True):
         if not ids:
             raise DataError(f"row {row}, prompt: the tokenizer makes no token of it; write a longer prompt")
         found[row] = ids
-    return found
+    return found, openings
 
 
-def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokenizer) -> pl.DataFrame:
-    """The samples as a table of schema SCHEMA, by row and sample."""
+def as_table(
+    done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokenizer, openings: Mapping[int, str]
+) -> pl.DataFrame:
+    """The samples as a table of schema SCHEMA, by row and sample; `openings` are those of `encode_prompts`."""
     chats = dict(zip(prompts["row"].to_list(), prompts["prompt"].to_list(), strict=True))
     ordered = sorted(done, key=lambda sample: (sample.row, sample.sample))
-    texts = decode_texts([sample.ids[:-1] if sample.finished else sample.ids for sample in ordered], tokenizer)
+    said = decode_texts([sample.ids[:-1] if sample.finished else sample.ids for sample in ordered], tokenizer)
+    texts = [openings[sample.row] + text for sample, text in zip(ordered, said, strict=True)]
     rows = [
         {
             "row": sample.row, "sample": sample.sample,
@@ -176,8 +186,15 @@ def as_table(done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokeni
 
 
 def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
-    """The texts that tokens spell, without special tokens."""
-    return list(_open_library(tokenizer.json).decode_batch([list(own) for own in ids]))
+    """The texts that tokens spell, without special tokens; a warning where there are any."""
+    library = _open_library(tokenizer.json)
+    special = {token for token, added in library.get_added_tokens_decoder().items() if added.special}
+    if found := special.intersection(*[chain.from_iterable(ids)]):
+        logger.warning(
+            "samples hold special tokens that their text lacks, such as %s; the column ids has them",
+            library.id_to_token(min(found)),
+        )
+    return list(library.decode_batch([list(own) for own in ids]))
 
 
 @lru_cache(maxsize=1)

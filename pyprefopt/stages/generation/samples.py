@@ -69,7 +69,7 @@ class Samples(Stage):
             return {}
         device = init_distributed()  # by every rank, also those that find nothing to do
         size = PART_SAMPLES if self.engine == "own" else PART_OF_VLLM
-        ids = encode_prompts(self.rows, self.tokenizer)
+        ids, openings = encode_prompts(self.rows, self.tokenizer)
         asked = [(index, item) for index in range(len(self.rules)) for item in wanted_of(ids, self.samples)]
         parts = [asked[first : first + size] for first in range(0, len(asked), size)]
         files = [directory / f"part-{number:06d}-of-{len(parts)}.parquet" for number in range(len(parts))]
@@ -85,7 +85,7 @@ class Samples(Stage):
                     wanted = [item for decoder, item in parts[number] if decoder == index]
                     done = draw(wanted, self.rules[index])
                     tokens += sum(len(sample.ids) for sample in done)
-                    table = as_table(done, self.rows, self.tokenizer)
+                    table = as_table(done, self.rows, self.tokenizer, openings)
                     tables.append(table.insert_column(0, pl.lit(index, pl.UInt32).alias("decoder")))
                 atomic_write(files[number], pl.concat(tables).write_parquet)
                 bar.advance(1, speed=f"{tokens / (time.monotonic() - began):,.0f} tokens/s")

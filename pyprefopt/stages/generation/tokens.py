@@ -34,7 +34,7 @@ class SampleTokens(Stage):
         """Write the segments; `row` counts the samples."""
         from pyprefopt.generation.generate import encode_prompts
 
-        table = _segments(read_samples(self.samples), encode_prompts(self.rows, self.tokenizer))
+        table = _segments(read_samples(self.samples), encode_prompts(self.rows, self.tokenizer)[0])
         store = SegmentStore.write(table, directory / SPLIT)
         longest = int(store.longest_rows.argmax())
         return {
