@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 Floats = NDArray[np.float64]
+MIXING = (0.0, 0.25, 0.5, 0.75, 1.0)  # usual points: a of mixing, the curve
+LENGTHS = (5, 10, 15, 20, 30)  # t of length control
+THRESHOLDS = (0.1, 0.25, 0.5, 1.0)  # b of the KL threshold
 NUMBERS = ("reward", "kl", "kl_exact", "tokens", "finished")  # of each sample, in this order
 _SCORED = len(NUMBERS)  # place of the share of samples that have a reward, behind them
 
@@ -36,9 +39,9 @@ def tradeoff_table(
 
     Returns:
         A line a point: its columns but `point`, `samples`, `unscored` (samples without a reward), `reward`, `kl` and
-        `tokens` each with `_low` and `_high`, `kl_exact`, `finished`, and `gain`: its reward less that of the curve at
-        the same `kl`, linearly between the curve's points; null for points of the curve, and where its `kl` is not
-        between theirs.
+        `tokens` each with `_low` and `_high` (null of one prompt), `kl_exact`, `finished`, and `gain`: its reward less
+        that of the curve at the same `kl`, linearly between the curve's points; null for points of the curve, and where
+        its `kl` is not between theirs.
     """
     import polars as pl
 
@@ -68,14 +71,23 @@ def tradeoff_table(
     for place, name in enumerate(NUMBERS):
         found[name] = both[0, :, place]
         if name in ("reward", "kl", "tokens"):
-            found[f"{name}_low"], found[f"{name}_high"] = interval(both[1:, :, place])
+            found[f"{name}_low"], found[f"{name}_high"] = _ends(both[1:, :, place], count)
     there = np.isfinite(gains[0])
     found["gain"] = [float(value) if known else None for value, known in zip(gains[0], there, strict=True)]
-    ends = [interval(gains[1:, [place]]) if known else None for place, known in enumerate(there)]
-    found["gain_low"] = [None if end is None else float(end[0][0]) for end in ends]
-    found["gain_high"] = [None if end is None else float(end[1][0]) for end in ends]
+    lows, highs = _ends(np.where(there, gains[1:], np.nan), count)
+    found["gain_low"], found["gain_high"] = lows, highs
     floats = dict.fromkeys(("gain", "gain_low", "gain_high"), pl.Float64)
-    return points.drop("point").hstack(pl.DataFrame(found, schema_overrides=floats))
+    table = pl.DataFrame(found, schema_overrides=floats)
+    return points.drop("point").hstack(table.with_columns(pl.col(pl.Float64).fill_nan(None)))
+
+
+def _ends(drawn: Floats, prompts: int) -> tuple[Floats, Floats]:
+    """Ends of the intervals, [points] each; NaN of one prompt, which says nothing of others, and where all is NaN."""
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    known = np.isfinite(drawn).any(0) & (prompts > 1)
+    if known.any():
+        low[known], high[known] = interval(drawn[:, known])
+    return low, high
 
 
 def rewards_on_curve(kl: Floats, curve_kl: Floats, curve_reward: Floats) -> Floats:

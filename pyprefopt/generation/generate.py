@@ -93,7 +93,7 @@ def generate(
         progress: called with the samples that are done, and all.
 
     Returns:
-        A line a sample, of schema SCHEMA, by row and sample.
+        A line a sample, of schema SCHEMA, by row and sample; `tools` and `template_kwargs` where prompts have any.
 
     Raises:
         ConfigError: a setting breaks its rule, a model that is not there, or a prompt that is longer than the context.
@@ -167,7 +167,8 @@ def as_table(
     done: Sequence[Generated], prompts: pl.DataFrame, tokenizer: Tokenizer, openings: Mapping[int, str]
 ) -> pl.DataFrame:
     """The samples as a table of schema SCHEMA, by row and sample; `openings` are those of `encode_prompts`."""
-    chats = dict(zip(prompts["row"].to_list(), prompts["prompt"].to_list(), strict=True))
+    own = prompts.filter(pl.col("row").is_in([*{sample.row for sample in done}]))
+    chats = dict(zip(own["row"].to_list(), own["prompt"].to_list(), strict=True))
     ordered = sorted(done, key=lambda sample: (sample.row, sample.sample))
     said = decode_texts([sample.ids[:-1] if sample.finished else sample.ids for sample in ordered], tokenizer)
     texts = [openings[sample.row] + text for sample, text in zip(ordered, said, strict=True)]
@@ -182,7 +183,9 @@ def as_table(
         }
         for sample, text in zip(ordered, texts, strict=True)
     ]  # fmt: skip
-    return pl.DataFrame(rows, schema=SCHEMA)
+    further = [name for name in ("tools", "template_kwargs") if name in own.columns]  # that the chat was rendered with
+    table = pl.DataFrame(rows, schema=SCHEMA)
+    return table.join(own.select("row", *further), on="row", how="left", maintain_order="left") if further else table
 
 
 def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:

@@ -16,7 +16,7 @@ from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.storage.folders import MANIFEST
 
-OF_RUNS = (POLICY, METRICS, SUMMARY)  # what the folder of a run has, and no other
+OF_RUNS = (f"{POLICY}/config.json", METRICS, SUMMARY)  # what the folder of a run has, and no other
 
 
 @contextmanager

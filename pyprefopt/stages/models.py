@@ -56,7 +56,7 @@ class Source:
     @classmethod
     def adapted(cls, adapter: Path, base: Source) -> Source:
         """A LoRA adapter alone, which is put on `base`."""
-        return cls(str(adapter), content_hash([base.fingerprint, adapter_hash(adapter)]))
+        return cls(str(adapter), content_hash([base.fingerprint, adapter_hash(adapter)]), base.seed)
 
     def to_train(self, config: RunConfig) -> Source:
         """What a training starts from, and so its reference: these weights, or (lora.load_in_4bit) these in 4 bits."""

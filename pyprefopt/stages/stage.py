@@ -234,9 +234,9 @@ def _make(stage: Stage, directory: Path, runtime: RunConfig, pending: dict[str, 
     folder = Folder(directory)
     if ranks.is_main():
         logger.info("%s: making %s", stage.title, directory)
-        if folder.is_finished:  # and not as it was written: none of its stores stays
-            for store in [path.parent for path in directory.glob(f"*/{MANIFEST}")]:
-                store.unlink() if store.is_symlink() else shutil.rmtree(store)  # a link to a prepared folder
+        if folder.is_finished:  # and not as it was written: nothing of it stays
+            for part in _parts(directory, ()).values():
+                part.unlink() if part.is_symlink() else shutil.rmtree(part)  # a link to a prepared folder
         if folder.begin(pending):
             logger.info("%s: settings or inputs changed, made again", stage.name)
     reset_peak_memory()

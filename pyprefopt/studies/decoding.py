@@ -12,25 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.errors import check
-from pyprefopt.evaluation.decoding import tradeoff_table
+from pyprefopt.evaluation.decoding import LENGTHS, MIXING, THRESHOLDS, tradeoff_table
 from pyprefopt.generation.decoders import Below, Decoder, KLThreshold, LengthControl, Mixing
 from pyprefopt.generation.sampler import Sampling
 from pyprefopt.pipeline.generation.generate import sample
-from pyprefopt.pipeline.generation.judging import judge_samples
+from pyprefopt.pipeline.generation.judging import check_judge, judge_samples
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.plots import require_matplotlib, save
 from pyprefopt.settings.config import RunConfig
-from pyprefopt.stages.generation.samples import FILE, read_samples
+from pyprefopt.stages.generation.samples import read_samples
 from pyprefopt.storage.files import atomic_write
 from pyprefopt.tables import show_table, write_csv
 
 if TYPE_CHECKING:
     import polars as pl
-
-MIXING = (0.0, 0.25, 0.5, 0.75, 1.0)
-LENGTHS = (5, 10, 15, 20, 30)
-THRESHOLDS = (0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,8 @@ class DecodingResult:
         )
         for name, digits in (("reward", 3), ("kl", 3), ("tokens", 1), ("gain", 3)):
             ends = [pl.col(column).round(digits) + 0.0 for column in (name, f"{name}_low", f"{name}_high")]
-            shown = shown.with_columns(pl.format("{} ({} to {})", *ends).alias(name))
+            alone = ends[0].cast(pl.String)
+            shown = shown.with_columns(pl.coalesce(pl.format("{} ({} to {})", *ends), alone).alias(name))
         if (shown["unscored"] == 0).all():
             shown = shown.drop("unscored")
         columns = ["decoder", "at", "reward", "kl", "kl_exact", "tokens", "finished", "gain"]
@@ -123,23 +120,34 @@ def run_decoding(
     if plots:
         require_matplotlib("plots false for tables alone")
     with work_folder(config) as root:
+        check_judge(config, reward_model)
         pipeline = Pipeline(config)
         made, _ = sample(pipeline, config.model, ref, decoders.rules, sampling, samples)
-        if ranks.is_main():
-            atomic_write(root / "samples.parquet", (made.directory / FILE).read_bytes())
         judged = judge_samples(pipeline, made, reward_model)
-        table = tradeoff_table(decoders.table, _numbers(read_samples(made), judged.scores), range(len(decoders.a)))
+        if not ranks.is_main():  # which has no scores
+            return DecodingResult(root, decoders.table)
+        scored = _scored(read_samples(made), decoders, judged.scores)
+        atomic_write(root / "samples.parquet", scored.write_parquet)
+        table = tradeoff_table(decoders.table, _numbers(scored), range(len(decoders.a)))
         result = DecodingResult(root, table)
-        if ranks.is_main():
-            write_csv(table, root / "decoding.csv")
-            if plots:
-                from pyprefopt.evaluation.figures import decoding_figure
+        write_csv(table, root / "decoding.csv")
+        if plots:
+            from pyprefopt.evaluation.figures import decoding_figure
 
-                save(decoding_figure(table), root / "decoding", ("png", "svg"))
+            save(decoding_figure(table), root / "decoding", ("png", "svg"))
     return result
 
 
-def _numbers(samples: pl.DataFrame, scores: Sequence[float]) -> pl.DataFrame:
+def _scored(samples: pl.DataFrame, decoders: Decoders, scores: Sequence[float]) -> pl.DataFrame:
+    """The samples with `decoder`, `setting`, `value` and `reward` before their other columns."""
+    import polars as pl
+
+    named = samples.rename({"decoder": "point"}).join(decoders.table, on="point", how="left", maintain_order="left")
+    first = ["row", "sample", "point", "decoder", "setting", "value", "reward"]
+    return named.with_columns(reward=pl.Series(list(scores), dtype=pl.Float64)).select(*first, pl.exclude(first))
+
+
+def _numbers(samples: pl.DataFrame) -> pl.DataFrame:
     """What the table is made of, a line a sample; `kl` is the log-ratio of what was drawn from and the reference."""
     import polars as pl
 
@@ -149,5 +157,4 @@ def _numbers(samples: pl.DataFrame, scores: Sequence[float]) -> pl.DataFrame:
         "tokens": pl.col("ids").list.len().cast(pl.Float64),
         "finished": pl.col("finished").cast(pl.Float64),
     }
-    reward = pl.Series(list(scores), dtype=pl.Float64)
-    return samples.select("row", point="decoder", **numbers).with_columns(reward=reward)
+    return samples.select("row", "point", "reward", **numbers)

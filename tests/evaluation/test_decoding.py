@@ -80,6 +80,17 @@ def test_samples_without_a_reward_count_in_no_mean_of_rewards() -> None:
     assert (table["reward_low"] < table["reward"]).all()
 
 
+def test_one_prompt_or_no_score_has_no_interval() -> None:
+    points, samples = made_up()
+    one = tradeoff_table(points, samples.filter(row=0), range(3), draws=50)
+    for name in ("reward_low", "kl_high", "gain_low", "gain_high"):
+        assert one[name].null_count() == 4
+    unscored = samples.with_columns(reward=pl.when(pl.col("point") == 1).then(float("nan")).otherwise("reward"))
+    table = tradeoff_table(points, unscored, range(3), draws=50)
+    assert (table["reward"][1], table["reward_low"][1]) == (None, None)
+    assert table["kl_low"].null_count() == 0
+
+
 def test_the_curve_between_its_points() -> None:
     curve = np.array([[4.0, 0.0, 2.0]]), np.array([[1.0, 0.0, 3.0]])
     found = rewards_on_curve(np.array([[1.0, 3.0, 4.0, 4.1, -0.1]]), *curve)[0]
@@ -141,7 +152,10 @@ def test_the_command(
     assert "study decoding" in printed
     assert (tmp_path / "d" / "decoding.svg").read_text().startswith("<?xml")
     assert (tmp_path / "d" / "decoding.png").stat().st_size > 10_000
-    assert pl.read_parquet(tmp_path / "d" / "samples.parquet").height == 40
+    samples = pl.read_parquet(tmp_path / "d" / "samples.parquet")
+    means = samples.group_by("decoder", "setting", "value", maintain_order=True).agg(pl.col("reward").mean(), pl.len())
+    assert means["reward"].to_list() == pytest.approx(table["reward"].to_list())
+    assert means["len"].to_list() == [8] * 5
     assert main([*words, "--reward_model", "nowhere/at/all"]) == 2
     assert "reward_model must exist" in capsys.readouterr().err
     assert main(["study", "decodng"]) == 2

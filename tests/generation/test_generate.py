@@ -198,6 +198,15 @@ def test_prompts_that_are_too_long_are_named(models: tuple[Path, Path]) -> None:
         pyprefopt.generate(models[0], ["cow", "cow " * 300], max_new_tokens=4)
 
 
+def test_the_row_of_a_prompt_that_is_too_long_is_said(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("cow", "cow " * 300)))
+    assert command(path, models, tmp_path / "o.parquet") == 2
+    assert re.search(r"row 1: the prompt has 30\d tokens, and the models read 256", capsys.readouterr().err)
+
+
 def test_an_adapter_is_put_on_its_reference(
     inputs: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

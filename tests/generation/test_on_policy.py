@@ -16,12 +16,13 @@ from pyprefopt.cli.main import main
 from pyprefopt.data import embedded
 from pyprefopt.data.embedded import CHOICES, score_response
 from pyprefopt.data.reading.frames import CHAT
-from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.errors import ArtifactError, ConfigError, DataError
 from pyprefopt.modeling import load_model
-from pyprefopt.pipeline.generation import rounds
+from pyprefopt.pipeline.generation import judging, rounds
 from pyprefopt.stages.generation import pairs as stage
 from tests.generation.conftest import PROMPTS
-from tests.pipeline.runs import digest, small
+from tests.pipeline.runs import digest, small, train
+from tests.training.ranks import run_ranks
 
 QUICK = ["--threads", "1", "--log_level", "warning", "--max_tokens_per_batch", "512"]
 
@@ -156,9 +157,18 @@ def test_scores_from_elsewhere(
             texts.append([chat[-1]["content"] for chat in made["chosen"].to_list()])
         assert texts[0] == texts[1]
     capsys.readouterr()
+    given = ["--scores", str(tmp_path / "a.csv"), "--out", str(tmp_path / "a.csv"), "--overwrite"]
+    assert main(["pairs", str(tmp_path / "s.parquet"), *given]) == 2
+    assert pairs(prompts, models[0], tmp_path, "--samples", "3", *given[:2], "--overwrite", out="a.csv") == 2
+    assert capsys.readouterr().err.count("another file than the input") == 2
     broken = {
         "lost.csv": (scores.head(5), "row 1, sample 2 has no score"),
         "twice.csv": (pl.concat([scores, scores.head(1)]), "row 0, sample 0 is there twice"),
+        "half.csv": (scores.with_columns(row=pl.col("row") + 0.5), "row must be a whole number, got 0.5"),
+        "more.csv": (
+            pl.concat([scores, scores.tail(1).with_columns(sample=pl.lit(9, pl.UInt32))]),
+            "is no sample here",
+        ),
         "names.csv": (scores.rename({"score": "points"}), "there is no column score"),
         "words.csv": (scores.with_columns(score=pl.lit("good")), "row, sample and score must be numbers"),
     }
@@ -194,6 +204,84 @@ def test_what_does_not_fit_is_said(
     assert main(["pairs", str(prompts), "--out", str(tmp_path / "out.jsonl"), *given, *quick]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_scores_of_json_are_read_whole(models: tuple[Path, Path], prompts: Path, tmp_path: Path) -> None:
+    """Whole numbers before a broken one, and NaN, which Python writes."""
+    words = ["--samples", "3", "--temperature", "0.8", "--top_p", "0.95"]
+    keys = generate(prompts, models[0], tmp_path, *words).select("row", "sample")
+    values = [3, *range(10, 19), 4.5, float("nan")]
+    rows = [{**row, "score": value} for row, value in zip(keys.to_dicts(), values, strict=True)]
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys.with_columns(score=pl.Series([str(value) for value in values])).write_csv(tmp_path / "s.csv")
+    for name in ("s.json", "s.jsonl", "s.csv"):
+        found = judging.read_scores_file(tmp_path / name, keys)
+        assert found == pytest.approx(values, nan_ok=True), name
+    (tmp_path / "bad.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(DataError, match=r"bad\.jsonl: cannot be read as jsonl: a line must be an object"):
+        judging.read_scores_file(tmp_path / "bad.jsonl", keys)
+
+
+def test_nothing_is_generated_before_the_judge_is_looked_at(
+    models: tuple[Path, Path], inputs: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for judge, message in (
+        (str(models[0]), "a reward model must have the weights of its head"),
+        ("rm/typo", "reward_model"),
+    ):
+        assert pairs(prompts, models[0], tmp_path, "--reward_model", judge) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "stages").exists()
+    settings: dict[str, Any] = {**ROUNDS, "base": {"max_steps": 2}, "oracle": {}}
+    for more in ({"eval_data": "missing.jsonl"}, {"lora": {"r": 4, "target_modules": ["q_prj"]}}):
+        with pytest.raises((ConfigError, DataError), match=r"missing\.jsonl|q_prj"):
+            pyprefopt.train(small(inputs, tmp_path / "run", method="dpo", **{**settings, **more}))
+    assert not (tmp_path / "run" / "samples-0").exists()
+    assert not (tmp_path / "run" / "round-0").exists()
+
+
+def test_a_reward_model_with_another_template_ranks_anew(
+    models: tuple[Path, Path], inputs: Path, prompts: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"max_steps": 2, "policy_init": None, "base": {}, "oracle": {}}
+    rm = pyprefopt.train(small(inputs, tmp_path / "run", method="reward", **settings)).policy
+    words = ("--samples", "3", "--reward_model", str(rm), "--pick", "all")
+    assert pairs(prompts, models[0], tmp_path, *words) == 0
+    template = rm / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|user|>", "<|system|>").replace("message.role", "'system'"))
+    assert pairs(prompts, models[0], tmp_path, *words, out="again.parquet") == 0
+    one, other = (
+        pl.read_parquet(tmp_path / name)["score_chosen"].to_list() for name in ("pairs.parquet", "again.parquet")
+    )
+    assert one != other
+
+
+def test_what_a_prompt_was_rendered_with_stays_with_its_samples(models: tuple[Path, Path], tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text, "tools": tools}) + "\n" for text in PROMPTS))
+    samples = generate(path, models[0], tmp_path, "--samples", "2")
+    assert samples["tools"].null_count() == 0
+    assert pairs(path, models[0], tmp_path, "--samples", "3", "--reward_model", "embedded:rule", "--pick", "all") == 0
+    assert data.read_preferences(tmp_path / "pairs.parquet")["tools"].null_count() == 0
+
+
+def test_a_damaged_stage_is_made_again(
+    models: tuple[Path, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = generate(prompts, models[0], tmp_path)
+    file = next((tmp_path / "g").glob("stages/samples/samples/samples.parquet"))
+    for damaged in (samples.with_columns(response=pl.lit("ALTERED")), None):
+        file.write_bytes(b"PAR1") if damaged is None else damaged.write_parquet(file)
+        assert generate(prompts, models[0], tmp_path, "--overwrite").equals(samples)
+
+
+def test_no_prompt_is_left(models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "e.jsonl").write_text('{"prompt": ""}\n')
+    given = ["--policy", str(models[0]), "--out", str(tmp_path / "o.parquet"), "--output_dir", str(tmp_path / "g")]
+    assert main(["generate", str(tmp_path / "e.jsonl"), *given, *QUICK, "--on_error", "skip"]) == 2
+    assert "e.jsonl: no prompt is left" in capsys.readouterr().err
 
 
 def test_no_pair_is_left(
@@ -247,6 +335,13 @@ def test_rounds_go_on_where_they_were_killed(
         with pytest.raises(KeyboardInterrupt):
             pyprefopt.train(small(inputs, tmp_path / "killed", method=method, **settings))
     again = pyprefopt.train(small(inputs, tmp_path / "killed", method=method, **settings))
+    other = {**settings, "on_policy": {**settings["on_policy"], "temperature": 1.2}}
+    before = (tmp_path / "killed" / "config.yaml").read_bytes()
+    with pytest.raises(
+        ArtifactError, match=r"holds rounds of other settings \(on_policy.temperature was 0.8, is 1.2\)"
+    ):
+        pyprefopt.train(small(inputs, tmp_path / "killed", method=method, **other))
+    assert (tmp_path / "killed" / "config.yaml").read_bytes() == before
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
     assert [{**facts, "seconds": 0, "peak_memory_bytes": 0} for facts in again.summary["rounds"]] == [
         {**facts, "seconds": 0, "peak_memory_bytes": 0} for facts in whole.summary["rounds"]
@@ -260,6 +355,7 @@ def test_rounds_go_on_where_they_were_killed(
         ({"check": True}, "check does not go with on_policy_rounds"),
         ({"overwrite": True}, "overwrite does not go with on_policy_rounds"),
         ({"columns": ["prompt=question"]}, "columns does not go with on_policy_rounds"),
+        ({"format": "hh"}, "format does not go with on_policy_rounds"),
         ({"policy_init": "model", "base": {}}, "model must have weights to generate from"),
         ({"on_policy_rounds": 0}, "on_policy.* is about pairs that the policy generates"),
         ({"method": "reward", "policy_init": None, "base": {}}, "method reward trains no policy on pairs"),
@@ -297,3 +393,37 @@ def test_a_sample_without_a_score_counts_nowhere() -> None:
     assert (told["reward"], told["reward_best"], told["reward_worst"]) == (2, 2, 2)
     assert told["tokens"] == 2
     assert told["reward_length_correlation"] == pytest.approx(1)
+
+
+def _commands(*calls: list[str]) -> None:
+    for words in calls:
+        if main(words) != 0:
+            raise SystemExit(2)
+
+
+def test_two_ranks_work_as_one(models: tuple[Path, Path], inputs: Path, prompts: Path, tmp_path: Path) -> None:
+    """Pairs, the study of decoding, and a round: the ranks share the samples, rank 0 judges and writes."""
+    policy, ref = map(str, models)
+    found = []
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        rule = ["--reward_model", "embedded:rule", *short(()), *QUICK]
+        made = ["--samples", "20", "--out", str(folder / "p.parquet"), "--output_dir", str(folder / "p")]
+        study = ["--ref", ref, "--output_dir", str(folder / "d"), "--a", "0", "1", "--t", "2", "--b", "1"]
+        calls = [
+            ["pairs", str(prompts), "--model", policy, *made, *rule],
+            ["study", "decoding", str(prompts), "--policy", policy, *study, "--samples", "20", *rule],
+        ]
+        assert run_ranks(world, _commands, *calls) == [0] * world
+        settings = {**ROUNDS, "on_policy_rounds": 1, "base": {"max_steps": 2}, "oracle": {}, "method": "dpo"}
+        assert run_ranks(world, train, str(inputs), folder / "run", **settings) == [0] * world
+        rounds_table = pl.read_csv(folder / "run" / "rounds.csv")
+        found.append((pl.read_parquet(folder / "p.parquet"), pl.read_csv(folder / "d" / "decoding.csv"), rounds_table))
+    one, two = found
+    assert one[0].equals(two[0])
+    for left, right in ((one[1], two[1]), (one[2].head(1), two[2].head(1))):
+        for name in left.columns:
+            if left[name].dtype == pl.Float64:
+                assert left[name].to_list() == pytest.approx(right[name].to_list(), abs=1e-5), name
+    assert one[2].height == two[2].height == 2

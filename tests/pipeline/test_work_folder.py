@@ -32,6 +32,9 @@ def test_folders_of_runs_are_refused(run: Path, inside: str) -> None:
 
 
 def test_folders_beside_are_fine(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "policy").mkdir(parents=True)  # a name alone makes no run
+    check_own_folder(tmp_path / "mine", "out")
+    check_own_folder(tmp_path / "mine" / "policy" / "eval", "out")
     check_own_folder(run / "eval", "out")
     check_own_folder(tmp_path / "new", "out")
     with pytest.raises(ConfigError, match="out must be a folder, got ''"):
@@ -51,8 +54,9 @@ def test_folders_beside_are_fine(run: Path, tmp_path: Path) -> None:
         ["evaluate", "rewardbench", "b.jsonl", "--reward_model", "m.json", "--out", "o", "--output_dir", "RUN"],
         ["rank", "p.jsonl", "--reward_model", "m.json", "--out", "o.jsonl", "--output_dir", "RUN"],
         ["generate", "p.jsonl", "--policy", "m.json", "--out", "o.parquet", "--output_dir", "RUN"],
-        ["pairs", "p.jsonl", "--model", "m.json", "--reward_model", "R", "--out", "o.jsonl", "--output_dir", "RUN"],
-        ["study", "decoding", "p.jsonl", "--policy", "m.json", "--ref", "m.json", "--reward_model", "m.json",
+        ["pairs", "p.jsonl", "--model", "m.json", "--reward_model", "embedded:rule", "--out", "o.jsonl",
+         "--output_dir", "RUN"],
+        ["study", "decoding", "p.jsonl", "--policy", "m.json", "--ref", "m.json", "--reward_model", "embedded:rule",
          "--output_dir", "RUN"],
         ["score", "p.jsonl", "--model", "m.json", "--tokenizer", "embedded:toy", "--rewards", "column",
          "--rewards.column", "x", "--out", "o.parquet", "--output_dir", "RUN"],

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyprefopt.cli.generation.generate import FIXED, NAMES
+from pyprefopt.cli.generation.generate import FIXED
+from pyprefopt.cli.generation.generate import NAMES as GENERATE
 from pyprefopt.cli.options import read_some, start_command
+from pyprefopt.evaluation.decoding import LENGTHS, MIXING, THRESHOLDS
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
 
+NAMES = tuple(name for name in GENERATE if name != "overwrite")  # a study replaces its own table
 DRAWN = ("temperature", "top_p", "max_new_tokens")
 POINTS = ("a", "t", "b", "below")
 
@@ -24,9 +27,9 @@ class StudyDecoding:
     ref: str = field(metadata={"metavar": "R"})  # the policy's reference, of the same vocabulary
     # gives the rewards; directory or hub name with its own tokenizer; embedded:rule: the embedded set's rule
     reward_model: str = field(metadata={"metavar": "RM"})
-    a: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of mixing: the curve that the others are compared with
-    t: tuple[int, ...] = (5, 10, 15, 20, 30)  # of length control: tokens of the policy
-    b: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)  # of the KL threshold, nats
+    a: tuple[float, ...] = MIXING  # of mixing: the curve that the others are compared with
+    t: tuple[int, ...] = LENGTHS  # of length control: tokens of the policy
+    b: tuple[float, ...] = THRESHOLDS  # of the KL threshold, nats
     below: Literal["ref", "mixing"] = "ref"  # what leads where the divergence is not above b
     temperature: float = 1.0  # the logits that are drawn from are divided by it
     top_p: float = 1.0  # tokens are drawn from the most probable ones that together have so much

@@ -87,7 +87,8 @@ def _pick(given: dict[str, Any]) -> None:
 
     out, overwrite, scores = given.pop("out"), given.pop("overwrite"), given.pop("scores")
     source, columns = list(given.pop("input")), given.pop("columns") or None
-    check_new(known_file(Path(out)), *map(Path, source), overwrite=overwrite)
+    inputs = [*source, *([] if scores is None else [scores])]
+    check_new(known_file(Path(out)), *map(Path, inputs), overwrite=overwrite)
     if scores is None:
         picked = pick_pairs(source, columns=columns, **given)
     else:

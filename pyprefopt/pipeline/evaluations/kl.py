@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,13 +110,13 @@ def evaluate_kl(
         require_matplotlib("plots false for tables alone")
     with open_evaluation(data, policy, ref, out, settings, prompts_only=along != "data") as pipeline:
         other = Source.given(str(ref), pipeline.config)
+        drawn = replace(sampling or Sampling(), seed=pipeline.config.seed)
         if along == "data":
             tokens = pipeline.data
             difference = vocabulary_difference(other.path, tokenizer_json(tokens))
             remedy = "evaluate accuracy compares models of two tokenizers"
             check(difference is None, "ref", str(ref), "of the policy's tokenizer", f"{difference}; {remedy}")
         else:
-            drawn = replace(sampling or Sampling(), seed=pipeline.config.seed)
             tokens = _generate(pipeline, str(ref), along, drawn, samples, Path(out))
         made = pipeline.run(Divergence(data=tokens, policy=pipeline.start, ref=other, dtype=pipeline.config.dtype))
         store = SegmentStore.open(tokens.directory / "train")
@@ -130,9 +130,11 @@ def evaluate_kl(
             if along == "data":
                 (result.output_dir / "samples.parquet").unlink(missing_ok=True)
             clear_results(result.output_dir, "kl")
-            record = {"policy": str(policy), "ref": str(ref), "data": name_data(data), "along": along}
+            record: dict[str, Any] = {"policy": str(policy), "ref": str(ref), "data": name_data(data), "along": along}
             write_csv(result.table, result.output_dir / "kl.csv")
             counted = {"pairs" if along == "data" else "samples": len(prompts)}
+            if along != "data":
+                record |= {**asdict(drawn), "samples_a_prompt": samples}
             everything = record | counted | result.responses
             atomic_write(result.output_dir / "kl.json", json.dumps(everything, indent=2).encode())
             write_token_table(

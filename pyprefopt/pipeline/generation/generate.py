@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyprefopt import ranks
 from pyprefopt.data.tokenization.segments import load_tokenizer
-from pyprefopt.errors import ArtifactError, ConfigError, check, check_number
+from pyprefopt.errors import ArtifactError, ConfigError, DataError, check, check_number
 from pyprefopt.generation.decoders import Decoder
 from pyprefopt.generation.prompts import read_prompts
 from pyprefopt.generation.sampler import Sampling
@@ -41,7 +41,7 @@ def generate_file(
     """Generate answers to the prompts of `config.data` with the model `config.model`, and write them to `out`.
 
     Parts are kept in `output_dir`: a killed call goes on where it was, and the same call again generates nothing. The
-    file's bytes depend on neither the number of ranks nor the batches.
+    samples depend on neither the number of ranks nor the batches; log-probs may differ in their last digit.
 
     Args:
         config: the prompts, the policy (or a LoRA adapter, which is put on `ref`), and how texts are read.
@@ -64,7 +64,7 @@ def generate_file(
     check(target.suffix == ".parquet", "out", str(target), "a .parquet file")
     inputs = {path.expanduser().resolve() for path in files_named(config.data)}
     check(target.resolve() not in inputs, "out", str(target), "another file than the prompts")
-    if target.exists() and not config.overwrite:
+    if ranks.is_main() and target.exists() and not config.overwrite:
         raise ArtifactError(f"{target} is there already; choose another --out, or pass --overwrite to replace it")
     check_number("samples", samples, whole=True)
     check(samples > 0, "samples", samples, "> 0")
@@ -123,6 +123,8 @@ def sample(
         difference = vocabulary_difference(given.path, tokenizer.json)
         check(difference is None, "ref", ref, "of the policy's tokenizer", difference or "")
     prompts = read_prompts(config.data, columns=config.columns, on_error=config.on_error)
+    if prompts.is_empty():
+        raise DataError(f"{' '.join(map(str, files_named(config.data)))}: no prompt is left; all rows are bad")
     stage = Samples(
         prompts=content_hash(prompts.write_json()), tokenizer=tokenizer, policy=ours, ref=given,
         decoders=describe_decoders(decoders), sampling=sampling, samples=samples, engine=engine, dtype=config.dtype,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyprefopt import ranks
 from pyprefopt.data.embedded import score_response
 from pyprefopt.errors import ConfigError, DataError
+from pyprefopt.modeling.checkpoints.load import sketch_model
+from pyprefopt.modeling.checkpoints.source import resolve_source
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.rank import GivenSet
 from pyprefopt.settings.config import RunConfig
@@ -17,7 +22,7 @@ from pyprefopt.stages.generation.samples import FILE, read_samples
 from pyprefopt.stages.models import Source
 from pyprefopt.stages.scoring.limits import WHOLE
 from pyprefopt.stages.stage import Artifact
-from pyprefopt.storage.files import content_hash, sha256_file
+from pyprefopt.storage.files import sha256_file
 from pyprefopt.storage.hub import EMBEDDED_RULE
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ WRITTEN = ("row", "sample", "prompt", "response", "messages", "response_complete
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores of samples, one a sample, in their order; NaN where there is none."""
+    """Scores of samples, one a sample, in their order; NaN where there is none. On rank 0 alone, which writes."""
 
     scores: Sequence[float]
     fingerprint: str  # of what they come from
@@ -51,22 +56,39 @@ def judge_samples(
     Raises:
         ConfigError: neither is given, or both; a model that is none. DataError: samples without a score in the file.
     """
+    check_judge(pipeline.config, reward_model, scores)
+    main = ranks.is_main()
+    if scores is not None:
+        keys = read_samples(samples, ["row", "sample"])
+        return Judged(read_scores_file(Path(scores), keys) if main else (), sha256_file(Path(scores)))
+    assert reward_model is not None  # noqa: S101  (one of both)
+    if reward_model == EMBEDDED_RULE:
+        return Judged(score_by_rule(read_samples(samples, ["prompt", "response"])) if main else (), EMBEDDED_RULE)
+    config = without_tokenizer(pipeline.config)
+    given = GivenSet.of_file(samples.directory / FILE, config)
+    scored = Pipeline(config, pipeline.shared)
+    found = given.score(scored, Source.given(reward_model, config, setting="reward_model"))
+    lines = dict(zip(found["row"].to_list(), found["score"].to_list(), strict=True)) if main else {}
+    count = read_samples(samples, ["row"]).height if main else 0
+    values = [lines.get(line, float("nan")) for line in range(count)]  # those without text have none
+    return Judged(values, scored.made["scores"].fingerprint)
+
+
+def check_judge(config: RunConfig, reward_model: str | None, scores: str | Path | None = None) -> None:
+    """Look at what is to rank the samples, before there are any.
+
+    Raises:
+        ConfigError: nothing is given, or both; no reward model. DataError: there is no such file of scores.
+    """
     if (reward_model is None) == (scores is None):
         what = "nothing ranks the samples" if scores is None else "two things rank the samples"
         raise ConfigError(f"{what}; give either reward_model (a reward model) or scores (a file)")
-    table = read_samples(samples)
     if scores is not None:
-        return Judged(read_scores_file(Path(scores), table), sha256_file(Path(scores)))
-    assert reward_model is not None  # noqa: S101  (one of both)
-    if reward_model == EMBEDDED_RULE:
-        return Judged(score_by_rule(table), EMBEDDED_RULE)
-    config = without_tokenizer(pipeline.config)
-    model = Source.given(reward_model, config, setting="reward_model")
-    given = GivenSet.of_file(samples.directory / FILE, config)
-    found = given.score(Pipeline(config, pipeline.shared), model)
-    lines = dict(zip(found["row"].to_list(), found["score"].to_list(), strict=True))
-    values = [lines.get(line, float("nan")) for line in range(table.height)]  # those without text have none
-    return Judged(values, content_hash([model.fingerprint, config.dtype]))
+        check_file(Path(scores))
+    elif reward_model != EMBEDDED_RULE:
+        trusted = config.trust_remote_code
+        resolve_source(str(reward_model), setting="reward_model", trust_remote_code=trusted)
+        sketch_model(str(reward_model), head="score", trust_remote_code=trusted)
 
 
 def without_tokenizer(config: RunConfig) -> RunConfig:
@@ -89,6 +111,9 @@ def read_scores_file(path: Path, samples: pl.DataFrame) -> list[float]:
     lost = [name for name in KEYS if name not in table.columns]
     if lost:
         raise DataError(f"{path}: there is no column {lost[0]}; it must have row, sample and score, a line a sample")
+    for name in KEYS[:2]:
+        if table.schema[name].is_float() and (broken := table.filter(pl.col(name) != pl.col(name).floor())).height:
+            raise DataError(f"{path}: {name} must be a whole number, got {broken[name][0]}; mend that line")
     try:
         keyed = table.select(
             pl.col("row").cast(pl.UInt64), pl.col("sample").cast(pl.UInt32), pl.col("score").cast(pl.Float64)
@@ -98,6 +123,11 @@ def read_scores_file(path: Path, samples: pl.DataFrame) -> list[float]:
     twice = keyed.filter(keyed.select("row", "sample").is_duplicated()).head(1)
     if twice.height:
         raise DataError(f"{path}: row {twice['row'][0]}, sample {twice['sample'][0]} is there twice; keep one of them")
+    other = keyed.join(samples.select("row", "sample"), on=["row", "sample"], how="anti").head(1)
+    if other.height:
+        raise DataError(
+            f"{path}: row {other['row'][0]}, sample {other['sample'][0]} is no sample here; take the scores of this set"
+        )
     joined = samples.select("row", "sample").join(keyed, on=["row", "sample"], how="left", maintain_order="left")
     missing = joined.filter(pl.col("score").is_null()).head(1)
     if missing.height:
@@ -113,11 +143,7 @@ def pick_scored_samples(source: Sequence[str], scores: str | Path, **rule: Any) 
     if len(source) != 1 or Path(source[0]).suffix != ".parquet":
         raise DataError(f"scores go with one .parquet file of pyprefopt generate, got {' '.join(source)}")
     samples = _read_table(Path(source[0]))
-    lost = [
-        name
-        for name in ("row", "sample", "prompt", "response", "messages", "response_complete")
-        if name not in samples.columns
-    ]
+    lost = [name for name in WRITTEN if name not in samples.columns]
     if lost:
         raise DataError(f"{source[0]}: there is no column {lost[0]}; scores go with a file of pyprefopt generate")
     if samples.select("row", "sample").is_duplicated().any():
@@ -125,19 +151,41 @@ def pick_scored_samples(source: Sequence[str], scores: str | Path, **rule: Any) 
     return pick_samples(samples, read_scores_file(Path(scores), samples), **rule)
 
 
+def check_file(path: Path) -> None:
+    """DataError where a file of scores is not there, or of no kind that is read."""
+    if path.suffix not in _READERS:
+        raise DataError(f"{path}: scores must be a file of {', '.join(_READERS)}")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of scores")
+
+
 def _read_table(path: Path) -> pl.DataFrame:
     import polars as pl
 
-    readers: dict[str, Any] = {
-        ".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".json": pl.read_json,
-        ".arrow": pl.read_ipc,
-    }  # fmt: skip
-    if path.suffix not in readers:
-        raise DataError(f"{path}: scores must be a file of {', '.join(readers)}")
+    check_file(path)
     try:
-        found: pl.DataFrame = readers[path.suffix](path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file of scores") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+        found: pl.DataFrame = _READERS[path.suffix](path)
+    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0][:200]}") from None
     return found
+
+
+def _of_rows(rows: list[Any]) -> pl.DataFrame:
+    """A table of JSON objects, in which NaN may stand."""
+    import polars as pl
+
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line must be an object of row, sample and score")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], strict=False) for name in names})
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".parquet": lambda path: import_module("polars").read_parquet(path),
+    ".arrow": lambda path: import_module("polars").read_ipc(path),
+    ".csv": lambda path: import_module("polars").read_csv(path, infer_schema_length=None),
+    ".jsonl": lambda path: _of_rows(
+        [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    ),
+    ".json": lambda path: _of_rows(json.loads(path.read_text("utf-8"))),
+}

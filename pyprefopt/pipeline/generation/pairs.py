@@ -14,7 +14,7 @@ from pyprefopt.errors import counted
 from pyprefopt.generation.decoders import Sample
 from pyprefopt.generation.sampler import Sampling
 from pyprefopt.pipeline.generation.generate import files_named, sample
-from pyprefopt.pipeline.generation.judging import judge_samples
+from pyprefopt.pipeline.generation.judging import check_judge, judge_samples
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.work_folder import work_folder
 from pyprefopt.settings.config import RunConfig
@@ -63,7 +63,9 @@ def make_on_policy_pairs(
     """
     target = known_file(Path(out))
     if ranks.is_main():
-        check_new(target, *files_named(config.data), overwrite=overwrite)
+        inputs = [*files_named(config.data), *([] if scores is None else [Path(scores)])]
+        check_new(target, *inputs, overwrite=overwrite)
+    check_judge(config, config.on_policy.reward_model, scores)
     with work_folder(config):
         made = on_policy_pairs(Pipeline(config), config.model, scores=scores)
         if ranks.is_main():

@@ -14,20 +14,25 @@ from pyprefopt.errors import ArtifactError, ConfigError
 from pyprefopt.generation.decoders import Sample
 from pyprefopt.log import run_log
 from pyprefopt.pipeline.generation.generate import sample
-from pyprefopt.pipeline.generation.judging import judge_samples
+from pyprefopt.pipeline.generation.judging import check_judge, judge_samples
 from pyprefopt.pipeline.generation.pairs import TABLE, format_facts, on_policy_pairs, sampling_of
 from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.overwrite import POLICY
+from pyprefopt.pipeline.overwrite import CONFIG, POLICY
 from pyprefopt.pipeline.pipeline import Pipeline
+from pyprefopt.pipeline.preflight import check_given, check_start
+from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import BaseConfig, OnPolicyConfig, RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible, uses_base
+from pyprefopt.settings.typed import parse_yaml
 from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.generation.pairs import FILE, describe_samples
 from pyprefopt.stages.generation.samples import read_samples
+from pyprefopt.stages.sources import named_sources
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.storage.hub import is_bare
 from pyprefopt.tables import write_csv
+from pyprefopt.types import unkeyed_names
 
 logger = logging.getLogger("pyprefopt")
 
@@ -56,9 +61,10 @@ def train_rounds(config: RunConfig, train: Callable[[RunConfig], Path]) -> Round
     """
     _check(config)
     root = Path(config.output_dir)
+    if ranks.is_main():
+        _check_folder(root, config)
     with RunLock(root), run_log(root, config.log_level), explaining(root):
         if ranks.is_main():
-            _check_folder(root)
             atomic_write(root / "config.yaml", to_yaml(config).encode())
         tokenizer = tokenizer_source(config)
         policy, facts = _start(config), []
@@ -100,6 +106,7 @@ def _check(config: RunConfig) -> None:
         ("check", config.check, "check a single run, without on_policy_rounds"),
         ("overwrite", config.overwrite, "choose another output_dir"),
         ("columns", config.columns and config.eval_data is not None, "name the columns of data and eval_data alike"),
+        ("format", config.format != "auto", "prompts are read by their columns; see docs/generation.md"),
     ):
         if given:
             raise ConfigError(f"{name} does not go with on_policy_rounds; {remedy}")
@@ -109,11 +116,31 @@ def _check(config: RunConfig) -> None:
             f"model must have weights to generate from, got {config.model!r}; give a trained one, or policy_init base"
         )
 
+    sources = named_sources(config)
+    if sources["data"].folder is not None:
+        raise ConfigError(f"data must be texts with on_policy_rounds, got the prepared folder '{config.data}'")
+    if "eval_data" in sources:
+        _ = sources["eval_data"].rows
+    check_judge(config, config.on_policy.reward_model)
+    check_given(config)
+    check_start(config)
 
-def _check_folder(root: Path) -> None:
+
+def _check_folder(root: Path, config: RunConfig) -> None:
+    """ArtifactError where the folder holds a run without rounds, or rounds of other settings; more may follow."""
     policy = root / POLICY
     if policy.exists() and not policy.is_symlink():
         raise ArtifactError(f"{root} holds a run without rounds; choose another output_dir")
+    if not (root / CONFIG).exists():
+        return
+    before, now = (dotted(parse_yaml(text)) for text in ((root / CONFIG).read_text("utf-8"), to_yaml(config)))
+    free = {*unkeyed_names(RunConfig), "on_policy_rounds"}
+    changed = [name for name in now if name.partition(".")[0] not in free and before.get(name) != now[name]]
+    if changed:
+        raise ArtifactError(
+            f"{root} holds rounds of other settings ({changed[0]} was {before.get(changed[0])!r}, is "
+            f"{now[changed[0]]!r}); choose another output_dir"
+        )
 
 
 def _start(config: RunConfig) -> str:
@@ -134,11 +161,11 @@ def _generation(config: RunConfig, number: int, policy: str, tokenizer: str) -> 
 
 
 def _measure(pipeline: Pipeline, policy: str) -> dict[str, Any]:
-    """What the last policy's samples are like."""
+    """What the last policy's samples are like; on rank 0, which has their scores."""
     settings = pipeline.config.on_policy
     samples, _ = sample(pipeline, policy, None, [Sample()], sampling_of(pipeline.config), settings.samples)
     judged = judge_samples(pipeline, samples, settings.reward_model)
-    return describe_samples(read_samples(samples), judged.scores)
+    return describe_samples(read_samples(samples, ["row", "finished", "ids"]), judged.scores) if ranks.is_main() else {}
 
 
 def _write(root: Path, facts: list[dict[str, Any]], policy: Path) -> None:

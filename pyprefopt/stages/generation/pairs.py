@@ -41,7 +41,7 @@ class OnPolicyPairs(Stage):
         picked = pick_samples(samples, self.scores, pick=self.pick, margin=self.margin, seed=self.seed)
         (directory / FILE).parent.mkdir(exist_ok=True)
         write_pairs(picked, directory / FILE, overwrite=True)
-        left_out = {REASONS[reason]: count for reason, count in picked.left_out.items() if count}
+        left_out = {REASONS[reason]: count for reason, count in picked.left_out.items()}
         facts = describe_samples(samples, self.scores) | describe_pairs(picked.pairs, samples)
         return {"facts": {**facts, "left_out": left_out}}
 
@@ -52,8 +52,8 @@ def pick_samples(samples: pl.DataFrame, scores: Sequence[float], **rule: Any) ->
     without = int((samples["response"].str.strip_chars() == "").sum())
     if not without:
         return picked
-    unscored = picked.left_out.get("no_score", 0) - without
-    return picked._replace(left_out=picked.left_out | {"no_score": unscored, "no_text": without})
+    counts = picked.left_out | {"no_score": picked.left_out.get("no_score", 0) - without, "no_text": without}
+    return picked._replace(left_out={reason: count for reason, count in counts.items() if count})
 
 
 def _as_candidates(samples: pl.DataFrame, scores: Sequence[float]) -> pl.DataFrame:
@@ -65,10 +65,10 @@ def _as_candidates(samples: pl.DataFrame, scores: Sequence[float]) -> pl.DataFra
         scores=pl.when(pl.col("response").str.strip_chars() == "").then(None).otherwise(given)
     )  # fmt: skip
     said = pl.concat_list(pl.col("messages").list.last())
-    each = scored.select("row", "prompt", "scores", responses=said, responses_complete="response_complete")
-    return each.group_by("row", maintain_order=True).agg(
-        pl.col("prompt").first(), "responses", "scores", "responses_complete"
-    )
+    further = [name for name in ("tools", "template_kwargs") if name in samples.columns]
+    each = scored.select("row", "prompt", *further, "scores", responses=said, responses_complete="response_complete")
+    firsts = [pl.col(name).first() for name in ("prompt", *further)]
+    return each.group_by("row", maintain_order=True).agg(*firsts, "responses", "scores", "responses_complete")
 
 
 def describe_samples(samples: pl.DataFrame, scores: Sequence[float]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Samples(Stage):
         began, tokens = time.monotonic(), 0
         with Bar(self.title, len(own), unit="part", done=len(own) - len(missing), shown=runtime.progress_bar) as bar:
             for number in missing:
-                draw = draw or self._open(runtime, device, max(map(len, ids.values())))
+                draw = draw or self._open(runtime, device, ids)
                 tables = []
                 for index in sorted({index for index, _ in parts[number]}):
                     wanted = [item for decoder, item in parts[number] if decoder == index]
@@ -97,10 +97,10 @@ class Samples(Stage):
                 file.unlink(missing_ok=True)
         return {}
 
-    def _open(self, runtime: RunConfig, device: torch.device, longest: int) -> Draw:
+    def _open(self, runtime: RunConfig, device: torch.device, prompts: dict[int, list[int]]) -> Draw:
         """Load what generates."""
         if self.engine == "vllm":
-            return self._open_vllm(runtime, longest)
+            return self._open_vllm(runtime, prompts)
         from pyprefopt.generation.generate import generate_batch
         from pyprefopt.generation.models import open_models
 
@@ -108,7 +108,7 @@ class Samples(Stage):
             self.policy.path, None if self.ref is None else self.ref.path, tokenizer=self.tokenizer, dtype=self.dtype,
             trust_remote_code=runtime.trust_remote_code, device=device, seed=self.policy.seed,
         )  # fmt: skip
-        _check_longest(longest, models.context)
+        _check_longest(prompts, models.context)
         budget = {"max_new_tokens": self.sampling.max_new_tokens, "budget": runtime.max_tokens_per_batch}
 
         def draw(wanted: Sequence[Wanted], decoder: Decoder) -> list[Generated]:
@@ -117,20 +117,22 @@ class Samples(Stage):
 
         return draw
 
-    def _open_vllm(self, runtime: RunConfig, longest: int) -> Draw:
+    def _open_vllm(self, runtime: RunConfig, prompts: dict[int, list[int]]) -> Draw:
         from pyprefopt.generation.vllm_engine import VllmEngine, find_limits
 
         trusted = {"trust_remote_code": runtime.trust_remote_code}
         end_ids, context = find_limits(self.policy.path, self.tokenizer, **trusted)
-        _check_longest(longest, context)
+        _check_longest(prompts, context)
         engine = VllmEngine(self.policy.path, dtype=self.dtype, end_ids=end_ids, **trusted)
         return lambda wanted, decoder: engine.sample(wanted, decoder, self.sampling)
 
 
-def _check_longest(longest: int, context: int | None) -> None:
-    if context is not None and longest >= context:
+def _check_longest(prompts: dict[int, list[int]], context: int | None) -> None:
+    row = max(prompts, key=lambda row: len(prompts[row]))
+    if context is not None and len(prompts[row]) >= context:
         raise ConfigError(
-            f"the longest prompt has {longest} tokens, and the models read {context}; shorten it, or leave it out"
+            f"row {row}: the prompt has {len(prompts[row])} tokens, and the models read {context}; shorten it, or "
+            "leave it out"
         )
 
 
@@ -140,11 +142,14 @@ def _read(file: Path) -> pl.DataFrame | None:
     return pl.read_parquet(file) if file.exists() else None
 
 
-def read_samples(artifact: Artifact) -> pl.DataFrame:
-    """The samples, a line each: `decoder` (its place among the stage's), and the columns of `generation.generate`."""
+def read_samples(artifact: Artifact, columns: list[str] | None = None) -> pl.DataFrame:
+    """The samples, a line each: `decoder` (its place among the stage's), and the columns of `generation.generate`.
+
+    None of `columns`: all.
+    """
     import polars as pl
 
-    return pl.read_parquet(artifact.directory / FILE)
+    return pl.read_parquet(artifact.directory / FILE, columns=columns)
 
 
 def describe_decoders(rules: Sequence[Decoder]) -> tuple[dict[str, Any], ...]:
