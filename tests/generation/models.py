@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from pyprefopt.generation.cached_model import CachedModel
@@ -12,7 +13,8 @@ from pyprefopt.modeling import load_model
 from tests.modeling.models import ARCHITECTURES, VOCAB, shake, write_config
 
 FAMILIES = {**ARCHITECTURES, "qwen3": {**ARCHITECTURES["llama"], "model_type": "qwen3", "head_dim": 8}}
-NAMES = ("llama", "gpt_neox", "qwen2", "qwen3", "gemma2", "mistral", "phi")
+QUICK = ("llama", "gpt_neox", "gemma2")  # one of each way to place tokens and to mask; the others with -m slow
+NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "qwen3", "mistral", "phi"))]
 
 
 def tiny(name: str, folder: Path, seed: int, dtype: str = "float64") -> Any:

@@ -299,7 +299,7 @@ ROUNDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["dpo", "sepo"])
+@pytest.mark.parametrize("method", ["dpo", pytest.param("sepo", marks=pytest.mark.slow)])
 def test_rounds_go_on_where_they_were_killed(
     method: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
