@@ -190,8 +190,7 @@ def as_table(
 
 def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
     """The texts that tokens spell, without special tokens; a warning where there are any."""
-    library = _open_library(tokenizer.json)
-    special = {token for token, added in library.get_added_tokens_decoder().items() if added.special}
+    library, special = _open_library(tokenizer.json)
     if found := special.intersection(*[chain.from_iterable(ids)]):
         logger.warning(
             "samples hold special tokens that their text lacks, such as %s; the column ids has them",
@@ -201,7 +200,10 @@ def decode_texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str
 
 
 @lru_cache(maxsize=1)
-def _open_library(file: bytes) -> Any:
+def _open_library(file: bytes) -> tuple[Any, frozenset[int]]:
+    """The tokenizer as the library has it, and its special tokens."""
     from tokenizers import Tokenizer as Library
 
-    return Library.from_str(file.decode())
+    library = Library.from_str(file.decode())
+    added = library.get_added_tokens_decoder()
+    return library, frozenset(token for token, own in added.items() if own.special)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,11 +98,16 @@ def open_models(
 
 
 def _end_ids(model: nn.Module, tokenizer: Tokenizer) -> frozenset[int]:
-    found = {tokenizer.eos_token_id}
-    for config in (model.config, getattr(model, "generation_config", None)):
-        ends = getattr(config, "eos_token_id", None)
-        found |= {*ends} if isinstance(ends, list | tuple) else set() if ends is None else {ends}
-    return frozenset(int(token) for token in found)
+    configs = (model.config, getattr(model, "generation_config", None))
+    return join_ends(tokenizer.eos_token_id, *(getattr(config, "eos_token_id", None) for config in configs))
+
+
+def join_ends(*ends: int | Sequence[int] | None) -> frozenset[int]:
+    """All end tokens, of which configurations name one, several or none."""
+    found: set[int] = set()
+    for own in ends:
+        found |= {*own} if isinstance(own, Sequence) else set() if own is None else {own}
+    return frozenset(map(int, found))
 
 
 def _context(model: Any) -> int | None:

@@ -81,6 +81,10 @@ class Sampling:
         check_number("kl_samples", self.kl_samples, whole=True)
         check(self.kl_samples > 0, "kl_samples", self.kl_samples, "> 0")
 
+    def keeps(self, decoder: Decoder) -> bool:
+        """Whether temperature and top_p leave a decoder's distribution as it is."""
+        return decoder.greedy or (self.temperature == 1 and self.top_p == 1)
+
 
 @torch.no_grad()
 def sample_batch(
@@ -163,9 +167,9 @@ def _draw(
     kl = None if ref is None else _divergence(policy, ref, own, position, sampling)
     places = torch.full((len(live),), position, device=policy.device)
     choice = decoder.choose(Step(policy, ref, kl, places))
-    as_it_is = decoder.greedy or (sampling.temperature == 1 and sampling.top_p == 1)
-    normal = as_it_is and choice.normal
-    drawn = choice.logits if as_it_is else nucleus(choice.logits / sampling.temperature, sampling.top_p)
+    kept = sampling.keeps(decoder)
+    normal = kept and choice.normal
+    drawn = choice.logits if kept else nucleus(choice.logits / sampling.temperature, sampling.top_p)
     drawn = drawn if normal else drawn.log_softmax(-1)
     if decoder.greedy:
         tokens = drawn.argmax(-1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.generation.decoders import POLICY, Decoder, Sample
 from pyprefopt.generation.draws import stream_seed
+from pyprefopt.generation.models import join_ends
 from pyprefopt.generation.sampler import Generated, Sampling, Wanted
 from pyprefopt.modeling.checkpoints.configuration import read_config, read_json
 from pyprefopt.modeling.checkpoints.source import resolve_source
@@ -31,12 +32,10 @@ def find_limits(
     folder = resolve_source(model, trust_remote_code=trust_remote_code)
     if folder.is_file():
         raise ConfigError(f"engine vllm needs a model with weights, got {model}; give a checkpoint")
-    found: set[int] = {tokenizer.eos_token_id}
-    for name in ("config.json", "generation_config.json"):
-        ends = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
-        found |= {*ends} if isinstance(ends, list) else set() if ends is None else {ends}
+    files = [folder / name for name in ("config.json", "generation_config.json")]
+    ends = [read_json(file).get("eos_token_id") for file in files if file.is_file()]
     text = read_config(folder, trust_remote_code=trust_remote_code).get_text_config()
-    return frozenset(map(int, found)), getattr(text, "max_position_embeddings", None)
+    return join_ends(tokenizer.eos_token_id, *ends), getattr(text, "max_position_embeddings", None)
 
 
 def require_vllm(decoders: Sequence[Decoder], ref: object) -> None:
@@ -87,16 +86,14 @@ class VllmEngine:
         params = [SamplingParams(seed=stream_seed(sampling.seed, *item.stream), **options) for item in wanted]
         prompts = [{"prompt_token_ids": list(item.ids)} for item in wanted]
         found = self.model.generate(prompts, params, use_tqdm=False)
-        as_it_is = decoder.greedy or (sampling.temperature == 1 and sampling.top_p == 1)
-        return [
-            _generated(item, request.outputs[0], as_it_is) for item, request in zip(wanted, found, strict=True)
-        ]  # fmt: skip
+        kept = sampling.keeps(decoder)
+        return [_generated(item, request.outputs[0], kept) for item, request in zip(wanted, found, strict=True)]
 
 
-def _generated(item: Wanted, output: Any, as_it_is: bool) -> Generated:
+def _generated(item: Wanted, output: Any, kept: bool) -> Generated:
     ids = [int(token) for token in output.token_ids]
     logps = [float(seen[token].logprob) for token, seen in zip(ids, output.logprobs, strict=True)]
-    sampled = logps if as_it_is else [math.nan] * len(ids)
+    sampled = logps if kept else [math.nan] * len(ids)
     return Generated(
         item.row, item.sample, ids=ids, finished=output.finish_reason == "stop", logp_policy=logps,
         logp_sampled=sampled, led_by=[POLICY] * len(ids),

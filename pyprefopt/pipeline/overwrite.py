@@ -52,16 +52,15 @@ def check_output_dir(config: RunConfig) -> None:
         raise ArtifactError(f"{output_dir / 'policy'} was made by no run that is in {output_dir}; {REMEDY}")
     if _finished(output_dir) is None:
         return
-    before, now, unkeyed = _settings_before(output_dir), dotted(as_dict(config)), unkeyed_names(RunConfig)
-    changed = [n for n, value in before.items() if n in now and n not in unkeyed and value != now[n]]
+    changed = changed_settings(output_dir, config)
     if changed:
-        first = "method" if "method" in changed else changed[0]
+        first = "method" if "method" in changed else next(iter(changed))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         other = output_dir / REPLACEMENT
         goes_on = f"; {other} has what such a run has begun" if other.exists() else ""
         raise ArtifactError(
-            f"{output_dir} holds a finished {before.get('method')} policy of other settings ({first} was "
-            f"{before[first]}, now {now[first]}{more}); {REMEDY}{goes_on}"
+            f"{output_dir} holds a finished {_settings_before(output_dir).get('method')} policy of other settings "
+            f"({first} was {changed[first][0]}, now {changed[first][1]}{more}); {REMEDY}{goes_on}"
         )
 
 
@@ -164,6 +163,12 @@ def _policy_stage(output_dir: Path) -> Folder:
 def _finished(output_dir: Path) -> dict[str, Any] | None:
     """The manifest of the policy that is there."""
     return _policy_stage(output_dir).find_manifest() if _holds_policy(output_dir) else None
+
+
+def changed_settings(output_dir: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that decide a result and were others in the last run there, by dotted name: before, now."""
+    before, now, unkeyed = _settings_before(output_dir), dotted(as_dict(config)), unkeyed_names(RunConfig)
+    return {n: (value, now[n]) for n, value in before.items() if n in now and n not in unkeyed and value != now[n]}
 
 
 def _settings_before(output_dir: Path) -> dict[str, Any]:

@@ -182,14 +182,15 @@ class NamedSource:
         try:
             return self._open(self.kind)
         except DataError:
-            if self.format == "auto" and self.kind == "preferences" and self._holds_candidates():
+            if self.format == "auto" and self.kind == "preferences" and self.holds_candidates():
                 raise ConfigError(
                     f"method dpo trains on preferences, and '{self.path}' holds candidates; give it preferences, or "
                     "take method rrhf"
                 ) from None
             raise
 
-    def _holds_candidates(self) -> bool:
+    def holds_candidates(self) -> bool:
+        """Whether its rows are candidates."""
         try:
             _open(self.names, "auto", "candidates", first=1)
         except DataError:

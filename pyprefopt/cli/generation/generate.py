@@ -10,13 +10,14 @@ from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.errors import ConfigError, check
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
+from pyprefopt.stages.scoring.limits import UNTRAINED
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pyprefopt.settings.config import RunConfig
 
-FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1}  # nothing is trained
+FIXED = {"method": "dpo", **UNTRAINED}
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "on_error", "output_dir", "overwrite",
     "seed", "dtype", "max_tokens_per_batch", "threads", "log_level", "progress_bar",

@@ -12,8 +12,9 @@ from pyprefopt.errors import ConfigError, counted
 from pyprefopt.log import show_log
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
+from pyprefopt.stages.scoring.limits import UNTRAINED
 
-FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1, "on_policy_rounds": 1}  # nothing is trained
+FIXED = {"method": "dpo", **UNTRAINED, "on_policy_rounds": 1}
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "output_dir", "dtype", "max_tokens_per_batch",
     "layout", "attention", "threads", "log_level", "progress_bar",

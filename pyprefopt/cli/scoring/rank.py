@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pyprefopt.cli.options import read_some, start_command
 from pyprefopt.ranks import is_main
 from pyprefopt.settings.command_line import loose_words, nested
-from pyprefopt.stages.scoring.limits import WHOLE
+from pyprefopt.stages.scoring.limits import UNTRAINED, WHOLE
 
 if TYPE_CHECKING:
     from pyprefopt.settings.config import RunConfig
 
-FIXED = {"method": "reward", "eval_ratio": 0.0, "zero_stage": 1}  # nothing is trained
+FIXED = {"method": "reward", **UNTRAINED}
 NAMES = (
     "tokenizer", "eos_token", "chat_template", "trust_remote_code", "columns", "format", "on_error",
     "max_prompt_tokens", "prompt_overflow", "max_tokens", "score_reasoning", "output_dir", "overwrite", "cache",

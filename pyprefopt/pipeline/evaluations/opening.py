@@ -15,12 +15,12 @@ from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.work_folder import check_own_folder, work_folder
 from pyprefopt.settings.config import RunConfig
 from pyprefopt.settings.resolve import configure
+from pyprefopt.stages.scoring.limits import UNTRAINED
 from pyprefopt.stages.sources import source_of
 
 logger = logging.getLogger("pyprefopt")
 
-# Settings of every evaluation: all pairs are scored, nothing is trained (so that no precision needs a ZeRO stage).
-FIXED = {"method": "dpo", "eval_ratio": 0.0, "zero_stage": 1}
+FIXED = {"method": "dpo", **UNTRAINED}  # settings of every evaluation: all pairs are scored
 WHAT = "look for NaN in the weights of policy and ref"
 
 
@@ -48,8 +48,8 @@ def _pairs_of(config: RunConfig) -> Any:
     source = source_of(config, "train")
     try:
         _ = source.rows if source.folder is None else None
-    except ConfigError as error:
-        if "holds candidates" not in str(error):
+    except ConfigError:
+        if not source.holds_candidates():
             raise
         raise ConfigError(
             f"data must be pairs in an evaluation, and '{source.path}' holds candidates; make pairs of them: "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 
     from pyprefopt.data.reading.pairs import PickedPairs
 
-KEYS = ("row", "sample", "score")  # of a file of scores
+KINDS = (".parquet", ".arrow", ".csv", ".jsonl", ".json")  # of files of scores
+KEYS = ("row", "sample", "score")  # that they have
 WRITTEN = ("row", "sample", "prompt", "response", "messages", "response_complete")  # by generate, read here
 
 
@@ -47,6 +47,8 @@ def judge_samples(
 ) -> Judged:
     """Score samples by a reward model (`embedded:rule`: by the embedded set's rule), or take their scores from a file.
 
+    `check_judge` has looked at both.
+
     Args:
         pipeline: of the run in whose folder the scores are kept.
         samples: of the stage `samples`.
@@ -54,21 +56,20 @@ def judge_samples(
         scores: a file of `row`, `sample` and `score`, in the place of a reward model.
 
     Raises:
-        ConfigError: neither is given, or both; a model that is none. DataError: samples without a score in the file.
+        DataError: samples without a score in the file.
     """
-    check_judge(pipeline.config, reward_model, scores)
     main = ranks.is_main()
     if scores is not None:
-        keys = read_samples(samples, ["row", "sample"])
-        return Judged(read_scores_file(Path(scores), keys) if main else (), sha256_file(Path(scores)))
-    assert reward_model is not None  # noqa: S101  (one of both)
+        found = read_scores_file(Path(scores), read_samples(samples, ["row", "sample"])) if main else ()
+        return Judged(found, sha256_file(Path(scores)))
+    assert reward_model is not None  # noqa: S101  (check_judge)
     if reward_model == EMBEDDED_RULE:
         return Judged(score_by_rule(read_samples(samples, ["prompt", "response"])) if main else (), EMBEDDED_RULE)
     config = without_tokenizer(pipeline.config)
     given = GivenSet.of_file(samples.directory / FILE, config)
     scored = Pipeline(config, pipeline.shared)
-    found = given.score(scored, Source.given(reward_model, config, setting="reward_model"))
-    lines = dict(zip(found["row"].to_list(), found["score"].to_list(), strict=True)) if main else {}
+    table = given.score(scored, Source.given(reward_model, config, setting="reward_model"))
+    lines = dict(zip(table["row"].to_list(), table["score"].to_list(), strict=True)) if main else {}
     count = read_samples(samples, ["row"]).height if main else 0
     values = [lines.get(line, float("nan")) for line in range(count)]  # those without text have none
     return Judged(values, scored.made["scores"].fingerprint)
@@ -153,8 +154,8 @@ def pick_scored_samples(source: Sequence[str], scores: str | Path, **rule: Any) 
 
 def check_file(path: Path) -> None:
     """DataError where a file of scores is not there, or of no kind that is read."""
-    if path.suffix not in _READERS:
-        raise DataError(f"{path}: scores must be a file of {', '.join(_READERS)}")
+    if path.suffix not in KINDS:
+        raise DataError(f"{path}: scores must be a file of {', '.join(KINDS)}")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of scores")
 
@@ -164,7 +165,16 @@ def _read_table(path: Path) -> pl.DataFrame:
 
     check_file(path)
     try:
-        found: pl.DataFrame = _READERS[path.suffix](path)
+        if path.suffix == ".parquet":
+            found = pl.read_parquet(path)
+        elif path.suffix == ".arrow":
+            found = pl.read_ipc(path)
+        elif path.suffix == ".csv":
+            found = pl.read_csv(path, infer_schema_length=None)
+        else:
+            text = path.read_text("utf-8")
+            each = [line for line in text.splitlines() if line.strip()]
+            found = _of_rows(json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in each])
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0][:200]}") from None
     return found
@@ -178,14 +188,3 @@ def _of_rows(rows: list[Any]) -> pl.DataFrame:
         raise ValueError("a line must be an object of row, sample and score")
     names = dict.fromkeys(name for row in rows for name in row)
     return pl.DataFrame({name: pl.Series([row.get(name) for row in rows], strict=False) for name in names})
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".parquet": lambda path: import_module("polars").read_parquet(path),
-    ".arrow": lambda path: import_module("polars").read_ipc(path),
-    ".csv": lambda path: import_module("polars").read_csv(path, infer_schema_length=None),
-    ".jsonl": lambda path: _of_rows(
-        [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    ),
-    ".json": lambda path: _of_rows(json.loads(path.read_text("utf-8"))),
-}

@@ -17,14 +17,12 @@ from pyprefopt.pipeline.generation.generate import sample
 from pyprefopt.pipeline.generation.judging import check_judge, judge_samples
 from pyprefopt.pipeline.generation.pairs import TABLE, format_facts, on_policy_pairs, sampling_of
 from pyprefopt.pipeline.lock import RunLock
-from pyprefopt.pipeline.overwrite import CONFIG, POLICY
+from pyprefopt.pipeline.overwrite import CONFIG, POLICY, changed_settings
 from pyprefopt.pipeline.pipeline import Pipeline
 from pyprefopt.pipeline.preflight import check_given, check_start
-from pyprefopt.settings.command_line import dotted
 from pyprefopt.settings.config import BaseConfig, OnPolicyConfig, RunConfig
 from pyprefopt.settings.resolve import to_yaml
 from pyprefopt.settings.rules import check_compatible, uses_base
-from pyprefopt.settings.typed import parse_yaml
 from pyprefopt.stages.data import tokenizer_source
 from pyprefopt.stages.generation.pairs import FILE, describe_samples
 from pyprefopt.stages.generation.samples import read_samples
@@ -32,7 +30,6 @@ from pyprefopt.stages.sources import named_sources
 from pyprefopt.storage.files import atomic_write, explaining
 from pyprefopt.storage.hub import is_bare
 from pyprefopt.tables import write_csv
-from pyprefopt.types import unkeyed_names
 
 logger = logging.getLogger("pyprefopt")
 
@@ -65,7 +62,7 @@ def train_rounds(config: RunConfig, train: Callable[[RunConfig], Path]) -> Round
         _check_folder(root, config)
     with RunLock(root), run_log(root, config.log_level), explaining(root):
         if ranks.is_main():
-            atomic_write(root / "config.yaml", to_yaml(config).encode())
+            atomic_write(root / CONFIG, to_yaml(config).encode())
         tokenizer = tokenizer_source(config)
         policy, facts = _start(config), []
         for number in range(1, config.on_policy_rounds + 1):
@@ -115,7 +112,6 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(
             f"model must have weights to generate from, got {config.model!r}; give a trained one, or policy_init base"
         )
-
     sources = named_sources(config)
     if sources["data"].folder is not None:
         raise ConfigError(f"data must be texts with on_policy_rounds, got the prepared folder '{config.data}'")
@@ -131,15 +127,11 @@ def _check_folder(root: Path, config: RunConfig) -> None:
     policy = root / POLICY
     if policy.exists() and not policy.is_symlink():
         raise ArtifactError(f"{root} holds a run without rounds; choose another output_dir")
-    if not (root / CONFIG).exists():
-        return
-    before, now = (dotted(parse_yaml(text)) for text in ((root / CONFIG).read_text("utf-8"), to_yaml(config)))
-    free = {*unkeyed_names(RunConfig), "on_policy_rounds"}
-    changed = [name for name in now if name.partition(".")[0] not in free and before.get(name) != now[name]]
-    if changed:
+    changed = changed_settings(root, config)
+    changed.pop("on_policy_rounds", None)
+    for name, (before, now) in changed.items():
         raise ArtifactError(
-            f"{root} holds rounds of other settings ({changed[0]} was {before.get(changed[0])!r}, is "
-            f"{now[changed[0]]!r}); choose another output_dir"
+            f"{root} holds rounds of other settings ({name} was {before!r}, is {now!r}); choose another output_dir"
         )
 
 

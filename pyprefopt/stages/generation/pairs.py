@@ -48,25 +48,26 @@ class OnPolicyPairs(Stage):
 
 def pick_samples(samples: pl.DataFrame, scores: Sequence[float], **rule: Any) -> PickedPairs:
     """`pick_pairs` of samples; those without text, whose model ended at once, are left out and counted as such."""
-    picked = pick_pairs(_as_candidates(samples, scores), **rule)
-    without = int((samples["response"].str.strip_chars() == "").sum())
+    import polars as pl
+
+    empty = samples["response"].str.strip_chars() == ""
+    without = int(empty.sum())
+    picked = pick_pairs(_as_candidates(samples, pl.Series(list(scores), dtype=pl.Float32).set(empty, None)), **rule)
     if not without:
         return picked
     counts = picked.left_out | {"no_score": picked.left_out.get("no_score", 0) - without, "no_text": without}
     return picked._replace(left_out={reason: count for reason, count in counts.items() if count})
 
 
-def _as_candidates(samples: pl.DataFrame, scores: Sequence[float]) -> pl.DataFrame:
-    """The samples of each prompt with their scores, as `read_candidates` gives sets; none where there is no text."""
+def _as_candidates(samples: pl.DataFrame, scores: pl.Series) -> pl.DataFrame:
+    """The samples of each prompt with their scores, as `read_candidates` gives sets."""
     import polars as pl
 
-    given = pl.Series(list(scores), dtype=pl.Float32)
-    scored = samples.with_columns(
-        scores=pl.when(pl.col("response").str.strip_chars() == "").then(None).otherwise(given)
-    )  # fmt: skip
     said = pl.concat_list(pl.col("messages").list.last())
     further = [name for name in ("tools", "template_kwargs") if name in samples.columns]
-    each = scored.select("row", "prompt", *further, "scores", responses=said, responses_complete="response_complete")
+    each = samples.select(
+        "row", "prompt", *further, responses=said, scores=scores, responses_complete="response_complete"
+    )  # fmt: skip
     firsts = [pl.col(name).first() for name in ("prompt", *further)]
     return each.group_by("row", maintain_order=True).agg(*firsts, "responses", "scores", "responses_complete")
 
