@@ -244,6 +244,8 @@ def test_mixing_and_divergence_by_hand() -> None:
     step = Step(policy, ref, kl_of(policy.log_softmax(-1), ref.log_softmax(-1)), torch.zeros(1))
     root = math.sqrt(0.8 * 0.5), math.sqrt(0.2 * 0.5)
     assert mix(step, 0.5).softmax(-1)[0].tolist() == pytest.approx([root[0] / sum(root), root[1] / sum(root)])
+    parts = 0.8**0.75 * 0.5**0.25, 0.2**0.75 * 0.5**0.25  # a is the policy's share
+    assert mix(step, 0.75).softmax(-1)[0].tolist() == pytest.approx([parts[0] / sum(parts), parts[1] / sum(parts)])
     assert kl_of(policy, ref).item() == pytest.approx(0.8 * math.log(1.6) + 0.2 * math.log(0.4))
     masked = Step(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[1.0, 2.0]]), None, torch.zeros(1))
     assert mix(masked, 0.5)[0].tolist() == [0.5, -math.inf]
